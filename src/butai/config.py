@@ -1,0 +1,238 @@
+"""Settings, one frozen class for each concern, read from the environment.
+
+Why here: every part gets the settings it needs handed to it by `butai.cli`; nothing
+reads the environment by itself, so a test can build any part with plain values.
+A field's docstring is the operator's manual: it gives the unit and the reason for
+the default. `docs/settings.md` is written from these (`make docs`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _env(prefix: str = "BUTAI_") -> SettingsConfigDict:
+    return SettingsConfigDict(
+        env_prefix=prefix,
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+    )
+
+
+class DatabaseSettings(BaseSettings):
+    """Where Postgres is (15 or newer)."""
+
+    model_config = _env("BUTAI_DATABASE_")
+
+    url: SecretStr = SecretStr("")
+    """`postgresql://user:password@host:port/name`. `butai up` brings its own when this is empty."""
+
+    pool_size: int = 10
+    """Connections for reads, and again as many for writes, of one process. Ten keep two cores busy."""
+
+    connect_timeout: float = 5.0
+    """Seconds to wait for a free connection before the answer is 503."""
+
+
+class StoreSettings(BaseSettings):
+    """Where the object store is: any S3. The identity needs put, get, head, delete; never list."""
+
+    model_config = _env("BUTAI_S3_")
+
+    endpoint: str = ""
+    """`http://127.0.0.1:9000`, or `https://s3.eu-west-1.amazonaws.com`. `butai up` brings its own when this is empty."""
+
+    public_endpoint: str = ""
+    """The same store as browsers reach it, for signed URLs; the endpoint above when empty."""
+
+    region: str = "us-east-1"
+    """The region that signatures name."""
+
+    bucket: str = "media"
+    """One bucket holds everything."""
+
+    prefix: str = ""
+    """Put before every object's key, so that a bucket can be shared (`studio/`)."""
+
+    access_key_id: SecretStr = SecretStr("")
+    """The access key."""
+
+    secret_access_key: SecretStr = SecretStr("")
+    """The secret that belongs to the access key."""
+
+    session_token: SecretStr = SecretStr("")
+    """For temporary credentials."""
+
+    path_style: bool = True
+    """`https://host/bucket/key` (true) or `https://bucket.host/key` (false). Every S3 but some AWS regions takes the first."""
+
+    connect_timeout: float = 3.0
+    """Seconds to reach the store."""
+
+    read_timeout: float = 30.0
+    """Seconds without a byte from the store before the transfer is given up (`store_timeout`)."""
+
+
+class HttpSettings(BaseSettings):
+    """How the API is served."""
+
+    model_config = _env()
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Loopback until somebody decides otherwise."""
+
+    port: int = 8080
+    """The port to listen on."""
+
+    public_url: str = ""
+    """How browsers reach the API (`https://studio.example`). Empty: as the request says."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Other origins that may call the API with cookies, as a JSON list. A studio on the same origin needs none."""
+
+    trusted_proxies: str = "127.0.0.1"
+    """Addresses whose `X-Forwarded-For` is believed, separated by commas."""
+
+    read_delivery: Literal["stream", "accel"] = "stream"
+    """`stream`: this process carries the bodies. `accel`: it answers `X-Accel-Redirect` and nginx carries them (docs/nginx.conf)."""
+
+    accel_prefix: str = "/_butai_store/"
+    """The internal location of nginx that leads to the store, with `accel`."""
+
+    access_log: bool = True
+    """One line for each request."""
+
+
+class IdentitySettings(BaseSettings):
+    """Who may be believed."""
+
+    model_config = _env()
+
+    nextauth_secret: SecretStr = Field(SecretStr(""), validation_alias="NEXTAUTH_SECRET")
+    """The studio's `NEXTAUTH_SECRET` (NextAuth 4). Several, separated by commas, while it is being changed."""
+
+    auth_secret: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET")
+    """The studio's `AUTH_SECRET` (Auth.js 5). Several, separated by commas, while it is being changed."""
+
+    oidc_issuer: str = ""
+    """The OpenID Connect issuer whose bearer tokens are believed."""
+
+    oidc_audience: str = ""
+    """The `aud` that those tokens must carry. Needed with an issuer."""
+
+    oidc_jwks_url: str = ""
+    """Where the issuer's keys are; found by discovery when empty."""
+
+    dev_sign_in: bool = False
+    """`/dev/sign-in` for callers on loopback: signs in as anybody. On in `butai up`; never in production."""
+
+
+class AssetSettings(BaseSettings):
+    """Limits and times of the library. Sizes are bytes."""
+
+    model_config = _env()
+
+    max_vrm_bytes: int = 200 * 1024**2
+    """Largest avatar (the studios' limit today)."""
+
+    max_animation_bytes: int = 200 * 1024**2
+    """Largest animation."""
+
+    max_bgm_bytes: int = 50 * 1024**2
+    """Largest piece of music."""
+
+    max_hdr_bytes: int = 100 * 1024**2
+    """Largest sky."""
+
+    max_scene_bytes: int = 200 * 1024**2
+    """Largest scene."""
+
+    max_sidecar_bytes: int = 10 * 1024**2
+    """Largest `_thumb.png` or `_meta.json`."""
+
+    upload_memory_bytes: int = 48 * 1024**2
+    """Memory for the parts of all uploads of one process together; what does not fit waits in unlinked temporary files."""
+
+    upload_idle_timeout: float = 60.0
+    """Seconds without a byte from the client before an upload is given up (`client_disconnected`)."""
+
+    upload_lease: float = 30.0
+    """Seconds after which an upload whose process no longer reports is taken for dead. Renewed at a third of it."""
+
+    presigned_expiry: int = 900
+    """Seconds that a signed upload URL works (the contract's 900)."""
+
+    trash_days: float = 30.0
+    """Days between the trash and the purge."""
+
+    default_visibility: Literal["public", "private"] = "private"
+    """What an upload is until its owner says otherwise."""
+
+
+class LogSettings(BaseSettings):
+    """What is written to stderr."""
+
+    model_config = _env("BUTAI_LOG_")
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe event that is written."""
+
+    format: Literal["json", "text"] = "json"
+    """`json`: one object a line, for machines. `text`: for a person at a terminal."""
+
+
+class LiveKitSettings(BaseSettings):
+    """Where LiveKit is, under LiveKit's own names."""
+
+    model_config = _env("LIVEKIT_")
+
+    url: str = ""
+    """`ws://…` or `wss://…`."""
+
+    api_key: str = ""
+    """The API key."""
+
+    api_secret: SecretStr = SecretStr("")
+    """The secret that belongs to it."""
+
+
+class UpSettings(BaseSettings):
+    """`butai up`: everything on one machine."""
+
+    model_config = _env()
+
+    data_dir: Path = Path(".butai")
+    """Where the embedded Postgres and store keep their files."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of them, read once from the environment; tests hand in parts of their own."""
+
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    identity: IdentitySettings = field(default_factory=lambda: IdentitySettings())  # pyright: ignore[reportCallIssue]
+    assets: AssetSettings = field(default_factory=AssetSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    livekit: LiveKitSettings = field(default_factory=LiveKitSettings)
+    up: UpSettings = field(default_factory=UpSettings)
+
+    def secrets(self) -> list[str]:
+        """Every secret value, for the log to leave out."""
+        found: list[str] = []
+        for part in fields(self):
+            settings = getattr(self, part.name)
+            for name in type(settings).model_fields:
+                value = getattr(settings, name)
+                if isinstance(value, SecretStr):
+                    found += [piece.strip() for piece in value.get_secret_value().split(",")]
+        return [value for value in found if value]

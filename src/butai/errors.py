@@ -1,0 +1,185 @@
+"""Every error that a caller can meet, each with a stable code.
+
+    ButaiError
+    ├── Unauthenticated        401 auth_required
+    ├── Forbidden              403 forbidden
+    │   └── OriginDenied       403 origin_denied
+    ├── NotFound               404 not_found
+    │   └── AssetNotFound      404 asset_not_found
+    ├── InvalidRequest         400 invalid_request
+    │   ├── KeyInvalid         400 key_invalid
+    │   ├── CursorInvalid      400 cursor_invalid
+    │   ├── SortInvalid        400 sort_invalid
+    │   ├── FilterInvalid      400 filter_invalid
+    │   └── MissingParameters  400 MISSING_PARAMETERS (the given paths spell it so)
+    ├── Conflict               409 conflict
+    │   └── AssetNotReady      409 asset_not_ready
+    ├── AssetMissing           410 asset_missing
+    ├── RangeNotSatisfiable    416 range_not_satisfiable
+    ├── UploadRefused          what a file can be refused for
+    │   ├── FileTooLarge       413 file_too_large
+    │   ├── TypeUnsupported    415 type_unsupported
+    │   ├── SignatureMismatch  422 signature_mismatch
+    │   ├── ChecksumMismatch   422 checksum_mismatch
+    │   ├── SizeMismatch       422 size_mismatch
+    │   └── GlbInvalid         422 glb_invalid
+    ├── UploadInterrupted      409 upload_interrupted
+    ├── ClientDisconnected     400 client_disconnected
+    └── Unavailable            503 unavailable, with Retry-After
+        ├── DatabaseUnavailable  503 database_unavailable
+        ├── StoreUnavailable   503 store_unavailable
+        ├── StoreAccessDenied  503 store_access_denied
+        └── StoreTimeout       504 store_timeout
+
+Clients match codes; texts may change. `butai.api` turns these into problem+json
+(RFC 9457), or into the envelope of the given paths (`/api/s3/…`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ButaiError(Exception):
+    """An error with a stable code. `detail` is for people and never holds a secret."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong"
+    retry_after: ClassVar[int | None] = None
+    """Seconds for the `Retry-After` header, where trying again makes sense."""
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or self.title
+        super().__init__(self.detail)
+
+
+class Unauthenticated(ButaiError):
+    code, status, title = "auth_required", 401, "Sign in first"
+
+
+class Forbidden(ButaiError):
+    code, status, title = "forbidden", 403, "This is not yours to change"
+
+
+class OriginDenied(Forbidden):
+    code, title = "origin_denied", "This site may not write with your session"
+
+
+class NotFound(ButaiError):
+    code, status, title = "not_found", 404, "Nothing is here"
+
+
+class AssetNotFound(NotFound):
+    code, title = "asset_not_found", "No such asset"
+
+
+class InvalidRequest(ButaiError):
+    code, status, title = "invalid_request", 400, "The request cannot be read"
+
+
+class KeyInvalid(InvalidRequest):
+    code, title = "key_invalid", "The key is not one that can exist here"
+
+
+class CursorInvalid(InvalidRequest):
+    code, title = "cursor_invalid", "The cursor is not one of ours; start from the first page"
+
+
+class SortInvalid(InvalidRequest):
+    code, title = "sort_invalid", "Unknown sort order"
+
+
+class FilterInvalid(InvalidRequest):
+    code, title = "filter_invalid", "A filter has a value that cannot be"
+
+
+class MissingParameters(InvalidRequest):
+    code, title = "MISSING_PARAMETERS", "A parameter is missing"
+
+
+class Conflict(ButaiError):
+    code, status, title = "conflict", 409, "The state does not allow this"
+
+
+class AssetNotReady(Conflict):
+    code, title = "asset_not_ready", "The asset is not ready"
+
+
+class AssetMissing(ButaiError):
+    code, status, title = "asset_missing", 410, "The store has lost this file"
+
+
+class RangeNotSatisfiable(ButaiError):
+    code, status, title = "range_not_satisfiable", 416, "The range lies outside the file"
+
+
+class UploadRefused(ButaiError):
+    """The file itself is why. Trying the same file again ends the same way."""
+
+    code, status, title = "upload_refused", 422, "The file was refused"
+
+
+class FileTooLarge(UploadRefused):
+    code, status, title = "file_too_large", 413, "The file is larger than its type allows"
+
+
+class TypeUnsupported(UploadRefused):
+    code, status, title = "type_unsupported", 415, "Files of this kind are not kept here"
+
+
+class SignatureMismatch(UploadRefused):
+    code, title = "signature_mismatch", "The content is not what the name says"
+
+
+class ChecksumMismatch(UploadRefused):
+    code, title = "checksum_mismatch", "The SHA-256 differs from the one declared"
+
+
+class SizeMismatch(UploadRefused):
+    code, title = "size_mismatch", "The size differs from the one declared"
+
+
+class GlbInvalid(UploadRefused):
+    code, title = "glb_invalid", "The GLB container is broken"
+
+
+class UploadInterrupted(ButaiError):
+    """Its process died or stood still for so long that the attempt was given up; a retry takes the same row."""
+
+    code, status, title = "upload_interrupted", 409, "The upload was interrupted; send it again"
+
+
+class ClientDisconnected(ButaiError):
+    """The client went away in mid-body; the answer is written for the log, nobody reads it."""
+
+    code, status, title = "client_disconnected", 400, "The upload stopped before its end"
+
+
+class Unavailable(ButaiError):
+    """Not the caller's fault; the same request may work later."""
+
+    code, status, title, retry_after = "unavailable", 503, "Try again in a moment", 5
+
+
+class DatabaseUnavailable(Unavailable):
+    code, title = "database_unavailable", "The database does not answer"
+
+
+class StoreUnavailable(Unavailable):
+    code, title = "store_unavailable", "The store does not answer"
+
+
+class StoreAccessDenied(Unavailable):
+    code, title, retry_after = "store_access_denied", "The store refuses this service", 60
+
+
+class StoreTimeout(Unavailable):
+    code, status, title = "store_timeout", 504, "The store took too long"
+
+
+class BrokenOff(Exception):
+    """A body ended before its end, after its answer had begun: no code can be sent any more, so it has none.
+
+    `butai.observe` lets the server close the connection, which is how a client learns of it.
+    """

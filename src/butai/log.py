@@ -1,0 +1,121 @@
+"""Structured logs: event names with fields, one line each, to stderr; and the one place where secrets are dropped.
+
+`configure` is called once by each command of `butai.cli`. Lines of libraries (uvicorn, procrastinate) pass through the
+same end, so the same rules hold for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from butai.config import LogSettings
+
+REDACTED = "[redacted]"
+
+# What is secret by its field's name, wherever it stands.
+_SECRET_NAMES = re.compile(
+    r"(?i)(secret|passw|token|authorization|cookie|api_?key$|stream_?key|signature|credential|access_key)"
+)
+
+# What is secret by its look: signatures and keys in URLs, bearer tokens, JWTs and JWEs, our API keys, passwords in URLs,
+# the key at the end of an RTMP address.
+_SECRET_LOOKS = re.compile(
+    r"""(?xi)
+      (?P<query>\bX-Amz-(?:Signature|Credential|Security-Token)=)[^&\s"'\\]+
+    | (?P<bearer>\bBearer\s+)[^\s"'\\,]+
+    | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.-]*
+    | (?P<api>\bbutai_[0-9a-f]{16}_)[0-9a-f]+
+    | (?P<userinfo>[a-z][a-z0-9+.-]*://[^\s/:@"']*:)[^\s/@"']+(?=@)
+    | (?P<rtmp>rtmps?://[^\s/"']+/[^\s/"']+/)[^\s"']+
+    """
+)
+
+
+class Redactor:
+    """Takes known secrets, and what looks like one, out of a finished line."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        # A short value would blank out ordinary words.
+        known = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def __call__(self, line: str) -> str:
+        """The line without its secrets."""
+        if self._known is not None:
+            line = self._known.sub(REDACTED, line)
+        return _SECRET_LOOKS.sub(_keep_prefix, line)
+
+
+def _keep_prefix(match: re.Match[str]) -> str:
+    return next((group for group in match.groups() if group), "") + REDACTED
+
+
+def drop_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """A structlog processor: blanks fields whose name says that they are secret."""
+    for name in event:
+        if event[name] and _SECRET_NAMES.search(name):
+            event[name] = REDACTED
+    return event
+
+
+def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
+    """Sets up structlog and the standard library's logging for this process. `secrets`: values never to be written."""
+    redact = Redactor(secrets)
+    level = getattr(logging, settings.level.upper())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        drop_secret_fields,
+    ]
+    if settings.format == "json":
+        render: Any = lambda _logger, _method, event: _as_json(event)  # noqa: E731
+    else:
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        render = lambda logger, method, event: console(logger, method, event)  # noqa: E731
+
+    def finish(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return redact(render(logger, method, event))
+
+    structlog.configure(
+        processors=[*shared, finish],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, finish],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.INFO))
+    for noisy in ("procrastinate", "alembic", "httpx", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # A body that the store cut short ends the connection on purpose; uvicorn reports that as an error of ours.
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: "without completing response" not in record.getMessage()
+    )
+
+
+def _as_json(event: EventDict) -> str:
+    event = {
+        "at": event.pop("timestamp", None),
+        "level": event.pop("level", None),
+        "event": event.pop("event"),
+        **event,
+    }
+    return msgspec.json.encode(event, enc_hook=str).decode()

@@ -1,0 +1,48 @@
+"""Alembic's entry: called by `butai.database.migrate` and by `alembic check`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from alembic import context
+from sqlalchemy import create_engine, text
+
+import butai.apikeys
+import butai.assets.models
+import butai.audit  # noqa: F401  (the models must be known)
+from butai.database import Model, sqlalchemy_url
+
+# One key for every process that migrates this database; the number only has to stay the same.
+MIGRATION_LOCK = 0x6275_7461_69
+
+
+def include_name(name: str | None, kind: str, parents: Any) -> bool:
+    """procrastinate brings its own tables; they are not ours to compare."""
+    return not (kind == "table" and name is not None and name.startswith("procrastinate_"))
+
+
+def run() -> None:
+    url = context.config.attributes.get("url") or os.environ["BUTAI_DATABASE_URL"]
+    engine = create_engine(sqlalchemy_url(url))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+        connection.commit()
+        try:
+            context.configure(
+                connection=connection,
+                target_metadata=Model.metadata,
+                include_name=include_name,
+                compare_type=True,
+                transaction_per_migration=True,
+            )
+            with context.begin_transaction():
+                context.run_migrations()
+        finally:
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+            connection.commit()
+    engine.dispose()
+
+
+run()
