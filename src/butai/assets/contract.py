@@ -1,0 +1,350 @@
+"""The paths that existing studio front ends already call. Their shapes are given; see docs/studio-contract.md.
+
+Routes parse, call one function, and answer. Lists and reads are hot: they answer with bytes and no models.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from butai.assets import keys, queries, signed, uploads
+from butai.assets.delivery import Conditions, Plan, prepare
+from butai.assets.forms import Form, body_chunks
+from butai.assets.keys import Key
+from butai.assets.kinds import AssetType
+from butai.assets.queries import ListRequest, Place, Readable
+from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
+from butai.assets.thumbnails import embedded_thumbnail
+from butai.assets.wiring import Library, library
+from butai.calling import AnyCaller, SignedIn, origin
+from butai.errors import (
+    AssetMissing,
+    AssetNotFound,
+    AssetNotReady,
+    FilterInvalid,
+    InvalidRequest,
+    KeyInvalid,
+    MissingParameters,
+    Unauthenticated,
+)
+from butai.identity import Caller
+from butai.problems import BareError, Envelope, documented
+
+router = APIRouter(tags=["studio contract"])
+
+TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "animations": AssetType.ANIMATION}
+
+
+# Lists
+
+
+@router.get(
+    "/api/s3/resources",
+    response_model=ResourcePage,
+    responses=documented(400, model=Envelope),
+    summary="List one type of asset: ready ones, public or the caller's own",
+)
+async def resources(
+    request: Request,
+    who: SignedIn,
+    type: Annotated[str | None, Query(description="`vrm|animation|bgm|hdr|scene`, or `models`, `animations`")] = None,
+    page: Annotated[str | None, Query(description="From 1. A cursor is faster.")] = None,
+    pageSize: Annotated[str | None, Query(description="1 to 1000")] = None,
+    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before")] = None,
+    sort: Annotated[
+        str | None, Query(description="`created_at|updated_at|display_name|size_bytes`, `-` before it: descending")
+    ] = None,
+    q: Annotated[str | None, Query(description="Part of a name")] = None,
+    total: Annotated[str | None, Query(description="`none|estimate|exact`")] = None,
+    checkThumbs: Annotated[str | None, Query(description="Accepted; thumbnails are always known")] = None,
+) -> Response:
+    """A page of a list, newest first unless sorted otherwise. Without any paging: everything, up to 10,000 items."""
+    kind = TYPES.get(type or "")
+    if kind is None:
+        raise FilterInvalid(f"type is one of {', '.join(TYPES)}")
+    order = queries.parse_sort(sort)
+    size = _whole_number("pageSize", pageSize, 1, queries.PAGE_LIMIT)
+    number = _whole_number("page", page, 1, 10**6)
+    paged = size is not None or number is not None or cursor is not None
+    limit = size or (50 if paged else queries.EVERYTHING)
+    place = queries.decode_cursor(cursor, order) if cursor else None
+    wanted = ListRequest(
+        type=kind,
+        user_id=who.user_id,
+        sort=order,
+        limit=limit,
+        place=place,
+        offset=0 if place else ((number or 1) - 1) * limit,
+        q=q or None,
+    )
+    if total not in (None, "none", "estimate", "exact"):
+        raise FilterInvalid("total is none, estimate or exact")
+    database = library(request).database
+    found = await queries.list_page(database, wanted)
+    count, exact = await _total(database, wanted, found, total)
+    at = place.page if place else number or 1
+    next_cursor = None
+    if found.has_more and found.last_value is not None and found.last_id is not None:
+        next_cursor = queries.encode_cursor(order, Place(found.last_value, found.last_id, count, at + 1))
+    pagination = msgspec.json.encode(
+        {
+            "page": at,
+            "pageSize": limit,
+            "total": count,
+            "totalIsExact": exact,
+            "hasMore": found.has_more,
+            "nextCursor": next_cursor,
+        }
+    )
+    body = b'{"success":true,"data":[' + found.items.encode() + b'],"pagination":' + pagination + b"}"
+    return Response(
+        body, 200, {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}, "application/json"
+    )
+
+
+async def _total(database: Any, wanted: ListRequest, found: queries.Page, mode: str | None) -> tuple[int | None, bool]:
+    """How many there are in all. A list that ends on its first page counts itself; a cursor carries what was counted."""
+    if mode == "none":
+        return None, False
+    if wanted.place is not None:
+        if mode is None:
+            return wanted.place.total, wanted.place.total is not None and wanted.place.total <= queries.EXACT_TOTAL
+    elif not found.has_more and (found.count or wanted.offset == 0):
+        return wanted.offset + found.count, True
+    return await queries.total(database, wanted, exactly=mode == "exact")
+
+
+def _whole_number(name: str, text: str | None, least: int, most: int) -> int | None:
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and least <= int(text) <= most):
+        raise FilterInvalid(f"{name} is a whole number from {least} to {most}")
+    return int(text)
+
+
+# Reads
+
+
+class _File(Response):
+    """A file as an answer: FastAPI hands it the connection, and the body never becomes a Python object."""
+
+    def __init__(self, parts: Library, row: Readable, plan: Plan) -> None:
+        super().__init__()
+        self.parts, self.row, self.plan = parts, row, plan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        await self.parts.delivery.send(self.row, self.plan, scope, send, receive)
+
+
+@router.api_route(
+    "/api/s3/read-object",
+    methods=["GET", "HEAD"],
+    response_class=Response,
+    responses={
+        **documented(400, 404, 409, 410, 416, 504, model=Envelope),
+        200: {"description": "The file", "content": {"application/octet-stream": {}}},
+        206: {"description": "The part asked for", "content": {"application/octet-stream": {}}},
+        304: {"description": "The caller has it already"},
+    },
+    summary="Read a file by its key",
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "key",
+                "in": "query",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": "As uploads and lists spell it, percent-encoded once or twice. Other parameters are ignored.",
+                "example": "vrm/Aoi.vrm",
+            }
+        ]
+    },
+)
+async def read_object(request: Request, who: AnyCaller) -> Response:
+    """The file under a key: the caller's own first, then what is public. Ranges, ETag and HEAD work as HTTP has them."""
+    parts = library(request)
+    row = await _readable(parts, who, _raw_key(request.scope["query_string"]))
+    return _File(parts, row, prepare(row, Conditions.of(request.scope)))
+
+
+def _raw_key(query: bytes) -> str:
+    """`key` as it stands in the query, still encoded: what its `+` and `%25` mean is for `keys.readings` to say."""
+    for parameter in query.decode("latin-1").split("&"):
+        if parameter.startswith("key="):
+            # Unencoded UTF-8, which no browser sends but some tools do.
+            return parameter[4:].encode("latin-1").decode("utf-8", "replace")
+    raise MissingParameters("key is missing")
+
+
+async def _readable(parts: Library, who: Caller, raw_key: str) -> Readable:
+    """The ready row under a key. Anonymous callers learn nothing of what is not public, not even that it is not there."""
+    readings = keys.readings(raw_key)
+    row = await queries.find_readable(parts.database, readings, who.user_id, who.is_operator)
+    if row is None:
+        raise Unauthenticated if who.is_anonymous else AssetNotFound
+    if row.status == "missing":
+        raise AssetMissing
+    if row.status != "ready":
+        raise AssetNotReady(f"The file is {row.status}")
+    return row
+
+
+@router.get(
+    "/api/vrm-thumbnail",
+    response_class=Response,
+    responses={
+        **documented(400, 404, 409, 410, 504, model=BareError),
+        200: {"description": "The picture", "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
+        304: {"description": "The caller has it already"},
+    },
+    summary="The picture inside a VRM",
+)
+async def vrm_thumbnail(
+    request: Request,
+    who: AnyCaller,
+    url: Annotated[str | None, Query(description="A read-object URL of a .vrm, relative or of this origin")] = None,
+) -> Response:
+    """The thumbnail that a VRM carries. Only our own read-object URLs are taken, and no request ever goes out."""
+    parts = library(request)
+    row = await _readable(parts, who, _key_in_url(request, parts, url))
+    plan = prepare(row, Conditions.of(request.scope))
+    headers = {name: plan.headers[name] for name in ("etag", "cache-control", "vary", "cross-origin-resource-policy")}
+    if plan.status == 304:
+        return Response(status_code=304, headers=headers)
+    assert row.object_key is not None
+    found = await embedded_thumbnail(parts.store, row.object_key, row.size_bytes or 0)
+    if found is None:
+        raise AssetNotFound("The avatar has no picture inside")
+    return Response(found[0], 200, {**headers, "x-content-type-options": "nosniff"}, found[1])
+
+
+def _key_in_url(request: Request, parts: Library, url: str | None) -> str:
+    if not url:
+        raise MissingParameters("url is missing")
+    try:
+        split = urlsplit(url)
+    except ValueError as error:
+        raise InvalidRequest("url cannot be read") from error
+    if split.scheme or split.netloc:
+        own = {f"{request.url.scheme}://{request.url.netloc}", parts.http.public_url.rstrip("/")}
+        if f"{split.scheme}://{split.netloc}" not in own:
+            raise InvalidRequest("url leads to another origin")
+    if split.path != "/api/s3/read-object":
+        raise InvalidRequest("url is not one of /api/s3/read-object")
+    raw = _raw_key(split.query.encode())
+    if not any(reading.lower().endswith(".vrm") for reading in keys.readings(raw)):
+        raise KeyInvalid("The key is not that of a .vrm")
+    return raw
+
+
+# Uploads
+
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "fileName", "fileType"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "fileName": {"type": "string", "description": "The wanted key", "example": "vrm/Aoi.vrm"},
+                        "fileType": {"type": "string", "description": "MIME; not believed", "example": "model/vrm"},
+                        "bucketName": {"type": "string", "description": "Accepted, never used"},
+                        "sha256": {"type": "string", "description": "Checked when given"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/api/s3/upload",
+    response_model=UploadOut,
+    responses=documented(400, 403, 409, 413, 415, 422, 504, model=Envelope),
+    openapi_extra=_FORM,
+    summary="Upload a file",
+)
+async def upload(request: Request, who: SignedIn) -> Response:
+    """Stores one file under the caller's key; the same key again is the same asset with new bytes."""
+    parts = library(request)
+    chunks = body_chunks(request.receive, parts.settings.upload_idle_timeout)
+    form = Form(request.headers.get("content-type", ""), chunks)
+    files = form.file_parts()
+    file = await anext(files, None)
+    if file is None or file.name != "file":
+        raise MissingParameters("The form has no file")
+    early = _key_of(form) if "fileName" in form.fields else None
+
+    async def settle() -> tuple[Key, str | None]:
+        async for _ in files:
+            raise InvalidRequest("The form has more than one file")
+        if not form.fields.get("fileType"):
+            raise MissingParameters("fileType is missing")
+        return early or _key_of(form), form.fields.get("sha256")
+
+    assert who.user_id is not None
+    done = await uploads.receive(parts.uploads, who.user_id, origin(request, who), early, file.chunks(), settle)
+    body = {
+        "success": True,
+        "message": "Uploaded",
+        "data": {
+            "fileName": done.wanted_key,
+            "originalName": file.filename or done.wanted_key,
+            "size": done.size,
+            "type": done.mime_type,
+            "url": keys.read_url(done.s3_key),
+            "id": done.asset_id,
+            "s3Key": done.s3_key,
+        },
+    }
+    return Response(msgspec.json.encode(body), 200, media_type="application/json")
+
+
+def _key_of(form: Form) -> Key:
+    name = form.fields.get("fileName")
+    if not name:
+        raise MissingParameters("fileName is missing")
+    return keys.parse(name)
+
+
+@router.post(
+    "/api/s3/presigned-url",
+    response_model=PresignOut,
+    responses=documented(400, 403, 413, 415, model=Envelope),
+    summary="Get a signed URL to upload to",
+)
+async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest) -> Response:
+    """A URL that takes the bytes for 15 minutes, past this service. The asset is `uploading` until they are there."""
+    if not wanted.fileName or not wanted.fileType:
+        raise MissingParameters("fileName and fileType are needed")
+    parts = library(request)
+    assert who.user_id is not None
+    opened = await signed.open_upload(
+        parts.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
+    )
+    body = {
+        "success": True,
+        "data": {
+            "url": opened.url,
+            "expiresIn": opened.expires_in,
+            "method": "PUT",
+            "headers": opened.headers,
+            "id": opened.asset_id,
+            "fileName": opened.wanted_key,
+            "s3Key": opened.s3_key,
+            "readUrl": keys.read_url(opened.s3_key),
+            "completeUrl": f"/api/assets/{opened.asset_id}/complete",
+        },
+    }
+    return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")

@@ -1,0 +1,166 @@
+"""Keys: what callers ask for, what the index stores, what the store stores.
+
+Pure. Three names of one file:
+- the *wanted* key, as an upload or a read spells it (`vrm/My Avatar (1).vrm`, perhaps percent-encoded twice);
+- the *public* key (`s3_key`), unique over all users: the wanted key, or that with a suffix when it was taken;
+- the *object* key, in the bucket: random, new for each version, never shown.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from butai.assets.kinds import FORMATS, SIDECAR_FORMATS, AssetType, Format, Sidecar
+from butai.errors import KeyInvalid, TypeUnsupported
+
+MAX_KEY_BYTES = 1024
+"""S3's own limit for a key, in UTF-8."""
+
+MAX_SEGMENT_BYTES = 255
+"""The longest name that file systems take, for those who download; it also keeps the name's index entry small."""
+
+PREFIXES: dict[str, AssetType] = {
+    "vrm": AssetType.VRM,
+    "models": AssetType.VRM,
+    "animations": AssetType.ANIMATION,
+    "fbx": AssetType.ANIMATION,
+    "bgm": AssetType.BGM,
+    "hdr": AssetType.HDR,
+    "scene": AssetType.SCENE,
+}
+
+_ROOT_AVATAR = re.compile(r"AvatarSample_[^/]+")
+_SIDECAR = re.compile(r"(?P<stem>.+)_(?P<kind>thumb\.(?:png|jpe?g|webp)|meta\.json)", re.IGNORECASE | re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_SUFFIX_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A wanted key that may exist. `stem` joins a file with its sidecars: `vrm/X` for `vrm/X.vrm` and `vrm/X_thumb.png`."""
+
+    text: str
+    kind: AssetType
+    sidecar: Sidecar | None
+    stem: str
+    extension: str
+    format: Format
+
+    @property
+    def name(self) -> str:
+        """What a person calls the file: the last part without its extension."""
+        return self.stem.rpartition("/")[2]
+
+
+def _well_formed(text: str) -> str:
+    """The key in NFC, or `KeyInvalid`. macOS spells é in two characters; both spellings are one file."""
+    text = unicodedata.normalize("NFC", text)
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise KeyInvalid("The key is not valid Unicode") from error
+    if not encoded:
+        raise KeyInvalid("The key is empty")
+    if len(encoded) > MAX_KEY_BYTES:
+        raise KeyInvalid(f"The key has {len(encoded)} bytes; {MAX_KEY_BYTES} is the most")
+    if _CONTROL.search(text):
+        raise KeyInvalid("The key has a control character or a backslash")
+    segments = text.split("/")
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise KeyInvalid("The key has an empty part, '.' or '..'")
+    if any(len(segment.encode()) > MAX_SEGMENT_BYTES for segment in segments):
+        raise KeyInvalid(f"A part of the key is longer than {MAX_SEGMENT_BYTES} bytes")
+    return text
+
+
+def _kind(text: str) -> AssetType:
+    prefix, slash, _ = text.partition("/")
+    if slash and prefix in PREFIXES:
+        return PREFIXES[prefix]
+    if _ROOT_AVATAR.fullmatch(text):
+        return AssetType.VRM
+    raise KeyInvalid(f"Keys begin with one of: {', '.join(f'{name}/' for name in PREFIXES)}")
+
+
+def parse(text: str) -> Key:
+    """A key that may be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension its list does not keep."""
+    text = _well_formed(text)
+    kind = _kind(text)
+    folder, slash, file = text.rpartition("/")
+    if match := _SIDECAR.fullmatch(file):
+        extension = match["kind"].rpartition(".")[2].lower()
+        sidecar = Sidecar.META if extension == "json" else Sidecar.THUMB
+        stem = folder + slash + match["stem"]
+        return Key(text, kind, sidecar, stem, extension, SIDECAR_FORMATS[sidecar][extension])
+    name, dot, extension = file.rpartition(".")
+    extension = extension.lower()
+    found = FORMATS[kind].get(extension) if dot and name else None
+    if found is None:
+        raise TypeUnsupported(f"{kind} keeps .{', .'.join(FORMATS[kind])}")
+    return Key(text, kind, None, folder + slash + name, extension, found)
+
+
+def readings(raw: str) -> tuple[str, ...]:
+    """What a still percent-encoded `key=` may mean, most literal first.
+
+    Browsers send a key encoded once or twice, and spell a space as `+`, `%20` or a space; a name may also hold a real
+    `+` or `%`. All that decode to a well-formed key are tried against the index, in this order. Raises `KeyInvalid`
+    when any reading tries to climb (`..`, NUL), or none can exist.
+    """
+    if len(raw) > MAX_KEY_BYTES * 9:  # each byte as %25XX, and a little air
+        raise KeyInvalid("The key is too long")
+    once = _decoded(raw)
+    spaced = _decoded(raw.replace("+", " "))
+    twice = _decoded(once)
+    both = _decoded(once.replace("+", " "))
+    found: dict[str, None] = {}
+    refused: KeyInvalid | None = None
+    for reading in (spaced, once, twice, both, once.replace(" ", "+")):
+        if any(part in (".", "..") for part in re.split(r"[/\\]", reading)) or "\0" in reading:
+            raise KeyInvalid("The key has '.', '..' or NUL in it")
+        try:
+            text = _well_formed(reading)
+            _kind(text)
+        except KeyInvalid as error:
+            refused = refused or error
+            continue
+        found[text] = None
+    if not found:
+        raise refused or KeyInvalid()
+    return tuple(found)
+
+
+def _decoded(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError as error:
+        raise KeyInvalid("The key is not valid UTF-8") from error
+
+
+def another(key: Key) -> str:
+    """A public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; a clash is retried."""
+    tag = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
+    room = MAX_SEGMENT_BYTES - len(key.text.rpartition("/")[2].encode()) - 9
+    stem = key.stem if room >= 0 else key.stem.encode()[:room].decode(errors="ignore")
+    return f"{stem}~{tag}{key.text[len(key.stem) :]}"
+
+
+def mint_object_key(prefix: str) -> str:
+    """A new object's key in the bucket. Random (128 bits): no version is written twice, none is guessed.
+
+    The two letters in the middle spread keys over the store's partitions.
+    """
+    name = secrets.token_hex(16)
+    return f"{prefix}butai/{name[:2]}/{name}"
+
+
+def read_url(key: str) -> str:
+    """Where a public key is read. Nothing follows the key: clients append `&proxy=1` themselves.
+
+    The same spelling as the SQL function `butai_read_url` of the first migration.
+    """
+    return f"/api/s3/read-object?key={quote(key, safe='')}"

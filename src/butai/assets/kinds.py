@@ -1,0 +1,187 @@
+"""What kinds of file the library keeps: types, extensions, MIME types, first bytes, size limits.
+
+Pure. Called where a key is parsed (`keys`), where bytes come in (`uploads`, `tasks`) and where they go out
+(`delivery`). MIME types come from the extension, never from the client: browsers send
+`application/octet-stream` for everything 3D.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from butai.config import AssetSettings
+from butai.errors import GlbInvalid, SignatureMismatch
+
+HEAD_BYTES = 64
+"""How much of a file's beginning `Format.check` wants: the longest signature (BVH behind a BOM and blank lines) fits."""
+
+GLB_JSON_LIMIT = 16 * 1024**2
+"""Largest JSON chunk of a GLB that is believed; real avatars have 100 KB to 2 MB."""
+
+
+class AssetType(StrEnum):
+    """The five lists of a studio."""
+
+    VRM = "vrm"
+    ANIMATION = "animation"
+    BGM = "bgm"
+    HDR = "hdr"
+    SCENE = "scene"
+
+
+class Sidecar(StrEnum):
+    """A file that says something about another one, and is never an item of a list."""
+
+    THUMB = "thumb"
+    META = "meta"
+
+
+Check = Callable[[bytes, int | None], None]
+
+
+def _starts_with(*magics: bytes) -> Check:
+    def check(head: bytes, _size: int | None) -> None:
+        if not head.startswith(magics):
+            raise SignatureMismatch
+
+    return check
+
+
+def _has_at(offset: int, magic: bytes, start: bytes = b"") -> Check:
+    def check(head: bytes, _size: int | None) -> None:
+        if not head.startswith(start) or head[offset : offset + len(magic)] != magic:
+            raise SignatureMismatch
+
+    return check
+
+
+def _text_starts_with(magic: bytes) -> Check:
+    def check(head: bytes, _size: int | None) -> None:
+        if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(magic):
+            raise SignatureMismatch
+
+    return check
+
+
+def check_glb(head: bytes, size: int | None) -> None:
+    """The 12-byte header and the first chunk's (glTF 2.0, "GLB File Format Specification").
+
+    `size`: the whole file's bytes, when already known; the header must say the same. Raises `SignatureMismatch` for
+    something else entirely, `GlbInvalid` for a GLB that cannot be whole.
+    """
+    if not head.startswith(b"glTF"):
+        raise SignatureMismatch
+    if len(head) < 20:
+        raise GlbInvalid("The file ends inside its header")
+    version, length, json_length, json_type = struct.unpack_from("<IIII", head, 4)
+    if version != 2:
+        raise GlbInvalid(f"glTF version {version} is not supported; 2 is")
+    if json_type != 0x4E4F534A:
+        raise GlbInvalid("The first chunk is not JSON")
+    if json_length > GLB_JSON_LIMIT:
+        raise GlbInvalid(f"The JSON chunk claims {json_length} bytes; {GLB_JSON_LIMIT} is the most")
+    if json_length + 20 > length:
+        raise GlbInvalid("The JSON chunk is longer than the file")
+    if size is not None and length != size:
+        raise GlbInvalid(f"The header says {length} bytes, the file has {size}")
+
+
+def _check_mp3(head: bytes, _size: int | None) -> None:
+    # An ID3 tag, or a frame header: eleven sync bits, then a layer that is not the reserved 00 (ISO 11172-3, 2.4.1.3).
+    if head.startswith(b"ID3") or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06):
+        return
+    raise SignatureMismatch
+
+
+def _check_fbx(head: bytes, _size: int | None) -> None:
+    if not (head.startswith(b"Kaydara FBX Binary  \x00") or head.lstrip().startswith(b"; FBX")):
+        raise SignatureMismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One file format. `check(head, size)` raises when the first bytes are of something else."""
+
+    mime: str
+    check: Check
+
+
+_GLB = Format("model/gltf-binary", check_glb)
+_PNG = Format("image/png", _starts_with(b"\x89PNG\r\n\x1a\n"))
+_JPEG = Format("image/jpeg", _starts_with(b"\xff\xd8\xff"))
+_WEBP = Format("image/webp", _has_at(8, b"WEBP", b"RIFF"))
+_OGG = Format("audio/ogg", _starts_with(b"OggS"))
+_M4A = Format("audio/mp4", _has_at(4, b"ftyp"))
+_GLTF = Format("model/gltf+json", _text_starts_with(b"{"))
+_JSON = Format("application/json", _text_starts_with(b"{"))
+_IMAGES = {"png": _PNG, "jpg": _JPEG, "jpeg": _JPEG, "webp": _WEBP}
+
+FORMATS: dict[AssetType, dict[str, Format]] = {
+    AssetType.VRM: {"vrm": _GLB, "glb": _GLB},
+    AssetType.ANIMATION: {
+        "fbx": Format("application/octet-stream", _check_fbx),
+        "vrma": _GLB,
+        "glb": _GLB,
+        "bvh": Format("application/octet-stream", _text_starts_with(b"HIERARCHY")),
+    },
+    AssetType.BGM: {
+        "mp3": Format("audio/mpeg", _check_mp3),
+        "ogg": _OGG,
+        "oga": _OGG,
+        "opus": _OGG,
+        "wav": Format("audio/wav", _has_at(8, b"WAVE", b"RIFF")),
+        "flac": Format("audio/flac", _starts_with(b"fLaC")),
+        "m4a": _M4A,
+        "mp4": _M4A,
+        "aac": Format("audio/aac", _starts_with(b"\xff\xf1", b"\xff\xf9", b"ID3")),
+        "webm": Format("audio/webm", _starts_with(b"\x1a\x45\xdf\xa3")),
+    },
+    AssetType.HDR: {
+        "hdr": Format("image/vnd.radiance", _starts_with(b"#?RADIANCE", b"#?RGBE")),
+        "exr": Format("image/x-exr", _starts_with(b"\x76\x2f\x31\x01")),
+        **_IMAGES,
+    },
+    AssetType.SCENE: {"glb": _GLB, "gltf": _GLTF, "vrm": _GLB, **_IMAGES},
+}
+
+SIDECAR_FORMATS: dict[Sidecar, dict[str, Format]] = {Sidecar.THUMB: _IMAGES, Sidecar.META: {"json": _JSON}}
+
+META_LIMIT = 1024**2
+"""Largest `_meta.json`: it is parsed whole, and real ones have a few KB."""
+
+
+def parse_meta(body: bytes) -> dict[str, object]:
+    """The object in a `_meta.json`. Raises `SignatureMismatch` when it is not one that Postgres can keep as JSON."""
+
+    def refuse(constant: str) -> object:
+        raise ValueError(constant)
+
+    try:
+        value = json.loads(body, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise SignatureMismatch("The file is not JSON") from error
+    if not isinstance(value, dict):
+        raise SignatureMismatch("The file is not a JSON object")
+    if b"\\u0000" in body or b"\x00" in body:
+        raise SignatureMismatch("The file holds NUL characters")
+    return value
+
+
+def size_limit(settings: AssetSettings, kind: AssetType, sidecar: Sidecar | None) -> int:
+    """The most bytes that a file of this kind may have."""
+    if sidecar is Sidecar.META:
+        return min(META_LIMIT, settings.max_sidecar_bytes)
+    if sidecar is Sidecar.THUMB:
+        return settings.max_sidecar_bytes
+    return {
+        AssetType.VRM: settings.max_vrm_bytes,
+        AssetType.ANIMATION: settings.max_animation_bytes,
+        AssetType.BGM: settings.max_bgm_bytes,
+        AssetType.HDR: settings.max_hdr_bytes,
+        AssetType.SCENE: settings.max_scene_bytes,
+    }[kind]

@@ -1,0 +1,198 @@
+"""The tables of the library. Written by `transitions` and the services; read by `queries`.
+
+Generated column `assets.item`: the list item as the studio contract wants it, kept by Postgres itself (function
+`butai_asset_item` of the first migration), so that a list is one index scan and a string concatenation.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Computed,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from butai.assets.kinds import AssetType, Sidecar
+from butai.assets.states import Status
+from butai.database import Model
+
+LISTED = "status = 'ready' AND deleted_at IS NULL AND sidecar IS NULL"
+"""What a list shows, whoever asks. The partial indexes and the list query must say it in the same words."""
+
+SORTS = ("created_at", "updated_at", "sort_name", "size_bytes")
+
+
+def _list_indexes() -> list[Index]:
+    """For each sort one index over the public part and one over an owner's private part: a list is a merge of two."""
+    made: list[Index] = []
+    for sort in SORTS:
+        made.append(
+            Index(
+                f"ix_assets_public_{sort}",
+                "type",
+                sort,
+                "id",
+                postgresql_where=text(f"{LISTED} AND visibility = 'public'"),
+            )
+        )
+        made.append(
+            Index(
+                f"ix_assets_private_{sort}",
+                "owner_user_id",
+                "type",
+                sort,
+                "id",
+                postgresql_where=text(f"{LISTED} AND visibility = 'private'"),
+            )
+        )
+    return made
+
+
+def _one_of(column: str, values: type[AssetType] | type[Sidecar] | type[Status] | tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+class Asset(Model):
+    """One file of the library, or a sidecar of one. Sizes are bytes, times are UTC, `sha256` is hexadecimal."""
+
+    __tablename__ = "assets"
+    __table_args__ = (
+        CheckConstraint(_one_of("type", AssetType), name="type"),
+        CheckConstraint(_one_of("status", Status), name="status"),
+        CheckConstraint(_one_of("sidecar", Sidecar), name="sidecar"),
+        CheckConstraint(_one_of("visibility", ("public", "private")), name="visibility"),
+        CheckConstraint(
+            "status <> 'ready' OR (object_key IS NOT NULL AND size_bytes IS NOT NULL)", name="ready_has_bytes"
+        ),
+        # Each user has a name space of their own: one row for each key they ever asked for.
+        Index("uq_assets_owner_wanted", "owner_user_id", "wanted_key", unique=True),
+        Index("ix_assets_stem", "stem", "owner_user_id"),
+        Index("ix_assets_change", "change_seq"),
+        Index("ix_assets_trash", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index(
+            "ix_assets_name_trigrams",
+            "display_name",
+            postgresql_using="gin",
+            postgresql_ops={"display_name": "gin_trgm_ops"},
+            postgresql_where=text(LISTED),
+        ),
+        *_list_indexes(),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    sidecar: Mapped[str | None]
+    s3_key: Mapped[str] = mapped_column(unique=True)
+    wanted_key: Mapped[str]
+    stem: Mapped[str]
+    display_name: Mapped[str]
+    sort_name: Mapped[str] = mapped_column(
+        Text(collation="C"), Computed('lower(display_name) COLLATE "C"', persisted=True), deferred=True
+    )
+    mime_type: Mapped[str]
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    status: Mapped[str]
+    owner_user_id: Mapped[str | None]
+    visibility: Mapped[str]
+    ever_public: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    error_code: Mapped[str | None]
+    error_detail: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    object_key: Mapped[str | None]
+    sha256: Mapped[str | None]
+    etag: Mapped[str | None]
+    last_checked_at: Mapped[datetime | None]
+    missing_since: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    description: Mapped[str] = mapped_column(server_default=text("''"))
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    meta: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    duration_seconds: Mapped[float | None]
+    thumbnail_key: Mapped[str | None]
+    change_seq: Mapped[int] = mapped_column(BigInteger)
+    item: Mapped[str] = mapped_column(
+        Computed(
+            "butai_asset_item(id, type, s3_key, display_name, mime_type, size_bytes, visibility, created_at, updated_at, "
+            "tags, thumbnail_key, description, meta, duration_seconds)",
+            persisted=True,
+        ),
+        deferred=True,
+    )
+
+
+class AssetObject(Model):
+    """Every key that was ever written, or was about to be, in the bucket: no leftover goes unknown.
+
+    `state`: `writing` (bytes may be coming; `lease_until` says until when its writer is believed alive, or a signed URL
+    is good; `next_look_at` when to look whether a signed upload's bytes have come), `current` (an asset points at it),
+    `condemned` (to be removed by a job), `removed`.
+    """
+
+    __tablename__ = "asset_objects"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", ("writing", "current", "condemned", "removed")), name="state"),
+        CheckConstraint(_one_of("origin", ("upload", "signed", "import")), name="origin"),
+        Index("ix_asset_objects_writing", "lease_until", "next_look_at", postgresql_where=text("state = 'writing'")),
+        Index("ix_asset_objects_condemned", "settled_at", postgresql_where=text("state = 'condemned'")),
+        Index("ix_asset_objects_asset", "asset_id"),
+    )
+
+    object_key: Mapped[str] = mapped_column(primary_key=True)
+    asset_id: Mapped[UUID | None] = mapped_column(ForeignKey("assets.id", ondelete="SET NULL"))
+    origin: Mapped[str]
+    state: Mapped[str]
+    attempt: Mapped[int]
+    upload_id: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    next_look_at: Mapped[datetime | None]
+    declared_size: Mapped[int | None] = mapped_column(BigInteger)
+    declared_sha256: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    settled_at: Mapped[datetime | None]
+
+
+class AssetEvent(Model):
+    """What happened to an asset. Outlives the asset itself."""
+
+    __tablename__ = "asset_events"
+    __table_args__ = (Index("ix_asset_events_asset", "asset_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    asset_id: Mapped[UUID]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    event: Mapped[str]
+    from_status: Mapped[str | None]
+    to_status: Mapped[str]
+    actor: Mapped[str | None]
+    attempt: Mapped[int]
+    error_code: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class AssetTombstone(Model):
+    """What a purge leaves behind for those who sync."""
+
+    __tablename__ = "asset_tombstones"
+    __table_args__ = (Index("ix_asset_tombstones_change", "change_seq"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    owner_user_id: Mapped[str | None]
+    ever_public: Mapped[bool]
+    change_seq: Mapped[int] = mapped_column(BigInteger)
+    deleted_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,404 @@
+"""What is read from the index: lists, one item, one key, the change feed. No ORM, no writes.
+
+Lists are hot: Postgres joins the items' stored text into one JSON array, so a page is one round trip and no object is
+made. "Public or mine" is a merge of two index scans; the cursor is the sort value and id of the last item.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from psycopg import AsyncConnection, sql
+from psycopg.rows import dict_row
+
+from butai.assets.kinds import AssetType
+from butai.assets.models import LISTED
+from butai.assets.transitions import CHANGES_LOCK
+from butai.database import UNREACHABLE, Database
+from butai.errors import CursorInvalid, DatabaseUnavailable, FilterInvalid, SortInvalid
+
+PAGE_LIMIT = 1000
+"""Most items of one page (studio contract)."""
+
+EVERYTHING = 10_000
+"""What a caller gets who asks for no paging at all (studio contract)."""
+
+EXACT_TOTAL = 10_000
+"""Totals are counted up to here. Beyond it a count costs more than the page, and the planner's estimate is given."""
+
+SORT_COLUMNS = {
+    "created_at": ("created_at", "timestamptz"),
+    "updated_at": ("updated_at", "timestamptz"),
+    "display_name": ("sort_name", "text"),
+    "size_bytes": ("size_bytes", "bigint"),
+}
+_ALIASES = {"createdAt": "created_at", "updatedAt": "updated_at", "name": "display_name", "size": "size_bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """A list's order; `id` breaks ties in the same direction."""
+
+    field: str
+    descending: bool
+
+    @property
+    def text(self) -> str:
+        """As a caller would write it."""
+        return f"{'-' if self.descending else ''}{self.field}"
+
+
+def parse_sort(text: str | None) -> Sort:
+    """`created_at`, `-created_at`, `created_at:desc`; newest first when absent. Raises `SortInvalid`."""
+    if not text:
+        return Sort("created_at", True)
+    name, colon, direction = text.removeprefix("-").partition(":")
+    field = _ALIASES.get(name, name)
+    if field not in SORT_COLUMNS or (colon and (direction not in ("asc", "desc") or text.startswith("-"))):
+        raise SortInvalid(f"Sort by one of {', '.join(SORT_COLUMNS)}, with - before it for the other way round")
+    return Sort(field, text.startswith("-") or direction == "desc")
+
+
+class _Cursor(msgspec.Struct, array_like=True):
+    sort: str
+    value: str
+    id: str
+    total: int | None
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a list a page begins: behind this sort value and id."""
+
+    value: str
+    id: str
+    total: int | None
+    page: int
+
+
+def encode_cursor(sort: Sort, place: Place) -> str:
+    """An opaque cursor."""
+    packed = msgspec.json.encode(_Cursor(sort.text, place.value, place.id, place.total, place.page))
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def decode_cursor(text: str, sort: Sort) -> Place:
+    """Raises `CursorInvalid` for anything that `encode_cursor` did not make for this order."""
+    try:
+        packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        cursor = msgspec.json.decode(packed, type=_Cursor)
+        UUID(cursor.id)
+        kind = SORT_COLUMNS[sort.field][1]
+        if kind == "bigint" and not -(2**63) <= int(cursor.value) < 2**63:
+            raise ValueError("size")
+        if kind == "timestamptz":
+            datetime.fromisoformat(cursor.value)
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise CursorInvalid from error
+    if cursor.sort != sort.text or "\0" in cursor.value or cursor.page < 1:
+        raise CursorInvalid
+    return Place(cursor.value, cursor.id, cursor.total, cursor.page)
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """One page of a list. `place` and `offset` exclude each other; `user_id` None sees public assets only."""
+
+    type: AssetType
+    user_id: str | None
+    sort: Sort
+    limit: int
+    place: Place | None = None
+    offset: int = 0
+    q: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`items` is JSON text without its brackets; `last` is the place behind the last item when there are more."""
+
+    items: str
+    count: int
+    has_more: bool
+    last_value: str | None
+    last_id: str | None
+
+
+@asynccontextmanager
+async def _connection(database: Database) -> AsyncIterator[AsyncConnection[Any]]:
+    try:
+        async with database.reads.connection() as connection:
+            yield connection
+    except UNREACHABLE as error:
+        raise DatabaseUnavailable from error
+
+
+def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.Composed | str:
+    """The statement for a kind of list. Its text must repeat the partial indexes' conditions word for word."""
+    column, kind = SORT_COLUMNS[sort.field]
+    direction = "DESC" if sort.descending else "ASC"
+    behind = f"AND ({column}, id) {'<' if sort.descending else '>'} (%(value)s::{kind}, %(id)s::uuid)" if placed else ""
+    name = " AND display_name ILIKE {pattern}" if q is not None else ""
+    parts = [("visibility = 'public'", "")]
+    if mine:
+        parts.append(("visibility = 'private'", "owner_user_id = %(user)s AND "))
+    scans = " UNION ALL ".join(
+        f"(SELECT item, {column} AS k, id FROM assets WHERE {owner}type = %(type)s AND {LISTED} AND {part} {behind}{name} "
+        f"ORDER BY {column} {direction}, id {direction} LIMIT %(fetch)s)"
+        for part, owner in parts
+    )
+    text = f"""
+        SELECT string_agg(item, ',' ORDER BY place) FILTER (WHERE place <= %(limit)s),
+               count(*),
+               (max(k::text) FILTER (WHERE place = %(limit)s)),
+               (max(id::text) FILTER (WHERE place = %(limit)s))
+        FROM (SELECT item, k, id, row_number() OVER (ORDER BY k {direction}, id {direction}) AS place
+              FROM (SELECT * FROM ({scans}) AS both_parts
+                    ORDER BY k {direction}, id {direction} LIMIT %(window)s OFFSET %(offset)s) AS window_rows) AS page
+    """
+    if q is None:
+        return text
+    # The pattern stands in the statement, so that the planner can tell a rare name from a common one.
+    # The driver reads a single % as the mark of a parameter.
+    return sql.SQL(text).format(pattern=sql.Literal(like_pattern(q).replace("%", "%%")))  # pyright: ignore[reportArgumentType]
+
+
+def like_pattern(q: str) -> str:
+    """A text to look for, as an ILIKE pattern that takes it literally."""
+    escaped = q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+_STATEMENTS: dict[tuple[str, bool, bool], str] = {}
+
+
+async def list_page(database: Database, request: ListRequest) -> Page:
+    """One page. Raises `DatabaseUnavailable`, `FilterInvalid`."""
+    if request.q is not None and ("\0" in request.q or len(request.q) > 200):
+        raise FilterInvalid("q is at most 200 characters, none of them NUL")
+    mine, placed = request.user_id is not None, request.place is not None
+    statement: sql.Composed | str
+    if request.q is None:
+        key = (request.sort.text, mine, placed)
+        if key not in _STATEMENTS:
+            _STATEMENTS[key] = str(_list_query(request.sort, mine=mine, placed=placed, q=None))
+        statement = _STATEMENTS[key]
+    else:
+        statement = _list_query(request.sort, mine=mine, placed=placed, q=request.q)
+    parameters = {
+        "type": request.type.value,
+        "user": request.user_id,
+        "limit": request.limit,
+        # One more than the page tells whether there are more.
+        "window": request.limit + 1,
+        "fetch": request.limit + 1 + request.offset,
+        "offset": request.offset,
+        "value": request.place.value if request.place else None,
+        "id": request.place.id if request.place else None,
+    }
+    async with _connection(database) as connection:
+        cursor = await connection.execute(statement, parameters, prepare=request.q is None)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        row = await cursor.fetchone()
+    assert row is not None
+    items, count, last_value, last_id = row
+    return Page(items or "", min(count, request.limit), count > request.limit, last_value, last_id)
+
+
+async def total(database: Database, request: ListRequest, *, exactly: bool = False) -> tuple[int, bool]:
+    """How many items a list has in all, and whether that is exact: counted to `EXACT_TOTAL`, estimated beyond, unless
+    it must be exact."""
+    parts = [sql.SQL("SELECT 1 FROM assets WHERE type = {type} AND " + LISTED + " AND visibility = 'public'{name}")]
+    if request.user_id is not None:
+        parts.append(
+            sql.SQL(
+                "SELECT 1 FROM assets WHERE owner_user_id = {user} AND type = {type} AND "
+                + LISTED
+                + " AND visibility = 'private'{name}"
+            )
+        )
+    name = (
+        sql.SQL("")
+        if request.q is None
+        else sql.SQL(" AND display_name ILIKE {}").format(sql.Literal(like_pattern(request.q)))
+    )
+    rows = sql.SQL(" UNION ALL ").join(
+        part.format(type=sql.Literal(request.type.value), user=sql.Literal(request.user_id or ""), name=name)
+        for part in parts
+    )
+    async with _connection(database) as connection:
+        counted = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM ({}) AS matching LIMIT {}) AS some").format(
+            rows, sql.SQL("ALL") if exactly else sql.Literal(EXACT_TOTAL + 1)
+        )
+        row = await (await connection.execute(counted, prepare=False)).fetchone()
+        assert row is not None
+        if exactly or row[0] <= EXACT_TOTAL:
+            return row[0], True
+        explained = await (
+            await connection.execute(sql.SQL("EXPLAIN (FORMAT JSON) {}").format(rows), prepare=False)
+        ).fetchone()
+    assert explained is not None
+    return max(EXACT_TOTAL + 1, int(explained[0][0]["Plan"]["Plan Rows"])), False
+
+
+# One file
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A row that a read found. `public`: anyone may read it, at this moment."""
+
+    id: UUID
+    s3_key: str
+    wanted_key: str
+    status: str
+    owner_user_id: str | None
+    object_key: str | None
+    mime_type: str
+    size_bytes: int | None
+    etag: str | None
+    display_name: str
+    sidecar: str | None
+    type: str
+    public: bool
+
+
+_READABLE_COLUMNS = (
+    "id, s3_key, wanted_key, status, owner_user_id, object_key, mime_type, size_bytes, etag, display_name, sidecar, type"
+)
+
+# Own keys first, as they were asked for; then what the public may read. A sidecar is public when its asset is. Another
+# user's upload that is not finished yet is nobody's business, and never hides a file that is.
+_READABLE = f"""
+    SELECT {_READABLE_COLUMNS}, public
+    FROM (
+        SELECT *,
+               CASE WHEN sidecar IS NULL THEN visibility = 'public'
+                    ELSE EXISTS (SELECT 1 FROM assets AS main
+                                 WHERE main.stem = named.stem AND main.type = named.type AND main.sidecar IS NULL
+                                   AND main.owner_user_id IS NOT DISTINCT FROM named.owner_user_id
+                                   AND main.visibility = 'public' AND main.status = 'ready'
+                                   AND main.deleted_at IS NULL) END AS public
+        FROM (
+            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, wanted_key AS name, 0 AS rank
+            FROM assets WHERE owner_user_id = %(user)s AND wanted_key = ANY(%(keys)s)
+            UNION ALL
+            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, s3_key, 1
+            FROM assets WHERE s3_key = ANY(%(keys)s)
+        ) AS named
+        WHERE deleted_at IS NULL
+    ) AS found
+    WHERE owner_user_id = %(user)s OR %(operator)s OR (public AND status IN ('ready', 'missing'))
+    ORDER BY status NOT IN ('ready', 'missing'), array_position(%(keys)s, name), rank
+    LIMIT 1
+"""
+
+
+async def find_readable(
+    database: Database, keys: tuple[str, ...], user_id: str | None, operator: bool = False
+) -> Readable | None:
+    """The row that this caller may read under one of these keys, most literal key first; None when there is none."""
+    async with _connection(database) as connection:
+        cursor = await connection.execute(
+            _READABLE, {"user": user_id, "keys": list(keys), "operator": operator}, binary=True
+        )
+        row = await cursor.fetchone()
+    return Readable(*row) if row else None
+
+
+_ASSET = """
+    SELECT id, type, s3_key AS "s3Key", display_name AS "displayName", description, mime_type AS "mimeType",
+           size_bytes AS "sizeBytes", status, owner_user_id AS "ownerUserId", visibility,
+           created_at AS "createdAt", updated_at AS "updatedAt", error_code AS "errorCode",
+           error_detail AS "errorDetail", attempts, sha256, tags, meta, sidecar,
+           butai_read_url(s3_key) AS url,
+           CASE WHEN thumbnail_key IS NULL THEN NULL ELSE butai_read_url(thumbnail_key) END AS thumbnail,
+           missing_since AS "missingSince", deleted_at AS "deletedAt", change_seq AS "changeSeq"
+    FROM assets
+"""
+
+
+async def get_asset(database: Database, asset_id: UUID, user_id: str | None, operator: bool) -> dict[str, Any] | None:
+    """One asset with all its fields, for its owner, an operator, or, when it is public and ready, anyone."""
+    async with _connection(database) as connection:
+        connection_cursor = connection.cursor(row_factory=dict_row)
+        await connection_cursor.execute(
+            _ASSET
+            + """
+            WHERE id = %(id)s AND (owner_user_id = %(user)s OR %(operator)s
+                  OR (visibility = 'public' AND sidecar IS NULL AND status = 'ready' AND deleted_at IS NULL))""",
+            {"id": asset_id, "user": user_id, "operator": operator},
+        )
+        row = await connection_cursor.fetchone()
+    if row is not None and row["ownerUserId"] != user_id and not operator:
+        # What went wrong once, and who owns a file, is not for strangers.
+        row |= {"ownerUserId": None, "errorDetail": None, "attempts": 0}
+    return row
+
+
+# The change feed
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """`gone` are ids that this caller can no longer see; `next_since` is where the next call goes on."""
+
+    assets: list[dict[str, Any]]
+    gone: list[UUID]
+    next_since: int
+    has_more: bool
+
+
+async def changes(database: Database, since: int, user_id: str | None, operator: bool, limit: int) -> Changes:
+    """What changed after place `since`, in order, each asset once with its newest state.
+
+    For a moment the lock is held that every writer shares: what is numbered up to the horizon is then committed, so
+    nothing can appear later behind a reader's back.
+    """
+    async with _connection(database) as connection:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '5s'")
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (CHANGES_LOCK,))
+            horizon_row = await (await connection.execute("SELECT last_value FROM asset_changes")).fetchone()
+        assert horizon_row is not None
+        horizon = horizon_row[0]
+        cursor = connection.cursor(row_factory=dict_row)
+        await cursor.execute(
+            """
+            SELECT id, item, status, change_seq, deleted_at IS NULL
+                   AND (coalesce(owner_user_id = %(user)s, false) OR %(operator)s
+                        OR visibility = 'public' AND status = 'ready') AS visible
+            FROM assets
+            WHERE change_seq > %(since)s AND change_seq <= %(horizon)s AND sidecar IS NULL
+              AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
+            ORDER BY change_seq LIMIT %(fetch)s
+            """,
+            {"since": since, "horizon": horizon, "user": user_id, "operator": operator, "fetch": limit + 1},
+        )
+        rows = await cursor.fetchall()
+        await cursor.execute(
+            """
+            SELECT id, change_seq FROM asset_tombstones
+            WHERE change_seq > %(since)s AND change_seq <= %(horizon)s
+              AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
+            ORDER BY change_seq LIMIT %(fetch)s
+            """,
+            {"since": since, "horizon": horizon, "user": user_id, "operator": operator, "fetch": limit + 1},
+        )
+        tombstones = await cursor.fetchall()
+    merged = sorted([*rows, *tombstones], key=lambda row: row["change_seq"])
+    page, more = merged[:limit], len(merged) > limit
+    return Changes(
+        assets=[msgspec.json.decode(row["item"]) | {"status": row["status"]} for row in page if row.get("visible")],
+        gone=[row["id"] for row in page if not row.get("visible")],
+        next_since=page[-1]["change_seq"] if more else max(since, horizon),
+        has_more=more,
+    )

@@ -1,0 +1,111 @@
+"""The library's own paths, `/api/assets/…`: one asset, its owner's acts on it, and the feed of changes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from butai.assets import queries, service, signed
+from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut
+from butai.assets.service import Edit
+from butai.assets.wiring import library
+from butai.calling import AnyCaller, SignedIn, origin
+from butai.errors import AssetNotFound, Unauthenticated
+from butai.identity import Caller
+from butai.problems import documented
+
+router = APIRouter(prefix="/api/assets", tags=["assets"])
+
+_NO_STORE = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
+
+# The largest change number that Postgres can give out.
+_MOST = 2**63 - 1
+
+
+@router.get(
+    "/changes",
+    response_model=ChangesOut,
+    responses=documented(400),
+    summary="What changed since a place in the feed",
+)
+async def changes(
+    request: Request,
+    who: SignedIn,
+    since: Annotated[int, Query(ge=0, le=_MOST, description="`nextSince` of the call before; 0 for everything")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> Response:
+    """Each asset that the caller may see and that changed, once, with its newest state, and the ids that are gone."""
+    found = await queries.changes(library(request).database, since, who.user_id, who.is_operator, limit)
+    body = {
+        "assets": found.assets,
+        "gone": found.gone,
+        "nextSince": found.next_since,
+        "hasMore": found.has_more,
+    }
+    return Response(msgspec.json.encode(body), 200, _NO_STORE, "application/json")
+
+
+@router.get("/{asset_id}", response_model=AssetOut, responses=documented(400, 404), summary="One asset")
+async def get_asset(request: Request, who: AnyCaller, asset_id: UUID) -> Response:
+    """All that is known of an asset. Strangers see what is public and ready; owners also what failed, and why."""
+    return await _answer(request, who, asset_id)
+
+
+async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
+    row = await queries.get_asset(library(request).database, asset_id, who.user_id, who.is_operator)
+    if row is None:
+        raise Unauthenticated if who.is_anonymous else AssetNotFound
+    return Response(msgspec.json.encode(row), 200, _NO_STORE, "application/json")
+
+
+@router.patch(
+    "/{asset_id}",
+    response_model=AssetOut,
+    responses=documented(400, 403, 404),
+    summary="Rename, describe, publish, hide",
+)
+async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:
+    """By the owner or an operator. Public to private takes effect at once."""
+    wanted = Edit(edit.displayName, edit.visibility, edit.description, edit.tags)
+    async with library(request).database.transaction() as session:
+        await service.edit(session, who, origin(request, who), asset_id, wanted)
+    return await _answer(request, who, asset_id)
+
+
+@router.delete(
+    "/{asset_id}", status_code=204, responses=documented(400, 403, 404), summary="Put an asset into the trash"
+)
+async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
+    """Out of all lists and reads at once; gone for good after the trash period. Again is fine."""
+    async with library(request).database.transaction() as session:
+        await service.trash(session, who, origin(request, who), asset_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{asset_id}/restore",
+    response_model=AssetOut,
+    responses=documented(400, 403, 404),
+    summary="Take an asset out of the trash",
+)
+async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
+    """As it was. Again is fine."""
+    async with library(request).database.transaction() as session:
+        await service.restore(session, who, origin(request, who), asset_id)
+    return await _answer(request, who, asset_id)
+
+
+@router.post(
+    "/{asset_id}/complete",
+    response_model=AssetOut,
+    responses=documented(400, 403, 404, 409, 413, 415, 422, 504),
+    summary="Say that a signed upload has arrived",
+)
+async def complete_upload(request: Request, who: SignedIn, asset_id: UUID) -> Response:
+    """Checks what the store has and makes the asset ready. Again is fine."""
+    assert who.user_id is not None
+    await signed.complete(library(request).uploads, who.user_id, origin(request, who), asset_id)
+    return await _answer(request, who, asset_id)

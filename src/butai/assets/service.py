@@ -1,0 +1,88 @@
+"""What owners and operators do with an asset that is there: edit, publish, trash, restore.
+
+Called by `routes`, in one transaction each. The purge is in `purging`: nobody asks for it, time does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import audit
+from butai.assets import transitions
+from butai.assets.models import Asset
+from butai.assets.states import Event
+from butai.audit import Origin
+from butai.errors import AssetNotFound, Forbidden
+from butai.identity import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What is to change; None leaves a field as it is."""
+
+    display_name: str | None = None
+    visibility: Literal["public", "private"] | None = None
+    description: str | None = None
+    tags: list[str] | None = None
+
+
+async def _mine(session: AsyncSession, caller: Caller, asset_id: UUID) -> Asset:
+    """The row, locked, for its owner or an operator. To others a private asset is as if it were not there."""
+    asset = await transitions.lock(session, asset_id)
+    if asset is None:
+        raise AssetNotFound
+    if caller.is_operator or (asset.owner_user_id is not None and asset.owner_user_id == caller.user_id):
+        return asset
+    if asset.visibility == "public" and asset.deleted_at is None:
+        raise Forbidden
+    raise AssetNotFound
+
+
+async def edit(session: AsyncSession, caller: Caller, origin: Origin, asset_id: UUID, wanted: Edit) -> None:
+    """Changes names and visibility. Public to private holds from the commit on: every read asks the row."""
+    asset = await _mine(session, caller, asset_id)
+    changes: dict[str, object] = {}
+    for field in ("display_name", "visibility", "description", "tags"):
+        value = getattr(wanted, field)
+        if value is not None and value != getattr(asset, field):
+            changes[field] = value
+            setattr(asset, field, value)
+    if not changes:
+        return
+    if asset.visibility == "public":
+        asset.ever_public = True
+    await transitions.apply(session, asset, Event.EDITED, actor=caller.user_id, detail={"changed": sorted(changes)})
+    audit.record(session, origin, "asset.edit", f"asset:{asset.id}", detail=changes)
+
+
+async def trash(session: AsyncSession, caller: Caller, origin: Origin, asset_id: UUID) -> None:
+    """Takes an asset out of every list and read; `restore` brings it back until the purge. Again is fine."""
+    asset = await _mine(session, caller, asset_id)
+    if asset.deleted_at is not None:
+        return
+    asset.deleted_at = datetime.now(UTC)
+    await transitions.apply(session, asset, Event.TRASHED, actor=caller.user_id)
+    audit.record(session, origin, "asset.trash", f"asset:{asset.id}")
+    await _tell_owner(session, asset, caller)
+
+
+async def restore(session: AsyncSession, caller: Caller, origin: Origin, asset_id: UUID) -> None:
+    """Takes an asset back from the trash. Again is fine."""
+    asset = await _mine(session, caller, asset_id)
+    if asset.deleted_at is None:
+        return
+    asset.deleted_at = None
+    await transitions.apply(session, asset, Event.RESTORED, actor=caller.user_id)
+    audit.record(session, origin, "asset.restore", f"asset:{asset.id}")
+    await _tell_owner(session, asset, caller)
+
+
+async def _tell_owner(session: AsyncSession, asset: Asset, caller: Caller) -> None:
+    if asset.sidecar is not None:
+        await session.flush()
+        await transitions.refresh_owners(session, asset, caller.user_id)

@@ -1,0 +1,91 @@
+"""The states of an asset, as one table. Pure: `transitions.apply` is its only caller that writes.
+
+    uploading ──completed──▶ ready ──lost──▶ missing
+        │  ▲                   ▲ ▲               │
+     failed_ │              late │ └──recovered──┘
+        ▼  │retried       completion
+      failed ────────────────┘
+
+A replacement happens beside a `ready` row: readers keep the old bytes until the new ones are whole, so neither its
+beginning nor its failure moves the state.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What the index says of a file. On the wire and in the table."""
+
+    UPLOADING = "uploading"
+    READY = "ready"
+    FAILED = "failed"
+    MISSING = "missing"
+
+
+class Event(StrEnum):
+    """What can happen to an asset. Each one leaves a row in `asset_events`."""
+
+    CREATED = "created"
+    IMPORTED = "imported"
+    RETRIED = "retried"
+    REPLACING = "replacing"
+    COMPLETED = "completed"
+    UPLOAD_FAILED = "upload_failed"
+    LOST = "lost"
+    RECOVERED = "recovered"
+    MISMATCH = "mismatch"
+    EDITED = "edited"
+    TRASHED = "trashed"
+    RESTORED = "restored"
+    PURGED = "purged"
+
+
+class IllegalTransition(Exception):
+    """The table has no arrow for this event in this state: a bug, or a late observer."""
+
+    def __init__(self, status: Status | None, event: Event) -> None:
+        super().__init__(f"{event} cannot happen to an asset that is {status or 'absent'}")
+        self.status, self.event = status, event
+
+
+_S, _E = Status, Event
+
+TABLE: dict[tuple[Status | None, Event], Status] = {
+    (None, _E.CREATED): _S.UPLOADING,
+    # What a listing names has been verified by HEAD before the row is written.
+    (None, _E.IMPORTED): _S.READY,
+    # A row that was found again by an import run under the same key.
+    (_S.FAILED, _E.IMPORTED): _S.READY,
+    (_S.MISSING, _E.IMPORTED): _S.READY,
+    (_S.READY, _E.IMPORTED): _S.READY,
+    (_S.FAILED, _E.RETRIED): _S.UPLOADING,
+    # A second attempt beside the first, whose process may be dead: the newest attempt decides.
+    (_S.UPLOADING, _E.RETRIED): _S.UPLOADING,
+    # Old bytes stay readable while new ones come in.
+    (_S.READY, _E.REPLACING): _S.READY,
+    # The bytes are lost; a new upload is the cure, and until it is whole they stay lost.
+    (_S.MISSING, _E.REPLACING): _S.MISSING,
+    (_S.UPLOADING, _E.COMPLETED): _S.READY,
+    (_S.READY, _E.COMPLETED): _S.READY,
+    (_S.MISSING, _E.COMPLETED): _S.READY,
+    # Two attempts ran side by side, the newer failed, the older arrives whole.
+    (_S.FAILED, _E.COMPLETED): _S.READY,
+    (_S.UPLOADING, _E.UPLOAD_FAILED): _S.FAILED,
+    # A failed replacement harms nobody.
+    (_S.READY, _E.UPLOAD_FAILED): _S.READY,
+    (_S.MISSING, _E.UPLOAD_FAILED): _S.MISSING,
+    (_S.READY, _E.LOST): _S.MISSING,
+    (_S.MISSING, _E.RECOVERED): _S.READY,
+    (_S.READY, _E.MISMATCH): _S.READY,
+    **{(status, event): status for status in Status for event in (_E.EDITED, _E.TRASHED, _E.RESTORED, _E.PURGED)},
+}
+
+
+def next_status(status: Status | None, event: Event) -> Status:
+    """The state after `event`. Raises `IllegalTransition` where the table has no arrow."""
+    try:
+        return TABLE[status, event]
+    except KeyError:
+        raise IllegalTransition(status, event) from None

@@ -1,0 +1,178 @@
+"""The only way an asset changes: locked row, table check, event row, one transaction.
+
+Called by `uploads`, `service`, `tasks` and `importing`, always inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import jobs
+from butai.assets.kinds import Sidecar
+from butai.assets.models import Asset, AssetEvent, AssetObject
+from butai.assets.states import Event, Status, next_status
+
+CHANGES_LOCK = 0x6275_7461_6901
+"""Every writer holds it shared until its commit; the reader of the change feed takes it alone for a moment (`queries`).
+So when the reader has it, each number handed out is committed or gone, and no later commit can slip in below."""
+
+REMOVE_OBJECTS = "assets.remove_objects"
+"""The task that removes condemned objects; its body is in `tasks`, which sits above."""
+
+# The lock comes first: a number must not exist without it.
+_NEXT_CHANGE = text(
+    "SELECT nextval('asset_changes'), now() FROM (SELECT pg_advisory_xact_lock_shared(:lock) OFFSET 0) AS locked"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A place in the change feed, and the transaction's time."""
+
+    seq: int
+    at: datetime
+
+
+async def next_change(session: AsyncSession) -> Change:
+    """The next place in the change feed."""
+    seq, at = (await session.execute(_NEXT_CHANGE, {"lock": CHANGES_LOCK})).one()
+    return Change(seq, at)
+
+
+async def lock(session: AsyncSession, asset_id: UUID) -> Asset | None:
+    """The row, locked until the transaction ends; None when it is purged."""
+    return await session.scalar(select(Asset).where(Asset.id == asset_id).with_for_update())
+
+
+async def apply(
+    session: AsyncSession,
+    asset: Asset,
+    event: Event,
+    *,
+    actor: str | None,
+    attempt: int | None = None,
+    error_code: str | None = None,
+    error_detail: str | None = None,
+    detail: dict[str, Any] | None = None,
+    new: bool = False,
+) -> None:
+    """Moves a locked row by the table and writes the event. Raises `IllegalTransition`, having changed nothing.
+
+    An attempt that fails while a newer one runs is written down and moves nothing: `attempt` says which one speaks.
+    """
+    before = None if new else Status(asset.status)
+    after = next_status(before, event)
+    stale = attempt is not None and attempt < asset.attempts and event is Event.UPLOAD_FAILED
+    if stale:
+        after = before or after
+    change = await next_change(session)
+    asset.status = after
+    asset.updated_at = change.at
+    asset.change_seq = change.seq
+    if after is Status.FAILED and not stale:
+        asset.error_code, asset.error_detail = error_code, error_detail
+    elif after is not Status.FAILED:
+        asset.error_code = asset.error_detail = None
+    asset.missing_since = (asset.missing_since or change.at) if after is Status.MISSING else None
+    session.add(
+        AssetEvent(
+            asset_id=asset.id,
+            event=event,
+            from_status=before,
+            to_status=after,
+            actor=actor,
+            attempt=asset.attempts if attempt is None else attempt,
+            error_code=error_code,
+            detail=({"reason": error_detail} if error_detail else {}) | (detail or {}),
+        )
+    )
+
+
+READERS_GRACE = timedelta(minutes=10)
+"""How long replaced bytes stay, for those who are in the middle of reading them."""
+
+
+async def condemn(session: AsyncSession, object_key: str, *, after: timedelta = timedelta()) -> None:
+    """Marks an object for removal and enqueues the removal, in the same transaction.
+
+    `after`: how long somebody may still be reading it, or hold a URL that can write it.
+    """
+    await session.execute(
+        update(AssetObject)
+        .where(AssetObject.object_key == object_key)
+        .values(state="condemned", settled_at=func.now(), lease_until=None)
+    )
+    at = datetime.now(UTC) + after if after else None
+    await jobs.enqueue(session, REMOVE_OBJECTS, {"object_keys": [object_key]}, at=at)
+
+
+async def attach_sidecars(session: AsyncSession, asset: Asset) -> None:
+    """Takes over what the ready sidecars of the asset's name say. Called when an asset, or one of its sidecars, changes."""
+    rows = await session.scalars(
+        select(Asset)
+        .where(
+            Asset.stem == asset.stem,
+            Asset.owner_user_id.is_not_distinct_from(asset.owner_user_id),
+            Asset.type == asset.type,
+            Asset.sidecar.is_not(None),
+            Asset.status == Status.READY,
+            Asset.deleted_at.is_(None),
+        )
+        .order_by(Asset.created_at)
+    )
+    thumbnail_key: str | None = None
+    meta: dict[str, Any] = {}
+    for row in rows:
+        if row.sidecar == Sidecar.THUMB:
+            thumbnail_key = row.s3_key
+        else:
+            meta = row.meta
+    own_tags = [tag for tag in asset.tags if tag not in meta_tags(asset.meta)]
+    asset.thumbnail_key = thumbnail_key
+    if not asset.description or asset.description == asset.meta.get("description"):
+        asset.description = _text(meta.get("description"))
+    asset.tags = list(dict.fromkeys([*own_tags, *meta_tags(meta)]))
+    asset.meta = meta
+
+
+async def refresh_owners(session: AsyncSession, sidecar: Asset, actor: str | None) -> None:
+    """After a sidecar changed: the assets it belongs to take it over."""
+    rows = await session.scalars(
+        select(Asset)
+        .where(
+            Asset.stem == sidecar.stem,
+            Asset.owner_user_id.is_not_distinct_from(sidecar.owner_user_id),
+            Asset.type == sidecar.type,
+            Asset.sidecar.is_(None),
+        )
+        .with_for_update()
+    )
+    for asset in rows.all():
+        await attach_sidecars(session, asset)
+        await apply(session, asset, Event.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
+
+
+TAG_LIMIT = 64
+"""Most tags that a `_meta.json` adds, and most characters of one: tags are for filters, not for prose."""
+
+
+def meta_tags(meta: dict[str, Any]) -> list[str]:
+    """The short strings among a `_meta.json`'s values, in their order: what a studio filters by."""
+    found: dict[str, None] = {}
+    for name, value in meta.items():
+        if name in ("name", "description", "id", "url", "s3Key", "thumbnail"):
+            continue
+        for tag in value if isinstance(value, list) else (value.values() if isinstance(value, dict) else [value]):
+            if isinstance(tag, str) and 0 < len(tag) <= TAG_LIMIT:
+                found[tag] = None
+    return list(found)[:TAG_LIMIT]
+
+
+def _text(value: object) -> str:
+    return value[:2000] if isinstance(value, str) else ""

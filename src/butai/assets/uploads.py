@@ -1,0 +1,519 @@
+"""How bytes come in: the row first, then the bytes, then the switch.
+
+An upload is an *attempt* on an asset. It writes a new object that no reader knows; when that is whole, one
+transaction points the row at it. So a reader never meets half a file, and a crash at any moment leaves either the old
+state or a row in the ledger (`asset_objects`) that says what to clean up.
+
+`receive` carries a form's file; `begin`, `finish` and `fail` are its steps in the index, shared with signed uploads
+(`signed`) and the sweeper (`tasks`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+import uuid_utils.compat as uuid
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import audit
+from butai.assets import keys, transitions
+from butai.assets.keys import Key
+from butai.assets.kinds import HEAD_BYTES, META_LIMIT, AssetType, Sidecar, parse_meta, size_limit
+from butai.assets.models import Asset, AssetObject
+from butai.assets.parts import Part, PartMemory
+from butai.assets.states import Event, Status
+from butai.assets.storage import Store
+from butai.audit import Origin
+from butai.config import AssetSettings
+from butai.database import Database
+from butai.errors import (
+    ButaiError,
+    ChecksumMismatch,
+    DatabaseUnavailable,
+    FileTooLarge,
+    SignatureMismatch,
+    SizeMismatch,
+    Unavailable,
+    UploadInterrupted,
+)
+
+log = structlog.get_logger(__name__)
+
+Settle = Callable[[], Awaitable[tuple[Key, str | None]]]
+"""Tells an upload's key and the SHA-256 that the client declared, when all of the form has been read."""
+
+FIRST_LOOK = timedelta(seconds=15)
+"""When a signed upload is first looked for: a small file is there by then."""
+
+FINISH_TRIES = 4
+"""Tries of the last transaction of an upload, over about 4 s: longer than Postgres takes to restart."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try to write an asset's bytes. `asset_id` is None while the form has not yet said which key it is for."""
+
+    object_key: str
+    asset_id: UUID | None = None
+    number: int = 0
+    key: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Bytes that are whole in the store. `head` is the file's beginning; `meta` the whole of a `_meta.json`."""
+
+    size: int
+    sha256: str | None
+    etag: str
+    head: bytes
+    meta: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What an upload's answer is made of."""
+
+    asset_id: UUID
+    s3_key: str
+    wanted_key: str
+    mime_type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTools:
+    """What uploads need of their process."""
+
+    database: Database
+    store: Store
+    memory: PartMemory
+    settings: AssetSettings
+
+
+# Steps in the index
+
+
+async def ledger(session: AsyncSession, attempt: Attempt, origin: str, lease: timedelta, **declared: Any) -> None:
+    """Writes down an object's key before anything can be stored under it."""
+    session.add(
+        AssetObject(
+            object_key=attempt.object_key,
+            asset_id=attempt.asset_id,
+            origin=origin,
+            state="writing",
+            attempt=attempt.number,
+            lease_until=datetime.now(UTC) + lease,
+            next_look_at=datetime.now(UTC) + FIRST_LOOK if origin == "signed" else None,
+            declared_size=declared.get("size"),
+            declared_sha256=declared.get("sha256"),
+        )
+    )
+    await session.flush()
+
+
+async def begin(
+    session: AsyncSession, user_id: str, key: Key, attempt: Attempt, settings: AssetSettings, origin: Origin
+) -> Asset:
+    """The caller's row for a key: the one there is, locked, with one attempt more; or a new one.
+
+    Fills `attempt`. Another user's key is none of ours: the row gets a public key of its own then.
+    """
+    asset, event = await _own(session, user_id, key), Event.RETRIED
+    if asset is None:
+        asset, created = await _create(session, user_id, key, settings)
+        event = Event.CREATED if created else event
+    if event is not Event.CREATED and asset.status in (Status.READY, Status.MISSING):
+        event = Event.REPLACING
+    asset.attempts += 1
+    attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, key
+    await transitions.apply(session, asset, event, actor=user_id, new=event is Event.CREATED)
+    audit.record(
+        session, origin, "asset.upload", f"asset:{asset.id}", detail={"key": key.text, "attempt": attempt.number}
+    )
+    return asset
+
+
+async def _own(session: AsyncSession, user_id: str, key: Key) -> Asset | None:
+    return await session.scalar(
+        select(Asset).where(Asset.owner_user_id == user_id, Asset.wanted_key == key.text).with_for_update()
+    )
+
+
+async def _create(session: AsyncSession, user_id: str, key: Key, settings: AssetSettings) -> tuple[Asset, bool]:
+    public_key = await _public_key(session, user_id, key)
+    while True:
+        asset_id = uuid.uuid7()
+        made = await session.execute(
+            insert(Asset)
+            .values(
+                id=asset_id,
+                type=key.kind,
+                sidecar=key.sidecar,
+                s3_key=public_key,
+                wanted_key=key.text,
+                stem=key.stem,
+                display_name=key.name,
+                mime_type=key.format.mime,
+                status=Status.UPLOADING,
+                owner_user_id=user_id,
+                visibility=settings.default_visibility,
+                ever_public=settings.default_visibility == "public",
+                change_seq=0,
+            )
+            .on_conflict_do_nothing()
+            .returning(Asset.id)
+        )
+        if made.scalar_one_or_none():
+            asset = await transitions.lock(session, asset_id)
+            assert asset is not None
+            return asset, True
+        # Either this user began the same key at the same moment, or somebody holds the public key.
+        if (own := await _own(session, user_id, key)) is not None:
+            return own, False
+        public_key = keys.another(key)
+
+
+async def _public_key(session: AsyncSession, user_id: str, key: Key) -> str:
+    """The public key to try first. A sidecar is named after its asset's public key, so that clients find it there."""
+    if key.sidecar is None:
+        return key.text
+    same_name = select(Asset.s3_key, Asset.owner_user_id).where(
+        Asset.stem == key.stem, Asset.type == key.kind, Asset.sidecar.is_(None)
+    )
+    taken = False
+    for s3_key, owner in await session.execute(same_name):
+        if owner == user_id:
+            return s3_key.rpartition(".")[0] + key.text[len(key.stem) :]
+        taken = True
+    return keys.another(key) if taken else key.text
+
+
+async def finish(
+    session: AsyncSession, attempt: Attempt, stored: Stored, *, actor: str | None, origin: Origin | None = None
+) -> Asset:
+    """Points the asset at the new object. Raises `UploadInterrupted` when the attempt was given up meanwhile.
+
+    May be called again when its answer was lost.
+    """
+    assert attempt.asset_id is not None and attempt.key is not None
+    row = await session.get(AssetObject, attempt.object_key, with_for_update=True)
+    asset = await transitions.lock(session, attempt.asset_id)
+    if row is None or asset is None:
+        raise UploadInterrupted
+    if row.state == "current" and asset.object_key == attempt.object_key:
+        return asset
+    if row.state != "writing":
+        raise UploadInterrupted
+    if asset.object_key is not None:
+        await transitions.condemn(session, asset.object_key, after=transitions.READERS_GRACE)
+    row.state, row.settled_at, row.lease_until, row.upload_id = "current", func.now(), None, None
+    row.asset_id, row.attempt = asset.id, attempt.number
+    asset.object_key = attempt.object_key
+    asset.size_bytes, asset.sha256, asset.etag = stored.size, stored.sha256, stored.etag
+    asset.mime_type = attempt.key.format.mime
+    asset.last_checked_at = datetime.now(UTC)
+    if stored.meta is not None:
+        asset.meta = stored.meta
+    if asset.deleted_at is not None:
+        asset.deleted_at = None
+        await transitions.apply(session, asset, Event.RESTORED, actor=actor)
+    if asset.sidecar is None:
+        await transitions.attach_sidecars(session, asset)
+    await transitions.apply(
+        session, asset, Event.COMPLETED, actor=actor, attempt=attempt.number, detail={"size": stored.size}
+    )
+    if asset.sidecar is not None:
+        await session.flush()
+        await transitions.refresh_owners(session, asset, actor)
+    if origin is not None:
+        audit.record(session, origin, "asset.uploaded", f"asset:{asset.id}", detail={"size": stored.size})
+    return asset
+
+
+async def fail(
+    session: AsyncSession, attempt: Attempt, error: ButaiError, *, actor: str | None, origin: Origin | None = None
+) -> None:
+    """Writes down why an attempt ended, and has its object removed. An attempt that succeeded stays as it is."""
+    row = await session.get(AssetObject, attempt.object_key, with_for_update=True)
+    if row is None or row.state == "current":
+        return
+    given_up = row.state != "writing"
+    # Also one that was removed before: its writer was taken for dead, and has written since.
+    await transitions.condemn(session, attempt.object_key)
+    if attempt.asset_id is None or given_up:
+        return
+    asset = await transitions.lock(session, attempt.asset_id)
+    if asset is None:
+        return
+    await transitions.apply(
+        session,
+        asset,
+        Event.UPLOAD_FAILED,
+        actor=actor,
+        attempt=attempt.number,
+        error_code=error.code,
+        error_detail=error.detail,
+    )
+    if origin is not None:
+        audit.record(session, origin, "asset.upload", f"asset:{asset.id}", result="refused", error_code=error.code)
+
+
+# Bytes
+
+
+async def receive(
+    tools: UploadTools, user_id: str, origin: Origin, key: Key | None, chunks: AsyncIterator[bytes], settle: Settle
+) -> Uploaded:
+    """Carries one file from a form into the store and the index.
+
+    `key` is None when the form sends its file before its fields: the bytes go to an object that belongs to nobody
+    yet, and `settle` tells the key (and a declared SHA-256) once the form has been read to its end. Raises any error of
+    an upload; whatever it is, the row says it too.
+    """
+    lease = timedelta(seconds=tools.settings.upload_lease)
+    attempt = Attempt(keys.mint_object_key(tools.store.prefix))
+    async with tools.database.transaction() as session:
+        if key is not None:
+            await begin(session, user_id, key, attempt, tools.settings, origin)
+        await ledger(session, attempt, "upload", lease)
+    log.info("upload.began", asset_id=str(attempt.asset_id), attempt=attempt.number, user_id=user_id)
+    try:
+        async with _lease(tools, attempt, lease):
+            limit = (
+                size_limit(tools.settings, key.kind, key.sidecar)
+                if key
+                else max(size_limit(tools.settings, kind, None) for kind in AssetType)
+            )
+            stored = await _store(tools, attempt, key, chunks, limit)
+            final, declared = await settle()
+            if key is None:
+                async with tools.database.transaction() as session:
+                    await begin(session, user_id, final, attempt, tools.settings, origin)
+                    await session.execute(
+                        update(AssetObject)
+                        .where(AssetObject.object_key == attempt.object_key)
+                        .values(asset_id=attempt.asset_id, attempt=attempt.number)
+                    )
+            stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), declared)
+            asset = await _finish_persistently(tools.database, attempt, stored, user_id, origin)
+    except BaseException as error:
+        cause = error if isinstance(error, ButaiError) else UploadInterrupted()
+        if isinstance(error, Exception) and not isinstance(error, ButaiError):
+            log.exception("upload.crashed", asset_id=str(attempt.asset_id))
+        # Whoever cancels this request must not cancel the writing down of it.
+        await asyncio.shield(_write_down(tools.database, attempt, cause, user_id, origin))
+        raise
+    log.info("upload.completed", asset_id=str(asset.id), attempt=attempt.number, size=stored.size)
+    return Uploaded(asset.id, asset.s3_key, asset.wanted_key, asset.mime_type, stored.size)
+
+
+def checked(
+    stored: Stored, key: Key, limit: int, declared_sha256: str | None, declared_size: int | None = None
+) -> Stored:
+    """The bytes, held against what their key and their sender say. Raises `UploadRefused` of the kind that fits."""
+    if stored.size > limit:
+        raise FileTooLarge(f"The file has {stored.size} bytes; {limit} is the most for this kind")
+    if stored.size == 0:
+        raise SignatureMismatch("The file is empty")
+    if declared_size is not None and declared_size != stored.size:
+        raise SizeMismatch(f"{declared_size} bytes were declared, {stored.size} came")
+    key.format.check(stored.head, stored.size)
+    if declared_sha256 and stored.sha256 and declared_sha256.lower() != stored.sha256:
+        raise ChecksumMismatch
+    if key.sidecar is Sidecar.META and stored.meta is None:
+        raise SignatureMismatch("The file is not a JSON object")
+    return stored
+
+
+async def _finish_persistently(
+    database: Database, attempt: Attempt, stored: Stored, user_id: str, origin: Origin
+) -> Asset:
+    for delay in (*(0.5 * 2**n for n in range(FINISH_TRIES - 1)), None):
+        try:
+            async with database.transaction() as session:
+                return await finish(session, attempt, stored, actor=user_id, origin=origin)
+        except DatabaseUnavailable:
+            if delay is None:
+                raise
+            await asyncio.sleep(delay)
+    raise AssertionError("unreachable")
+
+
+async def _write_down(database: Database, attempt: Attempt, error: ButaiError, user_id: str, origin: Origin) -> None:
+    log.info("upload.failed", asset_id=str(attempt.asset_id), attempt=attempt.number, error_code=error.code)
+    try:
+        async with database.transaction() as session:
+            await fail(session, attempt, error, actor=user_id, origin=origin)
+    except DatabaseUnavailable:
+        # The lease runs out and the sweeper does it.
+        log.warning("upload.failure_not_written", asset_id=str(attempt.asset_id))
+
+
+@asynccontextmanager
+async def _lease(tools: UploadTools, attempt: Attempt, lease: timedelta) -> AsyncIterator[None]:
+    """Says again and again that this attempt's process lives, until the block ends."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(lease.total_seconds() / 3)
+            try:
+                async with tools.database.transaction() as session:
+                    await session.execute(
+                        update(AssetObject)
+                        .where(AssetObject.object_key == attempt.object_key, AssetObject.state == "writing")
+                        .values(lease_until=datetime.now(UTC) + lease)
+                    )
+            except DatabaseUnavailable:
+                log.warning("upload.lease_not_renewed", object_key=attempt.object_key)
+
+    task = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _store(
+    tools: UploadTools, attempt: Attempt, key: Key | None, chunks: AsyncIterator[bytes], limit: int
+) -> Stored:
+    """Streams the chunks into the attempt's object. At most two parts are held: one fills while one is sent."""
+    outgoing = _Outgoing(tools, attempt, key.format.mime if key else "application/octet-stream")
+    size, head, head_checked = 0, b"", False
+    try:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise FileTooLarge(f"The file is larger than {limit} bytes, the most for this kind")
+            if not head_checked:
+                head = (head + chunk[: HEAD_BYTES - len(head)]) if len(head) < HEAD_BYTES else head
+                if len(head) == HEAD_BYTES:
+                    # What is wrong from the start is refused at the start.
+                    head_checked = True
+                    if key is not None:
+                        key.format.check(head, None)
+            await outgoing.write(chunk)
+        # A `_meta.json` is wanted whole; where the key is not yet known, whatever is small enough may be one.
+        body = outgoing.small_body() if size <= META_LIMIT and (key is None or key.sidecar is Sidecar.META) else None
+        meta = None
+        if body is not None:
+            try:
+                meta = parse_meta(body)
+            except SignatureMismatch:
+                if key is not None:
+                    raise
+        etag = await outgoing.close()
+        return Stored(size, outgoing.sha256, etag, head, meta)
+    except BaseException:
+        await asyncio.shield(outgoing.abort())
+        raise
+    finally:
+        outgoing.release()
+
+
+class _Outgoing:
+    """The object being written: one PUT when it fits a part, else a multipart upload whose id is in the ledger."""
+
+    def __init__(self, tools: UploadTools, attempt: Attempt, mime: str) -> None:
+        self._tools = tools
+        self._attempt = attempt
+        self._mime = mime
+        self._upload_id: str | None = None
+        self._etags: list[str] = []
+        self._filling: Part | None = None
+        self._sending: Part | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    async def write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view:
+            if self._filling is None:
+                self._filling = self._tools.memory.take()
+            view = view[self._filling.write(view) :]
+            if self._filling.full and view:
+                await self._send_filled()
+
+    def small_body(self) -> bytes:
+        return b"" if self._filling is None else bytes(self._filling.read(0, len(self._filling)))
+
+    async def close(self) -> str:
+        """Sends what is left; returns the object's ETag."""
+        store, key = self._tools.store, self._attempt.object_key
+        part = self._filling or self._tools.memory.take()
+        self._filling = part
+        if self._upload_id is None:
+            _, etag = await asyncio.gather(
+                asyncio.to_thread(part.hash_into, self._digest), store.put(key, part, self._mime)
+            )
+            return etag
+        await self._send_filled()
+        await self._sent()
+        return await store.complete_multipart(key, self._upload_id, self._etags)
+
+    async def abort(self) -> None:
+        """Stops sending and has the store forget the parts. What it cannot do now, the removal job does later."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._upload_id is not None:
+            try:
+                await self._tools.store.abort_multipart(self._attempt.object_key, self._upload_id)
+            except Unavailable:
+                log.warning("upload.abort_left_to_job", object_key=self._attempt.object_key)
+
+    def release(self) -> None:
+        for part in (self._filling, self._sending):
+            if part is not None:
+                self._tools.memory.give(part)
+        self._filling = self._sending = None
+
+    async def _send_filled(self) -> None:
+        if self._upload_id is None:
+            self._upload_id = await self._open()
+        await self._sent()
+        self._sending, self._filling = self._filling, None
+        assert self._sending is not None
+        self._task = asyncio.create_task(self._send(self._sending, len(self._etags) + 1))
+
+    async def _open(self) -> str:
+        upload_id = await self._tools.store.create_multipart(self._attempt.object_key, self._mime)
+        async with self._tools.database.transaction() as session:
+            await session.execute(
+                update(AssetObject)
+                .where(AssetObject.object_key == self._attempt.object_key)
+                .values(upload_id=upload_id)
+            )
+        return upload_id
+
+    async def _send(self, part: Part, number: int) -> None:
+        assert self._upload_id is not None
+        # The digest runs in a thread beside the sending: hashing lets go of the interpreter's lock.
+        _, etag = await asyncio.gather(
+            asyncio.to_thread(part.hash_into, self._digest),
+            self._tools.store.upload_part(self._attempt.object_key, self._upload_id, number, part),
+        )
+        self._etags.append(etag)
+
+    async def _sent(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            await task
+        if self._sending is not None:
+            self._tools.memory.give(self._sending)
+            self._sending = None
