@@ -1,0 +1,191 @@
+"""The HTTP application: what is built once for the process, the routes, and what every request passes through.
+
+`butai.cli` runs it under uvicorn (`butai api`); tests and `make openapi` call `create_app`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from html import escape
+from typing import Annotated, Any, TypedDict
+
+import aiohttp
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from pydantic import TypeAdapter
+from starlette.types import ASGIApp
+
+from butai import __version__, problems
+from butai.apikeys import ApiKeys
+from butai.assets import contract, routes
+from butai.assets.storage import Store
+from butai.assets.wiring import Library, assemble
+from butai.config import Settings
+from butai.database import Database
+from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
+from butai.observe import Metrics, Observed
+
+
+class State(TypedDict):
+    """What routes find in `request.state`, beside `request_id`."""
+
+    settings: Settings
+    database: Database
+    identity: Identity
+    library: Library
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The application with all its middleware. Opens nothing until the server starts it."""
+    metrics = Metrics()
+    return Observed(_application(settings, metrics), metrics, settings.http.access_log)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, the same whatever is configured."""
+    return _application(Settings(), Metrics()).openapi()
+
+
+def _application(settings: Settings, metrics: Metrics) -> FastAPI:
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+        async with AsyncExitStack() as opened:
+            database = await opened.enter_async_context(Database(settings.database))
+            store = await opened.enter_async_context(Store(settings.store))
+            http = await opened.enter_async_context(aiohttp.ClientSession())
+            identity = Identity(
+                settings.identity,
+                api_keys=ApiKeys(database),
+                http=http,
+                allowed_origins=settings.http.cors_origins,
+                public_url=settings.http.public_url,
+            )
+            opened.push_async_callback(identity.close)
+            parts = assemble(database, store, settings.assets, settings.http)
+            yield {"settings": settings, "database": database, "identity": identity, "library": parts}
+
+    app = FastAPI(
+        title="Butai",
+        version=__version__,
+        summary="The backend of a browser VTuber studio.",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    problems.install(app)
+    _add_process_routes(app, metrics)
+    app.include_router(contract.router)
+    app.include_router(routes.router)
+    app.openapi = lambda: _openapi(app)
+    if settings.http.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.http.cors_origins,
+            allow_credentials=True,
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "range", "if-none-match", "x-api-key", "x-request-id"],
+            expose_headers=["etag", "content-range", "content-length", "accept-ranges", "x-request-id"],
+        )
+    return app
+
+
+def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["process"], summary="Is the process alive")
+    async def healthz() -> dict[str, str]:
+        """Answers as long as the process can answer anything."""
+        return {"status": "ok", "version": __version__}
+
+    @app.get(
+        "/readyz",
+        tags=["process"],
+        summary="Can the process serve",
+        responses={503: {"description": "A part does not answer", "content": {"application/json": {}}}},
+    )
+    async def readyz(request: Request) -> JSONResponse:
+        """200 when the database answers and the store is reached, else 503 with the part that is not."""
+        database: Database = request.state.database
+        parts: Library = request.state.library
+        state = {"database": await database.ready(), "store": await parts.store.ready()}
+        return JSONResponse({"ready": all(state.values()), **state}, 200 if all(state.values()) else 503)
+
+    @app.get("/metrics", tags=["process"], summary="Figures for Prometheus", response_class=PlainTextResponse)
+    async def show_metrics() -> Response:
+        """The text format."""
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+
+    @app.get(
+        "/dev/sign-in",
+        tags=["process"],
+        summary="Sign in for development, from this machine only",
+        response_class=RedirectResponse,
+        status_code=303,
+        responses=problems.documented(400, 404),
+    )
+    async def sign_in(request: Request, user: Annotated[str, Query(examples=["demo"])] = "demo") -> RedirectResponse:
+        """Sets a session cookie and leads to `/`. There is no such page unless `BUTAI_DEV_SIGN_IN` is on."""
+        settings: Settings = request.state.settings
+        check_dev_sign_in(settings.identity, request.client.host if request.client else None, request.scope["headers"])
+        answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
+        answer.set_cookie(
+            NEXTAUTH_COOKIE,
+            dev_sign_in_cookie(settings.identity, user),
+            httponly=True,
+            samesite="lax",
+            max_age=30 * 86400,
+        )
+        return answer
+
+    @app.get("/", include_in_schema=False)
+    async def home(request: Request) -> HTMLResponse:
+        """A page to begin from."""
+        identity: Identity = request.state.identity
+        who = await identity.identify_request(request.scope)
+        name = f"Signed in as {escape(who.user_id)}." if who.user_id else "Not signed in."
+        return HTMLResponse(_HOME.format(version=__version__, who=name))
+
+
+_HOME = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Butai</title>
+<style>body{{font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}}</style>
+<h1>Butai 舞台</h1><p>Version {version}. {who}</p>
+<ul><li><a href="/docs">API documentation</a><li><a href="/api/s3/resources?type=vrm">Avatars</a>
+<li><a href="/readyz">State</a><li><a href="/metrics">Metrics</a></ul></html>"""
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, with our errors for FastAPI's own, and the ways to sign in."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        routes=app.routes,
+        license_info=app.license_info,
+    )
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for model in (problems.Problem, problems.Envelope, problems.BareError):
+        schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+    document["components"]["securitySchemes"] = {
+        "session": {"type": "apiKey", "in": "cookie", "name": NEXTAUTH_COOKIE, "description": "NextAuth or Auth.js"},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "OpenID Connect token, or an API key"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            # A finding of FastAPI's validation is answered as 400 here.
+            if "HTTPValidationError" in str(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]
+            if "process" not in operation["tags"]:
+                operation["security"] = [{"session": []}, {"bearer": []}, {"apiKey": []}]
+    app.openapi_schema = document
+    return document

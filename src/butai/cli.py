@@ -1,0 +1,192 @@
+"""The `butai` command: the only place that picks adapters and reads the environment.
+
+Each command imports what it runs and nothing else, so that a process starts fast and carries no dead weight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from butai import __version__, log
+from butai.config import Settings
+
+app = typer.Typer(
+    name="butai",
+    help="The backend of a browser VTuber studio: an asset library and going live.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+apikey = typer.Typer(no_args_is_help=True, help="API keys for programs and operators.")
+app.add_typer(apikey, name="apikey")
+
+
+def _settings() -> Settings:
+    """The settings, or one clear line. Sets up logging, with every secret known by value."""
+    from pydantic import ValidationError
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        finding = error.errors()[0]
+        name = ".".join(str(part) for part in finding["loc"])
+        _fail(f"{error.title}: {name}: {finding['msg']}")
+    log.configure(settings.log, settings.secrets())
+    return settings
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"butai: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _needed(settings: Settings, *, store: bool = True) -> Settings:
+    if not settings.database.url.get_secret_value():
+        _fail("BUTAI_DATABASE_URL is not set, such as postgresql://user:password@host:5432/butai (or run: butai up)")
+    if store and not settings.store.endpoint:
+        _fail("BUTAI_S3_ENDPOINT is not set, such as https://s3.eu-west-1.amazonaws.com (or run: butai up)")
+    return settings
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="Where the API listens; BUTAI_PORT, or 8080.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where Postgres and the store keep their files.")] = None,
+) -> None:
+    """Everything on this machine: Postgres, an S3 store, the API, the worker. Ctrl-C ends it."""
+    from butai.up import run_up
+
+    raise SystemExit(run_up(_settings(), port, data_dir))
+
+
+@app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="BUTAI_HOST, or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="BUTAI_PORT, or 8080.")] = None,
+) -> None:
+    """The HTTP API."""
+    import uvicorn
+
+    from butai.api import create_app
+
+    settings = _needed(_settings())
+    uvicorn.run(
+        create_app(settings),
+        host=host or settings.http.host,
+        port=port or settings.http.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.http.trusted_proxies,
+        timeout_graceful_shutdown=10,
+        # Above any keep-alive of a proxy before us, so that it is never us who close first.
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+@app.command()
+def worker() -> None:
+    """The background jobs."""
+    from butai.worker import run
+
+    asyncio.run(run(_needed(_settings())))
+
+
+@app.command()
+def migrate() -> None:
+    """Brings the database to this version's tables."""
+    from butai import database
+
+    settings = _needed(_settings(), store=False)
+    database.migrate(settings.database.url.get_secret_value())
+    print(f"The database is at {database.head_revision()}.")
+
+
+@app.command()
+def version() -> None:
+    """This version."""
+    print(__version__)
+
+
+@app.command()
+def openapi() -> None:
+    """The OpenAPI document, as JSON."""
+    import json
+
+    from butai.api import document
+
+    print(json.dumps(document(), indent=1, ensure_ascii=False))
+
+
+@apikey.command("create")
+def apikey_create(
+    user: Annotated[str, typer.Option(help="Whom the key acts as.")],
+    scope: Annotated[list[str] | None, typer.Option(help="user, operator; may be given twice.")] = None,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+) -> None:
+    """Makes a key and prints it, this once."""
+    from butai.apikeys import create_api_key
+
+    async def make(database: Any) -> str:
+        async with database.transaction() as session:
+            return (await create_api_key(session, user, scope or ["user"], name))[1]
+
+    print(asyncio.run(_with_database(make)))
+
+
+@apikey.command("list")
+def apikey_list(user: Annotated[str | None, typer.Option(help="Only this user's.")] = None) -> None:
+    """All keys, without their secrets."""
+    from butai.apikeys import list_api_keys
+
+    async def show(database: Any) -> None:
+        async with database.transaction() as session:
+            for key in await list_api_keys(session, user):
+                state = "revoked" if key.revoked_at else "active"
+                used = key.last_used_at.isoformat(timespec="seconds") if key.last_used_at else "never used"
+                print(f"{key.id}  {key.user_id}  {','.join(key.scopes)}  {state}  {used}  {key.name}")
+
+    asyncio.run(_with_database(show))
+
+
+@apikey.command("revoke")
+def apikey_revoke(key_id: str) -> None:
+    """Ends a key, everywhere within ten seconds."""
+    from butai.apikeys import revoke_api_key
+
+    async def end(database: Any) -> None:
+        async with database.transaction() as session:
+            await revoke_api_key(session, key_id)
+
+    asyncio.run(_with_database(end))
+    print("Revoked.")
+
+
+async def _with_database(act: Any) -> Any:
+    from butai.database import Database
+    from butai.errors import ButaiError
+
+    async with Database(_needed(_settings(), store=False).database) as database:
+        try:
+            return await act(database)
+        except ButaiError as error:
+            _fail(error.detail)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

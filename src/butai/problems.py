@@ -1,0 +1,139 @@
+"""Errors as answers: problem+json (RFC 9457), and what the given paths want instead.
+
+`butai.api` installs `install`; routes document their errors with `documented`.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from butai.database import UNREACHABLE
+from butai.errors import ButaiError, DatabaseUnavailable, InvalidRequest, MissingParameters, NotFound
+
+log = structlog.get_logger(__name__)
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 has it. `code` is stable; texts may change."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["asset_not_found"])
+    instance: str
+
+
+class EnvelopeError(BaseModel):
+    """What went wrong, as the given paths say it."""
+
+    code: str = Field(examples=["file_too_large"])
+    message: str
+
+
+class Envelope(BaseModel):
+    """An error on a given path (`/api/s3/…`)."""
+
+    success: bool = Field(examples=[False])
+    message: str
+    error: EnvelopeError
+
+
+class BareError(BaseModel):
+    """An error of `/api/vrm-thumbnail`."""
+
+    error: str
+
+
+_EVERYWHERE = (401, 500, 503)
+
+
+def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may end with these statuses, beside 401, 500 and 503 which any may."""
+    media = "application/problem+json" if model is Problem else "application/json"
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {media: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
+        }
+        for status in sorted({*_EVERYWHERE, *statuses})
+    }
+
+
+def answer(request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str]) -> JSONResponse:
+    """One error, in the form that the request's path calls for."""
+    path = request.url.path
+    if path.startswith("/api/s3/"):
+        body: dict[str, Any] = {"success": False, "message": detail, "error": {"code": code, "message": detail}}
+    elif path == "/api/vrm-thumbnail":
+        body = {"error": detail}
+    else:
+        body = {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "instance": path,
+        }
+        return JSONResponse(body, status, {**headers, "cache-control": "no-store"}, "application/problem+json")
+    return JSONResponse(body, status, {**headers, "cache-control": "no-store"})
+
+
+async def _butai_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ButaiError)
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status >= 500:
+        log.warning("request.failed", error_code=error.code, path=request.url.path)
+    return answer(request, error.status, error.code, error.title, error.detail, headers)
+
+
+async def _unreachable(request: Request, error: Exception) -> JSONResponse:
+    return await _butai_error(request, DatabaseUnavailable())
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own findings, without the values: those may be secret."""
+    assert isinstance(error, RequestValidationError)
+    findings = "; ".join(
+        f"{'.'.join(str(part) for part in finding['loc'][1:]) or finding['loc'][0]}: {finding['msg']}"
+        for finding in error.errors()[:5]
+    )
+    missing = any(finding["type"] == "missing" for finding in error.errors())
+    return await _butai_error(request, MissingParameters(findings) if missing else InvalidRequest(findings))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return await _butai_error(request, NotFound())
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_")
+    return answer(request, error.status_code, code, phrase, str(error.detail), dict(error.headers or {}))
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("request.crashed", path=request.url.path, exc_info=error)
+    return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
+
+
+def install(app: FastAPI) -> None:
+    """Has the application answer all errors in these forms."""
+    app.add_exception_handler(ButaiError, _butai_error)
+    for kind in UNREACHABLE:
+        app.add_exception_handler(kind, _unreachable)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)

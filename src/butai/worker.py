@@ -1,0 +1,72 @@
+"""The process that runs background jobs. Started by `butai worker`, and by `butai up`.
+
+Any number may run: procrastinate hands each job to one. A worker that dies leaves its jobs `doing`; `retry_stalled`
+puts them back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+from procrastinate import App, JobContext, PsycopgConnector
+from procrastinate.exceptions import ConnectorException
+
+from butai.assets import tasks
+from butai.assets.storage import Store
+from butai.assets.wiring import assemble
+from butai.config import Settings
+from butai.database import UNREACHABLE, Database
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT = 3.0
+"""Seconds between a worker's signs of life; a job is taken from one that was silent for three of them."""
+
+CONCURRENCY = 8
+"""Jobs of one worker at a time: they wait for the store, mostly."""
+
+
+async def retry_stalled(context: JobContext, timestamp: int) -> None:
+    """Puts jobs of dead workers back into the queue, their attempt counted."""
+    manager = context.app.job_manager
+    for job in await manager.get_stalled_jobs(seconds_since_heartbeat=HEARTBEAT * 3):
+        log.warning("job.stalled", job_id=job.id, task=job.task_name)
+        await manager.retry_job(job)
+
+
+def make_app(url: str) -> App:
+    """A procrastinate app that knows all tasks."""
+    app = App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=4))
+    tasks.register(app)
+    stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
+    app.periodic(cron="* * * * * */10")(stalled)
+    return app
+
+
+async def run(settings: Settings) -> None:
+    """Works until SIGTERM or SIGINT; what runs then has ten seconds. Waits out a database that is away."""
+    delay = 0.5
+    async with Database(settings.database) as database, Store(settings.store) as store:
+        library = assemble(database, store, settings.assets, settings.http)
+        while True:
+            app = make_app(settings.database.url.get_secret_value())
+            try:
+                async with app.open_async():
+                    log.info("worker.started")
+                    delay = 0.5
+                    await app.run_worker_async(
+                        name="butai",
+                        concurrency=CONCURRENCY,
+                        additional_context={"library": library},
+                        delete_jobs="successful",
+                        update_heartbeat_interval=HEARTBEAT,
+                        stalled_worker_timeout=HEARTBEAT * 3,
+                        shutdown_graceful_timeout=10,
+                    )
+                    return
+            except (ConnectorException, *UNREACHABLE) as error:
+                log.warning("worker.database_away", error=type(error).__name__, retry_in=round(delay, 1))
+            await asyncio.sleep(delay * random.uniform(0.5, 1))
+            delay = min(delay * 2, 5)
