@@ -1,0 +1,234 @@
+"""What the tests share: a real Postgres and a real store for the session, a fresh database for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import urlopen
+from xml.etree import ElementTree
+
+import aiohttp
+import psycopg
+import pytest
+import uvicorn
+from pydantic import SecretStr
+from tests.fakes.store_proxy import StoreProxy
+
+from butai import database as database_module
+from butai.api import create_app
+from butai.assets import sigv4
+from butai.assets.storage import Store
+from butai.assets.wiring import assemble
+from butai.config import (
+    AssetSettings,
+    DatabaseSettings,
+    HttpSettings,
+    IdentitySettings,
+    LogSettings,
+    Settings,
+    StoreSettings,
+)
+from butai.database import Database
+from butai.embedded.postgres import EmbeddedPostgres
+from butai.embedded.seaweed import EmbeddedSeaweed
+from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from butai.worker import make_app
+
+NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server whose database `butai` is migrated and serves as the template."""
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+        database_module.migrate(server.url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSeaweed]:
+    """A real S3 store whose identity may not list."""
+    with EmbeddedSeaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _proxy(seaweed: EmbeddedSeaweed) -> Iterator[StoreProxy]:
+    with StoreProxy(seaweed.store.endpoint) as proxy:
+        yield proxy
+    # Whatever the suite did, it never asked what is in the bucket.
+    assert proxy.seen, "no request went through the proxy"
+    assert [seen for seen in proxy.seen if seen.lists] == []
+
+
+@pytest.fixture
+def proxy(_proxy: StoreProxy) -> Iterator[StoreProxy]:
+    """The recording proxy before the store, well-behaved at the start of each test."""
+    _proxy.heal()
+    yield _proxy
+    _proxy.heal()
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A fresh migrated database."""
+    name = f"test_{uuid.uuid4().hex}"
+    template = urlsplit(postgres.url).path.lstrip("/")
+    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER butai')
+    parts = urlsplit(postgres.url)
+    yield urlunsplit(parts._replace(path=f"/{name}"))
+    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def settings(database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy) -> Settings:
+    """Settings of a service that stands behind the proxy; a prefix of its own keeps tests apart in the bucket."""
+    store = seaweed.store
+    return Settings(
+        database=DatabaseSettings(url=SecretStr(database_url)),
+        store=StoreSettings(
+            endpoint=proxy.endpoint,
+            bucket=store.bucket,
+            prefix=f"{uuid.uuid4().hex}/",
+            access_key_id=SecretStr(store.credentials.access_key_id),
+            secret_access_key=SecretStr(store.credentials.secret_access_key),
+            read_timeout=5,
+        ),
+        http=HttpSettings(),
+        identity=IdentitySettings(NEXTAUTH_SECRET=SecretStr(NEXTAUTH_SECRET), dev_sign_in=True),  # pyright: ignore[reportCallIssue]
+        assets=AssetSettings(),
+        log=LogSettings(),
+    )
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """The fresh database, opened."""
+    async with Database(settings.database) as opened:
+        yield opened
+
+
+@dataclass
+class Api:
+    """A running API and a client of it."""
+
+    url: str
+    settings: Settings
+    client: aiohttp.ClientSession
+
+    def cookie(self, user: str) -> dict[str, str]:
+        """Headers that sign `user` in."""
+        return {"Cookie": f"{NEXTAUTH_COOKIE}={dev_sign_in_cookie(self.settings.identity, user)}"}
+
+    async def upload(
+        self, user: str, key: str, body: bytes, *, field_order: str = "fields first", **fields: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Uploads as a studio's front end does."""
+        form = aiohttp.FormData()
+        texts = {"fileName": key, "fileType": "application/octet-stream", "bucketName": "ignored"} | fields
+        if field_order == "file first":
+            form.add_field("file", body, filename="upload.bin")
+        for name, value in texts.items():
+            form.add_field(name, value)
+        if field_order == "fields first":
+            form.add_field("file", body, filename="upload.bin")
+        async with self.client.post(f"{self.url}/api/s3/upload", data=form, headers=self.cookie(user)) as answer:
+            return answer.status, await answer.json()
+
+    async def call(
+        self, method: str, path: str, user: str | None = None, *, headers: dict[str, str] | None = None, **how: Any
+    ) -> tuple[int, Any]:
+        """A request and its JSON."""
+        sent = (self.cookie(user) if user else {}) | (headers or {})
+        async with self.client.request(method, self.url + path, headers=sent, **how) as answer:
+            return answer.status, await answer.json() if answer.content_type.endswith("json") else await answer.read()
+
+    async def items(self, user: str, kind: str = "vrm", query: str = "") -> list[dict[str, Any]]:
+        """A list's items."""
+        status, body = await self.call("GET", f"/api/s3/resources?type={kind}{query}", user)
+        assert status == 200, body
+        return body["data"]
+
+    async def read(
+        self, url: str, user: str | None = None, *, method: str = "GET", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """A file: status, bytes, headers by lower-case name."""
+        sent = (self.cookie(user) if user else {}) | (headers or {})
+        target = aiohttp.client.URL(self.url + url, encoded=True)
+        async with self.client.request(method, target, headers=sent) as answer:
+            return answer.status, await answer.read(), {k.lower(): v for k, v in answer.headers.items()}
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Api]:
+    """The API under uvicorn in this process, on a free port."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        assert not task.done(), task
+        await asyncio.sleep(0.01)
+    async with aiohttp.ClientSession(auto_decompress=False) as client:
+        yield Api(f"http://127.0.0.1:{port}", settings, client)
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """The API, with settings as they come."""
+    async with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def serve() -> Callable[[Settings], contextlib.AbstractAsyncContextManager[Api]]:
+    """Starts an API with settings of one's own: `async with serve(replace(settings, …)) as api`."""
+    return serving
+
+
+@pytest.fixture
+def run_jobs(settings: Settings) -> Callable[..., Any]:
+    """Runs the background jobs that are due, and returns when there are none left."""
+
+    async def run(*extra: str) -> None:
+        async with Database(settings.database) as database, Store(settings.store) as store:
+            app = make_app(settings.database.url.get_secret_value())
+            app.periodic_registry.periodic_tasks.clear()
+            async with app.open_async():
+                for task in extra:
+                    await app.tasks[task].defer_async(timestamp=0)
+                library = assemble(database, store, settings.assets, settings.http)
+                await app.run_worker_async(
+                    wait=False, additional_context={"library": library}, install_signal_handlers=False
+                )
+
+    return run
+
+
+@pytest.fixture
+def store_keys(seaweed: EmbeddedSeaweed, settings: Settings) -> Callable[[], list[str]]:
+    """What really is in the bucket under this test's prefix: asked by the administrator, who may list."""
+    store = seaweed.store
+    bucket = f"{store.endpoint}/{store.bucket}"
+
+    def listing() -> list[str]:
+        query = {"list-type": "2", "prefix": settings.store.prefix, "max-keys": "1000"}
+        url = sigv4.presign("GET", bucket, store.admin, store.region, expires=60, query=query)
+        with urlopen(url) as answer:  # noqa: S310
+            document = ElementTree.fromstring(answer.read())  # noqa: S314
+        return [key.text or "" for key in document.iter() if key.tag.endswith("}Key")]
+
+    return listing
