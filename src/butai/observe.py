@@ -104,6 +104,10 @@ class Observed:
             # Returning without the body's end makes the server close the connection: the client sees a broken
             # transfer, not a short file.
             pass
+        except Exception:
+            # `problems` has logged it and answered; the server would log the same trace once more.
+            if not status:
+                raise
         finally:
             seconds = time.perf_counter() - began
             self.metrics.in_flight.dec()

@@ -235,7 +235,7 @@ async def total(database: Database, request: ListRequest, *, exactly: bool = Fal
         for part in parts
     )
     async with _connection(database) as connection:
-        counted = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM ({}) AS matching LIMIT {}) AS some").format(
+        counted = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM ({}) AS matching LIMIT {}) AS counted").format(
             rows, sql.SQL("ALL") if exactly else sql.Literal(EXACT_TOTAL + 1)
         )
         row = await (await connection.execute(counted, prepare=False)).fetchone()

@@ -158,6 +158,12 @@ async def refresh_owners(session: AsyncSession, sidecar: Asset, actor: str | Non
         await apply(session, asset, Event.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
 
 
+_ITEM_FIELDS = frozenset(
+    "id name url s3Key size type category mimeType visibility createdAt updatedAt hasThumbnail thumbnail description "
+    "duration".split()
+)
+"""What an item says by itself: a `_meta.json` has no word in it."""
+
 TAG_LIMIT = 64
 """Most tags that a `_meta.json` adds, and most characters of one: tags are for filters, not for prose."""
 
@@ -166,7 +172,7 @@ def meta_tags(meta: dict[str, Any]) -> list[str]:
     """The short strings among a `_meta.json`'s values, in their order: what a studio filters by."""
     found: dict[str, None] = {}
     for name, value in meta.items():
-        if name in ("name", "description", "id", "url", "s3Key", "thumbnail"):
+        if name in _ITEM_FIELDS:
             continue
         for tag in value if isinstance(value, list) else (value.values() if isinstance(value, dict) else [value]):
             if isinstance(tag, str) and 0 < len(tag) <= TAG_LIMIT:

@@ -1,0 +1,254 @@
+"""The library's own paths: one asset, its owner's acts, the feed of changes, signed uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlalchemy import text
+from tests import files
+from tests.conftest import Api, serving
+from tests.fakes.store_proxy import StoreProxy
+from yarl import URL
+
+from butai.config import AssetSettings, Settings
+from butai.database import Database
+
+
+async def upload(api: Api, key: str = "vrm/a.vrm", user: str = "alice") -> str:
+    status, answer = await api.upload(user, key, files.vrm(1))
+    assert status == 200
+    return answer["data"]["id"]
+
+
+async def test_only_owner_and_operator_may_change(api: Api) -> None:
+    asset_id = await upload(api)
+    path = f"/api/assets/{asset_id}"
+    for method, target, body in (
+        ("PATCH", path, {"displayName": "x"}),
+        ("DELETE", path, None),
+        ("POST", f"{path}/restore", None),
+    ):
+        status, problem = await api.call(method, target, "bob", json=body)
+        assert (status, problem["code"]) == (404, "asset_not_found"), "a stranger learned of a private asset"
+        assert (await api.call(method, target, json=body))[0] == 401
+    await api.call("PATCH", path, "alice", json={"visibility": "public"})
+    status, problem = await api.call("PATCH", path, "bob", json={"displayName": "mine"})
+    assert (status, problem["code"]) == (403, "forbidden")
+    assert (await api.call("DELETE", path, "bob"))[0] == 403
+
+
+async def test_an_edit_changes_what_it_names_and_nothing_else(api: Api, database: Database) -> None:
+    asset_id = await upload(api)
+    edit = {"displayName": "  Aoi 舞台 ", "description": "She sings.", "tags": ["blue", "singer"]}
+    status, asset = await api.call("PATCH", f"/api/assets/{asset_id}", "alice", json=edit)
+    assert status == 200
+    assert (asset["displayName"], asset["description"], asset["tags"]) == ("Aoi 舞台", "She sings.", ["blue", "singer"])
+    assert asset["visibility"] == "private"
+    (item,) = await api.items("alice")
+    assert (item["name"], item["tags"]) == ("Aoi 舞台", ["blue", "singer"])
+    async with database.transaction() as session:
+        rows = (await session.execute(text("SELECT actor, action, subject FROM audit ORDER BY id"))).all()
+    assert ("alice", "asset.edit", f"asset:{asset_id}") in [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"displayName": ""}, {"displayName": "a\u0000b"}, {"visibility": "everyone"}, {"tags": "blue"}, {"owner": "bob"},
+     {"displayName": "x" * 256}, [], "text", {"tags": ["x" * 65]}, {"description": "\ud800"}],
+)  # fmt: skip
+async def test_an_edit_that_cannot_be_is_400(api: Api, body: Any) -> None:
+    asset_id = await upload(api)
+    status, problem = await api.call(
+        "PATCH", f"/api/assets/{asset_id}", "alice", data=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    assert (status, problem["code"]) == (400, "invalid_request")
+
+
+async def test_writes_by_cookie_from_another_site_are_refused(api: Api) -> None:
+    asset_id = await upload(api)
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        status, problem = await api.call("DELETE", f"/api/assets/{asset_id}", "alice", headers=headers)
+        assert (status, problem["code"]) == (403, "origin_denied")
+
+
+async def test_trash_is_purged_by_a_job_after_its_time_and_leaves_a_tombstone(
+    api: Api, database: Database, run_jobs: Any, store_keys: Any
+) -> None:
+    asset_id = await upload(api)
+    await api.call("DELETE", f"/api/assets/{asset_id}", "alice")
+    await run_jobs("assets.purge_trash")
+    assert (await api.call("GET", f"/api/assets/{asset_id}", "alice"))[1]["deletedAt"] is not None
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE assets SET deleted_at = now() - interval '31 days'"))
+    await run_jobs("assets.purge_trash")
+    assert (await api.call("GET", f"/api/assets/{asset_id}", "alice"))[0] == 404
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE status = 'todo'"))
+    await run_jobs()
+    assert store_keys() == []
+    _, feed = await api.call("GET", "/api/assets/changes", "alice")
+    assert feed["gone"] == [asset_id]
+    # The key is free again.
+    assert (await upload(api)) != asset_id
+
+
+async def test_the_feed_tells_each_caller_what_concerns_them(api: Api) -> None:
+    public, private = await upload(api, "vrm/p.vrm"), await upload(api, "vrm/q.vrm")
+    await api.call("PATCH", f"/api/assets/{public}", "alice", json={"visibility": "public"})
+    _, hers = await api.call("GET", "/api/assets/changes", "alice")
+    assert {item["id"] for item in hers["assets"]} == {public, private}
+    _, his = await api.call("GET", "/api/assets/changes", "bob")
+    assert [item["id"] for item in his["assets"]] == [public]
+    assert his["gone"] == []
+    await api.call("PATCH", f"/api/assets/{public}", "alice", json={"visibility": "private"})
+    _, more = await api.call("GET", f"/api/assets/changes?since={his['nextSince']}", "bob")
+    assert (more["assets"], more["gone"]) == ([], [public])
+    _, none = await api.call("GET", f"/api/assets/changes?since={more['nextSince']}", "bob")
+    assert (none["assets"], none["gone"], none["hasMore"]) == ([], [], False)
+
+
+async def test_a_reader_of_the_feed_misses_nothing_while_many_write(api: Api) -> None:
+    wanted: set[str] = set()
+
+    async def write(number: int) -> None:
+        wanted.add(await upload(api, f"vrm/{number}.vrm"))
+
+    writers = asyncio.gather(*(write(number) for number in range(30)))
+    seen: set[str] = set()
+    since, done = 0, False
+    while True:
+        done = writers.done()
+        _, feed = await api.call("GET", f"/api/assets/changes?since={since}&limit=7", "alice")
+        seen |= {item["id"] for item in feed["assets"] if item["status"] == "ready"}
+        since = feed["nextSince"]
+        if done and not feed["hasMore"]:
+            break
+    await writers
+    assert seen == wanted
+
+
+# Signed uploads
+
+
+async def presign(api: Api, key: str, **more: Any) -> dict[str, Any]:
+    status, answer = await api.call(
+        "POST", "/api/s3/presigned-url", "alice", json={"fileName": key, "fileType": "model/vrm", **more}
+    )
+    assert status == 200, answer
+    assert answer["data"]["expiresIn"] == 900
+    return answer["data"]
+
+
+async def put(api: Api, url: str, body: bytes, headers: dict[str, str] | None = None) -> int:
+    async with api.client.put(URL(url, encoded=True), data=body, headers=headers) as answer:
+        return answer.status
+
+
+async def test_a_signed_upload_is_ready_after_the_clients_word(api: Api, database: Database, run_jobs: Any) -> None:
+    body = files.vrm(5, 100_000)
+    data = await presign(api, "vrm/direct.vrm")
+    assert (await api.call("GET", f"/api/assets/{data['id']}", "alice"))[1]["status"] == "uploading"
+    status, problem = await api.call("POST", data["completeUrl"], "alice")
+    assert (status, problem["code"]) == (409, "asset_not_ready")
+    assert await put(api, data["url"], body, {"Content-Type": "whatever/browser"}) == 200
+    assert (await api.call("POST", data["completeUrl"], "bob"))[0] == 404
+    status, asset = await api.call("POST", data["completeUrl"], "alice")
+    assert (status, asset["status"], asset["sizeBytes"]) == (200, "ready", len(body))
+    assert (await api.call("POST", data["completeUrl"], "alice"))[0] == 200
+    assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
+    await run_jobs()
+    _, asset = await api.call("GET", f"/api/assets/{data['id']}", "alice")
+    assert asset["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+async def test_whoever_holds_the_url_cannot_change_bytes_after_the_check(api: Api) -> None:
+    body = files.vrm(5)
+    data = await presign(api, "vrm/direct.vrm")
+    await put(api, data["url"], body)
+    await api.call("POST", data["completeUrl"], "alice")
+    assert await put(api, data["url"], b"<script>") == 200, "the URL is still good; that is the point"
+    assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
+
+
+async def test_a_signed_upload_is_completed_by_the_sweep_when_the_client_falls_silent(
+    api: Api, database: Database, run_jobs: Any, proxy: StoreProxy
+) -> None:
+    data = await presign(api, "vrm/direct.vrm")
+    proxy.hide_absence = True
+    await look_now(database)
+    await run_jobs("assets.sweep_uploads")
+    assert (await api.call("GET", f"/api/assets/{data['id']}", "alice"))[1]["status"] == "uploading"
+    await put(api, data["url"], files.vrm(5))
+    await look_now(database)
+    await run_jobs("assets.sweep_uploads")
+    assert (await api.call("GET", f"/api/assets/{data['id']}", "alice"))[1]["status"] == "ready"
+    assert (await api.read(data["readUrl"], "alice"))[:2] == (200, files.vrm(5))
+
+
+async def look_now(database: Database, *, expired: bool = False) -> None:
+    async with database.transaction() as session:
+        column = "lease_until" if expired else "next_look_at"
+        await session.execute(text(f"UPDATE asset_objects SET {column} = now() - interval '1 s' WHERE state = 'writing'"))
+
+
+async def test_a_signed_upload_that_never_comes_expires(api: Api, database: Database, run_jobs: Any) -> None:
+    data = await presign(api, "vrm/direct.vrm")
+    await look_now(database, expired=True)
+    await run_jobs("assets.sweep_uploads")
+    _, asset = await api.call("GET", f"/api/assets/{data['id']}", "alice")
+    assert (asset["status"], asset["errorCode"]) == ("failed", "upload_interrupted")
+    status, problem = await api.call("POST", data["completeUrl"], "alice")
+    assert (status, problem["code"]) == (409, "upload_interrupted")
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "more", "status", "code"),
+    [
+        ("vrm/a.vrm", b"nonsense" * 20, {}, 422, "signature_mismatch"),
+        ("vrm/a.vrm", files.vrm(1)[:-4], {}, 422, "glb_invalid"),
+        ("vrm/a_meta.json", b"[]", {}, 422, "signature_mismatch"),
+        ("vrm/a.vrm", files.vrm(1, 150_000), {}, 413, "file_too_large"),
+    ],
+)
+async def test_a_signed_upload_is_checked_when_it_arrives(
+    settings: Settings, key: str, body: bytes, more: dict[str, Any], status: int, code: str, run_jobs: Any, store_keys: Any
+) -> None:
+    async with serving(replace(settings, assets=AssetSettings(max_vrm_bytes=100_000))) as api:
+        data = await presign(api, key, **more)
+        assert await put(api, data["url"], body) == 200
+        got, problem = await api.call("POST", data["completeUrl"], "alice")
+        assert (got, problem["code"]) == (status, code)
+        _, asset = await api.call("GET", f"/api/assets/{data['id']}", "alice")
+        assert (asset["status"], asset["errorCode"]) == ("failed", code)
+    await run_jobs()
+    assert store_keys() == []
+
+
+async def test_a_declared_size_is_held_by_the_store(api: Api) -> None:
+    data = await presign(api, "vrm/a.vrm", size=len(files.vrm(1)))
+    assert await put(api, data["url"], files.vrm(1) + b"more") == 403
+    assert await put(api, data["url"], files.vrm(1)) == 200
+    assert (await api.call("POST", data["completeUrl"], "alice"))[0] == 200
+
+
+async def test_what_may_not_be_signed(api: Api) -> None:
+    call = "/api/s3/presigned-url"
+    status, body = await api.call("POST", call, "alice", json={"fileName": "vrm/a.vrm"})
+    assert (status, body["error"]["code"]) == (400, "MISSING_PARAMETERS")
+    status, body = await api.call("POST", call, "alice", json={"fileName": "", "fileType": "x"})
+    assert (status, body["error"]["code"]) == (400, "MISSING_PARAMETERS")
+    status, body = await api.call("POST", call, "alice", json={"fileName": "../a.vrm", "fileType": "x"})
+    assert (status, body["error"]["code"]) == (400, "key_invalid")
+    huge = {"fileName": "vrm/a.vrm", "fileType": "x", "size": 4 * 1024**3}
+    status, body = await api.call("POST", call, "alice", json=huge)
+    assert (status, body["error"]["code"]) == (413, "file_too_large")
+    assert (await api.call("POST", call, json={"fileName": "vrm/a.vrm", "fileType": "x"}))[0] == 401
+    async with api.client.post(api.url + call, data=b"{", headers=api.cookie("alice")) as answer:
+        assert answer.status == 400
+        assert isinstance(answer, aiohttp.ClientResponse)
