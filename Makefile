@@ -1,0 +1,61 @@
+# Everything a developer or an operator types. Each target sets up what it needs.
+PY := .venv/bin/python
+UV := $(shell command -v uv || echo .tools/bin/uv)
+ARGS ?=
+
+.PHONY: run test test-fast check bench docs format lock system clean
+
+run: .venv/run.stamp ## Set up everything and start Butai on this machine
+	.venv/bin/butai up $(ARGS)
+
+test: .venv/dev.stamp system ## All tests
+	$(PY) -m pytest tests $(ARGS)
+
+test-fast: .venv/dev.stamp ## The inner loop: no media, no browser, no long faults
+	$(PY) -m pytest tests/unit tests/integration -m "not slow" $(ARGS)
+
+check: .venv/dev.stamp ## Style, types, structure, migrations, documents
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright
+	.venv/bin/lint-imports
+	$(PY) scripts/check_schema.py
+	$(PY) scripts/write_docs.py --check
+
+bench: .venv/dev.stamp system ## All benchmarks, or some: make bench ARGS="list_page upload"
+	$(PY) bench/run.py $(ARGS)
+
+docs: .venv/dev.stamp ## Write the documents that come from the code
+	$(PY) scripts/write_docs.py
+
+format: .venv/dev.stamp
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+lock: $(UV) ## Write the locks anew after pyproject.toml or requirements/dev.in changed
+	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml -o requirements/run.txt
+	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
+
+system: ## Programs that tests use and PyPI does not have
+	scripts/system-packages nginx chromium
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/pip install -q uv
+
+.venv/bin/python: | $(UV)
+	$(UV) venv -q --python '>=3.11' .venv
+
+# A development environment has all that running needs, so the smaller set never takes it away again.
+.venv/run.stamp: requirements/run.txt pyproject.toml | .venv/bin/python
+	@test -e .venv/dev.stamp || $(UV) pip sync -q --python $(PY) requirements/run.txt
+	@test -e .venv/dev.stamp || $(UV) pip install -q --python $(PY) --no-deps -e .
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.txt pyproject.toml | .venv/bin/python
+	$(UV) pip sync -q --python $(PY) requirements/dev.txt
+	$(UV) pip install -q --python $(PY) --no-deps -e .
+	@touch $@ .venv/run.stamp
+
+clean: ## Forget everything that was installed or started here; the data in .butai stays
+	rm -rf .venv .tools .pytest_cache .hypothesis .ruff_cache bench/.work bench/results

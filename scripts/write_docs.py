@@ -1,0 +1,63 @@
+"""Writes the documents that come from the code: docs/openapi.json and docs/settings.md.
+
+`make docs` writes them; `make check` calls this with `--check`, which fails when one is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from butai import config
+from butai.api import document
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def openapi() -> str:
+    """The OpenAPI document."""
+    return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+
+
+def settings() -> str:
+    """Every setting with its default and its reason, from the docstrings of `butai.config`."""
+    lines = [
+        "# Settings",
+        "",
+        "All from the environment. `make docs` writes this page from `src/butai/config.py`.",
+    ]
+    kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and kind.__module__ == config.__name__]
+    for kind in kinds:
+        if not issubclass(kind, BaseSettings):
+            continue
+        lines += ["", f"## {kind.__name__.removesuffix('Settings')}", "", (kind.__doc__ or "").strip(), ""]
+        lines += ["| variable | default | meaning |", "|---|---|---|"]
+        for name, field in kind.model_fields.items():
+            variable = field.validation_alias or f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+            default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+            shown = "" if default in ("", ()) else f"`{default}`"
+            lines.append(f"| `{variable}` | {shown} | {' '.join((field.description or '').split())} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Writes, or with `--check` compares. Returns the exit code."""
+    stale = []
+    for name, text in (("openapi.json", openapi()), ("settings.md", settings())):
+        path = DOCS / name
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text() != text:
+                stale.append(name)
+        else:
+            path.write_text(text)
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run: make docs", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
