@@ -1,0 +1,200 @@
+"""API keys: for programs, and for operators.
+
+A key is `butai_<id>_<secret>`: 16 hex digits that name the row, 64 that prove it. Made, listed and revoked by
+`butai apikey` (`butai.cli`), checked by `butai.identity` through `ApiKeys`.
+
+Only the SHA-256 of the secret is kept. A slow hash is for passwords, which can be guessed; nobody guesses 256 random
+bits, and a slow one here would be paid for by every request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+from sqlalchemy import LargeBinary, Text, func, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from butai import audit
+from butai.audit import Origin
+from butai.database import UNREACHABLE, Database, Model
+from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
+
+log = structlog.get_logger(__name__)
+
+SCOPES = ("user", "operator")
+"""`user`: act as the key's user. `operator`: the same, and act on what belongs to anybody."""
+
+TOKEN_PREFIX = b"butai_"
+
+CACHE_SECONDS = 10.0
+"""How long a row is believed without asking again; so a revoked key can work for 10 seconds more."""
+
+CACHE_KEYS = 4096
+"""Rows kept in memory, about 0.5 kB each; those unused for longest go first."""
+
+COMMAND_LINE = Origin(actor="cli")
+"""Who makes and revokes keys, unless told otherwise."""
+
+_TOKEN = re.compile(rb"butai_([0-9a-f]{16})_([0-9a-f]{64})")
+
+
+class ApiKey(Model):
+    """One key; only the hash of its secret is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    secret_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    user_id: Mapped[str] = mapped_column()
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    name: Mapped[str] = mapped_column(server_default="")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime | None] = mapped_column()
+    revoked_at: Mapped[datetime | None] = mapped_column()
+
+
+@dataclass(slots=True)
+class StoredKey:
+    """What a request needs to know of a key. `unnoted`: its use was not written down in the last minute."""
+
+    id: str
+    secret_hash: bytes = field(repr=False)
+    user_id: str
+    scopes: frozenset[str]
+    revoked: bool
+    unnoted: bool
+
+
+async def create_api_key(
+    session: AsyncSession, user_id: str, scopes: Collection[str], name: str = "", *, origin: Origin = COMMAND_LINE
+) -> tuple[ApiKey, str]:
+    """A new key and its token. The token is in no table and no log: whoever gets it here is the only one who has it.
+
+    Raises `InvalidRequest` for an unknown scope, none at all, or a user id that cannot be one.
+    """
+    unknown = set(scopes) - set(SCOPES)
+    if unknown or not scopes:
+        raise InvalidRequest(f"Scopes are one or both of {', '.join(SCOPES)}")
+    if not (0 < len(user_id) <= 255 and user_id.isprintable()) or not (len(name) <= 255 and name.isprintable()):
+        raise InvalidRequest("A user id is 1 to 255 printable characters, a name at most 255")
+    key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
+    key = ApiKey(
+        id=key_id,
+        secret_hash=hashlib.sha256(secret.encode()).digest(),
+        user_id=user_id,
+        scopes=sorted(set(scopes)),
+        name=name,
+    )
+    session.add(key)
+    await session.flush()
+    detail = {"user_id": user_id, "scopes": key.scopes, "name": name}
+    audit.record(session, origin, "api_key.create", f"api_key:{key_id}", detail=detail)
+    return key, f"butai_{key_id}_{secret}"
+
+
+async def revoke_api_key(session: AsyncSession, key_id: str, *, origin: Origin = COMMAND_LINE) -> ApiKey:
+    """Ends a key, within `CACHE_SECONDS` everywhere. A second time changes nothing. Raises `NotFound`."""
+    key = await session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
+    if key is None:
+        raise NotFound("No such API key")
+    if key.revoked_at is None:
+        key.revoked_at = await session.scalar(select(func.now()))
+        audit.record(session, origin, "api_key.revoke", f"api_key:{key_id}")
+    return key
+
+
+async def list_api_keys(session: AsyncSession, user_id: str | None = None) -> Sequence[ApiKey]:
+    """All keys, or one user's, revoked ones too; the newest first."""
+    query = select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id)
+    if user_id is not None:
+        query = query.where(ApiKey.user_id == user_id)
+    return (await session.scalars(query)).all()
+
+
+class ApiKeys:
+    """Checks keys for one process. Rows are kept for `CACHE_SECONDS`, so most requests ask nobody."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[StoredKey, float]] = OrderedDict()
+
+    async def check(self, token: bytes) -> StoredKey:
+        """The key that `token` proves. Raises `Unauthenticated`, or `DatabaseUnavailable`."""
+        parts = _TOKEN.fullmatch(token)
+        if parts is None:
+            raise Unauthenticated("The API key cannot be read")
+        key = await self._find(parts[1].decode())
+        secret_hash = hashlib.sha256(parts[2]).digest()
+        if key is None or not hmac.compare_digest(secret_hash, key.secret_hash):
+            raise Unauthenticated("There is no such API key")
+        if key.revoked:
+            raise Unauthenticated("The API key was revoked")
+        if key.unnoted:
+            key.unnoted = False
+            await self._note_use(key.id)
+        return key
+
+    async def _find(self, key_id: str) -> StoredKey | None:
+        if key := self._recall(key_id):
+            return key
+        try:
+            async with self._database.reads.connection() as connection:
+                cursor = await connection.execute(_FIND, (key_id,))
+                row = await cursor.fetchone()
+        except UNREACHABLE as error:
+            raise DatabaseUnavailable from error
+        if row is None:
+            self._known.pop(key_id, None)
+            return None
+        if key := self._recall(key_id):
+            return key  # somebody else asked at the same time, and notes the use
+        secret_hash, user_id, scopes, revoked, unnoted = row
+        key = StoredKey(key_id, bytes(secret_hash), user_id, frozenset(scopes), revoked, unnoted)
+        self._known[key_id] = key, self._clock() + CACHE_SECONDS
+        self._known.move_to_end(key_id)
+        while len(self._known) > CACHE_KEYS:
+            self._known.popitem(last=False)
+        return key
+
+    def _recall(self, key_id: str) -> StoredKey | None:
+        known = self._known.get(key_id)
+        if known is None or known[1] <= self._clock():
+            return None
+        self._known.move_to_end(key_id)
+        return known[0]
+
+    async def _note_use(self, key_id: str) -> None:
+        """Writes `last_used_at`. That it cannot is no reason to turn a caller away."""
+        try:
+            async with self._database.transaction() as session:
+                await session.execute(_NOTE_USE, {"id": key_id})
+        except (DatabaseUnavailable, SQLAlchemyError) as error:
+            log.warning("api_key.use_not_noted", key_id=key_id, error=type(error).__name__)
+
+
+_FIND = """
+    SELECT secret_hash, user_id, scopes, revoked_at IS NOT NULL,
+           coalesce(last_used_at < now() - interval '1 minute', true)
+    FROM api_keys WHERE id = %s
+"""
+
+# Says the minute again: another process may have been faster.
+_NOTE_USE = text(
+    """
+    UPDATE api_keys SET last_used_at = now()
+    WHERE id = :id AND coalesce(last_used_at < now() - interval '1 minute', true)
+    """
+)

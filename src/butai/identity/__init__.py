@@ -1,0 +1,32 @@
+"""Who is calling: from a request's headers to a `Caller`.
+
+`butai.api` builds one `Identity` for the process and asks it once for each request.
+Routes read the `Caller`; nothing else looks at credentials.
+
+Credentials, strongest first; the first one present decides and the others are not looked at:
+
+1. `Authorization: Bearer butai_…` (API key) or `Authorization: Bearer <JWT>` (OpenID Connect),
+2. `X-API-Key: butai_…`,
+3. the session cookie of Auth.js 5 or NextAuth 4 (`butai.identity.sessions`).
+
+No credential is an anonymous caller. A credential that is broken, expired, foreign, or of a kind that is not
+configured is `Unauthenticated`, on public reads too: a client that thinks it is signed in must learn that it is not.
+All kinds name users in one name space: an issuer's `sub` must be the id that the studio's sessions carry.
+"""
+
+from butai.identity.caller import ANONYMOUS, Caller
+from butai.identity.development import check_dev_sign_in, dev_sign_in_cookie, is_loopback
+from butai.identity.identify import Identity
+from butai.identity.origins import check_origin
+from butai.identity.sessions import NEXTAUTH_COOKIE
+
+__all__ = [
+    "ANONYMOUS",
+    "NEXTAUTH_COOKIE",
+    "Caller",
+    "Identity",
+    "check_dev_sign_in",
+    "check_origin",
+    "dev_sign_in_cookie",
+    "is_loopback",
+]

@@ -1,0 +1,65 @@
+"""Development sign-in: a studio on one's own machine, without setting up a sign-in service.
+
+`butai.api` serves `/dev/sign-in?user=…`: `check_dev_sign_in` says whether it may, `dev_sign_in_cookie` makes the
+session. It is a NextAuth 4 session like any other, so a studio with the same secret believes it too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+from butai.config import IdentitySettings
+from butai.errors import InvalidRequest, NotFound, Unauthenticated
+from butai.identity.caller import usable_user_id
+from butai.identity.origins import Headers, seen_origin
+from butai.identity.sessions import mint_nextauth4
+
+# Whoever adds one of these stands between the caller and us; behind a proxy on this machine the whole world seems to
+# call from loopback.
+_PROXY_HEADERS = frozenset(
+    {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via"}
+)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether an address (no name) is this machine: 127.0.0.0/8, ::1, and 127.0.0.0/8 written as IPv6."""
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+def check_dev_sign_in(settings: IdentitySettings, client_host: str | None, headers: Headers) -> None:
+    """Raises `NotFound`, as if there were no such page, unless all of this holds.
+
+    It is switched on; the caller's address is loopback; no proxy has passed the request on; `Host` is a loopback name
+    or address (else a page whose name was pointed to 127.0.0.1 could use it: DNS rebinding); and it was not another
+    site that sent the browser here (it could sign its visitor in as somebody of its choice).
+    """
+    seen = list(headers)
+    names = {name for name, _ in seen}
+    if not settings.dev_sign_in or not is_loopback(client_host) or names & _PROXY_HEADERS:
+        raise NotFound
+    host = urlsplit(seen_origin("http", seen) or "").hostname or ""
+    if not (host == "localhost" or host.endswith(".localhost") or is_loopback(host)):
+        raise NotFound
+    if any(name == b"sec-fetch-site" and value == b"cross-site" for name, value in seen):
+        raise NotFound
+
+
+def dev_sign_in_cookie(settings: IdentitySettings, user: str, name: str | None = None) -> str:
+    """The value for the cookie `NEXTAUTH_COOKIE` that signs `user` in for 30 days.
+
+    Raises `InvalidRequest` for an id that no user can have, `ValueError` when NEXTAUTH_SECRET is not set.
+    """
+    try:
+        user = usable_user_id(user)
+    except Unauthenticated:
+        raise InvalidRequest("A user id is 1 to 255 printable characters") from None
+    claims: dict[str, Any] = {"sub": user, "id": user, "name": name or user}
+    return mint_nextauth4(settings, claims)

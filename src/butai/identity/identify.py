@@ -1,0 +1,165 @@
+"""`Identity`: the one entry point. Built by `butai.api`, called for every request before its route."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, MutableMapping
+from typing import Any
+
+import aiohttp
+import structlog
+
+from butai.apikeys import TOKEN_PREFIX, ApiKeys
+from butai.config import IdentitySettings
+from butai.errors import Unauthenticated
+from butai.identity.bearer import BearerTokens
+from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller
+from butai.identity.origins import Headers, check_origin, normal_origin, seen_origin
+from butai.identity.sessions import MARK, Sessions, session_tokens
+
+log = structlog.get_logger(__name__)
+
+REMEMBER_SECONDS = 60.0
+"""A token that was checked is believed again without checking for so long, or until it ends."""
+
+REMEMBER_TOKENS = 4096
+"""Checked tokens kept in memory, about 0.5 kB each; those unused for longest go first."""
+
+
+class Identity:
+    """Turns a request's headers into a `Caller`.
+
+    `api_keys`: None where there is no database to ask (then API keys are refused). `http`: for the issuer's keys,
+    needed if an issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie.
+    Raises `ValueError` when the settings contradict themselves.
+    """
+
+    def __init__(
+        self,
+        settings: IdentitySettings,
+        *,
+        api_keys: ApiKeys | None = None,
+        http: aiohttp.ClientSession | None = None,
+        allowed_origins: Collection[str] = (),
+        public_url: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._sessions = Sessions(settings)
+        self._api_keys = api_keys
+        self._bearers: BearerTokens | None = None
+        if settings.oidc_issuer:
+            if http is None:
+                raise ValueError("an HTTP session is needed to fetch the issuer's keys")
+            self._bearers = BearerTokens(settings, http)
+        self._allowed_origins = frozenset(filter(None, map(normal_origin, allowed_origins)))
+        self._public_origin = normal_origin(public_url)
+        self._clock = clock
+        # By a hash, so that a dump of this process's memory holds no sessions of an hour ago.
+        self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+
+    async def close(self) -> None:
+        """Ends what still runs in the background."""
+        if self._bearers:
+            await self._bearers.keys.close()
+
+    async def identify_request(self, scope: MutableMapping[str, Any]) -> Caller:
+        """The caller of an ASGI `http` or `websocket` scope.
+
+        Raises what `identify` raises, and `OriginDenied` when another site tries to write with the caller's cookie.
+        A WebSocket counts as a write, since browsers let any page open one.
+        """
+        headers = scope["headers"]
+        caller = await self.identify(headers)
+        if caller.by_cookie:
+            own = [origin for origin in (self._public_origin, seen_origin(scope["scheme"], headers)) if origin]
+            check_origin(scope.get("method", ""), headers, self._allowed_origins, own)
+        return caller
+
+    async def identify(self, headers: Headers) -> Caller:
+        """Who sent these raw ASGI headers (names in lower case); `ANONYMOUS` if they hold no credential.
+
+        Raises `Unauthenticated` for a credential that cannot be believed, `Unavailable` when that cannot be found out.
+        """
+        authorization = api_key = cookie = None
+        try:
+            for name, value in headers:
+                if name == b"cookie":
+                    # HTTP/2 may split it.
+                    cookie = value if cookie is None else cookie + b";" + value
+                elif name == b"authorization":
+                    if authorization is not None:
+                        raise Unauthenticated("There are several Authorization headers")
+                    authorization = value
+                elif name == b"x-api-key":
+                    if api_key is not None:
+                        raise Unauthenticated("There are several X-API-Key headers")
+                    api_key = value
+            if authorization is not None:
+                return await self._by_authorization(authorization)
+            if api_key is not None:
+                return await self._by_api_key(api_key.strip())
+            if cookie is not None and MARK in cookie:
+                return self._by_cookie(cookie)
+        except Unauthenticated as refused:
+            log.info("identity.refused", reason=refused.detail)
+            raise
+        return ANONYMOUS
+
+    async def _by_authorization(self, value: bytes) -> Caller:
+        scheme, _, token = value.strip().partition(b" ")
+        token = token.strip()
+        if scheme.lower() != b"bearer" or not token:
+            # Also `Basic`: a proxy with a password of its own in front of us must not pass that on.
+            raise Unauthenticated("Authorization must be a bearer token")
+        if token.startswith(TOKEN_PREFIX):
+            return await self._by_api_key(token)
+        if self._bearers is None:
+            raise Unauthenticated("No issuer of bearer tokens is set up here")
+        digest = hashlib.sha256(b"bearer " + token).digest()
+        caller = self._recall(digest)
+        if caller is None:
+            caller, expires = await self._bearers.check(token, self._clock())
+            self._remember(digest, caller, expires)
+        return caller
+
+    async def _by_api_key(self, token: bytes) -> Caller:
+        if self._api_keys is None:
+            raise Unauthenticated("API keys are not set up here")
+        key = await self._api_keys.check(token)
+        scopes = USER_AND_OPERATOR if "operator" in key.scopes else USER
+        return Caller(user_id=key.user_id, kind="api_key", scopes=scopes)
+
+    def _by_cookie(self, cookie: bytes) -> Caller:
+        first_refusal: Unauthenticated | None = None
+        for name, token in session_tokens(cookie):
+            digest = hashlib.sha256(name + b"=" + token).digest()
+            caller = self._recall(digest)
+            if caller is not None:
+                return caller
+            try:
+                caller, expires = self._sessions.read(name, token, self._clock())
+            except Unauthenticated as refused:
+                first_refusal = first_refusal or refused
+                continue
+            self._remember(digest, caller, expires)
+            return caller
+        if first_refusal is not None:
+            raise first_refusal
+        return ANONYMOUS
+
+    def _recall(self, digest: bytes) -> Caller | None:
+        known = self._known.get(digest)
+        if known is None:
+            return None
+        if known[1] <= self._clock():
+            del self._known[digest]
+            return None
+        self._known.move_to_end(digest)
+        return known[0]
+
+    def _remember(self, digest: bytes, caller: Caller, expires: float) -> None:
+        self._known[digest] = caller, min(expires + LEEWAY, self._clock() + REMEMBER_SECONDS)
+        while len(self._known) > REMEMBER_TOKENS:
+            self._known.popitem(last=False)

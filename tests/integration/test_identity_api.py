@@ -1,0 +1,74 @@
+"""Who is calling, through the running API."""
+
+from __future__ import annotations
+
+import re
+
+import aiohttp
+import pytest
+
+from butai.apikeys import create_api_key, revoke_api_key
+from butai.database import Database
+from butai.identity import NEXTAUTH_COOKIE
+from tests.conftest import Api
+
+LIST = "/api/s3/resources?type=vrm"
+
+
+async def test_lists_need_a_caller_and_tell_a_bad_one_so(api: Api) -> None:
+    assert (await api.call("GET", LIST, "aoi"))[0] == 200
+    for headers in (
+        {},
+        {"Cookie": f"{NEXTAUTH_COOKIE}=nonsense"},
+        {"Authorization": "Bearer a.b.c"},
+        {"X-API-Key": "butai_1_2"},
+        {**api.cookie("aoi"), "Authorization": "Basic dTpw"},
+    ):
+        status, body = await api.call("GET", LIST, headers=headers)
+        assert (status, body["success"]) == (401, False), headers
+        assert "nonsense" not in str(body)
+
+
+async def test_another_site_may_not_write_with_the_callers_cookie(api: Api) -> None:
+    own = {"Origin": api.url}
+    evil = {"Origin": "https://evil.example"}
+    wanted = {"fileName": "vrm/a.vrm", "fileType": "model/vrm"}
+    path = "/api/s3/presigned-url"
+    status, body = await api.call("POST", path, "aoi", json=wanted, headers=evil)
+    assert (status, body["error"]["code"]) == (403, "origin_denied")
+    status, body = await api.call("POST", path, "aoi", json=wanted, headers={"Sec-Fetch-Site": "cross-site"})
+    assert (status, body["error"]["code"]) == (403, "origin_denied")
+    assert (await api.call("POST", path, "aoi", json=wanted, headers=own))[0] == 200
+    assert (await api.call("GET", LIST, "aoi", headers=evil))[0] == 200
+
+
+async def test_an_api_key_works_until_it_is_revoked(api: Api, database: Database) -> None:
+    async with database.transaction() as session:
+        key, token = await create_api_key(session, "aoi", ["user"])
+    revoked = f"butai_{key.id}_{'0' * 64}"
+    assert (await api.call("GET", LIST, headers={"Authorization": f"Bearer {token}"}))[0] == 200
+    assert (await api.call("GET", LIST, headers={"X-API-Key": token}))[0] == 200
+    assert (await api.call("GET", LIST, headers={"X-API-Key": revoked}))[0] == 401
+    async with database.transaction() as session:
+        key, token = await create_api_key(session, "aoi", ["user"])
+        await revoke_api_key(session, key.id)
+    assert (await api.call("GET", LIST, headers={"X-API-Key": token}))[0] == 401
+
+
+async def test_development_sign_in_makes_a_session_that_lists_believe(api: Api) -> None:
+    async with api.client.get(f"{api.url}/dev/sign-in?user=ren", allow_redirects=False) as answer:
+        assert answer.status == 303
+        cookie = answer.headers["Set-Cookie"]
+    assert re.search(r"HttpOnly", cookie) and re.search(r"SameSite=lax", cookie)
+    api.client.cookie_jar.clear()
+    assert (await api.call("GET", LIST, headers={"Cookie": cookie.partition(";")[0]}))[0] == 200
+
+
+@pytest.mark.parametrize("headers", [{"X-Forwarded-For": "127.0.0.1"}, {"Host": "rebound.example"}, {"Via": "1.1 x"}])
+async def test_development_sign_in_is_not_there_behind_a_proxy_or_another_name(
+    api: Api, headers: dict[str, str]
+) -> None:
+    async with aiohttp.ClientSession() as client:
+        url = f"{api.url}/dev/sign-in?user=ren"
+        async with client.get(url, headers=headers, allow_redirects=False) as answer:
+            assert answer.status == 404 and "Set-Cookie" not in answer.headers
