@@ -25,6 +25,7 @@ from butai.assets.storage import Store
 from butai.assets.wiring import Library, assemble
 from butai.config import Settings
 from butai.database import Database
+from butai.errors import ButaiError
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
 from butai.observe import Metrics, Observed
 
@@ -145,8 +146,12 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
     async def home(request: Request) -> HTMLResponse:
         """A page to begin from."""
         identity: Identity = request.state.identity
-        who = await identity.identify_request(request.scope)
-        name = f"Signed in as {escape(who.user_id)}." if who.user_id else "Not signed in."
+        try:
+            user_id = (await identity.identify_request(request.scope)).user_id
+        except ButaiError:
+            # A stale cookie must not stand between a person and the sign-in.
+            user_id = None
+        name = f"Signed in as {escape(user_id)}." if user_id else "Not signed in."
         return HTMLResponse(_HOME.format(version=__version__, who=name))
 
 

@@ -117,16 +117,19 @@ class IdentitySettings(BaseSettings):
     model_config = _env()
 
     nextauth_secret: SecretStr = Field(SecretStr(""), validation_alias="NEXTAUTH_SECRET")
-    """The studio's `NEXTAUTH_SECRET` (NextAuth 4). Several, separated by commas, while it is being changed."""
+    """The studio's `NEXTAUTH_SECRET` (NextAuth 4). Several, separated by commas, while it is being changed. Stands in for
+    `AUTH_SECRET` when that is empty, as in the studio's own package."""
 
     auth_secret: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET")
-    """The studio's `AUTH_SECRET` (Auth.js 5). Several, separated by commas, while it is being changed."""
+    """The studio's `AUTH_SECRET` (Auth.js 5). Several, separated by commas, while it is being changed. Stands in for
+    `NEXTAUTH_SECRET` when that is empty."""
 
     oidc_issuer: str = ""
-    """The OpenID Connect issuer whose bearer tokens are believed."""
+    """The OpenID Connect issuer whose bearer tokens are believed. Its `sub` must be the id that the studio's sessions carry."""
 
     oidc_audience: str = ""
-    """The `aud` that those tokens must carry. Needed with an issuer."""
+    """The `aud` that those tokens must carry. Needed with an issuer. A token with `butai:operator` in its `scope` or `scp`
+    is an operator's."""
 
     oidc_jwks_url: str = ""
     """Where the issuer's keys are; found by discovery when empty."""

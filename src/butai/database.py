@@ -11,11 +11,11 @@ Built by `butai.cli` for every process; migrations run through `migrate`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -31,6 +31,9 @@ from butai.config import DatabaseSettings
 from butai.errors import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Connection = psycopg.AsyncConnection[Any]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -77,6 +80,9 @@ class Database:
             min_size=1,
             max_size=settings.pool_size,
             timeout=settings.connect_timeout,
+            # A failed connection is given up soon, so that the next request tries anew: the pool's own back-off doubles
+            # its waits, and would leave us blind for a while after Postgres is back.
+            reconnect_timeout=1,
             open=False,
             kwargs={
                 "autocommit": True,
@@ -105,12 +111,36 @@ class Database:
         except UNREACHABLE as error:
             raise DatabaseUnavailable from error
 
+    async def read(self, act: Callable[[Connection], Awaitable[T]]) -> T:
+        """Runs a read on a connection of the pool. Raises `DatabaseUnavailable` when Postgres cannot be reached.
+
+        A connection that Postgres has closed looks well until it is used, and its neighbours are as dead: they are all
+        looked at, and the read is done once more.
+        """
+        for last in (False, True):
+            broken = False
+            try:
+                async with self.reads.connection() as connection:
+                    try:
+                        return await act(connection)
+                    finally:
+                        broken = connection.broken
+            except UNREACHABLE as error:
+                if last or not broken:
+                    raise DatabaseUnavailable from error
+            await self.reads.check()
+        raise AssertionError("unreachable")
+
     async def ready(self) -> bool:
         """Whether Postgres answers within two seconds."""
+
+        async def ask(connection: Connection) -> None:
+            await connection.execute("SELECT 1")
+
         try:
-            async with asyncio.timeout(2), self.reads.connection() as connection:
-                await connection.execute("SELECT 1")
-        except (*UNREACHABLE, TimeoutError):
+            async with asyncio.timeout(2):
+                await self.read(ask)
+        except (DatabaseUnavailable, TimeoutError):
             return False
         return True
 

@@ -108,7 +108,8 @@ class StoreProxy:
             fault.met += 1
             if fault.hang:
                 await asyncio.sleep(3600)
-            await request.read()
+            async for _ in request.content.iter_any():
+                pass
             self._write_down(request, fault.status or 500)
             body = b"" if request.method == "HEAD" else f"<Error><Code>{fault.code}</Code></Error>".encode()
             return web.Response(status=fault.status or 500, body=body)

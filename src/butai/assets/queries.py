@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from butai.assets.kinds import AssetType
 from butai.assets.models import LISTED
 from butai.assets.transitions import CHANGES_LOCK
-from butai.database import UNREACHABLE, Database
-from butai.errors import CursorInvalid, DatabaseUnavailable, FilterInvalid, SortInvalid
+from butai.database import Connection, Database
+from butai.errors import CursorInvalid, FilterInvalid, SortInvalid
 
 PAGE_LIMIT = 1000
 """Most items of one page (studio contract)."""
@@ -133,15 +131,6 @@ class Page:
     last_id: str | None
 
 
-@asynccontextmanager
-async def _connection(database: Database) -> AsyncIterator[AsyncConnection[Any]]:
-    try:
-        async with database.reads.connection() as connection:
-            yield connection
-    except UNREACHABLE as error:
-        raise DatabaseUnavailable from error
-
-
 def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.Composed | str:
     """The statement for a kind of list. Its text must repeat the partial indexes' conditions word for word."""
     column, kind = SORT_COLUMNS[sort.field]
@@ -205,9 +194,12 @@ async def list_page(database: Database, request: ListRequest) -> Page:
         "value": request.place.value if request.place else None,
         "id": request.place.id if request.place else None,
     }
-    async with _connection(database) as connection:
+
+    async def ask(connection: Connection) -> tuple[Any, ...] | None:
         cursor = await connection.execute(statement, parameters, prepare=request.q is None)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        row = await cursor.fetchone()
+        return await cursor.fetchone()
+
+    row = await database.read(ask)
     assert row is not None
     items, count, last_value, last_id = row
     return Page(items or "", min(count, request.limit), count > request.limit, last_value, last_id)
@@ -234,19 +226,21 @@ async def total(database: Database, request: ListRequest, *, exactly: bool = Fal
         part.format(type=sql.Literal(request.type.value), user=sql.Literal(request.user_id or ""), name=name)
         for part in parts
     )
-    async with _connection(database) as connection:
-        counted = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM ({}) AS matching LIMIT {}) AS counted").format(
-            rows, sql.SQL("ALL") if exactly else sql.Literal(EXACT_TOTAL + 1)
-        )
+    counted = sql.SQL("SELECT count(*) FROM (SELECT 1 FROM ({}) AS matching LIMIT {}) AS counted").format(
+        rows, sql.SQL("ALL") if exactly else sql.Literal(EXACT_TOTAL + 1)
+    )
+
+    async def ask(connection: Connection) -> tuple[int, bool]:
         row = await (await connection.execute(counted, prepare=False)).fetchone()
         assert row is not None
         if exactly or row[0] <= EXACT_TOTAL:
             return row[0], True
-        explained = await (
-            await connection.execute(sql.SQL("EXPLAIN (FORMAT JSON) {}").format(rows), prepare=False)
-        ).fetchone()
-    assert explained is not None
-    return max(EXACT_TOTAL + 1, int(explained[0][0]["Plan"]["Plan Rows"])), False
+        explain = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(rows)
+        explained = await (await connection.execute(explain, prepare=False)).fetchone()
+        assert explained is not None
+        return max(EXACT_TOTAL + 1, int(explained[0][0]["Plan"]["Plan Rows"])), False
+
+    return await database.read(ask)
 
 
 # One file
@@ -306,11 +300,12 @@ async def find_readable(
     database: Database, keys: tuple[str, ...], user_id: str | None, operator: bool = False
 ) -> Readable | None:
     """The row that this caller may read under one of these keys, most literal key first; None when there is none."""
-    async with _connection(database) as connection:
-        cursor = await connection.execute(
-            _READABLE, {"user": user_id, "keys": list(keys), "operator": operator}, binary=True
-        )
-        row = await cursor.fetchone()
+    parameters = {"user": user_id, "keys": list(keys), "operator": operator}
+
+    async def ask(connection: Connection) -> tuple[Any, ...] | None:
+        return await (await connection.execute(_READABLE, parameters, binary=True)).fetchone()
+
+    row = await database.read(ask)
     return Readable(*row) if row else None
 
 
@@ -328,16 +323,19 @@ _ASSET = """
 
 async def get_asset(database: Database, asset_id: UUID, user_id: str | None, operator: bool) -> dict[str, Any] | None:
     """One asset with all its fields, for its owner, an operator, or, when it is public and ready, anyone."""
-    async with _connection(database) as connection:
-        connection_cursor = connection.cursor(row_factory=dict_row)
-        await connection_cursor.execute(
+
+    async def ask(connection: Connection) -> dict[str, Any] | None:
+        cursor = connection.cursor(row_factory=dict_row)
+        await cursor.execute(
             _ASSET
             + """
             WHERE id = %(id)s AND (owner_user_id = %(user)s OR %(operator)s
                   OR (visibility = 'public' AND sidecar IS NULL AND status = 'ready' AND deleted_at IS NULL))""",
             {"id": asset_id, "user": user_id, "operator": operator},
         )
-        row = await connection_cursor.fetchone()
+        return await cursor.fetchone()
+
+    row = await database.read(ask)
     if row is not None and row["ownerUserId"] != user_id and not operator:
         # What went wrong once, and who owns a file, is not for strangers.
         row |= {"ownerUserId": None, "errorDetail": None, "attempts": 0}
@@ -357,44 +355,47 @@ class Changes:
     has_more: bool
 
 
+_CHANGED = """
+    SELECT id, item, status, change_seq,
+           deleted_at IS NULL AND (coalesce(owner_user_id = %(user)s, false) OR %(operator)s
+                                   OR visibility = 'public' AND status = 'ready') AS visible
+    FROM assets
+    WHERE change_seq > %(since)s AND change_seq <= %(horizon)s AND sidecar IS NULL
+      AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
+    ORDER BY change_seq LIMIT %(fetch)s
+"""
+
+_PURGED = """
+    SELECT id, change_seq FROM asset_tombstones
+    WHERE change_seq > %(since)s AND change_seq <= %(horizon)s
+      AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
+    ORDER BY change_seq LIMIT %(fetch)s
+"""
+
+
 async def changes(database: Database, since: int, user_id: str | None, operator: bool, limit: int) -> Changes:
     """What changed after place `since`, in order, each asset once with its newest state.
 
     For a moment the lock is held that every writer shares: what is numbered up to the horizon is then committed, so
     nothing can appear later behind a reader's back.
     """
-    async with _connection(database) as connection:
+    parameters = {"since": since, "user": user_id, "operator": operator, "fetch": limit + 1}
+
+    async def ask(connection: Connection) -> tuple[int, list[dict[str, Any]]]:
         async with connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '5s'")
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (CHANGES_LOCK,))
-            horizon_row = await (await connection.execute("SELECT last_value FROM asset_changes")).fetchone()
-        assert horizon_row is not None
-        horizon = horizon_row[0]
+            row = await (await connection.execute("SELECT last_value FROM asset_changes")).fetchone()
+        assert row is not None
         cursor = connection.cursor(row_factory=dict_row)
-        await cursor.execute(
-            """
-            SELECT id, item, status, change_seq, deleted_at IS NULL
-                   AND (coalesce(owner_user_id = %(user)s, false) OR %(operator)s
-                        OR visibility = 'public' AND status = 'ready') AS visible
-            FROM assets
-            WHERE change_seq > %(since)s AND change_seq <= %(horizon)s AND sidecar IS NULL
-              AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
-            ORDER BY change_seq LIMIT %(fetch)s
-            """,
-            {"since": since, "horizon": horizon, "user": user_id, "operator": operator, "fetch": limit + 1},
-        )
-        rows = await cursor.fetchall()
-        await cursor.execute(
-            """
-            SELECT id, change_seq FROM asset_tombstones
-            WHERE change_seq > %(since)s AND change_seq <= %(horizon)s
-              AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
-            ORDER BY change_seq LIMIT %(fetch)s
-            """,
-            {"since": since, "horizon": horizon, "user": user_id, "operator": operator, "fetch": limit + 1},
-        )
-        tombstones = await cursor.fetchall()
-    merged = sorted([*rows, *tombstones], key=lambda row: row["change_seq"])
+        found: list[dict[str, Any]] = []
+        for statement in (_CHANGED, _PURGED):
+            await cursor.execute(statement, parameters | {"horizon": row[0]})
+            found += await cursor.fetchall()
+        return row[0], found
+
+    horizon, rows = await database.read(ask)
+    merged = sorted(rows, key=lambda row: row["change_seq"])
     page, more = merged[:limit], len(merged) > limit
     return Changes(
         assets=[msgspec.json.decode(row["item"]) | {"status": row["status"]} for row in page if row.get("visible")],

@@ -230,11 +230,12 @@ class Store:
             pass
 
     async def ready(self) -> bool:
-        """Whether the store answers anything within two seconds. Which answer does not matter: it is there."""
+        """Whether the store answers within two seconds, be it with a no: it is asked for a key that need not exist."""
         if self._session is None:
             return False
+        url = URL(self.sign("HEAD", f"{self.prefix}butai/ready"), encoded=True)
         try:
-            async with asyncio.timeout(2), self._session.get(self.settings.endpoint, allow_redirects=False) as response:
+            async with asyncio.timeout(2), self._session.head(url, allow_redirects=False) as response:
                 return response.status < 500
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False

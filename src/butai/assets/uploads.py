@@ -430,6 +430,7 @@ class _Outgoing:
         self._attempt = attempt
         self._mime = mime
         self._upload_id: str | None = None
+        self._opening: asyncio.Task[str] | None = None
         self._etags: list[str] = []
         self._filling: Part | None = None
         self._sending: Part | None = None
@@ -471,11 +472,13 @@ class _Outgoing:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._upload_id is not None:
-            try:
-                await self._tools.store.abort_multipart(self._attempt.object_key, self._upload_id)
-            except Unavailable:
-                log.warning("upload.abort_left_to_job", object_key=self._attempt.object_key)
+        try:
+            if self._opening is not None:
+                # Also when the upload was cancelled while the store was about to answer with the id.
+                upload_id = await self._opening
+                await self._tools.store.abort_multipart(self._attempt.object_key, upload_id)
+        except Unavailable:
+            log.warning("upload.abort_left_to_job", object_key=self._attempt.object_key)
 
     def release(self) -> None:
         for part in (self._filling, self._sending):
@@ -485,7 +488,8 @@ class _Outgoing:
 
     async def _send_filled(self) -> None:
         if self._upload_id is None:
-            self._upload_id = await self._open()
+            self._opening = asyncio.create_task(self._open())
+            self._upload_id = await asyncio.shield(self._opening)
         await self._sent()
         self._sending, self._filling = self._filling, None
         assert self._sending is not None

@@ -1,0 +1,84 @@
+"""The service's own processes, as an operator starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+from tests.conftest import Api
+
+from butai.config import Settings
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """What a process needs in its environment to have these settings."""
+    return {
+        **os.environ,
+        "BUTAI_DATABASE_URL": settings.database.url.get_secret_value(),
+        "BUTAI_S3_ENDPOINT": settings.store.endpoint,
+        "BUTAI_S3_BUCKET": settings.store.bucket,
+        "BUTAI_S3_PREFIX": settings.store.prefix,
+        "BUTAI_S3_ACCESS_KEY_ID": settings.store.access_key_id.get_secret_value(),
+        "BUTAI_S3_SECRET_ACCESS_KEY": settings.store.secret_access_key.get_secret_value(),
+        "NEXTAUTH_SECRET": settings.identity.nextauth_secret.get_secret_value(),
+        **more,
+    }
+
+
+def free_port() -> int:
+    """A port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def process(settings: Settings, log: Path, *arguments: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`butai …` until the block ends."""
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "butai.cli", *arguments], env=environment(settings, **more), stdout=out, stderr=out
+        )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(15)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+@contextlib.asynccontextmanager
+async def api_process(
+    settings: Settings, log: Path, port: int | None = None, **more: str
+) -> AsyncIterator[tuple[subprocess.Popen[bytes], Api]]:
+    """The API in a process of its own, ready."""
+    port = port or free_port()
+    with process(settings, log, "api", "--port", str(port), **more) as child:
+        async with aiohttp.ClientSession(auto_decompress=False) as client:
+            api = Api(f"http://127.0.0.1:{port}", settings, client)
+            await ready(api, child, log)
+            yield child, api
+
+
+async def ready(api: Api, child: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until `/readyz` says so, half a minute at most."""
+    async with asyncio.timeout(30):
+        while True:
+            assert child.poll() is None, log.read_text()[-2000:]
+            with contextlib.suppress(aiohttp.ClientError):
+                async with api.client.get(f"{api.url}/readyz") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.05)
