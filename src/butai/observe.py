@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
     Histogram,
@@ -50,7 +49,6 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge("butai_http_requests_in_flight", "Requests being answered.", registry=self.registry)
-        self.uploads = Counter("butai_uploads_total", "Uploads by how they ended.", ("result",), registry=self.registry)
         self._children: dict[tuple[str, str, int], Any] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:

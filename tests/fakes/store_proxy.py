@@ -58,6 +58,8 @@ class StoreProxy:
     upstream: str
     seen: list[Seen] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
+    """Bytes that had passed when the service stopped reading an answer."""
     hide_absence: bool = False
     endpoint: str = ""
 
@@ -81,6 +83,7 @@ class StoreProxy:
     def heal(self) -> None:
         """Behaves again."""
         self.faults.clear()
+        self.cut.clear()
         self.hide_absence = False
 
     def _run(self, started: threading.Event) -> None:
@@ -160,7 +163,11 @@ class StoreProxy:
                 request.transport.close()
                 raise asyncio.CancelledError
             passed += len(chunk)
-            await response.write(chunk)
+            try:
+                await response.write(chunk)
+            except (ConnectionError, asyncio.CancelledError):
+                self.cut.append(passed)
+                raise
         await response.write_eof()
         return response
 

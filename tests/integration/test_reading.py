@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -226,3 +227,17 @@ async def test_with_nginx_before_it_the_api_sends_no_bytes(settings: Settings) -
         assert headers["x-accel-redirect"].startswith(f"/_butai_store/{settings.store.bucket}/{settings.store.prefix}butai/")
         assert headers["x-butai-range"] == "bytes=2-5"
         assert headers["content-type"] == "model/gltf-binary"
+
+
+async def test_a_reader_who_leaves_is_not_read_for(api: Api, proxy: StoreProxy) -> None:
+    body = files.vrm(1, 60 * 1024**2)
+    data = await upload(api, body=body)
+    before = len(proxy.seen)
+    async with api.client.get(api.url + data["url"], headers=api.cookie("alice")) as answer:
+        await answer.content.readexactly(100_000)
+        answer.close()
+    async with asyncio.timeout(10):
+        while len(proxy.cut) == 0:
+            await asyncio.sleep(0.02)
+    assert len(proxy.seen) == before + 1
+    assert proxy.cut[-1] < len(body), "the store was read to the end for nobody"

@@ -7,6 +7,7 @@ Called by `contract` and `routes`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -141,7 +142,7 @@ class Delivery:
         elif self.settings.read_delivery == "accel":
             await self._leave_to_nginx(row, plan, send)
         else:
-            await self._stream(row, plan, send)
+            await self._stream(row, plan, send, receive)
 
     async def _leave_to_nginx(self, row: Readable, plan: Plan, send: Send) -> None:
         assert row.object_key is not None
@@ -155,7 +156,7 @@ class Delivery:
         await _start(send, Plan(200, headers, 0), 0)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self, row: Readable, plan: Plan, send: Send) -> None:
+    async def _stream(self, row: Readable, plan: Plan, send: Send, receive: Receive) -> None:
         assert row.object_key is not None
         wanted = f"bytes={plan.span[0]}-{plan.span[1]}" if plan.span else None
         try:
@@ -165,16 +166,27 @@ class Delivery:
                     log.error("read.size_differs", asset_id=str(row.id), index=plan.length, store=body.length)
                     raise AssetMissing("The store's file differs from the index")
                 await _start(send, plan, plan.length)
+                # The server takes chunks for a client that has gone, too: the store must not be read for nobody.
+                gone = asyncio.create_task(_disconnected(receive))
                 try:
                     async for chunk in body.chunks():
+                        if gone.done():
+                            return
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 except (StoreUnavailable, StoreTimeout) as error:
                     log.error("read.broke_off", asset_id=str(row.id), error_code=error.code)
                     raise BrokenOff from error
+                finally:
+                    gone.cancel()
         except (ObjectAbsent, RangeRefused) as error:
             log.error("read.object_missing", asset_id=str(row.id))
             raise AssetMissing from error
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _start(send: Send, plan: Plan, length: int | None) -> None:
