@@ -17,8 +17,9 @@ import aiohttp
 import psycopg
 import pytest
 import uvicorn
+from psycopg import sql
 from pydantic import SecretStr
-from tests.fakes.store_proxy import StoreProxy
+from yarl import URL
 
 from butai import database as database_module
 from butai.api import create_app
@@ -39,6 +40,7 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from butai.worker import make_app
+from tests.fakes.store_proxy import StoreProxy
 
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 
@@ -80,11 +82,13 @@ def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     template = urlsplit(postgres.url).path.lstrip("/")
     with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER butai')
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER butai").format(sql.Identifier(name), sql.Identifier(template))
+        )
     parts = urlsplit(postgres.url)
     yield urlunsplit(parts._replace(path=f"/{name}"))
     with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
@@ -161,7 +165,7 @@ class Api:
     ) -> tuple[int, bytes, dict[str, str]]:
         """A file: status, bytes, headers by lower-case name."""
         sent = (self.cookie(user) if user else {}) | (headers or {})
-        target = aiohttp.client.URL(self.url + url, encoded=True)
+        target = URL(self.url + url, encoded=True)
         async with self.client.request(method, target, headers=sent) as answer:
             return answer.status, await answer.read(), {k.lower(): v for k, v in answer.headers.items()}
 
@@ -221,9 +225,11 @@ def run_jobs(settings: Settings) -> Callable[..., Any]:
 
 def _ask_as_admin(seaweed: EmbeddedSeaweed, query: dict[str, str], path: str = "") -> ElementTree.Element:
     store = seaweed.store
-    url = sigv4.presign("GET", f"{store.endpoint}/{store.bucket}{path}", store.admin, store.region, expires=60, query=query)
-    with urlopen(url) as answer:  # noqa: S310
-        return ElementTree.fromstring(answer.read())  # noqa: S314
+    url = sigv4.presign(
+        "GET", f"{store.endpoint}/{store.bucket}{path}", store.admin, store.region, expires=60, query=query
+    )
+    with urlopen(url) as answer:
+        return ElementTree.fromstring(answer.read())
 
 
 @pytest.fixture

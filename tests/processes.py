@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
-from tests.conftest import Api
 
 from butai.config import Settings
+from tests.conftest import Api
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:

@@ -102,7 +102,8 @@ class HttpSettings(BaseSettings):
     """Addresses whose `X-Forwarded-For` is believed, separated by commas."""
 
     read_delivery: Literal["stream", "accel"] = "stream"
-    """`stream`: this process carries the bodies. `accel`: it answers `X-Accel-Redirect` and nginx carries them (docs/nginx.conf)."""
+    """`stream`: this process carries the bodies. `accel`: it answers `X-Accel-Redirect` and nginx carries them
+    (docs/nginx.conf)."""
 
     accel_prefix: str = "/_butai_store/"
     """The internal location of nginx that leads to the store, with `accel`."""

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,17 +133,17 @@ class Database:
         raise AssertionError("unreachable")
 
     async def ready(self) -> bool:
-        """Whether Postgres answers within two seconds."""
+        """Whether Postgres answers within two seconds, and has this version's tables."""
 
-        async def ask(connection: Connection) -> None:
-            await connection.execute("SELECT 1")
+        async def ask(connection: Connection) -> bool:
+            row = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
+            return row is not None and row[0] >= head_revision()
 
         try:
             async with asyncio.timeout(2):
-                await self.read(ask)
-        except (DatabaseUnavailable, TimeoutError):
+                return await self.read(ask)
+        except (DatabaseUnavailable, TimeoutError, psycopg.errors.UndefinedTable):
             return False
-        return True
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -153,6 +154,7 @@ def sqlalchemy_url(url: str) -> str:
     return f"postgresql+psycopg://{rest}"
 
 
+@lru_cache
 def head_revision() -> str:
     """The newest migration's number: files are named `0001_what.py`, so no need to load them."""
     return max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))

@@ -12,6 +12,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from psycopg.errors import UndefinedTable
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -125,6 +126,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, UndefinedTable) or isinstance(getattr(error, "orig", None), UndefinedTable):
+        return await _butai_error(request, DatabaseUnavailable("The database has no tables yet; run: butai migrate"))
     log.error("request.crashed", path=request.url.path, exc_info=error)
     return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -114,12 +114,12 @@ class StoreProxy:
             async for _ in request.content.iter_any():
                 pass
             self._write_down(request, fault.status or 500)
-            body = b"" if request.method == "HEAD" else f"<Error><Code>{fault.code}</Code></Error>".encode()
-            return web.Response(status=fault.status or 500, body=body)
+            said = b"" if request.method == "HEAD" else f"<Error><Code>{fault.code}</Code></Error>".encode()
+            return web.Response(status=fault.status or 500, body=said)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("connection",)}
         has_body = request.can_read_body
 
-        async def body() -> object:
+        async def body() -> AsyncIterator[bytes]:
             passed = 0
             async for chunk in request.content.iter_any():
                 passed += len(chunk)
@@ -131,7 +131,11 @@ class StoreProxy:
         url = URL(self.upstream + request.raw_path, encoded=True)
         try:
             async with self._client.request(
-                request.method, url, headers=headers, data=body() if has_body else None, allow_redirects=False,
+                request.method,
+                url,
+                headers=headers,
+                data=body() if has_body else None,
+                allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
             ) as answer:
                 return await self._pass_on(request, answer, fault)

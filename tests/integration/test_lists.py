@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import pytest
 from sqlalchemy import text
-from tests import files
-from tests.conftest import Api
 
 from butai.database import Database
+from tests import files
+from tests.conftest import Api
 
 SEED = """
 INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status, owner_user_id,

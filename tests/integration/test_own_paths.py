@@ -11,13 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 from sqlalchemy import text
-from tests import files
-from tests.conftest import Api, serving
-from tests.fakes.store_proxy import StoreProxy
 from yarl import URL
 
 from butai.config import AssetSettings, Settings
 from butai.database import Database
+from tests import files
+from tests.conftest import Api, serving
+from tests.fakes.store_proxy import StoreProxy
 
 
 async def upload(api: Api, key: str = "vrm/a.vrm", user: str = "alice") -> str:
@@ -194,7 +194,9 @@ async def test_a_signed_upload_is_completed_by_the_sweep_when_the_client_falls_s
 async def look_now(database: Database, *, expired: bool = False) -> None:
     async with database.transaction() as session:
         column = "lease_until" if expired else "next_look_at"
-        await session.execute(text(f"UPDATE asset_objects SET {column} = now() - interval '1 s' WHERE state = 'writing'"))
+        await session.execute(
+            text(f"UPDATE asset_objects SET {column} = now() - interval '1 s' WHERE state = 'writing'")
+        )
 
 
 async def test_a_signed_upload_that_never_comes_expires(api: Api, database: Database, run_jobs: Any) -> None:
@@ -217,7 +219,14 @@ async def test_a_signed_upload_that_never_comes_expires(api: Api, database: Data
     ],
 )
 async def test_a_signed_upload_is_checked_when_it_arrives(
-    settings: Settings, key: str, body: bytes, more: dict[str, Any], status: int, code: str, run_jobs: Any, store_keys: Any
+    settings: Settings,
+    key: str,
+    body: bytes,
+    more: dict[str, Any],
+    status: int,
+    code: str,
+    run_jobs: Any,
+    store_keys: Any,
 ) -> None:
     async with serving(replace(settings, assets=AssetSettings(max_vrm_bytes=100_000))) as api:
         data = await presign(api, key, **more)

@@ -7,16 +7,18 @@ from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
+
+from butai.config import HttpSettings, Settings
 from tests import files
 from tests.conftest import Api, serving
 from tests.fakes.store_proxy import StoreProxy
 
-from butai.config import HttpSettings, Settings
-
 BODY = files.vrm(1, 10_000)
 
 
-async def upload(api: Api, key: str = "vrm/a.vrm", body: bytes = BODY, user: str = "alice", *, public: bool = False) -> dict[str, str]:
+async def upload(
+    api: Api, key: str = "vrm/a.vrm", body: bytes = BODY, user: str = "alice", *, public: bool = False
+) -> dict[str, str]:
     status, answer = await api.upload(user, key, body)
     assert status == 200, answer
     if public:
@@ -52,7 +54,7 @@ async def test_public_files_are_for_everyone_and_at_once_private_again(api: Api)
 
 
 async def test_headers_say_what_the_file_is(api: Api) -> None:
-    data = await upload(api, "vrm/舞台 \"x\".vrm")
+    data = await upload(api, 'vrm/舞台 "x".vrm')
     _, _, headers = await api.read(data["url"], "alice")
     assert headers["content-type"] == "model/gltf-binary"
     assert headers["x-content-type-options"] == "nosniff"
@@ -211,7 +213,7 @@ async def test_a_store_that_breaks_off_breaks_the_connection_off(api: Api, proxy
     body = files.vrm(1, 3_000_000)
     data = await upload(api, body=body)
     fault = proxy.fault("GET", cut_answer=1_000_000)
-    with pytest.raises(Exception, match="(?i)payload|disconnect|reset"):
+    with pytest.raises(Exception, match=r"(?i)payload|disconnect|reset"):
         await api.read(data["url"], "alice")
     assert fault.met == 1
     proxy.heal()
@@ -224,7 +226,9 @@ async def test_with_nginx_before_it_the_api_sends_no_bytes(settings: Settings) -
         data = await upload(api)
         status, body, headers = await api.read(data["url"], "alice", headers={"Range": "bytes=2-5"})
         assert (status, body) == (200, b"")
-        assert headers["x-accel-redirect"].startswith(f"/_butai_store/{settings.store.bucket}/{settings.store.prefix}butai/")
+        assert headers["x-accel-redirect"].startswith(
+            f"/_butai_store/{settings.store.bucket}/{settings.store.prefix}butai/"
+        )
         assert headers["x-butai-range"] == "bytes=2-5"
         assert headers["content-type"] == "model/gltf-binary"
 

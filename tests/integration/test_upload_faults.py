@@ -20,10 +20,6 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
-from tests import files
-from tests.conftest import Api, serving
-from tests.fakes.store_proxy import StoreProxy
-from tests.processes import api_process, free_port
 
 from butai import database as database_module
 from butai.assets import keys
@@ -31,12 +27,18 @@ from butai.config import AssetSettings, DatabaseSettings, Settings
 from butai.database import Database
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
+from tests import files
+from tests.conftest import Api, serving
+from tests.fakes.store_proxy import StoreProxy
+from tests.processes import api_process, free_port
 
 
 async def settle(database: Database, run_jobs: Any, multiparts: Callable[[], list[str]]) -> None:
     """Lets the sweeper find every upload whose process is gone, and the jobs remove what is condemned."""
     async with database.transaction() as session:
-        await session.execute(text("UPDATE asset_objects SET lease_until = now() - interval '1 s' WHERE state = 'writing'"))
+        await session.execute(
+            text("UPDATE asset_objects SET lease_until = now() - interval '1 s' WHERE state = 'writing'")
+        )
     await run_jobs("assets.sweep_uploads")
     async with database.transaction() as session:
         await session.execute(text("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE status = 'todo'"))
@@ -45,7 +47,11 @@ async def settle(database: Database, run_jobs: Any, multiparts: Callable[[], lis
 
 
 async def assert_whole(
-    api: Api, database: Database, store_keys: Callable[[], list[str]], acknowledged: dict[str, int], sent: dict[str, list[bytes]]
+    api: Api,
+    database: Database,
+    store_keys: Callable[[], list[str]],
+    acknowledged: dict[str, int],
+    sent: dict[str, list[bytes]],
 ) -> list[str]:
     """The promise above. Returns the states of all rows."""
     async with database.transaction() as session:
@@ -141,7 +147,9 @@ async def test_a_hundred_cancelled_uploads_leave_no_multipart(
     await _until(database, "SELECT count(*) FILTER (WHERE status = 'uploading') = 0 FROM assets")
     async with database.transaction() as session:
         failed = (await session.execute(text("SELECT count(*) FROM assets WHERE status = 'failed'"))).scalar()
-        in_parts = (await session.execute(text("SELECT count(*) FROM asset_objects WHERE upload_id IS NOT NULL"))).scalar()
+        in_parts = (
+            await session.execute(text("SELECT count(*) FROM asset_objects WHERE upload_id IS NOT NULL"))
+        ).scalar()
     assert failed, "every upload was faster than its cancellation"
     assert in_parts, "no upload had got as far as its first part"
     assert multiparts() == []
@@ -228,7 +236,9 @@ async def test_sigkill_at_random_points_of_fifty_uploads(
         assert states
         # A retry of what failed takes the same row and succeeds.
         async with database.transaction() as session:
-            failed = (await session.execute(text("SELECT wanted_key FROM assets WHERE status = 'failed'"))).scalars().all()
+            failed = (
+                (await session.execute(text("SELECT wanted_key FROM assets WHERE status = 'failed'"))).scalars().all()
+            )
         for key in failed:
             assert (await api.upload("alice", key, files.vrm(7)))[0] == 200
 
@@ -253,7 +263,9 @@ async def test_a_store_killed_in_mid_upload_and_in_mid_read(
             kept = files.vrm(1, 30 * 1024**2)
             assert (await api.upload("alice", "vrm/kept.vrm", kept))[0] == 200
             upload = asyncio.create_task(api.upload("alice", "vrm/lost.vrm", files.vrm(2, 60 * 1024**2)))
-            await _until(database, "SELECT count(*) = 1 FROM asset_objects WHERE upload_id IS NOT NULL AND state = 'writing'")
+            await _until(
+                database, "SELECT count(*) = 1 FROM asset_objects WHERE upload_id IS NOT NULL AND state = 'writing'"
+            )
             assert weed.child is not None
             weed.child.send(signal.SIGKILL)
             status, answer = await upload
@@ -263,9 +275,7 @@ async def test_a_store_killed_in_mid_upload_and_in_mid_read(
             weed.stop()
             weed.start()
             assert (await api.read(keys.read_url("vrm/kept.vrm"), "alice"))[:2] == (200, kept)
-            async with api.client.get(
-                api.url + keys.read_url("vrm/kept.vrm"), headers=api.cookie("alice")
-            ) as answer:
+            async with api.client.get(api.url + keys.read_url("vrm/kept.vrm"), headers=api.cookie("alice")) as answer:
                 await answer.content.readexactly(100_000)
                 weed.child.send(signal.SIGKILL)
                 with pytest.raises(aiohttp.ClientError):

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
-from tests import files
-from tests.conftest import Api, serving
 
 from butai.assets import keys
 from butai.config import AssetSettings, Settings
 from butai.database import Database
+from tests import files
+from tests.conftest import Api, serving
 
 
 async def test_an_upload_is_listed_and_reads_back_byte_for_byte(api: Api) -> None:
@@ -127,7 +127,7 @@ async def test_a_failed_replacement_leaves_the_old_bytes_readable(api: Api) -> N
     assert (await api.read(first["data"]["url"], "alice"))[1] == files.vrm(1)
 
 
-async def test_a_file_over_its_limit_is_refused_and_leaves_nothing(settings: Settings, run_jobs, store_keys) -> None:  # noqa: ANN001
+async def test_a_file_over_its_limit_is_refused_and_leaves_nothing(settings: Settings, run_jobs, store_keys) -> None:
     small = replace(settings, assets=AssetSettings(max_vrm_bytes=100_000))
     async with serving(small) as api:
         for order in ("fields first", "file first"):
@@ -146,7 +146,9 @@ async def test_a_declared_checksum_is_held_against_the_bytes(api: Api) -> None:
     assert status == 200
 
 
-async def test_replaced_and_refused_objects_are_removed_by_jobs(api: Api, database: Database, run_jobs, store_keys) -> None:  # noqa: ANN001
+async def test_replaced_and_refused_objects_are_removed_by_jobs(
+    api: Api, database: Database, run_jobs, store_keys
+) -> None:
     await api.upload("alice", "vrm/a.vrm", files.vrm(1))
     await api.upload("alice", "vrm/a.vrm", files.vrm(2))
     await api.upload("alice", "vrm/b.vrm", b"nonsense" * 20)
@@ -157,7 +159,9 @@ async def test_replaced_and_refused_objects_are_removed_by_jobs(api: Api, databa
         await session.execute(text("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE status = 'todo'"))
     await run_jobs()
     async with database.transaction() as session:
-        known = (await session.execute(text("SELECT object_key FROM assets WHERE object_key IS NOT NULL"))).scalars().all()
+        known = (
+            (await session.execute(text("SELECT object_key FROM assets WHERE object_key IS NOT NULL"))).scalars().all()
+        )
     assert store_keys() == list(known)
 
 

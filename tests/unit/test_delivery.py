@@ -47,9 +47,7 @@ def test_ranges_are_cut_to_the_file(first: int, last: int) -> None:
 
 @given(st.text(min_size=1, max_size=50))
 def test_no_name_breaks_out_of_its_header(name: str) -> None:
-    row = Readable(
-        ROW.id, "k", f"vrm/{name}", "ready", None, "o", "model/gltf-binary", 1, "e", "a", None, "vrm", True
-    )
+    row = Readable(ROW.id, "k", f"vrm/{name}", "ready", None, "o", "model/gltf-binary", 1, "e", "a", None, "vrm", True)
     try:
         value = content_disposition(row)
     except UnicodeEncodeError:

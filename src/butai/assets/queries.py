@@ -265,9 +265,8 @@ class Readable:
     public: bool
 
 
-_READABLE_COLUMNS = (
-    "id, s3_key, wanted_key, status, owner_user_id, object_key, mime_type, size_bytes, etag, display_name, sidecar, type"
-)
+_READABLE_COLUMNS = """id, s3_key, wanted_key, status, owner_user_id, object_key, mime_type, size_bytes, etag,
+    display_name, sidecar, type"""
 
 # Own keys first, as they were asked for; then what the public may read. A sidecar is public when its asset is. Another
 # user's upload that is not finished yet is nobody's business, and never hides a file that is.

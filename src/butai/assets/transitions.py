@@ -159,8 +159,8 @@ async def refresh_owners(session: AsyncSession, sidecar: Asset, actor: str | Non
 
 
 _ITEM_FIELDS = frozenset(
-    "id name url s3Key size type category mimeType visibility createdAt updatedAt hasThumbnail thumbnail description "
-    "duration".split()
+    {"id", "name", "url", "s3Key", "size", "type", "category", "mimeType", "visibility", "createdAt", "updatedAt"}
+    | {"hasThumbnail", "thumbnail", "description", "duration"}
 )
 """What an item says by itself: a `_meta.json` has no word in it."""
 

