@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from butai.database import UNREACHABLE
-from butai.errors import ButaiError, DatabaseUnavailable, InvalidRequest, MissingParameters, NotFound
+from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, InvalidRequest, MissingParameters, NotFound
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +128,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, UndefinedTable) or isinstance(getattr(error, "orig", None), UndefinedTable):
         return await _butai_error(request, DatabaseUnavailable("The database has no tables yet; run: butai migrate"))
+    if isinstance(error, BrokenOff):
+        # Logged where it broke; there is nobody left to answer to.
+        return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
     log.error("request.crashed", path=request.url.path, exc_info=error)
     return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
 

@@ -164,7 +164,7 @@ class StoreProxy:
                 await response.write(chunk[: fault.cut_answer - passed])
                 fault.met += 1
                 assert request.transport is not None
-                request.transport.close()
+                request.transport.abort()
                 raise asyncio.CancelledError
             passed += len(chunk)
             try:

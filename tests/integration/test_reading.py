@@ -209,13 +209,17 @@ async def test_a_store_that_denies_is_503_and_one_line_in_the_log(
     assert "Traceback" not in out
 
 
-async def test_a_store_that_breaks_off_breaks_the_connection_off(api: Api, proxy: StoreProxy) -> None:
+async def test_a_store_that_breaks_off_breaks_the_connection_off(
+    api: Api, proxy: StoreProxy, capfd: pytest.CaptureFixture[str]
+) -> None:
     body = files.vrm(1, 3_000_000)
     data = await upload(api, body=body)
     fault = proxy.fault("GET", cut_answer=1_000_000)
     with pytest.raises(Exception, match=r"(?i)payload|disconnect|reset"):
         await api.read(data["url"], "alice")
     assert fault.met == 1
+    assert "read.broke_off" in (said := "".join(capfd.readouterr()))
+    assert "Traceback" not in said
     proxy.heal()
     assert (await api.read(data["url"], "alice"))[:2] == (200, body)
 
