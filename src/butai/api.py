@@ -81,6 +81,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     )
     problems.install(app)
     _add_process_routes(app, metrics)
+    app.include_router(contract.hot)
     app.include_router(contract.router)
     app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)

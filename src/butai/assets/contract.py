@@ -22,7 +22,8 @@ from butai.assets.queries import ListRequest, Place, Readable
 from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.thumbnails import embedded_thumbnail
 from butai.assets.wiring import Library, library
-from butai.calling import AnyCaller, SignedIn, origin
+from butai.calling import AnyCaller, SignedIn, caller, origin, signed_in
+from butai.direct import DirectRoute, query_parameter
 from butai.errors import (
     AssetMissing,
     AssetNotFound,
@@ -37,42 +38,56 @@ from butai.identity import Caller
 from butai.problems import BareError, Envelope, documented
 
 router = APIRouter(tags=["studio contract"])
+hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)
 
+TOTALS = ("none", "estimate", "exact")
+DEFAULT_PAGE = 50
+"""Items of a page for those who ask for a page but not how large."""
+
+MOST_PAGES = 1_000_000
 TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "animations": AssetType.ANIMATION}
 
 
 # Lists
 
 
-@router.get(
+@hot.get(
     "/api/s3/resources",
     response_model=ResourcePage,
     responses=documented(400, model=Envelope),
+    operation_id="list_resources",
     summary="List one type of asset: ready ones, public or the caller's own",
+    openapi_extra={
+        "parameters": [
+            query_parameter(
+                "type", "`vrm|animation|bgm|hdr|scene`, or `models`, `animations`", required=True, enum=TYPES
+            ),
+            query_parameter("page", "From 1. A cursor is faster.", kind="integer", minimum=1, maximum=MOST_PAGES),
+            query_parameter("pageSize", "Items of a page", kind="integer", minimum=1, maximum=queries.PAGE_LIMIT),
+            query_parameter("cursor", "`nextCursor` of the page before"),
+            query_parameter("sort", "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending"),
+            query_parameter("q", "Part of a name", maxLength=200),
+            query_parameter("total", "How it is counted", enum=TOTALS),
+            query_parameter("checkThumbs", "Accepted; thumbnails are always known"),
+        ]
+    },
 )
-async def resources(
-    request: Request,
-    who: SignedIn,
-    type: Annotated[str | None, Query(description="`vrm|animation|bgm|hdr|scene`, or `models`, `animations`")] = None,
-    page: Annotated[str | None, Query(description="From 1. A cursor is faster.")] = None,
-    pageSize: Annotated[str | None, Query(description="1 to 1000")] = None,
-    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before")] = None,
-    sort: Annotated[
-        str | None, Query(description="`created_at|updated_at|display_name|size_bytes`, `-` before it: descending")
-    ] = None,
-    q: Annotated[str | None, Query(description="Part of a name")] = None,
-    total: Annotated[str | None, Query(description="`none|estimate|exact`")] = None,
-    checkThumbs: Annotated[str | None, Query(description="Accepted; thumbnails are always known")] = None,
-) -> Response:
+async def resources(request: Request) -> Response:
     """A page of a list, newest first unless sorted otherwise. Without any paging: everything, up to 10,000 items."""
-    kind = TYPES.get(type or "")
+    who = await signed_in(request)
+    asked = request.query_params
+    kind = TYPES.get(asked.get("type", ""))
     if kind is None:
         raise FilterInvalid(f"type is one of {', '.join(TYPES)}")
-    order = queries.parse_sort(sort)
-    size = _whole_number("pageSize", pageSize, 1, queries.PAGE_LIMIT)
-    number = _whole_number("page", page, 1, 10**6)
+    mode = asked.get("total")
+    if mode not in (None, *TOTALS):
+        raise FilterInvalid(f"total is one of {', '.join(TOTALS)}")
+    order = queries.parse_sort(asked.get("sort"))
+    cursor = asked.get("cursor")
+    size = _whole_number("pageSize", asked.get("pageSize"), queries.PAGE_LIMIT)
+    number = _whole_number("page", asked.get("page"), MOST_PAGES)
     paged = size is not None or number is not None or cursor is not None
-    limit = size or (50 if paged else queries.EVERYTHING)
+    limit = size or (DEFAULT_PAGE if paged else queries.EVERYTHING)
     place = queries.decode_cursor(cursor, order) if cursor else None
     wanted = ListRequest(
         type=kind,
@@ -81,28 +96,26 @@ async def resources(
         limit=limit,
         place=place,
         offset=0 if place else ((number or 1) - 1) * limit,
-        q=q or None,
+        q=asked.get("q") or None,
     )
-    if total not in (None, "none", "estimate", "exact"):
-        raise FilterInvalid("total is none, estimate or exact")
     database = library(request).database
     found = await queries.list_page(database, wanted)
-    count, exact = await _total(database, wanted, found, total)
+    count, exact = await _total(database, wanted, found, mode)
     at = place.page if place else number or 1
     next_cursor = None
     if found.has_more and found.last_value is not None and found.last_id is not None:
         next_cursor = queries.encode_cursor(order, Place(found.last_value, found.last_id, count, at + 1))
-    pagination = msgspec.json.encode(
-        {
-            "page": at,
-            "pageSize": limit,
-            "total": count,
-            "totalIsExact": exact,
-            "hasMore": found.has_more,
-            "nextCursor": next_cursor,
-        }
+    pagination = {
+        "page": at,
+        "pageSize": limit,
+        "total": count,
+        "totalIsExact": exact,
+        "hasMore": found.has_more,
+        "nextCursor": next_cursor,
+    }
+    body = b"".join(
+        (b'{"success":true,"data":[', found.items, b'],"pagination":', msgspec.json.encode(pagination), b"}")
     )
-    body = b'{"success":true,"data":[' + found.items.encode() + b'],"pagination":' + pagination + b"}"
     return Response(
         body, 200, {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}, "application/json"
     )
@@ -120,11 +133,11 @@ async def _total(database: Any, wanted: ListRequest, found: queries.Page, mode: 
     return await queries.total(database, wanted, exactly=mode == "exact")
 
 
-def _whole_number(name: str, text: str | None, least: int, most: int) -> int | None:
+def _whole_number(name: str, text: str | None, most: int) -> int | None:
     if text is None or text == "":
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and least <= int(text) <= most):
-        raise FilterInvalid(f"{name} is a whole number from {least} to {most}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
+        raise FilterInvalid(f"{name} is a whole number from 1 to {most}")
     return int(text)
 
 
@@ -143,32 +156,33 @@ class _File(Response):
         await self.parts.delivery.send(self.row, self.plan, scope, send, receive)
 
 
-@router.api_route(
-    "/api/s3/read-object",
-    methods=["GET", "HEAD"],
-    response_class=Response,
-    responses={
+_FILE = {"content": {"application/octet-stream": {}}}
+_READ: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {
         **documented(400, 404, 409, 410, 416, 504, model=Envelope),
-        200: {"description": "The file", "content": {"application/octet-stream": {}}},
-        206: {"description": "The part asked for", "content": {"application/octet-stream": {}}},
+        200: {"description": "The file", **_FILE},
+        206: {"description": "The part asked for", **_FILE},
         304: {"description": "The caller has it already"},
     },
-    summary="Read a file by its key",
-    openapi_extra={
+    "openapi_extra": {
         "parameters": [
-            {
-                "name": "key",
-                "in": "query",
-                "required": True,
-                "schema": {"type": "string"},
-                "description": "As uploads and lists spell it, percent-encoded once or twice. Other parameters are ignored.",
-                "example": "vrm/Aoi.vrm",
-            }
+            query_parameter(
+                "key",
+                "As uploads and lists spell it, percent-encoded once or twice. Other parameters are ignored.",
+                required=True,
+                example="vrm/Aoi.vrm",
+            )
         ]
     },
-)
-async def read_object(request: Request, who: AnyCaller) -> Response:
+}
+
+
+@hot.head("/api/s3/read-object", operation_id="head_object", summary="What a read would answer", **_READ)
+@hot.get("/api/s3/read-object", operation_id="read_object", summary="Read a file by its key", **_READ)
+async def read_object(request: Request) -> Response:
     """The file under a key: the caller's own first, then what is public. Ranges, ETag and HEAD work as HTTP has them."""
+    who = await caller(request)
     parts = library(request)
     row = await _readable(parts, who, _raw_key(request.scope["query_string"]))
     return _File(parts, row, prepare(row, Conditions.of(request.scope)))

@@ -122,9 +122,10 @@ class ListRequest:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`items` is JSON text without its brackets; `last` is the place behind the last item when there are more."""
+    """`items` is JSON without its brackets, as bytes: it goes out as it came. The last value and id are there when there
+    are more."""
 
-    items: str
+    items: bytes
     count: int
     has_more: bool
     last_value: str | None
@@ -146,7 +147,7 @@ def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.C
         for part, owner in parts
     )
     text = f"""
-        SELECT string_agg(item, ',' ORDER BY place) FILTER (WHERE place <= %(limit)s),
+        SELECT convert_to(string_agg(item, ',' ORDER BY place) FILTER (WHERE place <= %(limit)s), 'UTF8'),
                count(*),
                (max(k::text) FILTER (WHERE place = %(limit)s)),
                (max(id::text) FILTER (WHERE place = %(limit)s))
@@ -196,13 +197,13 @@ async def list_page(database: Database, request: ListRequest) -> Page:
     }
 
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
-        cursor = await connection.execute(statement, parameters, prepare=request.q is None)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        cursor = await connection.execute(statement, parameters, prepare=request.q is None, binary=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return await cursor.fetchone()
 
     row = await database.read(ask)
     assert row is not None
     items, count, last_value, last_id = row
-    return Page(items or "", min(count, request.limit), count > request.limit, last_value, last_id)
+    return Page(items or b"", min(count, request.limit), count > request.limit, last_value, last_id)
 
 
 async def total(database: Database, request: ListRequest, *, exactly: bool = False) -> tuple[int, bool]:
