@@ -10,6 +10,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -132,6 +133,7 @@ class Page:
     last_id: str | None
 
 
+@lru_cache
 def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.Composed | str:
     """The statement for a kind of list. Its text must repeat the partial indexes' conditions word for word."""
     column, kind = SORT_COLUMNS[sort.field]
@@ -168,22 +170,13 @@ def like_pattern(q: str) -> str:
     return f"%{escaped}%"
 
 
-_STATEMENTS: dict[tuple[str, bool, bool], str] = {}
-
-
-async def list_page(database: Database, request: ListRequest) -> Page:
-    """One page. Raises `DatabaseUnavailable`, `FilterInvalid`."""
+def page_statement(request: ListRequest) -> tuple[sql.Composed | str, dict[str, Any]]:
+    """The statement of one page and its parameters. Raises `FilterInvalid`."""
     if request.q is not None and ("\0" in request.q or len(request.q) > 200):
         raise FilterInvalid("q is at most 200 characters, none of them NUL")
     mine, placed = request.user_id is not None, request.place is not None
-    statement: sql.Composed | str
-    if request.q is None:
-        key = (request.sort.text, mine, placed)
-        if key not in _STATEMENTS:
-            _STATEMENTS[key] = str(_list_query(request.sort, mine=mine, placed=placed, q=None))
-        statement = _STATEMENTS[key]
-    else:
-        statement = _list_query(request.sort, mine=mine, placed=placed, q=request.q)
+    # A statement with a pattern in it is made for one request; the others are few and always the same.
+    build = _list_query if request.q is None else _list_query.__wrapped__
     parameters = {
         "type": request.type.value,
         "user": request.user_id,
@@ -195,6 +188,12 @@ async def list_page(database: Database, request: ListRequest) -> Page:
         "value": request.place.value if request.place else None,
         "id": request.place.id if request.place else None,
     }
+    return build(request.sort, mine=mine, placed=placed, q=request.q), parameters
+
+
+async def list_page(database: Database, request: ListRequest) -> Page:
+    """One page. Raises `DatabaseUnavailable`, `FilterInvalid`."""
+    statement, parameters = page_statement(request)
 
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
         cursor = await connection.execute(statement, parameters, prepare=request.q is None, binary=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -271,7 +270,7 @@ _READABLE_COLUMNS = """id, s3_key, wanted_key, status, owner_user_id, object_key
 
 # Own keys first, as they were asked for; then what the public may read. A sidecar is public when its asset is. Another
 # user's upload that is not finished yet is nobody's business, and never hides a file that is.
-_READABLE = f"""
+READABLE = f"""
     SELECT {_READABLE_COLUMNS}, public
     FROM (
         SELECT *,
@@ -303,7 +302,7 @@ async def find_readable(
     parameters = {"user": user_id, "keys": list(keys), "operator": operator}
 
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
-        return await (await connection.execute(_READABLE, parameters, binary=True)).fetchone()
+        return await (await connection.execute(READABLE, parameters, binary=True)).fetchone()
 
     row = await database.read(ask)
     return Readable(*row) if row else None

@@ -1,0 +1,75 @@
+"""Every list is a merge of index scans, whatever its order: a page must cost the same at any depth and any size."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from psycopg import sql
+from sqlalchemy import text
+
+from butai.assets import queries
+from butai.assets.queries import ListRequest, Place, parse_sort
+from butai.database import Database
+
+ROWS = """
+INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status, owner_user_id,
+                    visibility, ever_public, object_key, change_seq, created_at, updated_at)
+SELECT gen_random_uuid(), 'vrm', 'vrm/' || n || '.vrm', 'vrm/' || n || '.vrm', 'vrm/' || n, 'Name ' || n % 997,
+       'model/gltf-binary', n % 4999, 'ready', 'user ' || n % 10, CASE WHEN n % 5 = 0 THEN 'private' ELSE 'public' END,
+       true, 'object/' || n, n, timestamptz '2026-01-01' + n * interval '1 second', now() - n * interval '1 second'
+FROM generate_series(1, 20000) AS n
+"""
+
+VALUES = {
+    "created_at": "2026-01-01 03:00:00+00",
+    "updated_at": "2026-01-01 03:00:00+00",
+    "display_name": "name 5",
+    "size_bytes": "77",
+}
+
+
+@pytest.fixture
+async def filled(database: Database) -> Database:
+    async with database.transaction() as session:
+        await session.execute(text(ROWS))
+    async with database.engine.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("ANALYZE assets"))
+    return database
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
+
+
+@pytest.mark.parametrize("field", list(queries.SORT_COLUMNS))
+@pytest.mark.parametrize("down", ["", "-"])
+@pytest.mark.parametrize("placed", [False, True])
+async def test_a_page_reads_no_more_rows_than_it_shows(filled: Database, field: str, down: str, placed: bool) -> None:
+    order = parse_sort(down + field)
+    place = Place(VALUES[field], "0190a5a5-0000-7000-8000-000000000000", None, 2) if placed else None
+    request = ListRequest(queries.AssetType.VRM, "user 0", order, 100, place)
+    statement, parameters = queries.page_statement(request)
+    async with filled.reads.connection() as connection:
+        explain = sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ") + sql.SQL(str(statement))  # pyright: ignore[reportArgumentType]
+        cursor = await connection.execute(explain, parameters)
+        row = await cursor.fetchone()
+    assert row is not None
+    found = nodes(row[0][0]["Plan"])
+    scans = [node for node in found if "Scan" in node["Node Type"] and "Relation Name" in node]
+    column = queries.SORT_COLUMNS[field][0]
+    assert {scan["Node Type"] for scan in scans} == {"Index Scan"}, json.dumps(row[0], indent=1)
+    assert {scan["Index Name"] for scan in scans} == {f"ix_assets_public_{column}", f"ix_assets_private_{column}"}
+    assert all(scan["Actual Rows"] <= 101 for scan in scans)
+
+
+async def test_a_key_is_found_by_indexes(filled: Database) -> None:
+    async with filled.reads.connection() as connection:
+        parameters = {"user": "user 0", "keys": ["vrm/77.vrm", "vrm/78.vrm"], "operator": False}
+        explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(queries.READABLE)  # pyright: ignore[reportArgumentType]
+        cursor = await connection.execute(explain, parameters)
+        row = await cursor.fetchone()
+    assert row is not None
+    scans = [node for node in nodes(row[0][0]["Plan"]) if "Relation Name" in node]
+    assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], json.dumps(row[0], indent=1)
