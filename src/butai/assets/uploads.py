@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ log = structlog.get_logger(__name__)
 
 Settle = Callable[[], Awaitable[tuple[Key, str | None]]]
 """Tells an upload's key and the SHA-256 that the client declared, when all of the form has been read."""
+
+PARTS_IN_FLIGHT = 2
+"""Parts of one upload that are being sent while another fills: the store's pause at the end of a part goes unnoticed.
+With 8 MiB a part, an upload holds at most 24 MiB."""
 
 FIRST_LOOK = timedelta(seconds=15)
 """When a signed upload is first looked for: a small file is there by then."""
@@ -388,7 +393,7 @@ async def _lease(tools: UploadTools, attempt: Attempt, lease: timedelta) -> Asyn
 async def _store(
     tools: UploadTools, attempt: Attempt, key: Key | None, chunks: AsyncIterator[bytes], limit: int
 ) -> Stored:
-    """Streams the chunks into the attempt's object. At most two parts are held: one fills while one is sent."""
+    """Streams the chunks into the attempt's object. One part fills while `PARTS_IN_FLIGHT` are sent."""
     outgoing = _Outgoing(tools, attempt, key.format.mime if key else "application/octet-stream")
     size, head, head_checked = 0, b"", False
     try:
@@ -431,11 +436,12 @@ class _Outgoing:
         self._mime = mime
         self._upload_id: str | None = None
         self._opening: asyncio.Task[str] | None = None
-        self._etags: list[str] = []
+        self._etags: dict[int, str] = {}
         self._filling: Part | None = None
-        self._sending: Part | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._sending: deque[tuple[Part, asyncio.Task[None]]] = deque()
+        self._sent = 0
         self._digest = hashlib.sha256()
+        self._hashed: asyncio.Task[None] | None = None
 
     @property
     def sha256(self) -> str:
@@ -456,22 +462,23 @@ class _Outgoing:
     async def close(self) -> str:
         """Sends what is left; returns the object's ETag."""
         store, key = self._tools.store, self._attempt.object_key
-        part = self._filling or self._tools.memory.take()
-        self._filling = part
+        if self._filling is None:
+            self._filling = self._tools.memory.take()
         if self._upload_id is None:
             _, etag = await asyncio.gather(
-                asyncio.to_thread(part.hash_into, self._digest), store.put(key, part, self._mime)
+                asyncio.to_thread(self._filling.hash_into, self._digest), store.put(key, self._filling, self._mime)
             )
             return etag
         await self._send_filled()
-        await self._sent()
-        return await store.complete_multipart(key, self._upload_id, self._etags)
+        while self._sending:
+            await self._oldest_sent()
+        return await store.complete_multipart(key, self._upload_id, [self._etags[n + 1] for n in range(self._sent)])
 
     async def abort(self) -> None:
         """Stops sending and has the store forget the parts. What it cannot do now, the removal job does later."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for _, task in self._sending:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in self._sending), return_exceptions=True)
         try:
             if self._opening is not None:
                 # Also when the upload was cancelled while the store was about to answer with the id.
@@ -481,19 +488,24 @@ class _Outgoing:
             log.warning("upload.abort_left_to_job", object_key=self._attempt.object_key)
 
     def release(self) -> None:
-        for part in (self._filling, self._sending):
+        """Gives all parts back. Nothing may be on its way any more."""
+        for part in (self._filling, *(part for part, _ in self._sending)):
             if part is not None:
                 self._tools.memory.give(part)
-        self._filling = self._sending = None
+        self._filling = None
+        self._sending.clear()
 
     async def _send_filled(self) -> None:
         if self._upload_id is None:
             self._opening = asyncio.create_task(self._open())
             self._upload_id = await asyncio.shield(self._opening)
-        await self._sent()
-        self._sending, self._filling = self._filling, None
-        assert self._sending is not None
-        self._task = asyncio.create_task(self._send(self._sending, len(self._etags) + 1))
+        if len(self._sending) == PARTS_IN_FLIGHT:
+            await self._oldest_sent()
+        part, self._filling = self._filling, None
+        assert part is not None
+        self._sent += 1
+        self._hashed = asyncio.create_task(self._hash(part, self._hashed))
+        self._sending.append((part, asyncio.create_task(self._send(part, self._sent, self._hashed))))
 
     async def _open(self) -> str:
         upload_id = await self._tools.store.create_multipart(self._attempt.object_key, self._mime)
@@ -505,19 +517,20 @@ class _Outgoing:
             )
         return upload_id
 
-    async def _send(self, part: Part, number: int) -> None:
-        assert self._upload_id is not None
-        # The digest runs in a thread beside the sending: hashing lets go of the interpreter's lock.
-        _, etag = await asyncio.gather(
-            asyncio.to_thread(part.hash_into, self._digest),
-            self._tools.store.upload_part(self._attempt.object_key, self._upload_id, number, part),
-        )
-        self._etags.append(etag)
+    async def _hash(self, part: Part, before: asyncio.Task[None] | None) -> None:
+        """Runs in a thread beside the sending, one part after another: hashing lets go of the interpreter's lock."""
+        if before is not None:
+            await before
+        await asyncio.to_thread(part.hash_into, self._digest)
 
-    async def _sent(self) -> None:
-        if self._task is not None:
-            task, self._task = self._task, None
-            await task
-        if self._sending is not None:
-            self._tools.memory.give(self._sending)
-            self._sending = None
+    async def _send(self, part: Part, number: int, hashed: asyncio.Task[None]) -> None:
+        assert self._upload_id is not None
+        _, self._etags[number] = await asyncio.gather(
+            hashed, self._tools.store.upload_part(self._attempt.object_key, self._upload_id, number, part)
+        )
+
+    async def _oldest_sent(self) -> None:
+        part, task = self._sending[0]
+        await task
+        self._sending.popleft()
+        self._tools.memory.give(part)
