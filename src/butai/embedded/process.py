@@ -1,0 +1,169 @@
+"""Child processes that die with their parent.
+
+Called by the embedded Postgres and store, and by `butai.up` for the API and the
+workers. A child has a session of its own, so a Ctrl-C in the terminal reaches
+only the parent, which then stops its children in order; and the kernel kills the
+child when the parent dies in a way that leaves no time to do so (SIGKILL).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+
+_PR_SET_PDEATHSIG = 1
+_ROTATE_BYTES = 8 * 1024**2
+_ROTATED_KEPT = 3
+
+
+class StartError(Exception):
+    """Something cannot start. The text is one line for a person: what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class RunAs:
+    """The user that a child runs as, when the parent is root and the child refuses to be."""
+
+    uid: int
+    gid: int
+
+
+class Child:
+    """One running process. `wait`, `poll` and `stop` may be called at any time, any number of times."""
+
+    def __init__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        cwd: Path | None = None,
+        run_as: RunAs | None = None,
+        death_signal: Signals = signal.SIGKILL,
+        pass_fds: Sequence[int] = (),
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
+        """Start it. Both outputs are appended to `log`; `env` is the whole environment.
+
+        `death_signal` is what the child gets when this process dies. It is sent when the
+        *thread* that forked ends (prctl(2), PR_SET_PDEATHSIG), so only the main thread may start children.
+        Raises `StartError` when the program is not there or may not be run.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("children are started from the main thread: they die with the thread that forked")
+        self.argv = [str(part) for part in argv]
+        with open_log(log) as output:
+            try:
+                self._popen = subprocess.Popen(
+                    self.argv,
+                    env=dict(env),
+                    cwd=cwd,
+                    stdin=stdin,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    pass_fds=tuple(pass_fds),
+                    preexec_fn=_die_with_parent(death_signal),
+                    user=run_as.uid if run_as else None,
+                    group=run_as.gid if run_as else None,
+                    extra_groups=[] if run_as else None,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise StartError(f"{self.argv[0]} cannot be started: {error}") from error
+
+    @property
+    def pid(self) -> int:
+        """Of the process, and of its group and session."""
+        return self._popen.pid
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._popen.poll()
+
+    def wait(self, timeout: float) -> int | None:
+        """As `poll`, after at most `timeout` seconds."""
+        wait_for_any([self], timeout)
+        return self.poll()
+
+    def send(self, number: Signals) -> None:
+        """A child that is gone already is no error."""
+        self._popen.send_signal(number)
+
+    def stop(self, number: Signals = signal.SIGTERM, timeout: float = 10.0) -> int:
+        """Ask with `number`, wait `timeout` seconds, then kill the process and its whole group. Returns the exit status."""
+        self.send(number)
+        status = self.wait(timeout)
+        if status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            status = self._popen.wait()
+        return status
+
+
+def wait_for_any(children: Iterable[Child], timeout: float) -> None:
+    """Return as soon as one of them has ended, at the latest after `timeout` seconds.
+
+    subprocess's own wait with a time-out sleeps up to 50 ms too long, which adds up in a start.
+    """
+    poll = select.poll()
+    with contextlib.ExitStack() as opened:
+        for child in children:
+            if child.poll() is not None:
+                return
+            # Not reaped yet, so the number is still this child's.
+            descriptor = os.pidfd_open(child.pid)
+            opened.callback(os.close, descriptor)
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(max(0.0, timeout) * 1000)
+
+
+def _die_with_parent(number: Signals) -> Callable[[], None]:
+    """What to run between fork and exec (after setuid, which clears the setting) so that the child gets `number`."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+    value = int(number)
+
+    def ask_kernel() -> None:
+        if prctl(_PR_SET_PDEATHSIG, value, 0, 0, 0) != 0:
+            os._exit(127)
+        # The parent may have died between the fork and the line above; then no signal will ever come.
+        if os.getppid() != parent:
+            os._exit(127)
+
+    return ask_kernel
+
+
+@contextlib.contextmanager
+def open_log(path: Path) -> Iterator[int]:
+    """A file descriptor to append to, readable by its owner only. A file past 8 MiB is first moved to `.1` (… `.3`)."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > _ROTATE_BYTES:
+            for number in range(_ROTATED_KEPT - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    path.with_name(f"{path.name}.{number}").replace(path.with_name(f"{path.name}.{number + 1}"))
+            path.replace(path.with_name(f"{path.name}.1"))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def log_tail(path: Path, from_byte: int = 0, lines: int = 5) -> str:
+    """The last lines written to a log after `from_byte`, for an error message. Empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(from_byte, size - 8192))
+            return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-lines:])
+    except OSError:
+        return ""

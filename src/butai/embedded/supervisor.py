@@ -1,0 +1,178 @@
+"""Keeps a set of services running, and stops them in order.
+
+Called by `butai.up` alone. Everything happens in the main thread: children die with the thread that forked them
+(`butai.embedded.process`), and a signal ends whatever wait is going on by an exception.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import structlog
+
+from butai.embedded.process import Child, StartError, wait_for_any
+
+log = structlog.get_logger(__name__)
+
+FIRST_DELAY = 0.2
+"""Seconds before a service that died is started again; doubled each time it dies again soon."""
+LONGEST_DELAY = 5.0
+STEADY = 10.0
+"""A service that ran this many seconds is well: its next death waits `FIRST_DELAY` again."""
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequested(BaseException):
+    """Ctrl-C, SIGTERM, or the terminal is gone. Not an `Exception`: nobody on the way may swallow it."""
+
+
+class Service(Protocol):
+    """What can be kept running. `EmbeddedPostgres`, `EmbeddedSeaweed` and `Program` can."""
+
+    @property
+    def child(self) -> Child | None:
+        """The process, once launched; it may have ended."""
+        ...
+
+    def launch(self) -> None:
+        """Start the process and return at once; again after it died. Raises `StartError`."""
+        ...
+
+    def stop(self, *, fast: bool = False) -> None:
+        """End it. `fast`: without asking."""
+        ...
+
+
+class Program:
+    """One of our own commands as a service: the API, the worker."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log_file: Path, *, patience: float = 12.0) -> None:
+        """`patience`: seconds that it gets after SIGTERM. Both commands give what they are doing ten."""
+        self._argv, self._env, self.log_file, self._patience = argv, env, log_file, patience
+        self._child: Child | None = None
+
+    @property
+    def child(self) -> Child | None:
+        """The process, once launched."""
+        return self._child
+
+    def launch(self) -> None:
+        """Start it. Nothing to wait for."""
+        self._child = Child(self._argv, env=self._env, log=self.log_file)
+
+    def stop(self, *, fast: bool = False) -> None:
+        """SIGTERM, or SIGKILL with `fast`."""
+        if self._child is not None:
+            self._child.stop(signal.SIGKILL if fast else signal.SIGTERM, self._patience)
+            self._child = None
+
+
+@dataclass
+class _Watched:
+    name: str
+    service: Service
+    delay: float = FIRST_DELAY
+    launched_at: float = 0.0
+    launch_at: float | None = None
+    """When to start it again (monotonic); None while it runs."""
+    silent: bool = False
+    """The reason why it cannot start has been told; not again until it ran."""
+
+
+@dataclass
+class Supervisor:
+    """`add` what there is, `launch` it, then `watch` until a signal comes; `stop` in any case.
+
+    `say(name, text)` tells the person at the terminal.
+    """
+
+    say: Callable[[str, str], None]
+    _watched: list[_Watched] = field(default_factory=list)
+    _hurry: bool = False
+    _stopping: bool = False
+
+    def listen(self) -> None:
+        """From now on SIGINT, SIGTERM and SIGHUP raise `StopRequested`; during `stop`, they hurry it."""
+        for number in _STOPPING:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._stopping and self._hurry:
+            return
+        self._hurry = self._stopping
+        self._stopping = True
+        raise StopRequested(signal.Signals(number).name)
+
+    def add(self, name: str, service: Service) -> None:
+        """Add a service on which only later ones depend: they are stopped in the reverse order."""
+        self._watched.append(_Watched(name, service))
+
+    def launch(self, service: Service) -> None:
+        """Start an added service and keep it running. Raises `StartError`."""
+        watched = next(one for one in self._watched if one.service is service)
+        service.launch()
+        watched.launched_at = time.monotonic()
+
+    def watch(self, look: Callable[[], None] | None = None, every: float = 30.0) -> None:
+        """Start again whatever dies, until `StopRequested`. `look` is called every `every` seconds."""
+        next_look = time.monotonic() + every
+        while True:
+            now = time.monotonic()
+            for watched in self._watched:
+                self._tend(watched, now)
+            if look is not None and now >= next_look:
+                look()
+                next_look = now + every
+            due = [watched.launch_at for watched in self._watched if watched.launch_at is not None]
+            running = [one.service.child for one in self._watched if one.launch_at is None and one.service.child]
+            wait_for_any(running, min([*due, next_look]) - now)
+
+    def _tend(self, watched: _Watched, now: float) -> None:
+        child = watched.service.child
+        if watched.launch_at is None:
+            status = child.poll() if child is not None else None
+            if child is None or status is None:
+                return
+            if now - watched.launched_at >= STEADY:
+                watched.delay = FIRST_DELAY
+            watched.launch_at = now + watched.delay
+            log.warning("service.ended", service=watched.name, status=status, again_in=watched.delay)
+            self.say(watched.name, f"ended ({describe(status)}); starting it again")
+            watched.delay = min(watched.delay * 2, LONGEST_DELAY)
+        elif now >= watched.launch_at:
+            try:
+                watched.service.launch()
+            except StartError as error:
+                watched.launch_at = now + LONGEST_DELAY
+                if not watched.silent:
+                    self.say(watched.name, f"cannot start: {error}")
+                watched.silent = True
+            else:
+                watched.launch_at, watched.launched_at, watched.silent = None, time.monotonic(), False
+                log.info("service.launched", service=watched.name)
+
+    def stop(self) -> None:
+        """Stop everything, the last launched first. A signal meanwhile makes it fast."""
+        self._stopping = True
+        while self._watched:
+            try:
+                self._watched[-1].service.stop(fast=self._hurry)
+                self._watched.pop()
+            except StopRequested:
+                self.say("butai", "stopping at once")
+
+
+def describe(status: int) -> str:
+    """`killed by SIGKILL`, or `exit status 3`."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"exit status {status}"
