@@ -1,0 +1,56 @@
+"""The list route with nothing around it: what `list_page` measures the whole middleware against.
+
+The same handler of `butai.assets.contract` under FastAPI and uvicorn, but no identity (every caller is the same user),
+no request id, no metrics, no log line. Started by `servers.bare`; takes the settings of `butai api`, and a port.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from butai.assets import contract
+from butai.assets.storage import Store
+from butai.assets.wiring import assemble
+from butai.config import Settings
+from butai.database import Database
+from butai.identity import Caller
+
+
+class _Somebody:
+    """Stands where the identity stands, and believes everybody to be the same."""
+
+    caller = Caller(user_id="bench-stranger", kind="session", scopes=frozenset({"user"}), by_cookie=True)
+
+    async def identify_request(self, _scope: Any) -> Caller:
+        return self.caller
+
+
+def create_app(settings: Settings) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with Database(settings.database) as database:
+            library = assemble(database, Store(settings.store), settings.assets, settings.http)
+            yield {"library": library, "identity": _Somebody()}
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.include_router(contract.hot)
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        create_app(Settings()),
+        port=int(sys.argv[1]),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+    )

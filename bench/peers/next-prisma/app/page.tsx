@@ -1,0 +1,3 @@
+export default function Page() {
+  return <p>The list is at /api/s3/resources.</p>
+}
