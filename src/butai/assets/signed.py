@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
 from butai.assets import keys, transitions
+from butai.assets.attempts import Attempt, Stored, begin, checked, fail, finish, ledger
 from butai.assets.keys import Key
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import Asset, AssetObject
 from butai.assets.storage import ObjectAbsent, RangeRefused, Store
-from butai.assets.uploads import Attempt, Stored, UploadTools, begin, checked, fail, finish, ledger
+from butai.assets.uploads import UploadTools
 from butai.audit import Origin
 from butai.errors import (
     AssetNotFound,

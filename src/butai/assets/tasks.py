@@ -13,10 +13,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm.attributes import set_committed_value
 
 from butai.assets import purging, signed
+from butai.assets.attempts import Attempt, fail
 from butai.assets.models import Asset, AssetObject
 from butai.assets.storage import ObjectAbsent
 from butai.assets.transitions import REMOVE_OBJECTS
-from butai.assets.uploads import Attempt, fail
 from butai.assets.wiring import Library
 from butai.errors import Unavailable, UploadInterrupted, UploadRefused
 
