@@ -88,7 +88,7 @@ def _cache_control(row: Readable) -> str:
         return "no-store"
     if not row.public:
         return "private, no-cache"
-    if row.mime_type.startswith("image/") and row.type not in ("hdr", "scene"):
+    if row.mime_type in ("image/png", "image/jpeg", "image/webp"):
         return "public, max-age=86400, immutable"
     return "public, max-age=3600"
 
@@ -153,6 +153,9 @@ class Delivery:
             "x-butai-range": f"bytes={plan.span[0]}-{plan.span[1]}" if plan.span else "",
         }
         headers.pop("content-range", None)
+        for name in ("cache-control", "content-disposition"):
+            # nginx would put these on the store's errors, too.
+            headers[f"x-butai-{name}"] = headers.pop(name)
         await _start(send, Plan(200, headers, 0), 0)
         await send({"type": "http.response.body", "body": b""})
 

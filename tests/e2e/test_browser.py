@@ -1,0 +1,371 @@
+"""Butai as a studio's front end sees it: real pages in a real browser, on the API's origin and on others."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from butai.config import HttpSettings, Settings
+from tests import files
+from tests.conftest import Api, serving
+from tests.fakes.store_proxy import StoreProxy
+from tests.processes import free_port
+
+# One browser for all of them: it takes as long to start as any of the tests.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAGES = Path(__file__).parent / "pages"
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+# No sandbox for root; nothing that calls home; no names but this machine's. (Two IP addresses are never one site, so the
+# studio and its API have names, as they would have out there.)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP *.localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+BODY = files.vrm(1, 6_000_000, thumbnail=files.png(7, 5))
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Debian's Chromium."""
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        await chromium.close()
+
+
+@dataclass
+class Studio:
+    """An API, and front ends of it in a browser."""
+
+    api: Api
+    browser: Browser
+    avatar: Path
+
+    @property
+    def url(self) -> str:
+        """The API as browsers reach it."""
+        return self.api.url.replace("127.0.0.1", "api.studio.localhost")
+
+    async def page(self, user: str | None = None, *, origin: str | None = None) -> Page:
+        """A page with the studio's script, in a browser of its own (cookies and cache), signed in as `user`.
+
+        `origin`: where the page comes from, if not from the API; the API's own cookie is there all the same.
+        """
+        context = await self.browser.new_context()
+        page = await context.new_page()
+        if user:
+            await page.goto(f"{self.url}/dev/sign-in?user={user}")
+        if origin is None:
+            # Any document of the API's makes a page of its origin. (To answer for a URL here, the browser would have to
+            # be intercepted, and then it neither caches nor asks before cross-origin requests.)
+            await page.goto(f"{self.url}/healthz")
+            await page.set_content((PAGES / "studio.html").read_text().replace('<script src="studio.js"></script>', ""))
+            await page.add_script_tag(path=PAGES / "studio.js")
+        else:
+            await page.goto(f"{origin}/studio.html?api={self.url}")
+        await page.set_input_files("input[type=file]", self.avatar)
+        return page
+
+    async def uploaded(self, page: Page, key: str = "vrm/My Avatar (1).vrm") -> dict[str, Any]:
+        """The asset's data, after an upload from the page."""
+        answer = await page.evaluate("key => upload(key)", key)
+        assert answer["status"] == 200, answer
+        return answer["body"]["data"]
+
+
+@pytest.fixture
+def origins() -> tuple[str, str, int]:
+    """Another site and another origin on the API's site, both on one port; a cookie is sent to the API by the second."""
+    port = free_port()
+    return f"http://www.elsewhere.localhost:{port}", f"http://www.studio.localhost:{port}", port
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def studio(
+    browser: Browser, settings: Settings, origins: tuple[str, str, int], tmp_path: Path
+) -> AsyncIterator[Studio]:
+    """The other site may call the API; the other origin on the API's site may not."""
+    avatar = tmp_path / "My Avatar.vrm"
+    avatar.write_bytes(BODY)
+    async with serving(replace(settings, http=HttpSettings(cors_origins=(origins[0],)))) as api, _pages(origins[2]):
+        yield Studio(api, browser, avatar)
+        for context in browser.contexts:
+            await context.close()
+
+
+@contextlib.asynccontextmanager
+async def _pages(port: int) -> AsyncIterator[None]:
+    """The studio's pages on a port of their own, isolated from other origins as pages with threads have to be."""
+
+    @web.middleware
+    async def isolate(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+        answer = await handler(request)
+        answer.headers["Cross-Origin-Embedder-Policy"] = "require-corp"
+        answer.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        return answer
+
+    app = web.Application(middlewares=[isolate])
+    app.router.add_static("/", PAGES)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def publish(page: Page, asset_id: str, visibility: str = "public") -> None:
+    answer = await page.evaluate(
+        "([id, visibility]) => call('PATCH', '/api/assets/' + id, {visibility})", [asset_id, visibility]
+    )
+    assert answer["status"] == 200, answer
+
+
+# On the API's own origin
+
+
+async def test_signing_in_leaves_a_cookie_that_scripts_cannot_read(studio: Studio) -> None:
+    context = await studio.browser.new_context()
+    page = await context.new_page()
+    await page.goto(f"{studio.url}/dev/sign-in?user=alice")
+    assert page.url == f"{studio.url}/"
+    assert "Signed in as alice" in await page.inner_text("body")
+    (cookie,) = await context.cookies()
+    assert cookie.get("name") == "next-auth.session-token"
+    assert cookie.get("httpOnly") is True
+    assert cookie.get("sameSite") == "Lax"
+    assert await page.evaluate("document.cookie") == ""
+
+
+async def test_an_avatar_is_uploaded_listed_and_read_back_byte_for_byte(studio: Studio) -> None:
+    page = await studio.page("alice")
+    data = await studio.uploaded(page)
+    assert data["size"] == len(BODY)
+    listing = await page.evaluate("() => call('GET', '/api/s3/resources?type=models')")
+    assert listing["status"] == 200
+    assert listing["body"]["success"] is True
+    (item,) = listing["body"]["data"]
+    assert item["url"].endswith(".vrm")
+    assert (item["id"], item["size"], item["category"]) == (data["id"], len(BODY), "vrm")
+    for url in (item["url"] + "&proxy=1", item["url"] + "&v=123", "/api/s3/read-object?key=vrm/My Avatar (1).vrm"):
+        got = await page.evaluate("url => read(url)", url)
+        assert (got["status"], got["length"], got["sha256"]) == (200, len(BODY), SHA256), url
+        assert got["redirected"] is False
+        assert got["headers"]["content-type"] == "model/gltf-binary"
+
+
+async def test_parts_of_a_file_are_read_and_unchanged_files_are_not_read_twice(
+    studio: Studio, proxy: StoreProxy
+) -> None:
+    page = await studio.page("alice")
+    url = (await studio.uploaded(page))["url"]
+    for asked, first, end in (
+        ("bytes=0-0", 0, 1),
+        ("bytes=100-4099", 100, 4100),
+        ("bytes=-500", len(BODY) - 500, None),
+    ):
+        got = await page.evaluate("([url, range]) => read(url, {headers: {Range: range}})", [url, asked])
+        assert got["status"] == 206, asked
+        assert got["sha256"] == hashlib.sha256(BODY[first:end]).hexdigest()
+        assert got["headers"]["content-range"] == f"bytes {first}-{(end or len(BODY)) - 1}/{len(BODY)}"
+    got = await page.evaluate("url => read(url, {headers: {Range: 'bytes=99999999-'}})", url)
+    assert got["status"] == 416
+    # A private file is kept by the browser, which asks each time whether it still may.
+    assert (await page.evaluate("url => read(url)", url))["sha256"] == SHA256
+    gets = sum(seen.method == "GET" for seen in proxy.seen)
+    assert (await page.evaluate("url => read(url)", url))["sha256"] == SHA256
+    assert sum(seen.method == "GET" for seen in proxy.seen) == gets
+
+
+async def test_thumbnails_show_as_pictures(studio: Studio, tmp_path: Path) -> None:
+    page = await studio.page("alice")
+    url = (await studio.uploaded(page))["url"]
+    inside = await page.evaluate("url => picture('/api/vrm-thumbnail?url=' + encodeURIComponent(url))", url)
+    assert inside == 7
+    (tmp_path / "thumb.png").write_bytes(files.png(33, 3))
+    await page.set_input_files("input[type=file]", tmp_path / "thumb.png")
+    await studio.uploaded(page, "vrm/My Avatar (1)_thumb.png")
+    listing = await page.evaluate("() => call('GET', '/api/s3/resources?type=vrm')")
+    (item,) = listing["body"]["data"]
+    assert item["hasThumbnail"] is True
+    assert await page.evaluate("url => picture(url)", item["thumbnail"]) == 33
+
+
+async def test_a_published_avatar_is_for_everyone_and_a_hidden_one_for_nobody_else(studio: Studio) -> None:
+    alice, anonymous, bob = await studio.page("alice"), await studio.page(), await studio.page("bob")
+    data = await studio.uploaded(alice)
+    read = "url => read(url)"
+    assert (await anonymous.evaluate(read, data["url"]))["status"] == 401
+    assert (await bob.evaluate(read, data["url"]))["status"] == 404
+    await publish(alice, data["id"])
+    for page in (anonymous, bob):
+        assert (await page.evaluate(read, data["url"]))["sha256"] == SHA256
+    await publish(alice, data["id"], "private")
+    # Not from the cache, where it may live for its hour.
+    fresh = "url => read(url, {cache: 'no-store'})"
+    assert (await anonymous.evaluate(fresh, data["url"]))["status"] == 401
+    assert (await bob.evaluate(fresh, data["url"]))["status"] == 404
+    assert (await alice.evaluate(read, data["url"]))["sha256"] == SHA256
+
+
+async def test_a_deleted_avatar_is_gone_and_comes_back_when_restored(studio: Studio) -> None:
+    page = await studio.page("alice")
+    data = await studio.uploaded(page)
+    path = f"/api/assets/{data['id']}"
+    assert (await page.evaluate("path => call('DELETE', path)", path))["status"] == 204
+    assert (await page.evaluate("url => read(url)", data["url"]))["status"] == 404
+    assert (await page.evaluate("() => call('GET', '/api/s3/resources?type=vrm')"))["body"]["data"] == []
+    assert (await page.evaluate("path => call('POST', path + '/restore')", path))["status"] == 200
+    assert (await page.evaluate("url => read(url)", data["url"]))["sha256"] == SHA256
+
+
+async def test_errors_are_json_that_a_front_end_can_show(studio: Studio) -> None:
+    anonymous = await studio.page()
+    answer = await anonymous.evaluate("() => call('GET', '/api/s3/resources?type=vrm')")
+    assert (answer["status"], answer["body"]["success"]) == (401, False)
+    answer = await anonymous.evaluate("() => upload('vrm/a.vrm')")
+    assert (answer["status"], answer["body"]["error"]["code"]) == (401, "auth_required")
+    alice = await studio.page("alice")
+    answer = await alice.evaluate("() => upload('vrm/a.exe')")
+    assert (answer["status"], answer["body"]["error"]["code"]) == (415, "type_unsupported")
+    assert answer["body"]["message"]
+
+
+async def test_bytes_go_straight_to_the_store_with_a_signed_url(studio: Studio) -> None:
+    page = await studio.page("alice")
+    done = await page.evaluate("() => uploadDirectly('vrm/直接.vrm')")
+    assert done["origin"] == studio.api.settings.store.endpoint
+    assert done["origin"] != studio.url
+    assert (done["early"], done["put"], done["done"]["status"]) == (409, 200, 200)
+    assert done["done"]["body"]["status"] == "ready"
+    assert (await page.evaluate("url => read(url)", done["readUrl"]))["sha256"] == SHA256
+    listing = await page.evaluate("() => call('GET', '/api/s3/resources?type=vrm')")
+    assert [item["name"] for item in listing["body"]["data"]] == ["直接"]
+
+
+# On other origins
+
+
+async def test_an_isolated_page_of_another_site_may_use_what_is_public(
+    studio: Studio, origins: tuple[str, str, int]
+) -> None:
+    alice = await studio.page("alice")
+    data = await studio.uploaded(alice)
+    await publish(alice, data["id"])
+    page = await studio.page(origin=origins[0])
+    assert await page.evaluate("crossOriginIsolated")
+    got = await page.evaluate("url => read(url)", data["url"])
+    assert (got["status"], got["sha256"]) == (200, SHA256)
+    got = await page.evaluate("url => read(url, {headers: {Range: 'bytes=5-9'}})", data["url"])
+    assert (got["status"], got["length"]) == (206, 5)
+    assert {"etag", "content-range", "content-length", "accept-ranges"} <= set(got["headers"])
+    # An <img> without CORS: let in by the picture's own policy.
+    assert await page.evaluate("url => picture('/api/vrm-thumbnail?url=' + encodeURIComponent(url))", data["url"]) == 7
+    await publish(alice, data["id"], "private")
+    got = await page.evaluate("url => read(url, {cache: 'no-store'})", data["url"])
+    assert got["status"] == 401
+
+
+async def test_what_is_private_does_not_leave_the_site_even_for_its_owner(
+    studio: Studio, origins: tuple[str, str, int]
+) -> None:
+    other_site, same_site, _ = origins
+    data = await studio.uploaded(await studio.page("alice"))
+    thumbnail = "/api/vrm-thumbnail?url=" + data["url"].replace("%", "%25")
+    # The same browser, signed in: the cookie does not go along to another site.
+    foreign = await studio.page("alice", origin=other_site)
+    for credentials in ("same-origin", "include"):
+        got = await foreign.evaluate("([url, credentials]) => read(url, {credentials})", [data["url"], credentials])
+        assert got["status"] == 401
+    assert await foreign.evaluate("url => picture(url)", thumbnail) is None
+    # On the API's own site it does; pictures may be shown, but no script reads them.
+    near = await studio.page("alice", origin=same_site)
+    assert await near.evaluate("url => picture(url)", thumbnail) == 7
+    assert await near.evaluate("url => read(url, {credentials: 'include'})", data["url"]) == {"blocked": "TypeError"}
+
+
+async def test_a_page_of_another_origin_cannot_write_with_the_visitors_cookie(
+    studio: Studio, origins: tuple[str, str, int]
+) -> None:
+    data = await studio.uploaded(await studio.page("alice"))
+    path = f"/api/assets/{data['id']}"
+    page = await studio.page("alice", origin=origins[1])
+    assert await page.evaluate("() => upload('vrm/forged.vrm', 'include')") == {"blocked": "TypeError"}
+    # Asked for first, and refused.
+    assert await page.evaluate("path => call('DELETE', path, undefined, 'include')", path) == {"blocked": "TypeError"}
+    # A form needs no leave of anybody, and its answer can be seen.
+    async with page.expect_navigation() as leaving:
+        await page.evaluate(
+            """action => {
+              const form = document.getElementById("upload");
+              Object.assign(form, {action, method: "post", enctype: "multipart/form-data"});
+              form.elements.fileName.value = "vrm/forged.vrm";
+              form.submit();
+            }""",
+            f"{studio.url}/api/s3/upload",
+        )
+    answer = await leaving.value
+    assert answer is not None
+    sent = await answer.request.all_headers()
+    assert "next-auth.session-token" in sent["cookie"]
+    assert sent["origin"] == origins[1]
+    assert (answer.status, (await answer.json())["error"]["code"]) == (403, "origin_denied")
+    items = await studio.api.items("alice")
+    assert [item["id"] for item in items] == [data["id"]]
+
+
+async def test_a_configured_origin_on_the_apis_site_writes_with_the_cookie(
+    browser: Browser, settings: Settings, origins: tuple[str, str, int], tmp_path: Path
+) -> None:
+    avatar = tmp_path / "avatar.vrm"
+    avatar.write_bytes(BODY)
+    allowed = replace(settings, http=HttpSettings(cors_origins=(origins[1],)))
+    async with serving(allowed) as api, _pages(origins[2]):
+        page = await Studio(api, browser, avatar).page("alice", origin=origins[1])
+        answer = await page.evaluate("() => upload('vrm/a.vrm', 'include')")
+        assert answer["status"] == 200, answer
+        path = f"/api/assets/{answer['body']['data']['id']}"
+        edit = "path => call('PATCH', path, {displayName: 'Aoi'}, 'include')"
+        assert (await page.evaluate(edit, path))["body"]["displayName"] == "Aoi"
+        got = await page.evaluate("url => read(url, {credentials: 'include'})", answer["body"]["data"]["url"])
+        assert got["sha256"] == SHA256
+        assert (await page.evaluate("path => call('DELETE', path, undefined, 'include')", path))["status"] == 204
+        await page.context.close()
+
+
+# The pages of Butai's own
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_our_own_pages_need_nothing_from_elsewhere_and_complain_of_nothing(studio: Studio, path: str) -> None:
+    context: BrowserContext = await studio.browser.new_context()
+    page = await context.new_page()
+    asked: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    answer = await page.goto(studio.url + path, wait_until="networkidle")
+    assert answer is not None
+    assert answer.status == 200
+    assert [url for url in asked if not url.startswith((studio.url, "data:"))] == []
+    assert said == []
+    assert "Butai" in await page.inner_text("h1")
