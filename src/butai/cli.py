@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -74,6 +74,7 @@ def api(
     import uvicorn
 
     from butai.api import create_app
+    from butai.http_server import BoundedHttp
 
     settings = _needed(_settings())
     uvicorn.run(
@@ -81,7 +82,7 @@ def api(
         host=host or settings.http.host,
         port=port or settings.http.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -110,6 +111,84 @@ def migrate() -> None:
     settings = _needed(_settings(), store=False)
     database.migrate(settings.database.url.get_secret_value())
     print(f"The database is at {database.head_revision()}.")
+
+
+@app.command("import")
+def import_(
+    listing: Annotated[
+        Path | None,
+        typer.Option(
+            help="A listing: an S3 Inventory report (manifest.json, or one of its CSVs), the output of "
+            "aws s3 ls --recursive or rclone lsjson -R, or a CSV with a column key. - reads standard input."
+        ),
+    ] = None,
+    list_bucket: Annotated[bool, typer.Option("--list", help="Ask the bucket itself, where that is allowed.")] = False,
+    format: Annotated[
+        Literal["inventory", "aws-ls", "rclone", "csv"] | None,
+        typer.Option(help="The listing's format, where it is not seen by itself."),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="The columns of an inventory's CSV without its manifest: 'Bucket, Key, Size'.")
+    ] = None,
+    strip_prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="What objects' keys begin with and public keys do not; objects without it are left out. "
+            "BUTAI_S3_PREFIX when not given."
+        ),
+    ] = None,
+    add_prefix: Annotated[
+        str, typer.Option(help="What the listing's keys lack at their beginning, as after rclone lsjson bucket/folder.")
+    ] = "",
+    owner: Annotated[
+        str | None, typer.Option(help="Whose files these are. Not given: the studio's, which only operators change.")
+    ] = None,
+    visibility: Annotated[
+        Literal["public", "private"] | None,
+        typer.Option(
+            help="Who lists and reads them. Not given: public without --owner, as in a studio whose bucket everybody "
+            "reads (a private file of nobody is seen by operators alone); BUTAI_DEFAULT_VISIBILITY with one."
+        ),
+    ] = None,
+    check_content: Annotated[
+        bool, typer.Option("--check-content", help="Also hold each file's first bytes against its name.")
+    ] = False,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="At most so many objects a second.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything, write nothing.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write one line of JSON for each object that was not added.")
+    ] = None,
+) -> None:
+    """Fills the index from a bucket that has files in it already. Nothing is copied; run it again whenever you like.
+
+    What is imported becomes Butai's: purging or replacing an asset deletes its object (docs/moving-in.md).
+    """
+    from butai.assets.importing import ImportOptions
+    from butai.moving_in import Source, run_import
+
+    if (listing is None) is not list_bucket:
+        _fail("say where the names come from: --listing FILE, or --list to ask the bucket")
+    settings = _needed(_settings())
+    options = ImportOptions(
+        visibility=visibility or ("public" if owner is None else settings.assets.default_visibility),
+        owner=owner,
+        strip_prefix=settings.store.prefix if strip_prefix is None else strip_prefix,
+        add_prefix=add_prefix,
+        check_content=check_content,
+        rate=rate,
+        dry_run=dry_run,
+    )
+    raise SystemExit(run_import(settings, Source(listing, format, columns), options, report))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Looks at the database, the store, sign-in, LiveKit and the clocks, and says what to do about each finding."""
+    from butai.doctor import run_doctor
+
+    raise SystemExit(run_doctor(_settings(), as_json=as_json))
 
 
 @app.command()

@@ -273,7 +273,7 @@ async def test_a_vrm_without_a_picture_is_404(api: Api) -> None:
     await api.upload("alice", "vrm/a.vrm", files.vrm(1))
     status, body = await api.call("GET", "/api/vrm-thumbnail?url=/api/s3/read-object%3Fkey%3Dvrm/a.vrm", "alice")
     assert status == 404
-    assert set(body) == {"error"}
+    assert isinstance(body["error"], str)
 
 
 @pytest.mark.parametrize(
@@ -287,4 +287,4 @@ async def test_a_vrm_without_a_picture_is_404(api: Api) -> None:
 async def test_other_urls_are_400_and_nobody_is_asked(api: Api, url: str) -> None:
     status, body = await api.call("GET", f"/api/vrm-thumbnail?url={quote(url, safe='')}", "alice")
     assert status == 400
-    assert set(body) == {"error"}
+    assert isinstance(body["error"], str)

@@ -1,0 +1,129 @@
+"""Questions to the store, one at a time, with what they answer as it came. Used by the checks of `butai doctor`.
+
+Not `Store`'s own requests: those repeat themselves, log, and turn answers into errors, while here the answer itself is
+what is looked at. Addresses and signatures are `Store`'s, so that what is examined is what the service does.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+from yarl import URL
+
+from butai.assets.storage import Store
+from butai.doctor.findings import CHECK_SECONDS
+
+SHOWN = 64 * 1024
+"""The most of an answer's body that is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`status` 0: there was none, and `trouble` says why. `skew`: the other clock less ours in seconds, as far as its
+    Date header tells; None without one."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    trouble: str = ""
+    skew: float | None = None
+
+    @property
+    def code(self) -> str:
+        """S3's own word for what went wrong."""
+        match = re.search(rb"<Code>([A-Za-z0-9]{1,64})</Code>", self.body)
+        return match[1].decode() if match else ""
+
+    @property
+    def said(self) -> str:
+        """The answer in few words."""
+        if not self.status:
+            return self.trouble
+        return f"{self.status} {self.code}".strip()
+
+
+def trouble_of(error: BaseException) -> str:
+    """Why there was no answer, without addresses that carry signatures."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {CHECK_SECONDS:.0f} s"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host's name has no address"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not believed: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return "it does not speak TLS as we do"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or type(error.os_error).__name__
+    if isinstance(error, aiohttp.InvalidURL):
+        return "this is no address"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"the connection broke off ({type(error).__name__})"
+
+
+async def send(
+    http: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+) -> Answer:
+    """One request; never raises for what the network does. Redirects are answers, too."""
+    timeout = aiohttp.ClientTimeout(total=CHECK_SECONDS)
+    try:
+        began = time.time()
+        async with http.request(
+            method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, timeout=timeout
+        ) as answer:
+            now = (began + time.time()) / 2
+            read = await answer.content.read(SHOWN)
+            found = {name.lower(): value for name, value in answer.headers.items()}
+            return Answer(answer.status, read, found, skew=_skew(found.get("date"), now))
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        return Answer(0, trouble=trouble_of(error))
+
+
+def _skew(date: str | None, now: float) -> float | None:
+    try:
+        # A Date has whole seconds: on average half of one has passed.
+        return parsedate_to_datetime(date).timestamp() + 0.5 - now if date else None
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+class Asking:
+    """Signed questions about objects. `public`: by the address that browsers use."""
+
+    def __init__(self, http: aiohttp.ClientSession, store: Store, *, public: bool = False) -> None:
+        self._http = http
+        self._store = store
+        self._public = public
+
+    async def ask(
+        self,
+        method: str,
+        key: str,
+        *,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """One request about one object; S3's own headers are part of the signature."""
+        signed = {name: value for name, value in (headers or {}).items() if name.startswith("x-amz-")}
+        url = self._store.sign(method, key, query=query, headers=signed, public=self._public)
+        return await send(self._http, method, url, headers=headers, body=body)
+
+    async def ask_with_wrong_signature(self, key: str) -> Answer:
+        """A GET whose signature is off by one letter."""
+        url = self._store.sign("GET", key, public=self._public)
+        return await send(self._http, "GET", url[:-1] + ("0" if url[-1] != "0" else "1"))
+
+    async def ask_unsigned(self, method: str, key: str, headers: dict[str, str] | None = None) -> Answer:
+        """As anybody would."""
+        url = self._store.sign(method, key, public=self._public).partition("?")[0]
+        return await send(self._http, method, url, headers=headers)
