@@ -18,11 +18,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Red
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
-from butai import __version__, problems
+from butai import __version__, docs_page, problems
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
 from butai.assets.storage import Store
 from butai.assets.wiring import Library, assemble
+from butai.calling import NEEDS_SIGN_IN
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import ButaiError
@@ -74,10 +75,11 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
         version=__version__,
         summary="The backend of a browser VTuber studio.",
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
     _add_process_routes(app, metrics)
@@ -85,6 +87,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(contract.router)
     app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)
+    docs_page.install(app)
     if settings.http.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -129,7 +132,9 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
         status_code=303,
         responses=problems.documented(400, 404),
     )
-    async def sign_in(request: Request, user: Annotated[str, Query(examples=["demo"])] = "demo") -> RedirectResponse:
+    async def sign_in(
+        request: Request, user: Annotated[str, Query(min_length=1, max_length=255, examples=["demo"])] = "demo"
+    ) -> RedirectResponse:
         """Sets a session cookie and leads to `/`. There is no such page unless `BUTAI_DEV_SIGN_IN` is on."""
         settings: Settings = request.state.settings
         check_dev_sign_in(settings.identity, request.client.host if request.client else None, request.scope["headers"])
@@ -152,12 +157,16 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
         except ButaiError:
             # A stale cookie must not stand between a person and the sign-in.
             user_id = None
+        settings: Settings = request.state.settings
         name = f"Signed in as {escape(user_id)}." if user_id else "Not signed in."
+        if not user_id and settings.identity.dev_sign_in:
+            name += ' <a href="/dev/sign-in?user=demo">Sign in as demo</a>'
         return HTMLResponse(_HOME.format(version=__version__, who=name))
 
 
 _HOME = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Butai</title>
-<style>body{{font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}}</style>
+<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">
+<style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}}</style>
 <h1>Butai 舞台</h1><p>Version {version}. {who}</p>
 <ul><li><a href="/docs">API documentation</a><li><a href="/api/s3/resources?type=vrm">Avatars</a>
 <li><a href="/readyz">State</a><li><a href="/metrics">Metrics</a></ul></html>"""
@@ -192,6 +201,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             if "HTTPValidationError" in str(operation["responses"].get("422", "")):
                 del operation["responses"]["422"]
             if "process" not in operation["tags"]:
-                operation["security"] = [{"session": []}, {"bearer": []}, {"apiKey": []}]
+                operation.setdefault("security", NEEDS_SIGN_IN["security"])
     app.openapi_schema = document
     return document

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from psycopg.errors import UndefinedTable
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from butai.database import UNREACHABLE
 from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, InvalidRequest, MissingParameters, NotFound
@@ -49,12 +50,23 @@ class Envelope(BaseModel):
 
 
 class BareError(BaseModel):
-    """An error of `/api/vrm-thumbnail`."""
+    """An error of `/api/vrm-thumbnail`: `error` is a text."""
 
     error: str
+    code: str = Field(examples=["asset_not_found"])
 
 
 _EVERYWHERE = (401, 500, 503)
+
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    503: {"Retry-After": {"required": True, "description": "Seconds", "schema": {"type": "integer", "minimum": 1}}},
+}
+
+# What no route raises: HTTP's own errors, found before one is asked.
+_OF_HTTP = {405: "method_not_allowed", 413: "body_too_large"}
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
@@ -64,18 +76,26 @@ def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | s
         status: {
             "description": HTTPStatus(status).phrase,
             "content": {media: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
+            **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }
         for status in sorted({*_EVERYWHERE, *statuses})
     }
 
 
+def with_links(responses: dict[int | str, dict[str, Any]], *operations: str) -> dict[int | str, dict[str, Any]]:
+    """`responses`, whose 200 says in `data.id` which asset these operations can be asked about next."""
+    links = {name: {"operationId": name, "parameters": {"asset_id": "$response.body#/data/id"}} for name in operations}
+    return responses | {200: {"description": "Done", "links": links}}
+
+
 def answer(request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str]) -> JSONResponse:
     """One error, in the form that the request's path calls for."""
-    path = request.url.path
+    # Not `request.url`: a query that is not UTF-8 breaks it.
+    path: str = request.scope["path"]
     if path.startswith("/api/s3/"):
         body: dict[str, Any] = {"success": False, "message": detail, "error": {"code": code, "message": detail}}
     elif path == "/api/vrm-thumbnail":
-        body = {"error": detail}
+        body = {"error": detail, "code": code}
     else:
         body = {
             "type": "about:blank",
@@ -97,7 +117,7 @@ async def _butai_error(request: Request, error: Exception) -> JSONResponse:
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.status >= 500:
-        log.warning("request.failed", error_code=error.code, path=request.url.path)
+        log.warning("request.failed", error_code=error.code, path=request.scope["path"])
     return answer(request, error.status, error.code, error.title, error.detail, headers)
 
 
@@ -120,9 +140,25 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return await _butai_error(request, NotFound())
+    if error.status_code == 400:
+        # A body that is not JSON, or not even text.
+        return await _butai_error(request, InvalidRequest(str(error.detail)))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers = {"allow": ", ".join(_allowed(request))}
     phrase = HTTPStatus(error.status_code).phrase
-    code = phrase.lower().replace(" ", "_")
-    return answer(request, error.status_code, code, phrase, str(error.detail), dict(error.headers or {}))
+    code = _OF_HTTP.get(error.status_code) or phrase.lower().replace(" ", "_")
+    return answer(request, error.status_code, code, phrase, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that a path has (RFC 9110, 10.2.1), over all its routes: the framework names those of the first."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -131,7 +167,7 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, BrokenOff):
         # Logged where it broke; there is nobody left to answer to.
         return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
-    log.error("request.crashed", path=request.url.path, exc_info=error)
+    log.error("request.crashed", path=request.scope["path"], exc_info=error)
     return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
 
 

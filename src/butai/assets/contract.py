@@ -17,12 +17,12 @@ from butai.assets import keys, queries, signed, uploads
 from butai.assets.delivery import Conditions, Plan, prepare
 from butai.assets.forms import Form, body_chunks
 from butai.assets.keys import Key
-from butai.assets.kinds import AssetType
+from butai.assets.kinds import FORMATS, SIDECAR_FORMATS, AssetType
 from butai.assets.queries import ListRequest, Place, Readable
 from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.thumbnails import embedded_thumbnail
 from butai.assets.wiring import Library, library
-from butai.calling import AnyCaller, SignedIn, caller, origin, signed_in
+from butai.calling import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, caller, origin, signed_in
 from butai.direct import DirectRoute, query_parameter
 from butai.errors import (
     AssetMissing,
@@ -35,9 +35,10 @@ from butai.errors import (
     Unauthenticated,
 )
 from butai.identity import Caller
-from butai.problems import BareError, Envelope, documented
+from butai.identity.origins import normal_origin, seen_origin
+from butai.problems import BareError, Envelope, documented, with_links
 
-router = APIRouter(tags=["studio contract"])
+router = APIRouter(tags=["studio contract"], route_class=SmallBodies)
 hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)
 
 TOTALS = ("none", "estimate", "exact")
@@ -45,6 +46,10 @@ DEFAULT_PAGE = 50
 """Items of a page for those who ask for a page but not how large."""
 
 MOST_PAGES = 1_000_000
+_SORT_FIELD = f"({'|'.join((*queries.SORT_COLUMNS, 'createdAt', 'updatedAt', 'name', 'size'))})"
+SORT_PATTERN = f"^(-?{_SORT_FIELD}|{_SORT_FIELD}:(asc|desc))?$"
+"""What `queries.parse_sort` takes, for the document."""
+
 TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "animations": AssetType.ANIMATION}
 
 
@@ -65,8 +70,13 @@ TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "an
             query_parameter("page", "From 1. A cursor is faster.", kind="integer", minimum=1, maximum=MOST_PAGES),
             query_parameter("pageSize", "Items of a page", kind="integer", minimum=1, maximum=queries.PAGE_LIMIT),
             query_parameter("cursor", "`nextCursor` of the page before"),
-            query_parameter("sort", "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending"),
-            query_parameter("q", "Part of a name", maxLength=200),
+            query_parameter(
+                "sort",
+                "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending; newest first when empty",
+                pattern=SORT_PATTERN,
+                example="-created_at",
+            ),
+            query_parameter("q", "Part of a name", maxLength=200, pattern=r"^[^\u0000]*$"),
             query_parameter("total", "How it is counted", enum=TOTALS),
             query_parameter("checkThumbs", "Accepted; thumbnails are always known"),
         ]
@@ -156,23 +166,49 @@ class _File(Response):
         await self.parts.delivery.send(self.row, self.plan, scope, send, receive)
 
 
-_FILE = {"content": {"application/octet-stream": {}}}
+_MIMES = sorted({kept.mime for formats in (*FORMATS.values(), *SIDECAR_FORMATS.values()) for kept in formats.values()})
+_ALWAYS: dict[str, Any] = {
+    name: {"required": True, "schema": {"type": "string", "minLength": 1}}
+    for name in ("ETag", "Cache-Control", "Vary", "Cross-Origin-Resource-Policy")
+}
+_FILE: dict[str, Any] = {
+    "content": {mime: {} for mime in _MIMES},
+    "headers": _ALWAYS
+    | {
+        "Content-Length": {"required": True, "schema": {"type": "integer", "minimum": 0}},
+        "Content-Disposition": {"required": True, "schema": {"type": "string", "pattern": "^inline; "}},
+        "Accept-Ranges": {"required": True, "schema": {"const": "bytes"}},
+        "X-Content-Type-Options": {"required": True, "schema": {"const": "nosniff"}},
+    },
+}
+_RANGE_SENT = {"Content-Range": {"required": True, "schema": {"type": "string", "pattern": r"^bytes \d+-\d+/\d+$"}}}
+
+
+def _condition(name: str, description: str, example: str) -> dict[str, Any]:
+    schema = {"type": "string"}
+    return {"name": name, "in": "header", "description": description, "schema": schema, "example": example}
+
+
 _READ: dict[str, Any] = {
     "response_class": Response,
     "responses": {
         **documented(400, 404, 409, 410, 416, 504, model=Envelope),
         200: {"description": "The file", **_FILE},
-        206: {"description": "The part asked for", **_FILE},
-        304: {"description": "The caller has it already"},
+        206: {"description": "The part asked for", **_FILE, "headers": _FILE["headers"] | _RANGE_SENT},
+        304: {"description": "The caller has it already", "headers": _ALWAYS},
     },
-    "openapi_extra": {
+    "openapi_extra": TAKES_SIGN_IN
+    | {
         "parameters": [
             query_parameter(
                 "key",
                 "As uploads and lists spell it, percent-encoded once or twice. Other parameters are ignored.",
                 required=True,
                 example="vrm/Aoi.vrm",
-            )
+            ),
+            _condition("Range", "One range of bytes; several are answered with the whole file", "bytes=0-99"),
+            _condition("If-None-Match", "ETags that the caller has", '"0123456789abcdef0123456789abcdef"'),
+            _condition("If-Range", "The ETag that the range is of", '"0123456789abcdef0123456789abcdef"'),
         ]
     },
 }
@@ -218,12 +254,21 @@ async def _readable(parts: Library, who: Caller, raw_key: str) -> Readable:
         200: {"description": "The picture", "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
         304: {"description": "The caller has it already"},
     },
+    operation_id="get_vrm_thumbnail",
+    openapi_extra=TAKES_SIGN_IN,
     summary="The picture inside a VRM",
 )
 async def vrm_thumbnail(
     request: Request,
     who: AnyCaller,
-    url: Annotated[str | None, Query(description="A read-object URL of a .vrm, relative or of this origin")] = None,
+    url: Annotated[
+        str,
+        Query(
+            description="A read-object URL of a .vrm, relative or of this origin",
+            examples=["/api/s3/read-object?key=vrm%2FAoi.vrm"],
+            json_schema_extra={"minLength": 1},
+        ),
+    ],
 ) -> Response:
     """The thumbnail that a VRM carries. Only our own read-object URLs are taken, and no request ever goes out."""
     parts = library(request)
@@ -239,7 +284,7 @@ async def vrm_thumbnail(
     return Response(found[0], 200, {**headers, "x-content-type-options": "nosniff"}, found[1])
 
 
-def _key_in_url(request: Request, parts: Library, url: str | None) -> str:
+def _key_in_url(request: Request, parts: Library, url: str) -> str:
     if not url:
         raise MissingParameters("url is missing")
     try:
@@ -247,8 +292,9 @@ def _key_in_url(request: Request, parts: Library, url: str | None) -> str:
     except ValueError as error:
         raise InvalidRequest("url cannot be read") from error
     if split.scheme or split.netloc:
-        own = {f"{request.url.scheme}://{request.url.netloc}", parts.http.public_url.rstrip("/")}
-        if f"{split.scheme}://{split.netloc}" not in own:
+        own = (seen_origin(request.scope["scheme"], request.scope["headers"]), normal_origin(parts.http.public_url))
+        named = normal_origin(url)
+        if named is None or named not in own:
             raise InvalidRequest("url leads to another origin")
     if split.path != "/api/s3/read-object":
         raise InvalidRequest("url is not one of /api/s3/read-object")
@@ -270,8 +316,18 @@ _FORM = {
                     "required": ["file", "fileName", "fileType"],
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
-                        "fileName": {"type": "string", "description": "The wanted key", "example": "vrm/Aoi.vrm"},
-                        "fileType": {"type": "string", "description": "MIME; not believed", "example": "model/vrm"},
+                        "fileName": {
+                            "type": "string",
+                            "minLength": 1,
+                            "description": "The wanted key",
+                            "example": "vrm/Aoi.vrm",
+                        },
+                        "fileType": {
+                            "type": "string",
+                            "minLength": 1,
+                            "description": "MIME; not believed",
+                            "example": "model/vrm",
+                        },
                         "bucketName": {"type": "string", "description": "Accepted, never used"},
                         "sha256": {"type": "string", "description": "Checked when given"},
                     },
@@ -282,15 +338,17 @@ _FORM = {
 }
 
 
-@router.post(
+@hot.post(
     "/api/s3/upload",
     response_model=UploadOut,
-    responses=documented(400, 403, 409, 413, 415, 422, 504, model=Envelope),
+    responses=with_links(documented(400, 403, 409, 413, 415, 422, 504, model=Envelope), "get_asset", "edit_asset"),
     openapi_extra=_FORM,
+    operation_id="upload_file",
     summary="Upload a file",
 )
-async def upload(request: Request, who: SignedIn) -> Response:
+async def upload(request: Request) -> Response:
     """Stores one file under the caller's key; the same key again is the same asset with new bytes."""
+    who = await signed_in(request)
     parts = library(request)
     chunks = body_chunks(request.receive, parts.settings.upload_idle_timeout)
     form = Form(request.headers.get("content-type", ""), chunks)
@@ -335,7 +393,8 @@ def _key_of(form: Form) -> Key:
 @router.post(
     "/api/s3/presigned-url",
     response_model=PresignOut,
-    responses=documented(400, 403, 413, 415, model=Envelope),
+    responses=with_links(documented(400, 403, 413, 415, model=Envelope), "get_asset", "complete_upload"),
+    operation_id="sign_upload",
     summary="Get a signed URL to upload to",
 )
 async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest) -> Response:

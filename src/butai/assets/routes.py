@@ -12,12 +12,12 @@ from butai.assets import queries, service, signed
 from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut
 from butai.assets.service import Edit
 from butai.assets.wiring import library
-from butai.calling import AnyCaller, SignedIn, origin
+from butai.calling import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
 from butai.errors import AssetNotFound, Unauthenticated
 from butai.identity import Caller
 from butai.problems import documented
 
-router = APIRouter(prefix="/api/assets", tags=["assets"])
+router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=SmallBodies)
 
 _NO_STORE = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
 
@@ -29,6 +29,7 @@ _MOST = 2**63 - 1
     "/changes",
     response_model=ChangesOut,
     responses=documented(400),
+    operation_id="list_changes",
     summary="What changed since a place in the feed",
 )
 async def changes(
@@ -48,7 +49,13 @@ async def changes(
     return Response(msgspec.json.encode(body), 200, _NO_STORE, "application/json")
 
 
-@router.get("/{asset_id}", response_model=AssetOut, responses=documented(400, 404), summary="One asset")
+@router.get(
+    "/{asset_id:uuid}",
+    response_model=AssetOut,
+    responses=documented(404),
+    openapi_extra=TAKES_SIGN_IN,
+    summary="One asset",
+)
 async def get_asset(request: Request, who: AnyCaller, asset_id: UUID) -> Response:
     """All that is known of an asset. Strangers see what is public and ready; owners also what failed, and why."""
     return await _answer(request, who, asset_id)
@@ -62,9 +69,9 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
 
 
 @router.patch(
-    "/{asset_id}",
+    "/{asset_id:uuid}",
     response_model=AssetOut,
-    responses=documented(400, 403, 404),
+    responses=documented(400, 403, 404, 413),
     summary="Rename, describe, publish, hide",
 )
 async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:
@@ -76,7 +83,7 @@ async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: Asse
 
 
 @router.delete(
-    "/{asset_id}", status_code=204, responses=documented(400, 403, 404), summary="Put an asset into the trash"
+    "/{asset_id:uuid}", status_code=204, responses=documented(403, 404), summary="Put an asset into the trash"
 )
 async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
     """Out of all lists and reads at once; gone for good after the trash period. Again is fine."""
@@ -86,9 +93,9 @@ async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Respon
 
 
 @router.post(
-    "/{asset_id}/restore",
+    "/{asset_id:uuid}/restore",
     response_model=AssetOut,
-    responses=documented(400, 403, 404),
+    responses=documented(403, 404),
     summary="Take an asset out of the trash",
 )
 async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
@@ -99,9 +106,9 @@ async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Resp
 
 
 @router.post(
-    "/{asset_id}/complete",
+    "/{asset_id:uuid}/complete",
     response_model=AssetOut,
-    responses=documented(400, 403, 404, 409, 413, 415, 422, 504),
+    responses=documented(403, 404, 409, 413, 415, 422, 504),
     summary="Say that a signed upload has arrived",
 )
 async def complete_upload(request: Request, who: SignedIn, asset_id: UUID) -> Response:

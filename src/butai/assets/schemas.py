@@ -118,8 +118,9 @@ class PresignRequest(BaseModel):
         json_schema_extra={"examples": [{"fileName": "vrm/Aoi.vrm", "fileType": "model/gltf-binary", "size": 12345678}]}
     )
 
-    fileName: str = Field(max_length=4096)
-    fileType: str = Field(max_length=255)
+    # That they are not empty is checked where the answer can be the contract's MISSING_PARAMETERS.
+    fileName: str = Field(max_length=4096, json_schema_extra={"minLength": 1})
+    fileType: str = Field(max_length=255, json_schema_extra={"minLength": 1})
     contentType: str | None = Field(None, max_length=255)
     size: int | None = Field(None, ge=1, le=5 * 1024**3)
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")] | None = None

@@ -1,0 +1,104 @@
+"""What schemathesis has to know beside our document: loaded by its own process (`schemathesis.toml`, `hooks`)."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from typing import Any
+
+import schemathesis
+from schemathesis.core.failures import Failure
+from schemathesis.openapi.checks import RejectedPositiveData
+from schemathesis.transport.serialization import Binary
+
+from butai import errors
+from tests.fuzz.seeds import content_for
+
+CODES = {
+    error.code for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.ButaiError)
+} | {"method_not_allowed"}
+"""Every code that an error may carry."""
+
+KEY_RULES = frozenset({"key_invalid", "type_unsupported"})
+
+# Valid by the schema and refused all the same, for a rule that JSON Schema cannot state.
+BEYOND_SCHEMAS: dict[str, frozenset[str]] = {
+    # A key is counted in bytes of its NFC form, and none of its parts is `.` or `..`. And what is inside a file.
+    "POST /api/s3/upload": KEY_RULES | {"signature_mismatch", "glb_invalid", "checksum_mismatch"},
+    # How large a file may be depends on its key.
+    "POST /api/s3/presigned-url": KEY_RULES | {"file_too_large"},
+    "GET /api/s3/read-object": KEY_RULES | {"range_not_satisfiable"},
+    # Which URLs are ours depends on where we are.
+    "GET /api/vrm-thumbnail": KEY_RULES | {"invalid_request"},
+    # Which letters are printable no pattern can say.
+    "GET /dev/sign-in": frozenset({"invalid_request"}),
+    # A cursor is opaque: only the list that made it knows it.
+    "GET /api/s3/resources": frozenset({"cursor_invalid"}),
+}
+
+
+def code_of(response: Any) -> str:
+    """The stable code in an error's body; empty where there is none."""
+    try:
+        body = response.json()
+    except ValueError:
+        return ""
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error")
+    return str(error.get("code", "")) if isinstance(error, dict) else str(body.get("code", ""))
+
+
+@schemathesis.hook
+def filter_failure(context: Any, failure: Failure, case: Any, response: Any) -> bool:
+    if not isinstance(failure, RejectedPositiveData):
+        return True
+    if case.method == "HEAD":
+        # Its answers have no body to say why; those of GET do.
+        return response.status_code not in (400, 416)
+    return code_of(response) not in BEYOND_SCHEMAS.get(case.operation.label, frozenset())
+
+
+@schemathesis.hook
+def map_body(context: Any, body: Any) -> Any:
+    """Puts real files into half of the forms whose key we know: random bytes are never an avatar."""
+    if isinstance(body, dict) and isinstance(body.get("file"), Binary) and isinstance(body.get("fileName"), str):
+        content = content_for(body["fileName"])
+        if content is not None and zlib.crc32(body["file"].data) % 2 == 0:
+            return {**body, "file": Binary(content)}
+    return body
+
+
+@schemathesis.check
+def errors_have_codes(ctx: Any, response: Any, case: Any) -> None:
+    """A 4xx says what it is: a code we have, and on `/api/vrm-thumbnail` a text."""
+    if response.status_code < 400 or response.request.method == "HEAD":
+        return
+    if case.operation.path == "/api/vrm-thumbnail":
+        assert response.json()["error"], "no error text"
+    else:
+        assert code_of(response) in CODES, f"unknown code {code_of(response)!r}"
+
+
+@schemathesis.check
+def answers_are_ours(ctx: Any, response: Any, case: Any) -> None:
+    """Every answer has its request's id; none has a header that came in as a value."""
+    assert len(response.headers.get("x-request-id", [])) == 1
+    assert "x-injected" not in response.headers
+
+
+@schemathesis.check
+class EveryOperationSucceeds:
+    """A fuzz that only meets refusals shows nothing."""
+
+    def __init__(self) -> None:
+        self.met: dict[str, set[int]] = defaultdict(set)
+
+    def after_response(self, ctx: Any, response: Any, case: Any) -> None:
+        self.met[case.operation.label].add(response.status_code)
+
+    def after_run(self, ctx: Any) -> None:
+        never = [label for label, met in self.met.items() if not any(200 <= status < 400 for status in met)]
+        for label, met in sorted(self.met.items()):
+            print(f"met {label}: {sorted(met)}")
+        assert not never, f"never succeeded: {never}"

@@ -1,0 +1,57 @@
+"""Every operation of the OpenAPI document, called with what it allows and what it forbids: the service does as written.
+
+schemathesis generates the calls and holds the answers against the document; `schemathesis.toml` and `hooks.py` say how.
+The seed is fixed, so a failure comes again; `BUTAI_FUZZ_ARGS="--seed 7 --max-examples 1000"` looks further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from butai.api import document
+from butai.apikeys import create_api_key
+from butai.config import Settings
+from butai.database import Database
+from tests.fuzz.seeds import plant, users_file
+from tests.processes import api_process
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_the_service_does_what_its_document_says(settings: Settings, database: Database, tmp_path: Path) -> None:
+    async with database.transaction() as session:
+        _, token = await create_api_key(session, "alice", ["user"])
+    async with api_process(settings, tmp_path / "api.log", BUTAI_DEV_SIGN_IN="true") as (process, api):
+        (await plant(api)).write(tmp_path)
+        users = {"alice": {"X-API-Key": token}, "bob": api.cookie("bob")}
+        (tmp_path / "users.json").write_text(users_file(users))
+        (tmp_path / "openapi.json").write_text(json.dumps(document()))
+        shutil.copy(HERE / "schemathesis.toml", tmp_path)
+        run = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(tmp_path / "schemathesis.toml")),
+            *("run", str(tmp_path / "openapi.json"), "--url", api.url, "--no-color"),
+            *os.environ.get("BUTAI_FUZZ_ARGS", "").split(),
+            cwd=HERE.parent.parent,
+            env=os.environ | {"BUTAI_FUZZ_USERS": str(tmp_path / "users.json")},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            said, _ = await run.communicate()
+        finally:
+            if run.returncode is None:
+                run.kill()
+        text = said.decode()
+        print(text)
+        assert process.poll() is None
+        assert run.returncode == 0, text[-20_000:]
+        assert (await api.call("GET", "/readyz"))[0] == 200
