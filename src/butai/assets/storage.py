@@ -4,7 +4,7 @@ Why not a client library: after a crash a multipart upload can only be aborted b
 itself; its 416 and its denied requests come as one error whose text would have to be parsed; and boto3 costs an order
 of magnitude more. What is left is plain HTTP. There is no method that lists: the service has no right to.
 
-Built by `butai.cli`; called by `uploads`, `delivery`, `thumbnails`, `tasks` and `importing`.
+Built by `butai.cli`; called by `uploads`, `delivery`, `thumbnails`, `tasks` and `verifying`.
 """
 
 from __future__ import annotations
