@@ -22,7 +22,8 @@ check: .venv/dev.stamp ## Style, types, structure, migrations, documents
 	$(PY) scripts/check_schema.py
 	$(PY) scripts/write_docs.py --check
 
-bench: .venv/dev.stamp system ## All benchmarks, or some: make bench ARGS="list_page upload"
+bench: .venv/dev.stamp ## All benchmarks, or some: make bench ARGS="list_page upload"; the peers want Node with npm
+	scripts/system-packages nginx wrk
 	$(PY) bench/run.py $(ARGS)
 
 docs: .venv/dev.stamp ## Write the documents that come from the code

@@ -221,11 +221,12 @@ class Benchmark:
     rounds: list[dict[str, Figures]] = field(default_factory=list)
     disturbed: list[dict[str, Figures]] = field(default_factory=list)
 
-    def run(self, variants: Mapping[str, Callable[[int], Figures]], rounds: int) -> None:
+    def run(self, variants: Mapping[str, Callable[[int], Figures]], rounds: int, *, timed: bool = True) -> None:
         """Runs each variant once a round, in turn. A variant is called with the round's number.
 
-        A round during which others kept the machine busy is set aside (its figures stay in the JSON) and made up for,
-        as long as there are not more of those than asked for; if there are, all rounds count.
+        When it is `timed`, each run first waits a while for the machine to be quiet, and a round during which others
+        kept it busy is set aside (its figures stay in the JSON) and made up for, as long as there are not more of
+        those than asked for; if there are, all rounds count.
         """
         print(f"\n{self.name}: {self.about}")
         for name, text in self.versions.items():
@@ -235,13 +236,14 @@ class Benchmark:
             number += 1
             figures: dict[str, Figures] = {}
             for name, variant in variants.items():
-                _wait_until_quiet()
+                if timed:
+                    _wait_until_quiet()
                 figures[name] = variant(number)
                 chosen = self.shown or figures[name]
                 shown = "  ".join(f"{key} {_short(value)}" for key, value in figures[name].items() if key in chosen)
                 print(f"  round {number}  {name:<28} {shown}", flush=True)
             others = max(run.get("foreign_cores", 0.0) for run in figures.values())
-            if others <= QUIET_CORES:
+            if not timed or others <= QUIET_CORES:
                 self.rounds.append(figures)
                 continue
             print(f"  round {number}: others used {others:.2f} cores")
