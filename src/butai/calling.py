@@ -5,6 +5,7 @@ Called by the routes of all slices, as FastAPI dependencies and as their routers
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -36,7 +37,8 @@ def origin(request: Request, who: Caller) -> Origin:
     return Origin(
         actor=who.user_id,
         ip=request.client.host if request.client else None,
-        user_agent=request.headers.get("user-agent"),
+        # Whatever a client calls itself, a row is not the place for all of it.
+        user_agent=request.headers.get("user-agent", "")[:300] or None,
         request_id=request.state.request_id,
     )
 
@@ -46,11 +48,15 @@ BODY_LIMIT = 128 * 1024
 each spelled with 12 bytes (`\\ud83d\\ude00`): 76 KiB."""
 
 
+BODY_SECONDS = 30.0
+"""Seconds between two pieces of such a body."""
+
+
 class SmallBodies(APIRoute):
     """A route whose body may have `BODY_LIMIT` bytes: the framework reads it whole, before it knows who is calling."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's, reading no further than the limit. Answers 413 beyond it."""
+        """The framework's, reading no further than the limits. Answers 413 and 408 beyond them."""
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
@@ -58,7 +64,11 @@ class SmallBodies(APIRoute):
 
             async def receive() -> Message:
                 nonlocal seen
-                message = await request.receive()
+                try:
+                    async with asyncio.timeout(BODY_SECONDS):
+                        message = await request.receive()
+                except TimeoutError:
+                    raise HTTPException(408, f"No byte came for {BODY_SECONDS:g} seconds") from None
                 seen += len(message.get("body", b""))
                 if seen > BODY_LIMIT:
                     raise HTTPException(413, f"The body is longer than {BODY_LIMIT} bytes")

@@ -64,7 +64,7 @@ _HEADERS: dict[int, dict[str, Any]] = {
 }
 
 # What no route raises: HTTP's own errors, found before one is asked.
-_OF_HTTP = {405: "method_not_allowed", 413: "body_too_large"}
+_OF_HTTP = {405: "method_not_allowed", 408: "request_timeout", 413: "body_too_large"}
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 

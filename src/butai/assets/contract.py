@@ -5,6 +5,7 @@ Routes parse, call one function, and answer. Lists and reads are hot: they answe
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from butai.assets import keys, queries, signed, uploads
 from butai.assets.delivery import Conditions, Plan, prepare
 from butai.assets.forms import Form, body_chunks
 from butai.assets.keys import Key
-from butai.assets.kinds import FORMATS, SIDECAR_FORMATS, AssetType
+from butai.assets.kinds import FORMATS, SIDECAR_FORMATS, AssetType, size_limit
 from butai.assets.queries import ListRequest, Place, Readable
 from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.thumbnails import embedded_thumbnail
@@ -28,6 +29,7 @@ from butai.errors import (
     AssetMissing,
     AssetNotFound,
     AssetNotReady,
+    FileTooLarge,
     FilterInvalid,
     InvalidRequest,
     KeyInvalid,
@@ -306,6 +308,9 @@ def _key_in_url(request: Request, parts: Library, url: str) -> str:
 
 # Uploads
 
+FORM_ROOM = 1024**2
+"""Bytes of a form beside its file: text fields have at most 64 KiB, their headers less."""
+
 _FORM = {
     "requestBody": {
         "required": True,
@@ -350,7 +355,10 @@ async def upload(request: Request) -> Response:
     """Stores one file under the caller's key; the same key again is the same asset with new bytes."""
     who = await signed_in(request)
     parts = library(request)
-    chunks = body_chunks(request.receive, parts.settings.upload_idle_timeout)
+    chunks = _no_longer_than(
+        max(size_limit(parts.settings, kind, None) for kind in AssetType) + FORM_ROOM,
+        body_chunks(request.receive, parts.settings.upload_idle_timeout),
+    )
     form = Form(request.headers.get("content-type", ""), chunks)
     files = form.file_parts()
     file = await anext(files, None)
@@ -383,6 +391,16 @@ async def upload(request: Request) -> Response:
     return Response(msgspec.json.encode(body), 200, media_type="application/json")
 
 
+async def _no_longer_than(most: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What stands before, between and behind a form's parts is nobody's file, and would be read for ever."""
+    seen = 0
+    async for chunk in chunks:
+        seen += len(chunk)
+        if seen > most:
+            raise FileTooLarge(f"The form is longer than {most} bytes")
+        yield chunk
+
+
 def _key_of(form: Form) -> Key:
     name = form.fields.get("fileName")
     if not name:
@@ -393,7 +411,7 @@ def _key_of(form: Form) -> Key:
 @router.post(
     "/api/s3/presigned-url",
     response_model=PresignOut,
-    responses=with_links(documented(400, 403, 413, 415, model=Envelope), "get_asset", "complete_upload"),
+    responses=with_links(documented(400, 403, 408, 413, 415, model=Envelope), "get_asset", "complete_upload"),
     operation_id="sign_upload",
     summary="Get a signed URL to upload to",
 )

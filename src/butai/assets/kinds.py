@@ -162,7 +162,8 @@ def parse_meta(body: bytes) -> dict[str, object]:
 
     try:
         value = json.loads(body, parse_constant=refuse)
-        json.dumps(value, ensure_ascii=False).encode()
+        # 1e999 is read as infinity, which JSON cannot say.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise SignatureMismatch("The file is not JSON") from error
     if not isinstance(value, dict):

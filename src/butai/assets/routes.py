@@ -71,7 +71,7 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
 @router.patch(
     "/{asset_id:uuid}",
     response_model=AssetOut,
-    responses=documented(400, 403, 404, 413),
+    responses=documented(400, 403, 404, 408, 413),
     summary="Rename, describe, publish, hide",
 )
 async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:

@@ -19,8 +19,8 @@ _IMAGE_MIMES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 async def embedded_thumbnail(store: Store, object_key: str, size: int) -> tuple[bytes, str] | None:
     """A VRM's picture and its MIME type; None when it has none, or none that is a picture. Raises as `Store.read` does."""
     try:
-        glb = await read_glb(lambda start, length: store.read(object_key, start, length), size)
-        found = locate(glb)
+        # The document is not kept while the picture is read.
+        found = locate(await read_glb(lambda start, length: store.read(object_key, start, length), size))
         if found is None:
             return None
         start, length, mime = found
@@ -54,9 +54,10 @@ def locate(glb: Glb) -> tuple[int, int, str] | None:
             index = texture.get("source") if texture else None
         break
     image = entry(glb.document, "images", index)
-    if image is None or image.get("mimeType") not in _IMAGE_MIMES:
+    mime = image.get("mimeType") if image is not None else None
+    if image is None or not isinstance(mime, str) or mime not in _IMAGE_MIMES:
         return None
     place = buffer_view(glb, image.get("bufferView"))
     if place is None or place[1] > THUMBNAIL_LIMIT:
         return None
-    return *place, image["mimeType"]
+    return *place, mime

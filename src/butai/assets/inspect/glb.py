@@ -21,6 +21,14 @@ Read = Callable[[int, int], Awaitable[bytes]]
 FIRST_READ = 16 * 1024
 """Bytes of the first range read: with header and JSON of a small avatar in one."""
 
+JSON_LIMIT = 4 * 1024**2
+"""Largest JSON chunk that is read into this process: twice the largest of real avatars. Larger ones are stored all the
+same."""
+
+VALUES_LIMIT = 400_000
+"""Most values in it, by its commas and brackets. Parsing them takes a quarter of a second, in which nothing else is
+answered, and at most 60 MB; 4 MiB of `[],[],…` would make four times as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Glb:
@@ -35,6 +43,8 @@ async def read_glb(read: Read, size: int) -> Glb:
     head = await read(0, min(FIRST_READ, size))
     check_glb(head, size)
     (json_length,) = struct.unpack_from("<I", head, 12)
+    if json_length > JSON_LIMIT:
+        raise GlbInvalid(f"The JSON chunk has {json_length} bytes; {JSON_LIMIT} is the most that is looked into")
     end = 20 + json_length
     # The BIN chunk's header stands right behind the JSON: read it in the same go.
     wanted = min(end + 8, size)
@@ -42,6 +52,8 @@ async def read_glb(read: Read, size: int) -> Glb:
         head += await read(len(head), wanted - len(head))
     if len(head) < wanted:
         raise GlbInvalid("The file ends inside its JSON")
+    if sum(head.count(mark, 20, end) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
+        raise GlbInvalid(f"The JSON chunk has more than {VALUES_LIMIT} values")
     try:
         document = json.loads(head[20:end])
     except (ValueError, RecursionError) as error:
