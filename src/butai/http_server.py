@@ -35,6 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
     """uvicorn's protocol, with a head that ends. Refuses with problem+json and closes the connection."""
 
     _in_head = False
+    _in_trailers = False
     _parsed = 0  # bytes of this head that the parser has made headers of
     _pending = 0  # bytes that came while it had not ended
     _refused = 400
@@ -52,21 +53,21 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, and counts what it has not yet made a head of."""
-        began_before = self._in_head
+        began_before = self._in_head or self._in_trailers
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if not (self._in_head or self._in_trailers) or self.transport.is_closing():
             return
         self._pending = self._pending + len(data) if began_before else 0
         if self._pending > HEAD_LIMIT:
             self._refuse(431)
-        elif self._timer is None:
+        elif self._timer is None and self._in_head:
             # Most heads come whole, and never need one.
             self._wait_for_head()
 
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._in_head, self._parsed, self._pending = True, 0, 0
+        self._in_head, self._in_trailers, self._parsed, self._pending = True, False, 0, 0
 
     def on_url(self, url: bytes) -> None:
         """Part of the request line."""
@@ -85,6 +86,20 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """A chunk's size has been read: what follows is its content or, behind the last, trailers."""
+        self._in_trailers, self._pending = True, 0
+
+    def on_body(self, body: bytes) -> None:
+        """Content."""
+        self._in_trailers = False
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request has ended."""
+        self._in_trailers = False
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls when the parser, or a callback above, gave up."""

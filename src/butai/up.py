@@ -15,6 +15,7 @@ import ipaddress
 import os
 import secrets
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -26,15 +27,16 @@ from butai import __version__
 from butai.config import Settings
 from butai.embedded.folder import choose_port, folder_errors, make_folder, read_state, take_lock, write_state
 from butai.embedded.postgres import EmbeddedPostgres
-from butai.embedded.process import Child, StartError, log_tail, open_log
+from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, pause, stop_on
 from butai.embedded.seaweed import EmbeddedSeaweed
-from butai.embedded.supervisor import Program, StopRequested, Supervisor, describe
+from butai.embedded.supervisor import Program, Supervisor, describe
 
 log = structlog.get_logger(__name__)
 
 _NEEDED = 64 * 1024**2
 _LOW_SPACE = 256 * 1024**2
 """Below this many free bytes the next large uploads fail: said once."""
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 60.0
 """Seconds for the API to become ready once its parts are."""
 
@@ -47,9 +49,10 @@ def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
     supervisor = Supervisor(_say)
     status = 0
     try:
-        supervisor.listen()
+        stop_on(*_STOPPING)
         stack = _Stack(settings, port, data_dir or settings.up.data_dir, supervisor)
-        stack.start()
+        with contextlib.closing(stack):
+            stack.start()
         stack.introduce()
         supervisor.watch(stack.look_at_space)
     except StopRequested:
@@ -59,6 +62,9 @@ def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
         status = 1
     finally:
         supervisor.stop()
+        # All is done; one more Ctrl-C while Python ends must not turn this into a failure.
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
     if status == 0:
         _tell("Stopped.")
     return status
@@ -71,6 +77,7 @@ class _Stack:
         self._settings = settings
         self._supervisor = supervisor
         self._space_told = False
+        self._migration: Child | None = None
         self._folder = make_folder(data_dir, needed_bytes=_NEEDED)
         self._lock = _take_folder(self._folder)
         self._logs = make_folder(self._folder / "logs", needed_bytes=0)
@@ -118,28 +125,31 @@ class _Stack:
         self._supervisor.launch(api)
         if self._store:
             self._supervisor.launch(self._store)
-        migration = None
         if self._postgres:
             if not self._postgres.cluster.exists():
                 unlike = ", under a user of its own since it will not run as root" if os.geteuid() == 0 else ""
                 _say("postgres", f"creating the database{unlike}")
-                migration = Child(
-                    [sys.executable, "-m", "butai.embedded.first_tables"], env=environment, log=self._migrate_log
-                )
+                argv = [sys.executable, "-m", "butai.embedded.first_tables"]
+                self._migration = Child(argv, env=environment, log=self._migrate_log)
             self._supervisor.launch(self._postgres)
             self._postgres.wait_ready()
             _say("postgres", f"ready on 127.0.0.1:{self._postgres.port}")
-        if migration is None and _current_revision(environment["BUTAI_DATABASE_URL"]) != _head_revision():
-            migration = Child([*python, "migrate"], env=environment, log=self._migrate_log)
+        if not self._migration and _current_revision(environment["BUTAI_DATABASE_URL"]) != _head_revision():
+            self._migration = Child([*python, "migrate"], env=environment, log=self._migrate_log)
         if self._store:
             self._store.wait_ready()
             _say("store", f"ready on {self._store.store.endpoint}, bucket {self._store.bucket}")
-        if migration:
-            self._wait_for(migration)
+        if self._migration:
+            self._wait_for(self._migration)
         self._wait_for_api(api, api_log_from)
         _say("api", f"ready after {_seconds_since_start():.1f} s")
         # Last, since loading it would take a core from what people wait for.
         self._supervisor.launch(worker)
+
+    def close(self) -> None:
+        """End what is neither a service nor done."""
+        if self._migration:
+            self._migration.stop(signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
         """For the API, the worker and the migration. Only the same user can read it (/proc/PID/environ)."""
@@ -180,11 +190,7 @@ class _Stack:
     def _wait_for(self, migration: Child) -> None:
         """Until the tables are up to date, which is done in a process of its own: Alembic would stay in our memory."""
         _say("database", "bringing the tables up to date")
-        try:
-            status = migration.wait(timeout=3600.0)
-        finally:
-            migration.stop()
-        if status != 0:
+        if migration.wait(timeout=3600.0) != 0:
             said = log_tail(self._migrate_log, lines=1)
             raise StartError(f"the tables could not be brought up to date: {said} (see {self._migrate_log})")
 
@@ -200,7 +206,7 @@ class _Stack:
                 raise StartError(f"the API ended at once, {describe(status)}: {last} (see {api.log_file})")
             if time.monotonic() >= deadline:
                 raise StartError(f"the API is not ready after {_PATIENCE:.0f} s ({said}): see {api.log_file}")
-            time.sleep(0.02)
+            pause(0.02)
 
     def introduce(self) -> None:
         """Tell where everything is, how to begin, and what is not configured."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from butai.embedded.process import StartError
+from butai.embedded.process import StartError, pause
 
 _PORTS = range(20000, 32768)
 """Where free ports are looked for: below the range that Linux gives to outgoing connections (32768 and up),
@@ -92,7 +92,7 @@ def take_lock(path: Path, *, wait: float = 0.0) -> int | None:
             if time.monotonic() >= deadline:
                 os.close(descriptor)
                 return None
-            time.sleep(0.01)
+            pause(0.01)
 
 
 def read_state(path: Path) -> dict[str, str]:

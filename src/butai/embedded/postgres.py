@@ -34,7 +34,7 @@ from butai.embedded.folder import (
     take_lock,
     write_state,
 )
-from butai.embedded.process import Child, RunAs, StartError, log_tail, open_log
+from butai.embedded.process import Child, RunAs, StartError, log_tail, open_log, pause
 from butai.embedded.unprivileged import cluster_user, reachable, runnable, secret_file, user_for_new_cluster
 
 log = structlog.get_logger(__name__)
@@ -229,7 +229,7 @@ class EmbeddedPostgres:
                 raise StartError(self._why_it_ended(log_tail(self.log_file, self._log_from)))
             if time.monotonic() >= deadline:
                 raise StartError(f"Postgres does not accept connections after {timeout:.0f} s: see {self.log_file}")
-            time.sleep(0.01)
+            pause(0.01)
 
     def stop(self, *, fast: bool = False) -> None:
         """Stop the server and give the folder back. `fast` leaves the checkpoint to the next start."""

@@ -19,10 +19,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
+from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 _ROTATE_BYTES = 8 * 1024**2
 _ROTATED_KEPT = 3
+
+
+_signals_waiting = 0
+_wake_up: tuple[int, int] | None = None
+"""The two ends of a pipe, once signals are listened for. Signals belong to the whole process, so this does too."""
+
+
+class StopRequested(BaseException):
+    """Ctrl-C, SIGTERM, or the terminal is gone. Not an `Exception`: nobody on the way may swallow it."""
 
 
 class StartError(Exception):
@@ -99,9 +109,12 @@ class Child:
         self._popen.send_signal(number)
 
     def stop(self, number: Signals = signal.SIGTERM, timeout: float = 10.0) -> int:
-        """Ask with `number`, wait `timeout` seconds, then kill the process and its whole group. Returns the exit status."""
+        """Ask with `number`, wait `timeout` seconds, then kill the process and its whole group. Returns the exit status.
+
+        May raise `StopRequested`, but not with SIGKILL.
+        """
         self.send(number)
-        status = self.wait(timeout)
+        status = self.poll() if number == signal.SIGKILL else self.wait(timeout)
         if status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -109,21 +122,60 @@ class Child:
         return status
 
 
+def stop_on(*numbers: Signals) -> None:
+    """From now on each of these signals makes one wait of this module raise `StopRequested`.
+
+    Not the handler itself: an exception out of a handler can land anywhere, also where Python drops it (in what runs
+    after a fork) or where a child has just been started and is not yet known.
+    """
+    global _wake_up
+
+    if _wake_up is None:
+        _wake_up = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    for number in numbers:
+        signal.signal(number, _on_signal)
+
+
+def _on_signal(_number: int, _frame: FrameType | None) -> None:
+    global _signals_waiting
+
+    _signals_waiting += 1
+    if _wake_up is not None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(_wake_up[1], b".")
+
+
+def pause(seconds: float, descriptors: Iterable[int] = ()) -> None:
+    """Sleep, or less: until one of the descriptors is readable. Raises `StopRequested` when a signal came (`stop_on`)."""
+    global _signals_waiting
+
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    if _wake_up is not None:
+        poll.register(_wake_up[0], select.POLLIN)
+    poll.poll(max(0.0, seconds) * 1000)
+    if _wake_up is not None and _signals_waiting:
+        _signals_waiting -= 1
+        with contextlib.suppress(BlockingIOError):
+            os.read(_wake_up[0], 1)
+        raise StopRequested
+
+
 def wait_for_any(children: Iterable[Child], timeout: float) -> None:
-    """Return as soon as one of them has ended, at the latest after `timeout` seconds.
+    """Return as soon as one of them has ended, at the latest after `timeout` seconds. May raise `StopRequested`.
 
     subprocess's own wait with a time-out sleeps up to 50 ms too long, which adds up in a start.
     """
-    poll = select.poll()
     with contextlib.ExitStack() as opened:
+        descriptors = []
         for child in children:
             if child.poll() is not None:
                 return
             # Not reaped yet, so the number is still this child's.
-            descriptor = os.pidfd_open(child.pid)
-            opened.callback(os.close, descriptor)
-            poll.register(descriptor, select.POLLIN)
-        poll.poll(max(0.0, timeout) * 1000)
+            descriptors.append(os.pidfd_open(child.pid))
+            opened.callback(os.close, descriptors[-1])
+        pause(timeout, descriptors)
 
 
 def _die_with_parent(number: Signals) -> Callable[[], None]:

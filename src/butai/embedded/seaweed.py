@@ -40,7 +40,7 @@ from butai.embedded.folder import (
     take_lock,
     write_state,
 )
-from butai.embedded.process import Child, StartError, log_tail
+from butai.embedded.process import Child, StartError, log_tail, pause
 
 log = structlog.get_logger(__name__)
 
@@ -234,7 +234,7 @@ class EmbeddedSeaweed:
                 raise StartError(self._why_it_ended(log_tail(self.log_file, self._log_from, lines=20)))
             if time.monotonic() >= deadline:
                 raise StartError(f"the store takes no upload after {timeout:.0f} s ({answer}): see {self.log_file}")
-            time.sleep(0.02)
+            pause(0.02)
 
     def stop(self, *, fast: bool = False) -> None:
         """Stop the server and give the folder back. `fast` kills it, which loses nothing that was acknowledged."""

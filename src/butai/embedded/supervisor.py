@@ -1,7 +1,7 @@
 """Keeps a set of services running, and stops them in order.
 
-Called by `butai.up` alone. Everything happens in the main thread: children die with the thread that forked them
-(`butai.embedded.process`), and a signal ends whatever wait is going on by an exception.
+Called by `butai.up` alone. Everything happens in the main thread: children die with the thread that forked them, and
+a signal ends whatever wait is going on (`butai.embedded.process`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 import structlog
 
-from butai.embedded.process import Child, StartError, wait_for_any
+from butai.embedded.process import Child, StartError, StopRequested, wait_for_any
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +24,6 @@ FIRST_DELAY = 0.2
 LONGEST_DELAY = 5.0
 STEADY = 10.0
 """A service that ran this many seconds is well: its next death waits `FIRST_DELAY` again."""
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class StopRequested(BaseException):
-    """Ctrl-C, SIGTERM, or the terminal is gone. Not an `Exception`: nobody on the way may swallow it."""
 
 
 class Service(Protocol):
@@ -94,20 +88,6 @@ class Supervisor:
 
     say: Callable[[str, str], None]
     _watched: list[_Watched] = field(default_factory=list)
-    _hurry: bool = False
-    _stopping: bool = False
-
-    def listen(self) -> None:
-        """From now on SIGINT, SIGTERM and SIGHUP raise `StopRequested`; during `stop`, they hurry it."""
-        for number in _STOPPING:
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._stopping and self._hurry:
-            return
-        self._hurry = self._stopping
-        self._stopping = True
-        raise StopRequested(signal.Signals(number).name)
 
     def add(self, name: str, service: Service) -> None:
         """Add a service on which only later ones depend: they are stopped in the reverse order."""
@@ -158,14 +138,15 @@ class Supervisor:
                 log.info("service.launched", service=watched.name)
 
     def stop(self) -> None:
-        """Stop everything, the last launched first. A signal meanwhile makes it fast."""
-        self._stopping = True
+        """Stop everything, the last added first. A signal meanwhile makes it fast."""
+        fast = False
         while self._watched:
             try:
-                self._watched[-1].service.stop(fast=self._hurry)
+                self._watched[-1].service.stop(fast=fast)
                 self._watched.pop()
             except StopRequested:
                 self.say("butai", "stopping at once")
+                fast = True
 
 
 def describe(status: int) -> str:
