@@ -146,7 +146,8 @@ class Delivery:
 
     async def _leave_to_nginx(self, row: Readable, plan: Plan, send: Send) -> None:
         assert row.object_key is not None
-        url = urlsplit(self.store.sign("GET", row.object_key))
+        # nginx asks at once; and its error log shows the whole URL.
+        url = urlsplit(self.store.sign("GET", row.object_key, expires=60))
         headers = plan.headers | {
             "x-accel-redirect": f"{self.settings.accel_prefix.rstrip('/')}{url.path}?{url.query}",
             # nginx asks the store for what was decided here, not for what the client sent: see docs/nginx.conf.
