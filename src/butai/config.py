@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -208,6 +208,100 @@ class LiveKitSettings(BaseSettings):
     """The secret that belongs to it."""
 
 
+class RetrySettings(BaseModel):
+    """When an output that broke is tried again: full jitter over the upper half of min(cap, base·2ⁿ)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: float = 1.0
+    """Seconds before the second try."""
+
+    cap: float = 60.0
+    """Longest wait in seconds."""
+
+    attempts: int = 10
+    """Tries until the budget is spent."""
+
+    minutes: float = 10.0
+    """Minutes until the budget is spent."""
+
+    stable: float = 60.0
+    """Seconds of unbroken live that give the budget back."""
+
+    least_wait: float = 0.0
+    """Seconds between two tries at the least."""
+
+    window: float = 0.0
+    """After having been live: at least `window_tries` fall into so many seconds."""
+
+    window_tries: int = 0
+
+
+class LiveSettings(BaseSettings):
+    """Going live. Times are seconds."""
+
+    model_config = _env()
+
+    egress: Literal["relay"] = "relay"
+    """Which engine carries outputs: `relay` is built in."""
+
+    livekit_public_url: str = ""
+    """LiveKit as browsers reach it (`wss://…`); `LIVEKIT_URL` when empty."""
+
+    secret_key: SecretStr = SecretStr("")
+    """Seals stream keys (32 bytes, base64 or hexadecimal). Several, separated by commas: the first seals, all open; put a
+    new one first to rotate. Empty: `secret_key_file`."""
+
+    secret_key_file: Path | None = None
+    """Made at first use when nothing is there. `butai up` keeps it in its data folder."""
+
+    allow_private_ingest: bool = False
+    """Whether destinations may be on private or loopback addresses. On in `butai up`."""
+
+    preset: Literal["720p30", "720p60", "1080p30", "1080p60"] = "720p30"
+    """What is encoded when a host says nothing else."""
+
+    source_grace: float = 60.0
+    """How long the last picture and silence go out after the host's media stopped."""
+
+    on_source_lost: Literal["end", "stay"] = "end"
+    """What happens then: the broadcast ends, or stays up until it is stopped."""
+
+    host_token_hours: float = 12.0
+    """How long a host token works. The room's signed-in owner gets another one at any time."""
+
+    youtube_ingest_url: str = "rtmps://a.rtmps.youtube.com:443/live2"
+    """Where YouTube takes broadcasts (YouTube's own address)."""
+
+    youtube_backup_ingest_url: str = "rtmps://b.rtmps.youtube.com:443/live2?backup=1"
+    """Its second door, tried in turn with the first."""
+
+    youtube_stream_key: SecretStr = SecretStr("")
+    """A key for hosts who have saved no YouTube destination of their own."""
+
+    twitch_ingest_url: str = "rtmps://ingest.global-contribute.live-video.net:443/app"
+    """Where Twitch takes broadcasts (Twitch's nearest by DNS)."""
+
+    twitch_stream_key: SecretStr = SecretStr("")
+    """A key for hosts who have saved no Twitch destination of their own."""
+
+    youtube_retry: RetrySettings = RetrySettings(least_wait=10.0)
+    """As a JSON object. YouTube wants at least 10 s between tries."""
+
+    twitch_retry: RetrySettings = RetrySettings(window=90.0, window_tries=4)
+    """As a JSON object. Twitch keeps the viewers for about 90 s."""
+
+    custom_retry: RetrySettings = RetrySettings()
+    """As a JSON object."""
+
+    lease: float = 3.0
+    """How long a controller that no longer speaks keeps its broadcasts. A third of it is the time between renewals."""
+
+    relay_folder: Path | None = None
+    """Where relays have their sockets, for this user alone; a folder in /tmp, named after the user, when empty. Short:
+    a socket's path has at most 107 bytes."""
+
+
 class UpSettings(BaseSettings):
     """`butai up`: everything on one machine."""
 
@@ -228,6 +322,7 @@ class Settings:
     assets: AssetSettings = field(default_factory=AssetSettings)
     log: LogSettings = field(default_factory=LogSettings)
     livekit: LiveKitSettings = field(default_factory=LiveKitSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
     up: UpSettings = field(default_factory=UpSettings)
 
     def secrets(self) -> list[str]:

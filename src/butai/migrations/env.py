@@ -10,7 +10,8 @@ from sqlalchemy import create_engine, text
 
 import butai.apikeys
 import butai.assets.models
-import butai.audit  # noqa: F401  (the models must be known)
+import butai.audit
+import butai.live.models  # noqa: F401  (the models must be known)
 from butai.database import Model, sqlalchemy_url
 
 # One key for every process that migrates this database; the number only has to stay the same.

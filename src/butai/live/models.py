@@ -1,0 +1,232 @@
+"""The tables of going live. Written by the services (what is wanted) and by `transitions` (what is), read by `queries`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from butai.database import Model
+from butai.live.states import State
+
+PLATFORMS = ("youtube", "twitch", "custom")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+class Room(Model):
+    """A LiveKit room with an owner. `host_identity` is the participant whose tracks go on air."""
+
+    __tablename__ = "rooms"
+    __table_args__ = (Index("ix_rooms_owner", "owner_user_id", "created_at"),)
+
+    room_id: Mapped[str] = mapped_column(primary_key=True)
+    owner_user_id: Mapped[str]
+    host_identity: Mapped[str]
+    origin: Mapped[str] = mapped_column(server_default=text("'made'"))
+    """`made` here, or `claimed` with a token of its own."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Destination(Model):
+    """A saved place to send to. `sealed_key`: AES-GCM (`stream_keys`); `key_fingerprint`: to recognise it by, no part of it."""
+
+    __tablename__ = "destinations"
+    __table_args__ = (
+        CheckConstraint(_one_of("platform", PLATFORMS), name="platform"),
+        Index("ix_destinations_owner", "owner_user_id", "platform", "created_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner_user_id: Mapped[str]
+    platform: Mapped[str]
+    label: Mapped[str] = mapped_column(server_default=text("''"))
+    ingest_url: Mapped[str]
+    backup_ingest_url: Mapped[str | None]
+    sealed_key: Mapped[bytes] = mapped_column(LargeBinary)
+    key_fingerprint: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+
+
+class Broadcast(Model):
+    """One go-live of a room; its id is the API's `session_id`.
+
+    `wanted`: `on_air` or `off_air`. The lease says which controller looks after it until when; `lease_epoch` grows with
+    each new holder. `engine_…`: where its egress runs, for whoever takes over. `source_phase`: of relay messages.
+    """
+
+    __tablename__ = "broadcasts"
+    __table_args__ = (
+        CheckConstraint(_one_of("wanted", ("on_air", "off_air")), name="wanted"),
+        CheckConstraint(_one_of("on_source_lost", ("end", "stay")), name="on_source_lost"),
+        Index("uq_broadcasts_active_room", "room_id", unique=True, postgresql_where=text("ended_at IS NULL")),
+        Index("ix_broadcasts_room", "room_id", "created_at"),
+        Index("ix_broadcasts_lease", "lease_until", postgresql_where=text("ended_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    room_id: Mapped[str] = mapped_column(ForeignKey("rooms.room_id"))
+    started_by: Mapped[str | None]
+    host_identity: Mapped[str]
+    wanted: Mapped[str]
+    preset: Mapped[str]
+    video_source: Mapped[str] = mapped_column(server_default=text("'any'"))
+    video_name: Mapped[str] = mapped_column(server_default=text("''"))
+    source_grace: Mapped[float]
+    on_source_lost: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    stop_asked_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    end_code: Mapped[str | None]
+    egress: Mapped[str]
+    """`relay` or `livekit`."""
+    source_phase: Mapped[str] = mapped_column(server_default=text("'connecting'"))
+    source_since: Mapped[datetime | None]
+    source_code: Mapped[str | None]
+    lease_holder: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    engine_host: Mapped[str | None]
+    engine_ref: Mapped[str | None]
+    engine_seen_at: Mapped[datetime | None]
+    engine_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    engine_next_at: Mapped[datetime | None]
+
+
+class Output(Model):
+    """One broadcast's push to one destination. It has the state; `attempt` counts the tries.
+
+    The URL and the sealed key are copies: a destination that is changed or deleted leaves a running output alone.
+    `tries` of the budget were spent since `budget_from`; a stretch of stable live gives it back.
+    """
+
+    __tablename__ = "outputs"
+    __table_args__ = (
+        CheckConstraint(_one_of("platform", PLATFORMS), name="platform"),
+        CheckConstraint(_one_of("state", tuple(State)), name="state"),
+        CheckConstraint(_one_of("wanted", ("on", "off")), name="wanted"),
+        CheckConstraint(_one_of("confirmation", ("none", "transport", "platform")), name="confirmation"),
+        Index("ix_outputs_broadcast", "broadcast_id"),
+        # One push to one destination in one broadcast, while it lasts.
+        Index(
+            "uq_outputs_destination",
+            "broadcast_id",
+            "destination_id",
+            unique=True,
+            postgresql_where=text("state <> 'ended'"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    broadcast_id: Mapped[UUID] = mapped_column(ForeignKey("broadcasts.id"))
+    destination_id: Mapped[UUID | None]
+    """None for the platform-wide default of the environment."""
+    platform: Mapped[str]
+    label: Mapped[str] = mapped_column(server_default=text("''"))
+    ingest_url: Mapped[str]
+    backup_ingest_url: Mapped[str | None]
+    sealed_key: Mapped[bytes] = mapped_column(LargeBinary)
+    key_fingerprint: Mapped[str]
+    wanted: Mapped[str] = mapped_column(server_default=text("'on'"))
+    state: Mapped[str]
+    state_since: Mapped[datetime] = mapped_column(server_default=func.now())
+    confirmation: Mapped[str] = mapped_column(server_default=text("'none'"))
+    attempt: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    attempt_started_at: Mapped[datetime | None]
+    next_attempt_at: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    budget_from: Mapped[datetime | None]
+    live_since: Mapped[datetime | None]
+    """The stretch of live that goes on."""
+    first_live_at: Mapped[datetime | None]
+    last_live_at: Mapped[datetime | None]
+    retry_asked_at: Mapped[datetime | None]
+    """A host's "now", until a controller has heard it."""
+    error_code: Mapped[str | None]
+    error_cause: Mapped[str | None]
+    """The last cause under `retries_exhausted`."""
+    error_detail: Mapped[str | None]
+    """For operators, redacted."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+
+
+class OutputMetric(Model):
+    """The newest figures of an output. The table is unlogged: a crash of Postgres may empty it."""
+
+    __tablename__ = "output_metrics"
+    __table_args__ = {"prefixes": ["UNLOGGED"]}
+
+    output_id: Mapped[UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    at: Mapped[datetime]
+    data: Mapped[dict[str, Any]]
+
+
+class LiveEvent(Model):
+    """What happened in a broadcast, or to a room's ingress. Ids of one broadcast grow in the order of commits, since its
+    row is locked. A trigger notifies `butai_live` with the row's id, broadcast and room.
+    """
+
+    __tablename__ = "live_events"
+    __table_args__ = (
+        Index("ix_live_events_broadcast", "broadcast_id", "id"),
+        Index("ix_live_events_room", "room_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    room_id: Mapped[str]
+    broadcast_id: Mapped[UUID | None]
+    output_id: Mapped[UUID | None]
+    platform: Mapped[str | None]
+    event: Mapped[str]
+    from_state: Mapped[str | None]
+    to_state: Mapped[str | None]
+    attempt: Mapped[int | None]
+    code: Mapped[str | None]
+    actor: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class IdempotencyKey(Model):
+    """An answer that was given, for the same request sent again. Swept after a day."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created", "created_at"),)
+
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    status: Mapped[int | None]
+    answer: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Controller(Model):
+    """The controllers that live, for status pages and the doctor."""
+
+    __tablename__ = "controllers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    broadcasts: Mapped[int] = mapped_column(Integer, server_default=text("0"))

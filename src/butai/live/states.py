@@ -1,0 +1,149 @@
+"""The states of an output as one table, and what a broadcast shows. Pure.
+
+    pending ─▶ starting ─▶ live ⇄ reconnecting
+                   every one of them ─▶ stopping ─▶ ended
+                   every one of them ─▶ failed ─(retried by hand)─▶ starting
+
+`starting` and `reconnecting` with a `next_attempt_at` wait for their next attempt. A broadcast stores only what is wanted;
+what it shows is made of its outputs (`broadcast_status`). Called by `butai.live.transitions`, which alone writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Of an output, in the table."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    LIVE = "live"
+    RECONNECTING = "reconnecting"
+    STOPPING = "stopping"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+class Event(StrEnum):
+    """What can happen to an output. Each one leaves a row in `live_events`."""
+
+    STARTED = "started"
+    """An attempt was handed to the engine."""
+    ACCEPTED = "accepted"
+    """The platform takes bytes."""
+    INTERRUPTED = "interrupted"
+    """It stopped taking them, or the engine died. The attempt may heal by itself, or a new one follows."""
+    RETRY_PLANNED = "retry_planned"
+    """An attempt ended with an error that may pass; `next_attempt_at` says when the next one begins."""
+    FAILED = "failed"
+    """No further attempt without a host's word."""
+    RETRIED = "retried"
+    """A host asked for an attempt now."""
+    STOP_ASKED = "stop_asked"
+    ENDED = "ended"
+    """The engine confirmed the end, or there was nothing to end."""
+
+
+class IllegalTransition(Exception):
+    """The table has no arrow for this event in this state: a bug, or a late observer."""
+
+    def __init__(self, state: State, event: Event) -> None:
+        super().__init__(f"{event} cannot happen to an output that is {state}")
+        self.state, self.event = state, event
+
+
+_S, _E = State, Event
+
+TABLE: dict[tuple[State, Event], State] = {
+    (_S.PENDING, _E.STARTED): _S.STARTING,
+    (_S.STARTING, _E.STARTED): _S.STARTING,
+    (_S.RECONNECTING, _E.STARTED): _S.RECONNECTING,
+    (_S.STARTING, _E.ACCEPTED): _S.LIVE,
+    (_S.RECONNECTING, _E.ACCEPTED): _S.LIVE,
+    (_S.LIVE, _E.INTERRUPTED): _S.RECONNECTING,
+    (_S.PENDING, _E.RETRY_PLANNED): _S.STARTING,
+    (_S.STARTING, _E.RETRY_PLANNED): _S.STARTING,
+    (_S.LIVE, _E.RETRY_PLANNED): _S.RECONNECTING,
+    (_S.RECONNECTING, _E.RETRY_PLANNED): _S.RECONNECTING,
+    **{(state, _E.FAILED): _S.FAILED for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING)},
+    (_S.FAILED, _E.RETRIED): _S.STARTING,
+    # "Now" to one that waits for its time.
+    (_S.STARTING, _E.RETRIED): _S.STARTING,
+    (_S.RECONNECTING, _E.RETRIED): _S.RECONNECTING,
+    **{(state, _E.STOP_ASKED): _S.STOPPING for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING)},
+    **{
+        (state, _E.ENDED): _S.ENDED
+        for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING, _S.FAILED)
+    },
+}
+
+
+def next_state(state: State, event: Event) -> State:
+    """The state after `event`. Raises `IllegalTransition` where the table has no arrow."""
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise IllegalTransition(state, event) from None
+
+
+WIRE: dict[State, str] = {
+    _S.PENDING: "starting",
+    _S.STARTING: "starting",
+    _S.LIVE: "live",
+    _S.RECONNECTING: "interrupted",
+    _S.STOPPING: "stopping",
+    _S.ENDED: "ended",
+    _S.FAILED: "error",
+}
+"""The contract's words."""
+
+BroadcastStatus = str
+"""`starting`, `live`, `degraded` (some are on air, not all), `stopping`, `ended`, `error` (none is, none will be by itself)."""
+
+
+def broadcast_status(states: Iterable[State], *, wanted: bool, ended: bool, was_live: bool) -> BroadcastStatus:
+    """What a broadcast shows. `wanted`: on air is. `ended`: it is over. `was_live`: any output ever was."""
+    found = list(states)
+    if ended:
+        failed = bool(found) and all(state is State.FAILED for state in found)
+        return "error" if failed and not was_live else "ended"
+    if not wanted:
+        return "stopping"
+    # What a host took off the air by hand says nothing about the rest.
+    found = [state for state in found if state not in (State.ENDED, State.STOPPING)] or found
+    if State.LIVE in found:
+        return "live" if all(state is State.LIVE for state in found) else "degraded"
+    if State.RECONNECTING in found:
+        return "degraded"
+    if State.PENDING in found or State.STARTING in found:
+        return "starting"
+    return "error" if State.FAILED in found else "stopping"
+
+
+class Code(StrEnum):
+    """Why an output, or a request about one, is not well. Clients match these."""
+
+    NOT_HOST = "not_host"
+    ALREADY_LIVE = "already_live"
+    NO_DESTINATION = "no_destination"
+    INVALID_DESTINATION = "invalid_destination"
+    KEY_REJECTED = "key_rejected"
+    ALREADY_PUBLISHING = "already_publishing"
+    DESTINATION_UNREACHABLE = "destination_unreachable"
+    TLS_FAILED = "tls_failed"
+    DESTINATION_CLOSED = "destination_closed"
+    DESTINATION_STALLED = "destination_stalled"
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    PLATFORM_NOT_CONFIRMED = "platform_not_confirmed"
+    EGRESS_UNAVAILABLE = "egress_unavailable"
+    EGRESS_LOST = "egress_lost"
+    EGRESS_CRASHED = "egress_crashed"
+    EGRESS_START_TIMEOUT = "egress_start_timeout"
+    NO_MEDIA = "no_media"
+    SOURCE_ENDED = "source_ended"
+    ROOM_NOT_FOUND = "room_not_found"
+    LIVEKIT_UNAUTHORIZED = "livekit_unauthorized"
+    LIVEKIT_UNREACHABLE = "livekit_unreachable"
+    STOP_UNCONFIRMED = "stop_unconfirmed"
