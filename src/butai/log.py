@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -49,13 +50,14 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         # A short value would blank out ordinary words.
-        known = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        self._known = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
         """The line without its secrets."""
-        if self._known is not None:
-            line = self._known.sub(REDACTED, line)
+        # One plain search for each: an alternation in a pattern tries all of them at every letter.
+        for secret in self._known:
+            if secret in line:
+                line = line.replace(secret, REDACTED)
         # Most lines hold nothing of the kind, and a look for a few words is ten times cheaper than the pattern.
         lower = line.lower()
         if any(mark in lower for mark in _MARKS):
@@ -82,8 +84,11 @@ def _sounds_secret(name: str) -> bool:
 
 def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
     """Sets up structlog and the standard library's logging for this process. `secrets`: values never to be written."""
+    global _plain_redactor
+
     redact = Redactor(secrets)
     level = getattr(logging, settings.level.upper())
+    _plain_redactor = redact if settings.format == "json" and level <= logging.INFO else None
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -123,6 +128,24 @@ def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: "without completing response" not in record.getMessage()
     )
+
+
+_log = structlog.get_logger(__name__)
+_plain_redactor: Redactor | None = None
+"""Set when lines are JSON and of level info: then `request_answered` may write its own."""
+
+
+def request_answered(request_id: str, **fields: Any) -> None:
+    """The line of one request, `request`, as structlog would write it. `fields`: their names must not sound secret.
+
+    On its own short way, since it is paid for on every request: through the processors it costs three times as much.
+    """
+    if _plain_redactor is None:
+        _log.info("request", **fields)
+        return
+    at = datetime.now(UTC).isoformat()[:-6] + "Z"
+    event = {"at": at, "level": "info", "event": "request", **fields, "request_id": request_id}
+    sys.stderr.write(_plain_redactor(msgspec.json.encode(event).decode() + "\n"))
 
 
 class _Stderr:

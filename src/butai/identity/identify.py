@@ -16,7 +16,7 @@ from butai.config import IdentitySettings
 from butai.errors import Unauthenticated
 from butai.identity.bearer import BearerTokens
 from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller
-from butai.identity.origins import Headers, check_origin, normal_origin, seen_origin
+from butai.identity.origins import SAFE_METHODS, Headers, check_origin, normal_origin, seen_origin
 from butai.identity.sessions import MARK, Sessions, session_tokens
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,8 @@ class Identity:
         """
         headers = scope["headers"]
         caller = await self.identify(headers)
-        if caller.by_cookie:
+        # Before anything is parsed: most requests only read.
+        if caller.by_cookie and scope.get("method", "") not in SAFE_METHODS:
             own = [origin for origin in (self._public_origin, seen_origin(scope["scheme"], headers)) if origin]
             check_origin(scope.get("method", ""), headers, self._allowed_origins, own)
         return caller
