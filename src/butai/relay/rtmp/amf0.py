@@ -1,0 +1,109 @@
+"""AMF0, the values inside RTMP's commands (Adobe's "Action Message Format — AMF 0", 2007). Pure.
+
+A platform may send anything: depth and number of values are bounded. Objects are dicts, `undefined` is None.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MOST_VALUES = 1000
+DEEPEST = 8
+
+Value = None | bool | float | str | Sequence["Value"] | Mapping[str, "Value"]
+
+
+class AmfError(ValueError):
+    """Bytes that are no AMF0, or more of it than anybody needs."""
+
+
+def encode(*values: Value) -> bytes:
+    """The values one after another. Integers become numbers, which are doubles here."""
+    return b"".join(map(_encode, values))
+
+
+def _encode(value: Value) -> bytes:
+    if value is None:
+        return b"\x05"
+    if isinstance(value, bool):
+        return b"\x01\x01" if value else b"\x01\x00"
+    if isinstance(value, int | float):
+        return b"\x00" + struct.pack(">d", value)
+    if isinstance(value, str):
+        raw = value.encode()
+        return b"\x02" + _short(raw) if len(raw) < 0x10000 else b"\x0c" + struct.pack(">I", len(raw)) + raw
+    if isinstance(value, Mapping):
+        inner = b"".join(_short(name.encode()) + _encode(item) for name, item in value.items())
+        return b"\x03" + inner + b"\x00\x00\x09"
+    return b"\x0a" + struct.pack(">I", len(value)) + b"".join(map(_encode, value))
+
+
+def _short(raw: bytes) -> bytes:
+    return struct.pack(">H", len(raw)) + raw
+
+
+def decode(data: bytes) -> list[Any]:
+    """All values in `data`. Raises `AmfError`."""
+    reader = _Reader(data)
+    values = []
+    while reader.place < len(data):
+        values.append(reader.value(0))
+    return values
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._left = MOST_VALUES
+        self.place = 0
+
+    def _take(self, count: int) -> bytes:
+        end = self.place + count
+        if end > len(self._data):
+            raise AmfError("a value ends before its end")
+        taken = self._data[self.place : end]
+        self.place = end
+        return taken
+
+    def _text(self, width: int) -> str:
+        return self._take(int.from_bytes(self._take(width), "big")).decode("utf-8", "replace")
+
+    def value(self, depth: int) -> Any:
+        self._left -= 1
+        if depth > DEEPEST or self._left < 0:
+            raise AmfError("too many values, or too deep")
+        kind = self._take(1)[0]
+        match kind:
+            case 0x00:
+                return struct.unpack(">d", self._take(8))[0]
+            case 0x01:
+                return self._take(1) != b"\x00"
+            case 0x02:
+                return self._text(2)
+            case 0x03:
+                return self._object(depth)
+            case 0x05 | 0x06:
+                return None
+            case 0x08:
+                self._take(4)
+                return self._object(depth)
+            case 0x0A:
+                # The count is the sender's word: each value still has to be there.
+                return [self.value(depth + 1) for _ in range(int.from_bytes(self._take(4), "big"))]
+            case 0x0B:
+                return struct.unpack(">dxx", self._take(10))[0]
+            case 0x0C:
+                return self._text(4)
+            case _:
+                raise AmfError(f"no value begins with {kind:#04x} here")
+
+    def _object(self, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while True:
+            name = self._text(2)
+            if not name and self._data[self.place : self.place + 1] == b"\x09":
+                self.place += 1
+                return found
+            found[name] = self.value(depth + 1)

@@ -1,0 +1,84 @@
+"""How a publish fails, in the codes that a host reads; and words of a platform without the key in them."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from butai.relay.rtmp.session import Refused
+
+TRY_AGAIN = frozenset(
+    {
+        "destination_unreachable",
+        "destination_closed",
+        "destination_stalled",
+        "already_publishing",
+        "key_rejected",
+        "tls_failed",
+    }
+)
+"""`key_rejected` and `tls_failed` once, which is the caller's to count."""
+
+
+class PublishError(Exception):
+    """A publish that ended. `code` as in docs/live.md; `detail` is for operators and holds no key."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.detail = code, detail
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another try may end otherwise."""
+        return self.code in TRY_AGAIN
+
+
+_WINDOW = 6
+"""Letters of a key in a row that are too many to show."""
+
+
+def redact(text: str, key: str) -> str:
+    """What a platform says, on one short line, unless a piece of the key stands in it: it may echo what was sent."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)[:300].strip()
+    pieces = {key[at : at + _WINDOW] for at in range(max(1, len(key) - _WINDOW + 1))}
+    return "[the platform's words name the key]" if any(piece in line for piece in pieces) else line
+
+
+def refused(said: Refused, step: str, key: str) -> PublishError:
+    """A status word as a code. `step`: of the session."""
+    words = f"{said.word} {said.said}".lower()
+    detail = redact(f"{said.word}: {said.said}", key)
+    if step == "publishing":
+        return PublishError("destination_closed", detail)
+    if "already" in words or "in use" in words or "exclusive" in words:
+        return PublishError("already_publishing", detail)
+    if said.word == "NetConnection.Connect.InvalidApp":
+        return PublishError("invalid_destination", detail)
+    if said.word.startswith("NetConnection.Connect") and not any(word in words for word in _ABOUT_KEYS):
+        return PublishError("destination_unreachable", detail)
+    return PublishError("key_rejected", detail)
+
+
+_ABOUT_KEYS = ("auth", "key", "denied", "forbidden", "permission", "credential", "token")
+
+
+def closed(step: str, acknowledged: bool) -> PublishError:
+    """The other side hung up, without a word."""
+    if step in ("handshake", "connect"):
+        return PublishError("destination_unreachable", f"closed during {step}")
+    if not acknowledged:
+        # Platforms that do not like a key close the connection and say nothing (Twitch's way).
+        return PublishError("key_rejected", "closed at publish, before a byte was acknowledged")
+    return PublishError("destination_closed", "closed in mid-stream")
+
+
+def from_os(error: BaseException, during: str) -> PublishError:
+    """An error of the system while connecting. `during`: `dns`, `tcp`, `tls`, or a session's step."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return PublishError("tls_failed", f"certificate: {error.verify_message}")
+    if isinstance(error, ssl.SSLError) or (during == "tls" and isinstance(error, ConnectionError | EOFError)):
+        return PublishError("tls_failed", f"TLS handshake: {getattr(error, 'reason', None) or type(error).__name__}")
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return PublishError("destination_unreachable", f"no answer in time ({during})")
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return PublishError("destination_unreachable", f"{during}: {reason}")

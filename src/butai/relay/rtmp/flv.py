@@ -1,0 +1,50 @@
+"""The bodies of RTMP's audio and video messages, which are those of FLV tags ("Video File Format Specification" 10.1,
+annex E.4). Pure; called by `publisher`.
+"""
+
+from __future__ import annotations
+
+from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.rtmp import amf0
+
+_AVC, _AAC = 0x07, 0xAF
+"""Codec 7; codec 10 with the 44 kHz, 16 bit, stereo that the specification wants said of every AAC."""
+
+
+def video_header(video: VideoFormat) -> bytes:
+    """The AVC sequence header."""
+    return bytes((0x10 | _AVC, 0, 0, 0, 0)) + video.avcc
+
+
+def audio_header(audio: AudioFormat) -> bytes:
+    """The AAC sequence header."""
+    return bytes((_AAC, 0)) + audio.asc
+
+
+def body(packet: Packet) -> bytes:
+    """A packet's tag body."""
+    if packet.kind == "audio":
+        return bytes((_AAC, 1)) + packet.data
+    frame = 0x10 if packet.keyframe else 0x20
+    return bytes((frame | _AVC, 1)) + ((packet.pts - packet.dts) & 0xFFFFFF).to_bytes(3, "big") + packet.data
+
+
+def metadata(video: VideoFormat, audio: AudioFormat) -> bytes:
+    """`onMetaData`, as a data message for the platform to keep."""
+    return amf0.encode(
+        "@setDataFrame",
+        "onMetaData",
+        {
+            "width": video.width,
+            "height": video.height,
+            "framerate": video.fps,
+            "videodatarate": video.kbps,
+            "videocodecid": 7,
+            "audiodatarate": audio.kbps,
+            "audiosamplerate": audio.rate,
+            "audiosamplesize": 16,
+            "stereo": audio.channels == 2,
+            "audiocodecid": 10,
+            "encoder": "Butai",
+        },
+    )

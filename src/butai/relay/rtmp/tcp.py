@@ -1,0 +1,37 @@
+"""What Linux knows of a connection's bytes: the last witness, where a platform's application says nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+_SIOCOUTQ = 0x5411
+"""Bytes that were written and are not acknowledged by the other kernel (linux/sockios.h)."""
+_BYTES_ACKED = 120
+"""Place of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, since 4.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`acked`: bytes that the other kernel has. `waiting`: bytes that it has not."""
+
+    acked: int
+    waiting: int
+
+
+def progress(raw: Any) -> Progress | None:
+    """Of a socket, as a transport hands it out. None where the kernel does not tell."""
+    if raw is None:
+        return None
+    try:
+        info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        (waiting,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), _SIOCOUTQ, b"\0" * 4))
+    except (OSError, ValueError):
+        return None
+    if len(info) < _BYTES_ACKED + 8:
+        return None
+    (acked,) = struct.unpack_from("Q", info, _BYTES_ACKED)
+    return Progress(acked, waiting)
