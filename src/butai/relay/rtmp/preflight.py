@@ -1,0 +1,119 @@
+"""A destination tried without going live: each step of the way to it, with how long it took or why it failed.
+
+Called by `butai.live.destinations` for a host who wants to know before the show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from dataclasses import dataclass, replace
+
+from butai.relay.rtmp.addresses import Address
+from butai.relay.rtmp.chunks import ProtocolError
+from butai.relay.rtmp.connection import Limits, Noted, Target, connect
+from butai.relay.rtmp.failures import PublishError, closed, from_os, refused
+from butai.relay.rtmp.session import Connected, Event, Publishing, Refused, Session
+
+BANDWIDTH_TEST = "?bandwidthtest=true"
+"""Behind the key: Twitch takes the publish and shows it to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`name`: `address`, `dns`, `tcp`, `tls`, `handshake`, `connect`, `publish`. `code` and `detail` where it failed."""
+
+    name: str
+    ok: bool
+    ms: float
+    code: str = ""
+    detail: str = ""
+
+
+async def check(
+    target: Target, *, publish: bool, limits: Limits | None = None, tls: ssl.SSLContext | None = None
+) -> list[Step]:
+    """The steps in their order, up to the first that fails. With `publish` the platform is asked about the key, too."""
+    limits = limits or Limits()
+    steps: list[Step] = []
+
+    def noted(name: str, seconds: float) -> None:
+        steps.append(Step(name, True, round(seconds * 1000, 1)))
+
+    began = time.monotonic()
+    name = "address"
+    try:
+        address = target.address()
+        name = "tcp"
+        reader, writer = await connect(target, address, limits, tls, noted)
+    except PublishError as error:
+        notes = getattr(error, "__notes__", [])
+        return [*steps, _failed(notes[0] if notes else name, began, error)]
+    try:
+        began = time.monotonic()
+        async with asyncio.timeout(limits.publish_timeout):
+            await _talk(target, address, reader, writer, publish, noted)
+    except PublishError as error:
+        steps.append(_failed(_next(steps), began, error))
+    except (OSError, TimeoutError) as error:
+        steps.append(_failed(_next(steps), began, from_os(error, _next(steps))))
+    finally:
+        writer.transport.abort()
+    return steps
+
+
+async def _talk(
+    target: Target,
+    address: Address,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    publish: bool,
+    noted: Noted,
+) -> None:
+    session = Session(address, target.key)
+    began, step = time.monotonic(), session.step
+    writer.write(session.take())
+    while data := await reader.read(16384):
+        try:
+            events: list[Event] = session.feed(data)
+        except ProtocolError as error:
+            raise PublishError("destination_unreachable", f"not RTMP as we know it: {error}") from None
+        if step == "handshake" and session.step != "handshake":
+            noted("handshake", time.monotonic() - began)
+            began, step = time.monotonic(), session.step
+        for event in events:
+            match event:
+                case Refused():
+                    raise refused(event, session.step, target.key)
+                case Connected():
+                    noted("connect", time.monotonic() - began)
+                    began = time.monotonic()
+                    if not publish:
+                        # What the session would say next asks for the key.
+                        return
+                case Publishing():
+                    noted("publish", time.monotonic() - began)
+                    session.goodbye()
+                    writer.write(session.take())
+                    await writer.drain()
+                    return
+                case _:
+                    pass
+        writer.write(session.take())
+    raise closed(session.step, False)
+
+
+def bandwidth_test(target: Target) -> Target:
+    """The same destination, for a publish that nobody sees (Twitch)."""
+    return replace(target, key=target.key + BANDWIDTH_TEST)
+
+
+def _next(steps: list[Step]) -> str:
+    names = ("handshake", "connect", "publish")
+    done = {step.name for step in steps}
+    return next((name for name in names if name not in done), "publish")
+
+
+def _failed(name: str, began: float, error: PublishError) -> Step:
+    return Step(name, False, round((time.monotonic() - began) * 1000, 1), error.code, error.detail)

@@ -1,0 +1,311 @@
+"""RTMP's own layers without a socket: what is written can be read however it is cut, and nothing that is sent breaks us."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from butai.relay.rtmp import amf0
+from butai.relay.rtmp.addresses import AddressInvalid, check_key, is_private, parse
+from butai.relay.rtmp.chunks import (
+    ABORT,
+    ACKNOWLEDGEMENT,
+    COMMAND,
+    LONGEST_MESSAGE,
+    SET_CHUNK_SIZE,
+    USER_CONTROL,
+    WINDOW_SIZE,
+    ChunkReader,
+    ChunkWriter,
+    Message,
+    ProtocolError,
+)
+from butai.relay.rtmp.failures import closed, redact, refused
+from butai.relay.rtmp.session import Acknowledged, Connected, Event, Pong, Publishing, Refused, Session
+
+KEY = "canary-5b7e-key"
+ADDRESS = parse("rtmps://b.rtmps.youtube.com:443/live2?backup=1")
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.lists(VALUES, max_size=4))
+def test_values_come_back(values: list[object]) -> None:
+    assert amf0.decode(amf0.encode(*values)) == values  # pyright: ignore[reportArgumentType]
+
+
+@settings(max_examples=2000)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_values_or_refused(data: bytes) -> None:
+    try:
+        found = amf0.decode(data)
+    except amf0.AmfError:
+        return
+    assert len(found) <= amf0.MOST_VALUES
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x0a\x00\x00\x00\x01" * 50, b"\x03\x00\x01a" * 50, b"\x0a\xff\xff\xff\xff" + b"\x05" * 2000, b"\x0d", b"\x00"],
+)
+def test_deep_long_and_broken_values_are_refused(data: bytes) -> None:
+    with pytest.raises(amf0.AmfError):
+        amf0.decode(data)
+
+
+MESSAGES = st.lists(
+    st.tuples(
+        st.integers(2, 9),
+        st.builds(
+            Message,
+            st.sampled_from([8, 9, 18, 20]),
+            st.sampled_from([0, 1]),
+            st.one_of(st.integers(0, 5000), st.integers(0xFFFFF0, 0x1000010), st.integers(0, 2**32 - 1)),
+            st.binary(max_size=700),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(MESSAGES, st.lists(st.integers(1, 300), max_size=60), st.sampled_from([1, 128, 4096]))
+def test_messages_come_back_however_the_bytes_are_cut(
+    sent: list[tuple[int, Message]], cuts: list[int], chunk_size: int
+) -> None:
+    writer, reader = ChunkWriter(), ChunkReader()
+    resize = Message(SET_CHUNK_SIZE, 0, 0, struct.pack(">I", chunk_size))
+    data = writer.write(2, resize)
+    writer.chunk_size = chunk_size
+    data += b"".join(writer.write(channel, message) for channel, message in sent)
+    found: list[Message] = []
+    for cut in cuts:
+        found += reader.feed(data[:cut])
+        data = data[cut:]
+    found += reader.feed(data)
+    assert found == [resize, *(message for _, message in sent)]
+
+
+@settings(max_examples=3000)
+@given(st.lists(st.binary(max_size=300), max_size=8))
+def test_any_bytes_are_messages_or_refused(pieces: list[bytes]) -> None:
+    reader = ChunkReader()
+    try:
+        for piece in pieces:
+            for message in reader.feed(piece):
+                assert len(message.payload) <= LONGEST_MESSAGE
+    except ProtocolError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x02\x00\x00\x00\xff\xff\xff\x14\x00\x00\x00\x00",  # sixteen megabytes
+        b"\xc3\x00",  # a continuation of nothing
+        ChunkWriter().write(2, Message(SET_CHUNK_SIZE, 0, 0, struct.pack(">I", 0))),
+        ChunkWriter().write(2, Message(SET_CHUNK_SIZE, 0, 0, struct.pack(">i", -1))),
+        b"".join(ChunkWriter().write(channel, Message(18, 0, 0, b"x" * 5)) for channel in range(3, 40)),
+    ],
+)
+def test_what_no_server_needs_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        ChunkReader().feed(data)
+
+
+def test_an_aborted_message_is_forgotten() -> None:
+    whole = ChunkWriter().write(3, Message(18, 0, 0, b"x" * 200))
+    abort = ChunkWriter().write(2, Message(ABORT, 0, 0, struct.pack(">I", 3)))
+    reader = ChunkReader()
+    assert reader.feed(whole[:140]) == []
+    assert [message.kind for message in reader.feed(abort)] == [ABORT]
+    assert reader.feed(ChunkWriter().write(3, Message(18, 0, 7, b"y"))) == [Message(18, 0, 7, b"y")]
+
+
+class Server:
+    """The other side, as its own bytes."""
+
+    def __init__(self) -> None:
+        self.writer, self.reader = ChunkWriter(), ChunkReader()
+        self.session = Session(ADDRESS, KEY)
+        self.heard: list[Message] = []
+
+    def listen(self) -> list[list[object]]:
+        new = self.reader.feed(self.session.take())
+        self.heard += new
+        return [amf0.decode(message.payload) for message in new if message.kind == COMMAND]
+
+    def say(self, kind: int, payload: bytes, stream: int = 0) -> list[Event]:
+        return self.session.feed(self.writer.write(3, Message(kind, stream, 0, payload)))
+
+    def answer(self, *values: object) -> list[Event]:
+        return self.say(COMMAND, amf0.encode(*values))  # pyright: ignore[reportArgumentType]
+
+    def publishing(self) -> None:
+        assert len(self.session.take()) == 1537
+        assert self.session.feed(b"\x03" + bytes(1535)) == []
+        assert self.session.feed(bytes(1537)) == []
+        hello = self.session.take()
+        assert hello[:1536] == bytes(1536)
+        self.heard += self.reader.feed(hello[1536:])
+        command = amf0.decode(self.heard[1].payload)
+        assert command[:2] == ["connect", 1.0]
+        assert command[2]["app"] == "live2?backup=1"
+        assert command[2]["tcUrl"] == "rtmps://b.rtmps.youtube.com:443/live2?backup=1"
+        assert self.heard[2] == Message(WINDOW_SIZE, 0, 0, struct.pack(">I", 65536))
+        assert self.answer("_result", 1, {}, {"code": "NetConnection.Connect.Success"}) == [Connected()]
+        assert [command[0] for command in self.listen()] == ["releaseStream", "FCPublish", "createStream"]
+        assert self.answer("_error", 2, None, {"code": "NetConnection.Call.Failed"}) == []
+        assert self.answer("_result", 4, None, 1) == []
+        assert self.listen() == [["publish", 5.0, None, KEY, "live"]]
+        assert self.answer("onStatus", 0, None, {"code": "NetStream.Publish.Start", "level": "status"}) == [
+            Publishing()
+        ]
+
+
+def test_a_publish_from_hello_to_goodbye() -> None:
+    server = Server()
+    server.publishing()
+    assert server.session.step == "publishing"
+    server.session.ping(7)
+    server.listen()
+    assert server.heard[-1] == Message(USER_CONTROL, 0, 0, struct.pack(">HI", 6, 7))
+    assert server.say(USER_CONTROL, struct.pack(">HI", 7, 7)) == [Pong(7)]
+    assert server.say(USER_CONTROL, struct.pack(">HI", 6, 99)) == []
+    server.listen()
+    assert server.heard[-1] == Message(USER_CONTROL, 0, 0, struct.pack(">HI", 7, 99))
+    server.session.goodbye()
+    assert [command[0] for command in server.listen()] == ["FCUnpublish", "deleteStream"]
+
+
+def test_acknowledgements_go_round_at_four_gigabytes() -> None:
+    server = Server()
+    server.publishing()
+    totals: list[int] = []
+    for low in (65536, 2**31, 2**32 - 5, 1000):
+        totals += [event.total for event in server.say(3, struct.pack(">I", low)) if isinstance(event, Acknowledged)]
+    assert totals == [65536, 2**31, 2**32 - 5, 2**32 + 1000]
+
+
+def test_what_is_received_is_acknowledged_by_their_window() -> None:
+    server = Server()
+    server.publishing()
+    server.say(WINDOW_SIZE, struct.pack(">I", 100))
+    server.session.take()
+    server.say(18, b"x" * 120)
+    server.listen()
+    assert server.heard[-1].kind == ACKNOWLEDGEMENT
+
+
+@settings(max_examples=2000)
+@given(st.lists(st.binary(max_size=400), max_size=5), st.booleans())
+def test_any_server_is_understood_or_refused(pieces: list[bytes], shaken: bool) -> None:
+    session = Session(ADDRESS, KEY)
+    try:
+        if shaken:
+            session.feed(b"\x03" + bytes(3072))
+        for piece in pieces:
+            session.feed(piece)
+    except ProtocolError:
+        return
+    assert len(session.take()) < 200_000
+
+
+@settings(max_examples=2000)
+@given(
+    st.lists(VALUES, max_size=5), st.sampled_from(["_result", "_error", "onStatus", "close", "x"]), st.integers(0, 5)
+)
+def test_any_command_is_understood_or_refused(values: list[object], name: str, number: int) -> None:
+    server = Server()
+    server.publishing()
+    try:
+        events = server.answer(name, number, *values)
+    except ProtocolError:
+        return
+    assert all(isinstance(event, Refused) for event in events)
+
+
+@pytest.mark.parametrize("stream", [math.nan, math.inf, 0, -1, 2**40, "1", None])
+def test_a_stream_that_is_none_is_refused(stream: object) -> None:
+    server = Server()
+    server.session.take()
+    server.session.feed(b"\x03" + bytes(3072))
+    server.answer("_result", 1, {}, {})
+    with pytest.raises(ProtocolError):
+        server.answer("_result", 4, None, stream)
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "step", "code"),
+    [
+        ("NetStream.Publish.BadName", "Already publishing", "publish", "already_publishing"),
+        ("NetStream.Publish.BadName", "", "publish", "key_rejected"),
+        ("NetStream.Publish.Denied", "", "publish", "key_rejected"),
+        ("NetConnection.Connect.Rejected", "[ AccessManager.Reject ] : auth failed", "connect", "key_rejected"),
+        ("NetConnection.Connect.Rejected", "too busy", "connect", "destination_unreachable"),
+        ("NetConnection.Connect.InvalidApp", "", "connect", "invalid_destination"),
+        ("NetStream.Unpublish.Success", "", "publishing", "destination_closed"),
+        ("NetStream.Publish.BadName", f"no stream {KEY}", "publish", "key_rejected"),
+    ],
+)
+def test_status_words_have_codes_and_no_key(word: str, said: str, step: str, code: str) -> None:
+    error = refused(Refused(word, said), step, KEY)
+    assert error.code == code
+    assert KEY[:6] not in error.detail
+
+
+def test_a_close_means_what_came_before_it() -> None:
+    assert closed("handshake", False).code == "destination_unreachable"
+    assert closed("publish", False).code == "key_rejected"
+    assert closed("publishing", False).code == "key_rejected"
+    assert closed("publishing", True).code == "destination_closed"
+
+
+def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:
+    assert redact(f"bad name {KEY[3:10]}", KEY) == "[the platform's words name the key]"
+    assert redact("bad\r\nname", KEY) == "bad  name"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://x/live", "rtmp:///live", "rtmp://x", "rtmp://x/", "rtmp://u:p@x/live", "rtmp://x:0/live"),
+        *("rtmp://x:99999/live", "rtmp://x/live#a", "rtmp://x/li ve", "rtmp://x/live\r\n", "", "rtmp://" + "x" * 2000),
+        *("rtmp://[::1/live", "rtmp://é/live", "rtmp://x/\x00"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused(url: str) -> None:
+    with pytest.raises(AddressInvalid):
+        parse(url)
+
+
+def test_addresses_have_ports_and_queries() -> None:
+    assert (parse("rtmp://x/live").port, parse("rtmps://x/app").port) == (1935, 443)
+    assert parse("rtmp://[::1]:5/live").url == "rtmp://[::1]:5/live"
+    assert ADDRESS.app == "live2?backup=1"
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "k" * 501, "é"])
+def test_a_key_that_cannot_be_is_refused(key: str) -> None:
+    with pytest.raises(AddressInvalid):
+        check_key(key)
+
+
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [
+        *((one, True) for one in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0")),
+        *((one, True) for one in ("::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "ff02::1", "100.64.0.1")),
+        *((one, True) for one in ("64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1", "255.255.255.255", "nonsense")),
+        *((one, False) for one in ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808")),
+    ],
+)
+def test_private_addresses_are_known_in_every_spelling(address: str, private: bool) -> None:
+    assert is_private(address) is private
