@@ -27,7 +27,14 @@ from butai.calling import NEEDS_SIGN_IN
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import ButaiError
+from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
+from butai.live import audit_routes, destination_routes, event_routes, room_routes
+from butai.live import routes as live_routes
+from butai.live.feed import Feed
+from butai.live.stream_keys import Sealer
+from butai.live.tokens import Tokens
+from butai.live.wiring import Stage
 from butai.observe import Metrics, Observed
 
 
@@ -38,6 +45,7 @@ class State(TypedDict):
     database: Database
     identity: Identity
     library: Library
+    stage: Stage
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -59,16 +67,22 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             database = await opened.enter_async_context(Database(settings.database))
             store = await opened.enter_async_context(Store(settings.store))
             http = await opened.enter_async_context(aiohttp.ClientSession())
+            tokens = Tokens(settings.livekit)
             identity = Identity(
                 settings.identity,
                 api_keys=ApiKeys(database),
                 http=http,
                 allowed_origins=settings.http.cors_origins,
                 public_url=settings.http.public_url,
+                host_room=tokens.room_of_host if tokens.configured else None,
             )
             opened.push_async_callback(identity.close)
             parts = assemble(database, store, settings.assets, settings.http)
-            yield {"settings": settings, "database": database, "identity": identity, "library": parts}
+            feed = await opened.enter_async_context(Feed(database.url))
+            ending.append(feed.end)
+            opened.callback(ending.remove, feed.end)
+            live = Stage(database, settings.live, settings.livekit, tokens, Sealer(settings.live), feed)
+            yield {"settings": settings, "database": database, "identity": identity, "library": parts, "stage": live}
 
     app = FastAPI(
         title="Butai",
@@ -86,6 +100,8 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(contract.hot)
     app.include_router(contract.router)
     app.include_router(routes.router)
+    for part in (live_routes, room_routes, destination_routes, audit_routes, event_routes):
+        app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
     docs_page.install(app)
     if settings.http.cors_origins:

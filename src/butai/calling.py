@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 from starlette.types import Message
 
 from butai.audit import Origin
@@ -32,14 +33,22 @@ async def signed_in(request: Request) -> Caller:
     return found
 
 
-def origin(request: Request, who: Caller) -> Origin:
+async def host_or_user(request: Request) -> Caller:
+    """The caller, who is somebody, or holds a room's host token. Raises `Unauthenticated` for all others."""
+    found = await caller(request)
+    if found.is_anonymous and not found.rooms:
+        raise Unauthenticated
+    return found
+
+
+def origin(request: HTTPConnection, who: Caller) -> Origin:
     """Where the request came from, for the audit trail."""
     return Origin(
-        actor=who.user_id,
+        actor=f"host_token:{who.name}" if who.kind == "host_token" else who.user_id,
         ip=request.client.host if request.client else None,
         # Whatever a client calls itself, a row is not the place for all of it.
         user_agent=request.headers.get("user-agent", "")[:300] or None,
-        request_id=request.state.request_id,
+        request_id=getattr(request.state, "request_id", None),
     )
 
 
@@ -88,3 +97,4 @@ TAKES_SIGN_IN: dict[str, Any] = {"security": [{}, *_SIGN_IN]}
 
 AnyCaller = Annotated[Caller, Depends(caller)]
 SignedIn = Annotated[Caller, Depends(signed_in)]
+HostOrUser = Annotated[Caller, Depends(host_or_user)]

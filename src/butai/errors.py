@@ -3,9 +3,13 @@
     ButaiError
     ├── Unauthenticated        401 auth_required
     ├── Forbidden              403 forbidden
-    │   └── OriginDenied       403 origin_denied
+    │   ├── OriginDenied       403 origin_denied
+    │   └── NotHost            403 not_host
     ├── NotFound               404 not_found
-    │   └── AssetNotFound      404 asset_not_found
+    │   ├── AssetNotFound      404 asset_not_found
+    │   ├── DestinationNotFound 404 destination_not_found
+    │   ├── BroadcastNotFound  404 broadcast_not_found
+    │   └── RoomNotFound       404 room_not_found
     ├── InvalidRequest         400 invalid_request
     │   ├── KeyInvalid         400 key_invalid
     │   ├── CursorInvalid      400 cursor_invalid
@@ -13,7 +17,13 @@
     │   ├── FilterInvalid      400 filter_invalid
     │   └── MissingParameters  400 MISSING_PARAMETERS (the given paths spell it so)
     ├── Conflict               409 conflict
-    │   └── AssetNotReady      409 asset_not_ready
+    │   ├── AssetNotReady      409 asset_not_ready
+    │   ├── AlreadyLive        409 already_live, with the running broadcast's `session_id`
+    │   ├── NotLive            409 not_live
+    │   └── RoomTaken          409 room_taken
+    ├── NoDestination          422 no_destination
+    ├── InvalidDestination     422 invalid_destination
+    ├── IdempotencyMismatch    422 idempotency_mismatch
     ├── AssetMissing           410 asset_missing
     ├── RangeNotSatisfiable    416 range_not_satisfiable
     ├── UploadRefused          what a file can be refused for
@@ -29,7 +39,9 @@
         ├── DatabaseUnavailable  503 database_unavailable
         ├── StoreUnavailable   503 store_unavailable
         ├── StoreAccessDenied  503 store_access_denied
-        └── StoreTimeout       504 store_timeout
+        ├── StoreTimeout       504 store_timeout
+        ├── LiveKitNotConfigured 503 livekit_not_configured
+        └── SecretKeyInvalid   503 secret_key_invalid
 
 Clients match codes; texts may change. `butai.api` turns these into problem+json
 (RFC 9457), or into the envelope of the given paths (`/api/s3/…`).
@@ -49,8 +61,10 @@ class ButaiError(Exception):
     retry_after: ClassVar[int | None] = None
     """Seconds for the `Retry-After` header, where trying again makes sense."""
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, **more: str) -> None:
         self.detail = detail or self.title
+        self.more = more
+        """Further members of the problem (RFC 9457, 3.2)."""
         super().__init__(self.detail)
 
 
@@ -66,12 +80,28 @@ class OriginDenied(Forbidden):
     code, title = "origin_denied", "This site may not write with your session"
 
 
+class NotHost(Forbidden):
+    code, title = "not_host", "Only the room's host may do this"
+
+
 class NotFound(ButaiError):
     code, status, title = "not_found", 404, "Nothing is here"
 
 
 class AssetNotFound(NotFound):
     code, title = "asset_not_found", "No such asset"
+
+
+class DestinationNotFound(NotFound):
+    code, title = "destination_not_found", "No such destination"
+
+
+class BroadcastNotFound(NotFound):
+    code, title = "broadcast_not_found", "No such broadcast"
+
+
+class RoomNotFound(NotFound):
+    code, title = "room_not_found", "No such room"
 
 
 class InvalidRequest(ButaiError):
@@ -104,6 +134,30 @@ class Conflict(ButaiError):
 
 class AssetNotReady(Conflict):
     code, title = "asset_not_ready", "The asset is not ready"
+
+
+class AlreadyLive(Conflict):
+    code, title = "already_live", "This room is already live"
+
+
+class NotLive(Conflict):
+    code, title = "not_live", "This is over; start again"
+
+
+class RoomTaken(Conflict):
+    code, title = "room_taken", "This room has another owner"
+
+
+class NoDestination(ButaiError):
+    code, status, title = "no_destination", 422, "No destination is saved for this platform"
+
+
+class InvalidDestination(ButaiError):
+    code, status, title = "invalid_destination", 422, "The ingest URL or the stream key cannot be right"
+
+
+class IdempotencyMismatch(ButaiError):
+    code, status, title = "idempotency_mismatch", 422, "This Idempotency-Key was used for another request"
 
 
 class AssetMissing(ButaiError):
@@ -176,6 +230,14 @@ class StoreAccessDenied(Unavailable):
 
 class StoreTimeout(Unavailable):
     code, status, title = "store_timeout", 504, "The store took too long"
+
+
+class LiveKitNotConfigured(Unavailable):
+    code, title, retry_after = "livekit_not_configured", "LiveKit is not set up here", 60
+
+
+class SecretKeyInvalid(Unavailable):
+    code, title, retry_after = "secret_key_invalid", "No key to seal stream keys with", 60
 
 
 class BrokenOff(Exception):

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 
 import structlog
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = structlog.get_logger(__name__)
@@ -23,6 +26,20 @@ HEAD_LIMIT = 64 * 1024
 
 HEAD_SECONDS = 30.0
 """From a connection, or a head's first byte, to the head's end."""
+
+ending: list[Callable[[], None]] = []
+"""What to call when the process is asked to stop: streams that would go on for ever end then."""
+
+
+class EndingServer(uvicorn.Server):
+    """uvicorn's, which waits for open streams to end: here they are told to."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On a signal."""
+        for end in ending:
+            end()
+        super().handle_exit(sig, frame)
+
 
 _CODES = {
     400: ("http_invalid", "This is not HTTP"),

@@ -88,8 +88,16 @@ def with_links(responses: dict[int | str, dict[str, Any]], *operations: str) -> 
     return responses | {200: {"description": "Done", "links": links}}
 
 
-def answer(request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str]) -> JSONResponse:
-    """One error, in the form that the request's path calls for."""
+def answer(
+    request: Request,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str],
+    more: dict[str, str] | None = None,
+) -> JSONResponse:
+    """One error, in the form that the request's path calls for. `more`: further members of the problem."""
     # Not `request.url`: a query that is not UTF-8 breaks it.
     path: str = request.scope["path"]
     if path.startswith("/api/s3/"):
@@ -104,6 +112,7 @@ def answer(request: Request, status: int, code: str, title: str, detail: str, he
             "detail": detail,
             "code": code,
             "instance": path,
+            **(more or {}),
         }
         return JSONResponse(body, status, {**headers, "cache-control": "no-store"}, "application/problem+json")
     return JSONResponse(body, status, {**headers, "cache-control": "no-store"})
@@ -118,7 +127,7 @@ async def _butai_error(request: Request, error: Exception) -> JSONResponse:
         headers["www-authenticate"] = "Bearer"
     if error.status >= 500:
         log.warning("request.failed", error_code=error.code, path=request.scope["path"])
-    return answer(request, error.status, error.code, error.title, error.detail, headers)
+    return answer(request, error.status, error.code, error.title, error.detail, headers, error.more)
 
 
 async def _unreachable(request: Request, error: Exception) -> JSONResponse:

@@ -5,7 +5,8 @@ Routes read the `Caller`; nothing else looks at credentials.
 
 Credentials, strongest first; the first one present decides and the others are not looked at:
 
-1. `Authorization: Bearer butai_…` (API key) or `Authorization: Bearer <JWT>` (OpenID Connect),
+1. `Authorization: Bearer butai_…` (API key), `Authorization: Bearer <JWT>` of our LiveKit project that may administer a
+   room (host token), or of OpenID Connect,
 2. `X-API-Key: butai_…`,
 3. the session cookie of Auth.js 5 or NextAuth 4 (`butai.identity.sessions`).
 

@@ -15,7 +15,7 @@ from butai.apikeys import TOKEN_PREFIX, ApiKeys
 from butai.config import IdentitySettings
 from butai.errors import Unauthenticated
 from butai.identity.bearer import BearerTokens
-from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller
+from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller, shown
 from butai.identity.origins import SAFE_METHODS, Headers, check_origin, normal_origin, seen_origin
 from butai.identity.sessions import MARK, Sessions, session_tokens
 
@@ -32,7 +32,8 @@ class Identity:
     """Turns a request's headers into a `Caller`.
 
     `api_keys`: None where there is no database to ask (then API keys are refused). `http`: for the issuer's keys,
-    needed if an issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie.
+    needed if an issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host_room`:
+    the room and identity of a LiveKit token that may administer a room, None for any other text.
     Raises `ValueError` when the settings contradict themselves.
     """
 
@@ -44,9 +45,11 @@ class Identity:
         http: aiohttp.ClientSession | None = None,
         allowed_origins: Collection[str] = (),
         public_url: str = "",
+        host_room: Callable[[str], tuple[str, str] | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sessions = Sessions(settings)
+        self._host_room = host_room
         self._api_keys = api_keys
         self._bearers: BearerTokens | None = None
         if settings.oidc_issuer:
@@ -116,6 +119,9 @@ class Identity:
             raise Unauthenticated("Authorization must be a bearer token")
         if token.startswith(TOKEN_PREFIX):
             return await self._by_api_key(token)
+        host = self._by_host_token(token)
+        if host is not None:
+            return host
         if self._bearers is None:
             raise Unauthenticated("No issuer of bearer tokens is set up here")
         digest = hashlib.sha256(b"bearer " + token).digest()
@@ -124,6 +130,16 @@ class Identity:
             caller, expires = await self._bearers.check(token, self._clock())
             self._remember(digest, caller, expires)
         return caller
+
+    def _by_host_token(self, token: bytes) -> Caller | None:
+        """A host's caller has no user id: it stands for a room, and owns nothing. Elsewhere it is anonymous."""
+        if self._host_room is None:
+            return None
+        found = self._host_room(token.decode("latin-1"))
+        if found is None:
+            return None
+        room, identity = found
+        return Caller(user_id=None, kind="host_token", rooms=frozenset({room}), name=shown(identity))
 
     async def _by_api_key(self, token: bytes) -> Caller:
         if self._api_keys is None:

@@ -1,0 +1,48 @@
+"""`Idempotency-Key`: the same request sent again gets the same answer and does nothing (the IETF's httpapi draft).
+
+Called by `service` within the transaction of the act, so key and act are written together or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai.errors import IdempotencyMismatch
+from butai.live.models import IdempotencyKey
+
+
+async def earlier(session: AsyncSession, caller: str, key: str, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer that this key was given before; None when it is new, and taken now.
+
+    Of two at once the second waits here until the first has committed. Raises `IdempotencyMismatch`.
+    """
+    digest = hashlib.sha256(msgspec.json.encode(request, order="sorted", enc_hook=str)).hexdigest()
+    taken = await session.scalar(
+        insert(IdempotencyKey)
+        .values(caller=caller, key=key, request_sha256=digest)
+        .on_conflict_do_nothing()
+        .returning(IdempotencyKey.key)
+    )
+    if taken is not None:
+        return None
+    found = await session.scalar(
+        select(IdempotencyKey).where(IdempotencyKey.caller == caller, IdempotencyKey.key == key)
+    )
+    if found is None or found.request_sha256 != digest or found.answer is None:
+        raise IdempotencyMismatch
+    return found.answer
+
+
+async def keep(session: AsyncSession, caller: str, key: str, answer: dict[str, Any]) -> None:
+    """Remembers what was answered."""
+    await session.execute(
+        update(IdempotencyKey)
+        .where(IdempotencyKey.caller == caller, IdempotencyKey.key == key)
+        .values(status=201, answer=answer)
+    )

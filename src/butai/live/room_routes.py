@@ -1,0 +1,61 @@
+"""`/api/live/rooms`: rooms and the tokens to join them with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from butai.calling import HostOrUser, SignedIn, SmallBodies, origin
+from butai.live import rooms
+from butai.live.routes import as_json
+from butai.live.schemas import RoomId, RoomIn, RoomOut, TokenIn, TokenOut
+from butai.live.wiring import stage
+from butai.problems import documented
+
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=SmallBodies)
+
+
+@router.post(
+    "/rooms",
+    response_model=RoomOut,
+    responses=documented(400, 408, 409, 413),
+    summary="Make a room, or claim one",
+)
+async def make_room(request: Request, who: SignedIn, wanted: RoomIn) -> Response:
+    """The room is the caller's; again gives a new host token. One that was made elsewhere is claimed with its own token
+    that may administer it (`host_token`)."""
+    shown = wanted.host_token.get_secret_value() if wanted.host_token else None
+    made = await rooms.make_room(stage(request), who, origin(request, who), wanted.room_id, shown)
+    return as_json(
+        {
+            "room_id": made.room.room_id,
+            "host_identity": made.room.host_identity,
+            "host_token": made.host_token,
+            "livekit_url": made.livekit_url,
+        }
+    )
+
+
+@router.post(
+    "/rooms/{room_id}/tokens",
+    response_model=TokenOut,
+    responses=documented(400, 403, 404, 408, 413),
+    summary="A token to join a room with",
+)
+async def make_token(
+    request: Request, who: HostOrUser, room_id: Annotated[RoomId, Path()], wanted: TokenIn
+) -> Response:
+    """For guests and viewers by the host; the host's own again by the owner, signed in (a reloaded page has lost it)."""
+    token, identity = await rooms.make_token(
+        stage(request), who, origin(request, who), room_id, wanted.role, wanted.identity, wanted.name
+    )
+    return as_json(
+        {
+            "room_id": room_id,
+            "role": wanted.role,
+            "identity": identity,
+            "token": token,
+            "livekit_url": rooms.livekit_url(stage(request)),
+        }
+    )

@@ -1,0 +1,129 @@
+"""Stream keys at rest: sealed with AES-256-GCM, opened only to push.
+
+Called by `destinations` (seal), by `butai.live.egress` and the preflight (open). A blob is
+`version, key id (4), subject (16), nonce (12), ciphertext`; all before the ciphertext is bound to it, so a blob cannot
+be given another subject. The subject is the destination's id, which outputs carry along with their copy.
+
+`BUTAI_SECRET_KEY` may hold several keys: the first seals, all open. The key id is a hash of the key, so their order may
+change.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from butai.config import LiveSettings
+from butai.errors import SecretKeyInvalid
+
+_VERSION = 1
+_HEAD = 1 + 4 + 16
+_NONCE = 12
+
+
+class SealBroken(Exception):
+    """A blob that none of our keys opens. Says which key it wants, nothing more."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    id: bytes
+    cipher: AESGCM = field(repr=False)
+    mark: bytes = field(repr=False)
+
+
+class Sealer:
+    """Made once for a process from `LiveSettings`. Raises `SecretKeyInvalid`."""
+
+    def __init__(self, settings: LiveSettings) -> None:
+        raws = [_raw(text.strip()) for text in settings.secret_key.get_secret_value().split(",") if text.strip()]
+        if not raws and settings.secret_key_file is not None:
+            raws = [_raw(_read_or_make(settings.secret_key_file))]
+        self._keys = {key.id: key for key in map(_key, raws)}
+        self._first = next(iter(self._keys.values()), None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a key at all."""
+        return self._first is not None
+
+    def seal(self, text: str, subject: UUID) -> bytes:
+        """A blob that `open` turns back. Raises `SecretKeyInvalid` without a key."""
+        key = self._sealing()
+        head = bytes((_VERSION,)) + key.id + subject.bytes
+        nonce = secrets.token_bytes(_NONCE)
+        return head + nonce + key.cipher.encrypt(nonce, text.encode(), head)
+
+    def open(self, blob: bytes) -> str:
+        """What was sealed. Raises `SealBroken`."""
+        head, nonce, sealed = blob[:_HEAD], blob[_HEAD : _HEAD + _NONCE], blob[_HEAD + _NONCE :]
+        key = self._keys.get(head[1:5])
+        if len(head) < _HEAD or head[0] != _VERSION or key is None:
+            raise SealBroken(f"no key {head[1:5].hex()}: is BUTAI_SECRET_KEY the one that sealed it?")
+        try:
+            return key.cipher.decrypt(nonce, sealed, head).decode()
+        except InvalidTag:
+            raise SealBroken("the blob was changed") from None
+
+    def fingerprint(self, text: str) -> str:
+        """Eight letters to recognise a key by. Made with our own key, so they say nothing about the key itself."""
+        digest = hmac.new(self._sealing().mark, text.encode(), hashlib.sha256).digest()
+        return base64.b32encode(digest[:5]).decode().lower()
+
+    def stale(self, blob: bytes) -> bool:
+        """Whether it was sealed with another key than the first, so that it should be sealed anew."""
+        return self._first is not None and blob[1:5] != self._first.id
+
+    def _sealing(self) -> _Key:
+        if self._first is None:
+            raise SecretKeyInvalid("No stream key can be kept: set BUTAI_SECRET_KEY or BUTAI_SECRET_KEY_FILE")
+        return self._first
+
+
+def _key(raw: bytes) -> _Key:
+    mark = hmac.new(raw, b"butai fingerprint", hashlib.sha256).digest()
+    return _Key(hashlib.sha256(b"butai key id" + raw).digest()[:4], AESGCM(raw), mark)
+
+
+def _raw(text: str) -> bytes:
+    """32 bytes from hexadecimal or base64."""
+    for decode in (bytes.fromhex, lambda value: base64.b64decode(value + "=" * (-len(value) % 4), b"-_")):
+        try:
+            raw = decode(text.replace("+", "-").replace("/", "_") if decode is not bytes.fromhex else text)
+        except (ValueError, binascii.Error):
+            continue
+        if len(raw) == 32:
+            return raw
+    raise SecretKeyInvalid("BUTAI_SECRET_KEY must be 32 bytes, as base64 or hexadecimal (openssl rand -hex 32)")
+
+
+def _read_or_make(path: Path) -> str:
+    """The file's key; made when there is none, whole or not at all, for this user alone."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        pass
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            # Not `rename`: of two processes that start together the first one's key stays.
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    return path.read_text().strip()

@@ -1,0 +1,175 @@
+"""What a host reads: for each code what happened and what to do, in English and Chinese. Pure; called by `queries`.
+
+`{platform}` is the platform's own name. Clients match codes; these texts may change.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from butai.live.states import Code
+
+Language = Literal["en", "zh"]
+
+PLATFORM_NAMES = {"youtube": "YouTube", "twitch": "Twitch", "custom": "RTMP"}
+
+_TEXTS: dict[Code, tuple[str, str, str, str]] = {
+    Code.NOT_HOST: (
+        "You are not the host of this room.",
+        "Join with the host's link, or sign in as the room's owner.",
+        "你不是这个房间的主播。",
+        "请使用主播链接加入,或以房间所有者身份登录。",
+    ),
+    Code.ALREADY_LIVE: (
+        "This room is already live.",
+        "Open the running show, or end it before you start another.",
+        "这个房间已经在直播。",
+        "请打开正在进行的直播,或先结束它再开始新的。",
+    ),
+    Code.NO_DESTINATION: (
+        "No {platform} destination is saved.",
+        "Save your {platform} stream key, then add {platform} to the show.",
+        "还没有保存 {platform} 的推流目标。",
+        "请先保存 {platform} 的串流密钥,然后把它加入直播。",
+    ),
+    Code.INVALID_DESTINATION: (
+        "The address or key for {platform} cannot be right.",
+        "Copy the server URL and the stream key again from {platform}.",
+        "{platform} 的地址或密钥无效。",
+        "请从 {platform} 重新复制服务器地址和串流密钥。",
+    ),
+    Code.KEY_REJECTED: (
+        "{platform} refused the stream key.",
+        "Copy the key again from {platform}, save it, and retry. A reset key stops working everywhere.",
+        "{platform} 拒绝了串流密钥。",
+        "请从 {platform} 重新复制密钥并保存,然后重试。重置后旧密钥会全部失效。",
+    ),
+    Code.ALREADY_PUBLISHING: (
+        "Somebody is already streaming to {platform} with this key.",
+        "Stop the other program (OBS, another tab). We try again by ourselves.",
+        "已有其他程序正在用这个密钥向 {platform} 推流。",
+        "请停止另一个程序(OBS 或其他页面)。我们会自动重试。",
+    ),
+    Code.DESTINATION_UNREACHABLE: (
+        "{platform} cannot be reached.",
+        "Nothing to do: we try again by ourselves. If it lasts, check the server URL and {platform}'s status page.",
+        "无法连接 {platform}。",
+        "无需操作:我们会自动重试。如果持续,请检查服务器地址和 {platform} 的状态页。",
+    ),
+    Code.TLS_FAILED: (
+        "The secure connection to {platform} failed.",
+        "Check that the server URL is {platform}'s own, spelled right.",
+        "与 {platform} 的安全连接失败。",
+        "请检查服务器地址是否为 {platform} 官方地址且拼写正确。",
+    ),
+    Code.DESTINATION_CLOSED: (
+        "{platform} closed the connection.",
+        "Nothing to do: we reconnect by ourselves.",
+        "{platform} 关闭了连接。",
+        "无需操作:我们会自动重连。",
+    ),
+    Code.DESTINATION_STALLED: (
+        "{platform} takes no data at the moment.",
+        "Nothing to do: we go on as soon as it does, or reconnect.",
+        "{platform} 暂时没有接收数据。",
+        "无需操作:恢复后会继续推流,否则自动重连。",
+    ),
+    Code.RETRIES_EXHAUSTED: (
+        "{platform} did not come back; we stopped trying.",
+        "Look at the last cause, then press retry.",
+        "{platform} 一直没有恢复,已停止重试。",
+        "请查看最后的原因,然后点击重试。",
+    ),
+    Code.PLATFORM_NOT_CONFIRMED: (
+        "Data flows, but {platform} does not say that you are live.",
+        "Look at your {platform} page: the show may need to be started there.",
+        "数据正在发送,但 {platform} 尚未确认直播。",
+        "请查看你的 {platform} 页面:可能需要在那里开始直播。",
+    ),
+    Code.EGRESS_UNAVAILABLE: (
+        "The streaming engine could not start.",
+        "We try again by ourselves. If it lasts, tell the operator.",
+        "推流引擎无法启动。",
+        "我们会自动重试。如果持续,请联系管理员。",
+    ),
+    Code.EGRESS_LOST: (
+        "The streaming engine went away.",
+        "Nothing to do: a new one takes over.",
+        "推流引擎失去联系。",
+        "无需操作:新的引擎会接手。",
+    ),
+    Code.EGRESS_CRASHED: (
+        "The streaming engine stopped.",
+        "Nothing to do: a new one takes over.",
+        "推流引擎意外停止。",
+        "无需操作:新的引擎会接手。",
+    ),
+    Code.EGRESS_START_TIMEOUT: (
+        "{platform} took too long to start.",
+        "We try once more. Then press retry.",
+        "{platform} 启动时间过长。",
+        "我们会再试一次,之后请点击重试。",
+    ),
+    Code.NO_MEDIA: (
+        "No picture or sound comes from the host.",
+        "Turn the camera or the stage on in the studio.",
+        "没有收到主播的画面或声音。",
+        "请在演播室打开摄像头或舞台。",
+    ),
+    Code.SOURCE_ENDED: (
+        "The host left, so the show ended.",
+        "Open the studio and go live again.",
+        "主播已离开,直播已结束。",
+        "请重新打开演播室并开始直播。",
+    ),
+    Code.ROOM_NOT_FOUND: (
+        "There is no such room.",
+        "Make the room again and go live from it.",
+        "房间不存在。",
+        "请重新创建房间并开始直播。",
+    ),
+    Code.LIVEKIT_UNAUTHORIZED: (
+        "The media server refuses this service.",
+        "Tell the operator: the LiveKit key or secret is wrong.",
+        "媒体服务器拒绝了本服务。",
+        "请联系管理员:LiveKit 的密钥有误。",
+    ),
+    Code.LIVEKIT_UNREACHABLE: (
+        "The media server cannot be reached.",
+        "We try again by ourselves. If it lasts, tell the operator.",
+        "无法连接媒体服务器。",
+        "我们会自动重试。如果持续,请联系管理员。",
+    ),
+    Code.STOP_UNCONFIRMED: (
+        "The engine did not confirm the end.",
+        "Look at your {platform} page; it ends there by itself.",
+        "引擎没有确认结束。",
+        "请查看你的 {platform} 页面,直播会自动结束。",
+    ),
+}
+
+
+def words(code: str, platform: str | None, language: Language) -> tuple[str, str]:
+    """What happened and what to do."""
+    try:
+        texts = _TEXTS[Code(code)]
+    except ValueError:
+        return code, ""
+    name = PLATFORM_NAMES.get(platform or "", "RTMP")
+    first = 2 if language == "zh" else 0
+    return texts[first].format(platform=name), texts[first + 1].format(platform=name)
+
+
+def language(accept: str | None) -> Language:
+    """The better of our languages by an `Accept-Language` header (RFC 9110, 12.5.4); English otherwise."""
+    best: tuple[float, Language] = (0.0, "en")
+    for part in (accept or "")[:500].split(","):
+        tag, _, weight = part.strip().partition(";")
+        name = tag.strip().lower().partition("-")[0]
+        try:
+            value = float(weight.strip().removeprefix("q=")) if weight else 1.0
+        except ValueError:
+            continue
+        if name in ("en", "zh") and value > best[0]:
+            best = value, "zh" if name == "zh" else "en"
+    return best[1]

@@ -1,0 +1,574 @@
+"""Going live over HTTP, without a controller: who may ask for what, what is written down, and what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import pytest
+from livekit import api as livekit_api
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from butai.apikeys import create_api_key
+from butai.config import LiveKitSettings, LiveSettings, Settings
+from butai.database import Database
+from butai.live.stream_keys import Sealer
+from tests.conftest import Api, serving
+from tests.platforms import Platform
+from tests.processes import free_port
+
+CANARY = "canary-stream-key-55d0"
+SECRET = "canary-livekit-secret-of-32-letters"
+ROOM = "studio-1"
+
+
+@pytest.fixture
+def live_settings(settings: Settings) -> Settings:
+    livekit = LiveKitSettings(url=f"ws://127.0.0.1:{free_port()}", api_key="devkey", api_secret=SecretStr(SECRET))
+    live = LiveSettings(secret_key=SecretStr("ab" * 32), allow_private_ingest=True)
+    return replace(settings, livekit=livekit, live=live)
+
+
+@pytest.fixture
+async def api(live_settings: Settings) -> AsyncIterator[Api]:
+    async with serving(live_settings) as running:
+        yield running
+
+
+async def make_room(api: Api, room: str = ROOM, user: str = "alice") -> dict[str, Any]:
+    status, made = await api.call("POST", "/api/live/rooms", user, json={"room_id": room})
+    assert status == 200, made
+    return made
+
+
+async def save(api: Api, platform: str = "youtube", user: str = "alice", **more: str) -> dict[str, Any]:
+    wanted = {"platform": platform, "stream_key": CANARY, "ingest_url": "rtmp://127.0.0.1:9/live"} | more
+    status, made = await api.call("POST", "/api/live/destinations", user, json=wanted)
+    assert status == 201, made
+    return made
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def go_live(api: Api, user: str = "alice", **wanted: Any) -> dict[str, Any]:
+    status, begun = await api.call(
+        "POST", "/api/live/start", user, json={"room_id": ROOM, "platforms": "youtube"} | wanted
+    )
+    assert status == 201, begun
+    return begun
+
+
+async def sql(database: Database, statement: str, **values: Any) -> list[Any]:
+    async with database.transaction() as session:
+        result = await session.execute(text(statement), values)
+        return list(result.all()) if result.returns_rows else []  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# Rooms and tokens
+
+
+async def test_a_room_has_an_owner_and_a_token_that_rules_it(api: Api) -> None:
+    made = await make_room(api)
+    claims = livekit_api.TokenVerifier("devkey", SECRET).verify(made["host_token"])
+    assert claims.video is not None and claims.video.room_admin and claims.video.room == ROOM
+    assert claims.identity == made["host_identity"]
+    assert made["livekit_url"] == api.settings.livekit.url
+    assert (await make_room(api))["host_identity"] == made["host_identity"]
+    status, problem = await api.call("POST", "/api/live/rooms", "bob", json={"room_id": ROOM})
+    assert (status, problem["code"]) == (409, "room_taken")
+    status, other = await api.call("POST", "/api/live/rooms", "bob", json={})
+    assert status == 200 and len(other["room_id"]) > 16
+
+
+async def test_tokens_for_guests_and_viewers_are_the_hosts_to_give(api: Api) -> None:
+    made = await make_room(api)
+    host = bearer(made["host_token"])
+    path = f"/api/live/rooms/{ROOM}/tokens"
+    for role, publishes in (("guest", True), ("viewer", False)):
+        status, token = await api.call("POST", path, headers=host, json={"role": role, "name": "Aoi"})
+        assert status == 200
+        claims = livekit_api.TokenVerifier("devkey", SECRET).verify(token["token"])
+        assert claims.video is not None
+        assert (claims.video.can_publish, bool(claims.video.room_admin)) == (publishes, False)
+        assert (await api.call("POST", path, headers=bearer(token["token"]), json={"role": "guest"}))[0] == 401
+    assert (await api.call("POST", path, headers=host, json={"role": "host"}))[1]["code"] == "not_host"
+    status, again = await api.call("POST", path, "alice", json={"role": "host"})
+    assert (status, again["identity"]) == (200, made["host_identity"])
+    assert (await api.call("POST", path, "bob", json={"role": "viewer"}))[0] == 403
+    assert (await api.call("POST", path, json={"role": "viewer"}))[0] == 401
+
+
+async def test_a_room_made_elsewhere_is_claimed_with_its_token(api: Api) -> None:
+    grants = livekit_api.VideoGrants(room_join=True, room="elsewhere", room_admin=True)
+    token = livekit_api.AccessToken("devkey", SECRET).with_identity("someone").with_grants(grants)
+    status, made = await api.call("POST", "/api/live/rooms", "alice", json={"host_token": token.to_jwt()})
+    assert (status, made["room_id"], made["host_identity"]) == (200, "elsewhere", "someone")
+    for forged in (
+        livekit_api.AccessToken("devkey", "x" * 32).with_identity("a").with_grants(grants).to_jwt(),
+        livekit_api.AccessToken("devkey", SECRET)
+        .with_identity("a")
+        .with_grants(livekit_api.VideoGrants(room_join=True, room="r"))
+        .to_jwt(),
+        "nonsense",
+    ):
+        status, problem = await api.call("POST", "/api/live/rooms", "alice", json={"host_token": forged})
+        assert (status, problem["code"]) == (401, "auth_required")
+
+
+async def test_without_livekit_it_says_so(settings: Settings) -> None:
+    async with serving(settings) as api:
+        status, problem = await api.call("POST", "/api/live/rooms", "alice", json={})
+        assert (status, problem["code"]) == (503, "livekit_not_configured")
+
+
+async def test_a_host_token_is_nobody_anywhere_else(api: Api) -> None:
+    host = bearer((await make_room(api))["host_token"])
+    assert (await api.call("GET", "/api/s3/resources?type=vrm", headers=host))[0] == 401
+    assert (await api.call("GET", "/api/live/destinations", headers=host))[0] == 401
+    assert (await api.call("GET", f"/api/live/audit?room_id={ROOM}", headers=host))[0] == 401
+
+
+# Destinations
+
+
+async def test_a_key_goes_in_and_never_comes_out(api: Api, database: Database) -> None:
+    made = await save(api, label="My channel")
+    assert set(made) >= {"id", "key_fingerprint", "ingest_url"} and "stream_key" not in made
+    path = f"/api/live/destinations/{made['id']}"
+    edited = {"label": "Second", "stream_key": CANARY + "2"}
+    status, changed = await api.call("PATCH", path, "alice", json=edited)
+    assert (status, changed["label"]) == (200, "Second")
+    assert changed["key_fingerprint"] != made["key_fingerprint"]
+    listed = (await api.call("GET", "/api/live/destinations", "alice"))[1]["data"]
+    assert [one["id"] for one in listed] == [made["id"]]
+    assert CANARY not in json.dumps([made, changed, listed])
+    for user in ("bob",):
+        assert (await api.call("GET", path, user))[0] == 404
+        assert (await api.call("PATCH", path, user, json={"label": "x"}))[0] == 404
+        assert (await api.call("DELETE", path, user))[0] == 404
+        assert (await api.call("POST", path + "/test", user))[0] == 404
+    (sealed,) = await sql(database, "SELECT sealed_key, id FROM destinations")
+    assert CANARY.encode() not in sealed[0]
+    assert Sealer(api.settings.live).open(sealed[0]) == CANARY + "2"
+    assert (await api.call("DELETE", path, "alice"))[0] == 204
+    assert (await api.call("GET", path, "alice"))[0] == 404
+    assert await sql(database, "SELECT sealed_key FROM destinations") == [(b"",)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ingest_url": "http://x/live"},
+        {"ingest_url": "rtmp://x"},
+        {"ingest_url": "rtmp://user:pw@x/live"},
+        {"stream_key": "a b"},
+        {"stream_key": "a\nb"},
+        {"stream_key": ""},
+        {"platform": "tiktok"},
+        {"platform": "custom"},
+        {"owner_user_id": "bob"},
+    ],
+    ids=repr,
+)
+async def test_a_destination_that_cannot_be_is_refused(api: Api, wrong: dict[str, str]) -> None:
+    wanted = {"platform": "youtube", "stream_key": CANARY} | wrong
+    status, problem = await api.call("POST", "/api/live/destinations", "alice", json=wanted)
+    assert status in (400, 422), problem
+    assert CANARY not in json.dumps(problem)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "10.0.0.1", "169.254.169.254", "localhost"])
+async def test_private_addresses_need_a_setting(live_settings: Settings, host: str) -> None:
+    live = live_settings.live.model_copy(update={"allow_private_ingest": False})
+    async with serving(replace(live_settings, live=live)) as api:
+        wanted = {"platform": "custom", "stream_key": CANARY, "ingest_url": f"rtmp://{host}/live"}
+        status, problem = await api.call("POST", "/api/live/destinations", "alice", json=wanted)
+        assert (status, problem["code"]) == (422, "invalid_destination")
+
+
+async def test_a_destination_is_tried_step_by_step(api: Api) -> None:
+    with Platform("tw", refuse={"bad-key-1234"}) as platform:
+        good = await save(api, "twitch", ingest_url=platform.url)
+        status, tried = await api.call("POST", f"/api/live/destinations/{good['id']}/test", "alice")
+        assert (status, tried["ok"]) == (200, True)
+        assert [step["name"] for step in tried["steps"]] == ["dns", "tcp", "handshake", "connect", "publish"]
+        bad = await save(api, "twitch", ingest_url=platform.url, stream_key="bad-key-1234")
+        zh = {"Accept-Language": "zh-CN,en;q=0.5"}
+        _, tried = await api.call("POST", f"/api/live/destinations/{bad['id']}/test", "alice", headers=zh)
+        last = tried["steps"][-1]
+        assert (tried["ok"], last["name"], last["code"]) == (False, "publish", "key_rejected")
+        assert "密钥" in last["message"]
+
+
+async def test_keys_are_rotated(live_settings: Settings) -> None:
+    async with serving(live_settings) as api:
+        made = await save(api)
+    rotated = live_settings.live.model_copy(update={"secret_key": SecretStr("cd" * 32 + "," + "ab" * 32)})
+    async with serving(replace(live_settings, live=rotated)) as api:
+        status, tried = await api.call("POST", f"/api/live/destinations/{made['id']}/test", "alice")
+        assert (status, tried["steps"][-1]["code"]) == (200, "destination_unreachable")
+
+
+# On air
+
+
+async def test_going_live_writes_what_is_wanted(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    begun = await go_live(api)
+    assert begun["status"] == "starting"
+    assert begun["platforms"]["youtube"]["state"] == "starting"
+    assert begun["platforms"]["youtube"]["attempt"] == 0
+    assert [event["event"] for event in begun["timeline"]] == ["broadcast.started"]
+    ((wanted, grace),) = await sql(database, "SELECT wanted, source_grace FROM broadcasts")
+    assert (wanted, grace) == ("on_air", 60.0)
+    status, problem = await api.call("POST", "/api/live/start", "alice", json={"room_id": ROOM, "platforms": "youtube"})
+    assert (status, problem["code"], problem["session_id"]) == (409, "already_live", begun["session_id"])
+    for which in (f"session_id={begun['session_id']}", f"room_id={ROOM}"):
+        status, now = await api.call("GET", f"/api/live/status?{which}", "alice")
+        assert (status, now["session_id"]) == (200, begun["session_id"])
+
+
+async def test_both_with_one_missing_begins_the_other(api: Api) -> None:
+    await make_room(api)
+    await save(api, "twitch")
+    begun = await go_live(api, platforms="both")
+    assert begun["platforms"]["twitch"]["state"] == "starting"
+    missing = begun["platforms"]["youtube"]
+    assert (missing["state"], missing["error"]["code"]) == ("error", "no_destination")
+    assert "YouTube" in missing["error"]["message"]
+    status, problem = await api.call("POST", f"/api/live/outputs/{missing['id']}/retry", "alice")
+    assert (status, problem["code"]) == (422, "no_destination")
+    await save(api, "youtube")
+    status, again = await api.call("POST", f"/api/live/outputs/{missing['id']}/retry", "alice")
+    assert (status, again["platforms"]["youtube"]["error"]) == (200, None)
+
+
+async def test_with_no_destination_at_all_nothing_begins(api: Api, database: Database) -> None:
+    await make_room(api)
+    for wanted in ({"platforms": "both"}, {"platforms": ["twitch"]}):
+        status, problem = await api.call("POST", "/api/live/start", "alice", json={"room_id": ROOM} | wanted)
+        assert (status, problem["code"]) == (422, "no_destination")
+    unknown = {"room_id": ROOM, "destination_ids": ["00000000-0000-7000-8000-000000000000"]}
+    status, problem = await api.call("POST", "/api/live/start", "alice", json=unknown)
+    assert (status, problem["code"]) == (404, "destination_not_found")
+    theirs = await save(api, user="bob")
+    status, problem = await api.call(
+        "POST", "/api/live/start", "alice", json={"room_id": ROOM, "destination_ids": [theirs["id"]]}
+    )
+    assert (status, problem["code"]) == (404, "destination_not_found")
+    assert await sql(database, "SELECT id FROM broadcasts") == []
+
+
+async def test_the_environments_keys_stand_in(live_settings: Settings, database: Database) -> None:
+    live = live_settings.live.model_copy(update={"twitch_stream_key": SecretStr(CANARY)})
+    async with serving(replace(live_settings, live=live)) as api:
+        await make_room(api)
+        begun = await go_live(api, platforms="twitch")
+        assert begun["platforms"]["twitch"]["destination_id"] is None
+    ((sealed, url),) = await sql(database, "SELECT sealed_key, ingest_url FROM outputs")
+    assert Sealer(live).open(sealed) == CANARY
+    assert url == live.twitch_ingest_url
+
+
+async def test_only_the_host_may(api: Api) -> None:
+    host = bearer((await make_room(api))["host_token"])
+    await make_room(api, "bobs", "bob")
+    await save(api)
+    begun = await go_live(api)
+    output = begun["outputs"][0]["id"]
+    session_id = begun["session_id"]
+    others = bearer((await make_room(api, "bobs", "bob"))["host_token"])
+    nobody = "00000000-0000-7000-8000-000000000000"
+    asked: list[tuple[str, str, Any]] = [
+        ("POST", "/api/live/start", {"room_id": ROOM, "platforms": "both"}),
+        ("POST", "/api/live/start", {"room_id": "no-such-room", "platforms": "both"}),
+        ("POST", "/api/live/stop", {"room_id": ROOM}),
+        ("POST", "/api/live/stop", {"session_id": session_id}),
+        ("POST", "/api/live/stop", {"session_id": nobody}),
+        ("GET", f"/api/live/status?room_id={ROOM}", None),
+        ("GET", "/api/live/status?room_id=no-such-room", None),
+        ("GET", f"/api/live/status?session_id={session_id}", None),
+        ("GET", f"/api/live/status?session_id={nobody}", None),
+        ("GET", f"/api/live/broadcasts?room_id={ROOM}", None),
+        ("GET", f"/api/live/broadcasts/{session_id}/timeline", None),
+        ("POST", f"/api/live/outputs/{output}/retry", None),
+        ("POST", f"/api/live/outputs/{output}/stop", None),
+        ("POST", f"/api/live/broadcasts/{session_id}/outputs", {"platforms": ["twitch"]}),
+        ("GET", f"/api/live/events?room_id={ROOM}", None),
+        ("GET", f"/api/live/audit?room_id={ROOM}", None),
+    ]
+    for method, path, body in asked:
+        status, problem = await api.call(method, path, json=body)
+        assert (status, problem["code"]) == (401, "auth_required"), path
+        status, problem = await api.call(method, path, "bob", json=body)
+        assert (status, problem["code"], problem["detail"]) == (403, "not_host", "Only the room's host may do this"), (
+            path
+        )
+        if "audit" not in path:
+            status, problem = await api.call(method, path, headers=others, json=body)
+            assert (status, problem["code"]) == (403, "not_host"), path
+    assert (await api.call("GET", f"/api/live/status?room_id={ROOM}", headers=host))[0] == 200
+    assert (await api.call("POST", "/api/live/stop", headers=host, json={"session_id": session_id}))[0] == 200
+
+
+async def test_stop_is_once_however_often(api: Api, database: Database) -> None:
+    await make_room(api)
+    status, idle = await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+    assert (status, idle["status"]) == (200, "idle")
+    await save(api)
+    begun = await go_live(api)
+    for wanted in ({"room_id": ROOM}, {"session_id": begun["session_id"]}) * 2:
+        status, now = await api.call("POST", "/api/live/stop", "alice", json=wanted)
+        assert (status, now["status"]) == (200, "stopping")
+    assert await sql(database, "SELECT wanted FROM outputs") == [("off",)]
+    events = await sql(database, "SELECT event FROM live_events ORDER BY id")
+    assert events == [("broadcast.started",), ("broadcast.stop_asked",)]
+    await sql(database, "UPDATE broadcasts SET ended_at = now()")
+    await sql(database, "UPDATE outputs SET state = 'ended'")
+    status, now = await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+    assert (status, now["status"]) == (200, "ended")
+    assert (await go_live(api))["session_id"] != begun["session_id"]
+    status, page = await api.call("GET", f"/api/live/broadcasts?room_id={ROOM}&limit=1", "alice")
+    assert (len(page["data"]), page["data"][0]["status"]) == (1, "starting")
+    before = page["next_before"].replace("+", "%2B")
+    status, page = await api.call("GET", f"/api/live/broadcasts?room_id={ROOM}&before={before}", "alice")
+    assert [one["session_id"] for one in page["data"]] == [begun["session_id"]]
+
+
+async def test_the_same_idempotency_key_is_the_same_broadcast(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    wanted = {"room_id": ROOM, "platforms": "youtube"}
+    key = {"Idempotency-Key": "press-1"}
+    answers = await asyncio.gather(
+        *(api.call("POST", "/api/live/start", "alice", headers=key, json=wanted) for _ in range(5))
+    )
+    assert sorted(status for status, _ in answers) == [200, 200, 200, 200, 201]
+    assert len({answer["session_id"] for _, answer in answers}) == 1
+    other = wanted | {"preset": "720p60"}
+    status, problem = await api.call("POST", "/api/live/start", "alice", headers=key, json=other)
+    assert (status, problem["code"]) == (422, "idempotency_mismatch")
+    assert len(await sql(database, "SELECT id FROM broadcasts")) == 1
+
+
+async def test_five_starts_at_once_are_one_broadcast(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    wanted = {"room_id": ROOM, "platforms": "youtube"}
+    answers = await asyncio.gather(*(api.call("POST", "/api/live/start", "alice", json=wanted) for _ in range(5)))
+    assert sorted(status for status, _ in answers) == [201, 409, 409, 409, 409]
+    assert len(await sql(database, "SELECT id FROM broadcasts")) == 1
+
+
+async def test_outputs_are_added_stopped_and_tried_again(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    begun = await go_live(api)
+    path = f"/api/live/broadcasts/{begun['session_id']}/outputs"
+    assert (await api.call("POST", path, "alice", json={"platforms": ["twitch"]}))[1]["code"] == "no_destination"
+    twitch = await save(api, "twitch")
+    for _ in range(2):
+        status, now = await api.call("POST", path, "alice", json={"destination_ids": [twitch["id"]]})
+        assert (status, len(now["outputs"])) == (200, 2)
+    first, second = now["outputs"]
+    status, now = await api.call("POST", f"/api/live/outputs/{first['id']}/stop", "alice")
+    assert status == 200
+    rows = dict(await sql(database, "SELECT id, wanted FROM outputs"))
+    assert (rows[UUID(first["id"])], rows[UUID(second["id"])]) == ("off", "on")
+    await sql(database, "UPDATE outputs SET state = 'ended' WHERE id = :id", id=first["id"])
+    status, problem = await api.call("POST", f"/api/live/outputs/{first['id']}/retry", "alice")
+    assert (status, problem["code"]) == (409, "not_live")
+    assert (await api.call("POST", f"/api/live/outputs/{second['id']}/retry", "alice"))[0] == 200
+    status, page = await api.call("GET", f"/api/live/broadcasts/{begun['session_id']}/timeline?limit=2", "alice")
+    assert [event["event"] for event in page["data"]] == ["broadcast.started", "output.added"]
+    _, rest = await api.call(
+        "GET", f"/api/live/broadcasts/{begun['session_id']}/timeline?after={page['next_after']}", "alice"
+    )
+    assert [event["event"] for event in rest["data"]] == ["output.stop_asked", "output.retry_asked"]
+
+
+async def test_status_tells_error_advice_and_figures_in_the_askers_language(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    begun = await go_live(api)
+    output = begun["outputs"][0]["id"]
+    await sql(database, "UPDATE outputs SET state = 'reconnecting', error_code = 'destination_stalled', attempt = 2")
+    await sql(
+        database,
+        "INSERT INTO output_metrics (output_id, attempt, at, data) VALUES (:id, 2, now(), "
+        """'{"bitrate_kbps": 2500, "fps": 30, "dropped_frames": 4, "uptime_s": 9}')""",
+        id=output,
+    )
+    _, now = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice")
+    shown = now["platforms"]["youtube"]
+    assert (now["status"], shown["state"], shown["attempt"]) == ("degraded", "interrupted", 2)
+    assert shown["error"]["retryable"] is True
+    assert shown["error"]["message"].startswith("YouTube takes no data")
+    assert shown["metrics"] == {"bitrate_kbps": 2500, "fps": 30, "dropped_frames": 4, "uptime_s": 9}
+    zh = {"Accept-Language": "fr;q=0.9, zh-Hans;q=0.8, en;q=0.1"}
+    _, now = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice", headers=zh)
+    assert now["platforms"]["youtube"]["error"]["message"] == "YouTube 暂时没有接收数据。"
+    await sql(database, "UPDATE output_metrics SET at = now() - interval '10 s'")
+    _, now = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice")
+    assert now["platforms"]["youtube"]["metrics"] is None
+
+
+# As it happens
+
+
+class Listener:
+    """Reads server-sent events."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self.answer = answer
+
+    async def next(self, kind: str | None = None) -> tuple[str, int | None, Any]:
+        async with asyncio.timeout(10):
+            while True:
+                fields: dict[str, str] = {}
+                while line := (await self.answer.content.readline()).decode().rstrip("\n"):
+                    name, _, value = line.partition(": ")
+                    fields[name] = value
+                if "event" in fields and kind in (None, fields["event"]):
+                    number = int(fields["id"]) if "id" in fields else None
+                    return fields["event"], number, json.loads(fields["data"])
+
+
+async def test_events_come_as_they_happen_and_again_after_a_break(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    begun = await go_live(api)
+    url = f"{api.url}/api/live/events?session_id={begun['session_id']}"
+    async with api.client.get(url, headers=api.cookie("alice")) as answer:
+        assert answer.content_type == "text/event-stream"
+        listener = Listener(answer)
+        kind, last, snapshot = await listener.next()
+        assert (kind, snapshot["session_id"]) == ("status", begun["session_id"])
+        await api.call("POST", f"/api/live/outputs/{begun['outputs'][0]['id']}/retry", "alice")
+        _, number, change = await listener.next("change")
+        assert change["event"]["event"] == "output.retry_asked"
+        assert change["status"]["status"] == "starting"
+        assert number is not None and last is not None and number > last
+    await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+    await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+    headers = api.cookie("alice") | {"Last-Event-ID": str(last)}
+    async with api.client.get(url, headers=headers) as answer:
+        listener = Listener(answer)
+        seen = [(await listener.next("change"))[2]["event"]["event"] for _ in range(2)]
+        assert seen == ["output.retry_asked", "broadcast.stop_asked"]
+
+
+async def test_events_go_on_when_the_listening_connection_was_cut(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    await go_live(api)
+    async with api.client.get(f"{api.url}/api/live/events?room_id={ROOM}", headers=api.cookie("alice")) as answer:
+        listener = Listener(answer)
+        await listener.next("status")
+        cut: list[Any] = []
+        async with asyncio.timeout(10):
+            while not cut:
+                cut = await sql(
+                    database,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE query LIKE 'LISTEN%' AND datname = current_database()",
+                )
+        await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+        assert (await listener.next("change"))[2]["event"]["event"] == "broadcast.stop_asked"
+
+
+async def test_the_websocket_says_the_same(api: Api) -> None:
+    made = await make_room(api)
+    await save(api)
+    begun = await go_live(api)
+    url = f"{api.url}/api/live/events/ws?room_id={ROOM}"
+    protocols = ["butai", f"bearer.{made['host_token']}"]
+    async with api.client.ws_connect(url, protocols=protocols) as socket:
+        assert socket.protocol == "butai"
+        first = await socket.receive_json(timeout=10)
+        assert (first["type"], first["data"]["session_id"]) == ("status", begun["session_id"])
+        await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+        change = await socket.receive_json(timeout=10)
+        assert (change["type"], change["data"]["event"]["event"]) == ("change", "broadcast.stop_asked")
+        assert change["id"] > first["id"]
+    for headers in ({}, api.cookie("bob"), api.cookie("alice") | {"Origin": "http://evil.example"}):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await api.client.ws_connect(url, headers=headers)
+        assert refused.value.status == 403
+
+
+async def test_a_server_that_stops_lets_those_who_watch_go(live_settings: Settings) -> None:
+    async with serving(live_settings) as api:
+        await make_room(api)
+        await save(api)
+        await go_live(api)
+        answer = await api.client.get(f"{api.url}/api/live/events?room_id={ROOM}", headers=api.cookie("alice"))
+        await Listener(answer).next("status")
+
+
+# Audit
+
+
+async def test_every_act_and_refusal_is_in_the_audit(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    evil = {"User-Agent": '=HYPERLINK("http://evil")'}
+    await api.call("POST", "/api/live/start", "bob", headers=evil, json={"room_id": ROOM, "platforms": "both"})
+    begun = await go_live(api)
+    await api.call("POST", "/api/live/start", "alice", json={"room_id": ROOM, "platforms": "youtube"})
+    await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+    status, page = await api.call("GET", f"/api/live/audit?room_id={ROOM}", "alice")
+    assert status == 200
+    found = [(one["actor"], one["action"], one["result"], one["error_code"]) for one in page["data"]]
+    assert found == [
+        ("alice", "live.stop", "ok", None),
+        ("alice", "live.start", "refused", "already_live"),
+        ("alice", "live.start", "ok", None),
+        ("bob", "live.start", "refused", "not_host"),
+        ("alice", "live.room_made", "ok", None),
+    ]
+    started = page["data"][2]
+    assert (started["session_id"], started["platforms"], started["room_id"]) == (
+        begun["session_id"],
+        ["youtube"],
+        ROOM,
+    )
+    assert started["ip"] == "127.0.0.1" and started["user_agent"]
+    _, raw = await api.call("GET", f"/api/live/audit?room_id={ROOM}&format=csv", "alice")
+    rows = list(csv.DictReader(io.StringIO(raw.decode())))
+    assert len(rows) == 5
+    assert rows[3]["user_agent"].startswith("'=HYPERLINK")
+    assert (await api.call("GET", "/api/live/audit", "alice"))[0] == 403
+    async with database.transaction() as session:
+        _, token = await create_api_key(session, "root", ["user", "operator"], "test")
+    status, everything = await api.call("GET", "/api/live/audit?limit=2", headers={"X-API-Key": token})
+    assert (status, len(everything["data"])) == (200, 2)
+    assert everything["next_before"] == everything["data"][-1]["id"]
+    with pytest.raises(Exception, match="append-only"):
+        await sql(database, "UPDATE audit SET actor = 'nobody'")
+    with pytest.raises(Exception, match="append-only"):
+        await sql(database, "DELETE FROM live_events")
+
+
+async def test_no_secret_is_in_an_answer_an_event_or_a_row(api: Api, database: Database) -> None:
+    made = await make_room(api)
+    await save(api)
+    begun = await go_live(api)
+    _, status = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice")
+    shown = json.dumps([begun, status])
+    tables = await sql(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    for (table,) in tables:
+        shown += str(await sql(database, f'SELECT t::text FROM "{table}" t'))
+    for secret in (CANARY, CANARY.encode().hex(), SECRET, made["host_token"]):
+        assert secret not in shown
