@@ -32,6 +32,13 @@ BEYOND_SCHEMAS: dict[str, frozenset[str]] = {
     "GET /api/vrm-thumbnail": KEY_RULES | {"invalid_request"},
     # Which letters are printable no pattern can say.
     "GET /dev/sign-in": frozenset({"invalid_request"}),
+    # What an address needs beyond its letters; which parameters need each other; what is saved; what was asked before.
+    "POST /api/live/destinations": frozenset({"invalid_destination"}),
+    "PATCH /api/live/destinations/{destination_id}": frozenset({"invalid_destination"}),
+    "POST /api/live/start": frozenset({"invalid_request", "no_destination", "idempotency_mismatch"}),
+    "POST /api/live/stop": frozenset({"invalid_request"}),
+    "POST /api/live/broadcasts/{session_id}/outputs": frozenset({"invalid_request", "no_destination"}),
+    "POST /api/live/outputs/{output_id}/retry": frozenset({"no_destination"}),
     # A cursor is opaque: only the list that made it knows it.
     "GET /api/s3/resources": frozenset({"cursor_invalid"}),
 }

@@ -61,6 +61,10 @@ class Seeds:
     expendable: list[str] = field(default_factory=list)
     readable: list[str] = field(default_factory=list)
     cursors: list[str] = field(default_factory=list)
+    rooms: list[str] = field(default_factory=list)
+    destinations: list[str] = field(default_factory=list)
+    broadcasts: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """The dictionaries that `schemathesis.toml` names."""
@@ -82,6 +86,11 @@ class Seeds:
             "writable": [*writable * 3, *BAD_KEYS],
             "urls": [*urls, *bad_urls],
             "cursors": [*self.cursors, "e30", "WyJjcmVhdGVkX2F0Il0"],
+            "rooms": self.rooms,
+            "destinations": self.destinations,
+            "broadcasts": self.broadcasts,
+            "outputs": self.outputs,
+            "ingests": ["rtmp://127.0.0.1:9/live", "rtmps://127.0.0.1:9/live2?backup=1"],
             "words": ["A", "aoi", "舞台", "%", "_", "\\", "'", "a" * 200, ""],
         }.items():
             (folder / f"{name}.dict").write_text("".join(f"{_quoted(word)}\n" for word in words), encoding="utf-8")
@@ -131,11 +140,39 @@ async def plant(api: Api) -> Seeds:
     async with api.client.put(signed["data"]["url"], data=files.vrm(3)) as answer:
         assert answer.status == 200
     seeds.assets.append(signed["data"]["id"])
+    await _stage(api, seeds)
     for query in ("pageSize=1", "pageSize=1&sort=size_bytes", "pageSize=2&sort=-display_name"):
         status, page = await api.call("GET", f"/api/s3/resources?type=vrm&{query}", "alice")
         assert status == 200
         seeds.cursors.append(page["pagination"]["nextCursor"])
     return seeds
+
+
+async def _stage(api: Api, seeds: Seeds) -> None:
+    """alice's rooms, one of them on air to two destinations."""
+    for number in range(4):
+        status, destination = await api.call(
+            "POST",
+            "/api/live/destinations",
+            "alice",
+            json={
+                "platform": "custom" if number > 1 else ("youtube", "twitch")[number],
+                "stream_key": f"key-{number}",
+                "ingest_url": "rtmp://127.0.0.1:9/live",
+            },
+        )
+        assert status == 201, destination
+        seeds.destinations.append(destination["id"])
+    for number in range(20):
+        status, room = await api.call("POST", "/api/live/rooms", "alice", json={"room_id": f"fuzz-{number}"})
+        assert status == 200, room
+        seeds.rooms.append(room["room_id"])
+    for room_id in seeds.rooms[:3]:
+        wanted = {"room_id": room_id, "platforms": "both"}
+        status, begun = await api.call("POST", "/api/live/start", "alice", json=wanted)
+        assert status == 201, begun
+        seeds.broadcasts.append(begun["session_id"])
+        seeds.outputs += [output["id"] for output in begun["outputs"]]
 
 
 def users_file(credentials: dict[str, dict[str, str]]) -> str:

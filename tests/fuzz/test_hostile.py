@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -573,11 +573,11 @@ def test_a_client_of_a_byte_a_moment_holds_up_nobody_and_ends_when_it_falls_sile
         assert 1 < time.monotonic() - began < 10
 
 
-def test_an_upgrade_is_not_offered_and_hides_no_second_request(target: Target) -> None:
+def test_an_upgrade_where_none_is_offered_hides_no_second_request(target: Target) -> None:
     upgrade = (
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: %b\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
-    for protocol in (b"websocket", b"h2c", b"x" * 1000):
+    for protocol in (b"h2c", b"x" * 1000):
         with target.connect() as wire:
             wire.sendall(upgrade % protocol + SECOND)
             wire.settimeout(1)
@@ -588,6 +588,20 @@ def test_an_upgrade_is_not_offered_and_hides_no_second_request(target: Target) -
                 raise TimeoutError
         assert said.count(b"HTTP/1.1 200 OK") == 1
         assert b"butai_http" not in said
+
+
+@pytest.mark.parametrize("key", [b"", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"], ids=["no key", "whole"])
+@pytest.mark.parametrize("path", [b"/healthz", b"/api/live/events/ws", b"/api/live/events/ws?room_id=%00"])
+def test_a_websocket_that_nobody_may_have_is_refused_once(target: Target, path: bytes, key: bytes) -> None:
+    upgrade = b"GET %b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n%b\r\n"
+    said = b""
+    with target.connect() as wire, suppress(ConnectionError):
+        wire.sendall(upgrade % (path, key) + SECOND)
+        while chunk := wire.recv(65536):
+            said += chunk
+    assert said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 ")), said[:200]
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert b"butai_http" not in said
 
 
 # What is in a file

@@ -20,7 +20,7 @@ from butai.apikeys import create_api_key
 from butai.config import Settings
 from butai.database import Database
 from tests.fuzz.seeds import plant, users_file
-from tests.processes import api_process
+from tests.processes import api_process, free_port
 
 HERE = Path(__file__).parent
 
@@ -30,7 +30,14 @@ HERE = Path(__file__).parent
 async def test_the_service_does_what_its_document_says(settings: Settings, database: Database, tmp_path: Path) -> None:
     async with database.transaction() as session:
         _, token = await create_api_key(session, "alice", ["user"])
-    async with api_process(settings, tmp_path / "api.log", BUTAI_DEV_SIGN_IN="true") as (process, api):
+    live = {
+        "LIVEKIT_URL": f"ws://127.0.0.1:{free_port()}",
+        "LIVEKIT_API_KEY": "devkey",
+        "LIVEKIT_API_SECRET": "secretsecretsecretsecretsecretsecret",
+        "BUTAI_SECRET_KEY": "ab" * 32,
+        "BUTAI_ALLOW_PRIVATE_INGEST": "true",
+    }
+    async with api_process(settings, tmp_path / "api.log", BUTAI_DEV_SIGN_IN="true", **live) as (process, api):
         (await plant(api)).write(tmp_path)
         users = {"alice": {"X-API-Key": token}, "bob": api.cookie("bob")}
         (tmp_path / "users.json").write_text(users_file(users))

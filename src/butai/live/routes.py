@@ -126,7 +126,7 @@ async def status(
 @router.post(
     "/outputs/{output_id}/retry",
     response_model=StatusOut,
-    responses=documented(403, 404, 409, 422),
+    responses=documented(400, 403, 404, 409, 422),
     summary="Try one output again, now",
 )
 async def retry_output(request: Request, who: HostOrUser, output_id: UUID) -> Response:
@@ -136,7 +136,7 @@ async def retry_output(request: Request, who: HostOrUser, output_id: UUID) -> Re
 
 
 @router.post(
-    "/outputs/{output_id}/stop", response_model=StatusOut, responses=documented(403, 404), summary="End one output"
+    "/outputs/{output_id}/stop", response_model=StatusOut, responses=documented(400, 403, 404), summary="End one output"
 )
 async def stop_output(request: Request, who: HostOrUser, output_id: UUID) -> Response:
     """The others go on. Again is fine."""
