@@ -1,0 +1,52 @@
+"""H.264 from start codes (Annex B of H.264, as x264 writes it) to lengths (ISO 14496-15, as RTMP wants it)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+SLICE_IDR, SPS, PPS, DELIMITER = 5, 7, 8, 9
+
+
+def units(data: bytes) -> Iterator[bytes]:
+    """The NAL units between start codes of three or four bytes. Bytes before the first start code are no unit."""
+    at = data.find(b"\0\0\1")
+    while at >= 0:
+        begin = at + 3
+        at = data.find(b"\0\0\1", begin)
+        # A unit never ends with a zero (H.264, 7.4.1), so those before a start code are its fourth byte or padding.
+        unit = data[begin:at] if at >= 0 else data[begin:]
+        unit = unit.rstrip(b"\0")
+        if unit:
+            yield unit
+
+
+def length_prefixed(data: bytes) -> bytes:
+    """The units of one access unit with lengths of four bytes. Parameter sets and delimiters are left out: they are in
+    the configuration record."""
+    parts: list[bytes] = []
+    for unit in units(data):
+        if unit[0] & 0x1F not in (SPS, PPS, DELIMITER):
+            parts += (len(unit).to_bytes(4, "big"), unit)
+    return b"".join(parts)
+
+
+def configuration_record(extradata: bytes) -> bytes:
+    """The AVCDecoderConfigurationRecord (ISO 14496-15, 5.2.4.1) from an encoder's global headers.
+
+    Raises `ValueError` when they hold no parameter sets.
+    """
+    sets = [unit for unit in units(extradata) if unit[0] & 0x1F == SPS]
+    pictures = [unit for unit in units(extradata) if unit[0] & 0x1F == PPS]
+    if not sets or not pictures:
+        raise ValueError("the encoder gave no parameter sets")
+    first = sets[0]
+    record = bytearray((1, first[1], first[2], first[3], 0xFC | 3, 0xE0 | len(sets)))
+    for unit in sets:
+        record += len(unit).to_bytes(2, "big") + unit
+    record.append(len(pictures))
+    for unit in pictures:
+        record += len(unit).to_bytes(2, "big") + unit
+    if first[1] in (100, 110, 122, 144):
+        # 4:2:0, eight bits for luma and chroma, no extensions of the parameter set.
+        record += bytes((0xFC | 1, 0xF8, 0xF8, 0))
+    return bytes(record)

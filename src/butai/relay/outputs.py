@@ -1,0 +1,217 @@
+"""The pushes of a broadcast: one task for each output's attempt, none of which waits for another.
+
+Used by `butai.relay.server`; the publisher itself is `butai.relay.rtmp`. What an attempt came to is kept until the
+output is stopped, so that a controller that missed it can ask again by starting the same attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from butai.relay.messages import Output, OutputMetrics, OutputPhase, StartOutput
+from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
+
+log = structlog.get_logger(__name__)
+
+STOP_PATIENCE = 2.0
+"""Seconds that a publisher gets for its goodbye; it means to take one."""
+
+
+class Push(Protocol):
+    """What carries one attempt. `Publisher` does."""
+
+    stats: Stats
+
+    async def run(self) -> None:
+        """Until `stop`. Raises `PublishError`."""
+        ...
+
+    def send(self, packet: Packet) -> None:
+        """Never waits."""
+        ...
+
+    def stop(self) -> None:
+        """Makes `run` return."""
+        ...
+
+
+Report = Callable[[OutputPhase, str, str], None]
+MakePush = Callable[[StartOutput, VideoFormat, AudioFormat, Report], Push]
+
+
+def rtmp(order: StartOutput, video: VideoFormat, audio: AudioFormat, report: Report) -> Push:
+    """The real one."""
+    target = Target(url=order.url, key=order.key, allow_private=order.allow_private)
+    return Publisher(target, video, audio, report=report)
+
+
+@dataclass
+class _Attempt:
+    push: Push
+    line: Output
+    task: asyncio.Task[None] | None = None
+    stopping: bool = False
+    live_since: float | None = None
+    before: _Totals = field(default_factory=lambda: _Totals(0, 0, 0.0))
+
+    @property
+    def running(self) -> bool:
+        return self.line.phase not in ("failed", "ended")
+
+
+@dataclass(frozen=True)
+class _Totals:
+    bytes_sent: int
+    frames_sent: int
+    at: float
+
+
+class Outputs:
+    """All of a broadcast. `report` gets every change of an output; `wanted` whether any attempt runs."""
+
+    def __init__(
+        self,
+        video: VideoFormat,
+        audio: AudioFormat,
+        report: Callable[[Output], None],
+        *,
+        wanted: Callable[[bool], None],
+        keyframe: Callable[[], None],
+        make: MakePush = rtmp,
+    ) -> None:
+        """`keyframe`: asks the encoder for one, since an output begins with it."""
+        self._video, self._audio, self._report, self._make = video, audio, report, make
+        self._wanted, self._keyframe = wanted, keyframe
+        self._attempts: dict[str, _Attempt] = {}
+        self._orders: dict[str, asyncio.Lock] = {}
+        self._cut_off = ""
+
+    @property
+    def lines(self) -> list[Output]:
+        """Where each output stands."""
+        return [attempt.line for attempt in self._attempts.values()]
+
+    def send(self, packets: list[Packet]) -> None:
+        """To all that run."""
+        for attempt in self._attempts.values():
+            if attempt.running:
+                for packet in packets:
+                    attempt.push.send(packet)
+
+    async def start(self, order: StartOutput) -> None:
+        """Begins the attempt, after the end of an older one. An attempt that is known is only reported again."""
+        async with self._lock(order.output_id):
+            known = self._attempts.get(order.output_id)
+            if known is not None:
+                if known.line.attempt >= order.attempt:
+                    self._report(known.line)
+                    return
+                await self._end(known)
+            self._begin(order)
+
+    async def stop(self, output_id: str) -> None:
+        """Ends the push and forgets it. Reports `ended` in any case."""
+        async with self._lock(output_id):
+            attempt = self._attempts.get(output_id)
+            if attempt is None:
+                self._report(Output(output_id, 0, "ended", time.time()))
+                return
+            await self._end(attempt)
+            if attempt.line.phase == "failed":
+                self._set(attempt, "ended")
+
+    async def close(self, code: str = "") -> None:
+        """Ends all, at once. `code`: why, if it is no end that was asked for; then they have `failed`."""
+        self._cut_off = code
+        await asyncio.gather(*(self._end(attempt) for attempt in self._attempts.values()))
+
+    def metrics(self, now: float) -> list[OutputMetrics]:
+        """Of those that run, since the last call. `now`: monotonic."""
+        found: list[OutputMetrics] = []
+        for attempt in self._attempts.values():
+            if not attempt.running:
+                continue
+            stats, before = attempt.push.stats, attempt.before
+            seconds = max(now - before.at, 0.001)
+            attempt.before = _Totals(stats.bytes_sent, stats.frames_sent, now)
+            found.append(
+                OutputMetrics(
+                    output_id=attempt.line.output_id,
+                    attempt=attempt.line.attempt,
+                    bytes_sent=stats.bytes_sent,
+                    bytes_acked=stats.bytes_acked,
+                    bitrate_kbps=round((stats.bytes_sent - before.bytes_sent) * 8 / 1000 / seconds, 1),
+                    fps=round((stats.frames_sent - before.frames_sent) / seconds, 1),
+                    dropped_frames=stats.dropped_frames,
+                    rtt_ms=round(stats.rtt_ms, 1),
+                    queue_ms=round(stats.queue_ms, 1),
+                    uptime_s=round(now - attempt.live_since, 1) if attempt.live_since is not None else 0.0,
+                )
+            )
+        return found
+
+    def _lock(self, output_id: str) -> asyncio.Lock:
+        return self._orders.setdefault(output_id, asyncio.Lock())
+
+    def _begin(self, order: StartOutput) -> None:
+        def report(phase: OutputPhase, code: str, detail: str) -> None:
+            if attempt.running and (phase, code) != (attempt.line.phase, attempt.line.code):
+                self._set(attempt, phase, code, detail)
+
+        push = self._make(order, self._video, self._audio, report)
+        attempt = _Attempt(push, Output(order.output_id, order.attempt, "connecting", time.time()))
+        attempt.before = _Totals(0, 0, time.monotonic())
+        self._attempts[order.output_id] = attempt
+        self._report(attempt.line)
+        attempt.task = asyncio.create_task(self._run(attempt))
+        self._wanted(True)
+
+    async def _run(self, attempt: _Attempt) -> None:
+        try:
+            await attempt.push.run()
+        except PublishError as error:
+            if attempt.stopping:
+                self._ended(attempt)
+            else:
+                self._set(attempt, "failed", error.code, error.detail)
+        except asyncio.CancelledError:
+            self._ended(attempt)
+            raise
+        except Exception as error:
+            # The text of an unknown error may hold the address with the key.
+            log.error("output.crashed", output_id=attempt.line.output_id, error=type(error).__name__)
+            self._set(attempt, "failed", "egress_crashed", type(error).__name__)
+        else:
+            self._ended(attempt)
+
+    def _ended(self, attempt: _Attempt) -> None:
+        self._set(attempt, "failed" if self._cut_off else "ended", self._cut_off)
+
+    async def _end(self, attempt: _Attempt) -> None:
+        attempt.stopping = True
+        if attempt.task is None or attempt.task.done():
+            return
+        attempt.push.stop()
+        done, _ = await asyncio.wait([attempt.task], timeout=STOP_PATIENCE)
+        if not done:
+            attempt.task.cancel()
+            await asyncio.wait([attempt.task], timeout=STOP_PATIENCE)
+
+    def _set(self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "") -> None:
+        before = attempt.line
+        attempt.line = Output(before.output_id, before.attempt, phase, time.time(), code, detail)
+        if phase == "publishing":
+            # The picture that the output begins with.
+            self._keyframe()
+        if phase == "live" and attempt.live_since is None:
+            attempt.live_since = time.monotonic()
+        log.info("output.changed", output_id=before.output_id, attempt=before.attempt, phase=phase, code=code)
+        self._report(attempt.line)
+        self._wanted(any(one.running for one in self._attempts.values()))

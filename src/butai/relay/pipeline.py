@@ -1,0 +1,162 @@
+"""The thread that makes the broadcast: looks at the clock, takes picture and sound, encodes, hands on.
+
+A thread of its own, so that the event loop (room, sockets) never waits for an encoder; x264 and libav run without the
+interpreter's lock. Nothing is encoded while no output wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from butai.relay.clock import FrameClock, SampleClock
+from butai.relay.encoder import SAMPLES, AudioEncoder, VideoEncoder
+from butai.relay.messages import Preset
+from butai.relay.mixer import Mixer
+from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.picture import Screen
+
+log = structlog.get_logger(__name__)
+
+HOLD = 0.2
+"""Seconds at most that a packet waits for its turn among those of the other kind."""
+
+
+SOUND_LEAD = 0.045
+"""Seconds that sound is older than the picture when both are taken, so it is stamped that much earlier. Measured with a host
+that marks both at the same moment: with this, sound is 27 ms before to 38 ms after the picture, from run to run, as the
+SDK's own buffers happen to be filled."""
+
+
+class Interleaver:
+    """Puts picture and sound in the order of their time stamps, as FLV has them.
+
+    Sound is stamped with its begin, known at its end and encoded two chunks later: pictures wait about 110 ms for it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Packet]] = {"video": [], "audio": []}
+        self._newest = {"video": -1, "audio": -1}
+
+    def put(self, packets: list[Packet]) -> list[Packet]:
+        """What may go out now."""
+        for packet in packets:
+            self._waiting[packet.kind].append(packet)
+            self._newest[packet.kind] = packet.dts
+        # All up to where both kinds have come; nothing waits longer than `HOLD` for a kind that does not come.
+        reached = max(min(self._newest.values()), max(self._newest.values()) - int(HOLD * 1000))
+        out: list[Packet] = []
+        for waiting in self._waiting.values():
+            ready = sum(1 for packet in waiting if packet.dts <= reached)
+            out += waiting[:ready]
+            del waiting[:ready]
+        out.sort(key=lambda packet: packet.dts)
+        return out
+
+
+class Pipeline(threading.Thread):
+    """Runs from `start` until `stop`. `deliver` is called in the event loop with packets in their order."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        screen: Screen,
+        mixer: Mixer,
+        loop: asyncio.AbstractEventLoop,
+        deliver: Callable[[list[Packet]], None],
+        failed: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`failed`: called in the event loop with a reason when the encoder breaks; nothing comes afterwards."""
+        super().__init__(name="pipeline", daemon=True)
+        self._screen, self._mixer = screen, mixer
+        self._loop, self._deliver, self._failed, self._now = loop, deliver, failed, now
+        self._video = VideoEncoder(preset)
+        self._audio = AudioEncoder(preset.audio_rate, preset.audio_kbps)
+        self._preset = preset
+        self._stopping = threading.Event()
+        self._keyframe = threading.Event()
+        self._wanted = threading.Event()
+        self.frames = 0
+        """Pictures encoded."""
+        self.skipped = 0
+        """Pictures left out because they were late."""
+
+    @property
+    def video_format(self) -> VideoFormat:
+        """Of the packets."""
+        return self._video.format
+
+    @property
+    def audio_format(self) -> AudioFormat:
+        """Of the packets."""
+        return self._audio.format
+
+    def want(self, wanted: bool) -> None:
+        """Whether anybody takes packets. Without, the clock goes on and nothing is encoded."""
+        if wanted and not self._wanted.is_set():
+            self._keyframe.set()
+            self._wanted.set()
+        elif not wanted:
+            self._wanted.clear()
+
+    def force_keyframe(self) -> None:
+        """The next picture is a keyframe, for an output that begins."""
+        self._keyframe.set()
+
+    def stop(self) -> None:
+        """Ends the thread within one frame's time and waits for it."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join(2)
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            self._run()
+        except Exception as error:
+            log.exception("pipeline.failed")
+            self._call(self._failed, f"encoder: {type(error).__name__}")
+
+    def _run(self) -> None:
+        begin = self._now()
+        frames = FrameClock(self._preset.fps, begin)
+        samples = SampleClock(self._preset.audio_rate, SAMPLES, begin)
+        lead = int(SOUND_LEAD * self._preset.audio_rate)
+        interleaver, wanted = Interleaver(), False
+        while True:
+            # Sound is made when a picture is: half the waking up of both threads.
+            pause = frames.next_at - self._now()
+            if self._stopping.wait(pause) if pause > 0 else self._stopping.is_set():
+                return
+            if self._wanted.is_set() != wanted:
+                wanted = not wanted
+                interleaver = Interleaver()
+                self._audio.resume()
+            packets: list[Packet] = []
+            while (position := samples.due(self._now())) is not None:
+                sound = self._mixer.take(SAMPLES)
+                if wanted:
+                    packets += self._audio.encode(sound, position - lead)
+            slot = frames.due(self._now())
+            if slot is not None and wanted:
+                keyframe = self._keyframe.is_set()
+                if keyframe:
+                    self._keyframe.clear()
+                packets += self._video.encode(self._screen.look(), slot, keyframe)
+                self.frames += 1
+            self.skipped = frames.skipped
+            # Sound from before the begin is nobody's.
+            packets = [packet for packet in packets if packet.dts >= 0]
+            if packets and (ready := interleaver.put(packets)):
+                self._call(self._deliver, ready)
+
+    def _call(self, function: Callable[..., None], argument: object) -> None:
+        # The loop may be closed already: the process ends.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, argument)

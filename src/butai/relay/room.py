@@ -1,0 +1,262 @@
+"""One stay in a LiveKit room: follows the host's tracks and carries their media to screen and mixer.
+
+Made by `butai.relay.source`, which makes another one when this one has ended. The SDK's native threads abort the whole
+process when the interpreter goes while streams are read, so `close` takes streams first, then the room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import numpy as np
+import structlog
+from livekit import rtc
+
+from butai.relay.messages import Configure
+from butai.relay.mixer import Mixer
+from butai.relay.picture import Screen
+from butai.relay.tracks import Kind, Offer, TrackSource, choose
+
+log = structlog.get_logger(__name__)
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for one try of the signal connection."""
+JOIN_TIMEOUT = 15.0
+"""Seconds for all of joining, media connection included."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that closing a stream or leaving the room may take; the process ends all the same."""
+SOUND_FRAME = 20
+"""Milliseconds of sound in one event of the SDK: half of its default events."""
+
+_SOURCES: dict[int, TrackSource] = {
+    rtc.TrackSource.SOURCE_CAMERA: "camera",
+    rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
+    rtc.TrackSource.SOURCE_SCREENSHARE: "screen_share",
+    rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO: "screen_share_audio",
+}
+_QUARTER_TURNS: dict[int, int] = {
+    rtc.VideoRotation.VIDEO_ROTATION_90: 1,
+    rtc.VideoRotation.VIDEO_ROTATION_180: 2,
+    rtc.VideoRotation.VIDEO_ROTATION_270: 3,
+}
+_KINDS: dict[int, Kind] = {rtc.TrackKind.KIND_VIDEO: "video", rtc.TrackKind.KIND_AUDIO: "audio"}
+
+
+class JoinError(Exception):
+    """The room cannot be joined. `code`: of live.md's errors. The SDK's own words quote the token; these never do."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.detail = code, detail
+
+
+class JoinedRoom:
+    """A room, from `join` to `close`. `media` is called for each picture and each stretch of sound that is not silence."""
+
+    def __init__(self, configure: Configure, screen: Screen, mixer: Mixer, media: Callable[[], None]) -> None:
+        self._configure, self._screen, self._mixer, self._media = configure, screen, mixer, media
+        self._room = rtc.Room()
+        self._readers: dict[str, asyncio.Task[None]] = {}
+        self._wanted: set[str] = set()
+        self.pictures = 0
+        """Frames that came."""
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The name of LiveKit's reason, once the room is over for us."""
+        self.reconnecting = False
+        """The SDK tries to come back by itself."""
+        self.stale = False
+        """It lost the tracks while it tried: what it comes back to is not followed any more (seen after a restart of the
+        server), so this stay is over."""
+        self.token = ""
+        """The newest token the server gave: the first one may have expired when it is time to come back."""
+
+    async def join(self, token: str) -> None:
+        """Raises `JoinError`."""
+        self.token = token
+        room = self._room
+        for event in (
+            "participant_connected",
+            "participant_disconnected",
+            "track_published",
+            "track_unpublished",
+            "track_muted",
+            "track_unmuted",
+        ):
+            room.on(event, self._follow)
+        room.on("track_subscribed", self._subscribed)
+        room.on("track_unsubscribed", self._unsubscribed)
+        room.on("reconnecting", lambda: self._set_reconnecting(True))
+        room.on("reconnected", lambda: self._set_reconnecting(False))
+        room.on("token_refreshed", self._token_refreshed)
+        room.on("disconnected", self._disconnected)
+        try:
+            async with asyncio.timeout(JOIN_TIMEOUT):
+                # Only what goes out is subscribed to: neither guests' tracks nor the host's other pictures are decoded.
+                options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=CONNECT_TIMEOUT)
+                await room.connect(self._configure.livekit_url, token, options)
+        except TimeoutError:
+            raise JoinError("livekit_unreachable", "joining took too long") from None
+        except rtc.ConnectError as error:
+            raise _join_error(error.message) from None
+        self._follow()
+
+    @property
+    def host(self) -> rtc.RemoteParticipant | None:
+        """The host, while it is in the room."""
+        return self._room.remote_participants.get(self._configure.host_identity)
+
+    @property
+    def all_muted(self) -> bool:
+        """The host publishes, and all of it is muted."""
+        offers = self._offers()
+        return bool(offers) and all(offer.muted for offer in offers)
+
+    async def sound_packets(self) -> int:
+        """How many packets of sound have come. A silent microphone sends them too; one that is gone does not."""
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            stats = await self._room.get_rtc_stats()
+        return sum(
+            one.inbound_rtp.received.packets_received
+            for one in stats.subscriber_stats
+            if one.HasField("inbound_rtp") and one.inbound_rtp.stream.kind == "audio"
+        )
+
+    async def close(self) -> None:
+        """Ends the streams, then leaves."""
+        for reader in self._readers.values():
+            reader.cancel()
+        await asyncio.gather(*self._readers.values(), return_exceptions=True)
+        self._readers.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._room.disconnect()
+        if not self.ended.done():
+            self.ended.set_result("CLIENT_INITIATED")
+
+    def _offers(self) -> list[Offer]:
+        host = self.host
+        if host is None:
+            return []
+        return [
+            Offer(one.sid, _KINDS[one.kind], _SOURCES.get(one.source, "unknown"), one.name, one.muted)
+            for one in host.track_publications.values()
+            if one.kind in _KINDS
+        ]
+
+    def _follow(self) -> None:
+        """Subscribes to what is to go out, and to nothing else."""
+        picture, sounds = choose(self._offers(), self._configure.video_source, self._configure.video_name)
+        wanted = sounds | ({picture} if picture else set())
+        host = self.host
+        publications = host.track_publications if host is not None else {}
+        for sid in wanted - self._wanted:
+            publication = publications[sid]
+            publication.set_subscribed(True)
+            if publication.kind == rtc.TrackKind.KIND_VIDEO and publication.simulcasted:
+                publication.set_video_quality(rtc.VideoQuality.VIDEO_QUALITY_HIGH)
+        for sid in self._wanted - wanted:
+            self._end_reader(sid)
+            if sid in publications:
+                publications[sid].set_subscribed(False)
+        self._wanted = wanted
+
+    def _subscribed(self, track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication) -> None:
+        sid = publication.sid
+        if sid not in self._wanted:
+            return
+        self._end_reader(sid)
+        log.info("track.subscribed", sid=sid, codec=publication.mime_type, name=publication.name)
+        reading: Coroutine[Any, Any, None]
+        if track.kind == rtc.TrackKind.KIND_VIDEO:
+            reading = self._read_pictures(track, publication)
+        else:
+            reading = self._read_sound(track, sid)
+        task = asyncio.create_task(reading)
+        task.add_done_callback(_log_failure)
+        self._readers[sid] = task
+
+    def _unsubscribed(self, _track: object, publication: rtc.RemoteTrackPublication) -> None:
+        self._end_reader(publication.sid)
+
+    def _end_reader(self, sid: str) -> None:
+        reader = self._readers.pop(sid, None)
+        if reader is not None:
+            log.info("track.gone", sid=sid)
+            self.stale = self.stale or self.reconnecting
+            reader.cancel()
+            # Kept until it has closed its stream: a task without a reference can vanish.
+            self._readers[f"{sid} closing"] = reader
+            reader.add_done_callback(lambda _: self._readers.pop(f"{sid} closing", None))
+
+    async def _read_pictures(self, track: rtc.Track, publication: rtc.RemoteTrackPublication) -> None:
+        # Always read, only the newest kept: the SDK's own queue would drop the new ones.
+        stream = rtc.VideoStream(track, capacity=1, format=rtc.VideoBufferType.I420)
+        try:
+            async for event in stream:
+                # The server sends black when a track is muted; the last picture is to stay.
+                if publication.muted:
+                    continue
+                frame = event.frame
+                try:
+                    self._screen.show(
+                        frame.width, frame.height, frame.data, _QUARTER_TURNS.get(cast(Any, event.rotation), 0)
+                    )
+                except ValueError as error:
+                    log.warning("track.bad_picture", detail=str(error))
+                    continue
+                self.pictures += 1
+                self._media()
+        finally:
+            await _close(stream)
+
+    async def _read_sound(self, track: rtc.Track, sid: str) -> None:
+        stream = rtc.AudioStream(
+            track, sample_rate=self._mixer.rate, num_channels=2, frame_size_ms=SOUND_FRAME, capacity=50
+        )
+        try:
+            async for event in stream:
+                samples = np.frombuffer(event.frame.data, np.int16).reshape(-1, 2)
+                self._mixer.push(sid, samples)
+                # Frames come for ever, filled with zeros when nothing arrives.
+                if samples.any():
+                    self._media()
+        finally:
+            self._mixer.forget(sid)
+            await _close(stream)
+
+    def _set_reconnecting(self, reconnecting: bool) -> None:
+        log.info("room.reconnecting" if reconnecting else "room.reconnected")
+        self.reconnecting = reconnecting
+
+    def _token_refreshed(self) -> None:
+        self.token = self._room._token or self.token
+
+    def _disconnected(self, reason: int) -> None:
+        if not self.ended.done():
+            self.ended.set_result(rtc.DisconnectReason.Name(cast(Any, reason)))
+
+
+async def _close(stream: rtc.VideoStream | rtc.AudioStream) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await stream.aclose()
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("track.failed", error=type(error).__name__, exc_info=error)
+
+
+def _join_error(message: str) -> JoinError:
+    """From the SDK's words, which have no codes: `engine: signal failure: client error: 401 Unauthorized - …`."""
+    if "401" in message or "403" in message:
+        return JoinError("livekit_unauthorized", "the server refused the token")
+    if "404" in message:
+        return JoinError("room_not_found", "the server knows no such room")
+    for words in ("Connection refused", "failed to lookup", "timed out", "timeout"):
+        if words in message:
+            return JoinError("livekit_unreachable", words.lower())
+    return JoinError("livekit_unreachable", "no connection")

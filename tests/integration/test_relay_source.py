@@ -1,0 +1,316 @@
+"""The relay's side of the room, with a real livekit-server and a host in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from livekit import api
+from numpy.typing import NDArray
+
+from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
+from butai.relay.messages import Configure, Preset
+from butai.relay.messages import Source as SourceLine
+from butai.relay.mixer import Mixer
+from butai.relay.picture import Screen
+from butai.relay.source import HostSource
+from tests.studio_host import HostProcess, read_stamp
+from tests.unit.test_relay_outputs import until
+from tests.unit.test_relay_picture import luma
+
+PRESET = Preset(640, 360, 30, 1000)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedLiveKit]:
+    with EmbeddedLiveKit(tmp_path_factory.mktemp("livekit")) as server:
+        yield server
+
+
+def token(livekit: LiveKit, room: str, identity: str, *, relay: bool = False) -> str:
+    """A host's token, or a relay's: hidden, may only subscribe."""
+    grants = api.VideoGrants(room_join=True, room=room)
+    if relay:
+        grants = api.VideoGrants(
+            room_join=True, room=room, hidden=True, recorder=True, can_publish=False, can_publish_data=False
+        )
+    return api.AccessToken(livekit.api_key, livekit.api_secret).with_identity(identity).with_grants(grants).to_jwt()
+
+
+class Watched:
+    """A `HostSource` that runs, what it says, and what is on the screen."""
+
+    def __init__(self, livekit: LiveKit, room: str, grace: float, **more: str) -> None:
+        self.livekit, self.room = livekit, room
+        self.said: list[SourceLine] = []
+        self.screen, self.mixer = Screen(PRESET.width, PRESET.height), Mixer(48000)
+        given = {"token": token(livekit, room, "relay", relay=True), "livekit_url": livekit.url, **more}
+        configure = Configure("b1", host_identity="host", preset=PRESET, grace=grace, **given)  # pyright: ignore[reportArgumentType]
+        self.source = HostSource(configure, self.screen, self.mixer, self.said.append)
+        self.running = asyncio.create_task(self.source.run())
+        self.hosts: list[HostProcess] = []
+
+    async def host(self, *arguments: str, identity: str = "host") -> HostProcess:
+        arguments = ("--width=640", "--height=360", "--kbps=800", *arguments)
+        host = await HostProcess.start(self.livekit.url, token(self.livekit, self.room, identity), *arguments)
+        self.hosts.append(host)
+        return host
+
+    async def phase(self, phase: str, within: float = 10.0) -> SourceLine:
+        """Waits for it; what was said before counts too, but only if it still holds."""
+        async with asyncio.timeout(within):
+            while self.source.line.phase != phase:
+                await asyncio.sleep(0.02)
+        return self.source.line
+
+    def picture(self) -> NDArray[np.uint8]:
+        return luma(self.screen.look())
+
+    def stamp(self) -> int:
+        """The milliseconds in the picture."""
+        return read_stamp(self.picture())[0]
+
+    async def moves(self, within: float = 10.0) -> None:
+        """Waits for pictures that are at most half a second old."""
+        await until(lambda: abs(self.stamp() - (int(time.time() * 1000) & 0xFFFFFFFF)) < 500, within)
+
+    def loudness(self) -> float:
+        """Of what was in the mixer, 0 to 1."""
+        taken = self.mixer.take(4800)
+        return float(np.abs(taken).max()) / 32768
+
+    async def close(self) -> None:
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+        await self.source.close()
+        for host in self.hosts:
+            await host.kill()
+
+
+@contextlib.asynccontextmanager
+async def watching(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest, grace: float = 60.0, **more: str
+) -> AsyncIterator[Watched]:
+    name = f"room-{request.node.name}"
+    watched = Watched(server.livekit, name, grace, **more)
+    try:
+        yield watched
+    finally:
+        await watched.close()
+
+
+@contextlib.asynccontextmanager
+async def rooms(livekit: LiveKit) -> AsyncIterator[api.LiveKitAPI]:
+    url = livekit.url.replace("ws", "http", 1)
+    async with api.LiveKitAPI(url, livekit.api_key, livekit.api_secret) as client:
+        yield client
+
+
+async def test_picture_and_sound_arrive(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
+    async with watching(server, request) as watched:
+        await watched.phase("waiting")
+        assert (watched.picture() == 16).all()
+        host = await watched.host("--audio-tracks=2")
+        await watched.phase("live")
+        await watched.moves()
+        await until(lambda: len(watched.mixer.levels) == 2)
+        await until(lambda: watched.loudness() > 0.05)
+        before = watched.source.pictures
+        await asyncio.sleep(2)
+        assert 25 <= (watched.source.pictures - before) / 2 <= 35
+        await host.stop()
+        await watched.phase("lost", 3)
+        assert watched.mixer.levels == {}
+
+
+async def test_others_in_the_room_are_neither_seen_nor_heard(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with watching(server, request) as watched:
+        await watched.phase("waiting")
+        await watched.host(identity="guest")
+        await asyncio.sleep(1.5)
+        assert watched.source.line.phase == "waiting"
+        assert watched.mixer.levels == {} and watched.source.pictures == 0
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp9"])
+async def test_resize_and_another_codec(server: EmbeddedLiveKit, request: pytest.FixtureRequest, codec: str) -> None:
+    async with watching(server, request) as watched:
+        host = await watched.host()
+        await watched.phase("live")
+        await watched.moves()
+        await host.command("resize 480 270")
+        await watched.moves()
+        await host.command(f"republish {codec}")
+        await watched.moves()
+        await host.command("resize 360 640")
+        # Upright: bars on both sides.
+        await until(lambda: bool((watched.picture()[:, :100] == 16).all()))
+        assert "lost" not in [line.phase for line in watched.said]
+
+
+async def test_simulcast_gives_its_best_layer(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
+    async with watching(server, request) as watched:
+        await watched.host("--simulcast", "--width=1280", "--height=720", "--kbps=2000")
+        await watched.phase("live")
+        sizes: set[tuple[int, int]] = set()
+
+        def best() -> bool:
+            sizes.update(waiting[:2] for waiting in list(watched.screen._waiting))
+            return (1280, 720) in sizes
+
+        await until(best, 20)
+
+
+async def test_muted_keeps_the_last_picture_and_is_silent(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with watching(server, request, grace=3.0) as watched:
+        host = await watched.host()
+        await watched.phase("live")
+        await watched.moves()
+        await host.command("mute all")
+        await watched.phase("lost", 5)
+        stamp = watched.stamp()
+        assert abs(stamp - (int(time.time() * 1000) & 0xFFFFFFFF)) < 5000, "the last picture is gone"
+        assert watched.loudness() < 0.01
+        # Muted is not away: the grace does not run.
+        await asyncio.sleep(4)
+        assert watched.source.line.phase == "lost" and watched.stamp() == stamp
+        await host.command("unmute all")
+        await watched.phase("live", 3)
+        await watched.moves()
+
+
+async def test_a_silent_host_without_pictures_is_live(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
+    async with watching(server, request) as watched:
+        host = await watched.host()
+        await watched.phase("live")
+        await host.command("mute video")
+        await asyncio.sleep(4)
+        assert watched.source.line.phase == "live"
+        assert "lost" not in [line.phase for line in watched.said]
+
+
+async def test_a_host_that_is_killed_is_lost_and_comes_back(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with watching(server, request) as watched:
+        host = await watched.host()
+        await watched.phase("live")
+        await watched.moves()
+        await host.kill()
+        killed = time.monotonic()
+        await watched.phase("lost", 5)
+        assert time.monotonic() - killed < 3.5
+        await watched.host("--codec=h264")
+        await watched.phase("live", 5)
+        await watched.moves()
+
+
+async def test_a_host_that_stays_away_ends_it(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
+    async with watching(server, request, grace=3.0) as watched:
+        host = await watched.host()
+        await watched.phase("live")
+        await host.stop()
+        left = time.monotonic()
+        await watched.phase("lost", 2)
+        line = await watched.phase("ended", 6)
+        assert 2.5 < time.monotonic() - left < 5
+        assert line.code == "source_ended"
+        await asyncio.wait_for(watched.running, 5)
+
+
+async def test_a_room_that_closed_without_its_host_is_opened_again(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with rooms(server.livekit) as client:
+        name = f"room-{request.node.name}"
+        await client.room.create_room(api.CreateRoomRequest(name=name, departure_timeout=1, empty_timeout=60))
+        async with watching(server, request) as watched:
+            host = await watched.host()
+            await watched.phase("live")
+            first = (await client.room.list_rooms(api.ListRoomsRequest(names=[name]))).rooms[0].sid
+            await host.stop()
+            await watched.phase("lost", 2)
+
+            async def sid() -> str:
+                rooms = (await client.room.list_rooms(api.ListRoomsRequest(names=[name]))).rooms
+                return rooms[0].sid if rooms else ""
+
+            async with asyncio.timeout(15):
+                while await sid() in ("", first):
+                    await asyncio.sleep(0.1)
+            assert watched.source.line.phase == "lost"
+            await watched.host()
+            await watched.phase("live", 5)
+            await watched.moves()
+
+
+async def test_a_deleted_room_ends_it_at_once(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
+    async with watching(server, request) as watched:
+        await watched.host()
+        await watched.phase("live")
+        async with rooms(server.livekit) as client:
+            await client.room.delete_room(api.DeleteRoomRequest(room=watched.room))
+        line = await watched.phase("ended", 3)
+        assert line.code == "source_ended"
+
+
+async def test_a_relay_that_was_thrown_out_comes_back(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
+    async with watching(server, request) as watched:
+        await watched.host()
+        await watched.phase("live")
+        async with rooms(server.livekit) as client:
+            identity = api.RoomParticipantIdentity(room=watched.room, identity="relay")
+            await client.room.remove_participant(identity)
+        await until(lambda: not watched.mixer.levels, 5)
+        await until(lambda: bool(watched.mixer.levels), 5)
+        await watched.phase("live")
+        await watched.moves()
+
+
+async def test_a_restarted_livekit_is_survived(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with EmbeddedLiveKit(tmp_path) as server:
+        async with watching(server, request) as watched:
+            first = await watched.host()
+            await watched.phase("live")
+            await watched.moves()
+            assert server.child is not None
+            server.child.stop(signal.SIGKILL)
+            await watched.phase("lost", 4)
+            stamp = watched.stamp()
+            await first.kill()
+            await asyncio.sleep(2)
+            assert watched.stamp() == stamp, "the last picture is gone"
+            server.launch()
+            server.wait_ready()
+            await watched.host()
+            await watched.phase("live", 15)
+            await watched.moves()
+
+
+async def test_a_bad_token_fails(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
+    foreign = LiveKit(server.livekit.url, server.livekit.api_key, "x" * 40)
+    async with watching(server, request, token=token(foreign, "room", "relay", relay=True)) as watched:
+        line = await watched.phase("failed", 5)
+        assert line.code == "livekit_unauthorized"
+        assert "eyJ" not in line.detail
+        await asyncio.wait_for(watched.running, 5)
+
+
+async def test_a_livekit_that_is_not_there_is_tried_again_then_failed(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("butai.relay.source.FIRST_JOIN_PATIENCE", 2.0)
+    async with watching(server, request, livekit_url="ws://127.0.0.1:9") as watched:
+        begun = time.monotonic()
+        line = await watched.phase("failed", 15)
+        assert line.code == "livekit_unreachable" and time.monotonic() - begun >= 2

@@ -1,0 +1,209 @@
+"""Outputs of one broadcast: each for itself. The publisher is a stand-in that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from butai.relay.messages import Output, StartOutput
+from butai.relay.outputs import Outputs, Report
+from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.rtmp.publisher import PublishError, Stats
+
+VIDEO = VideoFormat(320, 180, 30, 500, b"avcc")
+AUDIO = AudioFormat(48000, 2, 128, b"asc")
+KEY = Packet("video", b"k" * 100, 0, 0, True)
+
+
+class FakePush:
+    """Publishes at once; ends when told."""
+
+    def __init__(self, order: StartOutput, report: Report) -> None:
+        self.order, self.report = order, report
+        self.stats = Stats()
+        self.sent: list[Packet] = []
+        self.stops = 0
+        self.deaf = False
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        self.report("publishing", "", "")
+        await self._over
+
+    def send(self, packet: Packet) -> None:
+        self.sent.append(packet)
+
+    def stop(self) -> None:
+        self.stops += 1
+        if not self.deaf and not self._over.done():
+            self._over.set_result(None)
+
+    def break_off(self, error: Exception) -> None:
+        self._over.set_exception(error)
+
+
+class Stage:
+    """Outputs with all that they say."""
+
+    def __init__(self) -> None:
+        self.said: list[Output] = []
+        self.pushes: list[FakePush] = []
+        self.wanted: list[bool] = []
+        self.keyframes = 0
+        self.outputs = Outputs(
+            VIDEO, AUDIO, self.said.append, wanted=self.wanted.append, keyframe=self._keyframe, make=self._make
+        )
+
+    def _make(self, order: StartOutput, video: VideoFormat, audio: AudioFormat, report: Report) -> FakePush:
+        assert (video, audio) == (VIDEO, AUDIO)
+        self.pushes.append(FakePush(order, report))
+        return self.pushes[-1]
+
+    def _keyframe(self) -> None:
+        self.keyframes += 1
+
+    def phases(self, output_id: str) -> list[str]:
+        return [line.phase for line in self.said if line.output_id == output_id]
+
+
+def order(output_id: str = "o1", attempt: int = 1) -> StartOutput:
+    return StartOutput(output_id, attempt, "rtmp://127.0.0.1/app", "canary-key-71c2")
+
+
+async def until(condition: Callable[[], bool], within: float = 10.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_start_and_a_stop() -> None:
+    stage = Stage()
+    await stage.outputs.start(order())
+    await until(lambda: stage.phases("o1") == ["connecting", "publishing"])
+    assert stage.keyframes == 1 and stage.wanted[-1] is True
+    stage.pushes[0].report("live", "", "")
+    await stage.outputs.stop("o1")
+    assert stage.phases("o1") == ["connecting", "publishing", "live", "ended"]
+    assert stage.wanted[-1] is False
+    assert all(line.attempt == 1 for line in stage.said)
+
+
+async def test_a_failure_says_why_and_touches_no_other() -> None:
+    stage = Stage()
+    await stage.outputs.start(order("bad"))
+    await stage.outputs.start(order("good"))
+    await until(lambda: "publishing" in stage.phases("good"))
+    stage.pushes[0].break_off(PublishError("key_rejected", "NetStream.Publish.BadName"))
+    await until(lambda: "failed" in stage.phases("bad"))
+    failed = stage.said[-1]
+    assert (failed.phase, failed.code, failed.detail) == ("failed", "key_rejected", "NetStream.Publish.BadName")
+    stage.outputs.send([KEY])
+    assert stage.pushes[0].sent == [] and stage.pushes[1].sent == [KEY]
+    assert stage.wanted[-1] is True
+    await stage.outputs.close()
+
+
+async def test_an_unknown_error_does_not_tell_the_key() -> None:
+    stage = Stage()
+    await stage.outputs.start(order())
+    await until(lambda: "publishing" in stage.phases("o1"))
+    stage.pushes[0].break_off(RuntimeError("rtmp://127.0.0.1/app/canary-key-71c2"))
+    await until(lambda: "failed" in stage.phases("o1"))
+    assert stage.said[-1].code == "egress_crashed"
+    assert "canary" not in repr(stage.said)
+
+
+async def test_the_same_attempt_again_begins_nothing() -> None:
+    stage = Stage()
+    await stage.outputs.start(order())
+    await stage.outputs.start(order())
+    assert len(stage.pushes) == 1
+    await until(lambda: "publishing" in stage.phases("o1"))
+    stage.pushes[0].break_off(PublishError("destination_closed", ""))
+    await until(lambda: "failed" in stage.phases("o1"))
+    await stage.outputs.start(order())
+    assert len(stage.pushes) == 1
+    assert stage.said[-1].phase == "failed" and stage.said[-1].code == "destination_closed"
+
+
+async def test_a_newer_attempt_ends_the_older_first() -> None:
+    stage = Stage()
+    await stage.outputs.start(order(attempt=1))
+    await stage.outputs.start(order(attempt=3))
+    assert [push.order.attempt for push in stage.pushes] == [1, 3]
+    said = [(line.attempt, line.phase) for line in stage.said]
+    assert said.index((1, "ended")) < said.index((3, "connecting"))
+    # One that comes late changes nothing.
+    await stage.outputs.start(order(attempt=2))
+    assert len(stage.pushes) == 2 and stage.said[-1].attempt == 3
+    await stage.outputs.close()
+
+
+async def test_what_an_older_attempt_says_after_its_end_is_not_heard() -> None:
+    stage = Stage()
+    await stage.outputs.start(order(attempt=1))
+    await stage.outputs.start(order(attempt=2))
+    before = len(stage.said)
+    stage.pushes[0].report("live", "", "")
+    assert len(stage.said) == before
+    await stage.outputs.close()
+
+
+async def test_stop_is_answered_whatever_there_is() -> None:
+    stage = Stage()
+    await stage.outputs.stop("never")
+    assert (stage.said[-1].output_id, stage.said[-1].phase) == ("never", "ended")
+    await stage.outputs.start(order())
+    await until(lambda: "publishing" in stage.phases("o1"))
+    stage.pushes[0].break_off(PublishError("destination_closed", ""))
+    await until(lambda: "failed" in stage.phases("o1"))
+    await stage.outputs.stop("o1")
+    await stage.outputs.stop("o1")
+    assert stage.phases("o1").count("ended") >= 1 and stage.said[-1].phase == "ended"
+
+
+async def test_a_publisher_that_does_not_stop_is_cut_off() -> None:
+    stage = Stage()
+    await stage.outputs.start(order())
+    await until(lambda: "publishing" in stage.phases("o1"))
+    stage.pushes[0].deaf = True
+    begun = time.monotonic()
+    await stage.outputs.stop("o1")
+    assert 1.5 < time.monotonic() - begun < 4
+    assert stage.said[-1].phase == "ended"
+
+
+async def test_one_that_is_slow_to_stop_holds_up_no_other() -> None:
+    stage = Stage()
+    await stage.outputs.start(order("slow"))
+    await until(lambda: "publishing" in stage.phases("slow"))
+    stage.pushes[0].deaf = True
+    stopping = asyncio.create_task(stage.outputs.stop("slow"))
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    await stage.outputs.start(order("quick"))
+    await until(lambda: "publishing" in stage.phases("quick"))
+    assert time.monotonic() - begun < 1
+    await stopping
+    await stage.outputs.close()
+
+
+async def test_metrics_are_of_the_time_between_two_looks() -> None:
+    stage = Stage()
+    await stage.outputs.start(order())
+    now = time.monotonic()
+    stage.outputs.metrics(now)
+    stats = stage.pushes[0].stats
+    stats.bytes_sent, stats.bytes_acked, stats.frames_sent = 250_000, 200_000, 30
+    found = stage.outputs.metrics(now + 1)
+    assert (found[0].bitrate_kbps, found[0].fps, found[0].bytes_sent, found[0].bytes_acked) == (
+        2000,
+        30,
+        250_000,
+        200_000,
+    )
+    again = stage.outputs.metrics(now + 2)
+    assert (again[0].bitrate_kbps, again[0].fps, again[0].bytes_sent) == (0, 0, 250_000)
+    await stage.outputs.stop("o1")
+    assert stage.outputs.metrics(now + 3) == []

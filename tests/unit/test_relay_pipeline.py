@@ -1,0 +1,128 @@
+"""The encoder's thread, in real time with a small picture."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from butai.relay.messages import Preset
+from butai.relay.mixer import Mixer
+from butai.relay.packets import Packet
+from butai.relay.picture import Screen
+from butai.relay.pipeline import Interleaver, Pipeline
+from tests.studio_host import TestCard, read_stamp
+from tests.unit.test_relay_encoder import decode
+from tests.unit.test_relay_outputs import until
+from tests.unit.test_relay_picture import luma
+
+PRESET = Preset(320, 180, 30, 500)
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.screen, self.mixer = Screen(320, 180), Mixer(48000)
+        self.packets: list[tuple[float, Packet]] = []
+        self.failures: list[str] = []
+        loop = asyncio.get_running_loop()
+        self.pipeline = Pipeline(PRESET, self.screen, self.mixer, loop, self._deliver, self.failures.append)
+
+    def _deliver(self, packets: list[Packet]) -> None:
+        self.packets += [(time.monotonic(), packet) for packet in packets]
+
+    def of(self, kind: str) -> list[Packet]:
+        return [packet for _, packet in self.packets if packet.kind == kind]
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    stage.pipeline.start()
+    yield stage
+    stage.pipeline.stop()
+    assert not stage.pipeline.is_alive()
+
+
+async def test_picture_and_sound_come_in_time_and_in_order(stage: Stage) -> None:
+    stage.pipeline.want(True)
+    await asyncio.sleep(3)
+    stamps = [packet.dts for _, packet in stage.packets]
+    assert stamps == sorted(stamps)
+    pictures, sounds = stage.of("video"), stage.of("audio")
+    assert 80 <= len(pictures) <= 92
+    gaps = np.diff([packet.dts for packet in pictures])
+    assert set(gaps) <= {33, 34}
+    assert {int(gap) for gap in np.diff([packet.dts for packet in sounds])} <= {21, 22}
+    # Sound reaches as far as the picture.
+    assert abs(pictures[-1].dts - sounds[-1].dts) < 50
+    # Delivered in the pace of the stamps, not in bursts.
+    late = np.array([at * 1000 - packet.dts for at, packet in stage.packets if packet.kind == "video"])
+    assert np.percentile(late, 95) - late.min() < 100
+
+
+async def test_nothing_is_encoded_while_nobody_wants_it(stage: Stage) -> None:
+    await asyncio.sleep(0.5)
+    assert stage.packets == [] and stage.pipeline.frames == 0
+    stage.pipeline.want(True)
+    await until(lambda: len(stage.of("video")) > 5)
+    stage.pipeline.want(False)
+    await asyncio.sleep(0.3)
+    count, frames = len(stage.packets), stage.pipeline.frames
+    await asyncio.sleep(0.5)
+    assert (len(stage.packets), stage.pipeline.frames) == (count, frames)
+    stage.pipeline.want(True)
+    await until(lambda: len(stage.packets) > count + 5)
+    resumed = [packet for _, packet in stage.packets[count:]]
+    assert next(packet for packet in resumed if packet.kind == "video").keyframe
+    # The clock went on meanwhile, and nothing from before the pause comes after it.
+    assert min(packet.dts for packet in resumed) > stage.packets[count - 1][1].dts + 500
+
+
+async def test_a_keyframe_for_the_asking(stage: Stage) -> None:
+    stage.pipeline.want(True)
+    await until(lambda: len(stage.of("video")) > 10)
+    stage.pipeline.force_keyframe()
+    asked = len(stage.of("video"))
+    await until(lambda: len(stage.of("video")) > asked + 10)
+    assert any(packet.keyframe for packet in stage.of("video")[asked : asked + 8])
+
+
+async def test_what_is_shown_comes_out_soon(stage: Stage) -> None:
+    stage.pipeline.want(True)
+    card = TestCard(320, 180)
+    for number in range(60):
+        stage.screen.show(320, 180, card.draw(time.time(), number))
+        await asyncio.sleep(1 / 30)
+    frames = decode(stage.pipeline.video_format, stage.of("video"))
+    numbers = [read_stamp(luma(frame))[1] for frame in frames[10:]]
+    assert len(set(numbers)) > 30 and numbers == sorted(numbers)
+
+
+async def test_an_encoder_that_breaks_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[Packet]:
+        raise RuntimeError("rtmp://127.0.0.1/app/canary-key-1f")
+
+    monkeypatch.setattr(stage.pipeline._video, "encode", broken)
+    stage.pipeline.want(True)
+    await until(lambda: stage.failures == ["encoder: RuntimeError"])
+
+
+def packet(kind: str, dts: int) -> Packet:
+    return Packet("video" if kind == "video" else "audio", b"", dts, dts, False)
+
+
+def test_pictures_wait_for_the_sound_of_their_time() -> None:
+    interleaver = Interleaver()
+    assert interleaver.put([packet("video", 0)]) == []
+    assert interleaver.put([packet("video", 33)]) == []
+    assert [one.dts for one in interleaver.put([packet("audio", 10), packet("audio", 31)])] == [0, 10, 31]
+    assert [one.dts for one in interleaver.put([packet("audio", 52)])] == [33]
+
+
+def test_nothing_waits_for_ever() -> None:
+    interleaver = Interleaver()
+    out = [one.dts for dts in range(0, 1000, 33) for one in interleaver.put([packet("video", dts)])]
+    assert out == list(range(0, 792, 33))

@@ -1,0 +1,303 @@
+"""The conversation over a real unix socket. Room and platforms are stand-ins; clock, encoder and socket are real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from butai.relay import messages
+from butai.relay.messages import (
+    Bye,
+    Configure,
+    FromController,
+    FromRelay,
+    Hello,
+    Line,
+    Metrics,
+    Output,
+    Ping,
+    Preset,
+    Refused,
+    Source,
+    StartOutput,
+    Stop,
+    StopOutput,
+    Welcome,
+)
+from butai.relay.mixer import Mixer
+from butai.relay.outputs import Report
+from butai.relay.packets import AudioFormat, VideoFormat
+from butai.relay.picture import Screen
+from butai.relay.server import Relay
+from tests.unit.test_relay_outputs import FakePush, until
+
+L = TypeVar("L", bound=Line)
+CONFIGURE = Configure("b1", "ws://127.0.0.1:1", "canary-token", "host", Preset(320, 180, 30, 500))
+START = StartOutput("o1", 1, "rtmp://127.0.0.1/app", "canary-key-71c2", True)
+
+
+class FakeSource:
+    def __init__(self, configure: Configure, screen: Screen, mixer: Mixer, report: Callable[[Source], None]) -> None:
+        self.line = Source(phase="connecting", at=time.time())
+        self.pictures = 0
+        self.tokens = [configure.token]
+        self.closed = False
+        self.report = report
+
+    def renew(self, token: str) -> None:
+        self.tokens.append(token)
+
+    def say(self, line: Source) -> None:
+        self.line = line
+        self.report(line)
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Stage:
+    """A relay that runs, and its stand-ins."""
+
+    def __init__(self, path: Path, abandoned_after: float = 30.0) -> None:
+        self.path = path
+        self.sources: list[FakeSource] = []
+        self.pushes: list[FakePush] = []
+        self.relay = Relay(path, "b1", make_source=self._source, make_push=self._push, abandoned_after=abandoned_after)
+        self.running = asyncio.create_task(self.relay.run())
+
+    def _source(
+        self, configure: Configure, screen: Screen, mixer: Mixer, report: Callable[[Source], None]
+    ) -> FakeSource:
+        self.sources.append(FakeSource(configure, screen, mixer, report))
+        return self.sources[-1]
+
+    def _push(self, order: StartOutput, _video: VideoFormat, _audio: AudioFormat, report: Report) -> FakePush:
+        self.pushes.append(FakePush(order, report))
+        return self.pushes[-1]
+
+
+class Controller:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.heard: list[FromRelay] = []
+
+    @classmethod
+    async def connect(cls, path: Path, epoch: int = 1) -> Controller:
+        await until(path.exists)
+        controller = cls(*await asyncio.open_unix_connection(path))
+        controller.say(Hello(f"c{epoch}", epoch))
+        return controller
+
+    def say(self, line: FromController) -> None:
+        self.writer.write(messages.encode(line))
+
+    async def hear(self, kind: type[L], condition: Callable[[L], bool] = lambda _: True) -> L:
+        async with asyncio.timeout(10):
+            while line := await self.reader.readline():
+                said = messages.read_by_controller(line)
+                self.heard.append(said)
+                if isinstance(said, kind) and condition(said):
+                    return said
+        raise AssertionError(f"hung up before {kind.__name__}: {self.heard}")
+
+    async def hung_up(self) -> bool:
+        async with asyncio.timeout(10):
+            while line := await self.reader.readline():
+                self.heard.append(messages.read_by_controller(line))
+        return True
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = Stage(tmp_path / "b1.sock")
+    yield stage
+    stage.relay.end("stopped")
+    await asyncio.gather(stage.running, return_exceptions=True)
+
+
+async def test_only_its_user_may_speak_to_it(stage: Stage) -> None:
+    await until(stage.path.exists)
+    assert stat.S_IMODE(stage.path.stat().st_mode) == 0o600
+
+
+async def test_a_broadcast_from_hello_to_bye(stage: Stage) -> None:
+    controller = await Controller.connect(stage.path)
+    welcome = await controller.hear(Welcome)
+    assert (welcome.configured, welcome.outputs, welcome.pid) == (False, [], os.getpid())
+    controller.say(CONFIGURE)
+    assert (await controller.hear(Source)).phase == "connecting"
+    controller.say(START)
+    await controller.hear(Output, lambda line: line.phase == "publishing")
+    await until(lambda: len(stage.pushes[0].sent) > 30)
+    packets = stage.pushes[0].sent
+    assert {packet.kind for packet in packets} == {"video", "audio"}
+    assert [packet.dts for packet in packets] == sorted(packet.dts for packet in packets)
+    assert next(packet for packet in packets if packet.kind == "video").keyframe
+    metrics = await controller.hear(Metrics)
+    assert [one.output_id for one in metrics.outputs] == ["o1"] and metrics.rss_mib > 10
+    controller.say(StopOutput("o1"))
+    await controller.hear(Output, lambda line: line.phase == "ended")
+    controller.say(Stop())
+    assert (await controller.hear(Bye)).reason == "stopped"
+    assert await controller.hung_up()
+    assert await stage.running == "stopped"
+    assert stage.sources[0].closed
+
+
+async def test_another_controller_takes_over_and_the_media_does_not_notice(stage: Stage) -> None:
+    first = await Controller.connect(stage.path, 1)
+    run_id = (await first.hear(Welcome)).run_id
+    first.say(CONFIGURE)
+    first.say(START)
+    await first.hear(Output, lambda line: line.phase == "publishing")
+    stage.pushes[0].report("live", "", "")
+    await first.hear(Output, lambda line: line.phase == "live")
+    stage.sources[0].say(Source(phase="live", at=time.time()))
+    # It dies without a word.
+    first.writer.transport.abort()
+    sent = len(stage.pushes[0].sent)
+    second = await Controller.connect(stage.path, 2)
+    welcome = await second.hear(Welcome)
+    assert welcome.run_id == run_id and welcome.configured and welcome.source.phase == "live"
+    assert [(line.output_id, line.attempt, line.phase) for line in welcome.outputs] == [("o1", 1, "live")]
+    second.say(START)
+    await second.hear(Output, lambda line: line.phase == "live")
+    assert len(stage.pushes) == 1
+    await until(lambda: len(stage.pushes[0].sent) > sent + 20)
+
+
+async def test_a_controller_whose_lease_is_over_is_refused(stage: Stage) -> None:
+    ruling = await Controller.connect(stage.path, 7)
+    await ruling.hear(Welcome)
+    late = await Controller.connect(stage.path, 6)
+    assert (await late.hear(Refused)).epoch == 7
+    assert await late.hung_up()
+    ruling.say(StopOutput("x"))
+    await ruling.hear(Output)
+
+
+async def test_a_new_hello_ends_the_connection_before_it(stage: Stage) -> None:
+    first = await Controller.connect(stage.path, 7)
+    await first.hear(Welcome)
+    second = await Controller.connect(stage.path, 7)
+    await second.hear(Welcome)
+    assert await first.hung_up()
+    # What the first one still says is not obeyed.
+    first.say(Stop())
+    second.say(StopOutput("x"))
+    await second.hear(Output)
+    assert not stage.running.done()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{}\n", b"nonsense\n", b'{"type":"stop"}\n', b'{"type":"hello"}\n', b"x" * 200_000 + b"\n", b"\xff\xfe\n"],
+)
+async def test_who_does_not_say_hello_is_hung_up_on(stage: Stage, line: bytes) -> None:
+    await until(stage.path.exists)
+    reader, writer = await asyncio.open_unix_connection(stage.path)
+    writer.write(line)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    controller = await Controller.connect(stage.path)
+    await controller.hear(Welcome)
+
+
+async def test_a_bad_line_ends_the_talk_and_nothing_else(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    controller = await Controller.connect(stage.path)
+    controller.say(CONFIGURE)
+    controller.say(START)
+    await controller.hear(Output, lambda line: line.phase == "publishing")
+    controller.writer.write(b'{"type":"start_output","key":"canary-key-71c2","attempt":"x"}\n')
+    assert await controller.hung_up()
+    again = await Controller.connect(stage.path, 1)
+    assert (await again.hear(Welcome)).outputs[0].phase == "publishing"
+    captured = capsys.readouterr()
+    assert "canary" not in captured.out + captured.err
+
+
+async def test_an_output_before_the_configuration_fails(stage: Stage) -> None:
+    controller = await Controller.connect(stage.path)
+    controller.say(START)
+    assert (await controller.hear(Output)).code == "egress_unavailable"
+
+
+async def test_a_second_configuration_only_renews_the_token(stage: Stage) -> None:
+    controller = await Controller.connect(stage.path)
+    controller.say(CONFIGURE)
+    await controller.hear(Source)
+    controller.say(Configure("b1", "ws://127.0.0.1:1", "other", "host", Preset(640, 360, 60, 900)))
+    await until(lambda: stage.sources[0].tokens == ["canary-token", "other"])
+    assert len(stage.sources) == 1
+
+
+async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "b1.sock", abandoned_after=1.5)
+    controller = await Controller.connect(stage.path)
+    controller.say(CONFIGURE)
+    controller.say(START)
+    for _ in range(6):
+        await asyncio.sleep(0.5)
+        controller.say(Ping())
+    assert not stage.running.done()
+    begun = time.monotonic()
+    assert (await controller.hear(Bye)).reason == "abandoned"
+    assert 1.0 < time.monotonic() - begun < 4
+    assert await stage.running == "abandoned"
+    assert stage.pushes[0].stops == 1 and stage.sources[0].closed
+
+
+async def test_a_relay_that_nobody_speaks_to_ends(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "b1.sock", abandoned_after=1.0)
+    async with asyncio.timeout(5):
+        assert await stage.running == "abandoned"
+
+
+async def test_a_controller_that_does_not_read_is_hung_up_on(stage: Stage) -> None:
+    controller = await Controller.connect(stage.path)
+    controller.say(CONFIGURE)
+    await controller.hear(Source)
+    for _ in range(200):
+        stage.sources[0].say(Source(phase="live", at=time.time(), detail="x" * 20_000))
+        await asyncio.sleep(0)
+    with pytest.raises((AssertionError, ConnectionResetError)):
+        await controller.hear(Bye)
+    again = await Controller.connect(stage.path, 1)
+    await again.hear(Welcome)
+    assert not stage.running.done()
+
+
+async def test_a_source_that_breaks_ends_the_relay(tmp_path: Path) -> None:
+    class Broken(FakeSource):
+        async def run(self) -> None:
+            raise RuntimeError("broken")
+
+    relay = Relay(tmp_path / "b1.sock", "b1", make_source=Broken)
+    running = asyncio.create_task(relay.run())
+    controller = await Controller.connect(tmp_path / "b1.sock")
+    controller.say(CONFIGURE)
+    assert (await controller.hear(Bye)).reason == "crashed"
+    assert await running == "crashed"
+
+
+@pytest.mark.parametrize(("reason", "code"), [("crashed", "egress_crashed"), ("stopped", "egress_lost")])
+async def test_an_end_that_nobody_asked_for_is_no_stop(stage: Stage, reason: str, code: str) -> None:
+    controller = await Controller.connect(stage.path)
+    controller.say(CONFIGURE)
+    controller.say(START)
+    await controller.hear(Output, lambda line: line.phase == "publishing")
+    stage.relay.end(reason)
+    assert (await controller.hear(Output, lambda line: line.phase == "failed")).code == code
+    assert (await controller.hear(Bye)).reason == reason
