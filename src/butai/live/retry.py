@@ -96,11 +96,11 @@ def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Ra
 
 def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budget:
     """The budget when a stretch of live of so many seconds ends: whole again after a stable one. After a shorter one at
-    least the window's tries are left."""
+    least the window's tries are left beside the one that ends now."""
     if live_for >= settings.stable:
         return Budget()
     if settings.window > 0:
-        return Budget(min(budget.tries, max(settings.attempts - settings.window_tries, 0)), budget.began)
+        return Budget(min(budget.tries, max(settings.attempts - settings.window_tries - 1, 0)), budget.began)
     return budget
 
 
@@ -112,8 +112,9 @@ def engine_delay(failures: int, random: Random) -> float:
 def _exhausted(settings: RetrySettings, failure: Failure, spent: Budget) -> bool:
     limit, seconds = settings.attempts, settings.minutes * 60
     if _window_is_open(settings, failure):
-        limit, seconds = max(limit, settings.window_tries), seconds + settings.window
-    return spent.tries >= limit or failure.at - (spent.began or failure.at) >= seconds
+        limit, seconds = max(limit, settings.window_tries + 1), seconds + settings.window
+    began = failure.at if spent.began is None else spent.began
+    return spent.tries >= limit or failure.at - began >= seconds
 
 
 def _wait(settings: RetrySettings, failure: Failure, tries: int, random: Random) -> float:

@@ -1,0 +1,276 @@
+"""The live process: holds leases, and keeps each broadcast that it holds as its host wants it.
+
+Started by `butai controller`, and by `butai up`. Any number may run. A clean stop gives the broadcasts back and leaves
+their engines running: a restart cuts no show, since the next controller adopts them. An engine that no controller takes
+ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg.types.json import Jsonb
+
+from butai.config import LiveSettings, Settings
+from butai.database import UNREACHABLE, Connection, Database
+from butai.errors import DatabaseUnavailable
+from butai.live.draft import Policy
+from butai.live.egress.port import Egress
+from butai.live.leases import Leases
+from butai.live.observations import MetricsReport
+from butai.live.reconciler import Gate, Reconciler
+from butai.live.transitions import Lease
+
+log = structlog.get_logger(__name__)
+
+SWEEP_EVERY = 0.75
+"""Seconds between two looks for broadcasts that nobody holds. With the lease of 3 s, a dead controller's are taken over
+within 4."""
+BEAT_EVERY = 5.0
+"""Seconds between two signs of life in `controllers`."""
+METRICS_EVERY = 1.0
+"""Seconds: the figures of all outputs in one statement."""
+FEED_ALONE_FOR = 5.0
+"""Seconds after the last renewal in which relays still get pings though controllers live on other hosts. One of those may
+start a relay `ABANDONED_AFTER` (35 s) after our last renewal, and ours ends 30 s after its last ping."""
+CLOCK_TOLERANCE = 0.25
+"""Seconds by which our clock may be off Postgres's before we follow that one: below it, the way there tells more."""
+CRASH_PAUSE = 2.0
+"""Seconds before a broadcast whose reconciler met a bug is tried again."""
+TRANSACTIONS = 6
+"""At once, of the pool's ten."""
+
+_METRICS = """
+    INSERT INTO output_metrics (output_id, attempt, at, data)
+    SELECT output_id, attempt, to_timestamp(at), data
+    FROM unnest(%s::uuid[], %s::int[], %s::float8[], %s::jsonb[]) AS m (output_id, attempt, at, data)
+    ON CONFLICT (output_id) DO UPDATE SET attempt = excluded.attempt, at = excluded.at, data = excluded.data
+"""
+
+
+class Controller:
+    """One process's. `run` until `stop`."""
+
+    def __init__(self, settings: LiveSettings, database: Database, egress: Egress, name: str) -> None:
+        self._settings, self._database, self._egress = settings, database, egress
+        self._leases = Leases(database, name, egress.host, settings.lease, egress.name)
+        self._gate = Gate(database, min(TRANSACTIONS, database.settings.pool_size))
+        rules = {"youtube": settings.youtube_retry, "twitch": settings.twitch_retry, "custom": settings.custom_retry}
+        self._policy = Policy(rules, egress.host, random.random)
+        self._held: dict[UUID, tuple[Reconciler, asyncio.Task[None]]] = {}
+        self._metrics: dict[UUID, MetricsReport] = {}
+        self._free = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._renewed_at = time.monotonic()
+        self._alone = True
+        self._away = False
+
+    @property
+    def held(self) -> set[UUID]:
+        """The broadcasts it looks after."""
+        return set(self._held)
+
+    def stop(self) -> None:
+        """Makes `run` return soon."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Leaves all engines running."""
+        log.info("controller.started", controller=self._leases.holder, host=self._egress.host)
+        loops = [
+            asyncio.create_task(work)
+            for work in (
+                self._each(self._settings.lease / 3, self._renew),
+                self._each(BEAT_EVERY, self._beat),
+                self._each(METRICS_EVERY, self._write_metrics),
+                self._sweep(),
+                self._listen(),
+            )
+        ]
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (stopping, *loops):
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self._give_back()
+            log.info("controller.stopped")
+
+    async def _give_back(self) -> None:
+        held = [reconciler.lease for reconciler, _ in self._held.values()]
+        tasks = [task for _, task in self._held.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(DatabaseUnavailable, TimeoutError):
+            async with asyncio.timeout(3):
+                await self._leases.release(held)
+                await self._leases.leave()
+
+    async def _each(self, seconds: float, act: Callable[[], Any]) -> None:
+        """Does it, again and again; a database that is away is a plain case."""
+        while True:
+            begun = time.monotonic()
+            try:
+                async with asyncio.timeout(10):
+                    await act()
+                self._tell_database(away=False)
+            except (DatabaseUnavailable, TimeoutError):
+                self._tell_database(away=True)
+            self._feed()
+            await asyncio.sleep(max(seconds - (time.monotonic() - begun), 0.05))
+
+    def _tell_database(self, *, away: bool) -> None:
+        if away is not self._away:
+            self._away = away
+            log.warning("controller.database_away" if away else "controller.database_back", broadcasts=len(self._held))
+
+    # Leases
+
+    async def _sweep(self) -> None:
+        while True:
+            self._free.clear()
+            try:
+                async with asyncio.timeout(10):
+                    while taken := await self._leases.acquire(list(self._held)):
+                        for lease in taken:
+                            self._keep(lease)
+            except (DatabaseUnavailable, TimeoutError):
+                await asyncio.sleep(0.25)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_EVERY):
+                    await self._free.wait()
+
+    def _keep(self, lease: Lease) -> None:
+        log.info("lease.taken", broadcast_id=str(lease.broadcast_id), epoch=lease.epoch)
+        reconciler = Reconciler(lease, self._gate, self._egress, self._policy, self._measure)
+        task = asyncio.create_task(self._reconcile(reconciler))
+        self._held[lease.broadcast_id] = (reconciler, task)
+
+    async def _reconcile(self, reconciler: Reconciler) -> None:
+        broadcast_id = reconciler.lease.broadcast_id
+        try:
+            await reconciler.run()
+        except Exception:
+            log.exception("broadcast.crashed", broadcast_id=str(broadcast_id))
+            # The lease runs out, and whoever sweeps then begins anew.
+            await asyncio.sleep(CRASH_PAUSE)
+        finally:
+            del self._held[broadcast_id]
+            self._free.set()
+
+    async def _renew(self) -> None:
+        asked = time.monotonic()
+        held = [reconciler for reconciler, _ in self._held.values()]
+        kept = await self._leases.renew([(one.lease, one.has_engine) for one in held])
+        self._renewed_at = asked
+        for one in held:
+            if one.lease.broadcast_id not in kept:
+                one.lose()
+
+    async def _beat(self) -> None:
+        before = time.time()
+        heartbeat = await self._leases.beat(len(self._held))
+        offset = heartbeat.database_time - (before + time.time()) / 2
+        if abs(offset - self._gate.offset) > CLOCK_TOLERANCE:
+            log.warning("controller.clock_differs", seconds=round(offset, 3))
+            self._gate.offset = offset
+        self._alone = heartbeat.alone
+
+    def _feed(self) -> None:
+        """Without Postgres, engines go on as long as no other host can have taken them over."""
+        fresh = time.monotonic() - self._renewed_at < self._settings.lease / 3 + FEED_ALONE_FOR
+        self._egress.may_feed(fresh or self._alone)
+
+    # Notifications
+
+    async def _listen(self) -> None:
+        pause = 0.25
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    self._database.url, autocommit=True, connect_timeout=5, keepalives_idle=5, keepalives_interval=2
+                ) as connection:
+                    await connection.execute("LISTEN butai_wanted")
+                    pause = 0.25
+                    # What was said while nobody listened.
+                    self._wake_all()
+                    async for notice in connection.notifies():
+                        self._wake(notice.payload)
+            except UNREACHABLE as error:
+                log.debug("controller.listen_lost", error=type(error).__name__)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    def _wake(self, payload: str) -> None:
+        try:
+            held = self._held.get(UUID(payload))
+        except ValueError:
+            return
+        if held is not None:
+            held[0].wake()
+        else:
+            self._free.set()
+
+    def _wake_all(self) -> None:
+        self._free.set()
+        for reconciler, _ in self._held.values():
+            reconciler.wake()
+
+    # Figures
+
+    def _measure(self, report: MetricsReport) -> None:
+        self._metrics[report.output_id] = report
+
+    async def _write_metrics(self) -> None:
+        # In the order of ids, so that two controllers never wait for each other in a circle.
+        reports = [self._metrics[output_id] for output_id in sorted(self._metrics)]
+        self._metrics.clear()
+        if not reports:
+            return
+        columns = (
+            [report.output_id for report in reports],
+            [report.attempt for report in reports],
+            [report.at for report in reports],
+            [Jsonb(dict(report.data)) for report in reports],
+        )
+
+        async def act(connection: Connection) -> None:
+            await connection.execute(_METRICS, columns)
+
+        await self._database.read(act)
+
+
+def make_name() -> str:
+    """This process among all controllers."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+async def run(settings: Settings, make_egress: Callable[[str], Egress]) -> None:
+    """Works until SIGTERM or SIGINT. `make_egress`: of the controller's name; picked by `butai.cli`."""
+    name = make_name()
+    async with Database(settings.database) as database:
+        egress = make_egress(name)
+        controller = Controller(settings.live, database, egress, name)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, controller.stop)
+        try:
+            await controller.run()
+        finally:
+            await egress.close()

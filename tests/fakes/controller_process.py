@@ -1,0 +1,34 @@
+"""`butai controller` with the reporting relay in the place of the real one: `python -m tests.fakes.controller_process`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from butai import log
+from butai.config import Settings
+from butai.controller import run
+from butai.live.egress.relay import RelayEgress, default_folder
+
+RELAY = (sys.executable, "-m", "tests.fakes.reporting_relay")
+
+
+def main() -> None:
+    settings = Settings()
+    log.configure(settings.log, settings.secrets())
+    asyncio.run(
+        run(
+            settings,
+            lambda name: RelayEgress(
+                settings.live.relay_folder or default_folder(),
+                settings.livekit,
+                bytes.decode,
+                controller=name,
+                command=RELAY,
+            ),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Delays and budgets, with time as a number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from butai.config import LiveSettings, RetrySettings
+from butai.live.retry import ONCE, PERMANENT, Budget, Failure, after_live, decide, engine_delay
+from butai.live.states import Code
+
+TRIED_AGAIN = sorted(set(Code) - PERMANENT - ONCE - {Code.EGRESS_UNAVAILABLE, Code.ALREADY_PUBLISHING})
+randoms = st.floats(0, 1, exclude_max=True)
+
+
+def fail(
+    settings: RetrySettings, code: Code, at: float, budget: Budget, *, random: float = 0.5, **more: float | str | None
+):
+    return decide(settings, Failure(code, at, **more), budget, lambda: random)  # pyright: ignore[reportArgumentType]
+
+
+@given(randoms, st.sampled_from(TRIED_AGAIN))
+def test_each_delay_lies_in_the_upper_half_of_the_doubling_one_until_the_budget_is_spent(
+    random: float, code: Code
+) -> None:
+    settings = RetrySettings()
+    now, budget, waits = 0.0, Budget(), []
+    while True:
+        verdict = fail(settings, code, now, budget, random=random)
+        budget = verdict.budget
+        if verdict.again_at is None:
+            break
+        waits.append(verdict.again_at - now)
+        now = verdict.again_at
+    assert (verdict.code, verdict.cause) == (Code.RETRIES_EXHAUSTED, code)
+    assert len(waits) == settings.attempts - 1
+    for number, wait in enumerate(waits):
+        longest = min(settings.cap, settings.base * 2**number)
+        assert longest / 2 - 1e-6 <= wait <= longest + 1e-6
+
+
+def test_minutes_spend_the_budget_as_well_as_tries() -> None:
+    settings = RetrySettings(attempts=1000, cap=5, minutes=1)
+    now, budget = 1000.0, Budget()
+    while (verdict := fail(settings, Code.DESTINATION_UNREACHABLE, now, budget)).again_at is not None:
+        now, budget = verdict.again_at + 2.0, verdict.budget
+        assert now < 1000 + 60 + 10
+    assert verdict.code is Code.RETRIES_EXHAUSTED and now >= 1060
+
+
+def test_a_first_failure_after_hours_is_a_first_failure() -> None:
+    verdict = fail(RetrySettings(), Code.DESTINATION_CLOSED, 7200.0, Budget(), attempt_started_at=0.0)
+    assert verdict.again_at is not None and verdict.budget == Budget(1, 7200.0)
+
+
+@pytest.mark.parametrize("code", sorted(ONCE))
+def test_some_are_tried_once_more_after_three_seconds(code: Code) -> None:
+    first = fail(RetrySettings(), code, 100.0, Budget())
+    assert first.again_at == 103.0 and first.code is code
+    second = fail(RetrySettings(), code, 104.0, first.budget, code_before=code)
+    assert (second.again_at, second.code, second.cause) == (None, code, None)
+    # Something else came between.
+    other = fail(RetrySettings(), code, 104.0, first.budget, code_before=Code.DESTINATION_UNREACHABLE)
+    assert other.again_at == 107.0
+
+
+@pytest.mark.parametrize("code", sorted(PERMANENT))
+def test_what_no_try_would_change_is_not_tried(code: Code) -> None:
+    assert fail(RetrySettings(), code, 0.0, Budget()).again_at is None
+
+
+def test_somebody_elses_publishing_is_tried_slowly() -> None:
+    assert fail(RetrySettings(), Code.ALREADY_PUBLISHING, 100.0, Budget()).again_at == 115.0
+
+
+@given(st.integers(1, 50), randoms)
+def test_an_engine_that_does_not_come_waits_five_to_sixty_seconds(failures: int, random: float) -> None:
+    wait = engine_delay(failures, lambda: random)
+    longest = min(60.0, 5.0 * 2 ** min(failures - 1, 10))
+    assert longest / 2 <= wait <= longest
+
+
+def test_an_engine_that_does_not_come_costs_no_budget() -> None:
+    spent = Budget(3, 50.0)
+    verdict = fail(RetrySettings(), Code.EGRESS_UNAVAILABLE, 100.0, spent)
+    assert verdict.budget == spent and verdict.again_at is not None and verdict.again_at > 100.0
+
+
+def test_youtube_gets_ten_seconds_between_tries_counted_from_the_start_of_the_last() -> None:
+    settings = LiveSettings().youtube_retry
+    verdict = fail(settings, Code.KEY_REJECTED, 100.5, Budget(), attempt_started_at=100.0)
+    assert verdict.again_at == 110.0
+    after_an_hour = fail(settings, Code.DESTINATION_CLOSED, 3600.0, Budget(), attempt_started_at=0.0)
+    assert after_an_hour.again_at is not None and after_an_hour.again_at <= 3601.0
+
+
+@given(st.lists(randoms, min_size=4, max_size=4), st.floats(0, 16), st.integers(0, 9), st.floats(0.1, 60))
+def test_twitch_after_live_gets_four_tries_within_ninety_seconds(
+    luck: list[float], attempt_takes: float, tries_before: int, base: float
+) -> None:
+    settings = LiveSettings().twitch_retry.model_copy(update={"base": base})
+    dropped = 1000.0
+    budget = after_live(settings, Budget(tries_before, 900.0 if tries_before else None), live_for=5.0)
+    now, code = dropped, Code.DESTINATION_CLOSED
+    for random in luck:
+        verdict = fail(settings, code, now, budget, random=random, last_live_at=dropped)
+        assert verdict.again_at is not None
+        # It begins, and has failed by then.
+        now = verdict.again_at + attempt_takes
+        assert verdict.again_at <= dropped + 90
+        budget, code = verdict.budget, Code.DESTINATION_UNREACHABLE
+
+
+def test_flapping_for_ever_is_given_up_in_the_end() -> None:
+    settings = LiveSettings().twitch_retry
+    now, budget = 0.0, Budget()
+    while True:
+        verdict = fail(settings, Code.DESTINATION_CLOSED, now, budget, last_live_at=now)
+        if verdict.again_at is None:
+            break
+        now = verdict.again_at + 5
+        budget = after_live(settings, verdict.budget, live_for=5.0)
+        assert now < 15 * 60
+    assert verdict.code is Code.RETRIES_EXHAUSTED
+
+
+def test_stable_live_gives_the_budget_back_and_a_short_one_does_not() -> None:
+    settings, spent = RetrySettings(), Budget(7, 10.0)
+    assert after_live(settings, spent, live_for=60.0) == Budget()
+    assert after_live(settings, spent, live_for=59.0) == spent
