@@ -3,15 +3,16 @@ PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
 
-.PHONY: run test test-fast check bench docs format lock system clean
+.PHONY: run test test-fast check bench docs format lock livekit system clean
 
 run: .venv/run.stamp ## Set up everything and start Butai on this machine
+	@scripts/livekit-server --if-possible
 	.venv/bin/butai up $(ARGS)
 
-test: .venv/dev.stamp system ## All tests
+test: .venv/dev.stamp system livekit ## All tests
 	$(PY) -m pytest tests $(ARGS)
 
-test-fast: .venv/dev.stamp ## The inner loop: no media, no browser, no long faults
+test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
 	$(PY) -m pytest tests/unit tests/integration -m "not slow" $(ARGS)
 
 check: .venv/dev.stamp ## Style, types, structure, migrations, documents
@@ -22,8 +23,8 @@ check: .venv/dev.stamp ## Style, types, structure, migrations, documents
 	$(PY) scripts/check_schema.py
 	$(PY) scripts/write_docs.py --check
 
-bench: .venv/dev.stamp ## All benchmarks, or some: make bench ARGS="list_page upload"; the peers want Node with npm
-	scripts/system-packages nginx wrk
+bench: .venv/dev.stamp livekit ## All benchmarks, or some: make bench ARGS="list_page upload"; the peers want Node with npm
+	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg wrk
 	$(PY) bench/run.py $(ARGS)
 
 docs: .venv/dev.stamp ## Write the documents that come from the code
@@ -38,7 +39,10 @@ lock: $(UV) ## Write the locks anew after pyproject.toml or requirements/dev.in 
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
 
 system: ## Programs that tests use and PyPI does not have
-	scripts/system-packages nginx chromium
+	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg chromium
+
+livekit: ## A LiveKit server for this machine, built by Go into .tools/bin; minutes the first time
+	@scripts/livekit-server
 
 .tools/bin/uv:
 	python3 -m venv .tools

@@ -6,6 +6,7 @@ Each command imports what it runs and nothing else, so that a process starts fas
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -25,6 +26,8 @@ app = typer.Typer(
 )
 apikey = typer.Typer(no_args_is_help=True, help="API keys for programs and operators.")
 app.add_typer(apikey, name="apikey")
+demo = typer.Typer(no_args_is_help=True, help="The product at work, with nothing but this machine.")
+app.add_typer(demo, name="demo")
 
 
 def _settings() -> Settings:
@@ -74,10 +77,10 @@ def api(
     import uvicorn
 
     from butai.api import create_app
-    from butai.http_server import BoundedHttp
+    from butai.http_server import BoundedHttp, EndingServer
 
     settings = _needed(_settings())
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
         host=host or settings.http.host,
         port=port or settings.http.port,
@@ -92,7 +95,15 @@ def api(
         # Above any keep-alive of a proxy before us, so that it is never us who close first.
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 * 1024,
+        ws="websockets-sansio",
+        # Those who watch have nothing to say.
+        ws_max_size=4096,
     )
+    server = EndingServer(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(3)
 
 
 @app.command()
@@ -101,6 +112,39 @@ def worker() -> None:
     from butai.worker import run
 
     asyncio.run(run(_needed(_settings())))
+
+
+@app.command()
+def controller() -> None:
+    """Keeps broadcasts on the air as their hosts want them. A stop leaves what is on air to the next controller."""
+    from butai.controller import run
+    from butai.errors import SecretKeyInvalid
+    from butai.live.egress.relay import RelayEgress, default_folder
+    from butai.live.egress.relay_process import FolderRefused
+    from butai.live.stream_keys import Sealer
+
+    settings = _needed(_settings(), store=False)
+    live, livekit = settings.live, settings.livekit
+    if not (livekit.url and livekit.api_key and livekit.api_secret.get_secret_value()):
+        _fail("LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are not all set (or run: butai up)")
+    try:
+        sealer = Sealer(live)
+    except SecretKeyInvalid as error:
+        _fail(error.detail)
+
+    def relays(name: str) -> RelayEgress:
+        return RelayEgress(
+            live.relay_folder or default_folder(),
+            livekit,
+            sealer.open,
+            controller=name,
+            allow_private=live.allow_private_ingest,
+        )
+
+    try:
+        asyncio.run(run(settings, relays))
+    except FolderRefused as error:
+        _fail(str(error))
 
 
 @app.command()
@@ -205,6 +249,20 @@ def openapi() -> None:
     from butai.api import document
 
     print(json.dumps(document(), indent=1, ensure_ascii=False))
+
+
+@demo.command("live")
+def demo_live(
+    seconds: Annotated[float, typer.Option(min=20, max=3600, help="How long on air.")] = 40,
+    url: Annotated[str | None, typer.Option(help="Where `butai up` runs; http://127.0.0.1:8080.")] = None,
+) -> None:
+    """A host goes live on two platforms of this machine; one is killed and comes back, the other goes on.
+
+    Wants a running `butai up`. Ends with 0 when both got what they should.
+    """
+    from butai.demo.live import run
+
+    raise SystemExit(run(url or f"http://127.0.0.1:{_settings().http.port}", seconds))
 
 
 @apikey.command("create")

@@ -1,8 +1,8 @@
 """`butai up`: everything on one machine, with one command.
 
-Called by `butai.cli` alone. Postgres and the S3 store start side by side, the API loads meanwhile, the database is
-brought up to date, then the worker follows; and all of it is kept running until Ctrl-C. What this prints is the story;
-the details are in `<data-dir>/logs`.
+Called by `butai.cli` alone. Postgres, the S3 store and LiveKit start side by side, the API loads meanwhile, the database
+is brought up to date, then controller and worker follow; and all of it is kept running until Ctrl-C. What this prints is
+the story (`butai.introduction`); the details are in `<data-dir>/logs`.
 
 Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process lives as long as the service and does little.
 """
@@ -10,26 +10,28 @@ Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process lives a
 from __future__ import annotations
 
 import contextlib
-import http.client
-import ipaddress
 import os
 import secrets
-import shlex
 import signal
-import socket
+import stat
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import structlog
 
 from butai import __version__
 from butai.config import Settings
-from butai.embedded.folder import choose_port, folder_errors, make_folder, read_state, take_lock, write_state
+from butai.embedded.folder import folder_errors, make_folder, read_state, take_lock, write_state
+from butai.embedded.lifeline import ControllerProgram
+from butai.embedded.listening import is_loopback, readiness, url_from_here, usable_port
+from butai.embedded.livekit import MISSING, EmbeddedLiveKit, livekit_binary
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, pause, stop_on
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.embedded.supervisor import Program, Supervisor, describe
+from butai.introduction import Running, introduction
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,8 @@ _LOW_SPACE = 256 * 1024**2
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 60.0
 """Seconds for the API to become ready once its parts are."""
+_LONGEST_FOLDER = 60
+"""Bytes of a folder for sockets: the path of one has at most 107, of which `/BROADCAST-ID.sock` takes 42."""
 
 
 def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
@@ -84,7 +88,7 @@ class _Stack:
         self._migrate_log = self._logs / "migrate.log"
         _log_to(self._logs / "up.log")
         self._host = settings.http.host
-        self._port = _usable_port(self._host, settings.http.port if port is None else port)
+        self._port = usable_port(self._host, settings.http.port if port is None else port)
         self._postgres = (
             None
             if settings.database.url.get_secret_value()
@@ -97,11 +101,12 @@ class _Stack:
                 self._folder / "store", bucket=settings.store.bucket, log_file=self._logs / "store.log"
             )
         )
-
-    @property
-    def _url(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)
-        return f"http://{host}:{self._port}"
+        self._livekit_missing = "" if settings.livekit.url or livekit_binary() else f"going live is off, {MISSING}"
+        self._livekit = (
+            None
+            if settings.livekit.url or self._livekit_missing
+            else EmbeddedLiveKit(self._folder / "livekit", log_file=self._logs / "livekit.log")
+        )
 
     def start(self) -> None:
         """Returns when the API answers that it is ready. Raises `StartError`."""
@@ -111,20 +116,33 @@ class _Stack:
             self._postgres.prepare()
         if self._store:
             self._store.prepare()
+        if self._livekit:
+            self._livekit.prepare()
         environment = self._environment()
         python = [sys.executable, "-m", "butai.cli"]
         api = Program([*python, "api"], environment, self._logs / "api.log")
         worker = Program([*python, "worker"], environment, self._logs / "worker.log")
+        controller = None
+        if not self._livekit_missing:
+            controller = ControllerProgram([*python, "controller"], environment, self._logs / "controller.log")
 
-        services = {"postgres": self._postgres, "store": self._store, "api": api, "worker": worker}
+        services = {
+            "postgres": self._postgres,
+            "store": self._store,
+            "livekit": self._livekit,
+            "api": api,
+            "worker": worker,
+            "controller": controller,
+        }
         for name, service in services.items():
             if service:
                 self._supervisor.add(name, service)
         # The slowest first: the API needs more than a second to load, the store most of one.
         api_log_from = api.log_file.stat().st_size if api.log_file.exists() else 0
         self._supervisor.launch(api)
-        if self._store:
-            self._supervisor.launch(self._store)
+        for service in (self._store, self._livekit):
+            if service:
+                self._supervisor.launch(service)
         if self._postgres:
             if not self._postgres.cluster.exists():
                 unlike = ", under a user of its own since it will not run as root" if os.geteuid() == 0 else ""
@@ -139,11 +157,16 @@ class _Stack:
         if self._store:
             self._store.wait_ready()
             _say("store", f"ready on {self._store.store.endpoint}, bucket {self._store.bucket}")
+        if self._livekit:
+            self._livekit.wait_ready()
+            _say("livekit", f"ready on {self._livekit.livekit.url}")
         if self._migration:
             self._wait_for(self._migration)
         self._wait_for_api(api, api_log_from)
         _say("api", f"ready after {_seconds_since_start():.1f} s")
-        # Last, since loading it would take a core from what people wait for.
+        # Last, since loading them would take a core from what people wait for.
+        if controller:
+            self._supervisor.launch(controller)
         self._supervisor.launch(worker)
 
     def close(self) -> None:
@@ -152,7 +175,7 @@ class _Stack:
             self._migration.stop(signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
-        """For the API, the worker and the migration. Only the same user can read it (/proc/PID/environ)."""
+        """For the API, the worker, the controller and the migration. Only the same user can read it (/proc/PID/environ)."""
         environment = dict(os.environ)
         state_file = self._folder / "up.json"
         if self._postgres:
@@ -175,6 +198,20 @@ class _Stack:
                 state["nextauth_secret"] = secrets.token_urlsafe(32)
                 write_state(state_file, state)
             environment["NEXTAUTH_SECRET"] = state["nextauth_secret"]
+        if self._livekit:
+            livekit = self._livekit.livekit
+            environment |= {
+                "LIVEKIT_URL": livekit.url,
+                "LIVEKIT_API_KEY": livekit.api_key,
+                "LIVEKIT_API_SECRET": livekit.api_secret,
+            }
+        live = self._settings.live
+        if not live.secret_key.get_secret_value() and live.secret_key_file is None:
+            environment["BUTAI_SECRET_KEY_FILE"] = str(self._folder / "secret.key")
+        if live.relay_folder is None:
+            environment["BUTAI_RELAY_FOLDER"] = str(_relay_folder(self._folder))
+        if not os.environ.get("BUTAI_ALLOW_PRIVATE_INGEST"):
+            environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true"
         environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
         environment["BUTAI_HOST"] = self._host
         environment["BUTAI_PORT"] = str(self._port)
@@ -185,7 +222,7 @@ class _Stack:
         """Development sign-in: as the environment says, else on when only this machine can reach us."""
         if os.environ.get("BUTAI_DEV_SIGN_IN"):
             return self._settings.identity.dev_sign_in
-        return _is_loopback(self._host)
+        return is_loopback(self._host)
 
     def _wait_for(self, migration: Child) -> None:
         """Until the tables are up to date, which is done in a process of its own: Alembic would stay in our memory."""
@@ -197,7 +234,7 @@ class _Stack:
     def _wait_for_api(self, api: Program, log_from: int) -> None:
         deadline = time.monotonic() + _PATIENCE
         while True:
-            said = _readiness(self._host, self._port)
+            said = readiness(self._host, self._port)
             if said == "":
                 return
             status = api.child.poll() if api.child else None
@@ -210,49 +247,15 @@ class _Stack:
 
     def introduce(self) -> None:
         """Tell where everything is, how to begin, and what is not configured."""
-        settings, url = self._settings, self._url
-        lines = [
-            "",
-            f"Ready in {_seconds_since_start():.1f} s.",
-            f"  API        {url}",
-            f"  Docs       {url}/docs",
-            f"  Metrics    {url}/metrics",
-            f"  Logs       {self._logs}",
-        ]
-        if self._signs_in:
-            jar = shlex.quote(str(self._folder / "demo.cookies"))
-            lines += [
-                f"  Sign in    {url}/dev/sign-in?user=demo   (from this machine only)",
-                "  Upload     with any avatar.vrm:",
-                f"    curl -sS -o /dev/null -c {jar} '{url}/dev/sign-in?user=demo'",
-                f"    curl -b {jar} -F file=@avatar.vrm -F fileName=vrm/avatar.vrm -F fileType=model/vrm {url}/api/s3/upload",
-                f"    curl -b {jar} '{url}/api/s3/resources?type=vrm'",
-            ]
-        missing: list[tuple[str, str, str]] = []
-        if (
-            not settings.identity.nextauth_secret.get_secret_value()
-            and not settings.identity.auth_secret.get_secret_value()
-        ):
-            missing.append(
-                ("sessions", "those of your studio are not known here", "NEXTAUTH_SECRET='the one of your studio'")
-            )
-        if not settings.identity.oidc_issuer:
-            missing.append(
-                ("tokens", "no OpenID Connect issuer", "BUTAI_OIDC_ISSUER=https://… BUTAI_OIDC_AUDIENCE=butai")
-            )
-        if not settings.http.cors_origins:
-            missing.append(
-                ("origins", "no other site may call with cookies", "BUTAI_CORS_ORIGINS='[\"http://localhost:3000\"]'")
-            )
-        if not settings.livekit.url:
-            missing.append(
-                ("LiveKit", "going live is off", "LIVEKIT_URL=wss://… LIVEKIT_API_KEY=… LIVEKIT_API_SECRET=…")
-            )
-        if missing:
-            lines.append("Not configured (set these, then start again)")
-            lines += [f"  {name:10} {what}: export {how}" for name, what, how in missing]
-        lines.append("Ctrl-C ends it.")
-        _tell("\n".join(lines))
+        running = Running(
+            url=url_from_here(self._host, self._port),
+            folder=self._folder,
+            logs=self._logs,
+            signs_in=self._signs_in,
+            livekit_url=self._livekit.livekit.url if self._livekit else self._settings.livekit.url,
+            livekit_missing=self._livekit_missing,
+        )
+        _tell(introduction(self._settings, running, _seconds_since_start()))
 
     def look_at_space(self) -> None:
         """Called now and then: a full disk is told before it hurts."""
@@ -305,61 +308,17 @@ def _log_to(path: Path) -> None:
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(file))
 
 
-def _usable_port(host: str, port: int) -> int:
-    """The port, if the API could listen on it. Raises `StartError`, saying by whom it is taken."""
-    if port == 0:
-        return choose_port()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except PermissionError as error:
-            raise StartError(f"port {port} needs more rights: choose one above 1023 with --port") from error
-        except OSError as error:
-            if error.errno == 98:
-                raise StartError(f"port {port} is taken{_who_listens(port)}: choose another with --port") from error
-            raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    return port
-
-
-def _who_listens(port: int) -> str:
-    """` by NAME (process N)`, as far as this user may know."""
-    wanted = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                    wanted.add(f"socket:[{fields[9]}]")
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            for descriptor in (process / "fd").iterdir():
-                if str(descriptor.readlink()) in wanted:
-                    return f" by {(process / 'comm').read_text().strip()} (process {process.name})"
-    return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _readiness(host: str, port: int) -> str:
-    """Empty when the API says that it is ready; otherwise what it said."""
-    connection = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=5.0)
-    try:
-        connection.request("GET", "/readyz")
-        response = connection.getresponse()
-        body = response.read(1000).decode(errors="replace")
-        return "" if response.status == 200 else f"{response.status} {body}"
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
-    finally:
-        connection.close()
+def _relay_folder(folder: Path) -> Path:
+    """Where relays have their sockets: in the data folder, or in /tmp where that is too long a path. Raises `StartError`."""
+    path = folder / "relays"
+    if len(os.fsencode(path)) <= _LONGEST_FOLDER:
+        return make_folder(path, needed_bytes=0)
+    path = Path("/tmp") / f"butai-{os.geteuid()}-{zlib.crc32(os.fsencode(folder)):08x}"
+    path = make_folder(path, needed_bytes=0)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StartError(f"{path} is not this user's alone: remove it, or name another folder in BUTAI_RELAY_FOLDER")
+    return path
 
 
 def _head_revision() -> str:

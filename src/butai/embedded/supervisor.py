@@ -27,7 +27,7 @@ STEADY = 10.0
 
 
 class Service(Protocol):
-    """What can be kept running. `EmbeddedPostgres`, `EmbeddedSeaweed` and `Program` can."""
+    """What can be kept running. `EmbeddedPostgres`, `EmbeddedSeaweed`, `EmbeddedLiveKit` and `Program` can."""
 
     @property
     def child(self) -> Child | None:
@@ -44,11 +44,20 @@ class Service(Protocol):
 
 
 class Program:
-    """One of our own commands as a service: the API, the worker."""
+    """One of our own commands as a service: the API, the worker, the controller."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log_file: Path, *, patience: float = 12.0) -> None:
-        """`patience`: seconds that it gets after SIGTERM. Both commands give what they are doing ten."""
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        log_file: Path,
+        *,
+        patience: float = 12.0,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """`patience`: seconds that it gets after SIGTERM. Our commands give what they are doing ten."""
         self._argv, self._env, self.log_file, self._patience = argv, env, log_file, patience
+        self._pass_fds = pass_fds
         self._child: Child | None = None
 
     @property
@@ -58,7 +67,7 @@ class Program:
 
     def launch(self) -> None:
         """Start it. Nothing to wait for."""
-        self._child = Child(self._argv, env=self._env, log=self.log_file)
+        self._child = Child(self._argv, env=self._env, log=self.log_file, pass_fds=self._pass_fds)
 
     def stop(self, *, fast: bool = False) -> None:
         """SIGTERM, or SIGKILL with `fast`."""

@@ -1,0 +1,5 @@
+"""Going live shown to a newcomer, on one machine and with no account anywhere.
+
+Called by `butai demo live`. It is a client of the service like any other: over HTTP, with a host and two platforms of its
+own, each in a process of its own. Nothing of the service imports it, and it imports nothing of the service.
+"""

@@ -1,0 +1,82 @@
+"""The few calls of the service that a demonstration makes, as any client would make them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import aiohttp
+
+
+class DemoFailed(Exception):
+    """The demonstration cannot go on. The text is for the person who watches."""
+
+
+class Service:
+    """A running service, and somebody signed in to it. `async with Service(url) as service`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._http: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        # `unsafe`: cookies of a host that is an address.
+        self._http = aiohttp.ClientSession(
+            cookie_jar=aiohttp.CookieJar(unsafe=True), timeout=aiohttp.ClientTimeout(total=20)
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.close()
+
+    async def sign_in(self, user: str) -> None:
+        """By the development sign-in. Raises `DemoFailed` when nothing answers or it is off."""
+        try:
+            async with self._http.get(
+                f"{self.url}/dev/sign-in", params={"user": user}, allow_redirects=False
+            ) as answer:
+                if answer.status != 303:
+                    raise DemoFailed(
+                        f"{self.url} does not sign in for development (it answered {answer.status}): "
+                        "the demonstration is for a service that `butai up` runs on this machine"
+                    )
+        except (aiohttp.ClientConnectionError, TimeoutError):
+            raise DemoFailed(
+                f"nothing answers at {self.url}: run `butai up` (or `make run`) in another terminal first"
+            ) from None
+
+    async def call(self, method: str, path: str, body: object = None) -> Any:
+        """The answer's JSON. Raises `DemoFailed` with the service's own words for what is not 2xx."""
+        try:
+            async with self._http.request(method, self.url + path, json=body) as answer:
+                said = await answer.json(content_type=None) if answer.status != 204 else None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise DemoFailed(f"{method} {path}: {error or type(error).__name__}") from error
+        if answer.status >= 300:
+            told = said if isinstance(said, dict) else {}
+            raise DemoFailed(
+                f"{method} {path}: {answer.status} {told.get('code', '')} {told.get('detail', '')}".strip()
+            )
+        return said
+
+    async def hints(self, room_id: str) -> AsyncIterator[None]:
+        """Yields whenever something happened in the room (server-sent events), until it is closed.
+
+        What happened is read from the status: an event is a hint, and none is needed to be right.
+        """
+        while True:
+            try:
+                async with self._http.get(
+                    f"{self.url}/api/live/events",
+                    params={"room_id": room_id},
+                    headers={"Accept": "text/event-stream"},
+                    timeout=aiohttp.ClientTimeout(sock_connect=5, sock_read=60),
+                ) as answer:
+                    answer.raise_for_status()
+                    async for line in answer.content:
+                        if line.startswith(b"data:"):
+                            yield
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(1)

@@ -1,0 +1,80 @@
+"""Whether the API can listen where it is told to, who is there already, and when it is ready. Called by `butai.up`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import ipaddress
+import socket
+from pathlib import Path
+
+from butai.embedded.folder import choose_port
+from butai.embedded.process import StartError
+
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""How to reach, from this machine, who listens on every address."""
+
+
+def usable_port(host: str, port: int) -> int:
+    """The port, if the API could listen on it; any free one for 0. Raises `StartError`, saying by whom it is taken."""
+    if port == 0:
+        return choose_port()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except PermissionError as error:
+            raise StartError(f"port {port} needs more rights: choose one above 1023 with --port") from error
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise StartError(f"port {port} is taken{_who_listens(port)}: choose another with --port") from error
+            raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return port
+
+
+def _who_listens(port: int) -> str:
+    """` by NAME (process N)`, as far as this user may know."""
+    wanted = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    wanted.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                if str(descriptor.readlink()) in wanted:
+                    return f" by {(process / 'comm').read_text().strip()} (process {process.name})"
+    return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches who listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def url_from_here(host: str, port: int) -> str:
+    """`http://127.0.0.1:8080`, for whoever is on this machine."""
+    here = _HERE.get(host, host)
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+
+
+def readiness(host: str, port: int) -> str:
+    """Empty when the API says that it is ready; otherwise what it said."""
+    connection = http.client.HTTPConnection(_HERE.get(host, host), port, timeout=5.0)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read(1000).decode(errors="replace")
+        return "" if response.status == 200 else f"{response.status} {body}"
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        connection.close()

@@ -1,0 +1,89 @@
+"""What `butai up` tells once it is ready: where everything is, how to begin, what is not configured. Called by `up` alone."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from butai.config import Settings
+
+
+@dataclass(frozen=True)
+class Running:
+    """What is running. `livekit_url` is empty when going live is off; `livekit_missing` then says why."""
+
+    url: str
+    folder: Path
+    logs: Path
+    signs_in: bool
+    livekit_url: str
+    livekit_missing: str = ""
+
+
+def introduction(settings: Settings, running: Running, seconds: float) -> str:
+    """The whole text. `seconds`: from the start to now."""
+    url = running.url
+    lines = [
+        "",
+        f"Ready in {seconds:.1f} s.",
+        f"  API        {url}",
+        f"  Docs       {url}/docs",
+        f"  Metrics    {url}/metrics",
+        f"  Logs       {running.logs}",
+    ]
+    if running.livekit_url:
+        lines.append(f"  LiveKit    {running.livekit_url}")
+    if running.signs_in:
+        jar = shlex.quote(str(running.folder / "demo.cookies"))
+        lines += [
+            f"  Sign in    {url}/dev/sign-in?user=demo   (from this machine only)",
+            "  Upload     with any avatar.vrm:",
+            f"    curl -sS -o /dev/null -c {jar} '{url}/dev/sign-in?user=demo'",
+            f"    curl -b {jar} -F file=@avatar.vrm -F fileName=vrm/avatar.vrm -F fileType=model/vrm {url}/api/s3/upload",
+            f"    curl -b {jar} '{url}/api/s3/resources?type=vrm'",
+        ]
+    if running.livekit_url:
+        lines.append("  Go live    POST /api/live/rooms, /api/live/destinations, /api/live/start (see Docs)")
+        if running.signs_in:
+            lines += [
+                "             to watch it done to two platforms on this machine, in another terminal:",
+                f"    {_command()} demo live --url {url}",
+            ]
+    missing = _missing(settings, running)
+    if missing:
+        lines.append("Not configured (set these, then start again)")
+        lines += [f"  {name:10} {what}: export {how}" for name, what, how in missing]
+    lines.append("Ctrl-C ends it.")
+    return "\n".join(lines)
+
+
+def _missing(settings: Settings, running: Running) -> list[tuple[str, str, str]]:
+    """What, what that means, and the line that configures it."""
+    found: list[tuple[str, str, str]] = []
+    identity = settings.identity
+    if not identity.nextauth_secret.get_secret_value() and not identity.auth_secret.get_secret_value():
+        found.append(
+            ("sessions", "those of your studio are not known here", "NEXTAUTH_SECRET='the one of your studio'")
+        )
+    if not identity.oidc_issuer:
+        found.append(("tokens", "no OpenID Connect issuer", "BUTAI_OIDC_ISSUER=https://… BUTAI_OIDC_AUDIENCE=butai"))
+    if not settings.http.cors_origins:
+        found.append(
+            ("origins", "no other site may call with cookies", "BUTAI_CORS_ORIGINS='[\"http://localhost:3000\"]'")
+        )
+    if not settings.livekit.url:
+        what = running.livekit_missing or "one that only this machine reaches"
+        found.append(("LiveKit", what, "LIVEKIT_URL=wss://… LIVEKIT_API_KEY=… LIVEKIT_API_SECRET=…"))
+    return found
+
+
+def _command() -> str:
+    """How this person starts `butai`: as short as the shell would take it."""
+    program = Path(sys.prefix) / "bin" / "butai"
+    if not program.exists():
+        return f"{shlex.quote(sys.executable)} -m butai.cli"
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return shlex.quote(str(program))
