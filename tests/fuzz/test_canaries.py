@@ -31,6 +31,7 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import sessions
 from tests import files
+from tests.canaries import leaks
 from tests.conftest import NEXTAUTH_SECRET
 from tests.fakes.store_proxy import StoreProxy
 from tests.fuzz.conftest import Target, attacked
@@ -49,33 +50,6 @@ def jwt(**claims: object) -> str:
     return ".".join(
         base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (*parts, b"canary-signature-0d17" * 9)
     )
-
-
-def spellings(secret: str) -> set[bytes]:
-    """A secret as it may stand in an output: plain, in a URL, in JSON, in base64, in hexadecimal."""
-    raw = secret.encode()
-    found = {
-        raw,
-        quote(secret).encode(),
-        quote(secret, safe="").encode(),
-        raw.hex().encode(),
-        raw.hex().upper().encode(),
-    }
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        # Without its ends: those depend on what stands beside it.
-        found |= {encode(b"x" * shift + raw)[4:-4] for shift in range(3)}
-    return found
-
-
-def leaks(secrets: dict[str, str], outputs: dict[str, bytes]) -> list[str]:
-    """Which secret stands in which output."""
-    return [
-        f"{name} in {place}, after {output[: output.index(spelling)][-200:]!r}"
-        for name, secret in secrets.items()
-        for spelling in spellings(secret)
-        for place, output in outputs.items()
-        if spelling in output
-    ]
 
 
 def test_a_leak_would_be_seen() -> None:

@@ -1,0 +1,256 @@
+"""Going live on two real RTMP servers, which fail in every way they can: each alone, and the service says so at once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.e2e.conftest import OnAir, Start
+from tests.e2e.stage import Show, Stage, events, eventually, rising
+from tests.platforms import Authority, Platform, probe, tls_front
+from tests.processes import free_port
+
+
+def keyframes(path: Path) -> list[float]:
+    """When they come, in seconds."""
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        return [
+            float(packet.pts * packet.time_base)
+            for packet in file.demux(stream)
+            if packet.is_keyframe and packet.pts is not None and packet.time_base is not None
+        ]
+
+
+async def test_both_platforms_get_what_the_host_shows_until_it_is_stopped(on_air: Start) -> None:
+    async with on_air(host=()) as it:
+        show = it.show
+        async with events(show) as heard:
+            on_air_since = time.time()
+            assert show.now.status == "live"
+            await show.until(lambda: show.now.outputs["twitch"]["confirmation"] == "transport", 5)
+            metrics = await metrics_of(show, "twitch")
+            assert 2000 < metrics["bitrate_kbps"] < 8000
+            assert 25 <= metrics["fps"] <= 35
+            assert metrics["dropped_frames"] == 0
+            async with rising(it.youtube_bytes), rising(it.twitch_bytes):
+                await asyncio.sleep(6)
+            began = time.monotonic()
+            await show.stop()
+            assert time.monotonic() - began < 5
+            # Once more is once.
+            said = await show.call("POST", "/api/live/stop", {"session_id": show.session})
+            assert said["status"] == "ended"
+            assert await eventually(lambda: bool(heard), 5) < 5
+        for label in ("youtube", "twitch"):
+            assert show.changes_of(label)[0] in ("starting", "live")
+            assert [state for state in show.changes_of(label) if state not in ("starting", "stopping")] == [
+                "live",
+                "ended",
+            ]
+            assert show.now.outputs[label]["error"] is None
+        lasted = time.time() - on_air_since
+        for platform, key in ((it.youtube, it.youtube_key), (it.twitch, it.twitch_key)):
+            await eventually(lambda platform=platform, key=key: bool(platform.published(key, "publish_done")), 5)
+            (file,) = platform.recordings(key)
+            found = probe(file)
+            assert (found["video"]["codec_name"], found["video"]["profile"]) == ("h264", "High")
+            assert (found["video"]["width"], found["video"]["height"]) == (1280, 720)
+            assert (found["audio"]["codec_name"], found["audio"]["channels"]) == ("aac", 2)
+            assert float(found["format"]["duration"]) >= lasted - 3
+            gaps = [later - earlier for earlier, later in itertools.pairwise(keyframes(file))]
+            # One is asked for when the other platform begins; otherwise every two seconds.
+            assert max(gaps) <= 2.1
+
+
+async def metrics_of(show: Show, label: str) -> dict[str, float]:
+    await show.until(lambda: bool((show.now.outputs[label].get("metrics") or {}).get("bitrate_kbps")), 6)
+    await asyncio.sleep(2)
+    return show.now.outputs[label]["metrics"]
+
+
+async def test_a_bad_key_is_tried_once_more_and_then_said_while_the_other_platform_is_live(on_air: Start) -> None:
+    async with on_air(prepare=lambda it: it.twitch.refuse.add(it.twitch_key), wait=("youtube",)) as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            await show.until(lambda: show.code("twitch") == "key_rejected", 10)
+            await show.until(lambda: show.state("twitch") == "error", 12)
+        refusals = it.twitch.published(it.twitch_key, "refused")
+        assert len(refusals) == 2
+        assert 2.5 < refusals[1].at - refusals[0].at < 6
+        error = show.now.outputs["twitch"]["error"]
+        assert error["code"] == "key_rejected"
+        assert error["message"] and error["action"]
+        assert error["next_attempt_at"] is None
+        assert show.now.status == "degraded"
+        assert show.changes_of("youtube") == [
+            state for state in show.changes_of("youtube") if state in ("starting", "live")
+        ]
+        # The host has looked it up and asks again.
+        it.twitch.refuse.clear()
+        await show.call("POST", f"/api/live/outputs/{show.now.outputs['twitch']['id']}/retry")
+        await show.until_live("twitch")
+        await show.until(lambda: show.now.status == "live", 3)
+
+
+async def test_when_both_refuse_the_broadcast_is_an_error(on_air: Start) -> None:
+    def refuse(it: OnAir) -> None:
+        it.twitch.refuse.add(it.twitch_key)
+        it.youtube.refuse.add(it.youtube_key)
+
+    async with on_air(prepare=refuse, wait=()) as it:
+        await it.show.until(lambda: it.show.now.status == "error", 30)
+        assert {it.show.code("youtube"), it.show.code("twitch")} == {"key_rejected"}
+        assert not it.youtube.published(it.youtube_key)
+
+
+async def test_a_platform_that_does_not_listen_is_tried_until_it_does(on_air: Start) -> None:
+    async with on_air(prepare=lambda it: it.twitch.kill(), wait=("youtube",)) as it:
+        show = it.show
+        assert not it.twitch.alive
+        async with rising(it.youtube_bytes):
+            await show.until(lambda: show.code("twitch") == "destination_unreachable", 5)
+            assert show.now.outputs["twitch"]["next_attempt_at"]
+            await show.until(lambda: show.now.outputs["twitch"]["attempt"] >= 2, 10)
+            it.twitch.start()
+            await show.until_live("twitch", seconds=30)
+        assert show.now.outputs["twitch"]["error"] is None
+
+
+async def test_a_name_that_nobody_knows_is_unreachable(on_air: Start) -> None:
+    async with on_air(twitch_url="rtmp://ingest.butai.invalid/live") as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            await show.until(lambda: show.code("twitch") == "destination_unreachable", 25)
+        assert show.state("twitch") == "starting"
+        assert show.state("youtube") == "live"
+
+
+async def test_a_dropped_connection_is_made_again(on_air: Start) -> None:
+    async with on_air() as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            since = time.time()
+            it.twitch.drop(it.twitch_key)
+            seen = await show.until(lambda: "interrupted" in show.changes_of("twitch", since), 5)
+            assert seen - since < 2
+            await show.until_live("twitch")
+        (change,) = [one for one in show.changes if one.label == "twitch" and one.after == "interrupted"]
+        assert change.code == "destination_closed"
+        assert show.changes_of("youtube", since) == []
+        assert show.now.outputs["twitch"]["attempt"] == 2
+        assert len(it.twitch.published(it.twitch_key)) == 2
+
+
+@pytest.mark.parametrize("away", [5, pytest.param(40, marks=pytest.mark.slow)])
+async def test_a_killed_platform_is_found_again_when_it_is_back(on_air: Start, away: float) -> None:
+    async with on_air() as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            since = time.time()
+            it.twitch.kill()
+            seen = await show.until(lambda: show.state("twitch") == "interrupted", 5)
+            assert seen - since < 2
+            assert show.now.status == "degraded"
+            await asyncio.sleep(away)
+            assert show.state("twitch") == "interrupted"
+            assert show.code("twitch") == "destination_unreachable"
+            it.twitch.start()
+            # Twitch keeps the viewers for 90 s: tries are never further apart than a part of that.
+            await show.until_live("twitch", seconds=40)
+            await eventually(lambda: it.twitch_bytes() > 0, 5)
+        assert show.changes_of("youtube", since) == []
+
+
+async def test_a_platform_that_stops_reading_is_seen_within_seconds_and_healed(on_air: Start) -> None:
+    async with on_air() as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            since = time.time()
+            it.twitch.stall()
+            try:
+                seen = await show.until(lambda: show.state("twitch") == "interrupted", 6)
+                assert show.code("twitch") == "destination_stalled"
+                assert seen - since < 4
+                await asyncio.sleep(2)
+                assert show.state("twitch") == "interrupted"
+            finally:
+                it.twitch.resume()
+            await show.until_live("twitch", seconds=20)
+            await eventually(lambda: it.twitch_bytes() > 0, 5)
+        assert show.changes_of("youtube", since) == []
+
+
+@pytest.mark.slow
+async def test_a_platform_that_never_reads_again_is_left_and_tried_anew(on_air: Start) -> None:
+    async with on_air() as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            it.twitch.stall()
+            try:
+                await show.until(lambda: show.state("twitch") == "interrupted", 6)
+                # The first attempt is given up; the next one finds a socket that says nothing.
+                await show.until(lambda: show.now.outputs["twitch"]["attempt"] >= 2, 40)
+            finally:
+                it.twitch.resume()
+            await show.until_live("twitch", seconds=60)
+
+
+async def test_tls_with_a_certificate_that_is_trusted(on_air: Start, authority: Authority, twitch: Platform) -> None:
+    with tls_front(twitch.port, authority.context("localhost")) as port:
+        async with on_air(twitch_url=f"rtmps://localhost:{port}/live") as it:
+            await it.show.until_live("twitch")
+            async with rising(it.twitch_bytes):
+                await asyncio.sleep(1)
+
+
+async def test_tls_with_a_certificate_that_is_not_is_tried_once_more_and_then_said(
+    on_air: Start, tmp_path: Path, twitch: Platform
+) -> None:
+    stranger = Authority(tmp_path)
+    with tls_front(twitch.port, stranger.context("localhost")) as port:
+        async with on_air(twitch_url=f"rtmps://localhost:{port}/live") as it:
+            show = it.show
+            async with rising(it.youtube_bytes):
+                await show.until(lambda: show.code("twitch") == "tls_failed", 10)
+                await show.until(lambda: show.state("twitch") == "error", 30)
+            assert show.now.outputs["twitch"]["attempt"] == 2
+            assert not it.twitch.published(it.twitch_key)
+
+
+async def test_one_output_may_be_stopped_and_another_one_added_while_on_air(on_air: Start) -> None:
+    async with on_air() as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            await show.call("POST", f"/api/live/outputs/{show.now.outputs['twitch']['id']}/stop")
+            await show.until(lambda: show.state("twitch") == "ended", 10)
+            await eventually(lambda: bool(it.twitch.published(it.twitch_key, "publish_done")), 5)
+            third = await show.destination("custom", it.twitch.url, "third-key", label="third")
+            await show.call("POST", f"/api/live/broadcasts/{show.session}/outputs", {"destination_ids": [third]})
+            await show.until(lambda: "third" in show.now.outputs and show.state("third") == "live", 10)
+        assert show.state("youtube") == "live"
+        assert show.now.outputs["youtube"]["attempt"] == 1
+
+
+async def test_nobody_but_the_host_may_stop_it(on_air: Start, stage: Stage) -> None:
+    async with on_air() as it, Show(stage) as stranger:
+        body = {"session_id": it.show.session}
+        said = await stranger.call("POST", "/api/live/stop", body, expect=403)
+        assert said["code"] == "not_host"
+        await asyncio.sleep(1)
+        assert it.show.now.status == "live"
+
+
+async def test_a_port_where_nobody_ever_listens_uses_up_its_tries_for_itself_alone(on_air: Start) -> None:
+    async with on_air(twitch_url=f"rtmp://127.0.0.1:{free_port()}/live") as it:
+        show = it.show
+        async with rising(it.youtube_bytes):
+            await show.until(lambda: show.now.outputs["twitch"]["attempt"] >= 3, 20)
+        assert show.code("twitch") == "destination_unreachable"
+        await show.stop()
+        assert show.state("twitch") == "ended"
