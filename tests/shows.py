@@ -53,7 +53,7 @@ class Shows:
 
     def __init__(self, url: str, folder: Path, **live: Any) -> None:
         self.url, self.folder = url, folder
-        rules = {"youtube_retry": QUICK, "twitch_retry": QUICK, "custom_retry": QUICK}
+        rules: dict[str, Any] = {"youtube_retry": QUICK, "twitch_retry": QUICK, "custom_retry": QUICK}
         self.live = LiveSettings(relay_folder=folder, **(rules | live))
 
     # What hosts want
@@ -138,7 +138,9 @@ class Shows:
             row = await self.broadcast(broadcast_id)
             return row if row["ended_at"] else None
 
-        return await until(look, patience)
+        found = await until(look, patience)
+        assert found is not None
+        return found
 
     # The relay
 

@@ -42,9 +42,9 @@ BEAT_EVERY = 5.0
 """Seconds between two signs of life in `controllers`."""
 METRICS_EVERY = 1.0
 """Seconds: the figures of all outputs in one statement."""
-FEED_ALONE_FOR = 5.0
-"""Seconds after the last renewal in which relays still get pings though controllers live on other hosts. One of those may
-start a relay `ABANDONED_AFTER` (35 s) after our last renewal, and ours ends 30 s after its last ping."""
+FEED_FOR = 4.0
+"""Seconds after the last renewal in which relays still get pings though controllers live on other hosts. Those may start
+another relay `ABANDONED_AFTER` after our last renewal, and ours ends 30 s after its last ping."""
 CLOCK_TOLERANCE = 0.25
 """Seconds by which our clock may be off Postgres's before we follow that one: below it, the way there tells more."""
 CRASH_PAUSE = 2.0
@@ -194,7 +194,7 @@ class Controller:
 
     def _feed(self) -> None:
         """Without Postgres, engines go on as long as no other host can have taken them over."""
-        fresh = time.monotonic() - self._renewed_at < self._settings.lease / 3 + FEED_ALONE_FOR
+        fresh = time.monotonic() - self._renewed_at < FEED_FOR
         self._egress.may_feed(fresh or self._alone)
 
     # Notifications

@@ -33,13 +33,14 @@ from butai.live.observations import Observed, OutputReport
 from butai.live.states import Code, Event, State
 
 START_LIMIT = 45.0
-"""Seconds that an attempt may take until it is live (live.md §6, `egress_start_timeout`)."""
+"""Seconds that an attempt may take until it is live (`egress_start_timeout`)."""
 STOP_LIMIT = 10.0
-"""Seconds until a stop that nobody confirms is over all the same (live.md §4)."""
+"""Seconds until a stop that nobody confirms is over all the same."""
 KILL_AFTER = 8.5
 """Seconds that an engine gets to end by itself. The relay gives itself 8."""
-ABANDONED_AFTER = 35.0
-"""Seconds after its controller was last heard when a relay on another host has surely ended: it ends after 30 s itself."""
+ABANDONED_AFTER = 40.0
+"""Seconds after its controller's last renewal when a relay on another host has surely ended: its last ping came within 4
+(`butai.controller`), it ends 30 after that, and its goodbyes take at most 4."""
 
 _SOURCE_FAILED_FOR_GOOD = (Code.ROOM_NOT_FOUND, Code.LIVEKIT_UNAUTHORIZED)
 

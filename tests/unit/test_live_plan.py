@@ -1,0 +1,228 @@
+"""Single decisions of the plan, and what counts as news of an engine."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from butai.config import RetrySettings
+from butai.live.actions import BroadcastEnded, EngineLost, Move, StartEngine, StartOutput, StopEngine, StopOutput
+from butai.live.desired import BroadcastRow, OutputRow
+from butai.live.draft import Policy
+from butai.live.observations import KEPT, EngineGone, Observations, OutputReport, SourceReport
+from butai.live.plan import ABANDONED_AFTER, plan
+from butai.live.states import Code, Event, State
+
+NOW = 5000.0
+A, B = uuid.uuid4(), uuid.uuid4()
+RULES = RetrySettings()
+POLICY = Policy({"youtube": RULES, "twitch": RULES, "custom": RULES}, "here", lambda: 0.5)
+
+
+def output(output_id: uuid.UUID = A, state: State = State.LIVE, attempt: int = 2, **more: Any) -> OutputRow:
+    row = OutputRow(
+        output_id, "custom", "rtmp://a", None, b"k", "on", state, 4000.0, attempt=attempt, attempt_started_at=NOW - 1
+    )
+    if state is State.LIVE:
+        row = replace(row, live_since=4000.0, last_live_at=4000.0, first_live_at=4000.0)
+    return replace(row, **more)
+
+
+def broadcast(*outputs: OutputRow, **more: Any) -> BroadcastRow:
+    row = BroadcastRow(
+        uuid.uuid4(), "room", "host", "on_air", "720p30", "any", "", 60.0, "end", outputs, engine_ref="r1"
+    )
+    return replace(row, **({"engine_host": "here", "engine_seen_at": NOW} | more))
+
+
+def running(*reports: OutputReport, ref: str = "r1") -> Observations:
+    seen = Observations()
+    seen.engine_running(ref, NOW - 100)
+    seen.ordered_configuration()
+    for report in reports:
+        seen.heard(report)
+    return seen
+
+
+def report(attempt: int, phase: Any, at: float = NOW, code: str = "", output_id: uuid.UUID = A) -> OutputReport:
+    return OutputReport(output_id, attempt, phase, at, code)
+
+
+def moves(row: BroadcastRow, seen: Observations, now: float = NOW) -> list[tuple[Event, str | None]]:
+    return [(one.event, one.code) for one in plan(row, seen.snapshot(), now, POLICY).writes if isinstance(one, Move)]
+
+
+def heard(*reports: OutputReport) -> list[OutputReport]:
+    return list(running(*reports).snapshot().reports)
+
+
+def test_reports_of_an_older_attempt_and_doubled_ones_are_no_news() -> None:
+    live = report(2, "live", 10)
+    assert heard(live, live, report(1, "failed", 20), report(1, "live", 30)) == [live]
+
+
+def test_within_an_attempt_reports_only_lead_further() -> None:
+    kept = [report(1, "connecting", 1), report(1, "live", 3), report(1, "failed", 9)]
+    late = [report(1, "publishing", 2), report(1, "live", 12), report(1, "ended", 13), report(1, "stalled", 14)]
+    assert heard(kept[0], kept[1], late[0], kept[2], *late[1:]) == kept
+
+
+def test_live_and_stalled_take_turns_by_their_time_and_a_clock_set_back_hides_no_failure() -> None:
+    live, stalled, again = report(1, "live", 3), report(1, "stalled", 4), report(1, "live", 5)
+    failed = report(1, "failed", 1)
+    assert heard(live, report(1, "stalled", 2), stalled, again, stalled, failed) == [live, stalled, again, failed]
+
+
+def test_reports_that_wait_are_bounded_and_the_newest_stay_in_their_order() -> None:
+    flapping = [report(1, "live" if n % 2 else "stalled", n, output_id=A) for n in range(1, 100)]
+    other = report(1, "live", 1, output_id=B)
+    kept = heard(other, *flapping)
+    assert kept == [other, *flapping[-KEPT:]]
+
+
+def test_what_an_engine_that_is_gone_says_is_no_news() -> None:
+    seen = running(report(1, "live", 1))
+    assert seen.heard(EngineGone(2, "egress_crashed"))
+    assert not seen.heard(report(1, "failed", 3)) and not seen.heard(EngineGone(4))
+    assert seen.snapshot().carries(A) is None
+
+
+def test_a_report_of_another_attempt_than_the_rows_changes_nothing() -> None:
+    row = broadcast(output(attempt=2))
+    assert moves(row, running(report(1, "failed", code="destination_closed"))) == []
+    assert moves(row, running(report(3, "failed", code="destination_closed"))) == []
+    assert moves(row, running(report(2, "failed", code="destination_closed"))) == [
+        (Event.RETRY_PLANNED, "destination_closed")
+    ]
+
+
+def test_a_report_while_the_next_attempt_is_waited_for_changes_nothing() -> None:
+    row = broadcast(output(state=State.RECONNECTING, next_attempt_at=NOW + 5))
+    assert moves(row, running(report(2, "live"))) == []
+
+
+def test_reports_of_an_engine_that_the_rows_do_not_know_change_nothing() -> None:
+    row = broadcast(output(), engine_ref="r0")
+    found = moves(row, running(report(2, "failed", code="key_rejected"), ref="r1"))
+    assert found == [(Event.RETRY_PLANNED, "egress_lost")]
+
+
+def test_an_attempt_is_started_once_and_again_only_by_a_new_engine_connection() -> None:
+    row = broadcast(output(state=State.STARTING, attempt=1))
+    seen = running()
+    made = plan(row, seen.snapshot(), NOW, POLICY)
+    assert [type(one) for one in made.orders] == [StartOutput]
+    seen.ordered_start(A, 1)
+    assert plan(row, seen.snapshot(), NOW, POLICY).orders == ()
+    seen.heard(report(1, "failed", code="destination_closed"))
+    assert not [one for one in plan(row, seen.snapshot(), NOW, POLICY).orders if isinstance(one, StartOutput)]
+
+
+def test_the_time_limit_ends_the_old_attempt_before_the_next_begins() -> None:
+    row = broadcast(output(state=State.STARTING, attempt=1, attempt_started_at=NOW - 45))
+    seen = running(report(1, "connecting", NOW - 45))
+    made = plan(row, seen.snapshot(), NOW, POLICY)
+    [move] = [one for one in made.writes if isinstance(one, Move)]
+    assert (move.event, move.code, move.changes["next_attempt_at"]) == (
+        Event.RETRY_PLANNED,
+        Code.EGRESS_START_TIMEOUT,
+        NOW + 3,
+    )
+    assert made.orders == (StopOutput(A),)
+    seen.ordered_stop(A, NOW)
+    waiting = broadcast(replace(row.outputs[0], **dict(move.changes)))
+    assert moves(waiting, seen, NOW + 4) == []
+    seen.heard(report(1, "ended", NOW + 4))
+    assert moves(waiting, seen, NOW + 4) == [(Event.STARTED, None)]
+
+
+def test_a_stop_of_one_that_waits_is_over_at_once_and_touches_no_other() -> None:
+    row = broadcast(output(state=State.RECONNECTING, next_attempt_at=NOW + 9, wanted="off"), output(B, attempt=1))
+    seen = running(report(2, "failed", NOW - 5), report(1, "live", NOW - 50, output_id=B))
+    made = plan(row, seen.snapshot(), NOW, POLICY)
+    assert [(one.output_id, one.event) for one in made.writes if isinstance(one, Move)] == [
+        (A, Event.STOP_ASKED),
+        (A, Event.ENDED),
+    ]
+    assert made.orders == ()
+
+
+def test_a_stop_is_over_after_ten_seconds_whatever_the_engine_says() -> None:
+    stopping = output(state=State.STOPPING, wanted="off")
+    row = broadcast(replace(stopping, state_since=NOW - 9.9), output(B, attempt=1))
+    seen = running(report(2, "live", NOW - 50), report(1, "live", NOW - 50, output_id=B))
+    seen.ordered_stop(A, NOW - 9.9)
+    made = plan(row, seen.snapshot(), NOW, POLICY)
+    assert made.writes == () and made.wake_at == pytest.approx(NOW + 0.1)
+    assert moves(row, seen, NOW + 0.1) == [(Event.ENDED, Code.STOP_UNCONFIRMED)]
+
+
+def test_losing_an_engine_that_was_told_to_end_fails_nothing() -> None:
+    row = broadcast(output(), wanted="off_air")
+    seen = running(report(2, "live", NOW - 50))
+    seen.ordered_end(NOW - 1)
+    seen.heard(EngineGone(NOW))
+    made = plan(row, seen.snapshot(), NOW, POLICY)
+    assert [type(one) for one in made.writes] == [EngineLost, Move, Move, BroadcastEnded]
+    assert moves(row, seen) == [(Event.STOP_ASKED, None), (Event.ENDED, None)]
+
+
+def test_an_engine_elsewhere_is_outwaited_and_not_started_beside() -> None:
+    row = broadcast(output(), engine_host="there", engine_seen_at=NOW - 10)
+    made = plan(row, Observations().snapshot(), NOW, POLICY)
+    assert StartEngine() not in made.orders
+    [lost] = [one for one in made.writes if isinstance(one, EngineLost)]
+    assert lost.next_at == NOW - 10 + ABANDONED_AFTER
+    after = broadcast(
+        output(state=State.RECONNECTING, next_attempt_at=NOW),
+        engine_host="there",
+        engine_ref=None,
+        engine_seen_at=NOW - 10,
+    )
+    assert plan(after, Observations().snapshot(), NOW, POLICY).wake_at == NOW - 10 + ABANDONED_AFTER
+    assert StartEngine() in plan(after, Observations().snapshot(), NOW + ABANDONED_AFTER, POLICY).orders
+
+
+def test_the_first_crash_is_answered_at_once_and_the_next_ones_wait() -> None:
+    def next_start(failures: int, ran: float) -> float:
+        seen = running(report(2, "live", NOW - 50))
+        seen._since = NOW - ran
+        seen.heard(EngineGone(NOW, "egress_crashed"))
+        made = plan(broadcast(output(), engine_failures=failures), seen.snapshot(), NOW, POLICY)
+        [lost] = [one for one in made.writes if isinstance(one, EngineLost)]
+        assert lost.next_at is not None
+        return lost.next_at - NOW
+
+    assert next_start(0, ran=5) == 0
+    assert next_start(1, ran=5) == pytest.approx(3.75)
+    assert next_start(7, ran=5) == pytest.approx(45)
+    assert next_start(7, ran=61) == 0
+
+
+def test_a_livekit_that_cannot_be_reached_is_tried_with_another_engine() -> None:
+    row = broadcast(output(state=State.STARTING, attempt=1))
+    seen = running(report(1, "connecting", NOW - 1))
+    seen.heard(SourceReport("failed", NOW, "livekit_unreachable"))
+    made = plan(row, seen.snapshot(), NOW, POLICY)
+    assert StopEngine() in made.orders and not [one for one in made.writes if isinstance(one, Move)]
+    seen.ordered_end(NOW)
+    seen.heard(EngineGone(NOW + 1))
+    assert moves(row, seen, NOW + 1) == [(Event.RETRY_PLANNED, Code.LIVEKIT_UNREACHABLE)]
+
+
+def test_what_was_never_wanted_keeps_its_error_and_keeps_no_broadcast_up() -> None:
+    nowhere = output(B, State.FAILED, attempt=0, wanted="off", error_code="no_destination")
+    row = broadcast(output(state=State.ENDED, wanted="off"), nowhere)
+    made = plan(row, running().snapshot(), NOW, POLICY)
+    assert made.writes == (BroadcastEnded(None, NOW),)
+    up = broadcast(output(), nowhere)
+    assert plan(up, running(report(2, "live", NOW - 50)).snapshot(), NOW, POLICY).writes == ()
+
+
+def test_every_second_try_takes_the_backup_door() -> None:
+    rows = [replace(output(), backup_ingest_url="rtmp://b", tries=tries) for tries in range(4)]
+    assert [row.door for row in rows] == ["rtmp://a", "rtmp://b"] * 2
+    assert replace(rows[1], backup_ingest_url=None).door == "rtmp://a"

@@ -1,0 +1,407 @@
+"""Hosts, platforms, engines, controllers and the clock do what they like, in any order; the rules hold all the same.
+
+The rows, the observations and the plan are the real ones; the engine is a model that obeys orders at once, and whose
+reports arrive late, doubled and out of order. Time is a number.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from butai.config import RetrySettings
+from butai.live.actions import (
+    BroadcastEnded,
+    Configure,
+    EndBegun,
+    EngineHurried,
+    EngineLost,
+    EngineStarted,
+    ForgetRetry,
+    KillEngine,
+    Move,
+    Plan,
+    SourceChanged,
+    StartEngine,
+    StartOutput,
+    StopEngine,
+    StopOutput,
+)
+from butai.live.desired import BroadcastRow, OutputRow
+from butai.live.draft import Policy
+from butai.live.observations import (
+    OVER,
+    EngineGone,
+    Observations,
+    Observed,
+    OutputReport,
+    SourceReport,
+    StartFailed,
+)
+from butai.live.plan import STOP_LIMIT, plan
+from butai.live.states import Event, State, next_state
+
+RULES = RetrySettings(base=1, cap=8, attempts=4, minutes=10, stable=60)
+POLICY = Policy({"youtube": RULES, "twitch": RULES, "custom": RULES}, "here", lambda: 0.5)
+CODES = (
+    "key_rejected",
+    "destination_unreachable",
+    "destination_closed",
+    "already_publishing",
+    "tls_failed",
+    "nonsense",
+)
+
+
+class EngineModel:
+    """One engine that runs. It ends an older attempt before it starts another."""
+
+    def __init__(self) -> None:
+        self.ref = uuid.uuid4().hex
+        self.running: dict[UUID, OutputReport] = {}
+        self.stopped_at: dict[UUID, float] = {}
+        self.deaf = False
+
+
+def apply(row: BroadcastRow, made: Plan) -> BroadcastRow:
+    """What `transitions.write` does, without a database."""
+    outputs = {output.id: output for output in row.outputs}
+    for one in made.writes:
+        assert row.ended_at is None, "written to a broadcast that is over"
+        match one:
+            case Move():
+                output = outputs[one.output_id]
+                assert (output.state, output.attempt) == (one.before, one.attempt)
+                assert output.state is not State.ENDED
+                assert next_state(output.state, one.event) is one.changes["state"]
+                outputs[one.output_id] = replace(output, **one.changes)
+            case ForgetRetry():
+                outputs[one.output_id] = replace(outputs[one.output_id], retry_asked_at=None)
+            case EngineStarted():
+                row = replace(row, engine_ref=one.ref, engine_host=one.host, engine_seen_at=one.at, engine_next_at=None)
+            case EngineLost():
+                row = replace(row, engine_ref=None, engine_failures=one.failures, engine_next_at=one.next_at)
+            case EngineHurried():
+                row = replace(row, engine_next_at=None)
+            case SourceChanged():
+                row = replace(row, source_phase=one.phase, source_code=one.code, source_since=one.at)
+            case EndBegun():
+                row = replace(row, wanted="off_air", stop_asked_at=one.at, end_code=one.code)
+            case BroadcastEnded():
+                row = replace(row, wanted="off_air", ended_at=one.at)
+        row = replace(row, outputs=tuple(outputs.values()))
+    return row
+
+
+def without(seen: Observed, output_id: UUID) -> Observed:
+    """As if the engine had never spoken of this output."""
+    return replace(
+        seen,
+        latest={key: value for key, value in seen.latest.items() if key != output_id},
+        reports=tuple(report for report in seen.reports if report.output_id != output_id),
+    )
+
+
+def moves_of_others(made: Plan, output_id: UUID) -> list[Move]:
+    return [one for one in made.writes if isinstance(one, Move) and one.output_id != output_id]
+
+
+class Show(RuleBasedStateMachine):
+    """One broadcast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_000_000.0
+        self.engine: EngineModel | None = None
+        self.starting = False
+        self.seen = Observations()
+        self.on_its_way: list[OutputReport | SourceReport] = []
+        self.tries: dict[UUID, int] = {}
+        self.ended: dict[UUID, OutputRow] = {}
+        self.away = False
+
+    @initialize(count=st.integers(1, 3))
+    def begin(self, count: int) -> None:
+        self.row = BroadcastRow(
+            uuid.uuid4(),
+            "room",
+            "host",
+            "on_air",
+            "720p30",
+            "any",
+            "",
+            60.0,
+            "end",
+            tuple(self._output() for _ in range(count)),
+        )
+        self.step()
+
+    def _output(self) -> OutputRow:
+        return OutputRow(uuid.uuid4(), "custom", "rtmp://a", None, b"k", "on", State.PENDING, self.now)
+
+    # The controller
+
+    def step(self) -> None:
+        if self.away:
+            return
+        seen = self.seen.snapshot()
+        made = plan(self.row, seen, self.now, POLICY)
+        for output_id in {report.output_id for report in seen.reports}:
+            if not any(isinstance(one, BroadcastEnded) for one in made.writes):
+                other = plan(self.row, without(seen, output_id), self.now, POLICY)
+                assert moves_of_others(made, output_id) == moves_of_others(other, output_id)
+        self.row = apply(self.row, made)
+        self._count(made)
+        self.seen.written(seen)
+        for order in made.orders:
+            self._obey(order)
+        seen = self.seen.snapshot()
+        if not seen.reports and not seen.gone and seen.engine != "absent":
+            # Nothing new: nothing to do.
+            assert plan(self.row, seen, self.now, POLICY).actions == []
+
+    def _count(self, made: Plan) -> None:
+        for one in made.writes:
+            if isinstance(one, Move):
+                if one.event is Event.STARTED:
+                    self.tries[one.output_id] = self.tries.get(one.output_id, 0) + 1
+                    assert self.tries[one.output_id] <= RULES.attempts
+                if one.event is Event.RETRIED or (one.before is State.LIVE and one.changes.get("tries") in (0, 1)):
+                    self.tries[one.output_id] = one.changes["tries"]
+
+    def _obey(self, order: object) -> None:
+        engine = self.engine
+        match order:
+            case StartEngine():
+                assert engine is None and not self.starting, "a second engine"
+                self.starting = True
+                self.seen.engine_starting()
+            case StopEngine() if self.starting:
+                self.starting = False
+                self.seen.engine_dropped()
+            case StopEngine():
+                self.seen.ordered_end(self.now)
+                if engine and not engine.deaf:
+                    self._gone("")
+            case KillEngine():
+                self.seen.ordered_end(self.now, killed=True)
+                if engine:
+                    self._gone("egress_crashed")
+            case Configure():
+                assert engine
+                self.seen.ordered_configuration()
+            case StartOutput():
+                assert engine and self.row.engine_ref == engine.ref
+                before = engine.running.get(order.output_id)
+                if before is not None and before.phase not in OVER:
+                    assert before.attempt < order.attempt, "the same attempt twice"
+                    assert self.now >= engine.stopped_at[order.output_id] + STOP_LIMIT, "two attempts at once"
+                self.seen.ordered_start(order.output_id, order.attempt)
+                self._say(order.output_id, order.attempt, "connecting")
+            case StopOutput():
+                assert engine
+                self.seen.ordered_stop(order.output_id, self.now)
+                engine.stopped_at[order.output_id] = self.now
+                if not engine.deaf:
+                    known = engine.running.get(order.output_id)
+                    self._say(order.output_id, known.attempt if known else 0, "ended")
+
+    def _say(self, output_id: UUID, attempt: int, phase: str, code: str = "") -> None:
+        assert self.engine
+        report = OutputReport(output_id, attempt, phase, self.now, code)  # pyright: ignore[reportArgumentType]
+        self.engine.running[output_id] = report
+        self.on_its_way.append(report)
+
+    def _gone(self, code: str) -> None:
+        # The last words come before the end of the line, in whatever order.
+        for report in self.on_its_way:
+            self.seen.heard(report)
+        self.on_its_way.clear()
+        self.engine = None
+        self.seen.heard(EngineGone(self.now, code))
+
+    # What happens
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 1.5, 4.0, 11.0, 46.0, 70.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.step()
+
+    @precondition(lambda self: self.starting)
+    @rule()
+    def the_engine_comes_up(self) -> None:
+        self.engine, self.starting = EngineModel(), False
+        self.on_its_way.clear()
+        self.seen.engine_running(self.engine.ref, self.now)
+        self.step()
+
+    @precondition(lambda self: self.starting)
+    @rule()
+    def the_engine_does_not_come_up(self) -> None:
+        self.starting = False
+        self.seen.engine_failed(StartFailed(self.now))
+        self.step()
+
+    @precondition(lambda self: self.engine is not None)
+    @rule()
+    def the_engine_dies(self) -> None:
+        self._gone("egress_crashed")
+        self.step()
+
+    @precondition(lambda self: self.engine is not None)
+    @rule(deaf=st.booleans())
+    def the_engine_does_not_obey(self, deaf: bool) -> None:
+        assert self.engine
+        self.engine.deaf = deaf
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), phase=st.sampled_from(["live", "stalled", "failed"]), code=st.sampled_from(CODES))
+    def a_platform_does_something(self, data: st.DataObject, phase: str, code: str) -> None:
+        report = data.draw(st.sampled_from(self._running()))
+        self.now += 0.001
+        self._say(report.output_id, report.attempt, phase, code if phase == "failed" else "")
+
+    def _running(self) -> list[OutputReport]:
+        return [] if self.engine is None else [one for one in self.engine.running.values() if one.phase not in OVER]
+
+    @precondition(lambda self: self.on_its_way)
+    @rule(data=st.data(), doubled=st.booleans())
+    def a_report_arrives(self, data: st.DataObject, doubled: bool) -> None:
+        report = data.draw(st.sampled_from(self.on_its_way))
+        if not doubled:
+            self.on_its_way.remove(report)
+        self.seen.heard(report)
+        self.step()
+
+    @rule(stable=st.booleans())
+    def all_goes_well(self, stable: bool) -> None:
+        """For a while: what is on its way comes, and platforms take what they get."""
+        self.away = False
+        if self.starting:
+            self.the_engine_comes_up()
+        self.step()
+        for report in self._running():
+            if report.phase != "live":
+                self.now += 0.001
+                self._say(report.output_id, report.attempt, "live")
+        if self.on_its_way:
+            self.all_reports_arrive()
+        self.time_passes(61.0 if stable else 1.0)
+
+    @precondition(lambda self: self.on_its_way)
+    @rule()
+    def all_reports_arrive(self) -> None:
+        for report in self.on_its_way:
+            self.seen.heard(report)
+        self.on_its_way.clear()
+        self.step()
+
+    @precondition(lambda self: self.engine is not None)
+    @rule(phase=st.sampled_from(["waiting", "live", "live", "lost", "ended", "failed"]), unreachable=st.booleans())
+    def the_host_comes_and_goes(self, phase: str, unreachable: bool) -> None:
+        code = {"ended": "source_ended", "failed": "livekit_unreachable" if unreachable else "room_not_found"}
+        self.seen.heard(SourceReport(phase, self.now, code.get(phase, "")))  # pyright: ignore[reportArgumentType]
+        self.step()
+
+    @precondition(lambda self: self.row.ended_at is None)
+    @rule()
+    def the_controller_is_replaced(self) -> None:
+        """It dies anywhere between two steps; the next one finds the engine, or nothing."""
+        self.seen, self.away = Observations(), False
+        self.on_its_way.clear()
+        if self.starting:
+            # What was on its way comes up all the same, and is found.
+            self.engine, self.starting = EngineModel(), False
+        if self.engine is not None:
+            self.seen.engine_running(self.engine.ref, self.now)
+            for report in self.engine.running.values():
+                self.seen.heard(report)
+        self.step()
+
+    @rule()
+    def the_database_goes_and_comes(self) -> None:
+        self.away = not self.away
+        self.step()
+
+    @precondition(lambda self: self.row.ended_at is None and len(self.row.outputs) < 4)
+    @rule()
+    def the_host_adds_an_output(self) -> None:
+        if self.row.wanted == "on_air":
+            self.row = replace(self.row, outputs=(*self.row.outputs, self._output()))
+            self.step()
+
+    @precondition(lambda self: self.now > 1_000_010)
+    @rule(data=st.data())
+    def the_host_stops_one(self, data: st.DataObject) -> None:
+        self._want(data.draw(st.sampled_from(self.row.outputs)), wanted="off")
+        self.step()
+
+    @precondition(lambda self: self.row.wanted == "on_air")
+    @rule(data=st.data())
+    def the_host_says_now(self, data: st.DataObject) -> None:
+        output = data.draw(st.sampled_from(self.row.outputs))
+        if output.wanted == "on":
+            self._want(output, retry_asked_at=self.now)
+            self.step()
+
+    def _want(self, output: OutputRow, **wishes: object) -> None:
+        changed = replace(output, **wishes)  # pyright: ignore[reportArgumentType]
+        self.row = replace(self.row, outputs=tuple(changed if one.id == output.id else one for one in self.row.outputs))
+
+    @precondition(lambda self: self.now > 1_000_100)
+    @rule()
+    def the_host_stops_all(self) -> None:
+        twice = self.row.wanted == "off_air"
+        before = self.row
+        if not twice:
+            self.row = replace(self.row, wanted="off_air", stop_asked_at=self.now)
+        self.step()
+        if twice:
+            assert before.stop_asked_at == self.row.stop_asked_at
+
+    # What holds
+
+    @invariant()
+    def what_has_ended_stays_as_it_was(self) -> None:
+        for output in self.row.outputs if hasattr(self, "row") else ():
+            if output.id in self.ended:
+                assert replace(output, wanted="off", retry_asked_at=None) == self.ended[output.id]
+            elif output.state is State.ENDED:
+                self.ended[output.id] = replace(output, wanted="off", retry_asked_at=None)
+
+    @invariant()
+    def budgets_hold(self) -> None:
+        for output in self.row.outputs if hasattr(self, "row") else ():
+            assert output.tries <= RULES.attempts
+            assert (output.next_attempt_at is None) or output.state in (State.STARTING, State.RECONNECTING)
+            assert (output.live_since is not None) == (output.state is State.LIVE)
+            assert (output.confirmation == "none") or output.state in (State.LIVE, State.STOPPING, State.ENDED)
+
+    def teardown(self) -> None:
+        """Whatever happened, a stop ends it, in at most ten seconds and one look."""
+        if not hasattr(self, "row"):
+            return
+        self.away = False
+        if self.row.wanted == "on_air":
+            self.row = replace(self.row, wanted="off_air", stop_asked_at=self.now)
+        self.step()
+        for _ in range(12):
+            self.now += 1.0
+            self.step()
+        assert self.row.ended_at is not None
+        assert all(output.state in (State.ENDED, State.FAILED) for output in self.row.outputs)
+        assert self.engine is None
+
+
+TestShow = Show.TestCase
+TestShow.settings = hypothesis_settings(max_examples=200, stateful_step_count=60, deadline=None)
+
+
+if __name__ == "__main__":
+    pytest.main([__file__])
