@@ -192,7 +192,8 @@ class Ratio:
 class Limit:
     """One statement about a variant by itself (memory, leftovers, CPU per GB), with its target.
 
-    `less` names a figure to take off, of variant `less_of` (such as the direct time to first byte).
+    `less` names a figure to take off, of variant `less_of` (such as the direct time to first byte). `worst`: the target
+    is for the worst of all rounds, not for their median.
     """
 
     label: str
@@ -202,6 +203,7 @@ class Limit:
     at_least: float | None = None
     at_most: float | None = None
     less_of: str | None = None
+    worst: bool = False
 
     def of_round(self, figures: Mapping[str, Figures]) -> float:
         value = figures[self.of][self.figure]
@@ -262,12 +264,15 @@ class Benchmark:
             values = [statement.of_round(figures) for figures in self.rounds]
             median = statistics.median(values)
             low, high = statement.at_least, statement.at_most
-            met = (low is None or median >= low) and (high is None or median <= high)
+            worst = isinstance(statement, Limit) and statement.worst
+            least, most = (min(values), max(values)) if worst else (median, median)
+            met = (low is None or least >= low) and (high is None or most <= high)
             target = f"≥ {low:g}" if low is not None else f"≤ {high:g}" if high is not None else ""
+            target += " (all)" if worst else ""
             unit = "×" if isinstance(statement, Ratio) else f" {statement.unit}"
             verdict = "" if not target else "met" if met else "MISSED"
             spread = f"[{_short(min(values))}, {_short(max(values))}]"
-            print(f"  {statement.label:<62} {_short(median):>8}{unit:<7} {spread:<18} {target:<8} {verdict}")
+            print(f"  {statement.label:<62} {_short(median):>8}{unit:<7} {spread:<18} {target:<12} {verdict}")
             lines.append(
                 asdict(statement)
                 | {"median": median, "min": min(values), "max": max(values), "values": values, "met": met}

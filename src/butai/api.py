@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from html import escape
 from typing import Annotated, Any, TypedDict
 
 import aiohttp
+import structlog
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
@@ -29,13 +31,15 @@ from butai.database import Database
 from butai.errors import ButaiError
 from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
-from butai.live import audit_routes, destination_routes, event_routes, room_routes
+from butai.live import audit_routes, destination_routes, destinations, event_routes, room_routes
 from butai.live import routes as live_routes
 from butai.live.feed import Feed
 from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
 from butai.live.wiring import Stage
 from butai.observe import Metrics, Observed
+
+log = structlog.get_logger(__name__)
 
 
 class State(TypedDict):
@@ -82,6 +86,8 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             ending.append(feed.end)
             opened.callback(ending.remove, feed.end)
             live = Stage(database, settings.live, settings.livekit, tokens, Sealer(settings.live), feed)
+            if live.sealer.rotates:
+                opened.push_async_callback(_cancel, asyncio.create_task(_renew_seals(live)))
             yield {"settings": settings, "database": database, "identity": identity, "library": parts, "stage": live}
 
     app = FastAPI(
@@ -110,10 +116,32 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             allow_origins=settings.http.cors_origins,
             allow_credentials=True,
             allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
-            allow_headers=["authorization", "content-type", "range", "if-none-match", "x-api-key", "x-request-id"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "if-none-match",
+                "last-event-id",
+                "range",
+                "x-api-key",
+                "x-request-id",
+            ],
             expose_headers=["etag", "content-range", "content-length", "accept-ranges", "x-request-id"],
         )
     return app
+
+
+async def _renew_seals(stage: Stage) -> None:
+    try:
+        await destinations.renew_seals(stage)
+    except Exception as error:
+        # Nothing is lost: the older keys still open, and the next start tries again.
+        log.warning("stream_keys.not_renewed", reason=type(error).__name__)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
@@ -188,6 +216,9 @@ _HOME = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Butai</ti
 <li><a href="/readyz">State</a><li><a href="/metrics">Metrics</a></ul></html>"""
 
 
+_BEARER = "OpenID Connect token, or an API key; for a room and its broadcasts also its host token (a LiveKit token)"
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """The document, with our errors for FastAPI's own, and the ways to sign in."""
     if app.openapi_schema:
@@ -208,7 +239,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas[model.__name__] = schema
     document["components"]["securitySchemes"] = {
         "session": {"type": "apiKey", "in": "cookie", "name": NEXTAUTH_COOKIE, "description": "NextAuth or Auth.js"},
-        "bearer": {"type": "http", "scheme": "bearer", "description": "OpenID Connect token, or an API key"},
+        "bearer": {"type": "http", "scheme": "bearer", "description": _BEARER},
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     for path in document["paths"].values():

@@ -414,7 +414,7 @@ async def eventually(
 
 
 @contextlib.asynccontextmanager
-async def rising(count: Callable[[], int], *, pause: float = 3.0) -> AsyncIterator[None]:
+async def rising(count: Callable[[], int], *, pause: float = 4.0) -> AsyncIterator[None]:
     """Asserts that a count of bytes goes on rising all through the block: never the same for `pause` seconds."""
     longest, seen = 0.0, list[int]()
 

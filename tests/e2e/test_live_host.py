@@ -16,7 +16,7 @@ async def test_a_muted_host_starves_no_platform(on_air: Start) -> None:
     async with on_air() as it:
         host, since = it.show.host, time.time()
         assert host is not None
-        async with rising(it.youtube_bytes, pause=2), rising(it.twitch_bytes, pause=2):
+        async with rising(it.youtube_bytes), rising(it.twitch_bytes):
             await host.command("mute")
             await asyncio.sleep(5)
             await host.command("unmute")
@@ -28,7 +28,7 @@ async def test_a_host_who_changes_codec_and_size_is_one_stream_to_the_platforms(
     async with on_air() as it:
         host, since = it.show.host, time.time()
         assert host is not None
-        async with rising(it.youtube_bytes, pause=2):
+        async with rising(it.youtube_bytes):
             await host.command("resize 1280 720")
             await asyncio.sleep(1.5)
             await host.command("republish h264")
@@ -43,7 +43,7 @@ async def test_a_host_who_dies_and_is_back_after_ten_seconds_was_never_off_air(o
     async with on_air() as it:
         show, since = it.show, time.time()
         assert show.host is not None
-        async with rising(it.youtube_bytes, pause=2), rising(it.twitch_bytes, pause=2):
+        async with rising(it.youtube_bytes), rising(it.twitch_bytes):
             await show.host.kill()
             await asyncio.sleep(10)
             await show.host_on()
@@ -59,7 +59,7 @@ async def test_a_host_who_stays_away_ends_the_broadcast(on_air: Start) -> None:
         assert show.host is not None
         since = time.time()
         await show.host.stop()
-        async with rising(it.youtube_bytes, pause=2):
+        async with rising(it.youtube_bytes):
             await asyncio.sleep(GRACE - 4)
         assert show.now.status == "live"
         ended = await show.until(lambda: show.now.status == "ended", 15)

@@ -32,7 +32,7 @@ async def test_a_killed_controller_is_not_missed_by_the_platforms_and_its_succes
         show, since = it.show, time.time()
         (relay,) = stage.relays(show.session)
         try:
-            async with rising(it.youtube_bytes, pause=2), rising(it.twitch_bytes, pause=2):
+            async with rising(it.youtube_bytes), rising(it.twitch_bytes):
                 stage.kill("controller")
                 await asyncio.sleep(5)
                 stage.start("controller")
@@ -74,7 +74,7 @@ async def test_of_two_controllers_the_other_takes_over_within_seconds(on_air: St
             relays = stage.relays(show.session)
             # Whichever has the lease: one is killed, and then the broadcast is still looked after.
             stage.kill("controller")
-            async with rising(it.youtube_bytes, pause=2):
+            async with rising(it.youtube_bytes):
                 await asyncio.sleep(5)
                 it.twitch.drop(it.twitch_key)
                 dropped = time.time()
@@ -97,7 +97,7 @@ async def test_a_killed_api_is_not_missed_and_events_go_on_where_they_ended(on_a
             await eventually(lambda: any(one["id"] for one in heard), 5)
         last = next(one["id"] for one in reversed(heard) if one["id"])
         failures = show.failures
-        async with rising(it.youtube_bytes, pause=2), rising(it.twitch_bytes, pause=2):
+        async with rising(it.youtube_bytes), rising(it.twitch_bytes):
             stage.kill("api")
             try:
                 await eventually(lambda: show.failures > failures, 5)
@@ -117,7 +117,7 @@ async def test_media_flows_while_the_database_is_away(on_air: Start, stage: Stag
     async with on_air() as it:
         show, since = it.show, time.time()
         failures = show.failures
-        async with rising(it.youtube_bytes, pause=2), rising(it.twitch_bytes, pause=2):
+        async with rising(it.youtube_bytes), rising(it.twitch_bytes):
             stage.postgres.stop(fast=True)
             try:
                 await asyncio.sleep(20)
@@ -138,7 +138,7 @@ async def test_a_restarted_livekit_costs_the_viewers_the_last_picture_for_a_whil
     async with on_air() as it:
         show, since = it.show, time.time()
         assert show.host is not None
-        async with rising(it.youtube_bytes, pause=2), rising(it.twitch_bytes, pause=2):
+        async with rising(it.youtube_bytes), rising(it.twitch_bytes):
             stage.livekit.stop(fast=True)
             await show.host.kill()
             await asyncio.sleep(2)
@@ -147,3 +147,28 @@ async def test_a_restarted_livekit_costs_the_viewers_the_last_picture_for_a_whil
             await asyncio.sleep(16)
         assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == [], (since, show.changes)
         assert show.now.status == "live"
+
+
+async def test_a_relay_that_hangs_is_given_up_and_replaced(on_air: Start, stage: Stage) -> None:
+    async with on_air() as it:
+        show, since = it.show, time.time()
+        (relay,) = stage.relays(show.session)
+        relay.suspend()
+        await show.until(lambda: show.state("twitch") == "interrupted", 15)
+        await show.until_live("youtube", "twitch", seconds=30)
+        (another,) = stage.relays(show.session)
+        assert another.pid != relay.pid
+        assert show.changes_of("twitch", since)[0] == "interrupted"
+
+
+async def test_a_stop_ends_within_ten_seconds_though_the_relay_hangs(on_air: Start, stage: Stage) -> None:
+    async with on_air() as it:
+        show = it.show
+        (relay,) = stage.relays(show.session)
+        relay.suspend()
+        asked = time.time()
+        await show.call("POST", "/api/live/stop", {"session_id": show.session})
+        ended = await show.until(lambda: show.now.status == "ended", 12)
+        assert ended - asked < 11
+        # Nothing goes on sending that was said to have ended.
+        await eventually(lambda: not stage.relays(show.session), 15)

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ HERE = Path(__file__).parent
 async def test_the_service_does_what_its_document_says(settings: Settings, database: Database, tmp_path: Path) -> None:
     async with database.transaction() as session:
         _, token = await create_api_key(session, "alice", ["user"])
-    live = {
+    live: dict[str, Any] = {
         "LIVEKIT_URL": f"ws://127.0.0.1:{free_port()}",
         "LIVEKIT_API_KEY": "devkey",
         "LIVEKIT_API_SECRET": "secretsecretsecretsecretsecretsecret",

@@ -15,63 +15,21 @@ import aiohttp
 import pytest
 from livekit import api as livekit_api
 from pydantic import SecretStr
-from sqlalchemy import text
 
 from butai.apikeys import create_api_key
-from butai.config import LiveKitSettings, LiveSettings, Settings
+from butai.config import LiveSettings, Settings
 from butai.database import Database
+from butai.live import destinations
 from butai.live.stream_keys import Sealer
 from tests.conftest import Api, serving
+from tests.live_api import CANARY, ROOM, SECRET, Listener, bearer, go_live, make_room, save, sql
 from tests.platforms import Platform
-from tests.processes import free_port
-
-CANARY = "canary-stream-key-55d0"
-SECRET = "canary-livekit-secret-of-32-letters"
-ROOM = "studio-1"
-
-
-@pytest.fixture
-def live_settings(settings: Settings) -> Settings:
-    livekit = LiveKitSettings(url=f"ws://127.0.0.1:{free_port()}", api_key="devkey", api_secret=SecretStr(SECRET))
-    live = LiveSettings(secret_key=SecretStr("ab" * 32), allow_private_ingest=True)
-    return replace(settings, livekit=livekit, live=live)
 
 
 @pytest.fixture
 async def api(live_settings: Settings) -> AsyncIterator[Api]:
     async with serving(live_settings) as running:
         yield running
-
-
-async def make_room(api: Api, room: str = ROOM, user: str = "alice") -> dict[str, Any]:
-    status, made = await api.call("POST", "/api/live/rooms", user, json={"room_id": room})
-    assert status == 200, made
-    return made
-
-
-async def save(api: Api, platform: str = "youtube", user: str = "alice", **more: str) -> dict[str, Any]:
-    wanted = {"platform": platform, "stream_key": CANARY, "ingest_url": "rtmp://127.0.0.1:9/live"} | more
-    status, made = await api.call("POST", "/api/live/destinations", user, json=wanted)
-    assert status == 201, made
-    return made
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-async def go_live(api: Api, user: str = "alice", **wanted: Any) -> dict[str, Any]:
-    status, begun = await api.call(
-        "POST", "/api/live/start", user, json={"room_id": ROOM, "platforms": "youtube"} | wanted
-    )
-    assert status == 201, begun
-    return begun
-
-
-async def sql(database: Database, statement: str, **values: Any) -> list[Any]:
-    async with database.transaction() as session:
-        result = await session.execute(text(statement), values)
-        return list(result.all()) if result.returns_rows else []  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # Rooms and tokens
@@ -217,6 +175,81 @@ async def test_keys_are_rotated(live_settings: Settings) -> None:
     async with serving(replace(live_settings, live=rotated)) as api:
         status, tried = await api.call("POST", f"/api/live/destinations/{made['id']}/test", "alice")
         assert (status, tried["steps"][-1]["code"]) == (200, "destination_unreachable")
+
+
+async def test_a_key_goes_to_another_host_only_when_it_is_known(api: Api) -> None:
+    made = await save(api, ingest_url="rtmp://127.0.0.1:9/live")
+    path = f"/api/live/destinations/{made['id']}"
+    for elsewhere in ({"ingest_url": "rtmp://127.0.0.2/live"}, {"backup_ingest_url": "rtmp://127.0.0.2/live"}):
+        status, problem = await api.call("PATCH", path, "alice", json=elsewhere)
+        assert (status, problem["code"]) == (422, "invalid_destination")
+        assert (await api.call("GET", path, "alice"))[1]["ingest_url"] == "rtmp://127.0.0.1:9/live"
+    assert (await api.call("PATCH", path, "alice", json={"ingest_url": "rtmp://127.0.0.1:19350/app"}))[0] == 200
+    backup = {"backup_ingest_url": api.settings.live.youtube_backup_ingest_url}
+    assert (await api.call("PATCH", path, "alice", json=backup))[0] == 200
+    both = {"ingest_url": "rtmp://127.0.0.2/live", "stream_key": CANARY}
+    assert (await api.call("PATCH", path, "alice", json=both))[1]["ingest_url"] == "rtmp://127.0.0.2/live"
+
+
+async def test_destinations_are_not_without_number(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destinations, "MOST_DESTINATIONS", 2)
+    first = await save(api)
+    await save(api)
+    wanted = {"platform": "youtube", "stream_key": CANARY}
+    status, problem = await api.call("POST", "/api/live/destinations", "alice", json=wanted)
+    assert (status, problem["code"]) == (409, "conflict")
+    await save(api, user="bob")
+    await api.call("DELETE", f"/api/live/destinations/{first['id']}", "alice")
+    await save(api)
+
+
+async def test_a_sealed_key_is_of_no_use_in_another_row(api: Api, database: Database) -> None:
+    hers = await save(api)
+    his = await save(api, user="bob", stream_key="his-own-key")
+    await sql(
+        database,
+        "UPDATE destinations SET sealed_key = (SELECT sealed_key FROM destinations WHERE id = :hers) WHERE id = :his",
+        hers=hers["id"],
+        his=his["id"],
+    )
+    status, problem = await api.call("POST", f"/api/live/destinations/{his['id']}/test", "bob")
+    assert (status, problem["code"]) == (503, "secret_key_invalid")
+
+
+async def test_what_old_keys_sealed_is_sealed_anew_at_the_next_start(
+    live_settings: Settings, database: Database
+) -> None:
+    async with serving(live_settings) as api:
+        await make_room(api)
+        made = await save(api)
+        await go_live(api)
+    lost = Sealer(LiveSettings(secret_key=SecretStr("99" * 32)))
+    other = UUID(int=5)
+    await sql(
+        database,
+        "INSERT INTO destinations (id, owner_user_id, platform, ingest_url, sealed_key, key_fingerprint) "
+        "VALUES (:id, 'bob', 'custom', 'rtmp://127.0.0.1:9/live', :sealed, 'x')",
+        id=other,
+        sealed=lost.seal("gone", other),
+    )
+    rotated = live_settings.live.model_copy(update={"secret_key": SecretStr("cd" * 32 + "," + "ab" * 32)})
+    newest = Sealer(LiveSettings(secret_key=SecretStr("cd" * 32)))
+    seals = "SELECT sealed_key, key_fingerprint FROM {} WHERE key_fingerprint <> 'x'"
+    async with serving(replace(live_settings, live=rotated)):
+        async with asyncio.timeout(10):
+            for table in ("destinations", "outputs"):
+                while True:
+                    ((blob, mark),) = await sql(database, seals.format(table))
+                    if blob[1:5] == newest.newest:
+                        break
+                    await asyncio.sleep(0.02)
+                assert (newest.open(blob), mark) == (CANARY, newest.fingerprint(CANARY))
+    alone = live_settings.live.model_copy(update={"secret_key": SecretStr("cd" * 32)})
+    async with serving(replace(live_settings, live=alone)) as api:
+        _, tried = await api.call("POST", f"/api/live/destinations/{made['id']}/test", "alice")
+        assert tried["steps"][-1]["code"] == "destination_unreachable"
+        status, problem = await api.call("POST", f"/api/live/destinations/{other}/test", "bob")
+        assert (status, problem["code"]) == (503, "secret_key_invalid")
 
 
 # On air
@@ -378,6 +411,7 @@ async def test_outputs_are_added_stopped_and_tried_again(api: Api, database: Dat
     path = f"/api/live/broadcasts/{begun['session_id']}/outputs"
     assert (await api.call("POST", path, "alice", json={"platforms": ["twitch"]}))[1]["code"] == "no_destination"
     twitch = await save(api, "twitch")
+    now = begun
     for _ in range(2):
         status, now = await api.call("POST", path, "alice", json={"destination_ids": [twitch["id"]]})
         assert (status, len(now["outputs"])) == (200, 2)
@@ -424,25 +458,73 @@ async def test_status_tells_error_advice_and_figures_in_the_askers_language(api:
     assert now["platforms"]["youtube"]["metrics"] is None
 
 
+async def test_an_output_that_found_its_place_is_not_doubled(api: Api) -> None:
+    await make_room(api)
+    await save(api, "twitch")
+    begun = await go_live(api, platforms="both")
+    missing = begun["platforms"]["youtube"]["id"]
+    await save(api, "youtube")
+    path = f"/api/live/broadcasts/{begun['session_id']}/outputs"
+    status, added = await api.call("POST", path, "alice", json={"platforms": ["youtube"]})
+    assert (status, len(added["outputs"])) == (200, 3)
+    status, problem = await api.call("POST", f"/api/live/outputs/{missing}/retry", "alice")
+    assert (status, problem["code"]) == (409, "not_live")
+
+
+async def test_a_stop_that_contradicts_itself_stops_nothing(api: Api, database: Database) -> None:
+    await make_room(api)
+    await make_room(api, "other")
+    await save(api)
+    begun = await go_live(api)
+    wanted = {"session_id": begun["session_id"], "room_id": "other"}
+    status, problem = await api.call("POST", "/api/live/stop", "alice", json=wanted)
+    assert (status, problem["code"]) == (400, "invalid_request")
+    assert await sql(database, "SELECT wanted FROM broadcasts") == [("on_air",)]
+
+
+async def test_refusals_say_what_to_do_in_the_askers_language(api: Api) -> None:
+    await make_room(api)
+    await save(api)
+    wanted = {"room_id": ROOM, "platforms": "twitch"}
+    _, problem = await api.call("POST", "/api/live/start", "alice", json=wanted)
+    assert "twitch" in problem["detail"] and "Twitch" in problem["action"]
+    zh = {"Accept-Language": "zh-TW"}
+    _, problem = await api.call("POST", "/api/live/start", "alice", json=wanted, headers=zh)
+    assert (problem["code"], problem["detail"]) == ("no_destination", "还没有保存 Twitch 的推流目标。")
+    assert "串流密钥" in problem["action"]
+    _, problem = await api.call("GET", f"/api/live/status?room_id={ROOM}", "bob", headers=zh)
+    assert (problem["code"], problem["detail"]) == ("not_host", "你不是这个房间的主播。")
+
+
+async def test_what_is_given_up_is_the_hosts_to_try_again(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    await go_live(api)
+    for state, retryable in (("starting", True), ("failed", False)):
+        await sql(database, "UPDATE outputs SET state = :state, error_code = 'key_rejected'", state=state)
+        _, now = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice")
+        assert now["platforms"]["youtube"]["error"]["retryable"] is retryable
+
+
+async def test_idempotency_keys_are_forgotten_after_a_day(api: Api, database: Database) -> None:
+    await make_room(api)
+    await save(api)
+    begun = await go_live(api)
+    await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
+    await sql(database, "UPDATE broadcasts SET ended_at = now()")
+    await sql(
+        database,
+        "INSERT INTO idempotency_keys (caller, key, request_sha256, created_at) SELECT 'bob', 'old-' || n, 'x', "
+        "now() - interval '25 hours' FROM generate_series(1, 5) n",
+    )
+    key = {"Idempotency-Key": "press-2"}
+    wanted = {"room_id": ROOM, "platforms": "youtube"}
+    status, again = await api.call("POST", "/api/live/start", "alice", headers=key, json=wanted)
+    assert (status, again["session_id"] != begun["session_id"]) == (201, True)
+    assert await sql(database, "SELECT key FROM idempotency_keys") == [("press-2",)]
+
+
 # As it happens
-
-
-class Listener:
-    """Reads server-sent events."""
-
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self.answer = answer
-
-    async def next(self, kind: str | None = None) -> tuple[str, int | None, Any]:
-        async with asyncio.timeout(10):
-            while True:
-                fields: dict[str, str] = {}
-                while line := (await self.answer.content.readline()).decode().rstrip("\n"):
-                    name, _, value = line.partition(": ")
-                    fields[name] = value
-                if "event" in fields and kind in (None, fields["event"]):
-                    number = int(fields["id"]) if "id" in fields else None
-                    return fields["event"], number, json.loads(fields["data"])
 
 
 async def test_events_come_as_they_happen_and_again_after_a_break(api: Api, database: Database) -> None:
@@ -559,6 +641,26 @@ async def test_every_act_and_refusal_is_in_the_audit(api: Api, database: Databas
         await sql(database, "UPDATE audit SET actor = 'nobody'")
     with pytest.raises(Exception, match="append-only"):
         await sql(database, "DELETE FROM live_events")
+
+
+async def test_the_whole_trail_comes_as_csv(api: Api, database: Database) -> None:
+    await make_room(api)
+    await sql(
+        database,
+        "INSERT INTO audit (actor, action, subject, result, detail) "
+        "SELECT 'n' || n, 'live.test', 'room:' || :room, 'ok', '{}' FROM generate_series(1, 2500) n",
+        room=ROOM,
+    )
+    url, csv_only = f"{api.url}/api/live/audit?room_id={ROOM}", {"Accept": "text/csv, */*;q=0.1"}
+    async with api.client.get(url, headers=api.cookie("alice") | csv_only) as answer:
+        assert (answer.status, answer.content_type) == (200, "text/csv")
+        rows = list(csv.DictReader(io.StringIO(await answer.text())))
+    assert [row["actor"] for row in rows] == [*(f"n{n}" for n in range(2500, 0, -1)), "alice"]
+    async with api.client.get(url + "&limit=3", headers=api.cookie("alice") | csv_only) as answer:
+        assert len(list(csv.DictReader(io.StringIO(await answer.text())))) == 3
+    for json_first in ("*/*", "text/html,*/*;q=0.8", "application/json, text/csv"):
+        status, page = await api.call("GET", f"/api/live/audit?room_id={ROOM}", "alice", headers={"Accept": json_first})
+        assert (status, len(page["data"])) == (200, 100)
 
 
 async def test_no_secret_is_in_an_answer_an_event_or_a_row(api: Api, database: Database) -> None:

@@ -51,13 +51,28 @@ def test_a_changed_blob_does_not_open() -> None:
         box.open(blob[:5] + UUID(int=8).bytes + blob[21:])
 
 
+def test_a_blob_opens_for_its_subject_alone() -> None:
+    box = sealer("ab" * 32)
+    blob = box.seal(KEY, SUBJECT)
+    assert box.open(blob, SUBJECT) == KEY
+    with pytest.raises(SealBroken):
+        box.open(blob, UUID(int=8))
+
+
+def test_a_key_file_that_cannot_be_is_one_clear_line(tmp_path: Path) -> None:
+    for file in (tmp_path / "no-such-folder" / "key", tmp_path):
+        with pytest.raises(SecretKeyInvalid) as caught:
+            sealer(file=file)
+        assert "BUTAI_SECRET_KEY_FILE" in str(caught.value)
+
+
 def test_a_new_key_seals_and_the_old_one_still_opens() -> None:
     old = sealer("ab" * 32).seal(KEY, SUBJECT)
     both = sealer("cd" * 32, "ab" * 32)
-    assert both.open(old) == KEY and both.stale(old)
-    new = both.seal(KEY, SUBJECT)
-    assert not both.stale(new)
-    assert sealer("cd" * 32).open(new) == KEY
+    assert both.open(old) == KEY and both.rotates and old[1:5] != both.newest
+    new, mark = both.renewed(old)
+    assert new[1:5] == both.newest and mark == both.fingerprint(KEY)
+    assert sealer("cd" * 32).open(new, SUBJECT) == KEY
     with pytest.raises(SealBroken) as caught:
         sealer("cd" * 32).open(old)
     assert KEY not in str(caught.value) and "ab" * 4 not in str(caught.value)
@@ -104,6 +119,7 @@ def test_every_code_has_words_in_both_languages() -> None:
             message, action = words(code, "youtube", tongue)
             assert message and action and "{" not in message + action
             assert any("一" <= letter <= "鿿" for letter in message) is (tongue == "zh")
+    assert "the platform" in words("key_rejected", None, "en")[0]
     assert words("unheard_of", None, "en") == ("unheard_of", "")
 
 

@@ -102,7 +102,9 @@ async def _play(
     found: list[tuple[bool, str]] = []
     broken, other = NAMES[_BROKEN], NAMES[_OTHER]
     screen.tell("[bold]going live[/]")
-    await service.call("POST", "/api/live/start", {"room_id": room_id, "destination_ids": list(destinations)})
+    await service.call(
+        "POST", "/api/live/start", {"room_id": room_id, "destination_ids": list(destinations), "preset": "720p30"}
+    )
     took = await watch.until(lambda: watch.states() == {_OTHER: "live", _BROKEN: "live"}, 40, "both are live")
     found.append((True, f"both live {took:.1f} s after the start"))
     on_air = time.monotonic()
@@ -112,7 +114,7 @@ async def _play(
     changes = len(watch.changes)
     await platforms[_BROKEN].kill()
     took = await watch.until(lambda: watch.states()[_BROKEN] == "interrupted", 20, f"{broken} is interrupted")
-    found.append((took < 5, f"{broken}'s end was seen after {took:.1f} s"))
+    found.append((took < 5, f"{broken}'s end was seen after {took * 1000:.0f} ms"))
     await asyncio.sleep(BROKEN)
     screen.tell(f"[bold]{broken} is back[/]")
     await platforms[_BROKEN].open()
@@ -189,7 +191,7 @@ class Platform:
         good = fit and missed < (3 if len(parts) == 1 else BROKEN + 10)
         pieces = "" if len(parts) == 1 else f" in {len(parts)} parts"
         what = f"{last.video} {last.width}×{last.height}, {last.audio}" if last.video else "nothing that can be played"
-        return good, f"{NAMES[self.name]} got {total:.1f} of {on_air:.1f} s{pieces}: {what}"
+        return good, f"{NAMES[self.name]} got {total:.1f} s of {on_air:.1f} on air{pieces}: {what}"
 
 
 class Watch:

@@ -55,7 +55,7 @@ class Screen:
         table = Table(title=f"broadcast: {status['status']}", title_justify="left", expand=False)
         for name in ("platform", "state", "try", "kbit/s", "frames/s", "dropped", ""):
             table.add_column(name, justify="right" if name in ("try", "kbit/s", "frames/s", "dropped") else "left")
-        for platform, output in status["platforms"].items():
+        for platform, output in sorted(status["platforms"].items(), reverse=True):
             metrics = output.get("metrics") or {}
             error = output.get("error") or {}
             table.add_row(

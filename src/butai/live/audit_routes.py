@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
-from butai.calling import SignedIn, SmallBodies
+from butai.calling import SignedIn
 from butai.errors import NotHost
 from butai.live import queries
-from butai.live.routes import as_json, check_host
+from butai.live.answers import Told, as_json
+from butai.live.routes import check_host
 from butai.live.schemas import AuditPageOut, RoomId
-from butai.live.wiring import stage
+from butai.live.wiring import Stage, stage
 from butai.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=SmallBodies)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 
+_PAGE = 1000
 _COLUMNS = ("at", "actor", "action", "room_id", "session_id", "platforms", "result", "error_code", "ip", "user_agent")
 
 
@@ -39,28 +43,52 @@ async def audit(
     who: SignedIn,
     room_id: Annotated[RoomId | None, Query()] = None,
     before: Annotated[int | None, Query(ge=1, lt=2**63, description="`next_before` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    format: Annotated[Literal["json", "csv"], Query()] = "json",
+    limit: Annotated[int | None, Query(ge=1, le=1000, description="100 as JSON; all as CSV")] = None,
+    format: Annotated[Literal["json", "csv"] | None, Query()] = None,
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """Every start, stop, change and refusal, for the room's owner; for operators of all rooms, too."""
+    """Every start, stop, change and refusal, for the room's owner; for operators of all rooms, too.
+
+    As CSV with `format=csv` or `Accept: text/csv`; without a `limit` that is everything.
+    """
     if room_id is not None:
         await check_host(stage(request), who, room_id)
     elif not who.is_operator:
         raise NotHost("Say which of your rooms: room_id")
-    found = await queries.audit_entries(stage(request).database, room_id, before, limit)
-    if format == "csv":
+    wants_csv = format == "csv" or (format is None and _names_csv(accept))
+    first = await queries.audit_entries(
+        stage(request).database, room_id, before, limit or (_PAGE if wants_csv else 100)
+    )
+    if wants_csv:
         headers = {"content-disposition": 'attachment; filename="audit.csv"', "cache-control": "private, no-store"}
-        return Response(_csv(found), 200, headers, "text/csv; charset=utf-8")
-    return as_json({"data": found, "next_before": found[-1]["id"] if len(found) == limit else None})
+        lines = _csv(stage(request), room_id, first, goes_on=limit is None)
+        return StreamingResponse(lines, 200, headers, "text/csv; charset=utf-8")
+    return as_json({"data": first, "next_before": first[-1]["id"] if len(first) == (limit or 100) else None})
 
 
-def _csv(entries: list[dict[str, Any]]) -> str:
+def _names_csv(accept: str | None) -> bool:
+    """Whether CSV comes first in an `Accept` header; a browser's `*/*` does not ask for it."""
+    return (accept or "").split(",")[0].partition(";")[0].strip().lower() == "text/csv"
+
+
+async def _csv(stage: Stage, room_id: str | None, page: list[dict[str, Any]], *, goes_on: bool) -> AsyncIterator[str]:
+    """A page of lines at a time: a trail is long after some years."""
+    yield _lines([_COLUMNS])
+    while page:
+        yield _lines([_row(entry) for entry in page])
+        if not goes_on or len(page) < _PAGE:
+            return
+        page = await queries.audit_entries(stage.database, room_id, page[-1]["id"], _PAGE)
+
+
+def _row(entry: dict[str, Any]) -> list[str]:
+    shown = entry | {"at": entry["at"].isoformat(), "platforms": " ".join(entry["platforms"])}
+    return [_cell(shown[column]) for column in _COLUMNS]
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
     out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(_COLUMNS)
-    for entry in entries:
-        shown = entry | {"at": entry["at"].isoformat(), "platforms": " ".join(entry["platforms"])}
-        writer.writerow([_cell(shown[column]) for column in _COLUMNS])
+    csv.writer(out).writerows(rows)
     return out.getvalue()
 
 

@@ -7,17 +7,17 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import SecretStr
 
-from butai.calling import SignedIn, SmallBodies, origin
+from butai.calling import SignedIn, origin
 from butai.live import destinations
+from butai.live.answers import Told, as_json, asked_language
 from butai.live.destinations import Wanted
 from butai.live.models import Destination
-from butai.live.routes import as_json, asked_language
 from butai.live.schemas import DestinationEdit, DestinationIn, DestinationOut, DestinationsOut, TestOut
 from butai.live.wiring import stage
 from butai.live.words import words
 from butai.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=SmallBodies)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 
 
 def _shown(destination: Destination) -> dict[str, object]:
@@ -32,7 +32,7 @@ def _plain(secret: SecretStr | None) -> str | None:
     "/destinations",
     status_code=201,
     response_model=DestinationOut,
-    responses=documented(400, 408, 413, 422),
+    responses=documented(400, 408, 409, 413, 422),
     summary="Save a destination",
 )
 async def create(request: Request, who: SignedIn, wanted: DestinationIn) -> Response:
@@ -75,7 +75,7 @@ async def get(request: Request, who: SignedIn, destination_id: UUID) -> Response
     summary="Change a destination",
 )
 async def change(request: Request, who: SignedIn, destination_id: UUID, edit: DestinationEdit) -> Response:
-    """A show that runs keeps what it began with."""
+    """A show that runs keeps what it began with. An ingest URL on another host needs the stream key again."""
     cleared = "backup_ingest_url" in edit.model_fields_set and edit.backup_ingest_url is None
     wanted = Wanted(edit.label, edit.ingest_url, edit.backup_ingest_url, cleared, _plain(edit.stream_key))
     return as_json(_shown(await destinations.change(stage(request), who, origin(request, who), destination_id, wanted)))

@@ -9,23 +9,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select
+import structlog
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from butai import audit
 from butai.audit import Origin
 from butai.config import LiveSettings
-from butai.errors import DestinationNotFound, InvalidDestination
+from butai.errors import Conflict, DestinationNotFound, InvalidDestination, SecretKeyInvalid
 from butai.identity import Caller
-from butai.live.models import Destination
+from butai.live.models import Destination, Output
+from butai.live.stream_keys import SealBroken
 from butai.live.wiring import Stage
 from butai.relay.rtmp.addresses import AddressInvalid, check_key, is_private, parse, resolve
 from butai.relay.rtmp.connection import Target
 from butai.relay.rtmp.preflight import Step, bandwidth_test, check
 
+log = structlog.get_logger(__name__)
+
+_BATCH = 100
+
 ENVIRONMENT = UUID(int=0)
 """The subject under which the keys of the environment are sealed into outputs."""
+
+MOST_DESTINATIONS = 200
+"""Of one user: lists of them are answered whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class Place:
 
 
 async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wanted: Wanted) -> Destination:
-    """A new destination of the caller. Raises `InvalidDestination`, `SecretKeyInvalid`."""
+    """A new destination of the caller. Raises `InvalidDestination`, `SecretKeyInvalid`, `Conflict` beyond the most."""
     assert caller.user_id is not None
     default, backup = _defaults(stage.settings, platform)
     url = wanted.ingest_url or default
@@ -75,6 +84,9 @@ async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wa
         key_fingerprint=stage.sealer.fingerprint(key),
     )
     async with stage.database.transaction() as session:
+        mine = select(func.count()).where(Destination.owner_user_id == caller.user_id, Destination.deleted_at.is_(None))
+        if (await session.scalar(mine) or 0) >= MOST_DESTINATIONS:
+            raise Conflict(f"A user has at most {MOST_DESTINATIONS} destinations; delete one first")
         session.add(destination)
         _record(session, origin, "live.destination_made", destination)
         await session.flush()
@@ -100,11 +112,17 @@ async def get(stage: Stage, caller: Caller, destination_id: UUID) -> Destination
 
 
 async def change(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID, wanted: Wanted) -> Destination:
-    """A running output keeps what it began with. Raises `DestinationNotFound`, `InvalidDestination`."""
+    """A running output keeps what it began with. Raises `DestinationNotFound`, `InvalidDestination`.
+
+    Another host needs the key again: whoever borrows a session could otherwise have a key, which nobody can read here,
+    sent to a server of their own.
+    """
     for url in filter(None, (wanted.ingest_url, wanted.backup_ingest_url)):
         await check_url(stage.settings, url)
     async with stage.database.transaction() as session:
         destination = await _own(session, caller, destination_id, lock=True)
+        if wanted.stream_key is None and not _hosts_known(stage.settings, destination, wanted):
+            raise InvalidDestination("Another host needs the stream key again: send stream_key with it")
         if wanted.label is not None:
             destination.label = wanted.label
         if wanted.ingest_url is not None:
@@ -135,9 +153,11 @@ async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUI
     """The way to a destination, step by step. Twitch is asked about the key as well, by a publish that nobody sees."""
     async with stage.database.transaction() as session:
         destination = await _own(session, caller, destination_id)
-    target = Target(
-        destination.ingest_url, stage.sealer.open(destination.sealed_key), stage.settings.allow_private_ingest
-    )
+    try:
+        key = stage.sealer.open(destination.sealed_key, destination.id)
+    except SealBroken as error:
+        raise SecretKeyInvalid(f"The stream key cannot be opened, {error}; or save it again") from None
+    target = Target(destination.ingest_url, key, stage.settings.allow_private_ingest)
     twitch = destination.platform == "twitch"
     steps = await check(bandwidth_test(target) if twitch else target, publish=twitch)
     async with stage.database.transaction() as session:
@@ -188,6 +208,55 @@ async def check_url(settings: LiveSettings, url: str) -> None:
         return
     if all(map(is_private, found)):
         raise InvalidDestination("The host leads to a private address; BUTAI_ALLOW_PRIVATE_INGEST allows that")
+
+
+async def renew_seals(stage: Stage) -> int:
+    """Seals anew what older keys of `BUTAI_SECRET_KEY` sealed, so that those can be taken away. How many it were.
+
+    Run by `butai.api` when it starts. What no key opens stays as it is, and is logged. Several processes at once are fine.
+    """
+    renewed = 0
+    for table in (Destination, Output):
+        last = UUID(int=0)
+        while True:
+            stale = (
+                select(table.id, table.sealed_key)
+                .where(
+                    table.id > last,
+                    func.length(table.sealed_key) > 0,
+                    func.substring(table.sealed_key, 2, 4) != stage.sealer.newest,
+                )
+                .order_by(table.id)
+                .limit(_BATCH)
+            )
+            async with stage.database.transaction() as session:
+                found = (await session.execute(stale)).all()
+                for one, blob in found:
+                    try:
+                        new, mark = stage.sealer.renewed(blob)
+                    except SealBroken as error:
+                        log.warning("stream_key.lost", table=table.__tablename__, id=str(one), reason=str(error))
+                        continue
+                    # Unless somebody has saved another key in between.
+                    await session.execute(
+                        update(table)
+                        .where(table.id == one, table.sealed_key == blob)
+                        .values(sealed_key=new, key_fingerprint=mark)
+                    )
+                    renewed += 1
+            if len(found) < _BATCH:
+                break
+            last = found[-1][0]
+    if renewed:
+        log.info("stream_keys.renewed", count=renewed)
+    return renewed
+
+
+def _hosts_known(settings: LiveSettings, destination: Destination, wanted: Wanted) -> bool:
+    """Whether a change keeps to hosts that the key goes to already, or to the platform's own."""
+    known = {destination.ingest_url, destination.backup_ingest_url, *_defaults(settings, destination.platform)}
+    hosts = {parse(url).host for url in known if url}
+    return all(parse(url).host in hosts for url in (wanted.ingest_url, wanted.backup_ingest_url) if url)
 
 
 def _checked_key(key: str) -> str:

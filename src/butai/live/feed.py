@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 CHANNEL = "butai_live"
 _AGAIN_AFTER = 1.0
+_KEEP_ALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+"""Seconds, seconds, and how often: a network that swallows packets is known after 11 s."""
 
 
 class Watcher:
@@ -95,7 +97,7 @@ class Feed:
             try:
                 connection: psycopg.AsyncConnection[Any]
                 async with await psycopg.AsyncConnection.connect(
-                    self._url, autocommit=True, connect_timeout=5
+                    self._url, autocommit=True, connect_timeout=5, **_KEEP_ALIVE
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")  # pyright: ignore[reportArgumentType, reportCallIssue]
                     # What happened while nobody listened.

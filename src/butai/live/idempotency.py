@@ -9,12 +9,15 @@ import hashlib
 from typing import Any
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.errors import IdempotencyMismatch
 from butai.live.models import IdempotencyKey
+
+_KEPT = text("interval '1 day'")
+_SWEPT_AT_ONCE = 20
 
 
 async def earlier(session: AsyncSession, caller: str, key: str, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -22,6 +25,7 @@ async def earlier(session: AsyncSession, caller: str, key: str, request: dict[st
 
     Of two at once the second waits here until the first has committed. Raises `IdempotencyMismatch`.
     """
+    await _sweep(session)
     digest = hashlib.sha256(msgspec.json.encode(request, order="sorted", enc_hook=str)).hexdigest()
     taken = await session.scalar(
         insert(IdempotencyKey)
@@ -46,3 +50,15 @@ async def keep(session: AsyncSession, caller: str, key: str, answer: dict[str, A
         .where(IdempotencyKey.caller == caller, IdempotencyKey.key == key)
         .values(status=201, answer=answer)
     )
+
+
+async def _sweep(session: AsyncSession) -> None:
+    """Each new key takes some old ones away, so that the table stays as large as a day: no job is needed."""
+    old = (
+        select(IdempotencyKey.caller, IdempotencyKey.key)
+        .where(IdempotencyKey.created_at < func.now() - _KEPT)
+        .limit(_SWEPT_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    for caller, key in (await session.execute(old)).all():
+        await session.execute(delete(IdempotencyKey).where(IdempotencyKey.caller == caller, IdempotencyKey.key == key))

@@ -40,6 +40,11 @@ LEFT JOIN output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
     AND m.at > now() - interval '{_FRESH}' AND o.state IN ('live', 'reconnecting')
 WHERE o.broadcast_id = %s ORDER BY o.id
 """
+_FIGURES: LiteralString = f"""
+SELECT o.id, m.data FROM outputs o
+JOIN output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
+    AND m.at > now() - interval '{_FRESH}' AND o.state IN ('live', 'reconnecting')
+WHERE o.broadcast_id = """
 _EVENT: LiteralString = """
 SELECT id, at, room_id, broadcast_id, output_id, platform, event, from_state, to_state, attempt, code, actor, detail
 FROM live_events
@@ -64,6 +69,19 @@ async def status(
             newest = "WHERE broadcast_id = %s ORDER BY id DESC LIMIT %s"
             events = await (await cursor.execute(_EVENT + newest, [broadcast["id"], TIMELINE])).fetchall()
             return _status(broadcast, outputs, events[::-1], language)
+
+    return await database.read(ask)
+
+
+async def figures(database: Database, *, session_id: UUID | None, room_id: str | None) -> dict[str, Any]:
+    """The fresh figures of a broadcast's outputs by their ids, or of the one that a room has on air."""
+
+    async def ask(connection: Connection) -> dict[str, Any]:
+        which = (
+            "%s" if session_id is not None else "(SELECT id FROM broadcasts WHERE room_id = %s AND ended_at IS NULL)"
+        )
+        cursor = await connection.execute(_FIGURES + which, [session_id or room_id])
+        return {str(output_id): data for output_id, data in await cursor.fetchall()}
 
     return await database.read(ask)
 
@@ -221,6 +239,9 @@ def _urgency(row: dict[str, Any]) -> tuple[int, float]:
 def _output(row: dict[str, Any], language: Language) -> dict[str, Any]:
     error = _error(row["error_code"], row["platform"], language)
     if error is not None:
+        if row["state"] == State.FAILED:
+            # It was tried as often as it should be; the rest is the host's.
+            error["retryable"] = False
         error |= {"platform": row["platform"], "attempt": row["attempt"], "next_attempt_at": row["next_attempt_at"]}
         if row["error_cause"]:
             error["cause"] = _error(row["error_cause"], row["platform"], language)

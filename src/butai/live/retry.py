@@ -33,7 +33,7 @@ PERMANENT = frozenset(
 ONCE = frozenset({Code.KEY_REJECTED, Code.TLS_FAILED, Code.EGRESS_START_TIMEOUT})
 """May be a platform's bad moment: tried once more. Twice in a row, it is what it says."""
 ONCE_WAIT = 3.0
-"""Seconds (live.md §4)."""
+"""Seconds."""
 
 SLOW_WAIT = 15.0
 """Seconds before `already_publishing` is tried again: the platform must first give up on the other one."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from butai.calling import HostOrUser, SignedIn, SmallBodies, origin
+from butai.calling import HostOrUser, SignedIn, origin
 from butai.live import rooms
-from butai.live.routes import as_json
-from butai.live.schemas import RoomId, RoomIn, RoomOut, TokenIn, TokenOut
+from butai.live.answers import Told, as_json
+from butai.live.schemas import Moment, RoomId, RoomIn, RoomOut, RoomsOut, TokenIn, TokenOut
 from butai.live.wiring import stage
 from butai.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=SmallBodies)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 
 
 @router.post(
@@ -35,6 +35,27 @@ async def make_room(request: Request, who: SignedIn, wanted: RoomIn) -> Response
             "livekit_url": made.livekit_url,
         }
     )
+
+
+@router.get("/rooms", response_model=RoomsOut, responses=documented(400), summary="The caller's rooms")
+async def list_rooms(
+    request: Request,
+    who: SignedIn,
+    before: Annotated[Moment | None, Query(description="`next_before` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+) -> Response:
+    """Newest first."""
+    found, more = await rooms.listed(stage(request), who, before, limit)
+    data = [
+        {
+            "room_id": room.room_id,
+            "host_identity": room.host_identity,
+            "origin": room.origin,
+            "created_at": room.created_at,
+        }
+        for room in found
+    ]
+    return as_json({"data": data, "next_before": found[-1].created_at if more else None})
 
 
 @router.post(

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from butai.calling import HostOrUser, SmallBodies, origin
+from butai.calling import HostOrUser, origin
 from butai.errors import NotHost, RoomNotFound
 from butai.identity import Caller
 from butai.live import queries, service
-from butai.live.schemas import AddIn, HistoryOut, RoomId, StartIn, StatusOut, StopIn, TimelineOut
+from butai.live.answers import Told, as_json, asked_language
+from butai.live.schemas import AddIn, HistoryOut, Moment, RoomId, StartIn, StatusOut, StopIn, TimelineOut
 from butai.live.service import Start
 from butai.live.wiring import Stage, stage
-from butai.live.words import Language, language
 from butai.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=SmallBodies)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 
-_NO_STORE = {"cache-control": "private, no-store", "vary": "Cookie, Authorization, Accept-Language"}
 _KEY = Header(
     alias="Idempotency-Key",
     min_length=1,
@@ -31,16 +28,6 @@ _KEY = Header(
 )
 
 PAGE = 100
-
-
-def as_json(value: Any, status: int = 200) -> Response:
-    """An answer that no cache keeps."""
-    return Response(msgspec.json.encode(value), status, _NO_STORE, "application/json")
-
-
-def asked_language(request: Request) -> Language:
-    """Of the request."""
-    return language(request.headers.get("accept-language"))
 
 
 async def check_host(stage: Stage, caller: Caller, room_id: str) -> None:
@@ -165,7 +152,7 @@ async def history(
     request: Request,
     who: HostOrUser,
     room_id: Annotated[RoomId, Query()],
-    before: Annotated[datetime | None, Query(description="`next_before` of the page before")] = None,
+    before: Annotated[Moment | None, Query(description="`next_before` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 20,
 ) -> Response:
     """Newest first."""

@@ -6,9 +6,21 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
-RoomId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:-]+$")]
+from butai.live.rooms import LONGEST_ROOM_ID, ROOM_ID
+
+RoomId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ROOM_ID, pattern=ROOM_ID)]
 Label = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 IngestUrl = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^rtmps?://[!-~]+$")]
@@ -16,6 +28,16 @@ PlatformName = Literal["youtube", "twitch", "custom"]
 StreamPlatform = Literal["youtube", "twitch"]
 Wire = Literal["starting", "live", "interrupted", "stopping", "ended", "error"]
 PresetName = Literal["720p30", "720p60", "1080p30", "1080p60"]
+
+
+def _written_out(value: object) -> object:
+    if isinstance(value, str) and "T" not in value.upper():
+        # pydantic would take `0.5` for a moment in 1970.
+        raise ValueError("a moment as RFC 3339 has it")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 def _strict(*examples: dict[str, Any]) -> ConfigDict:
@@ -39,6 +61,22 @@ class RoomOut(BaseModel):
     host_identity: str
     host_token: str
     livekit_url: str
+
+
+class RoomListed(BaseModel):
+    """One of the caller's rooms. `made` here, or `claimed` with a token of its own."""
+
+    room_id: str
+    host_identity: str
+    origin: Literal["made", "claimed"]
+    created_at: datetime
+
+
+class RoomsOut(BaseModel):
+    """Newest first. `next_before`: for the page behind."""
+
+    data: list[RoomListed]
+    next_before: datetime | None
 
 
 class TokenIn(BaseModel):

@@ -90,11 +90,13 @@ async def stop(
     """
     if session_id is None and room_id is None:
         raise InvalidRequest("Say which: session_id or room_id")
-    about = room_id or await _room_of(stage, session_id)
+    about = room_id if session_id is None else await _room_of(stage, session_id)
     async with journal.refusal(stage.database, origin, "live.stop", about), stage.database.transaction() as session:
         if session_id is not None:
             broadcast = await session.get(Broadcast, session_id, with_for_update=True)
-            await hosted_broadcast(session, caller, broadcast)
+            room = await hosted_broadcast(session, caller, broadcast)
+            if room_id not in (None, room.room_id):
+                raise InvalidRequest("This session_id is of another room; say one of the two")
         else:
             assert room_id is not None
             await hosted_room(session, caller, room_id)
@@ -138,7 +140,7 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
         if broadcast.ended_at is not None or broadcast.wanted == "off_air" or output.state == State.ENDED:
             raise NotLive
         if output.error_code == Code.NO_DESTINATION:
-            await _find_place(session, stage, room, output)
+            await _find_place(session, stage, room, broadcast, output)
         output.wanted, output.retry_asked_at = "on", func.now()
         journal.tell(session, broadcast, "output.retry_asked", origin, output=output)
         _record(session, origin, "live.output_retry", broadcast, output)
@@ -186,7 +188,7 @@ async def add_outputs(
         _all_known(found, destination_ids)
         wanted = [place for place in found.values() if place is not None]
         if not wanted:
-            raise NoDestination
+            raise NoDestination(platform=platforms[0])
         there = [output for output in await outputs_of(session, broadcast) if output.state != State.ENDED]
         new = [place for place in _once(wanted) if not any(_same(place, output) for output in there)]
         if len(there) + len(new) > MOST_OUTPUTS:
@@ -214,7 +216,7 @@ async def _begin(session: AsyncSession, stage: Stage, origin: Origin, room: Room
     there = _once([place for place in found.values() if place is not None])
     missing = [str(name) for name, place in found.items() if place is None]
     if not there:
-        raise NoDestination(f"No destination is saved for {', '.join(missing) or 'this show'}")
+        raise NoDestination(f"No destination is saved for {', '.join(missing) or 'this show'}", platform=missing[0])
     if len(there) > MOST_OUTPUTS:
         raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
     settings = stage.settings
@@ -282,11 +284,14 @@ def _nowhere(broadcast: Broadcast, platform: str) -> Output:
     )
 
 
-async def _find_place(session: AsyncSession, stage: Stage, room: Room, output: Output) -> None:
-    """A destination that was saved since. Raises `NoDestination`."""
+async def _find_place(session: AsyncSession, stage: Stage, room: Room, broadcast: Broadcast, output: Output) -> None:
+    """A destination that was saved since. Raises `NoDestination`; `NotLive` when another output has gone there since."""
     found = (await places(session, stage, room.owner_user_id, [output.platform], []))[output.platform]
     if found is None:
-        raise NoDestination
+        raise NoDestination(platform=output.platform)
+    others = [one for one in await outputs_of(session, broadcast) if one.id != output.id and one.state != State.ENDED]
+    if any(_same(found, one) for one in others):
+        raise NotLive("Another output of this broadcast goes there already")
     output.destination_id, output.label = found.destination_id, found.label
     output.ingest_url, output.backup_ingest_url = found.ingest_url, found.backup_ingest_url
     output.sealed_key, output.key_fingerprint = found.sealed_key, found.key_fingerprint

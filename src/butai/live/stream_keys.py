@@ -65,12 +65,14 @@ class Sealer:
         nonce = secrets.token_bytes(_NONCE)
         return head + nonce + key.cipher.encrypt(nonce, text.encode(), head)
 
-    def open(self, blob: bytes) -> str:
-        """What was sealed. Raises `SealBroken`."""
+    def open(self, blob: bytes, subject: UUID | None = None) -> str:
+        """What was sealed; for `subject`, where it is given. Raises `SealBroken`."""
         head, nonce, sealed = blob[:_HEAD], blob[_HEAD : _HEAD + _NONCE], blob[_HEAD + _NONCE :]
         key = self._keys.get(head[1:5])
         if len(head) < _HEAD or head[0] != _VERSION or key is None:
             raise SealBroken(f"no key {head[1:5].hex()}: is BUTAI_SECRET_KEY the one that sealed it?")
+        if subject is not None and head[5:] != subject.bytes:
+            raise SealBroken("the blob belongs elsewhere")
         try:
             return key.cipher.decrypt(nonce, sealed, head).decode()
         except InvalidTag:
@@ -81,9 +83,20 @@ class Sealer:
         digest = hmac.new(self._sealing().mark, text.encode(), hashlib.sha256).digest()
         return base64.b32encode(digest[:5]).decode().lower()
 
-    def stale(self, blob: bytes) -> bool:
-        """Whether it was sealed with another key than the first, so that it should be sealed anew."""
-        return self._first is not None and blob[1:5] != self._first.id
+    @property
+    def newest(self) -> bytes:
+        """The id of the key that seals, as it stands in blobs from byte 1 on. Raises `SecretKeyInvalid` without one."""
+        return self._sealing().id
+
+    @property
+    def rotates(self) -> bool:
+        """Whether there are older keys, whose blobs should be sealed anew."""
+        return len(self._keys) > 1
+
+    def renewed(self, blob: bytes) -> tuple[bytes, str]:
+        """The same, sealed with the first key, and its fingerprint by that. Raises `SealBroken`."""
+        text = self.open(blob)
+        return self.seal(text, UUID(bytes=blob[5:_HEAD])), self.fingerprint(text)
 
     def _sealing(self) -> _Key:
         if self._first is None:
@@ -111,9 +124,20 @@ def _raw(text: str) -> bytes:
 def _read_or_make(path: Path) -> str:
     """The file's key; made when there is none, whole or not at all, for this user alone."""
     try:
+        return _read(path) or _make(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise SecretKeyInvalid(f"BUTAI_SECRET_KEY_FILE {path}: {reason}") from None
+
+
+def _read(path: Path) -> str | None:
+    try:
         return path.read_text().strip()
     except FileNotFoundError:
-        pass
+        return None
+
+
+def _make(path: Path) -> str:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

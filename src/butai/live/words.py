@@ -155,8 +155,8 @@ def words(code: str, platform: str | None, language: Language) -> tuple[str, str
         texts = _TEXTS[Code(code)]
     except ValueError:
         return code, ""
-    name = PLATFORM_NAMES.get(platform or "", "RTMP")
     first = 2 if language == "zh" else 0
+    name = PLATFORM_NAMES.get(platform or "", "平台" if first else "the platform")
     return texts[first].format(platform=name), texts[first + 1].format(platform=name)
 
 

@@ -1,0 +1,167 @@
+"""Seconds from what happens at a platform to the change in `GET /api/live/status`.
+
+The whole service with a real LiveKit and two nginx-rtmp platforms, one of which is broken in turn in every way; the
+status is asked for 50 times a second, as a client would. A round is one broadcast for the faults on air, and one each for
+what fails at the start. The other platform has to go on taking bytes through all of it, or the round has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from harness import Benchmark, Failed, Figures, Limit, arguments, main, need, tool_version, versions
+
+from butai.embedded.livekit import livekit_binary
+from butai.embedded.seaweed import EmbeddedSeaweed
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+from tests.e2e.stage import Show, Stage, eventually, rising
+from tests.platforms import Platform
+from tests.processes import free_port
+
+EVERY = 0.02
+"""Seconds between two looks at the status."""
+# What it is, and the most that it may take in any round.
+TARGETS = {
+    "start": ("start → live", 2.0),
+    "close": ("connection closed → interrupted", 0.5),
+    "healed": ("next attempt → live again", 1.0),
+    "stall": ("stopped reading → interrupted", 2.5),
+    "relay": ("relay SIGKILLed → interrupted", 1.5),
+    "stop": ("stop → ended", 2.0),
+    "refused": ("start → nothing listens there", 1.5),
+    "bad_key": ("start → key rejected", 1.5),
+}
+STATEMENTS = [
+    Limit(label, name, "seconds", "s", at_most=target, worst=True) for name, (label, target) in TARGETS.items()
+]
+
+
+def measure(rounds: int) -> bool:
+    need("nginx")
+    bench = Benchmark("faults", f"seconds until GET /api/live/status says so, {rounds} rounds", STATEMENTS)
+    bench.versions = versions("butai", "livekit") | {
+        "livekit-server": tool_version(str(livekit_binary()), "--version"),
+        "nginx": tool_version("nginx", "-v"),
+    }
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(TemporaryDirectory(prefix="butai-bench-faults-")))
+        stage = opened.enter_context(Stage(opened.enter_context(EmbeddedSeaweed(folder / "store"))))
+        steady, broken = opened.enter_context(Platform("steady")), opened.enter_context(Platform("broken"))
+        found: Figures = {}
+
+        def one(name: str) -> Callable[[int], Figures]:
+            # All of a round is measured at its first name: the faults of one broadcast come one after the other.
+            def run(number: int) -> Figures:
+                if name == next(iter(TARGETS)):
+                    found.clear()
+                    try:
+                        found.update(asyncio.run(faults(stage, steady, broken)))
+                    except AssertionError as error:
+                        raise Failed(f"round {number}: {error}") from error
+                return {"seconds": found[name]}
+
+            return run
+
+        bench.run({name: one(name) for name in TARGETS}, rounds, timed=False)
+    return bench.report()
+
+
+async def faults(stage: Stage, steady: Platform, broken: Platform) -> Figures:
+    """One round. Raises `AssertionError` when something does not happen at all."""
+    figures: Figures = {}
+    async with prepared(stage, steady, broken.url) as (show, ids, keys):
+        figures["start"] = await after(show, lambda: show.start(*ids), lambda: states(show) == {"live"}, 20)
+        async with rising(lambda: steady.bytes_in(keys["steady"])):
+            await asyncio.sleep(2)
+            figures["close"] = await after(
+                show, lambda: done(broken.drop, keys["broken"]), lambda: show.state("broken") == "interrupted", 10
+            )
+            figures["healed"] = await healed(show)
+            await asyncio.sleep(2)
+            figures["stall"] = await after(
+                show, lambda: done(broken.stall), lambda: show.state("broken") == "interrupted", 10
+            )
+            broken.resume()
+            await show.until_live("broken", seconds=30)
+        await asyncio.sleep(2)
+        (relay,) = stage.relays(show.session)
+        figures["relay"] = await after(show, lambda: done(relay.kill), lambda: states(show) == {"interrupted"}, 10)
+        await show.until_live("steady", "broken", seconds=30)
+        await asyncio.sleep(1)
+        figures["stop"] = await after(
+            show,
+            lambda: show.call("POST", "/api/live/stop", {"session_id": show.session}),
+            lambda: states(show) == {"ended"},
+            15,
+        )
+    async with prepared(stage, steady, f"rtmp://127.0.0.1:{free_port()}/live") as (show, ids, _):
+        figures["refused"] = await after(
+            show, lambda: show.start(*ids), lambda: show.code("broken") == "destination_unreachable", 15
+        )
+        await show.until_live("steady")
+    async with prepared(stage, steady, broken.url) as (show, ids, keys):
+        broken.refuse.add(keys["broken"])
+        figures["bad_key"] = await after(
+            show, lambda: show.start(*ids), lambda: show.code("broken") == "key_rejected", 15
+        )
+        assert broken.published(keys["broken"], "refused")
+        await show.until_live("steady")
+    return figures
+
+
+@asynccontextmanager
+async def prepared(
+    stage: Stage, steady: Platform, broken_url: str
+) -> AsyncIterator[tuple[Show, list[str], dict[str, str]]]:
+    """A host who publishes, two saved destinations, and their keys."""
+    async with Show(stage, every=EVERY) as show:
+        keys = {name: f"{name}{uuid.uuid4().hex[:12]}" for name in ("steady", "broken")}
+        ids = [
+            await show.destination("custom", steady.url, keys["steady"], label="steady"),
+            await show.destination("twitch", broken_url, keys["broken"], label="broken"),
+        ]
+        await show.host_on()
+        yield show, ids, keys
+
+
+async def after(show: Show, act: Callable[[], object], condition: Callable[[], bool], patience: float) -> float:
+    """Seconds from just before `act` to the answer in which the condition holds."""
+    began = time.time()
+    acting = act()
+    if asyncio.iscoroutine(acting):
+        await acting
+    return await show.until(condition, patience) - began
+
+
+async def done(act: Callable[..., object], *given: object) -> None:
+    """As a coroutine."""
+    act(*given)
+
+
+async def healed(show: Show) -> float:
+    """Seconds from the time that the status announced for the next attempt to live."""
+    await show.until(lambda: bool(show.now.outputs["broken"].get("next_attempt_at")) or states(show) == {"live"}, 10)
+    planned = show.now.outputs["broken"].get("next_attempt_at")
+    live = await show.until_live("broken")
+    await eventually(lambda: show.state("broken") == "live", 1)
+    return live - datetime.fromisoformat(planned).timestamp() if planned else 0.0
+
+
+def states(show: Show) -> set[str]:
+    """Of all outputs."""
+    return {output["state"] for output in show.now.outputs.values()} if show.seen else set()
+
+
+if __name__ == "__main__":
+    given = arguments(__doc__ or "", rounds=10)
+    main(lambda: measure(given.rounds), minutes=40, strict=given.strict)

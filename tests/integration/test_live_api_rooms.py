@@ -1,0 +1,141 @@
+"""Rooms: whose they are, what LiveKit is told of them, and that nobody is given a room that others are in."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from livekit import api as livekit_api
+from pydantic import SecretStr
+
+from butai.config import LiveKitSettings, Settings
+from butai.embedded.livekit import EmbeddedLiveKit
+from tests.conftest import Api, serving
+from tests.live_api import SECRET, go_live, make_room, save
+
+
+@pytest.fixture
+async def api(live_settings: Settings) -> AsyncIterator[Api]:
+    async with serving(live_settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def livekit() -> Iterator[LiveKitSettings]:
+    path = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
+    with EmbeddedLiveKit(path / "livekit") as server:
+        made = server.livekit
+        yield LiveKitSettings(url=made.url, api_key=made.api_key, api_secret=SecretStr(made.api_secret))
+    shutil.rmtree(path)
+
+
+def admin_token(settings: LiveKitSettings, room: str, identity: str = "someone") -> str:
+    grants = livekit_api.VideoGrants(room_join=True, room=room, room_admin=True)
+    token = livekit_api.AccessToken(settings.api_key, settings.api_secret.get_secret_value())
+    return token.with_identity(identity).with_grants(grants).to_jwt()
+
+
+def asking(settings: LiveKitSettings) -> livekit_api.LiveKitAPI:
+    return livekit_api.LiveKitAPI(settings.url, settings.api_key, settings.api_secret.get_secret_value())
+
+
+async def test_a_users_rooms_are_listed_newest_first(api: Api) -> None:
+    for room, user in (("one", "alice"), ("bobs", "bob"), ("two", "alice"), ("three", "alice")):
+        await make_room(api, room, user)
+    status, page = await api.call("GET", "/api/live/rooms?limit=2", "alice")
+    assert (status, [room["room_id"] for room in page["data"]]) == (200, ["three", "two"])
+    rest = (await api.call("GET", f"/api/live/rooms?before={quote(page['next_before'])}", "alice"))[1]
+    assert ([room["room_id"] for room in rest["data"]], rest["next_before"]) == (["one"], None)
+    assert rest["data"][0]["origin"] == "made"
+    assert (await api.call("GET", "/api/live/rooms"))[0] == 401
+    for wrong in ("0.5", "2026-01-01", "2026-01-01T00:00:00", "yesterday"):
+        assert (await api.call("GET", f"/api/live/rooms?before={wrong}", "alice"))[0] == 400
+
+
+async def test_what_runs_at_livekit_is_given_to_nobody_without_its_token(
+    live_settings: Settings, livekit: LiveKitSettings
+) -> None:
+    async with serving(replace(live_settings, livekit=livekit)) as api:
+        async with asking(livekit) as there:
+            await there.room.create_room(livekit_api.CreateRoomRequest(name="elsewhere", empty_timeout=60))
+            status, problem = await api.call("POST", "/api/live/rooms", "mallory", json={"room_id": "elsewhere"})
+            assert (status, problem["code"]) == (409, "room_taken")
+            token = admin_token(livekit, "elsewhere")
+            status, made = await api.call("POST", "/api/live/rooms", "alice", json={"host_token": token})
+            assert (status, made["host_identity"]) == (200, "someone")
+            # Claimed now: alice needs no token any more, to all others it is hers.
+            assert (await make_room(api, "elsewhere"))["host_identity"] == "someone"
+            status, problem = await api.call("POST", "/api/live/rooms", "mallory", json={"host_token": token})
+            assert (status, problem["code"]) == (409, "room_taken")
+        audit = (await api.call("GET", "/api/live/audit?room_id=elsewhere", "alice"))[1]["data"]
+        assert [(one["actor"], one["action"], one["error_code"]) for one in audit] == [
+            ("mallory", "live.room_claimed", "room_taken"),
+            ("alice", "live.room_claimed", None),
+            ("mallory", "live.room_made", "room_taken"),
+        ]
+
+
+async def test_a_room_waits_at_livekit_for_a_host_who_reloads(
+    live_settings: Settings, livekit: LiveKitSettings
+) -> None:
+    async with serving(replace(live_settings, livekit=livekit)) as api:
+        await make_room(api, "patient")
+        async with asking(livekit) as there:
+            (room,) = (await there.room.list_rooms(livekit_api.ListRoomsRequest(names=["patient"]))).rooms
+        assert room.departure_timeout > live_settings.live.source_grace
+        assert room.empty_timeout >= 300
+
+
+async def test_a_livekit_that_says_nothing_holds_nobody_up(live_settings: Settings) -> None:
+    held: list[asyncio.StreamWriter] = []
+    asked = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        asked.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    there = live_settings.livekit.model_copy(update={"url": f"ws://127.0.0.1:{port}"})
+    try:
+        async with serving(replace(live_settings, livekit=there)) as api:
+            began = time.monotonic()
+            await make_room(api)
+            assert asked.is_set()
+            assert time.monotonic() - began < 3
+    finally:
+        for writer in held:
+            writer.close()
+        server.close()
+
+
+async def test_rooms_have_names_as_people_give_them(api: Api) -> None:
+    room = "舞台 1 (Aoi's)"
+    status, made = await api.call(
+        "POST", "/api/live/rooms", "alice", json={"host_token": admin_token(api.settings.livekit, room)}
+    )
+    assert (status, made["room_id"]) == (200, room)
+    await save(api)
+    begun = await go_live(api, room_id=room)
+    status, now = await api.call("GET", f"/api/live/status?room_id={quote(room)}", "alice")
+    assert (status, now["session_id"], now["room_id"]) == (200, begun["session_id"], room)
+    status, token = await api.call(
+        "POST", f"/api/live/rooms/{quote(room)}/tokens", "alice", json={"role": "viewer", "name": "観客"}
+    )
+    assert status == 200
+    verified = livekit_api.TokenVerifier("devkey", SECRET).verify(token["token"])
+    assert verified.video is not None and verified.video.room == room
+
+
+@pytest.mark.parametrize("room", ["a/b", "a\x00b", "a?b", "r" * 129])
+async def test_a_name_that_cannot_stand_in_a_path_is_refused(api: Api, room: str) -> None:
+    for wanted in ({"room_id": room}, {"host_token": admin_token(api.settings.livekit, room)}):
+        status, problem = await api.call("POST", "/api/live/rooms", "alice", json=wanted)
+        assert (status, problem["code"]) == (400, "invalid_request"), wanted
