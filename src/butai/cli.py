@@ -77,9 +77,15 @@ def api(
     import uvicorn
 
     from butai.api import create_app
+    from butai.errors import SecretKeyInvalid
     from butai.http_server import BoundedHttp, EndingServer
+    from butai.live.stream_keys import Sealer
 
     settings = _needed(_settings())
+    try:
+        Sealer(settings.live)
+    except SecretKeyInvalid as error:
+        _fail(error.detail)
     config = uvicorn.Config(
         create_app(settings),
         host=host or settings.http.host,
