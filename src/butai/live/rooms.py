@@ -27,7 +27,7 @@ from butai.identity import Caller
 from butai.live import journal
 from butai.live.access import hosted_room
 from butai.live.models import Room
-from butai.live.tokens import HostClaims, Role
+from butai.live.tokens import EMPTY_SECONDS, STAY_SECONDS, HostClaims, Role
 from butai.live.wiring import Stage
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,6 @@ log = structlog.get_logger(__name__)
 GUEST_HOURS = 12.0
 _PATIENCE = 1.0
 """Seconds for each of the two things that LiveKit is asked when a room is made."""
-_EMPTY_MINUTES = 10
 
 LONGEST_ROOM_ID = 128
 ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
@@ -150,12 +149,13 @@ def _host_token(stage: Stage, room: Room, caller: Caller) -> str:
 async def _open_at_livekit(stage: Stage, room_id: str) -> None:
     """Has LiveKit keep an empty room for longer than its 20 s: a host who reloads comes back to the same one.
 
-    Best effort: a room that is not there yet is made by the first to join, with LiveKit's own times.
+    Best effort: a room that is not there yet is made by the first to join, as its token says.
     """
     wanted = api.CreateRoomRequest(
         name=room_id,
-        empty_timeout=_EMPTY_MINUTES * 60,
-        departure_timeout=int(stage.settings.source_grace) + 30,
+        empty_timeout=EMPTY_SECONDS,
+        departure_timeout=max(STAY_SECONDS, int(stage.settings.source_grace) + 30),
+        sync_streams=True,
     )
     try:
         async with _asking(stage) as livekit:

@@ -13,14 +13,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal, cast
 from uuid import UUID
 
 import msgspec
 import structlog
-from livekit.api import AccessToken, VideoGrants
 
 from butai.config import LiveKitSettings
 from butai.live.desired import BroadcastRow
@@ -29,6 +27,7 @@ from butai.live.egress.relay_process import EXIT_RUNNING_ALREADY, Watched, lock_
 from butai.live.observations import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.presets import PRESETS
 from butai.live.states import Code
+from butai.live.tokens import Tokens
 from butai.relay import messages
 
 log = structlog.get_logger(__name__)
@@ -46,7 +45,6 @@ PING_EVERY = 5.0
 """Seconds. A relay ends when it has heard nothing for 30."""
 SILENT_TICKS = 2
 """Pings without a word from a configured relay, which speaks each second, until it counts as lost."""
-TOKEN_HOURS = 24.0
 TOKEN_EVERY = 6 * 3600.0
 """Seconds between two tokens: a relay that joins anew after days needs a young one."""
 _LOOK_AGAIN = 0.03
@@ -73,6 +71,7 @@ class RelayEgress:
         # With the folder: who looks elsewhere does not find our relays, though it may be on this machine.
         self.host = f"{socket.gethostname()} {boot} {self.folder}"
         self.livekit, self.open_key, self.allow_private = livekit, open_key, allow_private
+        self.tokens = Tokens(livekit)
         self._controller, self._command = controller, command
         self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self._engines: set[RelayEngine] = set()
@@ -302,23 +301,7 @@ class RelayEngine:
             self._say(msgspec.structs.replace(self._configuration, token=self._token(self._broadcast)))
 
     def _token(self, broadcast: BroadcastRow) -> str:
-        grants = VideoGrants(
-            room_join=True,
-            room=broadcast.room_id,
-            can_subscribe=True,
-            can_publish=False,
-            can_publish_data=False,
-            hidden=True,
-            recorder=True,
-        )
-        livekit = self._egress.livekit
-        return (
-            AccessToken(livekit.api_key, livekit.api_secret.get_secret_value())
-            .with_identity(f"egress-{broadcast.id}")
-            .with_grants(grants)
-            .with_ttl(timedelta(hours=TOKEN_HOURS))
-            .to_jwt()
-        )
+        return self._egress.tokens.for_egress(broadcast.room_id, f"egress-{broadcast.id}")
 
     def _say(self, line: messages.FromController) -> None:
         if not self._writer.is_closing():
