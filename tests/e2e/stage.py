@@ -171,6 +171,8 @@ class Seen:
     status: str
     outputs: dict[str, dict[str, Any]]
     """By label."""
+    source: str = ""
+    """The state of the host's media."""
 
 
 @dataclass
@@ -321,7 +323,7 @@ class Show:
                     if output["state"] != state:
                         code = (output.get("error") or {}).get("code", "")
                         self.changes.append(Change(at, label, state, output["state"], code))
-                self.seen.append(Seen(at, said["status"], outputs))
+                self.seen.append(Seen(at, said["status"], outputs, said["source"]["state"]))
             async with self._moved:
                 self._moved.notify_all()
             await asyncio.sleep(self._every)

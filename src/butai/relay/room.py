@@ -230,6 +230,9 @@ class JoinedRoom:
     def _set_reconnecting(self, reconnecting: bool) -> None:
         log.info("room.reconnecting" if reconnecting else "room.reconnected")
         self.reconnecting = reconnecting
+        if not reconnecting and not self._readers:
+            # Back in a LiveKit that was restarted before anything was subscribed: it has forgotten what we would ask for.
+            self.stale = True
 
     def _token_refreshed(self) -> None:
         self.token = self._room._token or self.token

@@ -24,7 +24,7 @@ from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
 from butai.relay.rtmp.connection import Limits, Target, connect
 from butai.relay.rtmp.failures import PublishError, closed, refused
-from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, Refused, Session
+from butai.relay.rtmp.session import WINDOW, Acknowledged, Event, Pong, Publishing, Refused, Session
 
 __all__ = ["Limits", "PublishError", "Publisher", "Stats", "Target"]
 
@@ -234,13 +234,17 @@ class Publisher:
                 if now - began > self._limits.publish_timeout:
                     raise PublishError("destination_unreachable", f"no answer in time ({session.step})")
                 continue
-            if now - pinged >= self._limits.ping_every and writer.transport.get_write_buffer_size() < 64 * 1024:
+            # Also into a full buffer: it is eighteen bytes, and only a ping that waits for its answer can be missed.
+            if now - pinged >= self._limits.ping_every:
                 pinged = now
                 session.ping(self._evidence.ping(self.stats.bytes_sent, now))
                 writer.write(self._taken(session))
             self._evidence.look(tcp.progress(raw), self.stats.bytes_sent, now)
             self.stats.bytes_acked = self._evidence.bytes
-            if self._evidence.silent(now) > self._limits.stall_after and self._evidence.media_taken:
+            if (
+                self._evidence.silent(self.stats.bytes_sent, now) > self._limits.stall_after
+                and self._evidence.media_taken
+            ):
                 if said != "stalled":
                     said, self._stalled_since = "stalled", now
                     self._report("stalled", "destination_stalled", "no bytes are acknowledged")
@@ -250,19 +254,28 @@ class Publisher:
                 if said != "live":
                     said, self._stalled_since = "live", None
                     self._report("live", "", "")
-            elif self._evidence.silent(now) > self._limits.publish_timeout:
+            elif self._evidence.silent(self.stats.bytes_sent, now) > self._limits.publish_timeout:
                 raise PublishError("destination_stalled", "it took the key and no bytes")
 
 
+_TRUSTED = 3
+"""Acknowledgements until a platform counts as one that gives them: some send one or two and no more."""
+
+
 class _Evidence:
-    """What is known of bytes that were read on the other side."""
+    """What is known of bytes that were read on the other side.
+
+    Three witnesses: acknowledgements, answers to pings, TCP. A platform may give acknowledgements by a window of its own, or
+    answer no ping; so silence is what all that have ever spoken agree on, and TCP is asked only where nobody else speaks.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._media_from: int | None = None
         self._began = 0.0
-        self._last = 0.0
-        self._by_application = False
+        self._acks = self._step = 0
+        self._last_ack = self._tcp_moved = 0.0
+        self._pongs = 0
         self._pings: dict[int, tuple[float, int]] = {}
         self._number = 0
         self._tcp_bytes = 0
@@ -275,22 +288,28 @@ class _Evidence:
 
     media_taken = any
 
+    @property
+    def _by_application(self) -> bool:
+        return self._pongs > 0 or self._acks >= _TRUSTED
+
     def media_begins(self, sent: int, now: float) -> None:
         """The platform took the key; what is sent from here on is media."""
-        self._media_from, self._began, self._last = sent, now, now
+        self._media_from, self._began = sent, now
+        self._last_ack = self._tcp_moved = now
 
     def acknowledged(self, total: int, now: float) -> None:
         """By an acknowledgement."""
-        self._by_application = True
         if total > self.bytes:
-            self.bytes = total
-            self._last = now
+            self._step = max(self._step, total - self.bytes) if self._acks else 0
+            self._acks += 1
+            self.bytes, self._last_ack = total, now
 
     def ping(self, sent: int, now: float) -> int:
         """A ping goes out behind so many bytes: its number."""
         self._number = (self._number + 1) & 0x7FFFFFFF
         if len(self._pings) >= _PINGS_KEPT:
-            del self._pings[next(iter(self._pings))]
+            # Not the oldest, which tells for how long nobody has answered.
+            self._pings.popitem()
         self._pings[self._number] = now, sent
         return self._number
 
@@ -299,26 +318,31 @@ class _Evidence:
         asked = self._pings.pop(number, None)
         if asked is None:
             return None
-        self._by_application = True
+        for older in [one for one in self._pings if one < number]:
+            del self._pings[older]
+        self._pongs += 1
         self.bytes = max(self.bytes, asked[1])
-        self._last = now
         return now - asked[0]
 
     def look(self, progress: tcp.Progress | None, sent: int, now: float) -> None:
-        """TCP's word, which counts where the platform gives none of its own."""
+        """TCP's word."""
         if progress is None:
             return
-        moved = progress.acked > self._tcp_bytes or not progress.waiting
+        if progress.acked > self._tcp_bytes or not progress.waiting:
+            self._tcp_moved = now
+            if not self._by_application and now - self._began > self._limits.ignored_after:
+                self.bytes = max(self.bytes, sent - progress.waiting)
         self._tcp_bytes = progress.acked
-        if not self._by_application and now - self._began > self._limits.ignored_after and moved:
-            self._last = now
-            self.bytes = max(self.bytes, sent - progress.waiting)
 
-    def silent(self, now: float) -> float:
-        """Seconds since the last evidence."""
-        if not self._by_application and now - self._began <= self._limits.ignored_after:
-            return 0.0
-        return now - self._last
+    def silent(self, sent: int, now: float) -> float:
+        """Seconds since the last evidence; 0 while none is due. `sent`: bytes until now."""
+        witnesses: list[float] = []
+        if self._pongs:
+            witnesses.append(now - min((at for at, _ in self._pings.values()), default=now))
+        if self._acks >= _TRUSTED:
+            due = sent - self.bytes > 2 * max(self._step, WINDOW)
+            witnesses.append(now - self._last_ack if due else 0.0)
+        return min(witnesses) if witnesses else now - self._tcp_moved
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
