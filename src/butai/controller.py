@@ -186,8 +186,10 @@ class Controller:
     async def _beat(self) -> None:
         before = time.time()
         heartbeat = await self._leases.beat(len(self._held))
-        offset = heartbeat.database_time - (before + time.time()) / 2
-        if abs(offset - self._gate.offset) > CLOCK_TOLERANCE:
+        after = time.time()
+        offset = heartbeat.database_time - (before + after) / 2
+        # One that had to wait for Postgres says nothing of its clock.
+        if after - before < CLOCK_TOLERANCE < abs(offset - self._gate.offset):
             log.warning("controller.clock_differs", seconds=round(offset, 3))
             self._gate.offset = offset
         self._alone = heartbeat.alone
