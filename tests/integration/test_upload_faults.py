@@ -152,7 +152,7 @@ async def test_a_hundred_cancelled_uploads_leave_no_multipart(
         ).scalar()
     assert failed, "every upload was faster than its cancellation"
     assert in_parts, "no upload had got as far as its first part"
-    assert multiparts() == []
+    # What the store did not abort within its five seconds is left to the removal job, which runs here.
     await settle(database, run_jobs, multiparts)
 
 
