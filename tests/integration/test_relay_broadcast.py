@@ -457,7 +457,8 @@ async def test_a_pause_of_the_whole_process_makes_no_burst(broadcast: Broadcast,
     await broadcast.phase(youtube, "ended")
     await until(lambda: bool(youtube.published("i1", "publish_done")))
     arrived = await asyncio.to_thread(decoded, youtube.recordings("i1")[0])
-    # The gap is in both, and sound and picture are together after it.
-    assert 2 < np.diff(arrived.times).max() < 4
-    assert 2 < np.diff(arrived.sound_times).max() < 4
+    # The gap is in both, and sound and picture are together after it. A packet that waited through the pause is three
+    # seconds late, so its push begins anew: at the next key frame, two seconds off at most.
+    assert 2 < np.diff(arrived.times).max() < 6
+    assert 2 < np.diff(arrived.sound_times).max() < 6
     assert abs(arrived.times[-1] - arrived.sound_times[-1]) < 0.2

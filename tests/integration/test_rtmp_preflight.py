@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
 from butai.relay.rtmp.connection import Limits, Target
 from butai.relay.rtmp.preflight import bandwidth_test, check
+from tests.fakes.rtmp_server import Server
 from tests.platforms import Authority, Platform, tls_front
 from tests.processes import free_port
 
@@ -27,6 +29,24 @@ async def test_each_step_is_told_and_a_publish_asks_about_the_key() -> None:
         steps = await check(bandwidth_test(Target(platform.url, KEY + "bad", True)), publish=True)
         assert (steps[-1].name, steps[-1].ok, steps[-1].code) == ("publish", False, "key_rejected")
         assert KEY not in repr(steps)
+
+
+async def test_a_key_that_is_taken_first_and_refused_a_moment_later_is_refused() -> None:
+    """Twitch's way: it hangs up when it has looked the key up, and gives no reason."""
+
+    class Hasty(Server):
+        async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            serving = asyncio.create_task(super()._serve(reader, writer))
+            while "publish" not in self.commands:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
+            serving.cancel()
+
+    server = Hasty()
+    async with server.running() as url:
+        steps = await check(Target(url, KEY, True), publish=True)
+    assert "publish" in server.commands
+    assert [(step.name, step.code) for step in steps if not step.ok] == [("publish", "key_rejected")]
 
 
 async def test_what_fails_is_named(tmp_path: Path) -> None:

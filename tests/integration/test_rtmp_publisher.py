@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import ssl
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -215,10 +217,21 @@ async def test_a_killed_platform_is_destination_closed(media: Media) -> None:
             assert (await push.error(2)).code == "destination_closed"
 
 
+def pictures(path: Path) -> list[tuple[float, bool]]:
+    """When each picture of a recording comes, in seconds, and whether it is a key frame."""
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        return [
+            (float(packet.dts * packet.time_base), packet.is_keyframe)
+            for packet in file.demux(stream)
+            if packet.dts is not None and packet.time_base is not None
+        ]
+
+
 async def test_a_stalled_platform_is_seen_within_two_seconds_and_goes_on_at_a_keyframe(media: Media) -> None:
     with Platform("stalled") as platform:
-        limits = Limits(queue_ms=1500)
-        async with pushing(media, platform.url, limits=limits) as push:
+        # Eight times as much as in real time: it fills both kernels' buffers, so that pictures have to be dropped.
+        async with pushing(media, platform.url, limits=Limits(queue_ms=1500), speed=8) as push:
             await until(lambda: push.phase == "live", "live")
             before = platform.bytes_in(KEY)
             platform.stall()
@@ -226,9 +239,19 @@ async def test_a_stalled_platform_is_seen_within_two_seconds_and_goes_on_at_a_ke
             await until(lambda: push.phase == "stalled", "stalled", 4)
             assert time.monotonic() - stopped < 2.2
             assert push.phases[-1][1] == "destination_stalled"
+            await until(lambda: push.publisher.stats.dropped_frames > 0, "drops")
             platform.resume()
             await until(lambda: push.phase == "live", "live again", 5)
+            frames = push.publisher.stats.frames_sent
             await until(lambda: platform.bytes_in(KEY) > before + 200_000, "bytes")
+            await until(lambda: push.publisher.stats.frames_sent > frames + 60, "pictures")
+            push.publisher.stop()
+            await asyncio.wait_for(asyncio.shield(push.task), 3)
+        await until(lambda: platform.published(KEY, "publish_done"), "the end of the publish")
+        arrived = pictures(platform.recordings(KEY)[0])
+        after_gaps = [later for earlier, later in itertools.pairwise(arrived) if later[0] - earlier[0] > 0.2]
+        assert after_gaps
+        assert all(keyframe for _, keyframe in after_gaps)
 
 
 async def test_a_platform_that_stays_stalled_is_given_up_and_the_queue_stays_small(media: Media) -> None:
@@ -323,6 +346,7 @@ async def test_a_platform_that_takes_the_key_and_no_bytes_never_was_live(media: 
     limits = Limits(ignored_after=0.5, publish_timeout=2)
     async with Mute(reads=False).running() as url, pushing(media, url, limits=limits, speed=40) as push:
         error = await push.error(30)
+        assert push.seen("publishing") and not push.seen("live")
     assert error.code == "destination_stalled"
 
 

@@ -16,6 +16,7 @@ from butai.relay.rtmp.chunks import (
     ACKNOWLEDGEMENT,
     COMMAND,
     LONGEST_MESSAGE,
+    PEER_BANDWIDTH,
     SET_CHUNK_SIZE,
     USER_CONTROL,
     WINDOW_SIZE,
@@ -194,6 +195,41 @@ def test_acknowledgements_go_round_at_four_gigabytes() -> None:
     assert totals == [65536, 2**31, 2**32 - 5, 2**32 + 1000]
 
 
+def test_an_acknowledgement_that_goes_back_is_none() -> None:
+    server = Server()
+    server.publishing()
+    assert server.say(ACKNOWLEDGEMENT, struct.pack(">I", 70_000)) == [Acknowledged(70_000)]
+    assert server.say(ACKNOWLEDGEMENT, struct.pack(">I", 65_536)) == []
+    assert server.say(ACKNOWLEDGEMENT, struct.pack(">I", 131_072)) == [Acknowledged(131_072)]
+
+
+def test_a_peer_bandwidth_is_answered_with_our_window() -> None:
+    server = Server()
+    server.publishing()
+    assert server.say(PEER_BANDWIDTH, struct.pack(">IB", 2_500_000, 2)) == []
+    server.listen()
+    assert server.heard[-1] == Message(WINDOW_SIZE, 0, 0, struct.pack(">I", 65536))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_no_to_a_courtesy_ends_nothing_also_after_the_start(number: int) -> None:
+    server = Server()
+    server.publishing()
+    assert server.answer("_error", number, None, {"level": "error", "code": "NetConnection.Call.Failed"}) == []
+
+
+@pytest.mark.parametrize("word", ["NetStream.Publish.BadName", "NetStream.Publish.Denied", "NetStream.Failed"])
+def test_a_refusal_is_one_whatever_its_level(word: str) -> None:
+    server = Server()
+    server.publishing()
+    assert server.answer("onStatus", 0, None, {"level": "status", "code": word}) == [Refused(word, "")]
+
+
+def test_a_chunk_stream_may_begin_without_naming_its_stream() -> None:
+    ping = b"\x42\x00\x00\x00\x00\x00\x06\x04" + struct.pack(">HI", 6, 5)
+    assert ChunkReader().feed(ping) == [Message(USER_CONTROL, 0, 0, struct.pack(">HI", 6, 5))]
+
+
 def test_what_is_received_is_acknowledged_by_their_window() -> None:
     server = Server()
     server.publishing()
@@ -271,6 +307,11 @@ def test_a_close_means_what_came_before_it() -> None:
 def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:
     assert redact(f"bad name {KEY[3:10]}", KEY) == "[the platform's words name the key]"
     assert redact("bad\r\nname", KEY) == "bad  name"
+    hidden = "[the platform's words name the key]"
+    for echo in (KEY.upper(), KEY.replace("-", "%2D"), KEY[:9] + "\n" + KEY[9:], "x" * 296 + KEY, KEY[-6:]):
+        assert redact(f"no such stream: {echo}", KEY) == hidden
+    error = refused(Refused("NetStream.Publish.BadName", KEY), "publish", KEY)
+    assert error.detail == f"NetStream.Publish.BadName: {hidden}"
 
 
 @pytest.mark.parametrize(
@@ -304,6 +345,7 @@ def test_a_key_that_cannot_be_is_refused(key: str) -> None:
         *((one, True) for one in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0")),
         *((one, True) for one in ("::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "ff02::1", "100.64.0.1")),
         *((one, True) for one in ("64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1", "255.255.255.255", "nonsense")),
+        *((one, True) for one in ("::7f00:1", "fec0::1", "64:ff9b:1::808:808", "::ffff:0:7f00:1", "2001:db8::1")),
         *((one, False) for one in ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808")),
     ],
 )

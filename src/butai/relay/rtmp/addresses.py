@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 PORTS = {"rtmp": 1935, "rtmps": 443}
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _LONGEST = 1000
 _PRINTABLE = re.compile(r"[!-~]+")
 
@@ -83,10 +83,13 @@ def is_private(address: str) -> bool:
         return True
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is None and any(found in network for network in _NAT64):
+        if inner is None and found in _NAT64:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return is_private(str(inner))
+        # Nothing outside of 2000::/3 is handed out; Python calls some of it global (::127.0.0.1, fec0::).
+        if not found.is_global or int(found) >> 125 != 1:
+            return True
     return not found.is_global or found.is_multicast
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SET_CHUNK_SIZE, ABORT, ACKNOWLEDGEMENT, USER_CONTROL, WINDOW_SIZE, PEER_BANDWIDTH = 1, 2, 3, 4, 5, 6
-AUDIO, VIDEO, DATA, COMMAND = 8, 9, 18, 20
+AUDIO, VIDEO, COMMAND_3, DATA, COMMAND = 8, 9, 17, 18, 20
+"""`COMMAND_3`: one byte, then as `COMMAND`."""
 
 LONGEST_MESSAGE = 64 * 1024
 """Bytes of one message to us. A status with a long description has one kilobyte."""
@@ -86,9 +87,10 @@ class _Incoming:
 
 
 class ChunkReader:
-    """Bytes to messages. Raises `ProtocolError`, after which it must not be used."""
+    """Bytes to messages of at most `longest` bytes. Raises `ProtocolError`, after which it must not be used."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = LONGEST_MESSAGE) -> None:
+        self._longest = longest
         self._buffer = bytearray()
         self._chunk_size = 128
         self._streams: dict[int, _Incoming] = {}
@@ -132,7 +134,8 @@ class ChunkReader:
             if len(self._streams) >= MOST_STREAMS:
                 raise ProtocolError("too many chunk streams")
             stream = self._streams.setdefault(channel, _Incoming())
-        if form and not stream.known:
+        # Form 1 names all but the stream, which is 0 then; some servers begin with it.
+        if form > 1 and not stream.known:
             raise ProtocolError("a chunk refers to a message that was not there")
         head = at + (11, 7, 3, 0)[form]
         if len(buffer) < head:
@@ -140,7 +143,7 @@ class ChunkReader:
         time = int.from_bytes(buffer[at : at + 3], "big") if form < 3 else 0
         extended = time == _EXTENDED if form < 3 else stream.extended
         length = int.from_bytes(buffer[at + 3 : at + 6], "big") if form < 2 else stream.length
-        if length > LONGEST_MESSAGE:
+        if length > self._longest:
             raise ProtocolError("a message that is too long")
         if extended:
             if len(buffer) < head + 4:

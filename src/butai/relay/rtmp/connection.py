@@ -6,6 +6,7 @@ Called by `publisher` and `preflight`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
 import time
@@ -53,6 +54,30 @@ class Limits:
 
 Noted = Callable[[str, float], None]
 
+_TRIED = 4
+"""Addresses of a name."""
+
+_MOST_UNREAD = 4 * 1024 * 1024
+"""Bytes that may wait for a platform that asks; a key frame at 12 Mbps has 1 MB."""
+
+_MOST_SAID = 512 * 1024
+"""Bytes, and again each second, that a platform may say. Acknowledgements and pongs are 10 kB a second."""
+
+
+def bearable(writer: asyncio.StreamWriter, said: int, seconds: float) -> None:
+    """Raises `PublishError` for a server that talks without end, or asks and does not read: it would cost the others.
+
+    `said`: its bytes since the connection began, `seconds` ago.
+    """
+    if said > _MOST_SAID * (1 + seconds):
+        raise PublishError("destination_unreachable", "it says more than a platform has to say")
+    if writer.transport.get_write_buffer_size() > _MOST_UNREAD:
+        raise PublishError("destination_stalled", "it asks, and does not read the answers")
+
+
+_trusting = functools.cache(ssl.create_default_context)
+"""The system's authorities; reading them takes 20 ms, in which nobody else is served."""
+
 
 async def connect(
     target: Target, address: Address, limits: Limits, tls: ssl.SSLContext | None = None, noted: Noted | None = None
@@ -77,14 +102,17 @@ async def connect(
         raise _told(PublishError("invalid_destination", "the host leads to a private address"), "dns")
     done("dns")
     failure: PublishError | None = None
-    for one in usable[:4]:
+    usable = usable[:_TRIED]
+    for left, one in zip(range(len(usable), 0, -1), usable, strict=True):
         step = "tcp"
         try:
-            raw = await _tcp(one, address.port, deadline)
+            # A share of the time for each: one that swallows everything must not cost the others theirs.
+            share = max(0.1, (deadline - time.monotonic()) / left)
+            raw = await _tcp(one, address.port, share)
             done("tcp")
             step = "tls"
             return await _wrap(raw, address, tls, deadline, done)
-        except (OSError, TimeoutError, EOFError) as error:
+        except (OSError, TimeoutError, EOFError, ValueError) as error:
             failure = _told(from_os(error, step), step)
     assert failure is not None
     raise failure
@@ -95,7 +123,7 @@ def _told(error: PublishError, step: str) -> PublishError:
     return error
 
 
-async def _tcp(host: str, port: int, deadline: float) -> socket.socket:
+async def _tcp(host: str, port: int, seconds: float) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     raw = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -103,7 +131,7 @@ async def _tcp(host: str, port: int, deadline: float) -> socket.socket:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # What the kernel holds is late already, and hides from our own queue.
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024)
-        async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+        async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().sock_connect(raw, (host, port))
     except BaseException:
         raw.close()
@@ -114,7 +142,7 @@ async def _tcp(host: str, port: int, deadline: float) -> socket.socket:
 async def _wrap(
     raw: socket.socket, address: Address, tls: ssl.SSLContext | None, deadline: float, done: Callable[[str], None]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    context = (tls or ssl.create_default_context()) if address.secure else None
+    context = (tls or _trusting()) if address.secure else None
     patience = max(0.1, deadline - time.monotonic())
     try:
         async with asyncio.timeout(patience + 1):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
+from urllib.parse import unquote
 
 from butai.relay.rtmp.session import Refused
 
@@ -38,16 +41,22 @@ _WINDOW = 6
 
 
 def redact(text: str, key: str) -> str:
-    """What a platform says, on one short line, unless a piece of the key stands in it: it may echo what was sent."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text)[:300].strip()
-    pieces = {key[at : at + _WINDOW] for at in range(max(1, len(key) - _WINDOW + 1))}
-    return "[the platform's words name the key]" if any(piece in line for piece in pieces) else line
+    """What a platform says, on one short line, unless a piece of the key stands in it: it may echo what was sent, in
+    letters of another size or with some of them as %41.
+    """
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    hidden = key.casefold()
+    pieces = {hidden[at : at + _WINDOW] for at in range(max(1, len(hidden) - _WINDOW + 1))}
+    forms = (text.casefold(), unquote(text).casefold(), "".join(line.split()).casefold())
+    if any(piece in form for form in forms for piece in pieces):
+        return "[the platform's words name the key]"
+    return line[:300].strip()
 
 
 def refused(said: Refused, step: str, key: str) -> PublishError:
     """A status word as a code. `step`: of the session."""
     words = f"{said.word} {said.said}".lower()
-    detail = redact(f"{said.word}: {said.said}", key)
+    detail = f"{redact(said.word, key)}: {redact(said.said, key)}"
     if step == "publishing":
         return PublishError("destination_closed", detail)
     if "already" in words or "in use" in words or "exclusive" in words:
@@ -80,5 +89,8 @@ def from_os(error: BaseException, during: str) -> PublishError:
         return PublishError("tls_failed", f"TLS handshake: {getattr(error, 'reason', None) or type(error).__name__}")
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return PublishError("destination_unreachable", f"no answer in time ({during})")
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+        # asyncio writes the address into `strerror`.
+        return PublishError("destination_unreachable", f"{during}: {os.strerror(error.errno)}")
     reason = getattr(error, "strerror", None) or type(error).__name__
     return PublishError("destination_unreachable", f"{during}: {reason}")

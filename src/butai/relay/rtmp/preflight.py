@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 
 from butai.relay.rtmp.addresses import Address
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, Noted, Target, connect
+from butai.relay.rtmp.connection import Limits, Noted, Target, bearable, connect
 from butai.relay.rtmp.failures import PublishError, closed, from_os, refused
 from butai.relay.rtmp.session import Connected, Event, Publishing, Refused, Session
 
 BANDWIDTH_TEST = "?bandwidthtest=true"
 """Behind the key: Twitch takes the publish and shows it to nobody."""
+
+SETTLES = 1.0
+"""Seconds that a publish must stand: platforms may say yes at first, and hang up when they have looked at the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,24 @@ async def _talk(
     noted: Noted,
 ) -> None:
     session = Session(address, target.key)
-    began, step = time.monotonic(), session.step
+    opened = began = time.monotonic()
+    step, taken_at = session.step, None
     writer.write(session.take())
-    while data := await reader.read(16384):
+    while True:
+        settled = asyncio.timeout(None if taken_at is None else max(0.0, taken_at + SETTLES - time.monotonic()))
+        try:
+            async with settled:
+                data = await reader.read(16384)
+        except TimeoutError:
+            if not settled.expired() or taken_at is None:
+                raise
+            noted("publish", taken_at - began)
+            session.goodbye()
+            writer.write(session.take())
+            await writer.drain()
+            return
+        if not data:
+            raise closed(session.step, False)
         try:
             events: list[Event] = session.feed(data)
         except ProtocolError as error:
@@ -85,7 +103,7 @@ async def _talk(
         for event in events:
             match event:
                 case Refused():
-                    raise refused(event, session.step, target.key)
+                    raise refused(event, "publish" if taken_at is not None else session.step, target.key)
                 case Connected():
                     noted("connect", time.monotonic() - began)
                     began = time.monotonic()
@@ -93,15 +111,11 @@ async def _talk(
                         # What the session would say next asks for the key.
                         return
                 case Publishing():
-                    noted("publish", time.monotonic() - began)
-                    session.goodbye()
-                    writer.write(session.take())
-                    await writer.drain()
-                    return
+                    taken_at = time.monotonic()
                 case _:
                     pass
         writer.write(session.take())
-    raise closed(session.step, False)
+        bearable(writer, session.received, time.monotonic() - opened)
 
 
 def bandwidth_test(target: Target) -> Target:

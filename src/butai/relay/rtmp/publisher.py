@@ -1,15 +1,12 @@
 """One push to one platform, and the truth about it.
 
-`live` means: the platform took the key *and* its application has read bytes of the media. Evidence, best first: RTMP
-acknowledgements; answers to pings, which the application reaches only by reading what was sent before; TCP's own count,
-where a platform gives neither. Without evidence for 1.5 s it is `stalled`, whatever the kernel goes on taking. Called by
-`butai.relay.outputs`.
+`live` means: the platform took the key *and* its application has read bytes of the media. What says so is weighed in
+`evidence`. Without it for 1.5 s the push is `stalled`, whatever the kernel goes on taking. Called by `butai.relay.outputs`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import time
 from collections import deque
@@ -22,9 +19,10 @@ import structlog
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, Target, connect
+from butai.relay.rtmp.connection import Limits, Target, bearable, connect
+from butai.relay.rtmp.evidence import Evidence, Progress
 from butai.relay.rtmp.failures import PublishError, closed, refused
-from butai.relay.rtmp.session import WINDOW, Acknowledged, Event, Pong, Publishing, Refused, Session
+from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, Refused, Session
 
 __all__ = ["Limits", "PublishError", "Publisher", "Stats", "Target"]
 
@@ -34,8 +32,11 @@ Phase = Literal["connecting", "publishing", "live", "stalled"]
 Report = Callable[[Phase, str, str], None]
 
 _LOOK_EVERY = 0.1
-_GOODBYE = 1.0
-_PINGS_KEPT = 64
+_GOODBYE = 0.75
+"""Seconds for the platform's word that it has read everything, when a publish is ended in order."""
+_CLOSE = 0.25
+_LAST_PING = 0
+"""Behind the goodbye. The others are numbered from 1."""
 
 
 @dataclass
@@ -69,11 +70,12 @@ class Publisher:
         self._queue: deque[Packet] = deque()
         self._wakes = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._dismissed = asyncio.Event()
         self._needs_keyframe = True
         self._first: int | None = None
         self._taking = False
         self._session: Session | None = None
-        self._evidence = _Evidence(self._limits)
+        self._evidence = Evidence(self._limits.ignored_after)
         self._stalled_since: float | None = None
 
     # From the encoder
@@ -110,7 +112,6 @@ class Publisher:
     def stop(self) -> None:
         """Ends the publish in order; `run` returns within about a second."""
         self._stopping.set()
-        self._wakes.set()
 
     # The connection
 
@@ -137,29 +138,43 @@ class Publisher:
 
     async def _carry(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._taken(session))
-        tasks = [
-            asyncio.create_task(work)
-            for work in (
-                self._listen(session, reader, writer),
-                self._pump(session, writer),
-                self._watch(session, writer),
-            )
-        ]
+        listening = asyncio.create_task(self._listen(session, reader, writer))
+        pushing = [asyncio.create_task(self._pump(session, writer)), asyncio.create_task(self._watch(session, writer))]
+        stop = asyncio.create_task(self._stopping.wait())
+        tasks = [listening, *pushing, stop]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                # The pump may wait for a socket that nobody empties.
+                for task in pushing:
+                    task.cancel()
+                await self._leave(session, writer, listening)
+                return
             for task in done:
                 try:
                     task.result()
                 except OSError as error:
-                    if not self._stopping.is_set():
-                        raise self._broken(session, error) from None
+                    raise self._broken(session, error) from None
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _leave(self, session: Session, writer: asyncio.StreamWriter, listening: asyncio.Task[None]) -> None:
+        """Says goodbye, and waits a moment until it was read: a socket closed on what comes in loses what went out."""
+        if session.step != "publishing" or listening.done():
+            return
+        session.goodbye()
+        session.ping(_LAST_PING)
+        writer.write(self._taken(session))
+        dismissed = asyncio.create_task(self._dismissed.wait())
+        try:
+            await asyncio.wait({dismissed, listening}, timeout=_GOODBYE, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dismissed.cancel()
+
     def _broken(self, session: Session, error: OSError) -> PublishError:
-        failure = closed(session.step, self._evidence.any)
+        failure = closed(session.step, self._evidence.media_taken)
         failure.detail += f" ({error.strerror or type(error).__name__})"
         return failure
 
@@ -170,6 +185,7 @@ class Publisher:
 
     async def _listen(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Everything the platform says. Raises `PublishError` at its end."""
+        began = time.monotonic()
         while data := await reader.read(16384):
             try:
                 events = session.feed(data)
@@ -179,14 +195,17 @@ class Publisher:
                 self._heed(session, event)
             if out := self._taken(session):
                 writer.write(out)
+            bearable(writer, session.received, time.monotonic() - began)
         if not self._stopping.is_set():
-            raise closed(session.step, self._evidence.any)
+            raise closed(session.step, self._evidence.media_taken)
 
     def _heed(self, session: Session, event: Event) -> None:
         now = time.monotonic()
         match event:
             case Acknowledged(total):
                 self._evidence.acknowledged(min(total, self.stats.bytes_sent), now)
+            case Pong(number) if number == _LAST_PING:
+                self._dismissed.set()
             case Pong(number):
                 rtt = self._evidence.pong(number, now)
                 if rtt is not None:
@@ -199,28 +218,23 @@ class Publisher:
             case Refused():
                 if not self._stopping.is_set():
                     raise refused(event, session.step, self._target.key)
+                self._dismissed.set()
             case _:
                 pass
         self.stats.bytes_acked = self._evidence.bytes
 
     async def _pump(self, session: Session, writer: asyncio.StreamWriter) -> None:
         """The queue, as fast as the platform takes it."""
-        while not self._stopping.is_set():
+        while True:
             await self._wakes.wait()
             self._wakes.clear()
-            while self._queue and not self._stopping.is_set():
+            while self._queue:
                 packet = self._queue.popleft()
                 assert self._first is not None
                 session.media(packet, packet.dts - self._first)
                 self.stats.frames_sent += packet.kind == "video"
                 writer.write(self._taken(session))
                 await writer.drain()
-        if session.step == "publishing":
-            session.goodbye()
-            writer.write(self._taken(session))
-            with contextlib.suppress(TimeoutError, OSError):
-                async with asyncio.timeout(_GOODBYE):
-                    await writer.drain()
 
     async def _watch(self, session: Session, writer: asyncio.StreamWriter) -> None:
         """Looks ten times a second whether what is sent is taken."""
@@ -234,17 +248,14 @@ class Publisher:
                 if now - began > self._limits.publish_timeout:
                     raise PublishError("destination_unreachable", f"no answer in time ({session.step})")
                 continue
-            # Also into a full buffer: it is eighteen bytes, and only a ping that waits for its answer can be missed.
+            # Also into a full buffer: it is eighteen bytes, and whoever is slow is still heard by the answers.
             if now - pinged >= self._limits.ping_every:
                 pinged = now
                 session.ping(self._evidence.ping(self.stats.bytes_sent, now))
                 writer.write(self._taken(session))
-            self._evidence.look(tcp.progress(raw), self.stats.bytes_sent, now)
+            self._evidence.look(self._progress(raw, writer), self.stats.bytes_sent, now)
             self.stats.bytes_acked = self._evidence.bytes
-            if (
-                self._evidence.silent(self.stats.bytes_sent, now) > self._limits.stall_after
-                and self._evidence.media_taken
-            ):
+            if self._evidence.silent(now) > self._limits.stall_after and self._evidence.media_taken:
                 if said != "stalled":
                     said, self._stalled_since = "stalled", now
                     self._report("stalled", "destination_stalled", "no bytes are acknowledged")
@@ -254,102 +265,22 @@ class Publisher:
                 if said != "live":
                     said, self._stalled_since = "live", None
                     self._report("live", "", "")
-            elif self._evidence.silent(self.stats.bytes_sent, now) > self._limits.publish_timeout:
+            elif self._evidence.silent(now) > self._limits.publish_timeout:
                 raise PublishError("destination_stalled", "it took the key and no bytes")
 
-
-_TRUSTED = 3
-"""Acknowledgements until a platform counts as one that gives them: some send one or two and no more."""
-
-
-class _Evidence:
-    """What is known of bytes that were read on the other side.
-
-    Three witnesses: acknowledgements, answers to pings, TCP. A platform may give acknowledgements by a window of its own, or
-    answer no ping; so silence is what all that have ever spoken agree on, and TCP is asked only where nobody else speaks.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._media_from: int | None = None
-        self._began = 0.0
-        self._acks = self._step = 0
-        self._last_ack = self._tcp_moved = 0.0
-        self._pongs = 0
-        self._pings: dict[int, tuple[float, int]] = {}
-        self._number = 0
-        self._tcp_bytes = 0
-        self.bytes = 0
-
-    @property
-    def any(self) -> bool:
-        """Whether any of the media was ever taken."""
-        return self._media_from is not None and self.bytes > self._media_from
-
-    media_taken = any
-
-    @property
-    def _by_application(self) -> bool:
-        return self._pongs > 0 or self._acks >= _TRUSTED
-
-    def media_begins(self, sent: int, now: float) -> None:
-        """The platform took the key; what is sent from here on is media."""
-        self._media_from, self._began = sent, now
-        self._last_ack = self._tcp_moved = now
-
-    def acknowledged(self, total: int, now: float) -> None:
-        """By an acknowledgement."""
-        if total > self.bytes:
-            self._step = max(self._step, total - self.bytes) if self._acks else 0
-            self._acks += 1
-            self.bytes, self._last_ack = total, now
-
-    def ping(self, sent: int, now: float) -> int:
-        """A ping goes out behind so many bytes: its number."""
-        self._number = (self._number + 1) & 0x7FFFFFFF
-        if len(self._pings) >= _PINGS_KEPT:
-            # Not the oldest, which tells for how long nobody has answered.
-            self._pings.popitem()
-        self._pings[self._number] = now, sent
-        return self._number
-
-    def pong(self, number: int, now: float) -> float | None:
-        """The answer: seconds that it took. Whoever answers has read what was sent before."""
-        asked = self._pings.pop(number, None)
-        if asked is None:
-            return None
-        for older in [one for one in self._pings if one < number]:
-            del self._pings[older]
-        self._pongs += 1
-        self.bytes = max(self.bytes, asked[1])
-        return now - asked[0]
-
-    def look(self, progress: tcp.Progress | None, sent: int, now: float) -> None:
-        """TCP's word."""
-        if progress is None:
-            return
-        if progress.acked > self._tcp_bytes or not progress.waiting:
-            self._tcp_moved = now
-            if not self._by_application and now - self._began > self._limits.ignored_after:
-                self.bytes = max(self.bytes, sent - progress.waiting)
-        self._tcp_bytes = progress.acked
-
-    def silent(self, sent: int, now: float) -> float:
-        """Seconds since the last evidence; 0 while none is due. `sent`: bytes until now."""
-        witnesses: list[float] = []
-        if self._pongs:
-            witnesses.append(now - min((at for at, _ in self._pings.values()), default=now))
-        if self._acks >= _TRUSTED:
-            due = sent - self.bytes > 2 * max(self._step, WINDOW)
-            witnesses.append(now - self._last_ack if due else 0.0)
-        return min(witnesses) if witnesses else now - self._tcp_moved
+    def _progress(self, raw: object, writer: asyncio.StreamWriter) -> Progress:
+        """What waits in the transport is not even with our kernel. Where that does not tell, the transport alone does."""
+        kept, told = writer.transport.get_write_buffer_size(), tcp.progress(raw)
+        if told is None:
+            return Progress(self.stats.bytes_sent - kept, kept)
+        return Progress(told.acked, told.waiting + kept)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
     """In order if the other side takes part, else at once: a stalled one would hold on to its buffers for ever."""
     writer.close()
     try:
-        async with asyncio.timeout(_GOODBYE):
+        async with asyncio.timeout(_CLOSE):
             await writer.wait_closed()
     except (OSError, TimeoutError):
         writer.transport.abort()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
-from butai.relay.rtmp import amf0, flv
+from butai.relay.rtmp import amf0, chunks, flv
 from butai.relay.rtmp.addresses import Address
 from butai.relay.rtmp.chunks import (
     ACKNOWLEDGEMENT,
@@ -86,9 +86,11 @@ class Session:
         self._shaken = False
         self._reader, self._writer = ChunkReader(), ChunkWriter()
         self._stream = 0
-        self._received = self._acknowledged = 0
+        self._acknowledged = 0
         self._their_window = 0
         self._their_total = 0
+        self.received = 0
+        """Bytes, all in all."""
         self.step = "handshake"
         """How far it is: `handshake`, `connect`, `publish` (asked, not answered), `publishing`."""
         self._out += b"\x03" + struct.pack(">II", 0, 0) + os.urandom(_RANDOM)
@@ -101,7 +103,7 @@ class Session:
 
     def feed(self, data: bytes) -> list[Event]:
         """What these bytes say. Raises `ProtocolError`."""
-        self._received += len(data)
+        self.received += len(data)
         if not self._shaken:
             self._shaking += data
             if self._shaking and self._shaking[0] != 3:
@@ -119,9 +121,9 @@ class Session:
                 self._hear(message, events)
             except (amf0.AmfError, struct.error) as error:
                 raise ProtocolError(f"a message that cannot be read: {error}") from None
-        if self._their_window and self._received - self._acknowledged >= self._their_window:
-            self._acknowledged = self._received
-            self._control(ACKNOWLEDGEMENT, struct.pack(">I", self._received & 0xFFFFFFFF))
+        if self._their_window and self.received - self._acknowledged >= self._their_window:
+            self._acknowledged = self.received
+            self._control(ACKNOWLEDGEMENT, struct.pack(">I", self.received & 0xFFFFFFFF))
         return events
 
     def media(self, packet: Packet, timestamp: int) -> None:
@@ -168,21 +170,28 @@ class Session:
     def _hear(self, message: Message, events: list[Event]) -> None:
         payload = message.payload
         match message.kind:
-            case 3:
+            case chunks.ACKNOWLEDGEMENT:
                 (low,) = struct.unpack_from(">I", payload)
-                # 32 bits, which a long show goes round.
-                self._their_total += (low - self._their_total) & 0xFFFFFFFF
-                events.append(Acknowledged(self._their_total))
-            case 4:
+                # 32 bits, which a long show goes round. Half of that at once is a step back, and says nothing.
+                further = (low - self._their_total) & 0xFFFFFFFF
+                if further < 2**31:
+                    self._their_total += further
+                    events.append(Acknowledged(self._their_total))
+            case chunks.USER_CONTROL:
                 what, number = struct.unpack_from(">HI", payload)
                 if what == 6:
                     self._control(USER_CONTROL, struct.pack(">HI", 7, number))
                 elif what == 7:
                     events.append(Pong(number))
-            case 5:
+            case chunks.WINDOW_SIZE:
                 (self._their_window,) = struct.unpack_from(">I", payload)
-            case 20 | 17:
-                self._answer(amf0.decode(payload[1:] if message.kind == 17 else payload), events)
+            case chunks.PEER_BANDWIDTH:
+                # Answered with the window (5.4.5): what may be outstanding is bounded by our queue, not by them.
+                self._control(WINDOW_SIZE, struct.pack(">I", WINDOW))
+            case chunks.COMMAND:
+                self._answer(amf0.decode(payload), events)
+            case chunks.COMMAND_3:
+                self._answer(amf0.decode(payload[1:]), events)
             case _:
                 pass
 
@@ -191,8 +200,8 @@ class Session:
         about = next((value for value in values[2:] if isinstance(value, dict) and "code" in value), {})
         word, said = str(about.get("code", "")), str(about.get("description", ""))
         if name == "_error":
-            if self.step == "publish" and number in (2, 3):
-                # releaseStream and FCPublish are courtesies that many servers do not know.
+            if number in (2, 3):
+                # releaseStream and FCPublish are courtesies that many servers do not know, and some say so late.
                 return
             events.append(Refused(word or "_error", said))
         elif name == "_result" and number == 1 and self.step == "connect":
@@ -212,10 +221,11 @@ class Session:
                 if self.step == "publish":
                     self.step = "publishing"
                     events.append(Publishing())
-            elif about.get("level") == "error" or word in _ENDS:
+            elif about.get("level") == "error" or word.endswith(_ENDS):
                 events.append(Refused(word, said))
         elif name == "close":
             events.append(Refused("close", said))
 
 
-_ENDS = ("NetStream.Unpublish.Success", "NetConnection.Connect.Closed", "NetConnection.Connect.Rejected")
+_ENDS = (".Unpublish.Success", ".Connect.Closed", ".Rejected", ".BadName", ".Denied", ".Failed")
+"""With or without the level `error`, which some servers leave out."""

@@ -5,21 +5,14 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Any
+
+from butai.relay.rtmp.evidence import Progress
 
 _SIOCOUTQ = 0x5411
 """Bytes that were written and are not acknowledged by the other kernel (linux/sockios.h)."""
 _BYTES_ACKED = 120
 """Place of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, since 4.1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """`acked`: bytes that the other kernel has. `waiting`: bytes that it has not."""
-
-    acked: int
-    waiting: int
 
 
 def progress(raw: Any) -> Progress | None:
