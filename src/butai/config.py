@@ -242,11 +242,32 @@ class LiveSettings(BaseSettings):
 
     model_config = _env()
 
-    egress: Literal["relay"] = "relay"
-    """Which engine carries outputs: `relay` is built in."""
+    egress: Literal["relay", "livekit"] = "relay"
+    """Which engine carries new broadcasts: `relay` is built in, `livekit` is LiveKit Egress. What is on air stays where it
+    is."""
 
     livekit_public_url: str = ""
     """LiveKit as browsers reach it (`wss://…`); `LIVEKIT_URL` when empty."""
+
+    livekit_projects_file: Path | None = None
+    """Further LiveKit projects and keys, as JSON; read anew when it changes, so keys are exchanged without a restart."""
+
+    livekit_source: Literal["media", "participant", "room_composite", "web"] = "media"
+    """What LiveKit Egress sends: `media` the host's tracks (it waits for a host who reloads), `participant` the same until
+    the host leaves, `room_composite` a page with everybody, `web` a page of your own."""
+
+    livekit_layout: str = "speaker"
+    """Of `room_composite`: `speaker`, `single-speaker`, `grid`, with `-light` or `-dark`, or a template's own."""
+
+    livekit_template_url: str = ""
+    """A template for `room_composite`, in place of LiveKit's own; for `web`, the page, in which `{room_id}` is the room."""
+
+    livekit_shared: bool = False
+    """One encode for all outputs of a broadcast, where each otherwise has an egress of its own. Cheaper; one that connects
+    holds back the news of the others, and the last failure ends all (docs/live.md)."""
+
+    webhook_days: float = 7.0
+    """Days for which LiveKit's webhooks are kept."""
 
     secret_key: SecretStr = SecretStr("")
     """Seals stream keys (32 bytes, base64 or hexadecimal). Several, separated by commas: the first seals, all open; put a

@@ -49,8 +49,14 @@ class Redactor:
     """Takes known secrets, and what looks like one, out of a finished line."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._known: list[str] = []
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Further ones."""
         # A short value would blank out ordinary words.
-        self._known = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+        known = {*self._known, *(secret for secret in secrets if len(secret) >= 6)}
+        self._known = sorted(known, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
         """The line without its secrets."""
@@ -84,9 +90,9 @@ def _sounds_secret(name: str) -> bool:
 
 def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
     """Sets up structlog and the standard library's logging for this process. `secrets`: values never to be written."""
-    global _plain_redactor
+    global _plain_redactor, _redactor
 
-    redact = Redactor(secrets)
+    _redactor = redact = Redactor(secrets)
     level = getattr(logging, settings.level.upper())
     _plain_redactor = redact if settings.format == "json" and level <= logging.INFO else None
     shared: list[Any] = [
@@ -131,8 +137,15 @@ def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
 
 
 _log = structlog.get_logger(__name__)
+_redactor: Redactor | None = None
 _plain_redactor: Redactor | None = None
 """Set when lines are JSON and of level info: then `request_answered` may write its own."""
+
+
+def add_secrets(secrets: Iterable[str]) -> None:
+    """Values that became known after `configure`, never to be written either."""
+    if _redactor is not None:
+        _redactor.add(secrets)
 
 
 def request_answered(request_id: str, **fields: Any) -> None:

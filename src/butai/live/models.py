@@ -40,6 +40,8 @@ class Room(Model):
     host_identity: Mapped[str]
     origin: Mapped[str] = mapped_column(server_default=text("'made'"))
     """`made` here, or `claimed` with a token of its own."""
+    livekit_project: Mapped[str] = mapped_column(server_default=text("'default'"))
+    """The LiveKit it is in, for good (`projects`)."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -97,6 +99,7 @@ class Broadcast(Model):
     end_code: Mapped[str | None]
     egress: Mapped[str]
     """`relay` or `livekit`."""
+    livekit_project: Mapped[str] = mapped_column(server_default=text("'default'"))
     source_phase: Mapped[str] = mapped_column(server_default=text("'connecting'"))
     source_since: Mapped[datetime | None]
     source_code: Mapped[str | None]
@@ -230,3 +233,103 @@ class Controller(Model):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     broadcasts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+class LiveKitProject(Model):
+    """A LiveKit project as its poller sees it (`egress.poll`): who looks at it, and how it fares.
+
+    `failing_since` with its `error_code`: since when the API gives no answer (`livekit_unreachable`) or refuses our key
+    (`livekit_unauthorized`). `worker_failures` in a row found no egress worker; none is started before `worker_next_at`.
+    """
+
+    __tablename__ = "livekit_projects"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    lease_holder: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    polled_at: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    worker_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    worker_next_at: Mapped[datetime | None]
+
+
+class LiveKitEgress(Model):
+    """One attempt of an output at LiveKit Egress: what was asked for, and what LiveKit last said of it.
+
+    Written before the request goes out, so that of each attempt there is one request at most, whoever holds the lease.
+    `egress_id` is known with the answer; a row without one is in doubt. In shared mode several rows have one egress.
+    `seen`: our reading of LiveKit's newest word (`egress.evidence`), which holds no URL. A change notifies `butai_egress`
+    with the broadcast's id.
+    """
+
+    __tablename__ = "livekit_egresses"
+    __table_args__ = (
+        Index("uq_livekit_egresses_attempt", "output_id", "attempt", unique=True),
+        Index("ix_livekit_egresses_broadcast", "broadcast_id"),
+        Index("ix_livekit_egresses_egress", "egress_id"),
+        Index("ix_livekit_egresses_open", "project", postgresql_where=text("over_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    room_id: Mapped[str]
+    broadcast_id: Mapped[UUID] = mapped_column(ForeignKey("broadcasts.id"))
+    output_id: Mapped[UUID] = mapped_column(ForeignKey("outputs.id"))
+    attempt: Mapped[int]
+    backup: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it went to the destination's second address."""
+    asked_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    egress_id: Mapped[str | None]
+    seen: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    seen_at: Mapped[datetime | None]
+    stop_asked_at: Mapped[datetime | None]
+    over_at: Mapped[datetime | None]
+    """Nothing of it runs any more, or LiveKit has forgotten it."""
+
+
+class LiveKitWebhook(Model):
+    """A webhook of LiveKit's, kept for `webhook_days`. `sealed_body`: the raw bytes, sealed, since LiveKit writes an ingress's
+    stream key and pieces of ours into them."""
+
+    __tablename__ = "livekit_webhooks"
+    __table_args__ = (Index("ix_livekit_webhooks_received", "received_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """LiveKit's own, by which doubles are known."""
+    project: Mapped[str]
+    event: Mapped[str]
+    room_id: Mapped[str | None]
+    subject: Mapped[str | None]
+    """The participant's identity, the egress, the ingress or the track that it speaks of."""
+    created_at: Mapped[datetime]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    sealed_body: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Ingress(Model):
+    """A way into a room for hosts with OBS: RTMP or WHIP. `state` as LiveKit's events say."""
+
+    __tablename__ = "ingresses"
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", ("rtmp", "whip")), name="kind"),
+        CheckConstraint(_one_of("state", ("idle", "buffering", "publishing", "error", "ended")), name="state"),
+        Index("ix_ingresses_room", "room_id", "created_at"),
+    )
+
+    ingress_id: Mapped[str] = mapped_column(primary_key=True)
+    """LiveKit's."""
+    room_id: Mapped[str] = mapped_column(ForeignKey("rooms.room_id"))
+    project: Mapped[str]
+    kind: Mapped[str]
+    name: Mapped[str] = mapped_column(server_default=text("''"))
+    identity: Mapped[str]
+    url: Mapped[str]
+    sealed_key: Mapped[bytes] = mapped_column(LargeBinary)
+    key_fingerprint: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default=text("'idle'"))
+    state_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    error: Mapped[str | None]
+    """For operators, redacted."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
