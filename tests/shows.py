@@ -181,7 +181,7 @@ class Shows:
         """One in this process."""
         async with Database(DatabaseSettings(url=SecretStr(self.url), connect_timeout=2)) as database:
             egress = RelayEgress(self.folder, LIVEKIT, bytes.decode, controller=name, command=RELAY)
-            controller = Controller(self.live, database, egress, name)
+            controller = Controller(self.live, database, [egress], name)
             task = asyncio.create_task(controller.run())
             try:
                 yield controller
@@ -228,10 +228,10 @@ class Shows:
 
 
 @contextlib.contextmanager
-def shows(url: str, **live: Any) -> Iterator[Shows]:
+def shows(url: str, kind: type[Shows] | None = None, **live: Any) -> Iterator[Shows]:
     """With a relay folder of its own, short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="control-", dir="/tmp"))
-    made = Shows(url, folder, **live)
+    made = (kind or Shows)(url, folder, **live)
     try:
         yield made
     finally:

@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 apikey = typer.Typer(no_args_is_help=True, help="API keys for programs and operators.")
 app.add_typer(apikey, name="apikey")
+livekit = typer.Typer(no_args_is_help=True, help="What LiveKit has told.")
+app.add_typer(livekit, name="livekit")
 demo = typer.Typer(no_args_is_help=True, help="The product at work, with nothing but this machine.")
 app.add_typer(demo, name="demo")
 
@@ -79,13 +81,17 @@ def api(
     from butai.api import create_app
     from butai.errors import SecretKeyInvalid
     from butai.http_server import BoundedHttp, EndingServer
+    from butai.live.projects import Projects, ProjectsInvalid
     from butai.live.stream_keys import Sealer
 
     settings = _needed(_settings())
     try:
         Sealer(settings.live)
+        Projects(settings.livekit, settings.live)
     except SecretKeyInvalid as error:
         _fail(error.detail)
+    except ProjectsInvalid as error:
+        _fail(str(error))
     config = uvicorn.Config(
         create_app(settings),
         host=host or settings.http.host,
@@ -124,9 +130,13 @@ def worker() -> None:
 def controller() -> None:
     """Keeps broadcasts on the air as their hosts want them. A stop leaves what is on air to the next controller."""
     from butai.controller import run
+    from butai.database import Database
     from butai.errors import SecretKeyInvalid
+    from butai.live.egress.livekit import LiveKitEgress
+    from butai.live.egress.port import Egress
     from butai.live.egress.relay import RelayEgress, default_folder
     from butai.live.egress.relay_process import FolderRefused
+    from butai.live.projects import Projects
     from butai.live.stream_keys import Sealer
 
     settings = _needed(_settings(), store=False)
@@ -138,17 +148,19 @@ def controller() -> None:
     except SecretKeyInvalid as error:
         _fail(error.detail)
 
-    def relays(name: str) -> RelayEgress:
-        return RelayEgress(
+    def egresses(name: str, database: Database) -> list[Egress]:
+        # Both, whichever new broadcasts take: what is on air stays where it is.
+        relays = RelayEgress(
             live.relay_folder or default_folder(),
             livekit,
             sealer.open,
             controller=name,
             allow_private=live.allow_private_ingest,
         )
+        return [relays, LiveKitEgress(live, Projects(livekit, live), database, sealer.open, controller=name)]
 
     try:
-        asyncio.run(run(settings, relays))
+        asyncio.run(run(settings, egresses))
     except FolderRefused as error:
         _fail(str(error))
 
@@ -313,6 +325,30 @@ def apikey_revoke(key_id: str) -> None:
 
     asyncio.run(_with_database(end))
     print("Revoked.")
+
+
+@livekit.command("webhooks")
+def livekit_webhooks(
+    room: Annotated[str | None, typer.Option(help="Only of this room.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+) -> None:
+    """The last webhooks that LiveKit sent, newest first, one line of JSON each. What looks secret is blanked."""
+    import msgspec
+
+    from butai.errors import SecretKeyInvalid
+    from butai.live.stream_keys import Sealer
+    from butai.live.webhook_reading import newest
+
+    try:
+        sealer = Sealer(_settings().live)
+    except SecretKeyInvalid as error:
+        _fail(error.detail)
+
+    async def show(database: Any) -> None:
+        for one in await newest(database, sealer, room, limit):
+            print(msgspec.json.encode(one).decode())
+
+    asyncio.run(_with_database(show))
 
 
 async def _with_database(act: Any) -> Any:

@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -63,12 +63,15 @@ _METRICS = """
 class Controller:
     """One process's. `run` until `stop`."""
 
-    def __init__(self, settings: LiveSettings, database: Database, egress: Egress, name: str) -> None:
-        self._settings, self._database, self._egress = settings, database, egress
-        self._leases = Leases(database, name, egress.host, settings.lease, egress.name)
+    def __init__(self, settings: LiveSettings, database: Database, egresses: Sequence[Egress], name: str) -> None:
+        """`egresses`: of each kind one at most. The first says which host this is."""
+        self._settings, self._database = settings, database
+        self._egresses = {egress.name: egress for egress in egresses}
+        self._host = egresses[0].host
+        self._leases = Leases(database, name, self._host, settings.lease, list(self._egresses))
         self._gate = Gate(database, min(TRANSACTIONS, database.settings.pool_size))
         rules = {"youtube": settings.youtube_retry, "twitch": settings.twitch_retry, "custom": settings.custom_retry}
-        self._policy = Policy(rules, egress.host, random.random)
+        self._policies = {egress.name: Policy(rules, egress.host, random.random) for egress in egresses}
         self._held: dict[UUID, tuple[Reconciler, asyncio.Task[None]]] = {}
         self._metrics: dict[UUID, MetricsReport] = {}
         self._free = asyncio.Event()
@@ -88,7 +91,7 @@ class Controller:
 
     async def run(self) -> None:
         """Leaves all engines running."""
-        log.info("controller.started", controller=self._leases.holder, host=self._egress.host)
+        log.info("controller.started", controller=self._leases.holder, host=self._host, egresses=list(self._egresses))
         loops = [
             asyncio.create_task(work)
             for work in (
@@ -148,17 +151,17 @@ class Controller:
             try:
                 async with asyncio.timeout(10):
                     while taken := await self._leases.acquire(list(self._held)):
-                        for lease in taken:
-                            self._keep(lease)
+                        for lease, egress in taken:
+                            self._keep(lease, egress)
             except (DatabaseUnavailable, TimeoutError):
                 await asyncio.sleep(0.25)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_EVERY):
                     await self._free.wait()
 
-    def _keep(self, lease: Lease) -> None:
+    def _keep(self, lease: Lease, egress: str) -> None:
         log.info("lease.taken", broadcast_id=str(lease.broadcast_id), epoch=lease.epoch)
-        reconciler = Reconciler(lease, self._gate, self._egress, self._policy, self._measure)
+        reconciler = Reconciler(lease, self._gate, self._egresses[egress], self._policies[egress], self._measure)
         task = asyncio.create_task(self._reconcile(reconciler))
         self._held[lease.broadcast_id] = (reconciler, task)
 
@@ -197,7 +200,8 @@ class Controller:
     def _feed(self) -> None:
         """Without Postgres, engines go on as long as no other host can have taken them over."""
         fresh = time.monotonic() - self._renewed_at < FEED_FOR
-        self._egress.may_feed(fresh or self._alone)
+        for egress in self._egresses.values():
+            egress.may_feed(fresh or self._alone)
 
     # Notifications
 
@@ -263,16 +267,17 @@ def make_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-async def run(settings: Settings, make_egress: Callable[[str], Egress]) -> None:
-    """Works until SIGTERM or SIGINT. `make_egress`: of the controller's name; picked by `butai.cli`."""
+async def run(settings: Settings, make_egresses: Callable[[str, Database], Sequence[Egress]]) -> None:
+    """Works until SIGTERM or SIGINT. `make_egresses`: of the controller's name; picked by `butai.cli`."""
     name = make_name()
     async with Database(settings.database) as database:
-        egress = make_egress(name)
-        controller = Controller(settings.live, database, egress, name)
+        egresses = make_egresses(name, database)
+        controller = Controller(settings.live, database, egresses, name)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, controller.stop)
         try:
             await controller.run()
         finally:
-            await egress.close()
+            for egress in egresses:
+                await egress.close()

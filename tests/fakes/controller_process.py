@@ -19,13 +19,15 @@ def main() -> None:
     asyncio.run(
         run(
             settings,
-            lambda name: RelayEgress(
-                settings.live.relay_folder or default_folder(),
-                settings.livekit,
-                bytes.decode,
-                controller=name,
-                command=RELAY,
-            ),
+            lambda name, _database: [
+                RelayEgress(
+                    settings.live.relay_folder or default_folder(),
+                    settings.livekit,
+                    bytes.decode,
+                    controller=name,
+                    command=RELAY,
+                )
+            ],
         )
     )
 

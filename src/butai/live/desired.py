@@ -82,6 +82,7 @@ class BroadcastRow:
     source_grace: float
     on_source_lost: Literal["end", "stay"]
     outputs: tuple[OutputRow, ...]
+    livekit_project: str = "default"
     stop_asked_at: float | None = None
     ended_at: float | None = None
     end_code: str | None = None

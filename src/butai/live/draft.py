@@ -36,8 +36,8 @@ class Draft:
         self.outputs = {output.id: output for output in desired.outputs}
         self.writes: list[Write] = []
 
-    def fail(self, output: OutputRow, code: Code, detail: str, at: float) -> None:
-        """An attempt ended with an error: another one follows, or none."""
+    def fail(self, output: OutputRow, code: Code, detail: str, at: float, not_before: float = 0.0) -> None:
+        """An attempt ended with an error: another one follows (`not_before` that moment), or none."""
         at = self.time(output, at)
         off_live = self.off_live(output, at)
         failure = retry.Failure(
@@ -54,7 +54,7 @@ class Draft:
             Event.RETRY_PLANNED,
             at,
             code=verdict.code,
-            next_attempt_at=verdict.again_at,
+            next_attempt_at=max(verdict.again_at, not_before),
             error_code=verdict.code,
             error_cause=verdict.cause,
             error_detail=detail or None,

@@ -23,11 +23,11 @@ _ACQUIRE = """
     UPDATE broadcasts AS b
     SET lease_holder = %(holder)s, lease_until = now() + make_interval(secs => %(seconds)s), lease_epoch = b.lease_epoch + 1
     FROM (SELECT id FROM broadcasts
-          WHERE ended_at IS NULL AND egress = %(egress)s AND (lease_until IS NULL OR lease_until < now())
+          WHERE ended_at IS NULL AND egress = ANY(%(egress)s) AND (lease_until IS NULL OR lease_until < now())
             AND id <> ALL(%(held)s::uuid[])
           ORDER BY created_at LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED) AS free
     WHERE b.id = free.id
-    RETURNING b.id, b.lease_epoch
+    RETURNING b.id, b.lease_epoch, b.egress
 """
 
 # Also one that has run out, as long as nobody took it: the epoch says so.
@@ -70,24 +70,24 @@ class Heartbeat:
 class Leases:
     """One controller's. `seconds`: of a lease. Every method raises `DatabaseUnavailable`."""
 
-    def __init__(self, database: Database, holder: str, host: str, seconds: float, egress: str) -> None:
+    def __init__(self, database: Database, holder: str, host: str, seconds: float, egresses: Sequence[str]) -> None:
         self._database, self.holder, self._host = database, holder, host
-        self._seconds, self._egress = seconds, egress
+        self._seconds, self._egresses = seconds, list(egresses)
 
-    async def acquire(self, held: Sequence[UUID]) -> list[Lease]:
-        """Takes what is free, `BATCH` at most. Not what we hold: a lease of ours that ran out while Postgres was away is
-        renewed, which keeps the reports that wait."""
+    async def acquire(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
+        """Takes what is free, `BATCH` at most, each with the name of its egress. Not what we hold: a lease of ours that ran
+        out while Postgres was away is renewed, which keeps the reports that wait."""
         asked = {
             "holder": self.holder,
             "seconds": self._seconds,
-            "egress": self._egress,
+            "egress": self._egresses,
             "batch": BATCH,
             "held": list(held),
         }
 
-        async def act(connection: Connection) -> list[Lease]:
+        async def act(connection: Connection) -> list[tuple[Lease, str]]:
             rows = await (await connection.execute(_ACQUIRE, asked)).fetchall()
-            return [Lease(broadcast_id, self.holder, epoch) for broadcast_id, epoch in rows]
+            return [(Lease(broadcast_id, self.holder, epoch), egress) for broadcast_id, epoch, egress in rows]
 
         return await self._database.read(act)
 

@@ -27,7 +27,7 @@ KEPT = 16
 @dataclass(frozen=True, slots=True)
 class OutputReport:
     """An output's attempt is in this phase. `detail`: for operators, redacted. `ended` of attempt 0: the engine knows
-    nothing of this output, so nothing of it runs."""
+    nothing of this output, so nothing of it runs. `not_before`: when `failed`, the engine wants no other attempt earlier."""
 
     output_id: UUID
     attempt: int
@@ -35,6 +35,7 @@ class OutputReport:
     at: float
     code: str = ""
     detail: str = ""
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class _Planner:
         elif report.phase == "failed":
             was_up = output.state in (State.LIVE, State.RECONNECTING)
             assumed = Code.DESTINATION_CLOSED if was_up else Code.DESTINATION_UNREACHABLE
-            self.draft.fail(output, _code(report.code, assumed), report.detail, report.at)
+            self.draft.fail(output, _code(report.code, assumed), report.detail, report.at, report.not_before)
         elif report.phase == "ended":
             # Nobody asked it to.
             self.draft.fail(output, Code.EGRESS_LOST, report.detail, report.at)
