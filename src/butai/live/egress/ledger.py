@@ -80,7 +80,7 @@ _LEASE = """
     VALUES (%(name)s, %(holder)s, now() + make_interval(secs => %(seconds)s))
     ON CONFLICT (name) DO UPDATE SET lease_holder = excluded.lease_holder, lease_until = excluded.lease_until
     WHERE p.lease_holder = %(holder)s OR p.lease_until IS NULL OR p.lease_until < now()
-    RETURNING 1
+    RETURNING error_code
 """
 
 _POLLED = """
@@ -90,7 +90,8 @@ _POLLED = """
     WHERE name = %(name)s
 """
 
-# Whoever finds the time come is the one that tries; until it has tried, the others wait.
+# Whoever finds the time come is the one that tries; until it has tried, the others wait. While LiveKit does not answer the
+# poller, nobody tries.
 _MAY_START = """
     WITH asked AS (
         INSERT INTO livekit_projects (name) VALUES (%(name)s) ON CONFLICT (name) DO NOTHING
@@ -98,9 +99,11 @@ _MAY_START = """
         UPDATE livekit_projects SET worker_next_at = clock_timestamp() + make_interval(secs => %(patience)s)
         WHERE name = %(name)s AND worker_next_at <= clock_timestamp() RETURNING 1
     )
-    SELECT CASE WHEN EXISTS (SELECT 1 FROM tries) THEN NULL
-           ELSE (SELECT worker_next_at FROM livekit_projects WHERE name = %(name)s AND worker_next_at > clock_timestamp())
-           END
+    SELECT greatest(
+        CASE WHEN failing_since IS NOT NULL AND lease_until > now()
+             THEN clock_timestamp() + make_interval(secs => %(patience)s) END,
+        CASE WHEN worker_next_at > clock_timestamp() AND NOT EXISTS (SELECT 1 FROM tries) THEN worker_next_at END)
+    FROM livekit_projects WHERE name = %(name)s
 """
 
 _WORKER_MISSING = """
@@ -228,10 +231,10 @@ class Ledger:
 
     # Projects
 
-    async def lease_project(self, name: str, holder: str) -> bool:
-        """Whether this controller looks after the project now."""
-        asked = {"name": name, "holder": holder, "seconds": PROJECT_LEASE}
-        return bool(await self._one(_LEASE, asked))
+    async def lease_project(self, name: str, holder: str) -> tuple[bool, str | None]:
+        """Whether this controller looks after the project now, and what was wrong with it when it was last looked at."""
+        row = await self._one(_LEASE, {"name": name, "holder": holder, "seconds": PROJECT_LEASE})
+        return (False, None) if row is None else (True, row[0])
 
     async def leave_project(self, name: str, holder: str) -> None:
         """Gives it back."""

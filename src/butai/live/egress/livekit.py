@@ -310,6 +310,12 @@ class LiveKitEngine:
                 detail = "no egress worker was there a moment ago"
                 self._say_failed(output_id, attempt, Code.EGRESS_UNAVAILABLE, detail, wait_until)
                 return
+            if any(row.output_id == output_id and row.egress_id is None and row.over_at is None for row in self._rows):
+                if not any(row.output_id == output_id and row.attempt == attempt for row in self._rows):
+                    detail = "an earlier start was not answered, and may have been done"
+                    until = time.time() + egress.pace.probe
+                    self._say_failed(output_id, attempt, Code.EGRESS_UNAVAILABLE, detail, until)
+                    return
             asked = await egress.ledger.ask(
                 self.broadcast_id, self._epoch, output_id, attempt, project, broadcast.room_id, door
             )

@@ -148,7 +148,7 @@ class Poller:
             now = time.monotonic()
             if now >= bulk_at:
                 bulk_at = now + self._pace.look_every
-                self._holds = await self._ledger.lease_project(self.project, self._holder)
+                self._holds, self._failing = await self._ledger.lease_project(self.project, self._holder)
                 if not self._holds:
                     await asyncio.sleep(self._pace.look_every)
                     continue
@@ -184,7 +184,7 @@ class Poller:
 
     async def _look_at_all(self) -> list[Attempt]:
         rows = await self._ledger.open_of(self.project)
-        if not rows:
+        if not rows and self._failing is None:
             # Nobody is on air here: LiveKit is left alone.
             self._looked_rooms.clear()
             return rows
