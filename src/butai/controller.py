@@ -98,6 +98,7 @@ class Controller:
                 self._each(self._settings.lease / 3, self._renew),
                 self._each(BEAT_EVERY, self._beat),
                 self._each(METRICS_EVERY, self._write_metrics),
+                self._begin(),
                 self._sweep(),
                 self._listen(),
             )
@@ -113,6 +114,16 @@ class Controller:
             await asyncio.gather(*loops, return_exceptions=True)
             await self._give_back()
             log.info("controller.stopped")
+
+    async def _begin(self) -> None:
+        for egress in self._egresses.values():
+            while True:
+                try:
+                    await egress.begin()
+                    break
+                except DatabaseUnavailable:
+                    await asyncio.sleep(1)
+        await asyncio.Event().wait()
 
     async def _give_back(self) -> None:
         held = [reconciler.lease for reconciler, _ in self._held.values()]

@@ -293,6 +293,52 @@ async def test_somebody_elses_egress_in_the_room_is_left_alone(stage: LiveKitSho
         assert stage.standin.running[theirs]
 
 
+# One encode for all
+
+
+@pytest.fixture
+async def shared(database_url: str) -> AsyncIterator[LiveKitShows]:
+    async with livekit_shows(database_url, livekit_shared=True) as made:
+        yield made
+
+
+async def test_shared_is_one_egress_whose_streams_have_states_of_their_own(shared: LiveKitShows) -> None:
+    shared.standin.platforms[B] = Refuse()
+    async with shared.controller():
+        broadcast_id = await shared.begin("rtmp://a/app", "rtmp://b/app")
+        outputs = await shared.reach(broadcast_id, 30, a="live", b="failed")
+        assert outputs["rtmp://b/app"]["error_code"] == "key_rejected"
+        assert len(shared.standin.starts) == 1
+        assert outputs["rtmp://a/app"]["attempt"] == 1
+        # By hand, once the platform takes the key: the address is added again, and the newest row counts.
+        shared.standin.platforms[B] = Accept()
+        await shared.retry(outputs["rtmp://b/app"]["id"])
+        await shared.reach(broadcast_id, 30, a="live", b="live")
+        assert len(shared.standin.starts) == 1
+        await shared.stop_output(outputs["rtmp://a/app"]["id"])
+        await shared.reach(broadcast_id, 30, a="ended", b="live")
+        assert not shared.standin.running.get(A) and shared.standin.running[B]
+        await shared.stop(broadcast_id)
+        await shared.ended(broadcast_id, 30)
+    assert not any(shared.standin.running.values())
+
+
+async def test_shared_begins_anew_when_its_last_stream_has_failed(shared: LiveKitShows) -> None:
+    async with shared.controller():
+        broadcast_id = await shared.begin("rtmp://a/app", "rtmp://b/app")
+        await shared.reach(broadcast_id, 30, a="live", b="live")
+        shared.standin.platform_gone(A)
+        shared.standin.platform_gone(B)
+        await shared.reach(broadcast_id, 30, a="reconnecting", b="reconnecting")
+        shared.standin.heal(A)
+        shared.standin.heal(B)
+        await shared.reach(broadcast_id, 30, a="live", b="live")
+        await shared.stop(broadcast_id)
+        await shared.ended(broadcast_id, 30)
+    assert max(shared.standin.high_water.values()) == 1
+    assert not any(shared.standin.running.values())
+
+
 # Crashes
 
 
@@ -305,7 +351,7 @@ async def test_a_crash_before_the_request_costs_a_wait_and_no_second_egress(stag
             asked.set()
             await asyncio.Event().wait()
 
-        egress.gateway("default").start = never  # pyright: ignore[reportAttributeAccessIssue]
+        egress.means.gateway("default").start = never  # pyright: ignore[reportAttributeAccessIssue]
         broadcast_id = await stage.begin("rtmp://a/app")
         await asked.wait()
         await crash(stage, controller, egress)
@@ -320,14 +366,14 @@ async def test_a_crash_after_the_request_adopts_what_was_started(stage: LiveKitS
     """Between StartEgress and the storing of its id."""
     async with stage.engines("c1") as (controller, egress):
         answered = asyncio.Event()
-        start = egress.gateway("default").start
+        start = egress.means.gateway("default").start
 
         async def unheard(request: Any) -> None:
             await start(request)
             answered.set()
             await asyncio.Event().wait()
 
-        egress.gateway("default").start = unheard  # pyright: ignore[reportAttributeAccessIssue]
+        egress.means.gateway("default").start = unheard  # pyright: ignore[reportAttributeAccessIssue]
         broadcast_id = await stage.begin("rtmp://a/app")
         # The poller of the same process would adopt it at once.
         await answered.wait()
@@ -350,7 +396,7 @@ async def test_a_crash_in_mid_stop_is_ended_by_the_next(stage: LiveKitShows) -> 
             asked.set()
             await asyncio.Event().wait()
 
-        egress.gateway("default").stop = never  # pyright: ignore[reportAttributeAccessIssue]
+        egress.means.gateway("default").stop = never  # pyright: ignore[reportAttributeAccessIssue]
         await stage.stop(broadcast_id)
         await asked.wait()
         await crash(stage, controller, egress)
@@ -398,7 +444,7 @@ async def test_two_controllers_that_race_ask_once(stage: LiveKitShows) -> None:
 
 async def crash(stage: LiveKitShows, controller: Controller, egress: LiveKitEgress) -> None:
     """The process is gone, as far as rows and LiveKit can tell: nothing is finished, nothing is given back."""
-    for task in [*egress._loops, *egress._tasks, *(task for _, task in egress._pollers.values())]:  # pyright: ignore[reportPrivateUsage]
+    for task in [*egress._loops, *egress.means._tasks, *(task for _, task in egress._pollers.values())]:  # pyright: ignore[reportPrivateUsage]
         task.cancel()
     for reconciler, task in controller._held.values():  # pyright: ignore[reportPrivateUsage]
         reconciler.lose()

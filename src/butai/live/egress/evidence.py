@@ -122,7 +122,7 @@ def heard(seen: Seen, info: EgressInfo, urls: Sequence[str], now: float, nth: in
         seen,
         status=_STATUS.get(info.status, "failed"),
         updated_at=updated,
-        error=_shortened(info.error or (info.details if info.status == EgressStatus.EGRESS_ABORTED else "")),
+        error=redacted(info.error or (info.details if info.status == EgressStatus.EGRESS_ABORTED else "")),
         error_code=info.error_code,
         source_closed=seen.source_closed or "Source closed" in info.details,
     )
@@ -133,7 +133,7 @@ def heard(seen: Seen, info: EgressInfo, urls: Sequence[str], now: float, nth: in
         if stream.retries > facts.retries:
             facts = replace(facts, retries=stream.retries, retried_seen=now)
         if stream.error:
-            facts = replace(facts, error=_shortened(stream.error))
+            facts = replace(facts, error=redacted(stream.error))
     return judge(facts, now, rules)
 
 
@@ -160,7 +160,7 @@ def lost(seen: Seen, why: str, now: float) -> Seen:
 
 def refused(code: str, why: str, now: float) -> Seen:
     """It never ran: LiveKit's answer to the request."""
-    return Seen("failed", None, over_seen=now, phase="failed", code=code, detail=_shortened(why), at=now)
+    return Seen("failed", None, over_seen=now, phase="failed", code=code, detail=redacted(why), at=now)
 
 
 def judge(seen: Seen, now: float, rules: Rules = RULES) -> Seen:
@@ -275,7 +275,7 @@ def shown(url: str) -> str:
 _ADDRESS = re.compile(r"rtmps?://\S+", re.IGNORECASE)
 
 
-def _shortened(text: str) -> str:
+def redacted(text: str) -> str:
     """Raw words of the engine for operators: one line, no address, since LiveKit leaves six letters of the key in it."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     return _ADDRESS.sub("[address]", line)[:300].strip()

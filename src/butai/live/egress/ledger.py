@@ -188,6 +188,10 @@ class Ledger:
         """Those of a project that are not over, oldest first."""
         return await self._attempts(_OPEN, (project,))
 
+    async def any_open(self) -> bool:
+        """Whether there is any row that is not over."""
+        return bool(await self._one("SELECT 1 FROM livekit_egresses WHERE over_at IS NULL LIMIT 1", ()))
+
     async def note(self, notes: Sequence[Note]) -> set[UUID]:
         """Writes what is newly known; which rows took it."""
         if not notes:

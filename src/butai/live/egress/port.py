@@ -76,6 +76,10 @@ class Egress(Protocol):
         """Where its engines run: only a controller with the same can find them."""
         ...
 
+    async def begin(self) -> None:
+        """Called once, before all others. Raises `DatabaseUnavailable`."""
+        ...
+
     async def find(self, broadcast_id: UUID, epoch: int) -> Engine | None:
         """The engine that runs already, now ours. None: nothing of this broadcast is carried by any engine of this host.
         Raises `EngineFenced`."""

@@ -78,6 +78,9 @@ class RelayEgress:
         self._may_feed = True
         self._feeding: asyncio.Task[None] | None = None
 
+    async def begin(self) -> None:
+        """Relays need nothing before they are asked for."""
+
     async def find(self, broadcast_id: UUID, epoch: int) -> RelayEngine | None:
         """Adopts a running relay. One that does not answer is ended, since it may push. Raises `EngineFenced`."""
         deadline = time.monotonic() + END_PATIENCE
