@@ -25,7 +25,8 @@ Commands (`commands.py`; the same over `POST /control`): `drop(url)`, `stall(url
 
 What it counts: `calls` (method → count), `log` (each call with its request), `starts` (each start: room, urls, egress id or
 error), `running` (full URL → ids of the egresses that hold it now), `high_water` (full URL → most at once), `records` (what
-ListEgress shows), `egresses` (what the workers know), `webhooks.sent`, `webhooks.emitted`, `webhooks.counts`.
+ListEgress shows), `egresses` (what the workers know), `webhooks.sent`, `webhooks.emitted`, `webhooks.counts`; with
+`keep_history = True`, `history` has every state that ListEgress could have shown, with its wall-clock second.
 
 Rooms: with `auto_rooms` (the default) a start for an unknown room makes the room with its host in it; without, 404.
 

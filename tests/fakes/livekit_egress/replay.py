@@ -14,8 +14,8 @@ from livekit.protocol import egress as pb
 from livekit.protocol.webhook import WebhookEvent
 
 from tests.fakes.livekit_egress.clock import ns
-from tests.fakes.livekit_egress.records import ended
 from tests.fakes.livekit_egress.recordings import Entry, Names, identity_of, load, urls_of
+from tests.fakes.livekit_egress.records import ended
 from tests.fakes.livekit_egress.requests import START_METHODS, read
 from tests.fakes.livekit_egress.standin import StandIn, Start
 from tests.fakes.livekit_egress.twirp import TwirpError
@@ -61,7 +61,6 @@ class Replay(StandIn):
         # What needs no player: tokens are checked by the server, and a list of an unknown egress fails by itself.
         self._asked = [_Asked(one) for one in self.recording.requests if one.method in _METHODS and not _refused(one)]
         self.done = asyncio.Event()
-        self.shown: list[tuple[float, pb.EgressInfo]] = []
         self._last_poll = {
             item["egressId"]: entry.t
             for entry in self.recording.entries
@@ -207,12 +206,16 @@ class Replay(StandIn):
     def _show(self, recorded: dict[str, Any]) -> None:
         info = json_format.ParseDict(self.names.translate(recorded), pb.EgressInfo())
         self.records.put(info)
-        self.shown.append((time.time(), info))
+        if self.keep_history:
+            self.history.append((time.time(), info))
 
     def _show_if_last(self, recorded: dict[str, Any], t: float) -> None:
-        """What no later poll shows is shown from the answer or webhook, so that no egress stays as it was for ever."""
+        """What no poll has shown yet, or no later one shows, is shown from the answer or webhook: an egress is there once
+        it has been told of, and none stays as it was for ever."""
         egress_id = recorded["egressId"]
-        if egress_id in self.names.requests and t > self._last_poll.get(egress_id, 0.0):
+        if egress_id not in self.names.requests:
+            return
+        if self.records.get(self.names.id(egress_id)) is None or t > self._last_poll.get(egress_id, 0.0):
             self._show(recorded)
 
     def _webhook(self, entry: Entry) -> None:

@@ -17,12 +17,19 @@ from livekit.protocol.webhook import WebhookEvent
 from tests.fakes.livekit_egress.clock import Clock, new_id
 from tests.fakes.livekit_egress.webhooks import Webhooks
 
-_MIMES = (
-    "audio/PCMU audio/PCMA audio/opus audio/red video/VP8 video/H264 video/VP9 video/AV1 video/H265 video/rtx".split()
-)
+_MIMES = [
+    "audio/PCMU",
+    "audio/PCMA",
+    "audio/opus",
+    "audio/red",
+    "video/VP8",
+    "video/H264",
+    "video/VP9",
+    "video/AV1",
+    "video/H265",
+    "video/rtx",
+]
 _TRACKS = (("cam", models.VIDEO, models.CAMERA, "video/VP8"), ("mic", models.AUDIO, models.MICROPHONE, "audio/red"))
-
-Reason = models.DisconnectReason
 
 
 @dataclass
@@ -37,7 +44,7 @@ class LiveRoom:
 
 
 class Rooms:
-    """By name. `on_joined(room, identity)`, `on_left(room, identity, reason)` and `on_closed(room, reason)`: the workers' ears."""
+    """By name. The workers' ears: `on_joined(room, identity)`, `on_left(room, identity, reason)`, `on_closed(room, reason)`."""
 
     def __init__(self, clock: Clock, webhooks: Webhooks) -> None:
         self._clock = clock
@@ -120,7 +127,7 @@ class Rooms:
         del person.tracks[:]
         person.state = models.ParticipantInfo.DISCONNECTED
         person.version += 1
-        person.disconnect_reason = Reason.Value(reason)
+        person.disconnect_reason = models.DisconnectReason.Value(reason)  # pyright: ignore[reportAttributeAccessIssue]
         self._count(found)
         self._emit("participant_left", found, person)
         self.on_left(room, identity, reason)

@@ -142,18 +142,19 @@ class StandIn(Commands):
         wanted = read(request)
         start = Start(time.time(), name.partition("/")[2], wanted.room, wanted.identity, wanted.urls)
         self.starts.append(start)
+        picked_after = PICKED_AFTER if self._slow_pick is None else self._slow_pick
         try:
-            egress = await self._make(wanted)
+            egress = await self._make(wanted, picked_after)
         except TwirpError as problem:
             start.error = problem.code
             raise
         start.egress_id = egress.id
         answer = pb.EgressInfo()
         answer.CopyFrom(egress.info)
-        await self.clock.sleep(max(ANSWERED_AFTER, self._slow - PICKED_AFTER if self._slow else 0.0))
+        await self.clock.sleep(max(ANSWERED_AFTER, self._slow - picked_after))
         return answer
 
-    async def _make(self, wanted: Wanted) -> Egress:
+    async def _make(self, wanted: Wanted, picked_after: float) -> Egress:
         room = wanted.room
         if room and self.rooms.get(room) is None:
             if not self.auto_rooms or room in self._absent_rooms:
@@ -164,7 +165,7 @@ class StandIn(Commands):
         if self._no_workers:
             await self.clock.sleep(NO_WORKER_AFTER)
             raise TwirpError("unavailable", "twirp error unknown: no response from servers")
-        await self.clock.sleep(self._slow_pick if self._slow_pick is not None else PICKED_AFTER)
+        await self.clock.sleep(picked_after)
         problem = next(filter(None, map(fault, wanted.urls or [""])), None)
         if problem is not None:
             raise TwirpError("invalid_argument", f"twirp error unknown: {problem}")

@@ -13,8 +13,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from livekit import api
 
-from tests.fakes.livekit_egress.recordings import Entry, Recording, load
 from tests.fakes.livekit_egress.platforms import Refuse, Unreachable
+from tests.fakes.livekit_egress.recordings import Entry, Recording, load
 from tests.fakes.livekit_egress.replay import Replay
 from tests.fakes.livekit_egress.standin import StandIn
 from tests.fakes.livekit_egress.webhooks import subject
@@ -92,11 +92,13 @@ def _moments(info: dict[str, Any]) -> list[int]:
 
 @dataclass
 class Seen:
-    """`answers` in the order of the recorded requests: a state, or (status, code, message). `states`: by the place of the
-    egress among the recording's. `late` is how far the trial fell behind the recording, in its seconds."""
+    """`answers` in the order of the recorded requests: a state, or (status, code, message). By the place of the egress among
+    the recording's: `states` that the client got from ListEgress, `stored` those that were there to be got. `late` is how
+    far the trial fell behind the recording, in its seconds."""
 
     answers: list[State | tuple[int, str, str]] = field(default_factory=list)
     states: dict[int, list[State]] = field(default_factory=dict)
+    stored: dict[int, list[State]] = field(default_factory=dict)
     hooks: list[Hook] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     unsigned: int = 0
@@ -140,11 +142,16 @@ class Trial:
             _prepare(standin, self.recording)
         else:
             standin = Replay(self.recording.name, room=self.room, identity=self.identity, finish=False, **options)
+        standin.keep_history = True
         try:
             async with standin, api.LiveKitAPI(standin.url, KEY, SECRET) as client:
                 self._began = time.monotonic()
                 await self._follow(standin, client)
                 await standin.webhooks.settled()
+                for _, info in standin.history:
+                    if info.egress_id in self.seen.ids:
+                        shown = self.seen.stored.setdefault(self.seen.ids.index(info.egress_id), [])
+                        shown.append(state(MessageToDict(info), self.room))
         finally:
             await runner.cleanup()
         return self.seen
@@ -167,6 +174,8 @@ class Trial:
                     self._do(standin, entry)
             if isinstance(standin, Replay):
                 await asyncio.wait_for(standin.done.wait(), 5)
+            else:
+                await asyncio.sleep(1.0 / self.speed)  # the scripted worker may be a little later than the recorded one
             await asyncio.sleep(POLL_EACH * 4)
         finally:
             polls.cancel()

@@ -134,7 +134,7 @@ class Webhooks:
                     if answer.status < 500:
                         self.counts["sent" if answer.status < 300 else "failed"] += 1
                         return
-            except (aiohttp.ClientError, asyncio.TimeoutError, RuntimeError):
+            except (TimeoutError, aiohttp.ClientError, RuntimeError):
                 pass
             self.counts["retried"] += 1
             if self.clock.now() - since + pause > GIVE_UP_AFTER:

@@ -198,7 +198,8 @@ class Egress:
         wait = usual if script.after is None else script.after - (STARTED_AFTER - usual if usual > ADDED_AFTER else 0.0)
         if isinstance(script, Unreachable):
             host = urlsplit(stream.url).hostname or ""
-            self._later(wait - REFUSED_SOONER, self._fail_stream, stream, script.error.replace("{host}", host))
+            wait -= REFUSED_SOONER if script.after is None else 0.0
+            self._later(wait, self._fail_stream, stream, script.error.replace("{host}", host))
             return
         self._later(wait, self._started, stream)
         if isinstance(script, Refuse):
