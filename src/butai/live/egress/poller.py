@@ -206,7 +206,12 @@ class Poller:
 
     async def _fails(self, error: GatewayError) -> None:
         """Nothing is known: what is on air stays as it was last seen."""
-        code = Code.LIVEKIT_UNAUTHORIZED if isinstance(error, Unauthorized) else Code.LIVEKIT_UNREACHABLE
+        code = Code.LIVEKIT_UNREACHABLE
+        if isinstance(error, Unauthorized):
+            code = Code.LIVEKIT_UNAUTHORIZED
+        elif isinstance(error, Refused):
+            # A LiveKit without Redis knows no egresses.
+            code = Code.EGRESS_UNAVAILABLE
         if self._failing != code:
             self._failing = code
             log.error("livekit.failing", project=self.project, code=code, detail=str(error))
@@ -406,8 +411,8 @@ class Poller:
             if row.egress_id is None:
                 continue
             seen: Seen = row.seen
-            # A room that is gone ends its egresses itself, and says so.
-            if there is not None:
+            # A room that is gone, or empty, ends its egresses itself, and they say so.
+            if there:
                 seen = evidence.present(seen, row.egress_id in identities, now)
             seen = evidence.host_heard(seen, row.host_identity in publish, now)
             if seen.absent and not seen.over:

@@ -56,8 +56,9 @@ async def start_attempts(means: Means, broadcast: BroadcastRow, batch: list[Want
     except Unauthorized as error:
         await _wait(means, batch, f"LiveKit refuses our key: {error}", unavailable)
     except Refused as error:
-        if error.status in (429, 503) or error.code in ("unavailable", "resource_exhausted"):
-            await _wait(means, batch, f"LiveKit has no egress worker: {error}", unavailable)
+        if error.status >= 500 or error.code == "resource_exhausted":
+            # 503: no worker. 500: a LiveKit without Redis has no egress at all.
+            await _wait(means, batch, f"LiveKit starts no egress: {error}", unavailable)
             return
         seen = evidence.refused(_code(error), str(error), time.time())
         await means.ledger.note([Note(wanted.row.id, None, seen, over=True) for wanted in batch])
