@@ -31,11 +31,13 @@ from butai.database import Database
 from butai.errors import ButaiError
 from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
-from butai.live import audit_routes, destination_routes, destinations, event_routes, room_routes
+from butai.live import audit_routes, destination_routes, destinations, event_routes, room_routes, webhook_routes
 from butai.live import routes as live_routes
 from butai.live.feed import Feed
+from butai.live.projects import Projects
 from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
+from butai.live.webhooks import Intake
 from butai.live.wiring import Stage
 from butai.observe import Metrics, Observed
 
@@ -50,6 +52,7 @@ class State(TypedDict):
     identity: Identity
     library: Library
     stage: Stage
+    webhooks: Intake
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -85,10 +88,20 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             feed = await opened.enter_async_context(Feed(database.url))
             ending.append(feed.end)
             opened.callback(ending.remove, feed.end)
-            live = Stage(database, settings.live, settings.livekit, tokens, Sealer(settings.live), feed)
+            sealer = Sealer(settings.live)
+            live = Stage(database, settings.live, settings.livekit, tokens, sealer, feed)
             if live.sealer.rotates:
                 opened.push_async_callback(_cancel, asyncio.create_task(_renew_seals(live)))
-            yield {"settings": settings, "database": database, "identity": identity, "library": parts, "stage": live}
+            projects = Projects(settings.livekit, settings.live)
+            webhooks = await opened.enter_async_context(Intake(database, projects, sealer, metrics))
+            yield {
+                "settings": settings,
+                "database": database,
+                "identity": identity,
+                "library": parts,
+                "stage": live,
+                "webhooks": webhooks,
+            }
 
     app = FastAPI(
         title="Butai",
@@ -104,6 +117,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     problems.install(app)
     _add_process_routes(app, metrics)
     app.include_router(contract.hot)
+    app.include_router(webhook_routes.router)
     app.include_router(contract.router)
     app.include_router(routes.router)
     for part in (live_routes, room_routes, destination_routes, audit_routes, event_routes):
@@ -218,6 +232,8 @@ _HOME = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Butai</ti
 
 _BEARER = "OpenID Connect token, or an API key; for a room and its broadcasts also its host token (a LiveKit token)"
 
+_LIVEKIT = "LiveKit's JWT, whose `sha256` is the body's"
+
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """The document, with our errors for FastAPI's own, and the ways to sign in."""
@@ -241,6 +257,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         "session": {"type": "apiKey", "in": "cookie", "name": NEXTAUTH_COOKIE, "description": "NextAuth or Auth.js"},
         "bearer": {"type": "http", "scheme": "bearer", "description": _BEARER},
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "livekit": {"type": "apiKey", "in": "header", "name": "Authorization", "description": _LIVEKIT},
     }
     for path in document["paths"].values():
         for operation in path.values():

@@ -2,6 +2,7 @@
 
     ButaiError
     ├── Unauthenticated        401 auth_required
+    │   └── WebhookRefused     401 webhook_refused, with its `reason`
     ├── Forbidden              403 forbidden
     │   ├── OriginDenied       403 origin_denied
     │   └── NotHost            403 not_host
@@ -33,6 +34,7 @@
     │   ├── ChecksumMismatch   422 checksum_mismatch
     │   ├── SizeMismatch       422 size_mismatch
     │   └── GlbInvalid         422 glb_invalid
+    ├── BodyTooLarge           413 body_too_large
     ├── UploadInterrupted      409 upload_interrupted
     ├── ClientDisconnected     400 client_disconnected
     └── Unavailable            503 unavailable, with Retry-After
@@ -70,6 +72,10 @@ class ButaiError(Exception):
 
 class Unauthenticated(ButaiError):
     code, status, title = "auth_required", 401, "Sign in first"
+
+
+class WebhookRefused(Unauthenticated):
+    code, title = "webhook_refused", "LiveKit's signature does not prove this webhook"
 
 
 class Forbidden(ButaiError):
@@ -196,6 +202,10 @@ class SizeMismatch(UploadRefused):
 
 class GlbInvalid(UploadRefused):
     code, title = "glb_invalid", "The GLB container is broken"
+
+
+class BodyTooLarge(ButaiError):
+    code, status, title = "body_too_large", 413, "The body is larger than it may be here"
 
 
 class UploadInterrupted(ButaiError):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 import time
+from functools import lru_cache
 from typing import Any
 
 import structlog
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     GCCollector,
     Histogram,
@@ -52,6 +54,15 @@ class Metrics:
         gauge = Gauge("butai_http_requests_in_flight", "Requests being answered.", registry=self.registry)
         gauge.set_function(lambda: self.in_flight)
         self._children: dict[tuple[str, str, int], Any] = {}
+        webhooks = Counter(
+            "butai_livekit_webhooks", "Webhooks of LiveKit that are kept.", ("event",), registry=self.registry
+        )
+        refused = Counter(
+            "butai_livekit_webhooks_refused", "Webhooks that were not believed.", ("reason",), registry=self.registry
+        )
+        # Both are told apart by words of ours, of which there are few.
+        self.webhook = lru_cache(maxsize=64)(webhooks.labels)
+        self.webhook_refused = lru_cache(maxsize=64)(refused.labels)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts one request. Label lookups are kept: they cost more than the counting."""

@@ -105,7 +105,11 @@ class _Stack:
         self._livekit = (
             None
             if settings.livekit.url or self._livekit_missing
-            else EmbeddedLiveKit(self._folder / "livekit", log_file=self._logs / "livekit.log")
+            else EmbeddedLiveKit(
+                self._folder / "livekit",
+                log_file=self._logs / "livekit.log",
+                webhooks=[f"{url_from_here(self._host, self._port)}/api/live/webhook"],
+            )
         )
 
     def start(self) -> None:

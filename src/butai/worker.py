@@ -18,6 +18,7 @@ from butai.assets.storage import Store
 from butai.assets.wiring import assemble
 from butai.config import Settings
 from butai.database import UNREACHABLE, Database
+from butai.live import tasks as live_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,7 @@ def make_app(url: str) -> App:
     """A procrastinate app that knows all tasks."""
     app = App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=4))
     tasks.register(app)
+    live_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)
     return app
@@ -59,7 +61,7 @@ async def run(settings: Settings) -> None:
                     await app.run_worker_async(
                         name="butai",
                         concurrency=CONCURRENCY,
-                        additional_context={"library": library},
+                        additional_context={"library": library, "live": settings.live},
                         delete_jobs="successful",
                         update_heartbeat_interval=HEARTBEAT,
                         stalled_worker_timeout=HEARTBEAT * 3,

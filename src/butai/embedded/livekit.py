@@ -4,7 +4,8 @@ Called by `butai.up` and by the tests. It is a program of Go, in no wheel: `make
 live in its memory alone, so nothing has to be kept but its key and its ports. What differs from `livekit-server --dev`:
 - its API key is random, in closed files, and remembered, so that tokens outlive a restart;
 - everything is on loopback: HTTP, media (one UDP port) and the STUN server that it names to browsers, which would
-  otherwise be asked at Google. Media over TCP is off, since LiveKit would listen for it on every address.
+  otherwise be asked at Google. Media over TCP is off, since LiveKit would listen for it on every address;
+- it tells our API what happens in its rooms.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
@@ -82,10 +84,11 @@ class EmbeddedLiveKit:
         connect(server.livekit.url, token(server.livekit.api_key, server.livekit.api_secret))
     """
 
-    def __init__(self, data_dir: Path, *, log_file: Path | None = None) -> None:
-        """Nothing is touched before `launch`."""
+    def __init__(self, data_dir: Path, *, log_file: Path | None = None, webhooks: Sequence[str] = ()) -> None:
+        """Nothing is touched before `launch`. `webhooks`: URLs that are told what happens, signed with the key."""
         self.data_dir = data_dir
         self._log_file = log_file
+        self._webhooks = list(webhooks)
         self._log_from = 0
         self._state: dict[str, str] = {}
         self._child: Child | None = None
@@ -214,7 +217,7 @@ class EmbeddedLiveKit:
     def _write_config(self) -> None:
         """As JSON, which is YAML."""
         state = self._state
-        config = {
+        config: dict[str, Any] = {
             "port": int(state["port"]),
             "bind_addresses": ["127.0.0.1"],
             "keys": {state["api_key"]: state["api_secret"]},
@@ -231,6 +234,8 @@ class EmbeddedLiveKit:
             "turn": {"enabled": False},
             "logging": {"level": "warn", "json": True},
         }
+        if self._webhooks:
+            config["webhook"] = {"api_key": state["api_key"], "urls": self._webhooks}
         descriptor = os.open(self.data_dir / "config.yaml", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump(config, file, indent=1)

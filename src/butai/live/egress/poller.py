@@ -84,6 +84,8 @@ class _Hint(msgspec.Struct):
     event: str = ""
     room_id: str | None = None
     subject: str | None = None
+    identity: str | None = None
+    """Of the participant, where it speaks of one or of a track."""
 
 
 class Poller:
@@ -104,6 +106,7 @@ class Poller:
         self._stopped: dict[str, float] = {}
         self._strangers: set[str] = set()
         self._shown: dict[UUID, list[str]] = {}
+        self._watched: dict[str, set[str]] = {}
         self._holds = False
         self._failing: str | None = None
 
@@ -120,8 +123,13 @@ class Poller:
             return
         if said.event.startswith("egress_") and said.subject:
             self._hinted_egresses.add(said.subject)
-        elif said.room_id and said.event.startswith(("participant_", "track_", "room_")):
+        elif said.room_id and said.event.startswith(("participant_", "track_")):
+            # Viewers come and go all the time, and nothing hangs on them.
+            if (said.identity or said.subject) not in self._watched.get(said.room_id, ()):
+                return
             self._hinted_rooms.add(said.room_id)
+        else:
+            return
         self._woken.set()
 
     async def run(self) -> None:
@@ -184,6 +192,9 @@ class Poller:
 
     async def _look_at_all(self) -> list[Attempt]:
         rows = await self._ledger.open_of(self.project)
+        self._watched = defaultdict(set)
+        for row in rows:
+            self._watched[row.room_id] |= {row.host_identity, row.egress_id or ""}
         if not rows and self._failing is None:
             # Nobody is on air here: LiveKit is left alone.
             self._looked_rooms.clear()

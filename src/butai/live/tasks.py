@@ -1,0 +1,53 @@
+"""Going live's background jobs. `butai.worker` registers and runs them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+from procrastinate import App, JobContext
+from sqlalchemy import delete, func, select
+
+from butai.config import LiveSettings
+from butai.database import Database
+from butai.live.models import LiveKitWebhook
+
+log = structlog.get_logger(__name__)
+
+SWEEP_BATCH = 5_000
+"""Rows in one transaction: a few tens of milliseconds, in which new webhooks go on being kept."""
+
+LEAST_DAYS = 1 / 24
+"""However few days are set, a webhook stays for an hour: by its id a second one is known, for as long as its signature is
+taken (`webhook_signatures.WINDOW`) and several times over."""
+
+
+async def sweep_webhooks(context: JobContext, timestamp: int) -> None:
+    """Deletes webhooks that were kept for `webhook_days`."""
+    database: Database = context.additional_context["library"].database
+    settings: LiveSettings = context.additional_context["live"]
+    kept = timedelta(days=max(settings.webhook_days, LEAST_DAYS))
+    old = (
+        select(LiveKitWebhook.id)
+        .where(LiveKitWebhook.received_at < func.now() - kept)
+        .order_by(LiveKitWebhook.received_at)
+        .limit(SWEEP_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    removed = 0
+    while True:
+        async with database.transaction() as session:
+            found = list(await session.scalars(old))
+            if found:
+                await session.execute(delete(LiveKitWebhook).where(LiveKitWebhook.id.in_(found)))
+        removed += len(found)
+        if len(found) < SWEEP_BATCH:
+            break
+    if removed:
+        log.info("webhooks.removed", count=removed)
+
+
+def register(app: App) -> None:
+    """Makes the tasks known to a procrastinate app."""
+    sweep = app.task(name="live.sweep_webhooks", pass_context=True, queueing_lock="live.sweep_webhooks")(sweep_webhooks)
+    app.periodic(cron="17 * * * *")(sweep)

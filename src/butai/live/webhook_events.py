@@ -1,0 +1,232 @@
+"""What a webhook of LiveKit's says, as far as we want to know it. Pure; called by `webhooks`.
+
+A body also holds a TURN password, an ingress's stream key, pieces of the keys in egress URLs, and the platforms' raw words.
+None of that leaves here: `Heard.detail` is what a host reads in the timeline, `Heard.error` is redacted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from butai.errors import InvalidRequest
+from butai.log import REDACTED, Redactor
+
+TIMELINE = {
+    "room_started": "room.started",
+    "room_finished": "room.finished",
+    "participant_joined": "participant.joined",
+    "participant_left": "participant.left",
+    "participant_connection_aborted": "participant.aborted",
+    "track_published": "track.published",
+    "track_unpublished": "track.unpublished",
+    "egress_started": "egress.started",
+    "egress_updated": "egress.updated",
+    "egress_ended": "egress.ended",
+    "ingress_started": "ingress.started",
+    "ingress_ended": "ingress.ended",
+}
+"""LiveKit's events and ours. What LiveKit invents later is kept, and wakes, but is not told."""
+
+_INGRESS_STATES = {
+    "ENDPOINT_INACTIVE": "idle",
+    "ENDPOINT_BUFFERING": "buffering",
+    "ENDPOINT_PUBLISHING": "publishing",
+    "ENDPOINT_ERROR": "error",
+    "ENDPOINT_COMPLETE": "ended",
+}
+
+_OUR_ENGINES = re.compile(r"EG_\w+|egress-[0-9a-f]{8}-[0-9a-f-]{27}")
+"""Identities of LiveKit Egress and of the relay, both hidden from the room."""
+
+_LONGEST = 256
+"""Letters of a name or an identity. A room of ours has at most 128, and a hint must fit into a notification of Postgres
+(8000 bytes)."""
+
+_redact = Redactor()
+
+
+class _Room(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _Participant(msgspec.Struct, frozen=True):
+    identity: str = ""
+    kind: str | int = "STANDARD"
+    disconnectReason: str | int | None = None
+
+
+class _Track(msgspec.Struct, frozen=True):
+    sid: str = ""
+    name: str = ""
+    # protobuf-JSON leaves a field at its default out.
+    type: str | int = "AUDIO"
+    source: str | int = "UNKNOWN"
+
+
+class _Egress(msgspec.Struct, frozen=True):
+    egressId: str = ""
+    roomName: str = ""
+    status: str | int = "EGRESS_STARTING"
+    errorCode: int = 0
+
+
+class _IngressState(msgspec.Struct, frozen=True):
+    status: str | int = "ENDPOINT_INACTIVE"
+    error: str = ""
+    updatedAt: str | int = 0
+
+
+class _Ingress(msgspec.Struct, frozen=True):
+    ingressId: str = ""
+    roomName: str = ""
+    streamKey: str = ""
+    url: str = ""
+    state: _IngressState = _IngressState()
+
+
+class _Event(msgspec.Struct, frozen=True):
+    event: str
+    id: str
+    # A 64-bit number, which protobuf-JSON writes as a string.
+    createdAt: str
+    room: _Room | None = None
+    participant: _Participant | None = None
+    track: _Track | None = None
+    egressInfo: _Egress | None = None
+    ingressInfo: _Ingress | None = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+@dataclass(frozen=True, slots=True)
+class IngressNews:
+    """An ingress's state. `at`: LiveKit's time of it, in seconds since 1970. `error`: redacted."""
+
+    ingress_id: str
+    state: str
+    at: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One webhook. `told`: its name in the timeline; None for one that is not told. `created_at`: seconds since 1970."""
+
+    id: str
+    event: str
+    created_at: float
+    room_id: str | None
+    subject: str | None
+    told: str | None
+    detail: dict[str, Any]
+    egress_id: str | None = None
+    ingress: IngressNews | None = None
+
+
+def read(body: bytes) -> Heard:
+    """Raises `InvalidRequest` for what LiveKit does not send."""
+    try:
+        said = _decode(body)
+        created_at = _seconds(said.createdAt)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError):
+        raise InvalidRequest("This is no webhook of LiveKit's") from None
+    if not said.id or not said.event:
+        raise InvalidRequest("A webhook has an id and an event")
+    room, egress, ingress = said.room, said.egressInfo, said.ingressInfo
+    name = (room and room.name) or (egress and egress.roomName) or (ingress and ingress.roomName) or ""
+    return Heard(
+        id=_text(said.id),
+        event=_text(said.event),
+        created_at=created_at,
+        room_id=_text(name) or None,
+        subject=_subject(said),
+        told=TIMELINE.get(said.event),
+        detail=_detail(said, created_at),
+        egress_id=_text(egress.egressId) or None if egress else None,
+        ingress=_ingress_news(said.event, ingress, created_at) if ingress and ingress.ingressId else None,
+    )
+
+
+def _subject(said: _Event) -> str | None:
+    if said.egressInfo is not None:
+        found = said.egressInfo.egressId
+    elif said.ingressInfo is not None:
+        found = said.ingressInfo.ingressId
+    elif said.track is not None:
+        found = said.track.sid
+    else:
+        found = said.participant.identity if said.participant is not None else ""
+    return _text(found) or None
+
+
+def _detail(said: _Event, created_at: float) -> dict[str, Any]:
+    """Harmless facts: names that people chose, LiveKit's ids and enumerations."""
+    detail: dict[str, Any] = {"created_at": datetime.fromtimestamp(created_at, UTC).isoformat()}
+    if (who := said.participant) is not None:
+        detail["identity"] = _text(who.identity)
+        if who.kind not in ("STANDARD", 0):
+            detail["kind"] = _word(who.kind)
+        if who.kind == "EGRESS" or _OUR_ENGINES.fullmatch(who.identity):
+            # Ours, and seen by nobody in the room: a front end may leave it out.
+            detail["engine"] = True
+        if who.disconnectReason is not None:
+            detail["reason"] = _word(who.disconnectReason)
+    if (track := said.track) is not None:
+        detail |= {
+            "track": _text(track.sid),
+            "name": _text(track.name),
+            "kind": _word(track.type),
+            "source": _word(track.source),
+        }
+    if (egress := said.egressInfo) is not None:
+        detail |= {"egress_id": _text(egress.egressId), "status": _word(egress.status).removeprefix("egress_")}
+        if egress.errorCode:
+            detail["error_code"] = egress.errorCode
+    if (ingress := said.ingressInfo) is not None:
+        detail |= {"ingress_id": _text(ingress.ingressId), "status": _ingress_state(said.event, ingress)}
+    return detail
+
+
+def _ingress_state(event: str, ingress: _Ingress) -> str:
+    state = _INGRESS_STATES.get(str(ingress.state.status), "idle")
+    # What is inactive at the end has ended; before its beginning it only waits.
+    return "ended" if event == "ingress_ended" and state != "error" else state
+
+
+def _ingress_news(event: str, ingress: _Ingress, created_at: float) -> IngressNews:
+    at = _seconds(ingress.state.updatedAt, 1e9) if ingress.state.updatedAt else created_at
+    error = ingress.state.error
+    for secret in (ingress.streamKey, ingress.url):
+        if len(secret) >= 4:
+            error = error.replace(secret, REDACTED)
+    return IngressNews(
+        _text(ingress.ingressId), _ingress_state(event, ingress), at or created_at, _text(_redact(error)) or None
+    )
+
+
+_LATEST = 253402300799.0
+"""The end of the year 9999."""
+
+
+def _seconds(value: str | int, unit: float = 1.0) -> float:
+    """From seconds, or from smaller units. Raises `ValueError` for what no clock says."""
+    seconds = int(value) / unit
+    if not 0 <= seconds <= _LATEST:
+        raise ValueError("no time")
+    return seconds
+
+
+def _text(value: str) -> str:
+    """Bounded, and without what Postgres cannot keep."""
+    return value[:_LONGEST].replace("\x00", "\ufffd")
+
+
+def _word(value: str | int) -> str:
+    """An enumeration's; a number where LiveKit knows no name for it."""
+    return _text(str(value)).lower()
