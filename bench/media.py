@@ -25,9 +25,10 @@ import numpy as np
 from harness import Failed
 from pydantic import SecretStr
 
-from butai.config import LiveKitSettings
+from butai.config import LiveKitSettings, LiveSettings
 from butai.embedded.folder import choose_port
 from butai.embedded.livekit import LiveKit
+from butai.live.projects import DEFAULT, Projects
 from butai.live.tokens import Tokens
 from butai.relay import messages
 
@@ -42,8 +43,15 @@ PRESET = messages.Preset(1280, 720, 30, 4000)
 
 def token(livekit: LiveKit, room: str, identity: str, *, hidden: bool = False) -> str:
     """Joins the room: to publish, or unseen to look. As the service's own tokens, with what they say of the room."""
-    tokens = Tokens(LiveKitSettings(url=livekit.url, api_key=livekit.api_key, api_secret=SecretStr(livekit.api_secret)))
-    return tokens.for_egress(room, identity) if hidden else tokens.make("guest", room, identity, "", 1.0)
+    tokens = Tokens(
+        Projects(
+            LiveKitSettings(url=livekit.url, api_key=livekit.api_key, api_secret=SecretStr(livekit.api_secret)),
+            LiveSettings(),
+        )
+    )
+    return (
+        tokens.for_egress(DEFAULT, room, identity) if hidden else tokens.make(DEFAULT, "guest", room, identity, "", 1.0)
+    )
 
 
 @contextlib.asynccontextmanager

@@ -27,9 +27,11 @@ from butai.config import DatabaseSettings, LiveKitSettings, LiveSettings, RetryS
 from butai.controller import Controller
 from butai.database import Database
 from butai.live.egress.relay import RelayEgress
+from butai.live.projects import Projects
 from tests.fakes.controller_process import RELAY
 
 LIVEKIT = LiveKitSettings(url="ws://127.0.0.1:9", api_key="devkey", api_secret=SecretStr("s" * 32))
+PROJECTS = Projects(LIVEKIT, LiveSettings())
 QUICK = RetrySettings(base=0.2, cap=1.0, attempts=4)
 PATIENCE = 15.0
 KEY = "canary-stream-key-7d1e"
@@ -180,7 +182,7 @@ class Shows:
     async def controller(self, name: str = "c1") -> AsyncIterator[Controller]:
         """One in this process."""
         async with Database(DatabaseSettings(url=SecretStr(self.url), connect_timeout=2)) as database:
-            egress = RelayEgress(self.folder, LIVEKIT, bytes.decode, controller=name, command=RELAY)
+            egress = RelayEgress(self.folder, PROJECTS, bytes.decode, controller=name, command=RELAY)
             controller = Controller(self.live, database, [egress], name)
             task = asyncio.create_task(controller.run())
             try:

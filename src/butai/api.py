@@ -74,14 +74,15 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             database = await opened.enter_async_context(Database(settings.database))
             store = await opened.enter_async_context(Store(settings.store))
             http = await opened.enter_async_context(aiohttp.ClientSession())
-            tokens = Tokens(settings.livekit)
+            projects = Projects(settings.livekit, settings.live)
+            tokens = Tokens(projects)
             identity = Identity(
                 settings.identity,
                 api_keys=ApiKeys(database),
                 http=http,
                 allowed_origins=settings.http.cors_origins,
                 public_url=settings.http.public_url,
-                host_room=tokens.room_of_host if tokens.configured else None,
+                host_room=tokens.room_of_host if projects.configured else None,
             )
             opened.push_async_callback(identity.close)
             parts = assemble(database, store, settings.assets, settings.http)
@@ -89,10 +90,9 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             ending.append(feed.end)
             opened.callback(ending.remove, feed.end)
             sealer = Sealer(settings.live)
-            live = Stage(database, settings.live, settings.livekit, tokens, sealer, feed)
+            live = Stage(database, settings.live, projects, tokens, sealer, feed)
             if live.sealer.rotates:
                 opened.push_async_callback(_cancel, asyncio.create_task(_renew_seals(live)))
-            projects = Projects(settings.livekit, settings.live)
             webhooks = await opened.enter_async_context(Intake(database, projects, sealer, metrics))
             yield {
                 "settings": settings,

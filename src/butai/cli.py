@@ -136,28 +136,30 @@ def controller() -> None:
     from butai.live.egress.port import Egress
     from butai.live.egress.relay import RelayEgress, default_folder
     from butai.live.egress.relay_process import FolderRefused
-    from butai.live.projects import Projects
+    from butai.live.projects import Projects, ProjectsInvalid
     from butai.live.stream_keys import Sealer
 
     settings = _needed(_settings(), store=False)
-    live, livekit = settings.live, settings.livekit
-    if not (livekit.url and livekit.api_key and livekit.api_secret.get_secret_value()):
-        _fail("LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are not all set (or run: butai up)")
+    live = settings.live
     try:
-        sealer = Sealer(live)
+        projects, sealer = Projects(settings.livekit, live), Sealer(live)
     except SecretKeyInvalid as error:
         _fail(error.detail)
+    except ProjectsInvalid as error:
+        _fail(str(error))
+    if not projects.configured:
+        _fail("LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are not all set (or run: butai up)")
 
     def egresses(name: str, database: Database) -> list[Egress]:
         # Both, whichever new broadcasts take: what is on air stays where it is.
         relays = RelayEgress(
             live.relay_folder or default_folder(),
-            livekit,
+            projects,
             sealer.open,
             controller=name,
             allow_private=live.allow_private_ingest,
         )
-        return [relays, LiveKitEgress(live, Projects(livekit, live), database, sealer.open, controller=name)]
+        return [relays, LiveKitEgress(live, projects, database, sealer.open, controller=name)]
 
     try:
         asyncio.run(run(settings, egresses))

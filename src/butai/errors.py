@@ -154,6 +154,10 @@ class RoomTaken(Conflict):
     code, title = "room_taken", "This room has another owner"
 
 
+class ProjectUnknown(ButaiError):
+    code, status, title = "project_unknown", 400, "There is no such LiveKit project here"
+
+
 class NoDestination(ButaiError):
     code, status, title = "no_destination", 422, "No destination is saved for this platform"
 

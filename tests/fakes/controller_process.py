@@ -9,6 +9,7 @@ from butai import log
 from butai.config import Settings
 from butai.controller import run
 from butai.live.egress.relay import RelayEgress, default_folder
+from butai.live.projects import Projects
 
 RELAY = (sys.executable, "-m", "tests.fakes.reporting_relay")
 
@@ -22,7 +23,7 @@ def main() -> None:
             lambda name, _database: [
                 RelayEgress(
                     settings.live.relay_folder or default_folder(),
-                    settings.livekit,
+                    Projects(settings.livekit, settings.live),
                     bytes.decode,
                     controller=name,
                     command=RELAY,

@@ -19,7 +19,7 @@ from butai.live.egress.port import EngineFenced
 from butai.live.egress.relay import RelayEgress
 from butai.live.egress.relay_process import FolderRefused, prepare_folder
 from tests.fakes.controller_process import RELAY
-from tests.shows import LIVEKIT, Shows, shows, until
+from tests.shows import PROJECTS, Shows, shows, until
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ async def test_the_relay_refuses_an_older_epoch(stage: Shows) -> None:
     async with stage.controller():
         broadcast_id = await stage.begin("rtmp://a/app")
         await stage.reach(broadcast_id, a="live")
-        other = RelayEgress(stage.folder, LIVEKIT, bytes.decode, controller="old", command=RELAY)
+        other = RelayEgress(stage.folder, PROJECTS, bytes.decode, controller="old", command=RELAY)
         with pytest.raises(EngineFenced):
             await other.find(broadcast_id, 0)
         await other.close()

@@ -17,6 +17,7 @@ from joserfc.jwk import OctKey
 from butai.config import Settings
 from butai.doctor.asking import send
 from butai.doctor.findings import Findings
+from butai.live.projects import DEFAULT, Projects, ProjectsInvalid
 
 SHORTEST_SECRET = 32
 """Characters: below it LiveKit itself refuses to start, but for its --dev mode."""
@@ -28,6 +29,9 @@ async def examine_livekit(settings: Settings, findings: Findings) -> None:
     """Adds findings; raises nothing that a server does."""
     of = settings.livekit
     secret = of.api_secret.get_secret_value()
+    if not of.url and settings.live.livekit_projects_file is not None:
+        await _examine_file(settings, findings)
+        return
     if not of.url:
         findings.warn(
             "configured",
@@ -43,37 +47,66 @@ async def examine_livekit(settings: Settings, findings: Findings) -> None:
     if missing:
         findings.broken("configured", f"{' and '.join(missing)} not set", f"export {'=… '.join(missing)}=…")
         return
+    await _examine(findings, "", of.url, of.api_key, secret)
+    await _examine_file(settings, findings)
+
+
+async def _examine_file(settings: Settings, findings: Findings) -> None:
+    """The projects of `BUTAI_LIVEKIT_PROJECTS_FILE`, with all of their keys: one that is on its way out counts, too."""
+    file = settings.live.livekit_projects_file
+    if file is None:
+        return
+    try:
+        projects = Projects(settings.livekit, settings.live)
+        readable = file.stat().st_mode & 0o077
+    except (ProjectsInvalid, OSError) as error:
+        findings.broken("projects", str(error), "mend the file that BUTAI_LIVEKIT_PROJECTS_FILE names")
+        return
+    if readable:
+        findings.warn("projects", f"{file} is readable by others, and holds secrets", f"chmod 600 {file}")
+    for name in projects.names:
+        project = projects.get(name)
+        for number, key in enumerate(project.keys):
+            if (name, key.api_key) == (DEFAULT, settings.livekit.api_key) and project.url == settings.livekit.url:
+                continue
+            label = name if number == 0 else f"{name}, key {number + 1}"
+            await _examine(findings, f" of {label}", project.url, key.api_key, key.api_secret)
+
+
+async def _examine(findings: Findings, whose: str, url: str, api_key: str, secret: str) -> None:
+    """`whose`: behind the name of each finding; empty for the project of the environment."""
+    parts = urlsplit(url)
     address = f"{_SCHEMES[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}/twirp/livekit.RoomService/ListRooms"
-    headers = {"Authorization": f"Bearer {token(of.api_key, secret)}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {token(api_key, secret)}", "Content-Type": "application/json"}
     async with aiohttp.ClientSession() as http:
         answer = await send(http, "POST", address, headers=headers, body=b"{}")
     if not answer.status:
         findings.broken(
-            "reachable",
-            f"{of.url} does not answer: {answer.trouble}",
+            f"reachable{whose}",
+            f"{url} does not answer: {answer.trouble}",
             "check LIVEKIT_URL, that LiveKit runs there, and the firewall in between",
         )
     elif answer.status == 200 and answer.body.lstrip().startswith(b"{"):
-        findings.ok("reachable", of.url)
-        findings.ok("key", "accepted")
+        findings.ok(f"reachable{whose}", url)
+        findings.ok(f"key{whose}", "accepted")
     elif answer.status in (401, 403):
-        findings.ok("reachable", of.url)
+        findings.ok(f"reachable{whose}", url)
         off = abs(answer.skew or 0.0)
         findings.broken(
-            "key",
+            f"key{whose}",
             f"refused: {answer.status}" + (f"; its clock is {off:.0f} s from this machine's" if off > 30 else ""),
             "check LIVEKIT_API_KEY and LIVEKIT_API_SECRET against the server's keys"
             + (", and let chrony or systemd-timesyncd run on both machines" if off > 30 else ""),
         )
     else:
         findings.broken(
-            "reachable",
-            f"{of.url} answers {answer.status}, which LiveKit does not",
+            f"reachable{whose}",
+            f"{url} answers {answer.status}, which LiveKit does not",
             "check LIVEKIT_URL: something else listens there",
         )
     if len(secret) < SHORTEST_SECRET:
         findings.warn(
-            "secret",
+            f"secret{whose}",
             f"LIVEKIT_API_SECRET has fewer than {SHORTEST_SECRET} characters: whoever guesses it controls every room",
             "make new keys: livekit-server generate-keys",
         )

@@ -27,14 +27,15 @@ class Caller:
     """Who sent a request. An anonymous caller is a value too (`ANONYMOUS`).
 
     `scopes`: `user` may act as `user_id`; `operator`, which is never without `user`, may act on what belongs to anybody.
-    `rooms`: what a host token may control. `by_cookie`: the browser sent the credential by itself, so writes must
-    come from an origin that is trusted (`butai.identity.origins`).
+    `rooms`: what a host token may control, in `livekit_project`. `by_cookie`: the browser sent the credential by itself,
+    so writes must come from an origin that is trusted (`butai.identity.origins`).
     """
 
     user_id: str | None
     kind: Kind
     scopes: frozenset[str] = frozenset()
     rooms: frozenset[str] = frozenset()
+    livekit_project: str | None = None
     by_cookie: bool = False
     name: str | None = field(default=None, repr=False)
     email: str | None = field(default=None, repr=False)

@@ -33,7 +33,7 @@ class Identity:
 
     `api_keys`: None where there is no database to ask (then API keys are refused). `http`: for the issuer's keys,
     needed if an issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host_room`:
-    the room and identity of a LiveKit token that may administer a room, None for any other text.
+    the room, the identity and the LiveKit project of a token that may administer a room, None for any other text.
     Raises `ValueError` when the settings contradict themselves.
     """
 
@@ -45,7 +45,7 @@ class Identity:
         http: aiohttp.ClientSession | None = None,
         allowed_origins: Collection[str] = (),
         public_url: str = "",
-        host_room: Callable[[str], tuple[str, str] | None] | None = None,
+        host_room: Callable[[str], tuple[str, str, str] | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sessions = Sessions(settings)
@@ -138,8 +138,14 @@ class Identity:
         found = self._host_room(token.decode("latin-1"))
         if found is None:
             return None
-        room, identity = found
-        return Caller(user_id=None, kind="host_token", rooms=frozenset({room}), name=shown(identity))
+        room, identity, project = found
+        return Caller(
+            user_id=None,
+            kind="host_token",
+            rooms=frozenset({room}),
+            livekit_project=project,
+            name=shown(identity),
+        )
 
     async def _by_api_key(self, token: bytes) -> Caller:
         if self._api_keys is None:

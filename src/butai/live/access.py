@@ -17,7 +17,12 @@ from butai.live.models import Broadcast, Output, Room
 def is_host(caller: Caller, room: Room) -> bool:
     """Whether the caller is this room's host."""
     owner = caller.user_id is not None and caller.user_id == room.owner_user_id
-    return owner or caller.is_operator or room.room_id in caller.rooms
+    return owner or caller.is_operator or rules(caller, room.room_id, room.livekit_project)
+
+
+def rules(caller: Caller, room_id: str, project: str) -> bool:
+    """Whether the caller shows a host token of this room: of one of that name in its own LiveKit project."""
+    return room_id in caller.rooms and caller.livekit_project == project
 
 
 async def hosted_room(session: AsyncSession, caller: Caller, room_id: str, *, lock: bool = False) -> Room:

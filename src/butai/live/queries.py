@@ -96,14 +96,12 @@ async def room_of(database: Database, session_id: UUID) -> str | None:
     return await database.read(ask)
 
 
-async def owner_of(database: Database, room_id: str) -> str | None:
-    """The owner of a room."""
+async def owner_of(database: Database, room_id: str) -> tuple[str, str] | None:
+    """The owner of a room, and its LiveKit project."""
 
-    async def ask(connection: Connection) -> str | None:
-        row = await (
-            await connection.execute("SELECT owner_user_id FROM rooms WHERE room_id = %s", [room_id])
-        ).fetchone()
-        return row[0] if row else None
+    async def ask(connection: Connection) -> tuple[str, str] | None:
+        asked = "SELECT owner_user_id, livekit_project FROM rooms WHERE room_id = %s"
+        return await (await connection.execute(asked, [room_id])).fetchone()
 
     return await database.read(ask)
 

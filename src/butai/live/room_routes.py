@@ -26,13 +26,14 @@ async def make_room(request: Request, who: SignedIn, wanted: RoomIn) -> Response
     """The room is the caller's; again gives a new host token. One that was made elsewhere is claimed with its own token
     that may administer it (`host_token`)."""
     shown = wanted.host_token.get_secret_value() if wanted.host_token else None
-    made = await rooms.make_room(stage(request), who, origin(request, who), wanted.room_id, shown)
+    made = await rooms.make_room(stage(request), who, origin(request, who), wanted.room_id, shown, wanted.project)
     return as_json(
         {
             "room_id": made.room.room_id,
             "host_identity": made.room.host_identity,
             "host_token": made.host_token,
             "livekit_url": made.livekit_url,
+            "project": made.room.livekit_project,
         }
     )
 
@@ -51,6 +52,7 @@ async def list_rooms(
             "room_id": room.room_id,
             "host_identity": room.host_identity,
             "origin": room.origin,
+            "project": room.livekit_project,
             "created_at": room.created_at,
         }
         for room in found
@@ -68,15 +70,15 @@ async def make_token(
     request: Request, who: HostOrUser, room_id: Annotated[RoomId, Path()], wanted: TokenIn
 ) -> Response:
     """For guests and viewers by the host; the host's own again by the owner, signed in (a reloaded page has lost it)."""
-    token, identity = await rooms.make_token(
+    joining = await rooms.make_token(
         stage(request), who, origin(request, who), room_id, wanted.role, wanted.identity, wanted.name
     )
     return as_json(
         {
             "room_id": room_id,
             "role": wanted.role,
-            "identity": identity,
-            "token": token,
-            "livekit_url": rooms.livekit_url(stage(request)),
+            "identity": joining.identity,
+            "token": joining.token,
+            "livekit_url": joining.livekit_url,
         }
     )

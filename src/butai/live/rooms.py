@@ -22,11 +22,12 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from butai.audit import Origin
-from butai.errors import InvalidRequest, NotHost, RoomTaken, Unauthenticated
+from butai.errors import InvalidRequest, NotHost, ProjectUnknown, RoomTaken, Unauthenticated
 from butai.identity import Caller
 from butai.live import journal
 from butai.live.access import hosted_room
 from butai.live.models import Room
+from butai.live.projects import DEFAULT
 from butai.live.tokens import EMPTY_SECONDS, STAY_SECONDS, HostClaims, Role
 from butai.live.wiring import Stage
 
@@ -42,6 +43,15 @@ ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
 
 
 @dataclass(frozen=True, slots=True)
+class Joining:
+    """What somebody joins a room with."""
+
+    token: str
+    identity: str
+    livekit_url: str
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """A room and the token that rules it."""
 
@@ -50,16 +60,19 @@ class Made:
     livekit_url: str
 
 
-def livekit_url(stage: Stage) -> str:
-    """LiveKit's address for browsers."""
-    return stage.settings.livekit_public_url or stage.livekit.url
-
-
-async def make_room(stage: Stage, caller: Caller, origin: Origin, room_id: str | None, shown_token: str | None) -> Made:
-    """A new room, the caller's own again, or one that the shown host token rules.
+async def make_room(
+    stage: Stage,
+    caller: Caller,
+    origin: Origin,
+    room_id: str | None,
+    shown_token: str | None,
+    project: str | None = None,
+) -> Made:
+    """A new room, the caller's own again, or one that the shown host token rules. `project`: the LiveKit that a new one is
+    made in; a claimed one is in its token's.
 
     Raises `Unauthenticated` for a token that is none, `RoomTaken` for another owner's or one that runs at LiveKit and was
-    never claimed, `InvalidRequest` for a claimed name that cannot be used here, `LiveKitNotConfigured`.
+    never claimed, `InvalidRequest` for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`.
     """
     assert caller.user_id is not None
     action = "live.room_made" if shown_token is None else "live.room_claimed"
@@ -70,9 +83,26 @@ async def make_room(stage: Stage, caller: Caller, origin: Origin, room_id: str |
     async with journal.refusal(stage.database, origin, action, named):
         if shown_token is not None and (claims is None or named != claims.room):
             raise Unauthenticated("The host token rules no such room")
-        room = await _kept(stage, caller, origin, action, named or f"room-{secrets.token_urlsafe(12)}", claims)
-    await _open_at_livekit(stage, room.room_id)
-    return Made(room, _host_token(stage, room, caller), livekit_url(stage))
+        place = _project(stage, project, claims)
+        new_id = named or f"room-{secrets.token_urlsafe(12)}"
+        room = await _kept(stage, caller, origin, action, new_id, claims, place)
+        if project is not None and project != room.livekit_project:
+            raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, for good")
+    await _open_at_livekit(stage, room)
+    return Made(room, _host_token(stage, room, caller), stage.projects.get(room.livekit_project).public_url)
+
+
+def _project(stage: Stage, wanted: str | None, claims: HostClaims | None) -> str:
+    names = stage.projects.names
+    if claims is not None:
+        return claims.project
+    if wanted is not None and wanted not in names:
+        raise ProjectUnknown(f"There is no LiveKit project {wanted} here")
+    if wanted is not None or DEFAULT in names:
+        return wanted or DEFAULT
+    if len(names) > 1:
+        raise ProjectUnknown("There are several LiveKit projects here: say which with project")
+    return names[0] if names else DEFAULT
 
 
 async def listed(stage: Stage, caller: Caller, before: datetime | None, limit: int) -> tuple[Sequence[Room], bool]:
@@ -86,15 +116,21 @@ async def listed(stage: Stage, caller: Caller, before: datetime | None, limit: i
 
 
 async def _kept(
-    stage: Stage, caller: Caller, origin: Origin, action: str, room_id: str, claims: HostClaims | None
+    stage: Stage,
+    caller: Caller,
+    origin: Origin,
+    action: str,
+    room_id: str,
+    claims: HostClaims | None,
+    project: str,
 ) -> Room:
     """The room's row, made now if need be."""
     identity = claims.identity if claims else f"host-{secrets.token_hex(6)}"
     # Before the row: a room that nobody can join helps nobody.
-    stage.tokens.make("host", room_id, identity, "", stage.settings.host_token_hours)
+    stage.tokens.make(project, "host", room_id, identity, "", stage.settings.host_token_hours)
     async with stage.database.transaction() as session:
         known = await session.get(Room, room_id)
-    if known is None and claims is None and await _runs_at_livekit(stage, room_id):
+    if known is None and claims is None and await _runs_at_livekit(stage, project, room_id):
         raise RoomTaken("This room runs already; show a token that may administer it as host_token to claim it")
     async with stage.database.transaction() as session:
         made = await session.scalar(
@@ -104,13 +140,14 @@ async def _kept(
                 owner_user_id=caller.user_id,
                 host_identity=identity,
                 origin="claimed" if claims else "made",
+                livekit_project=project,
             )
             .on_conflict_do_nothing()
             .returning(Room)
         )
         room = made or await session.scalar(select(Room).where(Room.room_id == room_id))
         assert room is not None
-        if room.owner_user_id != caller.user_id:
+        if room.owner_user_id != caller.user_id or (claims and claims.project != room.livekit_project):
             raise RoomTaken
         if made is not None:
             journal.record(session, origin, action, room_id)
@@ -119,8 +156,8 @@ async def _kept(
 
 async def make_token(
     stage: Stage, caller: Caller, origin: Origin, room_id: str, role: Role, identity: str | None, name: str
-) -> tuple[str, str]:
-    """A token for a room by its host, and the identity in it. Raises `NotHost`."""
+) -> Joining:
+    """A token for a room by its host. Raises `NotHost`."""
     async with journal.refusal(stage.database, origin, "live.token_made", room_id):
         async with stage.database.transaction() as session:
             room = await hosted_room(session, caller, room_id)
@@ -133,7 +170,11 @@ async def make_token(
                 identity = f"{role}-{secrets.token_hex(6)}"
             journal.record(session, origin, "live.token_made", room_id, role=role, identity=identity)
         hours = stage.settings.host_token_hours if role == "host" else GUEST_HOURS
-        return stage.tokens.make(role, room_id, identity, name, hours), identity
+        return Joining(
+            stage.tokens.make(room.livekit_project, role, room_id, identity, name, hours),
+            identity,
+            stage.projects.get(room.livekit_project).public_url,
+        )
 
 
 def _usable(room_id: str) -> bool:
@@ -142,44 +183,51 @@ def _usable(room_id: str) -> bool:
 
 def _host_token(stage: Stage, room: Room, caller: Caller) -> str:
     return stage.tokens.make(
-        "host", room.room_id, room.host_identity, caller.name or "", stage.settings.host_token_hours
+        room.livekit_project,
+        "host",
+        room.room_id,
+        room.host_identity,
+        caller.name or "",
+        stage.settings.host_token_hours,
     )
 
 
-async def _open_at_livekit(stage: Stage, room_id: str) -> None:
+async def _open_at_livekit(stage: Stage, room: Room) -> None:
     """Has LiveKit keep an empty room for longer than its 20 s: a host who reloads comes back to the same one.
 
     Best effort: a room that is not there yet is made by the first to join, as its token says.
     """
     wanted = api.CreateRoomRequest(
-        name=room_id,
+        name=room.room_id,
         empty_timeout=EMPTY_SECONDS,
         departure_timeout=max(STAY_SECONDS, int(stage.settings.source_grace) + 30),
         sync_streams=True,
     )
     try:
-        async with _asking(stage) as livekit:
+        async with asking(stage, room.livekit_project) as livekit:
             await livekit.room.create_room(wanted)
-    except _NO_ANSWER as error:
-        log.warning("room.not_opened_at_livekit", room_id=room_id, reason=type(error).__name__)
+    except NO_ANSWER as error:
+        log.warning("room.not_opened_at_livekit", room_id=room.room_id, reason=type(error).__name__)
 
 
-async def _runs_at_livekit(stage: Stage, room_id: str) -> bool:
+async def _runs_at_livekit(stage: Stage, project: str, room_id: str) -> bool:
     """Whether LiveKit has such a room. One that does not answer has no rooms to take."""
     try:
-        async with _asking(stage) as livekit:
+        async with asking(stage, project) as livekit:
             return bool((await livekit.room.list_rooms(api.ListRoomsRequest(names=[room_id]))).rooms)
-    except _NO_ANSWER as error:
+    except NO_ANSWER as error:
         log.warning("room.not_looked_up_at_livekit", room_id=room_id, reason=type(error).__name__)
         return False
 
 
-_NO_ANSWER = (TimeoutError, aiohttp.ClientError, api.TwirpError, OSError)
+NO_ANSWER = (TimeoutError, aiohttp.ClientError, api.TwirpError, OSError)
+"""What `asking` may end with."""
 
 
 @asynccontextmanager
-async def _asking(stage: Stage) -> AsyncIterator[api.LiveKitAPI]:
-    livekit = stage.livekit
-    async with asyncio.timeout(_PATIENCE):
-        async with api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret.get_secret_value()) as asked:
+async def asking(stage: Stage, project: str, seconds: float = _PATIENCE) -> AsyncIterator[api.LiveKitAPI]:
+    """LiveKit's API of a project, for so many seconds. What it asks is asked once. Raises `LiveKitNotConfigured`."""
+    at = stage.projects.get(project)
+    async with asyncio.timeout(seconds):
+        async with api.LiveKitAPI(at.http_url, at.key.api_key, at.key.api_secret, failover=False) as asked:
             yield asked

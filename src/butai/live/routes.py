@@ -11,6 +11,7 @@ from butai.calling import HostOrUser, origin
 from butai.errors import NotHost, RoomNotFound
 from butai.identity import Caller
 from butai.live import queries, service
+from butai.live.access import rules
 from butai.live.answers import Told, as_json, asked_language
 from butai.live.schemas import AddIn, HistoryOut, Moment, RoomId, StartIn, StatusOut, StopIn, TimelineOut
 from butai.live.service import Start
@@ -32,11 +33,13 @@ PAGE = 100
 
 async def check_host(stage: Stage, caller: Caller, room_id: str) -> None:
     """Raises `NotHost` unless the caller may see this room: strangers learn nothing, not even whether it exists."""
-    if room_id in caller.rooms or caller.is_operator:
-        if await queries.owner_of(stage.database, room_id) is None:
-            raise RoomNotFound
-        return
-    if caller.user_id is None or await queries.owner_of(stage.database, room_id) != caller.user_id:
+    if caller.user_id is None and room_id not in caller.rooms:
+        raise NotHost
+    found = await queries.owner_of(stage.database, room_id)
+    if found is None and (caller.is_operator or room_id in caller.rooms):
+        raise RoomNotFound
+    owner, project = found or (None, "")
+    if not (caller.is_operator or rules(caller, room_id, project) or (owner and owner == caller.user_id)):
         raise NotHost
 
 

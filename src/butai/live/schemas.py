@@ -52,6 +52,8 @@ class RoomIn(BaseModel):
     room_id: RoomId | None = None
     host_token: Annotated[SecretStr, Field(max_length=8000)] | None = None
     """A LiveKit token that may administer a room made elsewhere: makes it the caller's."""
+    project: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    """The LiveKit project that a new room is made in, where there are several. A room stays in its own."""
 
 
 class RoomOut(BaseModel):
@@ -61,6 +63,7 @@ class RoomOut(BaseModel):
     host_identity: str
     host_token: str
     livekit_url: str
+    project: str
 
 
 class RoomListed(BaseModel):
@@ -69,6 +72,7 @@ class RoomListed(BaseModel):
     room_id: str
     host_identity: str
     origin: Literal["made", "claimed"]
+    project: str
     created_at: datetime
 
 

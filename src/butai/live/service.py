@@ -232,6 +232,7 @@ async def _begin(session: AsyncSession, stage: Stage, origin: Origin, room: Room
         source_grace=settings.source_grace if wanted.source_grace is None else wanted.source_grace,
         on_source_lost=wanted.on_source_lost or settings.on_source_lost,
         egress=settings.egress,
+        livekit_project=room.livekit_project,
     )
     session.add(broadcast)
     await session.flush()

@@ -6,24 +6,27 @@ and checks them.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+import msgspec
 from livekit import api
+from livekit.api.access_token import Claims
 
-from butai.config import LiveKitSettings
-from butai.errors import LiveKitNotConfigured
+from butai.live.projects import DEFAULT, Key, Projects
 
 Role = Literal["host", "guest", "viewer"]
 
 
 @dataclass(frozen=True, slots=True)
 class HostClaims:
-    """What a host token says: it may administer `room`, as `identity`."""
+    """What a host token says: it may administer `room` of the LiveKit project `project`, as `identity`."""
 
     room: str
     identity: str
+    project: str = DEFAULT
 
 
 EMPTY_SECONDS = 600
@@ -35,17 +38,12 @@ than the default grace of a broadcast."""
 
 
 class Tokens:
-    """Of one LiveKit project."""
+    """Of all LiveKit projects, each with its keys of the moment."""
 
-    def __init__(self, settings: LiveKitSettings) -> None:
-        self._settings = settings
+    def __init__(self, projects: Projects) -> None:
+        self._projects = projects
 
-    @property
-    def configured(self) -> bool:
-        """Whether there is a LiveKit to make tokens for."""
-        return bool(self._settings.url and self._settings.api_key and self._settings.api_secret.get_secret_value())
-
-    def make(self, role: Role, room: str, identity: str, name: str, hours: float) -> str:
+    def make(self, project: str, role: Role, room: str, identity: str, name: str, hours: float) -> str:
         """A token to join with. Raises `LiveKitNotConfigured`."""
         grants = api.VideoGrants(
             room_join=True,
@@ -55,9 +53,9 @@ class Tokens:
             can_publish_data=role != "viewer",
             can_subscribe=True,
         )
-        return self._sign(identity, name, grants, timedelta(hours=hours))
+        return self._sign(project, identity, name, grants, timedelta(hours=hours))
 
-    def for_egress(self, room: str, identity: str) -> str:
+    def for_egress(self, project: str, room: str, identity: str) -> str:
         """A token that sees and hears a room, and is seen by nobody. Good for a day: a show may be long, and LiveKit
         renews the tokens of those who are there."""
         grants = api.VideoGrants(
@@ -69,34 +67,48 @@ class Tokens:
             hidden=True,
             recorder=True,
         )
-        return self._sign(identity, "", grants, timedelta(days=1))
+        return self._sign(project, identity, "", grants, timedelta(days=1))
 
     def read_host(self, token: str) -> HostClaims | None:
         """What a host token says; None when it is not ours, has expired, or gives no room to administer."""
-        if not self.configured:
-            return None
-        verifier = api.TokenVerifier(self._settings.api_key, self._settings.api_secret.get_secret_value())
-        try:
-            claims = verifier.verify(token)
-        except Exception:
-            # The library raises whatever its own parts raise; none of it is worth more than "no".
-            return None
-        grants = claims.video
-        if grants is None or not grants.room_admin or not grants.room or not claims.identity:
-            return None
-        return HostClaims(grants.room, claims.identity)
+        for project, key in self._projects.of_key(_issuer(token)):
+            claims = _verified(token, key)
+            grants = claims.video if claims else None
+            if claims and grants and grants.room_admin and grants.room and claims.identity:
+                return HostClaims(grants.room, claims.identity, project.name)
+        return None
 
-    def room_of_host(self, token: str) -> tuple[str, str] | None:
-        """The room that a host token rules and the identity in it, for `butai.identity`."""
+    def room_of_host(self, token: str) -> tuple[str, str, str] | None:
+        """The room that a host token rules, the identity in it, and the project, for `butai.identity`."""
         claims = self.read_host(token)
-        return (claims.room, claims.identity) if claims else None
+        return (claims.room, claims.identity, claims.project) if claims else None
 
-    def _sign(self, identity: str, name: str, grants: api.VideoGrants, ttl: timedelta) -> str:
-        if not self.configured:
-            raise LiveKitNotConfigured
+    def _sign(self, project: str, identity: str, name: str, grants: api.VideoGrants, ttl: timedelta) -> str:
+        key = self._projects.get(project).key
         # For a room that the first to join makes. In sync: with packets lost, LiveKit otherwise lets sound run 0.3 s ahead of
         # the picture (bench/sync.py).
         room = api.RoomConfiguration(empty_timeout=EMPTY_SECONDS, departure_timeout=STAY_SECONDS, sync_streams=True)
-        token = api.AccessToken(self._settings.api_key, self._settings.api_secret.get_secret_value())
+        token = api.AccessToken(key.api_key, key.api_secret)
         token = token.with_identity(identity).with_name(name).with_grants(grants).with_ttl(ttl)
         return token.with_room_config(room).to_jwt()
+
+
+class _Issuer(msgspec.Struct):
+    iss: str = ""
+
+
+def _issuer(token: str) -> str:
+    """The API key that a token says it is of; not believed before its signature is checked."""
+    try:
+        payload = token.split(".")[1]
+        return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Issuer).iss
+    except (IndexError, ValueError, msgspec.MsgspecError):
+        return ""
+
+
+def _verified(token: str, key: Key) -> Claims | None:
+    try:
+        return api.TokenVerifier(key.api_key, key.api_secret).verify(token)
+    except Exception:
+        # The library raises whatever its own parts raise; none of it is worth more than "no".
+        return None

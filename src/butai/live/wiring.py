@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from butai.config import LiveKitSettings, LiveSettings
+from butai.config import LiveSettings
 from butai.database import Database
 from butai.live.feed import Feed
+from butai.live.projects import Projects
 from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
 
@@ -19,7 +20,7 @@ class Stage:
 
     database: Database
     settings: LiveSettings
-    livekit: LiveKitSettings
+    projects: Projects
     tokens: Tokens
     sealer: Sealer
     feed: Feed

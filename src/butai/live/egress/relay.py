@@ -20,12 +20,13 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from butai.config import LiveKitSettings
+from butai.errors import LiveKitNotConfigured
 from butai.live.desired import BroadcastRow
 from butai.live.egress.port import EngineFenced, EngineUnavailable, Hear
 from butai.live.egress.relay_process import EXIT_RUNNING_ALREADY, Watched, lock_holder, peer, prepare_folder, spawn
 from butai.live.observations import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.presets import PRESETS
+from butai.live.projects import Projects
 from butai.live.states import Code
 from butai.live.tokens import Tokens
 from butai.relay import messages
@@ -58,7 +59,7 @@ class RelayEgress:
     def __init__(
         self,
         folder: Path,
-        livekit: LiveKitSettings,
+        projects: Projects,
         open_key: Callable[[bytes], str],
         *,
         controller: str,
@@ -70,8 +71,8 @@ class RelayEgress:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # With the folder: who looks elsewhere does not find our relays, though it may be on this machine.
         self.host = f"{socket.gethostname()} {boot} {self.folder}"
-        self.livekit, self.open_key, self.allow_private = livekit, open_key, allow_private
-        self.tokens = Tokens(livekit)
+        self.projects, self.open_key, self.allow_private = projects, open_key, allow_private
+        self.tokens = Tokens(projects)
         self._controller, self._command = controller, command
         self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self._engines: set[RelayEngine] = set()
@@ -243,9 +244,16 @@ class RelayEngine:
 
     def configure(self, broadcast: BroadcastRow) -> None:
         """To a relay that was configured before, this is a younger token."""
+        try:
+            project = self._egress.projects.get(broadcast.livekit_project)
+        except LiveKitNotConfigured:
+            # Taken away while the room was in it.
+            why = f"no LiveKit project {broadcast.livekit_project} is configured"
+            self._hear(SourceReport("failed", time.time(), Code.LIVEKIT_UNAUTHORIZED, why))
+            return
         self._configuration = messages.Configure(
             broadcast_id=str(broadcast.id),
-            livekit_url=self._egress.livekit.url,
+            livekit_url=project.url,
             token=self._token(broadcast),
             host_identity=broadcast.host_identity,
             preset=PRESETS[broadcast.preset],
@@ -301,10 +309,11 @@ class RelayEngine:
             self._watched.kill()
         if time.monotonic() - self._token_at > TOKEN_EVERY:
             self._token_at = time.monotonic()
-            self._say(msgspec.structs.replace(self._configuration, token=self._token(self._broadcast)))
+            with contextlib.suppress(LiveKitNotConfigured):
+                self._say(msgspec.structs.replace(self._configuration, token=self._token(self._broadcast)))
 
     def _token(self, broadcast: BroadcastRow) -> str:
-        return self._egress.tokens.for_egress(broadcast.room_id, f"egress-{broadcast.id}")
+        return self._egress.tokens.for_egress(broadcast.livekit_project, broadcast.room_id, f"egress-{broadcast.id}")
 
     def _say(self, line: messages.FromController) -> None:
         if not self._writer.is_closing():

@@ -1,0 +1,149 @@
+"""Two real LiveKits behind one Butai: each room in its own, and keys exchanged under a running API."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from livekit import api as livekit_api
+from pydantic import SecretStr
+
+from butai.config import LiveKitSettings, Settings
+from butai.database import Database
+from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
+from tests.conftest import Api, serving
+from tests.live_api import bearer, go_live, save, sql
+
+
+@dataclass
+class House:
+    api: Api
+    file: Path
+    first: LiveKit
+    second: LiveKit
+
+    def write(self, *keys: tuple[str, str]) -> None:
+        """The second LiveKit's keys, as `tokyo`."""
+        entry = {"url": self.second.url, "keys": [{"api_key": key, "api_secret": secret} for key, secret in keys]}
+        self.file.write_text(json.dumps({"tokyo": {**entry, "public_url": "wss://tokyo.example"}}))
+
+
+@pytest.fixture(scope="module")
+def livekits() -> Iterator[tuple[LiveKit, LiveKit]]:
+    folder = Path(tempfile.mkdtemp(prefix="butai-projects-"))
+    with EmbeddedLiveKit(folder / "a") as first, EmbeddedLiveKit(folder / "b") as second:
+        yield first.livekit, second.livekit
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def house(live_settings: Settings, livekits: tuple[LiveKit, LiveKit], tmp_path: Path) -> AsyncIterator[House]:
+    first, second = livekits
+    found = House(None, tmp_path / "projects.json", first, second)  # pyright: ignore[reportArgumentType]
+    found.write((second.api_key, second.api_secret))
+    settings = replace(
+        live_settings,
+        livekit=LiveKitSettings(url=first.url, api_key=first.api_key, api_secret=SecretStr(first.api_secret)),
+        live=live_settings.live.model_copy(update={"livekit_projects_file": found.file}),
+    )
+    async with serving(settings) as api:
+        found.api = api
+        yield found
+
+
+async def rooms_at(livekit: LiveKit) -> set[str]:
+    async with livekit_api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as asked:
+        return {room.name for room in (await asked.room.list_rooms(livekit_api.ListRoomsRequest())).rooms}
+
+
+async def make(house: House, status: int = 200, user: str = "alice", **wanted: Any) -> dict[str, Any]:
+    found, made = await house.api.call("POST", "/api/live/rooms", user, json=wanted)
+    assert found == status, made
+    return made
+
+
+async def test_each_room_is_in_its_own_livekit(house: House) -> None:
+    here = await make(house, room_id="here")
+    there = await make(house, room_id="there", project="tokyo")
+    assert (here["project"], here["livekit_url"]) == ("default", house.first.url)
+    assert (there["project"], there["livekit_url"]) == ("tokyo", "wss://tokyo.example")
+    assert await rooms_at(house.first) >= {"here"} and "there" not in await rooms_at(house.first)
+    assert await rooms_at(house.second) >= {"there"} and "here" not in await rooms_at(house.second)
+    # For good, and by the name alone.
+    assert (await make(house, room_id="there"))["project"] == "tokyo"
+    assert (await make(house, 409, room_id="there", project="default"))["code"] == "room_taken"
+    assert (await make(house, 400, room_id="new", project="osaka"))["code"] == "project_unknown"
+    listed = (await house.api.call("GET", "/api/live/rooms", "alice"))[1]["data"]
+    assert {room["room_id"]: room["project"] for room in listed} == {"here": "default", "there": "tokyo"}
+    status, token = await house.api.call("POST", "/api/live/rooms/there/tokens", "alice", json={"role": "viewer"})
+    assert (status, token["livekit_url"]) == (200, "wss://tokyo.example")
+    verified = livekit_api.TokenVerifier(house.second.api_key, house.second.api_secret).verify(token["token"])
+    assert verified.video is not None and verified.video.room == "there"
+
+
+async def test_a_host_token_rules_no_room_of_another_livekit(house: House) -> None:
+    await make(house, room_id="rules", project="tokyo")
+    grants = livekit_api.VideoGrants(room_admin=True, room_join=True, room="rules")
+    foreign = livekit_api.AccessToken(house.first.api_key, house.first.api_secret)
+    token = foreign.with_identity("mallory").with_grants(grants).to_jwt()
+    for method, path, body in (
+        ("GET", "/api/live/status?room_id=rules", None),
+        ("POST", "/api/live/rooms/rules/tokens", {"role": "viewer"}),
+        ("POST", "/api/live/start", {"room_id": "rules", "platforms": "youtube"}),
+    ):
+        status, problem = await house.api.call(method, path, json=body, headers=bearer(token))
+        assert (status, problem["code"]) == (403, "not_host"), path
+    # Nor is the room given away for it.
+    assert (await make(house, 409, "mallory", room_id="rules", host_token=token))["code"] == "room_taken"
+
+
+async def test_a_claimed_room_is_in_its_tokens_livekit_and_so_is_its_broadcast(
+    house: House, database: Database
+) -> None:
+    grants = livekit_api.VideoGrants(room_admin=True, room_join=True, room="claimed")
+    own = livekit_api.AccessToken(house.second.api_key, house.second.api_secret)
+    token = own.with_identity("me").with_grants(grants).to_jwt()
+    made = await make(house, host_token=token)
+    assert (made["room_id"], made["project"], made["host_identity"]) == ("claimed", "tokyo", "me")
+    await save(house.api)
+    begun = await go_live(house.api, room_id="claimed")
+    rows = await sql(database, "SELECT livekit_project FROM broadcasts WHERE id = :id", id=begun["session_id"])
+    assert rows == [("tokyo",)]
+
+
+async def test_keys_are_exchanged_while_the_api_runs(house: House, capfd: pytest.CaptureFixture[str]) -> None:
+    old = (house.second.api_key, house.second.api_secret)
+    new = ("new-key", "canary-new-secret-of-32-letters-xx")
+    before = (await make(house, room_id="turned", project="tokyo"))["host_token"]
+
+    async def status(token: str) -> int:
+        return (await house.api.call("GET", "/api/live/status?room_id=turned", headers=bearer(token)))[0]
+
+    async def until(token: str, wanted: int) -> None:
+        import asyncio
+
+        async with asyncio.timeout(10):
+            while await status(token) != wanted:
+                await asyncio.sleep(0.1)
+
+    assert await status(before) == 200
+    house.write(new, old)
+    made = livekit_api.AccessToken(*new).with_identity("h")
+    by_new = made.with_grants(livekit_api.VideoGrants(room_admin=True, room="turned")).to_jwt()
+    await until(by_new, 200)
+    assert await status(before) == 200, "those of the old key still rule"
+    after = (await make(house, room_id="turned"))["host_token"]
+    assert livekit_api.TokenVerifier(*new).verify(after).identity
+    house.file.write_text("{ half")
+    assert await status(before) == 200
+    house.write(new)
+    await until(before, 401)
+    assert await status(after) == 200
+    said = capfd.readouterr()
+    assert new[1] not in said.out + said.err and old[1] not in said.out + said.err
