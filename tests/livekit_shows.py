@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
@@ -27,28 +28,38 @@ class LiveKitShows(Shows):
 
     standin: StandIn
     speed: float
+    livekit: LiveKitSettings | None = None
+    """Where there is no one stand-in."""
 
     async def begin(
-        self, *urls: str, preset: str = "720p30", platform: str = "custom", keys: dict[str, str] | None = None
+        self,
+        *urls: str,
+        preset: str = "720p30",
+        platform: str = "custom",
+        keys: dict[str, str] | None = None,
+        project: str = "default",
+        grace: float = 60,
     ) -> UUID:
-        """A broadcast with an output for each URL; `keys` by URL, where it is not `KEY`."""
+        """A broadcast with an output for each URL, which are asked for in this order; `keys` by URL, where it is not `KEY`.
+        `grace`: seconds of LiveKit's."""
         broadcast_id = uuid.uuid4()
         room_id = f"room-{broadcast_id}"
         async with await self.connect() as connection, connection.transaction():
             await connection.execute(
-                "INSERT INTO rooms (room_id, owner_user_id, host_identity) VALUES (%s, 'u1', 'host')", (room_id,)
+                "INSERT INTO rooms (room_id, owner_user_id, host_identity, livekit_project) VALUES (%s, 'u1', 'host', %s)",
+                (room_id, project),
             )
             await connection.execute(
-                "INSERT INTO broadcasts (id, room_id, host_identity, wanted, preset, source_grace, on_source_lost, egress) "
-                "VALUES (%s, %s, 'host', 'on_air', %s, %s, 'end', 'livekit')",
-                (broadcast_id, room_id, preset, 60 / self.speed),
+                "INSERT INTO broadcasts (id, room_id, host_identity, wanted, preset, source_grace, on_source_lost, egress, "
+                "livekit_project) VALUES (%s, %s, 'host', 'on_air', %s, %s, 'end', 'livekit', %s)",
+                (broadcast_id, room_id, preset, grace / self.speed, project),
             )
-            for url in urls:
+            for output_id, url in zip(sorted(uuid.uuid4() for _ in urls), urls, strict=True):
                 key = (keys or {}).get(url, KEY)
                 await connection.execute(
                     "INSERT INTO outputs (id, broadcast_id, platform, ingest_url, sealed_key, key_fingerprint, state) "
                     "VALUES (%s, %s, %s, %s, %s, 'f', 'pending')",
-                    (uuid.uuid4(), broadcast_id, platform, url, key.encode()),
+                    (output_id, broadcast_id, platform, url, key.encode()),
                 )
         return broadcast_id
 
@@ -60,11 +71,11 @@ class LiveKitShows(Shows):
 
     @contextlib.asynccontextmanager
     async def engines(self, name: str = "c1", **more: Any) -> AsyncIterator[tuple[Controller, LiveKitEgress]]:
-        import asyncio
-
         async with Database(DatabaseSettings(url=SecretStr(self.url), connect_timeout=2)) as database:
             live = self.live.model_copy(update=more)
-            livekit = LiveKitSettings(url=self.standin.url, api_key="devkey", api_secret=SecretStr(SECRET))
+            livekit = self.livekit or LiveKitSettings(
+                url=self.standin.url, api_key="devkey", api_secret=SecretStr(SECRET)
+            )
             pace = Pace().faster(self.speed)
             egress = LiveKitEgress(live, Projects(livekit, live), database, bytes.decode, controller=name, pace=pace)
             controller = Controller(live, database, [egress], name)

@@ -44,7 +44,8 @@ WITH given AS (
 ), known AS MATERIALIZED (
     SELECT r.room_id, r.livekit_project FROM rooms r
     WHERE (r.room_id, r.livekit_project) IN (SELECT room, project FROM new)
-    ORDER BY r.room_id FOR UPDATE
+    -- Not FOR UPDATE: a controller that writes its broadcast twice in one transaction looks at the room's key again.
+    ORDER BY r.room_id FOR NO KEY UPDATE
 ), broadcast AS MATERIALIZED (
     SELECT b.id, b.room_id, b.ended_at FROM broadcasts b
     WHERE b.id IN (

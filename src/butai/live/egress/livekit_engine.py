@@ -165,7 +165,8 @@ class LiveKitEngine:
         self._joining.append(wanted)
         async with self._shared:
             await asyncio.sleep(_TOGETHER)
-            batch, self._joining = self._joining, []
+            # In an order of their own: they come as their rows were written.
+            batch, self._joining = sorted(self._joining, key=lambda one: one.row.output_id), []
             if batch:
                 await start_attempts(self._means, broadcast, batch, self._unavailable)
 
