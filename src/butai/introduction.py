@@ -34,7 +34,9 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
         f"  Logs       {running.logs}",
     ]
     if running.livekit_url:
-        lines.append(f"  LiveKit    {running.livekit_url}")
+        file = settings.live.livekit_projects_file
+        more = f" (default), and those of {file}" if file else ""
+        lines.append(f"  LiveKit    {running.livekit_url}{more}")
     if running.signs_in:
         jar = shlex.quote(str(running.folder / "demo.cookies"))
         lines += [

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -530,6 +531,51 @@ async def test_livekit_takes_the_key_or_refuses_it(bare: Settings, web_server: S
     async with web_server(lambda _request: web.Response(status=404)) as address:
         found = await report(replace(bare, livekit=livekit_at(address)))
         assert "something else" in found.said("LiveKit", "reachable")
+
+
+async def test_every_livekit_project_is_asked_with_every_key(bare: Settings, web_server: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "projects.json"
+
+    def with_file(**projects: Any) -> Settings:
+        file.write_text(json.dumps(projects))
+        return replace(found_by, live=bare.live.model_copy(update={"livekit_projects_file": file}))
+
+    def entry(url: str, *secrets: str) -> dict[str, Any]:
+        return {"url": url, "keys": [{"api_key": "devkey", "api_secret": secret} for secret in secrets]}
+
+    other = "canary-other-secret-0123456789abcdef"
+    async with web_server(livekit) as address:
+        found_by = replace(bare, livekit=livekit_at(address, other))
+        settings = with_file(tokyo=entry(address, LIVEKIT_SECRET))
+        file.chmod(0o644)
+        found = await report(settings)
+        assert "accepted" in found.said("LiveKit", "key of tokyo")
+        assert "LIVEKIT_API_SECRET" in found.said("LiveKit", "key") and found.broken == [("LiveKit", "key")]
+        assert f"chmod 600 {file}" in found.said("LiveKit", "projects")
+        file.chmod(0o600)
+        # The file's word on the default project is the newer one.
+        found = await report(with_file(default=entry(address, LIVEKIT_SECRET, other, "short")))
+        assert found.broken == [] and "default" in found.said("LiveKit", "projects")
+        assert "accepted" in found.said("LiveKit", "key of default")
+        assert [check for area, check in found.warnings if area == "LiveKit"] == [
+            "key of default (key 2)",
+            "key of default (key 3)",
+            "secret of default (key 3)",
+        ]
+        found = await report(with_file(tokyo=entry(address, other + "x"), osaka=entry("ws://127.0.0.1:9", other + "y")))
+        assert set(found.broken) == {("LiveKit", f"{what}") for what in ("key", "key of tokyo", "reachable of osaka")}
+        assert f"url of osaka in {file}" in found.said("LiveKit", "reachable of osaka")
+        assert f"key 1 of tokyo in {file}" in found.said("LiveKit", "key of tokyo")
+        found = await report(with_file(tokyo=entry("x", LIVEKIT_SECRET)))
+        assert "wss://" in found.said("LiveKit", "projects") and ("LiveKit", "projects") in found.broken
+        file.unlink()
+        found = await report(settings)
+        assert "No such file" in found.said("LiveKit", "projects")
+        assert "canary" not in str(found.found)
+        found_by = replace(bare, livekit=LiveKitSettings(url="", api_key="", api_secret=SecretStr("")))
+        assert ("LiveKit", "configured") in (await report(with_file())).warnings
+        found = await report(with_file(tokyo=entry(address, LIVEKIT_SECRET)))
+        assert ("LiveKit", "configured") not in found.warnings and found.broken == []
 
 
 # The command

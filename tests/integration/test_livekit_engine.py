@@ -195,7 +195,7 @@ async def test_an_api_that_is_down_ends_nobodys_show(stage: LiveKitShows, how: s
 
         async def failing() -> bool:
             rows = await stage.do("SELECT error_code FROM livekit_projects")
-            return rows[0]["error_code"] == "livekit_unreachable"
+            return rows[0]["error_code"] == ("egress_unavailable" if how == "error" else "livekit_unreachable")
 
         await until(failing)
         before = len(await stage.events(broadcast_id))

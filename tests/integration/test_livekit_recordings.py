@@ -45,6 +45,8 @@ class Script:
     youtube: list[Moment]
     twitch: list[Moment] | None = None
     stop: float | None = None
+    missed: list[Moment] | None = None
+    """Of Twitch, when it was live for so short a time that no look fell into it: a second or less."""
     ends: str | None = None
     """The broadcast's end, when nobody stopped it."""
     source: list[str] = field(default_factory=list)
@@ -74,10 +76,12 @@ PARTICIPANT: dict[str, Script] = {
         [(0, "starting"), (8.8, "live"), (20.2, "stopping"), (20.8, "ended")],
         [(0, "starting"), (8.8, "live"), (10.1, "interrupted destination_closed")],
         stop=20.2,
+        missed=[(0, "starting")],
     ),
     "platform-gone-40s": Script(
         [(0, "starting"), (8.8, "live")],
         [(0, "starting"), (8.8, "live"), (9.2, "interrupted destination_closed")],
+        missed=[(0, "starting"), (9.2, "starting destination_unreachable")],
     ),
     "platform-gone-5s": Script(
         [(0, "starting"), (9.8, "live")], [(0, "starting"), (9.7, "starting destination_unreachable")]
@@ -147,7 +151,10 @@ class Played:
 
     @property
     def wanted(self) -> dict[str, list[Moment]]:
-        return {YT: self.script.youtube, **({TW: self.script.twitch} if self.script.twitch is not None else {})}
+        twitch, second = self.script.twitch, [said for _, said in self.changes[TW][1:2]]
+        if self.script.missed is not None and second and second != ["live"]:
+            twitch = self.script.missed
+        return {YT: self.script.youtube, **({TW: twitch} if twitch is not None else {})}
 
     @property
     def complete(self) -> bool:

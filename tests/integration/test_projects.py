@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 from livekit import api as livekit_api
+from livekit import rtc
 from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, Settings
@@ -19,6 +23,7 @@ from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
 from tests.conftest import Api, serving
 from tests.live_api import bearer, go_live, save, sql
+from tests.processes import environment
 
 
 @dataclass
@@ -62,6 +67,19 @@ async def rooms_at(livekit: LiveKit) -> set[str]:
         return {room.name for room in (await asked.room.list_rooms(livekit_api.ListRoomsRequest())).rooms}
 
 
+async def joins(livekit: LiveKit, token: str) -> str:
+    """The name of the room that a real client comes into; nothing when it is refused."""
+    room = rtc.Room()
+    try:
+        async with asyncio.timeout(20):
+            await room.connect(livekit.url, token)
+        return room.name
+    except rtc.ConnectError:
+        return ""
+    finally:
+        await room.disconnect()
+
+
 async def make(house: House, status: int = 200, user: str = "alice", **wanted: Any) -> dict[str, Any]:
     found, made = await house.api.call("POST", "/api/live/rooms", user, json=wanted)
     assert found == status, made
@@ -83,8 +101,52 @@ async def test_each_room_is_in_its_own_livekit(house: House) -> None:
     assert {room["room_id"]: room["project"] for room in listed} == {"here": "default", "there": "tokyo"}
     status, token = await house.api.call("POST", "/api/live/rooms/there/tokens", "alice", json={"role": "viewer"})
     assert (status, token["livekit_url"]) == (200, "wss://tokyo.example")
-    verified = livekit_api.TokenVerifier(house.second.api_key, house.second.api_secret).verify(token["token"])
-    assert verified.video is not None and verified.video.room == "there"
+    assert await joins(house.second, token["token"]) == "there"
+    assert await joins(house.first, token["token"]) == ""
+    assert await joins(house.first, here["host_token"]) == "here"
+    assert await joins(house.second, here["host_token"]) == ""
+
+
+async def test_without_a_default_one_of_several_is_named_and_rooms_that_are_there_need_no_name(
+    house: House, live_settings: Settings
+) -> None:
+    def entry(livekit: LiveKit) -> dict[str, Any]:
+        return {"url": livekit.url, "keys": [{"api_key": livekit.api_key, "api_secret": livekit.api_secret}]}
+
+    house.file.write_text("{}")
+    settings = replace(
+        live_settings,
+        livekit=LiveKitSettings(url="", api_key="", api_secret=SecretStr("")),
+        live=live_settings.live.model_copy(update={"livekit_projects_file": house.file}),
+    )
+    async with serving(settings) as api:
+        house.api = api
+        assert (await make(house, 503, room_id="early"))["code"] == "livekit_not_configured"
+        # A project that comes while the API runs is all there, host tokens and all.
+        house.file.write_text(json.dumps({"tokyo": entry(house.second)}))
+
+        async def there() -> bool:
+            return (await api.call("POST", "/api/live/rooms", "alice", json={"room_id": "early"}))[0] == 200
+
+        async with asyncio.timeout(10):
+            while not await there():
+                await asyncio.sleep(0.1)
+        made = await make(house, room_id="early")
+        assert made["project"] == "tokyo", "the only one"
+        shown = bearer(made["host_token"])
+        assert (await api.call("GET", "/api/live/status?room_id=early", headers=shown))[0] == 200
+        house.file.write_text(json.dumps({"tokyo": entry(house.second), "osaka": entry(house.first)}))
+
+        async def refused() -> bool:
+            status, problem = await api.call("POST", "/api/live/rooms", "alice", json={})
+            return (status, problem.get("code")) == (400, "project_unknown")
+
+        async with asyncio.timeout(10):
+            while not await refused():
+                await asyncio.sleep(0.1)
+        assert (await make(house, room_id="later", project="osaka"))["project"] == "osaka"
+        for room, project in (("early", "tokyo"), ("later", "osaka")):
+            assert (await make(house, room_id=room))["project"] == project
 
 
 async def test_a_host_token_rules_no_room_of_another_livekit(house: House) -> None:
@@ -101,6 +163,12 @@ async def test_a_host_token_rules_no_room_of_another_livekit(house: House) -> No
         assert (status, problem["code"]) == (403, "not_host"), path
     # Nor is the room given away for it.
     assert (await make(house, 409, "mallory", room_id="rules", host_token=token))["code"] == "room_taken"
+    # Nor may its bearer say that it is of another.
+    grants = livekit_api.VideoGrants(room_admin=True, room_join=True, room="free")
+    foreign = livekit_api.AccessToken(house.first.api_key, house.first.api_secret)
+    token = foreign.with_identity("mallory").with_grants(grants).to_jwt()
+    assert (await make(house, 400, "mallory", project="tokyo", host_token=token))["code"] == "invalid_request"
+    assert (await house.api.call("GET", "/api/live/rooms", "mallory"))[1]["data"] == []
 
 
 async def test_a_claimed_room_is_in_its_tokens_livekit_and_so_is_its_broadcast(
@@ -117,6 +185,24 @@ async def test_a_claimed_room_is_in_its_tokens_livekit_and_so_is_its_broadcast(
     assert rows == [("tokyo",)]
 
 
+@pytest.mark.parametrize("command", ["api", "controller"])
+async def test_a_file_that_is_wrong_at_the_start_is_told_in_one_line(
+    live_settings: Settings, tmp_path: Path, command: str
+) -> None:
+    file = tmp_path / "projects.json"
+    file.write_text('{"tokyo": {"url": "ws://x", "keys": [{"api_key": "a", "api_secret": ["canary-in-a-bad-file"]}]}}')
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "butai.cli", command],
+        env=environment(live_settings, BUTAI_LIVEKIT_PROJECTS_FILE=str(file)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert done.returncode == 1 and str(file) in line and "canary" not in line
+
+
 async def test_keys_are_exchanged_while_the_api_runs(house: House, capfd: pytest.CaptureFixture[str]) -> None:
     old = (house.second.api_key, house.second.api_secret)
     new = ("new-key", "canary-new-secret-of-32-letters-xx")
@@ -126,8 +212,6 @@ async def test_keys_are_exchanged_while_the_api_runs(house: House, capfd: pytest
         return (await house.api.call("GET", "/api/live/status?room_id=turned", headers=bearer(token)))[0]
 
     async def until(token: str, wanted: int) -> None:
-        import asyncio
-
         async with asyncio.timeout(10):
             while await status(token) != wanted:
                 await asyncio.sleep(0.1)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import os
+import socket
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from livekit import api
 from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, LiveSettings
 from butai.errors import LiveKitNotConfigured
+from butai.live.desired import BroadcastRow
+from butai.live.egress.relay import RelayEgress, RelayEngine
+from butai.live.egress.relay_process import Watched
 from butai.live.projects import Projects, ProjectsInvalid
 from butai.live.tokens import Tokens
+from butai.relay import messages
 
 ENVIRONMENT = LiveKitSettings(
     url="ws://one:7880", api_key="key-1", api_secret=SecretStr("canary-secret-one-" + "1" * 20)
@@ -29,6 +39,10 @@ def entry(url: str, *keys: str, **more: Any) -> dict[str, Any]:
     }
 
 
+DEEP = "a." + base64.urlsafe_b64encode(b'{"a":' + b"[" * 20_000).decode() + ".c"
+"""What makes a parser give up by itself."""
+
+
 class Clock:
     now = 0.0
 
@@ -38,7 +52,9 @@ class Clock:
 
 
 def written(file: Path, content: Any) -> Path:
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    if isinstance(content, dict):
+        content = json.dumps(content)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return file
 
 
@@ -78,6 +94,22 @@ def test_a_file_adds_projects_and_may_take_the_place_of_the_default(tmp_path: Pa
         {"a": entry("ftp://x", "k")},
         {"a": entry("ws://x")},
         {"": entry("ws://x", "k")},
+        {"a" * 101: entry("ws://x", "k")},
+        {"a": entry("ws://", "k")},
+        {"a": entry("wss://[x", "k")},
+        {"a": entry("ws://x", "k", public_url="x")},
+        {"a": entry("ws://x", "k", secret="canary")},
+        {"a": {"url": "ws://x", "keys": [{"api_key": "k", "api_secret": ""}]}},
+        # A key of two projects: what it signed would not say whose it is.
+        {"a": entry("ws://x", "k"), "b": entry("ws://y", "l", "k")},
+        {
+            "a": {
+                "url": "ws://x",
+                "keys": [{"api_key": "key-1", "api_secret": ENVIRONMENT.api_secret.get_secret_value()}],
+            }
+        },
+        b'{"a": {"url": "ws://x", "keys": [{"api_key": "canary\xff", "api_secret": "canary"}]}}',
+        '{"a": {"x": ' + "[" * 20_000 + "]" * 20_000 + "}}",
     ],
 )
 def test_a_file_that_is_wrong_is_told_at_the_start_and_changes_nothing_later(tmp_path: Path, content: Any) -> None:
@@ -99,6 +131,19 @@ def test_a_file_that_is_gone_changes_nothing(tmp_path: Path) -> None:
     found = projects(file)
     file.unlink()
     assert found.names == ["default", "tokyo"]
+
+
+def test_trouble_with_the_file_is_told_once_and_not_at_each_look(tmp_path: Path) -> None:
+    file = written(tmp_path / "p.json", {"tokyo": entry("ws://two", "a")})
+    found = projects(file)
+    with structlog.testing.capture_logs() as told:
+        for trouble in (file.unlink, lambda: written(file, "{"), file.unlink):
+            trouble()
+            assert [found.names for _ in range(3)] == [["default", "tokyo"]] * 3
+        written(file, {"tokyo": entry("ws://two", "b")})
+        assert found.get("tokyo").key.api_key == "b"
+    assert [line["event"] for line in told] == ["livekit.projects_not_read"] * 3 + ["livekit.projects_read"]
+    assert "canary" not in str(told)
 
 
 def test_keys_are_exchanged_in_three_steps(tmp_path: Path) -> None:
@@ -127,7 +172,7 @@ def test_two_projects_may_have_keys_of_one_name(tmp_path: Path) -> None:
         assert claims is not None and claims.project == name
 
 
-@pytest.mark.parametrize("token", ["", "a.b.c", "x", "..", "a." + "é" * 5 + ".c", "a.e30.c"])
+@pytest.mark.parametrize("token", ["", "a.b.c", "x", "..", "a." + "é" * 5 + ".c", "a.e30.c", DEEP])
 def test_what_is_no_token_rules_nothing(token: str) -> None:
     assert Tokens(projects()).read_host(token) is None
 
@@ -138,8 +183,41 @@ def test_a_token_signed_with_another_secret_rules_nothing() -> None:
     assert Tokens(projects()).read_host(forged) is None
 
 
-def _signer(token: str) -> str:
-    import base64
+async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchanged(tmp_path: Path) -> None:
+    file = written(tmp_path / "p.json", {"tokyo": entry("ws://two", "old")})
+    egress = RelayEgress(tmp_path / "relays", projects(file), bytes.decode, controller="c1")
+    ours, relays = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    orders, hang_up = await asyncio.open_connection(sock=relays)
+    welcome = messages.Welcome("r1", os.getpid(), False, messages.Source("connecting", 0.0), [])
+    engine = RelayEngine(egress, uuid.uuid4(), reader, writer, Watched(os.getpid()), welcome)
+    row = BroadcastRow(uuid.uuid4(), "r", "h", "on_air", "720p30", "any", "", 60.0, "end", (), livekit_project="tokyo")
 
+    async def told(then: Any) -> list[Any]:
+        then()
+        engine.stop()
+        found: list[Any] = []
+        while not isinstance(line := messages.read_by_relay(await orders.readline()), messages.Stop):
+            found.append(line)
+        return found
+
+    try:
+        (first,) = await told(lambda: engine.configure(row))
+        assert (first.livekit_url, _signer(first.token)) == ("ws://two", "old")
+        assert await told(lambda: engine.tick(ping=False)) == []
+        written(file, {"tokyo": entry("ws://two", "new", "old")})
+        (second,) = await told(lambda: engine.tick(ping=False))
+        assert _signer(second.token) == "new"
+        assert await told(lambda: engine.tick(ping=False)) == []
+        # A project that is gone takes nothing from a relay that is in its room.
+        written(file, {})
+        assert await told(lambda: engine.tick(ping=False)) == []
+    finally:
+        engine.leave()
+        hang_up.close()
+        await egress.close()
+
+
+def _signer(token: str) -> str:
     payload = token.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["iss"]

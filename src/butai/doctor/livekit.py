@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
 from joserfc import jwt
 from joserfc.jwk import OctKey
+from pydantic import SecretStr
 
-from butai.config import Settings
+from butai.config import LiveKitSettings, Settings
 from butai.doctor.asking import send
 from butai.doctor.findings import Findings
-from butai.live.projects import DEFAULT, Projects, ProjectsInvalid
+from butai.live.projects import DEFAULT, Key, Project, Projects, ProjectsInvalid
 
 SHORTEST_SECRET = 32
 """Characters: below it LiveKit itself refuses to start, but for its --dev mode."""
@@ -25,13 +27,57 @@ SHORTEST_SECRET = 32
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where an address and a key stand, for advice. `whose`: behind the name of each finding."""
+
+    whose: str
+    url: str
+    key: str
+    secret: str
+
+
+_ENVIRONMENT = _Place("", "LIVEKIT_URL", "LIVEKIT_API_KEY and LIVEKIT_API_SECRET", "LIVEKIT_API_SECRET")
+
+
 async def examine_livekit(settings: Settings, findings: Findings) -> None:
     """Adds findings; raises nothing that a server does."""
+    found = _in_file(settings, findings)
+    # A file that names the default project takes the place of the environment.
+    if DEFAULT not in found and (settings.livekit.url or not found):
+        await _examine_environment(settings, findings)
+    for name, project in found.items():
+        for number, key in enumerate(project.keys, 1):
+            called = f"{name} (key {number})" if number > 1 else name
+            file = settings.live.livekit_projects_file
+            place = _Place(
+                f" of {called}", f"url of {name} in {file}", f"key {number} of {name} in {file}", f"api_secret {number}"
+            )
+            await _examine(findings, place, project.url, key, spare=number > 1)
+
+
+def _in_file(settings: Settings, findings: Findings) -> dict[str, Project]:
+    """The projects of `BUTAI_LIVEKIT_PROJECTS_FILE`."""
+    file = settings.live.livekit_projects_file
+    if file is None:
+        return {}
+    try:
+        both = Projects(settings.livekit, settings.live)
+        alone = Projects(LiveKitSettings(url="", api_key="", api_secret=SecretStr("")), settings.live)
+        readable = file.stat().st_mode & 0o077
+    except (ProjectsInvalid, OSError) as error:
+        findings.broken("projects", str(error), "mend the file that BUTAI_LIVEKIT_PROJECTS_FILE names")
+        return {}
+    if readable:
+        findings.warn("projects", f"{file} is readable by others, and holds secrets", f"chmod 600 {file}")
+    else:
+        findings.ok("projects", ", ".join(both.names))
+    return {name: alone.get(name) for name in alone.names}
+
+
+async def _examine_environment(settings: Settings, findings: Findings) -> None:
     of = settings.livekit
     secret = of.api_secret.get_secret_value()
-    if not of.url and settings.live.livekit_projects_file is not None:
-        await _examine_file(settings, findings)
-        return
     if not of.url:
         findings.warn(
             "configured",
@@ -47,67 +93,52 @@ async def examine_livekit(settings: Settings, findings: Findings) -> None:
     if missing:
         findings.broken("configured", f"{' and '.join(missing)} not set", f"export {'=… '.join(missing)}=…")
         return
-    await _examine(findings, "", of.url, of.api_key, secret)
-    await _examine_file(settings, findings)
+    await _examine(findings, _ENVIRONMENT, of.url, Key(of.api_key, secret))
 
 
-async def _examine_file(settings: Settings, findings: Findings) -> None:
-    """The projects of `BUTAI_LIVEKIT_PROJECTS_FILE`, with all of their keys: one that is on its way out counts, too."""
-    file = settings.live.livekit_projects_file
-    if file is None:
-        return
-    try:
-        projects = Projects(settings.livekit, settings.live)
-        readable = file.stat().st_mode & 0o077
-    except (ProjectsInvalid, OSError) as error:
-        findings.broken("projects", str(error), "mend the file that BUTAI_LIVEKIT_PROJECTS_FILE names")
-        return
-    if readable:
-        findings.warn("projects", f"{file} is readable by others, and holds secrets", f"chmod 600 {file}")
-    for name in projects.names:
-        project = projects.get(name)
-        for number, key in enumerate(project.keys):
-            if (name, key.api_key) == (DEFAULT, settings.livekit.api_key) and project.url == settings.livekit.url:
-                continue
-            label = name if number == 0 else f"{name}, key {number + 1}"
-            await _examine(findings, f" of {label}", project.url, key.api_key, key.api_secret)
-
-
-async def _examine(findings: Findings, whose: str, url: str, api_key: str, secret: str) -> None:
-    """`whose`: behind the name of each finding; empty for the project of the environment."""
+async def _examine(findings: Findings, place: _Place, url: str, key: Key, *, spare: bool = False) -> None:
+    """`spare`: a key that signs nothing (yet, or any more)."""
     parts = urlsplit(url)
     address = f"{_SCHEMES[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}/twirp/livekit.RoomService/ListRooms"
-    headers = {"Authorization": f"Bearer {token(api_key, secret)}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {token(key.api_key, key.api_secret)}", "Content-Type": "application/json"}
     async with aiohttp.ClientSession() as http:
         answer = await send(http, "POST", address, headers=headers, body=b"{}")
     if not answer.status:
         findings.broken(
-            f"reachable{whose}",
+            f"reachable{place.whose}",
             f"{url} does not answer: {answer.trouble}",
-            "check LIVEKIT_URL, that LiveKit runs there, and the firewall in between",
+            f"check {place.url}, that LiveKit runs there, and the firewall in between",
         )
     elif answer.status == 200 and answer.body.lstrip().startswith(b"{"):
-        findings.ok(f"reachable{whose}", url)
-        findings.ok(f"key{whose}", "accepted")
+        findings.ok(f"reachable{place.whose}", url)
+        findings.ok(f"key{place.whose}", "accepted")
     elif answer.status in (401, 403):
-        findings.ok(f"reachable{whose}", url)
+        findings.ok(f"reachable{place.whose}", url)
         off = abs(answer.skew or 0.0)
-        findings.broken(
-            f"key{whose}",
-            f"refused: {answer.status}" + (f"; its clock is {off:.0f} s from this machine's" if off > 30 else ""),
-            "check LIVEKIT_API_KEY and LIVEKIT_API_SECRET against the server's keys"
-            + (", and let chrony or systemd-timesyncd run on both machines" if off > 30 else ""),
-        )
+        said = f"refused: {answer.status}" + (f"; its clock is {off:.0f} s from this machine's" if off > 30 else "")
+        if spare and off <= 30:
+            findings.warn(
+                f"key{place.whose}",
+                f"{said}; tokens that it signed are taken here, and not by LiveKit",
+                f"take away {place.key}, or let LiveKit know it before it is put first",
+            )
+        else:
+            findings.broken(
+                f"key{place.whose}",
+                said,
+                f"check {place.key} against the server's keys"
+                + (", and let chrony or systemd-timesyncd run on both machines" if off > 30 else ""),
+            )
     else:
         findings.broken(
-            f"reachable{whose}",
+            f"reachable{place.whose}",
             f"{url} answers {answer.status}, which LiveKit does not",
-            "check LIVEKIT_URL: something else listens there",
+            f"check {place.url}: something else listens there",
         )
-    if len(secret) < SHORTEST_SECRET:
+    if len(key.api_secret) < SHORTEST_SECRET:
         findings.warn(
-            f"secret{whose}",
-            f"LIVEKIT_API_SECRET has fewer than {SHORTEST_SECRET} characters: whoever guesses it controls every room",
+            f"secret{place.whose}",
+            f"{place.secret} has fewer than {SHORTEST_SECRET} characters: whoever guesses it controls every room",
             "make new keys: livekit-server generate-keys",
         )
 

@@ -6,7 +6,8 @@ by everything that makes, checks or spends a LiveKit token: `tokens`, `rooms`, `
 
 The file is one JSON object: a project's name to `{"url": "wss://…", "public_url": "wss://…", "keys": [{"api_key": …,
 "api_secret": …}]}`. The first key signs; all of them are taken in what comes in, so a key is exchanged in three steps: add
-the new one behind the old at LiveKit and here, put it first, take the old one away.
+the new one behind the old at LiveKit and here, put it first, take the old one away. No key with its secret is in two
+projects: what it signed would not say which of them it is of.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -27,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 DEFAULT = "default"
 """The project of LiveKit's own environment variables, and of rooms that name none."""
+
+LONGEST_NAME = 100
+"""Letters of a project's name: it stands in requests and in rows."""
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the file: a stat of it, and no more while it is as it was."""
@@ -73,12 +78,12 @@ class Projects:
         """Raises `ProjectsInvalid` when a file is named that cannot be read: later, a file that breaks changes nothing."""
         self._file, self._clock = live.livekit_projects_file, clock
         self._from_environment = _environment(livekit, live)
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: _Stamp = None
         self._looked_at = clock()
         self._all = dict(self._from_environment)
         if self._file is not None:
             self._stamp = _stamp(self._file)
-            self._all |= _read(self._file)
+            self._all = _together(self._file, self._from_environment)
             log_module.add_secrets(self.secrets())
 
     @property
@@ -114,12 +119,12 @@ class Projects:
         return self._all
 
     def _look(self, file: Path) -> None:
+        stamp = _stamp(file)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
         try:
-            stamp = _stamp(file)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._all = {**self._from_environment, **_read(file)}
+            self._all = _together(file, self._from_environment)
         except ProjectsInvalid as error:
             # What was known goes on to be used: a file that is half written is no reason to end anybody's show.
             log.error("livekit.projects_not_read", reason=str(error))
@@ -147,12 +152,28 @@ def _environment(livekit: LiveKitSettings, live: LiveSettings) -> dict[str, Proj
     return {DEFAULT: Project(DEFAULT, livekit.url, public, (Key(livekit.api_key, secret),))}
 
 
-def _stamp(file: Path) -> tuple[int, int, int]:
+_Stamp = tuple[int, int, int, int] | None
+"""What a file is known by; None for one that cannot be looked at."""
+
+
+def _stamp(file: Path) -> _Stamp:
     try:
         status = file.stat()
-    except OSError as error:
-        raise ProjectsInvalid(f"{file}: {error.strerror}") from None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    except OSError:
+        return None
+    # The time of its rights, too: a file that could not be read may be readable now.
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def _together(file: Path, environment: dict[str, Project]) -> dict[str, Project]:
+    """The projects of both; the file's word is the newer one."""
+    found = environment | _read(file)
+    whose: dict[Key, str] = {}
+    for name, one in found.items():
+        for key in one.keys:
+            if whose.setdefault(key, name) != name:
+                raise ProjectsInvalid(f"{file}: {name}: key {key.api_key} is the one of {whose[key]}, too")
+    return found
 
 
 def _read(file: Path) -> dict[str, Project]:
@@ -163,12 +184,26 @@ def _read(file: Path) -> dict[str, Project]:
     except msgspec.MsgspecError as error:
         # msgspec names the place and the type, never the value.
         raise ProjectsInvalid(f"{file}: {error}") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise ProjectsInvalid(f"{file}: this is no JSON") from None
     projects: dict[str, Project] = {}
     for name, one in found.items():
-        if not name or not one.url.startswith(("ws://", "wss://", "http://", "https://")):
-            raise ProjectsInvalid(f"{file}: {name or 'a project'}: url must begin with wss:// or ws://")
-        keys = tuple(Key(key.api_key, key.api_secret) for key in one.keys if key.api_key and key.api_secret)
-        if not keys:
-            raise ProjectsInvalid(f"{file}: {name}: no key with its secret")
+        if not 0 < len(name) <= LONGEST_NAME:
+            raise ProjectsInvalid(f"{file}: a project's name has 1 to {LONGEST_NAME} letters")
+        if not all(map(_is_address, (one.url, one.public_url or one.url))):
+            raise ProjectsInvalid(
+                f"{file}: {name}: url and public_url must begin with wss:// or ws://, and name a host"
+            )
+        keys = tuple(Key(key.api_key, key.api_secret) for key in one.keys)
+        if not (keys and all(key.api_key and key.api_secret for key in keys)):
+            raise ProjectsInvalid(f"{file}: {name}: there must be a key, and each must have its secret")
         projects[name] = Project(name, one.url, one.public_url or one.url, keys)
     return projects
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("ws", "wss", "http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False

@@ -83,21 +83,27 @@ async def make_room(
     async with journal.refusal(stage.database, origin, action, named):
         if shown_token is not None and (claims is None or named != claims.room):
             raise Unauthenticated("The host token rules no such room")
-        place = _project(stage, project, claims)
         new_id = named or f"room-{secrets.token_urlsafe(12)}"
-        room = await _kept(stage, caller, origin, action, new_id, claims, place)
+        async with stage.database.transaction() as session:
+            known = await session.get(Room, new_id)
+        place = _project(stage, project, claims, known)
+        room = await _kept(stage, caller, origin, action, new_id, claims, place, known)
         if project is not None and project != room.livekit_project:
             raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, for good")
     await _open_at_livekit(stage, room)
     return Made(room, _host_token(stage, room, caller), stage.projects.get(room.livekit_project).public_url)
 
 
-def _project(stage: Stage, wanted: str | None, claims: HostClaims | None) -> str:
+def _project(stage: Stage, wanted: str | None, claims: HostClaims | None, known: Room | None) -> str:
     names = stage.projects.names
-    if claims is not None:
-        return claims.project
     if wanted is not None and wanted not in names:
         raise ProjectUnknown(f"There is no LiveKit project {wanted} here")
+    if claims is not None:
+        if wanted not in (None, claims.project):
+            raise InvalidRequest(f"The host token is of the LiveKit project {claims.project}")
+        return claims.project
+    if known is not None:
+        return known.livekit_project
     if wanted is not None or DEFAULT in names:
         return wanted or DEFAULT
     if len(names) > 1:
@@ -123,13 +129,12 @@ async def _kept(
     room_id: str,
     claims: HostClaims | None,
     project: str,
+    known: Room | None,
 ) -> Room:
-    """The room's row, made now if need be."""
+    """The room's row, made now if need be. `known`: what was there a moment ago."""
     identity = claims.identity if claims else f"host-{secrets.token_hex(6)}"
     # Before the row: a room that nobody can join helps nobody.
     stage.tokens.make(project, "host", room_id, identity, "", stage.settings.host_token_hours)
-    async with stage.database.transaction() as session:
-        known = await session.get(Room, room_id)
     if known is None and claims is None and await _runs_at_livekit(stage, project, room_id):
         raise RoomTaken("This room runs already; show a token that may administer it as host_token to claim it")
     async with stage.database.transaction() as session:

@@ -102,7 +102,7 @@ def _issuer(token: str) -> str:
     try:
         payload = token.split(".")[1]
         return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Issuer).iss
-    except (IndexError, ValueError, msgspec.MsgspecError):
+    except (IndexError, ValueError, msgspec.MsgspecError, RecursionError):
         return ""
 
 

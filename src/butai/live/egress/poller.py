@@ -79,6 +79,10 @@ SLOW_ROOMS = 1.0
 """Rooms a second that are looked at though their webhooks come: one may be lost."""
 
 
+_Look = tuple[Attempt, EgressInfo, float]
+"""A row, LiveKit's word about it, and when LiveKit was asked (seconds since 1970)."""
+
+
 class _Hint(msgspec.Struct):
     project: str
     event: str = ""
@@ -199,6 +203,7 @@ class Poller:
             # Nobody is on air here: LiveKit is left alone.
             self._looked_rooms.clear()
             return rows
+        asked_at = time.time()
         try:
             infos = {info.egress_id: info for info in await self._gateway.active()}
         except GatewayError as error:
@@ -207,7 +212,7 @@ class Poller:
         await self._answers()
         rows = await self._adopt(rows, infos)
         missing = [row for row in rows if row.egress_id and row.egress_id not in infos]
-        await self._take([(row, infos.get(row.egress_id or "")) for row in rows if row.egress_id in infos])
+        await self._take([(row, infos[row.egress_id], asked_at) for row in rows if row.egress_id in infos])
         # Over, or forgotten: its own record tells which.
         await self._look_by_id(missing)
         await self._give_up_doubts(rows)
@@ -234,15 +239,15 @@ class Poller:
             log.info("livekit.answers", project=self.project)
         await self._ledger.polled(self.project, None)
 
-    async def _take(self, found: Iterable[tuple[Attempt, EgressInfo | None]]) -> None:
-        """LiveKit's words about rows, written where they change something."""
-        pairs = [(row, info) for row, info in found if info is not None]
-        shared = _shared([row for row, _ in pairs])
-        urls = await self._addresses([row for row, info in pairs if len(info.stream_results) > 1])
-        now, notes = time.time(), list[Note]()
-        for row, info in pairs:
+    async def _take(self, looks: list[_Look]) -> None:
+        """LiveKit's words about rows, written where they change something. Each is as old as its question: what is not well
+        any more when the answer comes was perhaps well then."""
+        shared = _shared([row for row, _, _ in looks])
+        urls = await self._addresses([row for row, info, _ in looks if len(info.stream_results) > 1])
+        notes: list[Note] = []
+        for row, info, asked_at in looks:
             nth = shared.get(row.id, 1)
-            seen = evidence.heard(row.seen, info, urls.get(row.output_id, ()), now, nth, self._pace.rules)
+            seen = evidence.heard(row.seen, info, urls.get(row.output_id, ()), asked_at, nth, self._pace.rules)
             if seen != row.seen:
                 notes.append(Note(row.id, None, seen, seen.over))
         await self._ledger.note(notes)
@@ -268,26 +273,27 @@ class Poller:
         for row in rows:
             by_egress[row.egress_id or ""].append(row)
 
-        async def look(egress_id: str) -> list[tuple[Attempt, EgressInfo | None]]:
+        async def look(egress_id: str) -> list[tuple[Attempt, EgressInfo | None, float]]:
             async with self._turns:
+                asked_at = time.time()
                 try:
                     info = await self._gateway.one(egress_id)
                 except GatewayError:
                     return []
-            return [(row, info) for row in by_egress[egress_id]]
+            return [(row, info, asked_at) for row in by_egress[egress_id]]
 
         answers = await asyncio.gather(*(look(egress_id) for egress_id in by_egress))
-        pairs = [pair for answer in answers for pair in answer]
-        await self._take(pairs)
+        found = [one for answer in answers for one in answer]
+        await self._take([(row, info, asked_at) for row, info, asked_at in found if info is not None])
         now = time.time()
         forgotten = [
             Note(row.id, None, evidence.lost(row.seen, "LiveKit knows it no more", now), over=True)
-            for row, info in pairs
+            for row, info, _ in found
             if info is None
         ]
         dead = [
             Note(row.id, None, evidence.lost(row.seen, "it never came to its end", now), over=True)
-            for row, info in pairs
+            for row, info, _ in found
             if info is not None
             and info.status == EgressStatus.EGRESS_ENDING
             and row.stop_asked_at is not None
@@ -405,6 +411,14 @@ class Poller:
         notes = await asyncio.gather(*(self._look_at_room(room, of_room[room]) for room in wanted))
         await self._ledger.note([note for found in notes for note in found])
 
+    async def _has_ended(self, egress_id: str) -> bool:
+        """Whether LiveKit itself says so: then its words count, not our guess. A LiveKit that does not answer says nothing."""
+        try:
+            info = await self._gateway.one(egress_id)
+        except GatewayError:
+            return True
+        return info is not None and _is_over(info)
+
     async def _look_at_room(self, room: str, rows: list[Attempt]) -> list[Note]:
         async with self._turns:
             try:
@@ -422,8 +436,9 @@ class Poller:
             if row.egress_id is None:
                 continue
             seen: Seen = row.seen
-            # A room that is gone, or empty, ends its egresses itself, and they say so.
-            if there:
+            # A room that is gone, or empty, ends its egresses itself, and they say so. So does one that ended by itself.
+            missed = row.egress_id not in identities and seen.absent + 1 >= evidence.ABSENT_LOOKS
+            if there and not (missed and await self._has_ended(row.egress_id)):
                 seen = evidence.present(seen, row.egress_id in identities, now)
             seen = evidence.host_heard(seen, row.host_identity in publish, now)
             if seen.absent and not seen.over:
@@ -431,6 +446,10 @@ class Poller:
             if seen != row.seen:
                 notes.append(Note(row.id, None, seen, seen.over))
         return notes
+
+
+def _is_over(info: EgressInfo) -> bool:
+    return info.status not in (EgressStatus.EGRESS_STARTING, EgressStatus.EGRESS_ACTIVE, EgressStatus.EGRESS_ENDING)
 
 
 def _shared(rows: list[Attempt]) -> dict[UUID, int]:

@@ -26,7 +26,7 @@ from butai.live.egress.port import EngineFenced, EngineUnavailable, Hear
 from butai.live.egress.relay_process import EXIT_RUNNING_ALREADY, Watched, lock_holder, peer, prepare_folder, spawn
 from butai.live.observations import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.presets import PRESETS
-from butai.live.projects import Projects
+from butai.live.projects import Key, Projects
 from butai.live.states import Code
 from butai.live.tokens import Tokens
 from butai.relay import messages
@@ -221,6 +221,7 @@ class RelayEngine:
         self._configuration: messages.Configure | None = None
         self._broadcast: BroadcastRow | None = None
         self._token_at = 0.0
+        self._signed_by: Key | None = None
         self._silent_ticks = 0
         self._lost_silent = False
 
@@ -264,6 +265,7 @@ class RelayEngine:
         )
         self._broadcast = broadcast
         self._token_at = time.monotonic()
+        self._signed_by = project.key
         self._say(self._configuration)
 
     def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
@@ -307,10 +309,18 @@ class RelayEngine:
             log.warning("relay.silent", broadcast_id=str(self._broadcast_id), pid=self.pid)
             self._lost_silent = True
             self._watched.kill()
-        if time.monotonic() - self._token_at > TOKEN_EVERY:
-            self._token_at = time.monotonic()
-            with contextlib.suppress(LiveKitNotConfigured):
-                self._say(msgspec.structs.replace(self._configuration, token=self._token(self._broadcast)))
+        self._renew(self._configuration, self._broadcast)
+
+    def _renew(self, configuration: messages.Configure, broadcast: BroadcastRow) -> None:
+        """Another token when the last is old, or its key has been exchanged: LiveKit may not know that one for long."""
+        try:
+            key = self._egress.projects.get(broadcast.livekit_project).key
+        except LiveKitNotConfigured:
+            return
+        now = time.monotonic()
+        if key != self._signed_by or now - self._token_at > TOKEN_EVERY:
+            self._token_at, self._signed_by = now, key
+            self._say(msgspec.structs.replace(configuration, token=self._token(broadcast)))
 
     def _token(self, broadcast: BroadcastRow) -> str:
         return self._egress.tokens.for_egress(broadcast.livekit_project, broadcast.room_id, f"egress-{broadcast.id}")

@@ -43,7 +43,7 @@ class Wanted:
 
 async def start_attempts(means: Means, broadcast: BroadcastRow, batch: list[Wanted], unavailable: Unavailable) -> None:
     """Raises `DatabaseUnavailable`. An attempt without an answer stays in doubt."""
-    gateway = means.gateway(broadcast.livekit_project)
+    gateway, asked_at = means.gateway(broadcast.livekit_project), time.time()
     await _end_lost(means, gateway, broadcast.id, {wanted.row.output_id: wanted.row.attempt for wanted in batch})
     try:
         info = await _ask(means, gateway, broadcast, [wanted.url for wanted in batch])
@@ -63,18 +63,18 @@ async def start_attempts(means: Means, broadcast: BroadcastRow, batch: list[Want
         seen = evidence.refused(_code(error), str(error), time.time())
         await means.ledger.note([Note(wanted.row.id, None, seen, over=True) for wanted in batch])
     else:
-        await _started(means, gateway, batch, info)
+        await _started(means, gateway, batch, info, asked_at)
 
 
-async def _started(means: Means, gateway: Gateway, batch: list[Wanted], info: EgressInfo) -> None:
-    now, notes = time.time(), list[Note]()
+async def _started(means: Means, gateway: Gateway, batch: list[Wanted], info: EgressInfo, asked_at: float) -> None:
+    notes: list[Note] = []
     before = await means.ledger.of_broadcasts([batch[0].row.broadcast_id])
     for wanted in batch:
         row = wanted.row
         # How often this address was given to this egress.
         nth = 1 + sum(one.output_id == row.output_id and one.egress_id == info.egress_id for one in before)
         urls = [evidence.shown(wanted.url)]
-        seen = evidence.heard(row.seen, info, urls, now, nth, means.pace.rules)
+        seen = evidence.heard(row.seen, info, urls, asked_at, nth, means.pace.rules)
         notes.append(Note(row.id, info.egress_id, seen, seen.over))
         log.info("livekit.started", output_id=str(row.output_id), attempt=row.attempt, egress_id=info.egress_id)
     await means.ledger.note(notes)

@@ -47,7 +47,7 @@ async def stop_attempt(ledger: Ledger, gateway: Gateway, row: Attempt, egress_id
         log.warning("livekit.stop_not_answered", egress_id=egress_id, reason=type(error).__name__)
     else:
         urls = await shown_addresses(ledger, row, open_key)
-        seen = evidence.heard(row.seen, info, urls, time.time())
+        seen = evidence.heard(row.seen, info, urls, now)
         await _note(ledger, row, egress_id, seen, over=seen.over)
 
 
