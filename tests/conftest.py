@@ -173,11 +173,11 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Api]:
-    """The API under uvicorn in this process, on a free port."""
+async def serving(settings: Settings, port: int = 0) -> AsyncIterator[Api]:
+    """The API under uvicorn in this process, on a free port unless one is given."""
     # Named as TCP, or asyncio leaves Nagle's algorithm on: 40 ms for each answer in two pieces.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind(("127.0.0.1", port))
     port = listener.getsockname()[1]
     config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)

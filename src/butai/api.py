@@ -31,7 +31,15 @@ from butai.database import Database
 from butai.errors import ButaiError
 from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
-from butai.live import audit_routes, destination_routes, destinations, event_routes, room_routes, webhook_routes
+from butai.live import (
+    audit_routes,
+    destination_routes,
+    destinations,
+    event_routes,
+    ingress_routes,
+    room_routes,
+    webhook_routes,
+)
 from butai.live import routes as live_routes
 from butai.live.feed import Feed
 from butai.live.projects import Projects
@@ -120,7 +128,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(webhook_routes.router)
     app.include_router(contract.router)
     app.include_router(routes.router)
-    for part in (live_routes, room_routes, destination_routes, audit_routes, event_routes):
+    for part in (live_routes, room_routes, ingress_routes, destination_routes, audit_routes, event_routes):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
     docs_page.install(app)

@@ -154,6 +154,10 @@ class RoomTaken(Conflict):
     code, title = "room_taken", "This room has another owner"
 
 
+class IngressNotFound(NotFound):
+    code, title = "ingress_not_found", "There is no such ingress in this room"
+
+
 class ProjectUnknown(ButaiError):
     code, status, title = "project_unknown", 400, "There is no such LiveKit project here"
 
@@ -248,6 +252,19 @@ class StoreTimeout(Unavailable):
 
 class LiveKitNotConfigured(Unavailable):
     code, title, retry_after = "livekit_not_configured", "LiveKit is not set up here", 60
+
+
+class LiveKitUnreachable(Unavailable):
+    code, title, retry_after = "livekit_unreachable", "LiveKit does not answer", 10
+
+
+class LiveKitUnauthorized(Unavailable):
+    code, title, retry_after = "livekit_unauthorized", "LiveKit refuses our key: see butai doctor", 60
+
+
+class IngressUnavailable(Unavailable):
+    code, retry_after = "ingress_unavailable", 60
+    title = "This LiveKit takes no ingress: its operator must run LiveKit's Ingress service beside it, with Redis"
 
 
 class SecretKeyInvalid(Unavailable):

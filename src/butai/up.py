@@ -127,7 +127,7 @@ class _Stack:
         api = Program([*python, "api"], environment, self._logs / "api.log")
         worker = Program([*python, "worker"], environment, self._logs / "worker.log")
         controller = None
-        if not self._livekit_missing:
+        if not self._livekit_missing or self._settings.live.livekit_projects_file:
             controller = ControllerProgram([*python, "controller"], environment, self._logs / "controller.log")
 
         services = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import socket
+import subprocess
+import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,36 +188,51 @@ def test_a_token_signed_with_another_secret_rules_nothing() -> None:
 async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchanged(tmp_path: Path) -> None:
     file = written(tmp_path / "p.json", {"tokyo": entry("ws://two", "old")})
     egress = RelayEgress(tmp_path / "relays", projects(file), bytes.decode, controller="c1")
+    # A process of its own stands for the relay: an engine ends one that it does not hear.
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     ours, relays = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
-    orders, hang_up = await asyncio.open_connection(sock=relays)
-    welcome = messages.Welcome("r1", os.getpid(), False, messages.Source("connecting", 0.0), [])
-    engine = RelayEngine(egress, uuid.uuid4(), reader, writer, Watched(os.getpid()), welcome)
+    orders, reports = await asyncio.open_connection(sock=relays)
+    source = messages.Source("connecting", 0.0)
+    welcome = messages.Welcome("r1", process.pid, False, source, [])
+    engine = RelayEngine(egress, uuid.uuid4(), reader, writer, Watched(process.pid, process), welcome)
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    engine.follow(heard.put_nowait, lambda: None)
+    await heard.get()
     row = BroadcastRow(uuid.uuid4(), "r", "h", "on_air", "720p30", "any", "", 60.0, "end", (), livekit_project="tokyo")
 
-    async def told(then: Any) -> list[Any]:
+    async def told(then: Callable[[], None]) -> list[Any]:
         then()
         engine.stop()
+        reports.write(messages.encode(source))
+        await heard.get()
         found: list[Any] = []
         while not isinstance(line := messages.read_by_relay(await orders.readline()), messages.Stop):
             found.append(line)
         return found
 
+    def tick() -> None:
+        engine.tick(ping=False)
+
     try:
-        (first,) = await told(lambda: engine.configure(row))
-        assert (first.livekit_url, _signer(first.token)) == ("ws://two", "old")
-        assert await told(lambda: engine.tick(ping=False)) == []
-        written(file, {"tokyo": entry("ws://two", "new", "old")})
-        (second,) = await told(lambda: engine.tick(ping=False))
-        assert _signer(second.token) == "new"
-        assert await told(lambda: engine.tick(ping=False)) == []
-        # A project that is gone takes nothing from a relay that is in its room.
-        written(file, {})
-        assert await told(lambda: engine.tick(ping=False)) == []
+        async with asyncio.timeout(20):
+            (first,) = await told(lambda: engine.configure(row))
+            assert (first.livekit_url, _signer(first.token)) == ("ws://two", "old")
+            assert await told(tick) == []
+            written(file, {"tokyo": entry("ws://two", "new", "old")})
+            (second,) = await told(tick)
+            assert _signer(second.token) == "new"
+            assert await told(tick) == []
+            # A project that is gone takes nothing from a relay that is in its room.
+            written(file, {})
+            assert await told(tick) == []
+        assert process.poll() is None
     finally:
         engine.leave()
-        hang_up.close()
+        reports.close()
         await egress.close()
+        process.kill()
+        process.wait()
 
 
 def _signer(token: str) -> str:

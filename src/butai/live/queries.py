@@ -28,7 +28,7 @@ _URGENCY = (State.FAILED, State.RECONNECTING, State.STARTING, State.PENDING, Sta
 
 _BROADCAST: LiteralString = """
 SELECT id, room_id, wanted, preset, created_at, ended_at, end_code, stop_asked_at, source_phase, source_since, source_code,
-       started_by, egress
+       started_by, egress, host_identity
 FROM broadcasts
 """
 _OUTPUTS: LiteralString = f"""
@@ -49,6 +49,20 @@ _EVENT: LiteralString = """
 SELECT id, at, room_id, broadcast_id, output_id, platform, event, from_state, to_state, attempt, code, actor, detail
 FROM live_events
 """
+_NEWEST: LiteralString = (
+    _EVENT
+    + """
+WHERE broadcast_id = %s
+  -- Viewers come and go all the time; the whole timeline has them.
+  AND (actor IS DISTINCT FROM 'livekit' OR NOT (event LIKE 'participant.%%' OR event LIKE 'track.%%')
+       OR detail ->> 'identity' = %s)
+ORDER BY id DESC LIMIT %s
+"""
+)
+_INGRESSES: LiteralString = """
+SELECT ingress_id, kind, name, state, state_at AS since FROM ingresses
+WHERE room_id = %s AND deleted_at IS NULL ORDER BY created_at, ingress_id
+"""
 
 
 async def status(
@@ -66,9 +80,10 @@ async def status(
             if broadcast is None:
                 return None
             outputs = await (await cursor.execute(_OUTPUTS, [broadcast["id"]])).fetchall()
-            newest = "WHERE broadcast_id = %s ORDER BY id DESC LIMIT %s"
-            events = await (await cursor.execute(_EVENT + newest, [broadcast["id"], TIMELINE])).fetchall()
-            return _status(broadcast, outputs, events[::-1], language)
+            asked = [broadcast["id"], broadcast["host_identity"], TIMELINE]
+            events = await (await cursor.execute(_NEWEST, asked)).fetchall()
+            ways_in = await (await cursor.execute(_INGRESSES, [broadcast["room_id"]])).fetchall()
+            return _status(broadcast, outputs, events[::-1], language) | {"ingress": ways_in}
 
     return await database.read(ask)
 

@@ -60,7 +60,14 @@ async def _answer(request: Request, session_id: UUID, status: int = 200) -> Resp
 
 def _idle(room_id: str) -> dict[str, Any]:
     nothing = dict.fromkeys(("session_id", "preset", "started_at", "ended_at", "end", "source"))
-    return nothing | {"room_id": room_id, "status": "idle", "platforms": {}, "outputs": [], "timeline": []}
+    return nothing | {
+        "room_id": room_id,
+        "status": "idle",
+        "platforms": {},
+        "outputs": [],
+        "ingress": [],
+        "timeline": [],
+    }
 
 
 @router.post(

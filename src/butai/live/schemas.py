@@ -302,6 +302,16 @@ class SourceOut(BaseModel):
     error: ErrorOut | None
 
 
+class WayInOut(BaseModel):
+    """An ingress of the room: a program like OBS that may send into it."""
+
+    ingress_id: str
+    kind: Literal["rtmp", "whip"]
+    name: str
+    state: Literal["idle", "buffering", "publishing", "error", "ended"]
+    since: datetime
+
+
 class StatusOut(BaseModel):
     """A broadcast now. `platforms`: for each platform its output that most needs the host; `outputs`: all of them.
     `status` `idle`: this room was never on air."""
@@ -316,6 +326,7 @@ class StatusOut(BaseModel):
     source: SourceOut | None
     platforms: dict[str, OutputOut]
     outputs: list[OutputOut]
+    ingress: list[WayInOut]
     timeline: list[EventOut]
 
 

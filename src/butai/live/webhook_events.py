@@ -134,7 +134,7 @@ def read(body: bytes) -> Heard:
     try:
         said = _decode(body)
         created_at = _seconds(said.createdAt)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError, RecursionError):
         raise InvalidRequest("This is no webhook of LiveKit's") from None
     if not said.id or not said.event:
         raise InvalidRequest("A webhook has an id and an event")

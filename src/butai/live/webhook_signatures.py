@@ -74,7 +74,7 @@ def verify(projects: Projects, authorization: bytes | None, body: bytes, now: fl
         if len(token) > _LONGEST_TOKEN or not _is_hs256(head):
             raise refused("malformed")
         given, claims = _decoded(signature), _decode_claims(_decoded(payload))
-    except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError):
+    except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise refused("malformed") from None
     candidates = projects.of_key(claims.iss)
     for candidate, key in candidates:

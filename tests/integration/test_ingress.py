@@ -1,0 +1,196 @@
+"""Ingresses for hosts with OBS, against the stand-in, and what a real LiveKit without the service says."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from livekit import api as livekit_api
+from pydantic import SecretStr
+
+from butai.config import LiveKitSettings, Settings
+from butai.database import Database
+from butai.embedded.livekit import EmbeddedLiveKit
+from tests.conftest import Api, serving
+from tests.fakes.livekit_egress import StandIn
+from tests.live_api import bearer, go_live, make_room, save, sql
+from tests.processes import free_port
+
+SECRET = "canary-livekit-secret-of-32-letters"
+PATH = "/api/live/rooms/studio-1/ingress"
+
+
+@pytest.fixture
+async def standin(port: int) -> AsyncIterator[StandIn]:
+    hook = f"http://127.0.0.1:{port}/api/live/webhook"
+    async with StandIn(key="devkey", secret=SECRET, webhooks=[hook], speed=10) as standin:
+        yield standin
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+def at(settings: Settings, url: str, secret: str = SECRET, key: str = "devkey") -> Settings:
+    return replace(settings, livekit=LiveKitSettings(url=url, api_key=key, api_secret=SecretStr(secret)))
+
+
+@pytest.fixture
+async def api(live_settings: Settings, standin: StandIn, port: int) -> AsyncIterator[Api]:
+    async with serving(at(live_settings, standin.url), port=port) as running:
+        yield running
+
+
+async def make(api: Api, status: int = 201, user: str | None = "alice", **more: Any) -> dict[str, Any]:
+    found, made = await api.call("POST", PATH, user, json={"kind": "rtmp"} | more)
+    assert found == status, made
+    return made
+
+
+async def listed(api: Api) -> list[dict[str, Any]]:
+    status, found = await api.call("GET", PATH, "alice")
+    assert status == 200, found
+    return found["data"]
+
+
+async def test_a_key_is_shown_once_and_kept_sealed(
+    api: Api, standin: StandIn, database: Database, capfd: pytest.CaptureFixture[str]
+) -> None:
+    room = await make_room(api)
+    made = await make(api, name="OBS")
+    whip = await make(api, kind="whip")
+    assert made["url"].startswith("rtmp://") and made["stream_key"] and made["state"] == "idle"
+    assert made["identity"] == room["host_identity"], "what it sends goes on air"
+    assert whip["url"].startswith("http") and whip["stream_key"] != made["stream_key"]
+    found = await listed(api)
+    assert [one["ingress_id"] for one in found] == [made["ingress_id"], whip["ingress_id"]]
+    assert [one["key_fingerprint"] for one in found] == [made["key_fingerprint"], whip["key_fingerprint"]]
+    said = capfd.readouterr()
+    everything = [str(found), said.out + said.err]
+    for table in ("ingresses", "live_events", "audit", "livekit_webhooks"):
+        everything.append(str(await sql(database, f"SELECT t::text FROM {table} t")))
+    for text in everything:
+        assert made["stream_key"] not in text and whip["stream_key"] not in text
+    asked = next(call.request for call in standin.log if call.method == "Ingress/CreateIngress")
+    assert asked.name == "butai-OBS" and asked.room_name == "studio-1"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_its_state_is_in_list_status_and_timeline(api: Api, standin: StandIn) -> None:
+    await make_room(api)
+    await save(api)
+    await go_live(api)
+    made = (await make(api, name="OBS"))["ingress_id"]
+    standin.ingress_starts(made)
+
+    async def shown(state: str) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                status, said = await api.call("GET", "/api/live/status?room_id=studio-1", "alice")
+                assert status == 200
+                (one,) = said["ingress"]
+                if one["state"] == state:
+                    assert (one["ingress_id"], one["kind"], one["name"]) == (made, "rtmp", "OBS")
+                    events = [event["event"] for event in said["timeline"]]
+                    assert "ingress.made" in events and "ingress.started" in events
+                    return
+                await asyncio.sleep(0.05)
+
+    await shown("publishing")
+    standin.ingress_ends(made)
+    await shown("ended")
+
+
+async def test_a_lost_webhook_is_made_up_for_by_a_look(api: Api, standin: StandIn) -> None:
+    await make_room(api)
+    made = await make(api)
+    standin.webhook_policy(on=False)
+    standin.ingress_starts(made["ingress_id"])
+    assert [one["state"] for one in await listed(api)] == ["publishing"]
+    await standin.down(True)
+    assert [one["state"] for one in await listed(api)] == ["publishing"], "without LiveKit the row stands"
+
+
+async def test_closing_one_cuts_it_off_and_again_is_fine(api: Api, standin: StandIn) -> None:
+    await make_room(api)
+    made = (await make(api))["ingress_id"]
+    for _ in range(2):
+        assert (await api.call("DELETE", f"{PATH}/{made}", "alice"))[0] == 204
+    assert await listed(api) == []
+    assert standin.calls["DeleteIngress"] == 1
+    assert (await api.call("DELETE", f"{PATH}/IN_none", "alice"))[0] == 404
+    again = (await make(api))["ingress_id"]
+    # LiveKit has lost it: nothing is left to end.
+    standin.ingresses._found.clear()  # pyright: ignore[reportPrivateUsage]
+    assert (await api.call("DELETE", f"{PATH}/{again}", "alice"))[0] == 204
+
+
+async def test_only_the_host_has_any(api: Api) -> None:
+    room = await make_room(api)
+    made = (await make(api))["ingress_id"]
+    for user, wanted in ((None, 401), ("mallory", 403)):
+        assert (await api.call("GET", PATH, user))[0] == wanted
+        assert (await api.call("POST", PATH, user, json={"kind": "rtmp"}))[0] == wanted
+        assert (await api.call("DELETE", f"{PATH}/{made}", user))[0] == wanted
+    status, _ = await api.call("POST", PATH, json={"kind": "whip"}, headers=bearer(room["host_token"]))
+    assert status == 201
+    assert len(await listed(api)) == 2
+    # Another room's is none of this one's.
+    await make_room(api, "other", "mallory")
+    assert (await api.call("DELETE", f"/api/live/rooms/other/ingress/{made}", "mallory"))[0] == 404
+
+
+async def test_a_room_has_four_at_most_however_fast_they_are_asked_for(api: Api, standin: StandIn) -> None:
+    await make_room(api)
+    answers = await asyncio.gather(*(api.call("POST", PATH, "alice", json={"kind": "rtmp"}) for _ in range(8)))
+    assert sorted(status for status, _ in answers) == [201] * 4 + [409] * 4
+    assert len(await listed(api)) == 4
+    assert len(standin.ingresses._found) == 4, "what was refused is not left open"  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_one_that_nobody_knows_is_closed_by_the_next(api: Api, standin: StandIn) -> None:
+    await make_room(api)
+    async with livekit_api.LiveKitAPI(standin.url, "devkey", SECRET) as client:
+        for name in ("butai-OBS", "theirs"):
+            await client.ingress.create_ingress(
+                livekit_api.CreateIngressRequest(name=name, room_name="studio-1", participant_identity="x")
+            )
+    await make(api)
+    names = [info.name for info in standin.ingresses._found.values()]  # pyright: ignore[reportPrivateUsage]
+    assert sorted(names) == ["butai-rtmp", "theirs"]
+
+
+@pytest.mark.parametrize(
+    "wanted", [{}, {"kind": "srt"}, {"kind": "rtmp", "name": "x" * 101}, {"kind": "rtmp", "more": 1}]
+)
+async def test_rubbish_is_refused(api: Api, wanted: dict[str, Any]) -> None:
+    await make_room(api)
+    status, problem = await api.call("POST", PATH, "alice", json=wanted)
+    assert status == 400 and problem["code"], problem
+
+
+async def test_a_livekit_that_is_away_or_refuses_us_is_named(live_settings: Settings, standin: StandIn) -> None:
+    async with serving(at(live_settings, "http://127.0.0.1:9")) as away:
+        await make_room(away)
+        assert (await make(away, 503))["code"] == "livekit_unreachable"
+    async with serving(at(live_settings, standin.url, secret="x" * 32)) as refused:
+        assert (await make(refused, 503))["code"] == "livekit_unauthorized"
+
+
+async def test_a_real_livekit_without_the_service_says_so(live_settings: Settings) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="butai-ingress-"))
+    try:
+        with EmbeddedLiveKit(folder / "livekit") as server:
+            real = server.livekit
+            async with serving(at(live_settings, real.url, real.api_secret, real.api_key)) as api:
+                await make_room(api)
+                problem = await make(api, 503)
+                assert problem["code"] == "ingress_unavailable" and "Redis" in problem["title"]
+    finally:
+        shutil.rmtree(folder)
