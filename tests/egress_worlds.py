@@ -1,0 +1,295 @@
+"""The two engines, each with all that it needs to be real, behind one interface: for the suite that both must pass."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from livekit import api
+from pydantic import SecretStr
+
+from butai.config import DatabaseSettings, LiveKitSettings, LiveSettings
+from butai.database import Database
+from butai.embedded.livekit import EmbeddedLiveKit
+from butai.live.desired import BroadcastRow
+from butai.live.egress.livekit import LiveKitEgress
+from butai.live.egress.poller import Pace
+from butai.live.egress.port import Egress, Engine
+from butai.live.egress.relay import RelayEgress
+from butai.live.observations import EngineGone, Heard, OutputReport, SourceReport
+from butai.live.projects import Projects
+from tests.fakes.livekit_egress import Refuse, StandIn, Unreachable
+from tests.livekit_shows import SECRET, LiveKitShows
+from tests.platforms import Platform
+from tests.processes import free_port
+from tests.studio_host import HostProcess
+
+NAMES = ("a", "b")
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    """Waits for it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Ear:
+    """What one holder of an engine hears."""
+
+    heard: list[Heard] = field(default_factory=list)
+    lost: int = 0
+
+    def reports(self, output_id: UUID, attempt: int | None = None) -> list[OutputReport]:
+        """Of an output, in their order."""
+        found = [one for one in self.heard if isinstance(one, OutputReport) and one.output_id == output_id]
+        return [one for one in found if attempt is None or one.attempt == attempt]
+
+    async def phase(
+        self, output_id: UUID, *phases: str, attempt: int | None = None, seconds: float = 30
+    ) -> OutputReport:
+        """Until its newest report is one of these."""
+
+        def newest() -> OutputReport | None:
+            found = self.reports(output_id, attempt)
+            return found[-1] if found and found[-1].phase in phases else None
+
+        await until(newest, f"{phases}, heard {self.heard[-12:]}", seconds)
+        found = newest()
+        assert found is not None
+        return found
+
+    async def source(self, phase: str, seconds: float = 30) -> SourceReport:
+        """Until the host's media is said to be so."""
+
+        def newest() -> SourceReport | None:
+            found = [one for one in self.heard if isinstance(one, SourceReport)]
+            return found[-1] if found and found[-1].phase == phase else None
+
+        await until(newest, f"source {phase}, heard {self.heard[-12:]}", seconds)
+        found = newest()
+        assert found is not None
+        return found
+
+    async def gone(self, seconds: float = 15) -> EngineGone:
+        """Until the engine has ended."""
+        await until(lambda: [one for one in self.heard if isinstance(one, EngineGone)], "gone", seconds)
+        return next(one for one in self.heard if isinstance(one, EngineGone))
+
+
+class World(Protocol):
+    """One broadcast with two outputs, `a` and `b`. Keys are canaries."""
+
+    name: str
+    mends_itself: bool
+    """Whether the engine reconnects by itself after a drop: LiveKit does, and says so as an interruption."""
+    outputs: dict[str, UUID]
+    keys: dict[str, str]
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def engine(self, epoch: int = 1) -> tuple[Engine, Ear]:
+        """Found or started, followed and configured, by a controller of its own."""
+        ...
+
+    def start(self, engine: Engine, name: str, attempt: int = 1, *, nowhere: bool = False) -> None:
+        """`nowhere`: where nobody listens."""
+        ...
+
+    def refuse(self, name: str) -> None: ...
+
+    def drop(self, name: str) -> None: ...
+
+    def pushes(self, name: str) -> int:
+        """That the platform sees now."""
+        ...
+
+    def begun(self, name: str) -> int:
+        """Pushes that ever began there."""
+        ...
+
+    async def host_leaves(self) -> None: ...
+
+
+def row(broadcast_id: UUID, room_id: str, grace: float) -> BroadcastRow:
+    return BroadcastRow(
+        id=broadcast_id,
+        room_id=room_id,
+        host_identity="host",
+        wanted="on_air",
+        preset="720p30",
+        video_source="any",
+        video_name="",
+        source_grace=grace,
+        on_source_lost="end",
+        outputs=(),
+    )
+
+
+class RelayWorld:
+    """A real livekit-server, a real publisher, real relays, two real RTMP servers."""
+
+    name = "relay"
+    mends_itself = False
+
+    def __init__(self, server: EmbeddedLiveKit, platforms: dict[str, Platform]) -> None:
+        self.server, self.platforms = server, platforms
+        self.folder = Path(tempfile.mkdtemp(prefix="worlds-", dir="/tmp"))
+        self.outputs = {name: uuid.uuid4() for name in NAMES}
+        self.keys = {name: f"canary-{uuid.uuid4().hex}" for name in NAMES}
+        self.broadcast = row(uuid.uuid4(), f"room-{uuid.uuid4()}", 3.0)
+        self.egresses: list[Egress] = []
+        self.engines: list[Engine] = []
+
+    async def open(self) -> None:
+        livekit = self.server.livekit
+        grants = api.VideoGrants(room_join=True, room=self.broadcast.room_id)
+        token = api.AccessToken(livekit.api_key, livekit.api_secret).with_identity("host").with_grants(grants)
+        self.host = await HostProcess.start(livekit.url, token.to_jwt(), "--width=320", "--height=180", "--kbps=400")
+
+    async def close(self) -> None:
+        for engine in self.engines:
+            with contextlib.suppress(OSError):
+                engine.kill()
+        for egress in self.egresses:
+            await egress.close()
+        await self.host.kill()
+        shutil.rmtree(self.folder)
+
+    async def engine(self, epoch: int = 1) -> tuple[Engine, Ear]:
+        livekit = self.server.livekit
+        settings = LiveKitSettings(url=livekit.url, api_key=livekit.api_key, api_secret=SecretStr(livekit.api_secret))
+        projects = Projects(settings, LiveSettings())
+        egress = RelayEgress(self.folder, projects, bytes.decode, controller=f"c{epoch}", allow_private=True)
+        self.egresses.append(egress)
+        found = await egress.find(self.broadcast.id, epoch) or await egress.start(self.broadcast.id, epoch)
+        return found, _attach(self, found)
+
+    def start(self, engine: Engine, name: str, attempt: int = 1, *, nowhere: bool = False) -> None:
+        url = f"rtmp://127.0.0.1:{free_port()}/live" if nowhere else self.platforms[name].url
+        engine.start_output(self.outputs[name], attempt, url, self.keys[name].encode())
+
+    def refuse(self, name: str) -> None:
+        self.platforms[name].refuse.add(self.keys[name])
+
+    def drop(self, name: str) -> None:
+        self.platforms[name].drop(self.keys[name])
+
+    def pushes(self, name: str) -> int:
+        return int(self.platforms[name].bytes_in(self.keys[name]) > 0)
+
+    def begun(self, name: str) -> int:
+        return len(self.platforms[name].published(self.keys[name]))
+
+    async def host_leaves(self) -> None:
+        await self.host.stop()
+
+
+class LiveKitWorld:
+    """The stand-in for LiveKit's egress fleet, five times as fast, and real rows."""
+
+    name = "livekit"
+    mends_itself = True
+    speed = 5.0
+
+    def __init__(self, url: str) -> None:
+        self.database_url = url
+        self.keys = {name: f"canary-{uuid.uuid4().hex}" for name in NAMES}
+        self.doors = {name: f"rtmp://platform-{name}/app" for name in NAMES}
+        self.outputs: dict[str, UUID] = {}
+        self.egresses: list[tuple[LiveKitEgress, Database]] = []
+        self.engines: list[Engine] = []
+
+    async def open(self) -> None:
+        self.standin = StandIn(key="devkey", secret=SECRET, speed=self.speed)
+        await self.standin.start()
+        self.shows = LiveKitShows(self.database_url, Path("/nonexistent"))
+        self.shows.standin, self.shows.speed = self.standin, self.speed
+        keys = {self.doors[name]: self.keys[name] for name in NAMES}
+        broadcast_id = await self.shows.begin(*self.doors.values(), keys=keys, grace=15)
+        rows = await self.shows.outputs(broadcast_id)
+        self.outputs = {name: rows[door]["id"] for name, door in self.doors.items()}
+        self.broadcast = row(broadcast_id, f"room-{broadcast_id}", 15 / self.speed)
+
+    async def close(self) -> None:
+        for egress, database in self.egresses:
+            await egress.close()
+            await database.__aexit__()
+        await self.standin.close()
+
+    async def engine(self, epoch: int = 1) -> tuple[Engine, Ear]:
+        await self.shows.do(
+            "UPDATE broadcasts SET lease_holder = %s, lease_epoch = %s, lease_until = now() + interval '1 hour' WHERE id = %s",
+            f"c{epoch}",
+            epoch,
+            self.broadcast.id,
+        )
+        settings = LiveKitSettings(url=self.standin.url, api_key="devkey", api_secret=SecretStr(SECRET))
+        live = LiveSettings(egress="livekit")
+        database = Database(DatabaseSettings(url=SecretStr(self.database_url)))
+        await database.__aenter__()
+        pace = Pace().faster(self.speed)
+        projects = Projects(settings, live)
+        egress = LiveKitEgress(live, projects, database, bytes.decode, controller=f"c{epoch}", pace=pace)
+        self.egresses.append((egress, database))
+        await egress.begin()
+        found = await egress.find(self.broadcast.id, epoch)
+        assert found is not None
+        return found, _attach(self, found)
+
+    def start(self, engine: Engine, name: str, attempt: int = 1, *, nowhere: bool = False) -> None:
+        if nowhere:
+            self.standin.platforms[self._url(name)] = Unreachable()
+        elif isinstance(self.standin.platforms.get(self._url(name)), Unreachable):
+            del self.standin.platforms[self._url(name)]
+        engine.start_output(self.outputs[name], attempt, self.doors[name], self.keys[name].encode())
+
+    def refuse(self, name: str) -> None:
+        self.standin.platforms[self._url(name)] = Refuse()
+
+    def drop(self, name: str) -> None:
+        assert self.standin.drop(self._url(name)) == 1
+
+    def pushes(self, name: str) -> int:
+        return len(self.standin.running.get(self._url(name), []))
+
+    def begun(self, name: str) -> int:
+        return sum(self._url(name) in start.urls for start in self.standin.starts)
+
+    async def host_leaves(self) -> None:
+        room = self.standin.rooms.get(self.broadcast.room_id)
+        assert room is not None
+        # As rooms of Butai's are made.
+        room.info.departure_timeout = 90
+        self.standin.host_leaves(self.broadcast.room_id, "host")
+
+    def _url(self, name: str) -> str:
+        return f"{self.doors[name]}/{self.keys[name]}"
+
+
+def _attach(world: RelayWorld | LiveKitWorld, engine: Engine) -> Ear:
+    ear = Ear()
+
+    def lost() -> None:
+        ear.lost += 1
+
+    engine.follow(ear.heard.append, lost)
+    engine.configure(world.broadcast)
+    world.engines.append(engine)
+    return ear
+
+
+Act = Callable[[World], Awaitable[None]]

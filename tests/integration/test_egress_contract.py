@@ -1,0 +1,191 @@
+"""What the reconciler may count on, whichever engine carries a broadcast: one suite, held by both (`butai.live.egress.port`)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from butai.embedded.livekit import EmbeddedLiveKit
+from butai.live.observations import EngineGone, MetricsReport, OutputReport
+from tests.egress_worlds import LiveKitWorld, RelayWorld, World, until
+from tests.platforms import Platform
+
+ORDER = ("connecting", "publishing", "live")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedLiveKit]:
+    folder = Path(tempfile.mkdtemp(prefix="butai-contract-"))
+    with EmbeddedLiveKit(folder / "livekit") as livekit:
+        yield livekit
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def platforms() -> Iterator[dict[str, Platform]]:
+    with Platform("a") as first, Platform("b") as second:
+        yield {"a": first, "b": second}
+
+
+@pytest.fixture(params=["relay", "livekit"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "relay":
+        made: RelayWorld | LiveKitWorld = RelayWorld(
+            request.getfixturevalue("server"), request.getfixturevalue("platforms")
+        )
+    else:
+        made = LiveKitWorld(request.getfixturevalue("database_url"))
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def sane(world: World, heard: list[object]) -> None:
+    """What is true of all reports: no secrets, sane times, an order that leads on."""
+    for report in heard:
+        for key in world.keys.values():
+            assert key not in repr(report) and key[:3] + "..." not in repr(report)
+        assert "rtmp://" not in repr(report)
+        if isinstance(report, OutputReport | MetricsReport):
+            assert time.time() - 120 < report.at < time.time() + 1, report
+
+
+async def live(world: World) -> tuple:  # pyright: ignore[reportMissingTypeArgument]
+    engine, ear = await world.engine()
+    for name in ("a", "b"):
+        world.start(engine, name)
+    for name in ("a", "b"):
+        await ear.phase(world.outputs[name], "live")
+    return engine, ear
+
+
+async def test_two_outputs_come_to_be_live_in_order(world: World) -> None:
+    engine, ear = await live(world)
+    await ear.source("live")
+    for name in ("a", "b"):
+        found = ear.reports(world.outputs[name])
+        phases = [one.phase for one in found]
+        assert [phase for phase in ORDER if phase in phases] == list(dict.fromkeys(phases)), phases
+        assert {one.attempt for one in found} == {1}
+        await until(lambda name=name: world.pushes(name) == 1, "the platform sees it")
+    sane(world, [*ear.heard])
+    engine.stop()
+    await ear.gone()
+
+
+async def test_a_refused_key_fails_alone(world: World) -> None:
+    world.refuse("b")
+    engine, ear = await world.engine()
+    for name in ("a", "b"):
+        world.start(engine, name)
+    failed = await ear.phase(world.outputs["b"], "failed")
+    assert failed.code == "key_rejected"
+    await ear.phase(world.outputs["a"], "live")
+    assert world.pushes("a") == 1 and world.pushes("b") == 0
+    sane(world, [*ear.heard])
+
+
+async def test_where_nobody_listens_fails_and_the_next_attempt_is_another(world: World) -> None:
+    engine, ear = await world.engine()
+    world.start(engine, "a", nowhere=True)
+    failed = await ear.phase(world.outputs["a"], "failed")
+    assert (failed.code, failed.attempt) == ("destination_unreachable", 1)
+    world.start(engine, "a", 2)
+    assert (await ear.phase(world.outputs["a"], "live")).attempt == 2
+    sane(world, [*ear.heard])
+
+
+async def test_an_attempt_that_is_known_is_not_made_twice(world: World) -> None:
+    engine, ear = await live(world)
+    for _ in range(3):
+        world.start(engine, "a")
+    # Something that comes after those orders has been done.
+    engine.stop_output(world.outputs["b"])
+    await ear.phase(world.outputs["b"], "ended")
+    assert world.begun("a") == 1 and world.pushes("a") == 1
+    assert (await ear.phase(world.outputs["a"], "live")).attempt == 1
+
+
+async def test_a_drop_is_told_and_leaves_the_other_alone(world: World) -> None:
+    engine, ear = await live(world)
+    before = len(ear.reports(world.outputs["a"]))
+    world.drop("b")
+    told = await ear.phase(world.outputs["b"], "stalled" if world.mends_itself else "failed")
+    assert told.code == "destination_closed"
+    if world.mends_itself:
+        await ear.phase(world.outputs["b"], "live")
+    else:
+        world.start(engine, "b", 2)
+        await ear.phase(world.outputs["b"], "live", attempt=2)
+    assert {one.phase for one in ear.reports(world.outputs["a"])[before:]} <= {"live"}, "said again, if anything"
+    assert world.begun("a") == 1
+    sane(world, [*ear.heard])
+
+
+async def test_one_output_is_stopped_and_the_other_goes_on(world: World) -> None:
+    engine, ear = await live(world)
+    begun = time.monotonic()
+    engine.stop_output(world.outputs["a"])
+    await ear.phase(world.outputs["a"], "ended")
+    assert time.monotonic() - begun < 10
+    await until(lambda: world.pushes("a") == 0, "the platform sees the end")
+    assert world.pushes("b") == 1
+    # Again, and one that never was, are answered.
+    engine.stop_output(world.outputs["a"])
+    unknown = uuid.uuid4()
+    engine.stop_output(unknown)
+    assert (await ear.phase(unknown, "ended")).attempt == 0
+    assert ear.reports(world.outputs["b"])[-1].phase == "live"
+
+
+async def test_the_next_controller_finds_it_as_it_is(world: World) -> None:
+    first, old = await live(world)
+    first.leave()
+    heard = len(old.heard)
+    second, ear = await world.engine(2)
+    assert second.ref == first.ref
+    for name in ("a", "b"):
+        found = await ear.phase(world.outputs[name], "live")
+        assert found.attempt == 1
+        assert world.begun(name) == 1
+    second.stop_output(world.outputs["a"])
+    await ear.phase(world.outputs["a"], "ended")
+    assert len(old.heard) == heard, "whoever has left hears nothing"
+    sane(world, [*ear.heard])
+
+
+async def test_stop_ends_all(world: World) -> None:
+    engine, ear = await live(world)
+    engine.stop()
+    gone = await ear.gone()
+    assert gone.code == ""
+    await until(lambda: world.pushes("a") == world.pushes("b") == 0, "nothing is pushed")
+    assert isinstance(ear.heard[-1], EngineGone), "nothing is heard afterwards"
+
+
+async def test_kill_is_told_at_once(world: World) -> None:
+    engine, ear = await live(world)
+    engine.stop()
+    engine.kill()
+    await ear.gone(5)
+    await until(lambda: world.pushes("a") == world.pushes("b") == 0, "nothing is pushed")
+    assert isinstance(ear.heard[-1], EngineGone)
+
+
+async def test_a_host_who_stays_away_ends_the_source_after_the_grace(world: World) -> None:
+    _, ear = await live(world)
+    await ear.source("live")
+    await world.host_leaves()
+    lost = await ear.source("lost")
+    ended = await ear.source("ended")
+    assert ended.code == "source_ended"
+    assert ended.at - lost.at > 2, "the grace is three seconds here"
+    assert [one.phase for one in ear.reports(world.outputs["a"])][-1] in ("live", "ended")
