@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("list_page", "read_object", "upload", "start", "relay", "faults", "controller", "webhooks")
+BENCHMARKS = ("list_page", "read_object", "upload", "start", "relay", "faults", "controller", "webhooks", "egress", "sync")
 
 
 def main() -> int:

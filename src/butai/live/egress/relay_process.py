@@ -132,6 +132,8 @@ class Watched:
 
     def kill(self) -> None:
         """SIGKILL, to this process and no other that may have its number by now."""
+        if self._descriptor < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
