@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -321,6 +321,12 @@ class LiveSettings(BaseSettings):
     relay_folder: Path | None = None
     """Where relays have their sockets, for this user alone; a folder in /tmp, named after the user, when empty. Short:
     a socket's path has at most 107 bytes."""
+
+    @model_validator(mode="after")
+    def _page(self) -> LiveSettings:
+        if self.livekit_source == "web" and not self.livekit_template_url:
+            raise ValueError("BUTAI_LIVEKIT_SOURCE=web shows a page: name it in BUTAI_LIVEKIT_TEMPLATE_URL")
+        return self
 
 
 class UpSettings(BaseSettings):

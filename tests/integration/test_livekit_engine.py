@@ -293,6 +293,26 @@ async def test_somebody_elses_egress_in_the_room_is_left_alone(stage: LiveKitSho
         assert stage.standin.running[theirs]
 
 
+@pytest.mark.parametrize("source", ["participant", "room_composite", "web"])
+async def test_each_source_goes_live_and_stays_so(database_url: str, source: str) -> None:
+    page = "https://studio.example/stage/{room_id}"
+    async with livekit_shows(database_url, livekit_source=source, livekit_template_url=page) as stage:
+        async with stage.controller():
+            broadcast_id = await stage.begin("rtmp://a/app")
+            await stage.reach(broadcast_id, a="live")
+            asked = stage.standin.calls["ListParticipants"]
+
+            async def looked() -> bool:
+                return stage.standin.calls["ListParticipants"] > asked + 2
+
+            await until(looked)
+            outputs = await stage.outputs(broadcast_id)
+            assert (outputs["rtmp://a/app"]["state"], outputs["rtmp://a/app"]["attempt"]) == ("live", 1)
+            await stage.stop(broadcast_id)
+            await stage.ended(broadcast_id)
+        assert stage.standin.high_water[A] == 1
+
+
 # One encode for all
 
 

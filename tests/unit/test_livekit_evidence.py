@@ -200,8 +200,10 @@ def begun(name: str) -> float:
 # What LiveKit does not say
 
 
-def live(now: float = 1000.0) -> Seen:
-    info = EgressInfo(egress_id="EG_1", status=EgressStatus.EGRESS_ACTIVE, updated_at=int((now - 10) * 1e9))
+def live(now: float = 1000.0, room: str = "r") -> Seen:
+    info = EgressInfo(
+        egress_id="EG_1", room_name=room, status=EgressStatus.EGRESS_ACTIVE, updated_at=int((now - 10) * 1e9)
+    )
     info.stream_results.add(url="u", started_at=int((now - 10) * 1e9))
     seen = heard(heard(Seen(), info, ["u"], now - 9.9), info, ["u"], now)
     assert seen.phase == "live"
@@ -216,6 +218,8 @@ def test_a_worker_is_dead_when_its_participant_is_missed_twice() -> None:
     assert (twice.phase, twice.code, twice.at) == ("failed", "egress_lost", 1002)
     assert present(twice, True, 1003) == twice
     assert present(Seen(), False, 1001) == Seen(), "nobody is missed before the stream has begun"
+    page = live(room="")
+    assert present(present(page, False, 1001), False, 1002) == page, "a page of its own is in no room"
 
 
 def test_nothing_is_called_live_because_nobody_looked() -> None:

@@ -75,6 +75,8 @@ class Seen:
     over_seen: float | None = None
     error: str = ""
     error_code: int = 0
+    roomless: bool = False
+    """It shows a page of its own and is in no room, so nobody can miss it there."""
     absent: int = 0
     """Looks in a row at the room that missed the egress's own participant."""
     phase: Phase = "connecting"
@@ -124,6 +126,7 @@ def heard(seen: Seen, info: EgressInfo, urls: Sequence[str], now: float, nth: in
         updated_at=updated,
         error=redacted(info.error or (info.details if info.status == EgressStatus.EGRESS_ABORTED else "")),
         error_code=info.error_code,
+        roomless=not info.room_name,
         source_closed=seen.source_closed or "Source closed" in info.details,
     )
     if stream is not None:
@@ -139,7 +142,7 @@ def heard(seen: Seen, info: EgressInfo, urls: Sequence[str], now: float, nth: in
 
 def present(seen: Seen, there: bool, now: float) -> Seen:
     """After a look at the room: whether the egress's participant is in it. Not asked before the stream has started."""
-    if seen.over or seen.started_at is None:
+    if seen.over or seen.started_at is None or seen.roomless:
         return seen
     if there:
         return replace(seen, absent=0)

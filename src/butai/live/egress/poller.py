@@ -314,7 +314,11 @@ class Poller:
         # Read after the list: a row is written before its egress can be in one.
         rows = await self._ledger.open_of(self.project)
         known = await self._ledger.known({info.egress_id for info in unknown})
-        addresses = await self._ledger.addresses(self.project, {info.room_name for info in unknown})
+        rooms = {info.room_name for info in unknown}
+        if "" in rooms:
+            # One that shows a page is in no room.
+            rooms |= {row.room_id for row in rows}
+        addresses = await self._ledger.addresses(self.project, rooms)
         adopted: dict[UUID, str] = {}
         for info in unknown:
             outputs = self._outputs_of(info, addresses)
@@ -341,7 +345,7 @@ class Poller:
         return {
             address.output_id
             for address in addresses
-            if address.room_id == info.room_name and shown & set(self._show(address))
+            if info.room_name in ("", address.room_id) and shown & set(self._show(address))
         }
 
     async def _end_orphan(self, info: EgressInfo) -> None:
