@@ -152,6 +152,29 @@ async def test_a_host_who_reloads_costs_nothing_and_one_who_stays_away_ends_it(s
     assert not any(stage.standin.running.values())
 
 
+async def test_a_host_who_is_away_ends_nothing_while_livekit_does_not_answer(stage: LiveKitShows) -> None:
+    async with stage.controller():
+        broadcast_id = await stage.begin("rtmp://a/app", grace=20)
+        room = f"room-{broadcast_id}"
+        await stage.reach(broadcast_id, a="live")
+        found = stage.standin.rooms.get(room)
+        assert found is not None
+        found.info.departure_timeout = 900
+        stage.standin.host_leaves(room, "host")
+
+        async def lost() -> bool:
+            return (await stage.broadcast(broadcast_id))["source_phase"] == "lost"
+
+        await until(lost)
+        await stage.standin.down(True)
+        # Longer than the grace, with nobody who could tell whether the host is back.
+        await asyncio.sleep(40 / stage.speed)
+        assert (await stage.broadcast(broadcast_id))["ended_at"] is None
+        assert await stage.states(broadcast_id) == {"rtmp://a/app": "live"}
+        await stage.standin.down(False)
+        assert (await stage.ended(broadcast_id))["end_code"] == "source_ended"
+
+
 async def test_a_room_that_closes_ends_the_broadcast(stage: LiveKitShows) -> None:
     async with stage.controller():
         broadcast_id = await stage.begin("rtmp://a/app", "rtmp://b/app")

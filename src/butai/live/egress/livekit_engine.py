@@ -262,12 +262,16 @@ class LiveKitEngine:
         with contextlib.suppress(DatabaseUnavailable):
             polled_at = await self._means.ledger.polled_at(broadcast.livekit_project)
             fresh = polled_at is not None and time.time() - polled_at < 3 * self._means.pace.look_every
-            still = any(row.seen.host == "silent" for row in self._rows if row.over_at is None)
-            if fresh and still and not self._gone:
+            silent = any(row.seen.host == "silent" for row in self._rows if row.over_at is None)
+            if not silent:
+                return
+            if fresh and not self._gone:
                 self._hear(SourceReport("ended", time.time(), Code.SOURCE_ENDED, "no media from the host"))
                 return
-        # Not known, or back: the next rows tell.
-        self._look(self.broadcast_id)
+        # Not known: asked again when LiveKit has been. A host who is back stops the clock.
+        if not self._gone and self._grace is None:
+            later = self._means.pace.look_every
+            self._grace = asyncio.get_running_loop().call_later(later, self._grace_is_over)
 
     def _end(self, code: str) -> None:
         if not self._gone:
