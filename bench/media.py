@@ -322,12 +322,13 @@ def vp8_recording(path: Path, seconds: float) -> None:
         file.mux(audio.encode(None))
 
 
-def transcode(path: Path) -> float:
-    """CPU seconds that ffmpeg takes to make of a recording what a relay makes of a room."""
+def transcode(path: Path, *, paced: bool = False) -> float:
+    """CPU seconds that ffmpeg takes to make of a recording what a relay makes of a room. `paced`: as slowly as a show goes,
+    which costs more than the same work in one go."""
     rate = f"{PRESET.video_kbps}k"
     # The settings of `butai.relay.encoder`.
     argv = [
-        *("ffmpeg", "-hide_banner", "-loglevel", "error", "-y", "-i", str(path)),
+        *("ffmpeg", "-hide_banner", "-loglevel", "error", "-y", *(("-re",) if paced else ()), "-i", str(path)),
         *("-c:v", "libx264", "-preset", "veryfast", "-tune", "zerolatency", "-profile:v", "high", "-threads:v", "1"),
         *("-g", str(PRESET.fps * 2), "-keyint_min", str(PRESET.fps * 2), "-sc_threshold", "0", "-pix_fmt", "yuv420p"),
         *("-b:v", rate, "-minrate", rate, "-maxrate", rate, "-bufsize", rate, "-nal-hrd", "cbr", "-forced-idr", "1"),

@@ -36,6 +36,8 @@ SETTLE = 4.0
 STATEMENTS = [
     Ratio("CPU for each second of media, one output, to ffmpeg's", "one output", "ffmpeg", "cpu"),
     Ratio("CPU for each second of media, two outputs, to ffmpeg's", "two outputs", "ffmpeg", "cpu", at_most=1.5),
+    Ratio("the same, to ffmpeg's at a show's own pace", "two outputs", "ffmpeg, paced", "cpu"),
+    Limit("CPU of ffmpeg at a show's own pace", "ffmpeg, paced", "cpu", "core"),
     Limit("CPU of ffmpeg: the floor", "ffmpeg", "cpu", "core"),
     Limit("CPU of the relay with two outputs", "two outputs", "cpu", "core"),
     Limit("memory of the relay with two outputs (RSS)", "two outputs", "rss_mib", "MiB", at_most=200),
@@ -66,15 +68,16 @@ def measure(rounds: int, seconds: float) -> bool:
             def on_air(number: int, outputs: int, *, watched: bool = False) -> Figures:
                 return asyncio.run(air(folder, livekit, f"{outputs}-{watched}-{number}", outputs, seconds, watched))
 
-            def floor(_: int) -> Figures:
+            def floor(*, paced: bool) -> Figures:
                 figures: Figures = {}
                 with cpu_of({}, figures):
-                    figures["cpu"] = media.transcode(recording) / seconds
+                    figures["cpu"] = media.transcode(recording, paced=paced) / seconds
                 return figures
 
             bench.run(
                 {
-                    "ffmpeg": floor,
+                    "ffmpeg": lambda _: floor(paced=False),
+                    "ffmpeg, paced": lambda _: floor(paced=True),
                     "one output": lambda number: on_air(number, 1),
                     "two outputs": lambda number: on_air(number, 2),
                     "delay": lambda number: on_air(number, 1, watched=True),

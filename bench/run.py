@@ -12,7 +12,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("list_page", "read_object", "upload", "start", "relay", "faults", "controller", "webhooks", "egress", "sync")
+BENCHMARKS = (
+    "list_page",
+    "read_object",
+    "upload",
+    "start",
+    "relay",
+    "faults",
+    "controller",
+    "webhooks",
+    "egress",
+    "sync",
+)
 
 
 def main() -> int:

@@ -28,8 +28,8 @@ async def test_a_show_on_one_machine_has_livekits_words_in_its_timeline(folder: 
         async with on_air(up.ready(), platform) as (show, _, _):
 
             async def told(name: str) -> list[dict[str, Any]]:
-                found = await show.call("GET", f"/api/live/status?session_id={show.session}")
-                return [one for one in found["timeline"] if (one["event"], one["actor"]) == (name, "livekit")]
+                found = await show.call("GET", f"/api/live/broadcasts/{show.session}/timeline")
+                return [one for one in found["data"] if (one["event"], one["actor"]) == (name, "livekit")]
 
             async def engine_came() -> bool:
                 return bool(await told("participant.joined"))
