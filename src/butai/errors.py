@@ -158,8 +158,8 @@ class IngressNotFound(NotFound):
     code, title = "ingress_not_found", "There is no such ingress in this room"
 
 
-class ProjectUnknown(ButaiError):
-    code, status, title = "project_unknown", 400, "There is no such LiveKit project here"
+class ProjectUnknown(NotFound):
+    code, title = "project_unknown", "There is no such LiveKit project here"
 
 
 class NoDestination(ButaiError):

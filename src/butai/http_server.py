@@ -152,10 +152,19 @@ class BoundedHttp(HttpToolsProtocol):
 def _answer(status: int) -> bytes:
     code, detail = _CODES[status]
     phrase = HTTPStatus(status).phrase
-    problem: dict[str, Any] = {"type": "about:blank", "title": phrase, "status": status, "detail": detail, "code": code}
+    request_id = uuid.uuid4()
+    problem: dict[str, Any] = {
+        "type": "about:blank",
+        "title": phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        # What was asked for is not known.
+        "instance": request_id.urn,
+    }
     body = json.dumps(problem).encode()
     head = (
         f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
-        f"cache-control: no-store\r\nx-request-id: {uuid.uuid4().hex}\r\nconnection: close\r\n\r\n"
+        f"cache-control: no-store\r\nx-request-id: {request_id.hex}\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body

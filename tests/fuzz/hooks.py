@@ -18,8 +18,8 @@ from tests.webhooks import sign
 
 CODES = {
     error.code for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.ButaiError)
-} | {"method_not_allowed"}
-"""Every code that an error may carry."""
+} | {"method_not_allowed", "http_invalid", "request_timeout", "head_too_large"}
+"""Every code that an error may carry: of the application, and of the server that reads requests for it."""
 
 LIVEKIT_SECRET = "secretsecretsecretsecretsecretsecret"
 """As in `test_openapi`."""

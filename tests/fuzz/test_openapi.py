@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,29 @@ from butai.api import document
 from butai.apikeys import create_api_key
 from butai.config import Settings
 from butai.database import Database
+from tests.fakes.livekit_egress import StandIn
 from tests.fuzz.seeds import plant, users_file
-from tests.processes import api_process, free_port
+from tests.processes import api_process
 
 HERE = Path(__file__).parent
 
 
+@pytest.fixture
+async def livekit() -> AsyncIterator[StandIn]:
+    """For ingresses; nobody is on air."""
+    async with StandIn(key="devkey", secret="secretsecretsecretsecretsecretsecret", speed=50) as standin:
+        yield standin
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_the_service_does_what_its_document_says(settings: Settings, database: Database, tmp_path: Path) -> None:
+async def test_the_service_does_what_its_document_says(
+    settings: Settings, database: Database, tmp_path: Path, livekit: StandIn
+) -> None:
     async with database.transaction() as session:
         _, token = await create_api_key(session, "alice", ["user"])
     live: dict[str, Any] = {
-        "LIVEKIT_URL": f"ws://127.0.0.1:{free_port()}",
+        "LIVEKIT_URL": livekit.url,
         "LIVEKIT_API_KEY": "devkey",
         "LIVEKIT_API_SECRET": "secretsecretsecretsecretsecretsecret",
         "BUTAI_SECRET_KEY": "ab" * 32,

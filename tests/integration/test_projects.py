@@ -96,7 +96,7 @@ async def test_each_room_is_in_its_own_livekit(house: House) -> None:
     # For good, and by the name alone.
     assert (await make(house, room_id="there"))["project"] == "tokyo"
     assert (await make(house, 409, room_id="there", project="default"))["code"] == "room_taken"
-    assert (await make(house, 400, room_id="new", project="osaka"))["code"] == "project_unknown"
+    assert (await make(house, 404, room_id="new", project="osaka"))["code"] == "project_unknown"
     listed = (await house.api.call("GET", "/api/live/rooms", "alice"))[1]["data"]
     assert {room["room_id"]: room["project"] for room in listed} == {"here": "default", "there": "tokyo"}
     status, token = await house.api.call("POST", "/api/live/rooms/there/tokens", "alice", json={"role": "viewer"})
@@ -139,7 +139,7 @@ async def test_without_a_default_one_of_several_is_named_and_rooms_that_are_ther
 
         async def refused() -> bool:
             status, problem = await api.call("POST", "/api/live/rooms", "alice", json={})
-            return (status, problem.get("code")) == (400, "project_unknown")
+            return (status, problem.get("code")) == (404, "project_unknown")
 
         async with asyncio.timeout(10):
             while not await refused():

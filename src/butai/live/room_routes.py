@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 @router.post(
     "/rooms",
     response_model=RoomOut,
-    responses=documented(400, 408, 409, 413),
+    responses=documented(400, 404, 408, 409, 413),
     summary="Make a room, or claim one",
 )
 async def make_room(request: Request, who: SignedIn, wanted: RoomIn) -> Response:
