@@ -296,8 +296,7 @@ class Poller:
             for row, info, _ in found
             if info is not None
             and info.status == EgressStatus.EGRESS_ENDING
-            and row.stop_asked_at is not None
-            and now - row.stop_asked_at > self._pace.ending
+            and now - max(row.stop_asked_at or 0.0, info.updated_at / 1e9) > self._pace.ending
         ]
         await self._ledger.note([*forgotten, *dead])
 
@@ -416,12 +415,13 @@ class Poller:
         await self._ledger.note([note for found in notes for note in found])
 
     async def _has_ended(self, egress_id: str) -> bool:
-        """Whether LiveKit itself says so: then its words count, not our guess. A LiveKit that does not answer says nothing."""
+        """Whether LiveKit itself says so, or that it is about to: then its words count, not our guess. A LiveKit that does not
+        answer says nothing."""
         try:
             info = await self._gateway.one(egress_id)
         except GatewayError:
             return True
-        return info is not None and _is_over(info)
+        return info is not None and _ends(info)
 
     async def _look_at_room(self, room: str, rows: list[Attempt]) -> list[Note]:
         async with self._turns:
@@ -452,8 +452,8 @@ class Poller:
         return notes
 
 
-def _is_over(info: EgressInfo) -> bool:
-    return info.status not in (EgressStatus.EGRESS_STARTING, EgressStatus.EGRESS_ACTIVE, EgressStatus.EGRESS_ENDING)
+def _ends(info: EgressInfo) -> bool:
+    return info.status not in (EgressStatus.EGRESS_STARTING, EgressStatus.EGRESS_ACTIVE)
 
 
 def _shared(rows: list[Attempt]) -> dict[UUID, int]:
