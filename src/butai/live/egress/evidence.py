@@ -98,7 +98,7 @@ class Seen:
     @property
     def settled(self) -> bool:
         """Nothing is expected to change by itself: the bulk look is enough."""
-        return self.phase == "live" or self.over
+        return self.over or (self.phase == "live" and self.status != "ending")
 
     def as_json(self) -> dict[str, Any]:
         """Without what is at its default."""

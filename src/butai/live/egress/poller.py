@@ -187,7 +187,7 @@ class Poller:
 
     def _is_unsettled(self, row: Attempt) -> bool:
         """Something is expected of it that the next look at all would show late."""
-        if row.stop_asked_at is not None:
+        if row.stop_asked_at is not None or row.seen.status == "ending":
             return True
         due = evidence.due(row.seen, self._pace.rules)
         return not row.seen.settled and (due is None or due <= time.time())
