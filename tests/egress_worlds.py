@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -94,6 +94,14 @@ class World(Protocol):
     name: str
     mends_itself: bool
     """Whether the engine reconnects by itself after a drop: LiveKit does, and says so as an interruption."""
+    tells_at_once: bool
+    """Whether `follow` has told where everything stands when it returns: a relay's welcome holds it; LiveKit's rows are read
+    a moment later, and whatever is ordered meanwhile is settled by the rows, too."""
+    hangs_up: bool
+    """Whether an older controller's engine is lost to it when a younger one finds it: a relay has one connection; LiveKit's
+    rows go on to be read by whoever asks, and refuse the older one's starts."""
+    kill_code: str
+    """Of an engine that was killed: a relay's process is gone then; of LiveKit nobody knows, and its poller sees to the rest."""
     outputs: dict[str, UUID]
     keys: dict[str, str]
 
@@ -121,7 +129,21 @@ class World(Protocol):
         """Pushes that ever began there."""
         ...
 
+    def door(self, name: str) -> str:
+        """Its address, without the key."""
+        ...
+
+    def kill(self, name: str) -> None:
+        """The platform dies."""
+        ...
+
+    def heal(self, name: str) -> None:
+        """And is there again."""
+        ...
+
     async def host_leaves(self) -> None: ...
+
+    async def host_returns(self) -> None: ...
 
 
 def row(broadcast_id: UUID, room_id: str, grace: float) -> BroadcastRow:
@@ -144,6 +166,9 @@ class RelayWorld:
 
     name = "relay"
     mends_itself = False
+    tells_at_once = True
+    hangs_up = True
+    kill_code = "egress_crashed"
 
     def __init__(self, server: EmbeddedLiveKit, platforms: dict[str, Platform]) -> None:
         self.server, self.platforms = server, platforms
@@ -155,6 +180,9 @@ class RelayWorld:
         self.engines: list[Engine] = []
 
     async def open(self) -> None:
+        await self.host_returns()
+
+    async def host_returns(self) -> None:
         livekit = self.server.livekit
         grants = api.VideoGrants(room_join=True, room=self.broadcast.room_id)
         token = api.AccessToken(livekit.api_key, livekit.api_secret).with_identity("host").with_grants(grants)
@@ -166,6 +194,9 @@ class RelayWorld:
                 engine.kill()
         for egress in self.egresses:
             await egress.close()
+        for platform in self.platforms.values():
+            if not platform.alive:
+                platform.start()
         await self.host.kill()
         shutil.rmtree(self.folder)
 
@@ -179,7 +210,7 @@ class RelayWorld:
         return found, _attach(self, found)
 
     def start(self, engine: Engine, name: str, attempt: int = 1, *, nowhere: bool = False) -> None:
-        url = f"rtmp://127.0.0.1:{free_port()}/live" if nowhere else self.platforms[name].url
+        url = f"rtmp://127.0.0.1:{free_port()}/live" if nowhere else self.door(name)
         engine.start_output(self.outputs[name], attempt, url, self.keys[name].encode())
 
     def refuse(self, name: str) -> None:
@@ -189,10 +220,20 @@ class RelayWorld:
         self.platforms[name].drop(self.keys[name])
 
     def pushes(self, name: str) -> int:
-        return int(self.platforms[name].bytes_in(self.keys[name]) > 0)
+        platform = self.platforms[name]
+        return int(platform.alive and platform.bytes_in(self.keys[name]) > 0)
 
     def begun(self, name: str) -> int:
         return len(self.platforms[name].published(self.keys[name]))
+
+    def door(self, name: str) -> str:
+        return self.platforms[name].url
+
+    def kill(self, name: str) -> None:
+        self.platforms[name].kill()
+
+    def heal(self, name: str) -> None:
+        self.platforms[name].start()
 
     async def host_leaves(self) -> None:
         await self.host.stop()
@@ -203,6 +244,9 @@ class LiveKitWorld:
 
     name = "livekit"
     mends_itself = True
+    tells_at_once = False
+    hangs_up = False
+    kill_code = "stop_unconfirmed"
     speed = 5.0
 
     def __init__(self, url: str) -> None:
@@ -269,12 +313,24 @@ class LiveKitWorld:
     def begun(self, name: str) -> int:
         return sum(self._url(name) in start.urls for start in self.standin.starts)
 
+    def door(self, name: str) -> str:
+        return self.doors[name]
+
+    def kill(self, name: str) -> None:
+        assert self.standin.platform_gone(self._url(name)) == 1
+
+    def heal(self, name: str) -> None:
+        self.standin.heal(self._url(name))
+
     async def host_leaves(self) -> None:
         room = self.standin.rooms.get(self.broadcast.room_id)
         assert room is not None
         # As rooms of Butai's are made.
         room.info.departure_timeout = 90
         self.standin.host_leaves(self.broadcast.room_id, "host")
+
+    async def host_returns(self) -> None:
+        self.standin.host_joins(self.broadcast.room_id, "host")
 
     def _url(self, name: str) -> str:
         return f"{self.doors[name]}/{self.keys[name]}"
@@ -290,6 +346,3 @@ def _attach(world: RelayWorld | LiveKitWorld, engine: Engine) -> Ear:
     engine.configure(world.broadcast)
     world.engines.append(engine)
     return ear
-
-
-Act = Callable[[World], Awaitable[None]]

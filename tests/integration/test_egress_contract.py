@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -139,11 +140,16 @@ async def test_one_output_is_stopped_and_the_other_goes_on(world: World) -> None
     await until(lambda: world.pushes("a") == 0, "the platform sees the end")
     assert world.pushes("b") == 1
     # Again, and one that never was, are answered.
+    heard = len(ear.reports(world.outputs["a"]))
     engine.stop_output(world.outputs["a"])
     unknown = uuid.uuid4()
     engine.stop_output(unknown)
     assert (await ear.phase(unknown, "ended")).attempt == 0
+    await until(lambda: len(ear.reports(world.outputs["a"])) > heard, "the answer")
+    assert ear.reports(world.outputs["a"])[-1].phase == "ended"
     assert ear.reports(world.outputs["b"])[-1].phase == "live"
+    assert world.pushes("b") == 1 and world.begun("a") == world.begun("b") == 1
+    sane(world, [*ear.heard])
 
 
 async def test_the_next_controller_finds_it_as_it_is(world: World) -> None:
@@ -152,14 +158,35 @@ async def test_the_next_controller_finds_it_as_it_is(world: World) -> None:
     heard = len(old.heard)
     second, ear = await world.engine(2)
     assert second.ref == first.ref
+    if world.tells_at_once:
+        assert {ear.reports(world.outputs[name])[-1].phase for name in ("a", "b")} == {"live"}
+    # Ordered again, as by one who has not read that they run.
     for name in ("a", "b"):
+        world.start(second, name)
         found = await ear.phase(world.outputs[name], "live")
+        assert [one.phase for one in ear.reports(world.outputs[name], 1)][0] == "live", "where it stands, not how it came"
         assert found.attempt == 1
-        assert world.begun(name) == 1
+        assert world.begun(name) == world.pushes(name) == 1
     second.stop_output(world.outputs["a"])
     await ear.phase(world.outputs["a"], "ended")
     assert len(old.heard) == heard, "whoever has left hears nothing"
     sane(world, [*ear.heard])
+
+
+async def test_an_older_controller_that_did_not_let_go_does_no_harm(world: World) -> None:
+    first, old = await live(world)
+    first.stop_output(world.outputs["b"])
+    await old.phase(world.outputs["b"], "ended")
+    second, ear = await world.engine(2)
+    await ear.phase(world.outputs["a"], "live")
+    if world.hangs_up:
+        await until(lambda: old.lost == 1, "it was hung up")
+    world.start(first, "b", 2)
+    await stays_silent(world, "b", seconds=1.5)
+    world.start(second, "b", 2)
+    assert (await ear.phase(world.outputs["b"], "live", attempt=2)).attempt == 2
+    assert world.begun("b") == 2 and world.begun("a") == 1
+    assert not [one for one in [*old.heard, *ear.heard] if isinstance(one, EngineGone)]
 
 
 async def test_stop_ends_all(world: World) -> None:
@@ -175,7 +202,9 @@ async def test_kill_is_told_at_once(world: World) -> None:
     engine, ear = await live(world)
     engine.stop()
     engine.kill()
-    await ear.gone(5)
+    gone = await ear.gone(5)
+    assert gone.code in ("", world.kill_code), gone
+    sane(world, [*ear.heard])
     await until(lambda: world.pushes("a") == world.pushes("b") == 0, "nothing is pushed")
     assert isinstance(ear.heard[-1], EngineGone)
 
@@ -189,3 +218,37 @@ async def test_a_host_who_stays_away_ends_the_source_after_the_grace(world: Worl
     assert ended.code == "source_ended"
     assert ended.at - lost.at > 2, "the grace is three seconds here"
     assert [one.phase for one in ear.reports(world.outputs["a"])][-1] in ("live", "ended")
+
+
+async def test_a_stop_right_behind_the_starts_leaves_nothing(world: World) -> None:
+    engine, ear = await world.engine()
+    for name in ("a", "b"):
+        world.start(engine, name)
+    engine.stop()
+    assert (await ear.gone()).code == ""
+    await stays_silent(world, "a", "b")
+    assert isinstance(ear.heard[-1], EngineGone)
+
+
+async def test_an_end_right_behind_its_start_leaves_nothing(world: World) -> None:
+    engine, ear = await world.engine()
+    for name in ("a", "b"):
+        world.start(engine, name)
+    engine.stop_output(world.outputs["b"])
+    await ear.phase(world.outputs["b"], "ended")
+    await ear.phase(world.outputs["a"], "live")
+    await stays_silent(world, "b")
+    assert ear.reports(world.outputs["b"])[-1].phase == "ended"
+    # Wanted again: the next attempt is another.
+    world.start(engine, "b", 2)
+    assert (await ear.phase(world.outputs["b"], "live")).attempt == 2
+    assert world.pushes("a") == world.pushes("b") == 1
+
+
+async def stays_silent(world: World, *names: str, seconds: float = 2.5) -> None:
+    """Nothing is pushed, and nothing comes up late."""
+    await until(lambda: not any(map(world.pushes, names)), "nothing is pushed")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert not any(map(world.pushes, names)), "pushed after the end"
+        await asyncio.sleep(0.1)

@@ -296,7 +296,7 @@ async def test_a_run_that_is_killed_goes_on_where_it_was(
     await fill(objects)
     path = tmp_path / "list.csv"
     path.write_text("key\n" + "\n".join(_quoted(settings.store.prefix + name) for name in objects))
-    command = [sys.executable, "-m", "butai.cli", "import", "--listing", str(path), "--rate", "300"]
+    command = [sys.executable, "-m", "butai.cli", "import", "--listing", str(path), "--rate", "60"]
     child = subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     async with asyncio.timeout(30):
         while not await scalar(database, "SELECT count(*) FROM assets") > 0:

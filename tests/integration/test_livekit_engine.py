@@ -82,11 +82,12 @@ async def test_an_egress_that_fails_on_air_is_followed_by_another(stage: LiveKit
     async with stage.controller():
         broadcast_id = await stage.begin("rtmp://a/app", "rtmp://b/app")
         await stage.reach(broadcast_id, a="live", b="live")
-        stage.standin.platform_gone(B)
+        assert stage.standin.fail(stage.standin.running[B][0], "the encoder broke", 500) == 1
         await stage.reach(broadcast_id, a="live", b="reconnecting")
-        stage.standin.heal(B)
         outputs = await stage.reach(broadcast_id, a="live", b="live")
-        assert outputs["rtmp://b/app"]["attempt"] > 1
+        assert outputs["rtmp://b/app"]["attempt"] == 2
+        planned = [e["code"] for e in await stage.events(broadcast_id) if e["event"] == "output.retry_planned"]
+        assert planned == ["egress_crashed"]
         assert outputs["rtmp://a/app"]["attempt"] == 1
 
 

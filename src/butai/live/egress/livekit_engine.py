@@ -48,8 +48,13 @@ class LiveKitEngine:
         self._hear: Hear = lambda _: None
         self._broadcast: BroadcastRow | None = None
         self._rows: list[Attempt] = []
-        self._ending = False
+        self._ending: frozenset[UUID] | None = None
+        """The rows that were asked to end, once they were."""
         self._gone = False
+        self._wanted: dict[UUID, int] = {}
+        """The attempt of each output that was ordered last, until its end is."""
+        self._asking = asyncio.Lock()
+        """A row is written before an end is asked for, or not at all."""
         self._orders: dict[UUID, asyncio.Lock] = {}
         self._shared = asyncio.Lock()
         self._joining: list[Wanted] = []
@@ -72,15 +77,17 @@ class LiveKitEngine:
 
     def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
         """The key is opened here, and goes to LiveKit and nowhere else."""
+        self._wanted[output_id] = attempt
         self._means.spawn(self._guarded(output_id, attempt, self._start(output_id, attempt, url, sealed_key)))
 
     def stop_output(self, output_id: UUID) -> None:
         """Its egress, or its address of a shared one."""
+        self._wanted.pop(output_id, None)
         self._means.spawn(self._guarded(output_id, None, self._stop(output_id)))
 
     def stop(self) -> None:
         """All of the broadcast's."""
-        self._ending = True
+        self._wanted.clear()
         self._means.spawn(self._guarded(None, None, self._stop(None)))
 
     def kill(self) -> None:
@@ -127,7 +134,8 @@ class LiveKitEngine:
             self._say_failed(output_id, attempt, Code.INVALID_DESTINATION, detail)
             return
         async with self._orders.setdefault(output_id, asyncio.Lock()), means.starts:
-            row = await self._ask(broadcast, output_id, attempt, door)
+            async with self._asking:
+                row = await self._ask(broadcast, output_id, attempt, door)
             if row is not None:
                 await self._request(broadcast, Wanted(row, full_url(door, key)))
 
@@ -135,6 +143,9 @@ class LiveKitEngine:
         """The attempt's row, when LiveKit is to be asked for it, and by us."""
         means, project = self._means, broadcast.livekit_project
         if self._gone:
+            return None
+        if self._wanted.get(output_id) != attempt:
+            self._hear(OutputReport(output_id, attempt, "ended", time.time()))
             return None
         own = [row for row in self._rows if row.output_id == output_id]
         wait_until, why = await means.ledger.may_start(project, means.pace.probe), "no egress worker was there"
@@ -175,7 +186,10 @@ class LiveKitEngine:
 
     async def _stop(self, output_id: UUID | None) -> None:
         # Written first: whoever takes over, or the poller, ends what we could not.
-        rows = await self._means.ledger.ask_stop(self.broadcast_id, output_id)
+        async with self._asking:
+            rows = await self._means.ledger.ask_stop(self.broadcast_id, output_id)
+        if output_id is None:
+            self._ending = frozenset(row.id for row in rows)
         if not rows:
             self._look(self.broadcast_id)
             if output_id is not None and not any(one.output_id == output_id for one in self._rows):
@@ -209,7 +223,9 @@ class LiveKitEngine:
                 self._hear(OutputReport(row.output_id, row.attempt, "connecting", row.asked_at))
             else:
                 self._say(row, row.seen.phase, row.seen.code, row.seen.detail)
-        if self._ending and all(row.over_at is not None for row in rows):
+        # Rows that were read before the orders were written are none of the end.
+        known = {row.id for row in rows}
+        if self._ending is not None and self._ending <= known and all(row.over_at is not None for row in rows):
             self._end("")
 
     def _say(self, row: Attempt, phase: evidence.Phase, code: str, detail: str) -> None:
