@@ -100,6 +100,8 @@ class World(Protocol):
     hangs_up: bool
     """Whether an older controller's engine is lost to it when a younger one finds it: a relay has one connection; LiveKit's
     rows go on to be read by whoever asks, and refuse the older one's starts."""
+    kill_ends: bool
+    """Whether `kill` alone ends the pushes. LiveKit can only be asked, which is `stop`: nobody kills without it."""
     kill_code: str
     """Of an engine that was killed: a relay's process is gone then; of LiveKit nobody knows, and its poller sees to the rest."""
     outputs: dict[str, UUID]
@@ -168,6 +170,7 @@ class RelayWorld:
     mends_itself = False
     tells_at_once = True
     hangs_up = True
+    kill_ends = True
     kill_code = "egress_crashed"
 
     def __init__(self, server: EmbeddedLiveKit, platforms: dict[str, Platform]) -> None:
@@ -246,6 +249,7 @@ class LiveKitWorld:
     mends_itself = True
     tells_at_once = False
     hangs_up = False
+    kill_ends = False
     kill_code = "stop_unconfirmed"
     speed = 5.0
 

@@ -11,6 +11,7 @@ import pytest
 from livekit.protocol.egress import EgressStatus
 
 from butai.controller import Controller
+from butai.errors import DatabaseUnavailable
 from butai.live.egress.livekit import LiveKitEgress
 from tests.fakes.livekit_egress import Accept, Refuse, Unreachable
 from tests.livekit_shows import LiveKitShows, livekit_shows
@@ -505,3 +506,23 @@ async def _nothing() -> None:
 
 async def _none(_held: object) -> list[object]:
     return []
+
+
+async def test_a_stop_outlives_a_database_that_is_away(stage: LiveKitShows, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stage.engines() as (_, egress):
+        broadcast_id = await stage.begin("rtmp://a/app")
+        await stage.reach(broadcast_id, a="live")
+        ledger, asked = egress.means.ledger, 0
+        ask_stop = ledger.ask_stop
+
+        async def away_once(*of: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                raise DatabaseUnavailable
+            return await ask_stop(*of)
+
+        monkeypatch.setattr(ledger, "ask_stop", away_once)
+        await stage.stop(broadcast_id)
+        assert (await stage.ended(broadcast_id))["end_code"] is None
+        assert not stage.standin.running

@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _TOGETHER = 0.1
 """Seconds in which attempts of a shared egress are gathered for one request."""
+_WRITE_AGAIN = 0.5
+"""Seconds."""
 
 
 class LiveKitEngine:
@@ -88,7 +90,7 @@ class LiveKitEngine:
     def stop(self) -> None:
         """All of the broadcast's."""
         self._wanted.clear()
-        self._means.spawn(self._guarded(None, None, self._stop(None)))
+        self._means.spawn(self._guarded(None, None, self._stop_all()))
 
     def kill(self) -> None:
         """They are asked to end already; what does not is swept by the poller."""
@@ -198,6 +200,16 @@ class LiveKitEngine:
         known = [row for row in rows if row.egress_id]
         await asyncio.gather(*(self._stop_row(row, row.egress_id or "") for row in known))
         self._look(self.broadcast_id)
+
+    async def _stop_all(self) -> None:
+        """Until it is written, also when the engine has been given up: nobody asks again, and it would stay on air."""
+        while True:
+            try:
+                await self._stop(None)
+                return
+            except DatabaseUnavailable:
+                log.warning("livekit.stop_waits", broadcast_id=str(self.broadcast_id))
+                await asyncio.sleep(_WRITE_AGAIN)
 
     async def _stop_row(self, row: Attempt, egress_id: str) -> None:
         means = self._means
