@@ -455,6 +455,22 @@ async def test_a_crash_in_mid_stop_is_ended_by_the_next(stage: LiveKitShows) -> 
             await until(off)
 
 
+async def test_what_an_ended_broadcast_left_is_ended(stage: LiveKitShows) -> None:
+    async with stage.engines("c1") as (controller, egress):
+        broadcast_id = await stage.begin("rtmp://a/app")
+        await stage.reach(broadcast_id, a="live")
+        await crash(stage, controller, egress)
+        # Its end is written, and nobody was left to say it to LiveKit.
+        await stage.do("UPDATE broadcasts SET wanted = 'off_air', ended_at = now() WHERE id = %s", broadcast_id)
+        assert stage.standin.running[A]
+        async with stage.controller("c2", egress="livekit"):
+
+            async def off() -> bool:
+                return not stage.standin.running.get(A)
+
+            await until(off)
+
+
 async def test_a_start_that_times_out_leaves_no_orphan(stage: LiveKitShows) -> None:
     stage.standin.slow_start(70)
     async with stage.controller():

@@ -68,6 +68,15 @@ _ASK_STOP = f"""
     RETURNING {_COLUMNS}
 """
 
+# A controller may die between the end of a broadcast and the word that its egresses are to end.
+_END_LEFT_OVERS = """
+    UPDATE livekit_egresses AS e SET stop_asked_at = clock_timestamp()
+    FROM broadcasts AS b
+    WHERE e.project = %s AND e.over_at IS NULL AND e.stop_asked_at IS NULL
+      AND b.id = e.broadcast_id AND b.ended_at IS NOT NULL
+    RETURNING e.id
+"""
+
 _ADDRESSES = """
     SELECT b.room_id, o.id, o.ingest_url, o.backup_ingest_url, o.sealed_key
     FROM outputs AS o JOIN broadcasts AS b ON b.id = o.broadcast_id
@@ -223,6 +232,10 @@ class Ledger:
             ]
 
         return await self._database.read(act)
+
+    async def end_left_overs(self, project: str) -> None:
+        """Nothing is wanted any more of broadcasts that have ended."""
+        await self._one(_END_LEFT_OVERS, (project,))
 
     async def known(self, egress_ids: Collection[str]) -> set[str]:
         """Those that any row speaks of, over or not."""

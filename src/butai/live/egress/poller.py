@@ -195,6 +195,7 @@ class Poller:
     # All of them
 
     async def _look_at_all(self) -> list[Attempt]:
+        await self._ledger.end_left_overs(self.project)
         rows = await self._ledger.open_of(self.project)
         self._watched = defaultdict(set)
         for row in rows:
