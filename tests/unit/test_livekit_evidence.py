@@ -14,7 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from livekit.protocol.egress import EgressInfo, EgressStatus
 
-from butai.live.egress.evidence import RULES, Seen, due, from_json, heard, host_heard, judge, lost, present, shown
+from butai.live.egress.evidence import (
+    RULES,
+    Seen,
+    due,
+    from_json,
+    heard,
+    host_heard,
+    judge,
+    lost,
+    present,
+    redacted,
+    shown,
+)
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 LOOK_EVERY = 0.25
@@ -264,6 +276,12 @@ def test_each_number_has_its_code(number: int, code: str) -> None:
     )
     seen = heard(Seen(), info, ["u"], 1000)
     assert (seen.phase, seen.code, seen.detail) == ("failed", code, "[address] went wrong badly")
+
+
+@pytest.mark.parametrize("address", ["rtmp://h/a/{abc...xyz}", "RTMPS://h/a/key", "http://x/key", "srt://h?streamid=key"])
+def test_no_address_of_any_kind_is_kept(address: str) -> None:
+    # LiveKit leaves pieces of the key in RTMP's addresses, and the whole of it in others.
+    assert redacted(f"invalid url {address}: invalid scheme") == "invalid url [address] invalid scheme"
 
 
 def test_aborted_and_at_its_limit_it_is_lost() -> None:

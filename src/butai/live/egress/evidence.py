@@ -275,10 +275,11 @@ def shown(url: str) -> str:
     return match[1] + match[2] + match[3] + short + (match[5] or "")
 
 
-_ADDRESS = re.compile(r"rtmps?://\S+", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
-    """Raw words of the engine for operators: one line, no address, since LiveKit leaves six letters of the key in it."""
+    """Raw words of the engine for operators: one line, no address, since LiveKit leaves six letters of the key in it, and
+    all of them in one that is not RTMP's ("invalid url http://x/KEY: invalid scheme")."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     return _ADDRESS.sub("[address]", line)[:300].strip()
