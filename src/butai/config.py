@@ -8,6 +8,7 @@ the default. `docs/settings.md` is written from these (`make docs`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -180,6 +181,49 @@ class AssetSettings(BaseSettings):
     default_visibility: Literal["public", "private"] = "private"
     """What an upload is until its owner says otherwise."""
 
+    resumable_hours: float = 24.0
+    """Hours for which an upload that was begun can be taken up again."""
+
+    quota_bytes: int = 0
+    """Most bytes of one user's files together, the trash and uploads under way counted; 0: no limit."""
+
+    quota_files: int = 0
+    """Most files of one user; 0: no limit."""
+
+
+class PatrolSettings(BaseSettings):
+    """The patrol, which looks for each object in the store."""
+
+    model_config = _env("BUTAI_PATROL_")
+
+    minutes: float = 60.0
+    """Minutes between two runs, and between two looks at a file that is in use."""
+
+    cold_hours: float = 24.0
+    """Hours between two looks at a file that nobody has read for a day."""
+
+    rate: float = 500.0
+    """Most objects that are looked for in a second; 0: no limit."""
+
+    recheck_minutes: float = 10.0
+    """Where the store answers 403 for what is not there: minutes between the two looks that make a file missing."""
+
+
+class AlertSettings(BaseSettings):
+    """Who is told when something is wrong."""
+
+    model_config = _env("BUTAI_ALERT_")
+
+    urls: SecretStr = SecretStr("")
+    """Apprise URLs (`discord://…`, `slack://…`, `mailto://…`, `json://host/path`), separated by spaces or commas. Empty:
+    alerts are kept and shown, and nobody is told."""
+
+    upload_failures: int = 5
+    """So many uploads that fail for one reason of ours within fifteen minutes are an alert."""
+
+    stale_hours: float = 2.0
+    """Hours without a finished patrol that are an alert."""
+
 
 class LogSettings(BaseSettings):
     """What is written to stderr."""
@@ -347,6 +391,8 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     identity: IdentitySettings = field(default_factory=lambda: IdentitySettings())  # pyright: ignore[reportCallIssue]
     assets: AssetSettings = field(default_factory=AssetSettings)
+    patrol: PatrolSettings = field(default_factory=PatrolSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     log: LogSettings = field(default_factory=LogSettings)
     livekit: LiveKitSettings = field(default_factory=LiveKitSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
@@ -360,5 +406,5 @@ class Settings:
             for name in type(settings).model_fields:
                 value = getattr(settings, name)
                 if isinstance(value, SecretStr):
-                    found += [piece.strip() for piece in value.get_secret_value().split(",")]
+                    found += re.split(r"[,\s]+", value.get_secret_value())
         return [value for value in found if value]

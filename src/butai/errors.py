@@ -5,6 +5,7 @@
     │   └── WebhookRefused     401 webhook_refused, with its `reason`
     ├── Forbidden              403 forbidden
     │   ├── OriginDenied       403 origin_denied
+    │   ├── QuotaExceeded      403 quota_exceeded
     │   └── NotHost            403 not_host
     ├── NotFound               404 not_found
     │   ├── AssetNotFound      404 asset_not_found
@@ -84,6 +85,10 @@ class Forbidden(ButaiError):
 
 class OriginDenied(Forbidden):
     code, title = "origin_denied", "This site may not write with your session"
+
+
+class QuotaExceeded(Forbidden):
+    code, title = "quota_exceeded", "This would be more than you may keep here"
 
 
 class NotHost(Forbidden):

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    SmallInteger,
     Text,
     func,
     text,
@@ -31,6 +32,10 @@ from butai.database import Model
 
 LISTED = "status = 'ready' AND deleted_at IS NULL AND sidecar IS NULL"
 """What a list shows, whoever asks. The partial indexes and the list query must say it in the same words."""
+
+ORIGINS = ("upload", "signed", "import", "resumable", "derived", "trash")
+"""Where an object's bytes came from: a form, a signed URL, the bucket itself, a tus upload, our own reading of another
+object, an orphan that was moved away."""
 
 SORTS = ("created_at", "updated_at", "sort_name", "size_bytes")
 
@@ -89,6 +94,20 @@ class Asset(Model):
             postgresql_ops={"display_name": "gin_trgm_ops"},
             postgresql_where=text(LISTED),
         ),
+        Index("ix_assets_terms", "terms", postgresql_using="gin", postgresql_where=text(LISTED)),
+        Index("ix_assets_tags", "tags", postgresql_using="gin", postgresql_where=text(LISTED)),
+        Index("ix_assets_triangles", "type", "triangles", postgresql_where=text(f"{LISTED} AND triangles IS NOT NULL")),
+        Index(
+            "ix_assets_duration",
+            "type",
+            "duration_seconds",
+            postgresql_where=text(f"{LISTED} AND duration_seconds IS NOT NULL"),
+        ),
+        Index(
+            "ix_assets_uninspected",
+            "id",
+            postgresql_where=text("status = 'ready' AND sidecar IS NULL AND inspected_key IS DISTINCT FROM object_key"),
+        ),
         *_list_indexes(),
     )
 
@@ -125,6 +144,13 @@ class Asset(Model):
     duration_seconds: Mapped[float | None]
     thumbnail_key: Mapped[str | None]
     change_seq: Mapped[int] = mapped_column(BigInteger)
+    facts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    """What `inspection` found inside the object named by `inspected_key`; `inspect_error` is why it found nothing."""
+    inspected_key: Mapped[str | None]
+    inspect_error: Mapped[str | None]
+    triangles: Mapped[int | None] = mapped_column(BigInteger)
+    terms: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    """Words of the facts that lists filter by, such as `licence.commercial=allowed` or `expression=happy`."""
     item: Mapped[str] = mapped_column(
         Computed(
             "butai_asset_item(id, type, s3_key, display_name, mime_type, size_bytes, visibility, created_at, updated_at, "
@@ -146,7 +172,7 @@ class AssetObject(Model):
     __tablename__ = "asset_objects"
     __table_args__ = (
         CheckConstraint(_one_of("state", ("writing", "current", "condemned", "removed")), name="state"),
-        CheckConstraint(_one_of("origin", ("upload", "signed", "import")), name="origin"),
+        CheckConstraint(_one_of("origin", ORIGINS), name="origin"),
         Index("ix_asset_objects_writing", "lease_until", "next_look_at", postgresql_where=text("state = 'writing'")),
         Index("ix_asset_objects_condemned", "settled_at", postgresql_where=text("state = 'condemned'")),
         Index("ix_asset_objects_asset", "asset_id"),
@@ -164,6 +190,16 @@ class AssetObject(Model):
     declared_sha256: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     settled_at: Mapped[datetime | None]
+
+
+class AssetWaveform(Model):
+    """The loudest sample of each stretch of a piece of music, 0 to 32767, as its object had it."""
+
+    __tablename__ = "asset_waveforms"
+
+    asset_id: Mapped[UUID] = mapped_column(ForeignKey("assets.id", ondelete="CASCADE"), primary_key=True)
+    object_key: Mapped[str]
+    peaks: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))
 
 
 class AssetEvent(Model):

@@ -1,0 +1,49 @@
+"""The table of resumable uploads."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from butai.database import Model
+
+
+class ResumableUpload(Model):
+    """One tus upload. Sizes are bytes.
+
+    `parts`: what the store has, in order, as [number, ETag, bytes]; `tail`: bytes behind them that are too few for a part.
+    `writer` grows with each PATCH: only the newest may move `upload_offset`. A part's number is taken from `next_part`
+    before it is sent, so that a late part of an older writer never stands in a newer one's place.
+    """
+
+    __tablename__ = "resumable_uploads"
+    __table_args__ = (
+        CheckConstraint("state IN ('open', 'finishing', 'done', 'refused')", name="state"),
+        Index("ix_resumable_uploads_user", "user_id", "state"),
+        Index("ix_resumable_uploads_expiry", "expires_at", postgresql_where=text("state IN ('open', 'finishing')")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    asset_id: Mapped[UUID | None] = mapped_column(ForeignKey("assets.id", ondelete="SET NULL"))
+    object_key: Mapped[str] = mapped_column(ForeignKey("asset_objects.object_key"))
+    wanted_key: Mapped[str]
+    upload_length: Mapped[int] = mapped_column(BigInteger)
+    upload_offset: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    declared_sha256: Mapped[str | None]
+    metadata_header: Mapped[str] = mapped_column("metadata", server_default=text("''"))
+    state: Mapped[str]
+    error_code: Mapped[str | None]
+    error_detail: Mapped[str | None]
+    writer: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    parts: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'"))
+    next_part: Mapped[int] = mapped_column(server_default=text("1"))
+    tail: Mapped[bytes] = mapped_column(LargeBinary, server_default=text("''"), deferred=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
