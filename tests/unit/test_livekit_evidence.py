@@ -278,7 +278,9 @@ def test_each_number_has_its_code(number: int, code: str) -> None:
     assert (seen.phase, seen.code, seen.detail) == ("failed", code, "[address] went wrong badly")
 
 
-@pytest.mark.parametrize("address", ["rtmp://h/a/{abc...xyz}", "RTMPS://h/a/key", "http://x/key", "srt://h?streamid=key"])
+@pytest.mark.parametrize(
+    "address", ["rtmp://h/a/{abc...xyz}", "RTMPS://h/a/key", "http://x/key", "srt://h?streamid=key"]
+)
 def test_no_address_of_any_kind_is_kept(address: str) -> None:
     # LiveKit leaves pieces of the key in RTMP's addresses, and the whole of it in others.
     assert redacted(f"invalid url {address}: invalid scheme") == "invalid url [address] invalid scheme"
