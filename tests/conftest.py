@@ -220,7 +220,9 @@ def run_jobs(settings: Settings) -> Callable[..., Any]:
                     await app.tasks[task].defer_async(timestamp=0)
                 library = assemble(database, store, settings.assets, settings.http)
                 await app.run_worker_async(
-                    wait=False, additional_context={"library": library}, install_signal_handlers=False
+                    wait=False,
+                    additional_context={"library": library, "settings": settings},
+                    install_signal_handlers=False,
                 )
 
     return run

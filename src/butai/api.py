@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from butai import __version__, docs_page, problems
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
+from butai.assets.patrol import routes as patrol_routes
 from butai.assets.storage import Store
 from butai.assets.wiring import Library, assemble
 from butai.calling import NEEDS_SIGN_IN
@@ -94,6 +95,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             )
             opened.push_async_callback(identity.close)
             parts = assemble(database, store, settings.assets, settings.http)
+            await opened.enter_async_context(parts.reads)
             feed = await opened.enter_async_context(Feed(database.url))
             ending.append(feed.end)
             opened.callback(ending.remove, feed.end)
@@ -128,6 +130,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(webhook_routes.router)
     app.include_router(contract.router)
     app.include_router(routes.router)
+    app.include_router(patrol_routes.router)
     for part in (live_routes, room_routes, ingress_routes, destination_routes, audit_routes, event_routes):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)

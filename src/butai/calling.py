@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message
 
 from butai.audit import Origin
-from butai.errors import Unauthenticated
+from butai.errors import Forbidden, Unauthenticated
 from butai.identity import Caller, Identity
 
 
@@ -30,6 +30,14 @@ async def signed_in(request: Request) -> Caller:
     found = await caller(request)
     if found.is_anonymous:
         raise Unauthenticated
+    return found
+
+
+async def operator(request: Request) -> Caller:
+    """The caller, who is an operator. Raises `Unauthenticated`, `Forbidden`."""
+    found = await signed_in(request)
+    if not found.is_operator:
+        raise Forbidden("This is for operators")
     return found
 
 
@@ -97,4 +105,5 @@ TAKES_SIGN_IN: dict[str, Any] = {"security": [{}, *_SIGN_IN]}
 
 AnyCaller = Annotated[Caller, Depends(caller)]
 SignedIn = Annotated[Caller, Depends(signed_in)]
+Operator = Annotated[Caller, Depends(operator)]
 HostOrUser = Annotated[Caller, Depends(host_or_user)]

@@ -28,6 +28,8 @@ apikey = typer.Typer(no_args_is_help=True, help="API keys for programs and opera
 app.add_typer(apikey, name="apikey")
 livekit = typer.Typer(no_args_is_help=True, help="What LiveKit has told.")
 app.add_typer(livekit, name="livekit")
+patrol = typer.Typer(no_args_is_help=True, help="Looks whether the store still has what the index says.")
+app.add_typer(patrol, name="patrol")
 demo = typer.Typer(no_args_is_help=True, help="The product at work, with nothing but this machine.")
 app.add_typer(demo, name="demo")
 
@@ -243,6 +245,25 @@ def import_(
         dry_run=dry_run,
     )
     raise SystemExit(run_import(settings, Source(listing, format, columns), options, report))
+
+
+@patrol.command("run")
+def patrol_run(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything, change nothing.")] = False,
+    due: Annotated[bool, typer.Option("--due", help="Only what is due by now.")] = False,
+) -> None:
+    """Looks for every file now, whatever was looked at before. Ends with 1 when the store cannot be believed."""
+    from butai.patrol_command import run_patrol
+
+    raise SystemExit(run_patrol(_needed(_settings()), dry_run=dry_run, everything=not due))
+
+
+@patrol.command("status")
+def patrol_status() -> None:
+    """The last runs, and what is amiss."""
+    from butai.patrol_command import show
+
+    asyncio.run(_with_database(lambda database: show(database, _settings().alerts)))
 
 
 @app.command()

@@ -14,6 +14,7 @@ from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 
 from butai.assets import tasks
+from butai.assets.patrol import tasks as patrol_tasks
 from butai.assets.storage import Store
 from butai.assets.wiring import assemble
 from butai.config import Settings
@@ -41,6 +42,7 @@ def make_app(url: str) -> App:
     """A procrastinate app that knows all tasks."""
     app = App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=4))
     tasks.register(app)
+    patrol_tasks.register(app)
     live_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)
@@ -61,7 +63,7 @@ async def run(settings: Settings) -> None:
                     await app.run_worker_async(
                         name="butai",
                         concurrency=CONCURRENCY,
-                        additional_context={"library": library, "live": settings.live},
+                        additional_context={"library": library, "live": settings.live, "settings": settings},
                         delete_jobs="successful",
                         update_heartbeat_interval=HEARTBEAT,
                         stalled_worker_timeout=HEARTBEAT * 3,

@@ -34,6 +34,7 @@ from butai.errors import (
     InvalidRequest,
     KeyInvalid,
     MissingParameters,
+    StoreAccessDenied,
     Unauthenticated,
 )
 from butai.identity import Caller
@@ -165,7 +166,12 @@ class _File(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
-        await self.parts.delivery.send(self.row, self.plan, scope, send, receive)
+        try:
+            await self.parts.delivery.send(self.row, self.plan, scope, send, receive)
+        except (AssetMissing, StoreAccessDenied):
+            self.parts.reads.failed(self.row.id)
+            raise
+        self.parts.reads.used(self.row.id)
 
 
 _MIMES = sorted({kept.mime for formats in (*FORMATS.values(), *SIDECAR_FORMATS.values()) for kept in formats.values()})

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from butai.assets.delivery import Delivery
 from butai.assets.parts import PartMemory
+from butai.assets.reads import Reads
 from butai.assets.storage import Store
 from butai.assets.uploads import UploadTools
 from butai.config import AssetSettings, HttpSettings
@@ -24,12 +25,13 @@ class Library:
     delivery: Delivery
     settings: AssetSettings
     http: HttpSettings
+    reads: Reads
 
 
 def assemble(database: Database, store: Store, settings: AssetSettings, http: HttpSettings) -> Library:
     """Puts a library together from opened parts."""
     uploads = UploadTools(database, store, PartMemory(settings.upload_memory_bytes), settings)
-    return Library(database, store, uploads, Delivery(store, http), settings, http)
+    return Library(database, store, uploads, Delivery(store, http), settings, http, Reads(database))
 
 
 def library(request: Request) -> Library:

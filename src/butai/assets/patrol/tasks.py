@@ -1,0 +1,57 @@
+"""The patrol's background jobs. `butai.worker` registers and runs them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import structlog
+from procrastinate import App, JobContext, RetryStrategy
+
+from butai.assets.patrol.names import PATROL, PATROL_NOW, RECHECK
+from butai.assets.patrol.patrolling import Patrol, PatrolBusy
+from butai.assets.patrol.queries import is_due
+from butai.assets.wiring import Library
+from butai.config import Settings
+from butai.errors import Unavailable
+
+log = structlog.get_logger(__name__)
+
+_AGAIN = RetryStrategy(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
+
+
+def _patrol(context: JobContext) -> Patrol:
+    library: Library = context.additional_context["library"]
+    settings: Settings = context.additional_context["settings"]
+    return Patrol(library.database, library.store, settings.patrol)
+
+
+async def patrol(context: JobContext, timestamp: int) -> None:
+    """Asked each minute: goes on a round when one is due, or takes up one whose process died."""
+    library: Library = context.additional_context["library"]
+    settings: Settings = context.additional_context["settings"]
+    if await is_due(library.database, settings.patrol):
+        try:
+            await _patrol(context).run("scheduled")
+        except PatrolBusy:
+            log.info("patrol.busy")
+
+
+async def patrol_now(context: JobContext, dry_run: bool, requested_by: str | None = None) -> None:
+    """A round because an operator asked for it."""
+    try:
+        await _patrol(context).run("asked", dry_run=dry_run, everything=True, requested_by=requested_by)
+    except PatrolBusy:
+        log.info("patrol.busy")
+
+
+async def recheck(context: JobContext, asset_ids: list[str]) -> None:
+    """Looks for a few assets at once."""
+    await _patrol(context).recheck([UUID(one) for one in asset_ids])
+
+
+def register(app: App) -> None:
+    """Makes the tasks known to a procrastinate app."""
+    due = app.task(name=PATROL, pass_context=True, queueing_lock=PATROL)(patrol)
+    app.periodic(cron="* * * * *")(due)
+    app.task(name=PATROL_NOW, pass_context=True, retry=_AGAIN)(patrol_now)
+    app.task(name=RECHECK, pass_context=True, retry=_AGAIN)(recheck)

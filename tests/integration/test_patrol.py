@@ -1,0 +1,426 @@
+"""The patrol against the real store, through a proxy that lies, breaks and comes back: which rows change, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from butai.assets.patrol import patrolling
+from butai.assets.patrol.heads import StoreHeads
+from butai.assets.patrol.patrolling import Patrol, PatrolBusy, Run
+from butai.assets.storage import Store, Whole
+from butai.config import Settings
+from butai.database import Database
+from butai.errors import Unavailable
+from tests import files
+from tests.conftest import Api, serving
+from tests.fakes.store_proxy import StoreProxy
+
+
+@dataclass
+class Studio:
+    """A library with real objects, and a patrol whose clock the test moves."""
+
+    settings: Settings
+    database: Database
+    store: Store
+    keys: dict[UUID, str] = field(default_factory=dict)
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def patrol(self, **how: Any) -> Patrol:
+        return Patrol(
+            self.database,
+            self.store,
+            self.settings.patrol.model_copy(update={"rate": 0.0} | how),
+            clock=lambda: self.now,
+        )
+
+    async def go(self, **how: Any) -> Run:
+        return await self.patrol().run("asked", everything=True, **how)
+
+    async def do(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        async with await psycopg.AsyncConnection.connect(self.database.url, autocommit=True) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            await cursor.execute(statement.encode(), values)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def fill(self, count: int) -> list[UUID]:
+        """Ready assets with their objects."""
+        made: list[UUID] = []
+        slots = asyncio.Semaphore(16)
+
+        async def put(number: int) -> tuple[UUID, str, str]:
+            asset_id, key = uuid4(), f"{self.store.prefix}objects/{uuid4().hex}"
+            async with slots:
+                etag = await self.store.put(key, Whole(f"file {number}".encode()), "model/gltf-binary")
+            return asset_id, key, etag
+
+        for asset_id, key, etag in await asyncio.gather(*(put(number) for number in range(count))):
+            size = (await self.store.head(key)).size if count < 200 else None
+            await self.do(
+                """INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status,
+                                       owner_user_id, visibility, ever_public, object_key, etag, change_seq)
+                   SELECT %s, 'vrm', 'vrm/' || %s || '.vrm', 'vrm/' || %s || '.vrm', 'vrm/' || %s, %s, 'model/gltf-binary',
+                          coalesce(%s, 6 + length(%s::text)), 'ready', 'alice', 'private', false, %s, %s,
+                          nextval('asset_changes')""",
+                asset_id, asset_id, asset_id, asset_id, str(asset_id), size, "x", key, etag,
+            )  # fmt: skip
+            made.append(asset_id)
+            self.keys[asset_id] = key
+        return made
+
+    async def lose(self, *ids: UUID) -> None:
+        for asset_id in ids:
+            await self.store.delete(self.keys[asset_id])
+
+    async def bring_back(self, *ids: UUID) -> None:
+        for asset_id in ids:
+            row = (await self.do("SELECT size_bytes FROM assets WHERE id = %s", asset_id))[0]
+            etag = await self.store.put(self.keys[asset_id], Whole(b"x" * row["size_bytes"]), "model/gltf-binary")
+            await self.do("UPDATE assets SET etag = %s WHERE id = %s", etag, asset_id)
+
+    async def statuses(self) -> Counter[str]:
+        return Counter(row["status"] for row in await self.do("SELECT status FROM assets"))
+
+    async def missing(self) -> set[UUID]:
+        return {row["id"] for row in await self.do("SELECT id FROM assets WHERE status = 'missing'")}
+
+    async def events(self) -> Counter[str]:
+        return Counter(row["event"] for row in await self.do("SELECT event FROM asset_events"))
+
+    async def messages(self) -> list[tuple[str, str]]:
+        """Of all alerts and digests: kind, and the code or the title."""
+        rows = await self.do(
+            """SELECT m.kind, coalesce(a.code, m.title) AS what FROM alert_messages m
+               LEFT JOIN alerts a ON a.id = m.alert_id ORDER BY m.id"""
+        )
+        return [(row["kind"], row["what"]) for row in rows]
+
+    async def findings(self) -> list[tuple[str, bool]]:
+        rows = await self.do("SELECT kind, resolved_at IS NULL AS open FROM findings ORDER BY id")
+        return [(row["kind"], row["open"]) for row in rows]
+
+
+@pytest.fixture
+async def studio(settings: Settings, database: Database) -> AsyncIterator[Studio]:
+    async with Store(settings.store) as store:
+        yield Studio(settings, database, store)
+
+
+async def test_all_is_well_and_nothing_changes(studio: Studio) -> None:
+    await studio.fill(50)
+    run = await studio.go()
+    assert (run.state, run.checked, run.found, run.hides_absence) == ("finished", 50, 50, False)
+    assert await studio.statuses() == {"ready": 50}
+    assert await studio.events() == {}
+    assert await studio.messages() == []
+    # All are noted; what nobody reads is not due again within the hour.
+    assert len(await studio.do("SELECT 1 FROM asset_checks WHERE due_at > now() + interval '2 hours'")) == 50
+    assert (await studio.patrol().run("scheduled")).checked == 0
+
+
+async def test_one_object_is_lost_and_comes_back(studio: Studio) -> None:
+    ids = await studio.fill(50)
+    await studio.lose(ids[7])
+    run = await studio.go()
+    assert (run.lost, run.found) == (1, 49)
+    assert await studio.missing() == {ids[7]}
+    assert await studio.events() == {"lost": 1}
+    assert await studio.findings() == [("missing", True)]
+    assert await studio.messages() == [("digest", "Patrol: 1 file lost")]
+    await studio.go()
+    assert len(await studio.messages()) == 1, "it was told once"
+    await studio.bring_back(ids[7])
+    run = await studio.go()
+    assert (run.recovered, run.found) == (1, 49)
+    assert await studio.statuses() == {"ready": 50}
+    assert await studio.events() == {"lost": 1, "recovered": 1}
+    assert await studio.findings() == [("missing", False)]
+    assert (await studio.messages())[1:] == [("digest", "Patrol: 1 file recovered")]
+
+
+async def test_a_store_that_answers_as_aws_needs_two_looks_ten_minutes_apart(studio: Studio, proxy: StoreProxy) -> None:
+    proxy.hide_absence = True
+    ids = await studio.fill(50)
+    await studio.lose(ids[3])
+    run = await studio.go()
+    assert (run.hides_absence, run.suspected, run.lost) == (True, 1, 0)
+    assert await studio.missing() == set()
+    studio.now += timedelta(minutes=9)
+    assert (await studio.go()).suspected == 1
+    assert await studio.missing() == set()
+    studio.now += timedelta(minutes=2)
+    assert (await studio.go()).lost == 1
+    assert await studio.missing() == {ids[3]}
+    assert any(seen.status == 403 and seen.method == "HEAD" for seen in proxy.seen), "it never answered as AWS"
+    # It was put on the list for a second look by itself.
+    assert await studio.do("SELECT 1 FROM procrastinate_jobs WHERE task_name = 'assets.recheck'")
+
+
+async def test_a_third_is_gone_and_nothing_is_marked(studio: Studio) -> None:
+    ids = await studio.fill(90)
+    await studio.lose(*ids[:30])
+    for _ in range(2):
+        run = await studio.go()
+        assert (run.state, run.stop_code) == ("stopped", "patrol_mass_missing")
+    assert await studio.statuses() == {"ready": 90}
+    assert await studio.events() == {}
+    assert await studio.messages() == [("raised", "patrol_mass_missing")]
+    await studio.bring_back(*ids[:30])
+    assert (await studio.go()).state == "finished"
+    assert await studio.messages() == [("raised", "patrol_mass_missing"), ("recovered", "patrol_mass_missing")]
+
+
+async def test_all_is_denied_in_the_middle_of_a_run(
+    studio: Studio, proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patrolling, "BATCH", 20)
+    await studio.fill(60)
+    for hides in (False, True):
+        proxy.hide_absence = hides
+        seen = 0
+
+        def later(request: Any) -> bool:
+            nonlocal seen
+            seen += request.method == "HEAD"
+            return seen > 30
+
+        fault = proxy.fault(status=403, code="AccessDenied")
+        fault.matches = later
+        run = await studio.go()
+        assert fault.met > 5
+        assert (run.state, run.stop_code, run.checked) == ("stopped", "patrol_unreliable", 20)
+        proxy.heal()
+        assert await studio.statuses() == {"ready": 60}
+    assert await studio.messages() == [("raised", "patrol_unreliable")]
+    assert (await studio.go()).found == 60
+    assert (await studio.messages())[1:] == [("recovered", "patrol_unreliable")]
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+async def test_errors_are_never_a_finding(studio: Studio, proxy: StoreProxy, status: int) -> None:
+    ids = await studio.fill(30)
+    unlucky = studio.keys[ids[0]]
+    fault = proxy.fault("HEAD", status=status)
+    fault.matches = lambda request: request.method == "HEAD" and request.path.endswith(unlucky)
+    run = await studio.go()
+    assert fault.met >= 1
+    assert (run.state, run.undecided, run.found) == ("finished", 1, 29)
+    assert await studio.statuses() == {"ready": 30}
+    # It is due again with the next round.
+    assert (await studio.patrol().run("scheduled")).checked == 1
+    fault.matches = lambda request: request.method == "HEAD" and "canary" not in request.path
+    run = await studio.go()
+    assert (run.state, run.stop_code) == ("stopped", "patrol_unreliable")
+    assert await studio.statuses() == {"ready": 30}
+
+
+async def test_a_store_that_hangs_stops_the_run(
+    studio: Studio, proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 1)
+    await studio.fill(30)
+    fault = proxy.fault("HEAD", hang=True)
+    fault.matches = lambda request: request.method == "HEAD" and "/objects/" in request.path
+    run = await studio.go()
+    assert fault.met >= 20
+    assert (run.state, run.stop_code) == ("stopped", "patrol_unreliable")
+    assert await studio.statuses() == {"ready": 30}
+
+
+async def test_other_bytes_are_a_mismatch_and_the_state_stays(studio: Studio) -> None:
+    ids = await studio.fill(10)
+    await studio.store.put(studio.keys[ids[2]], Whole(b"something else entirely"), "text/plain")
+    for _ in range(2):
+        assert (await studio.go()).mismatched == 1
+    assert await studio.statuses() == {"ready": 10}
+    assert await studio.events() == {"mismatch": 1}
+    assert await studio.messages() == [("digest", "Patrol: 1 file changed in the store")]
+    await studio.bring_back(ids[2])
+    row = (await studio.do("SELECT size_bytes FROM assets WHERE id = %s", ids[2]))[0]
+    assert (await studio.store.head(studio.keys[ids[2]])).size == row["size_bytes"]
+    assert (await studio.go()).found == 10
+    assert await studio.findings() == [("mismatch", False)]
+
+
+async def test_a_dry_run_counts_and_changes_nothing(studio: Studio) -> None:
+    ids = await studio.fill(10)
+    await studio.lose(ids[0])
+    run = await studio.go(dry_run=True)
+    assert (run.lost, run.found) == (1, 9)
+    assert await studio.statuses() == {"ready": 10}
+    assert await studio.findings() == []
+    assert await studio.messages() == []
+    assert await studio.do("SELECT 1 FROM asset_checks") == []
+
+
+async def test_trashed_ones_and_new_versions_are_left_alone(studio: Studio) -> None:
+    ids = await studio.fill(5)
+    await studio.do("UPDATE assets SET deleted_at = now() WHERE id = %s", ids[0])
+    await studio.lose(ids[0], ids[1])
+    heads = StoreHeads(studio.store, 0)
+    many = heads.many
+
+    async def slow(keys: Any) -> Any:
+        answers = await many(keys)
+        # While the store was asked, the asset got a new object.
+        await studio.do("UPDATE assets SET object_key = 'new' WHERE id = %s", ids[1])
+        return answers
+
+    heads.many = slow  # pyright: ignore[reportAttributeAccessIssue]
+    patrol = Patrol(studio.database, studio.store, studio.settings.patrol, heads=heads)
+    run = await patrol.run("asked", everything=True)
+    assert run.checked == 4
+    assert await studio.missing() == set()
+
+
+async def test_a_run_that_died_is_taken_up_where_it_stood(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patrolling, "BATCH", 10)
+    await studio.fill(50)
+
+    class Killed(BaseException):
+        pass
+
+    def die(run: Run) -> None:
+        if run.checked == 30:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await studio.patrol().run("scheduled", tell=die)
+    rows = await studio.do("SELECT id, state, checked FROM patrol_runs")
+    assert [(row["state"], row["checked"]) for row in rows] == [("running", 30)]
+    seen: list[int] = []
+    run = await studio.patrol().run("scheduled", tell=lambda run: seen.append(run.checked))
+    assert (run.id, run.state, run.checked, run.found) == (rows[0]["id"], "finished", 50, 50)
+    assert seen[:2] == [40, 50]
+
+
+async def test_one_patrol_at_a_time(studio: Studio) -> None:
+    await studio.fill(5)
+    busy: list[bool] = []
+    reached = asyncio.Event()
+
+    class Slow(StoreHeads):
+        async def many(self, keys: Any) -> Any:
+            reached.set()
+            with contextlib.suppress(PatrolBusy):
+                await studio.go()
+                busy.append(False)
+            busy.append(True)
+            return await super().many(keys)
+
+    patrol = Patrol(studio.database, studio.store, studio.settings.patrol, heads=Slow(studio.store, 0))
+    assert (await patrol.run("asked", everything=True)).found == 5
+    assert reached.is_set()
+    assert busy == [True]
+
+
+async def test_a_read_that_fails_has_its_file_looked_for_at_once(
+    api: Api, studio: Studio, run_jobs: Callable[..., Any]
+) -> None:
+    status, answer = await api.upload("alice", "vrm/a.vrm", files.vrm(1))
+    assert status == 200
+    object_key = (await studio.do("SELECT object_key FROM assets"))[0]["object_key"]
+    assert (await api.read(answer["data"]["url"], "alice"))[0] == 200
+    await studio.store.delete(object_key)
+    assert (await api.read(answer["data"]["url"], "alice"))[0] == 410
+
+    async def queued() -> bool:
+        return bool(await studio.do("SELECT 1 FROM procrastinate_jobs WHERE task_name = 'assets.recheck'"))
+
+    async with asyncio.timeout(10):
+        while not await queued():
+            await asyncio.sleep(0.02)
+    assert (await api.read(answer["data"]["url"], "alice"))[0] == 410
+    await run_jobs()
+    assert await studio.statuses() == {"missing": 1}
+    assert ("raised", "assets_missing") in await studio.messages()
+    assert await api.items("alice") == []
+    status, answer = await api.upload("alice", "vrm/a.vrm", files.vrm(1))
+    assert status == 200
+    assert (await studio.go()).state == "finished"
+    assert await studio.findings() == [("missing", False)]
+    assert ("recovered", "assets_missing") in await studio.messages()
+
+
+async def test_rechecks_one_by_one_mark_no_mass(studio: Studio) -> None:
+    ids = await studio.fill(40)
+    await studio.lose(*ids)
+    for asset_id in ids:
+        await studio.patrol().recheck([asset_id])
+    assert await studio.statuses() == {"missing": 20, "ready": 20}
+    assert ("raised", "patrol_mass_missing") in await studio.messages()
+
+
+async def test_files_in_use_are_due_each_round(settings: Settings, studio: Studio) -> None:
+    async with serving(settings) as api:
+        status, answer = await api.upload("alice", "vrm/a.vrm", files.vrm(1))
+        assert status == 200
+        await api.upload("alice", "vrm/b.vrm", files.vrm(2))
+        await studio.go()
+        assert (await api.read(answer["data"]["url"], "alice"))[0] == 200
+    # What was used is written each minute, and when the API ends.
+    studio.now += timedelta(minutes=1)
+    assert (await studio.patrol().run("scheduled")).checked == 1
+    studio.now += timedelta(minutes=58)
+    assert (await studio.patrol().run("scheduled")).checked == 1
+
+
+async def test_operators_see_runs_and_findings_and_others_do_not(api: Api, studio: Studio) -> None:
+    from butai.apikeys import create_api_key
+
+    ids = await studio.fill(3)
+    await studio.lose(ids[0])
+    await studio.go()
+    async with studio.database.transaction() as session:
+        _, key = await create_api_key(session, "root", ["user", "operator"], "")
+    headers = {"X-API-Key": key}
+    status, body = await api.call("GET", "/api/assets/patrol", headers=headers)
+    assert status == 200, body
+    assert [(run["state"], run["checked"], run["missing"]) for run in body["runs"]] == [("finished", 3, 1)]
+    assert [(one["kind"], one["assetId"]) for one in body["findings"]] == [("missing", str(ids[0]))]
+    assert (body["stale"], body["openFindings"]["missing"]) == (False, 1)
+    assert (await api.call("GET", "/api/assets/patrol", "alice"))[0] == 403
+    assert (await api.call("GET", "/api/assets/patrol"))[0] == 401
+    assert (await api.call("POST", "/api/assets/patrol/run", headers=headers, json={"dryRun": True}))[0] == 202
+    assert (await api.call("POST", "/api/assets/patrol/run", "alice", json={}))[0] == 403
+
+
+async def test_the_database_goes_away_in_the_middle(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patrolling, "BATCH", 5)
+    await studio.fill(20)
+    killed: list[int] = []
+
+    async def kill() -> None:
+        async with await psycopg.AsyncConnection.connect(studio.database.url, autocommit=True) as connection:
+            cursor = await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid()"
+            )
+            killed.append(len(await cursor.fetchall()))
+
+    class Cutting(StoreHeads):
+        async def many(self, keys: Any) -> Any:
+            answers = await super().many(keys)
+            if not killed:
+                await kill()
+            return answers
+
+    patrol = Patrol(studio.database, studio.store, studio.settings.patrol, heads=Cutting(studio.store, 0))
+    with pytest.raises(Unavailable):
+        await patrol.run("scheduled")
+    assert killed[0] >= 1
+    run = await studio.patrol().run("scheduled")
+    assert (run.state, run.checked) == ("finished", 20)
+    assert await studio.statuses() == {"ready": 20}
+    assert replace(run, checkpoint=None).undecided == 0

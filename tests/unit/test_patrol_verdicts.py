@@ -1,0 +1,164 @@
+"""The patrol's rulings, and what no schedule of faults may bring it to: calling a healthy file lost."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from butai.assets.patrol.heads import Bucket
+from butai.assets.patrol.looking import Canary, PatrolStopped, look
+from butai.assets.patrol.verdicts import Answer, Kind, Row, Ruling, is_mass, rule
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RECHECK = timedelta(minutes=10)
+R = Ruling
+
+
+def row(status: str = "ready", suspected: datetime | None = None, number: int = 0) -> Row:
+    return Row(uuid.UUID(int=number), f"o/{number}", status, 10, "e", suspected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hides", "status", "suspected", "ruling"),
+    [
+        (Answer(Kind.PRESENT, 10, "e"), False, "ready", None, R.FOUND),
+        (Answer(Kind.PRESENT, 10, "e"), True, "missing", None, R.RECOVERED),
+        (Answer(Kind.PRESENT, 11, "e"), False, "ready", None, R.MISMATCH),
+        (Answer(Kind.PRESENT, 10, "f"), False, "ready", None, R.MISMATCH),
+        # Other bytes under a lost file's key are not that file.
+        (Answer(Kind.PRESENT, 11, "e"), False, "missing", None, R.MISMATCH),
+        # A store that tells no ETag.
+        (Answer(Kind.PRESENT, 10, ""), False, "ready", None, R.FOUND),
+        (Answer(Kind.ABSENT), False, "ready", None, R.LOST),
+        (Answer(Kind.ABSENT), False, "missing", None, R.STILL_MISSING),
+        # A store that shows what is absent, and denies: a right is broken, not a file.
+        (Answer(Kind.DENIED), False, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
+        (Answer(Kind.DENIED), True, "ready", None, R.SUSPECT),
+        (Answer(Kind.DENIED), True, "ready", NOW - RECHECK + timedelta(seconds=1), R.SUSPECT),
+        (Answer(Kind.DENIED), True, "ready", NOW - RECHECK, R.LOST),
+        (Answer(Kind.DENIED), True, "missing", None, R.STILL_MISSING),
+        (Answer(Kind.UNCLEAR, code="store_timeout"), True, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
+        (Answer(Kind.UNCLEAR, code="store_unavailable"), False, "missing", None, R.UNDECIDED),
+    ],
+)
+def test_each_answer_has_its_ruling(
+    answer: Answer, hides: bool, status: str, suspected: datetime | None, ruling: Ruling
+) -> None:
+    assert rule(row(status, suspected), answer, hides_absence=hides, now=NOW, recheck=RECHECK) is ruling
+
+
+def test_a_mass_is_more_than_twenty_and_more_than_two_percent() -> None:
+    assert [is_mass(20, 100), is_mass(21, 100), is_mass(20, 1000), is_mass(21, 1000), is_mass(40, 2000)] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+@dataclass
+class Weather:
+    """A store and what befalls it. `faults`: (first request, how many, what), counted over all requests there ever were.
+    A fault lasts three requests at least: what ends sooner is one request's own, and says nothing about a store."""
+
+    objects: dict[str, Answer]
+    hides_absence: bool
+    faults: list[tuple[int, int, str]] = field(default_factory=list)
+    asked: int = 0
+    met: int = 0
+
+    async def head(self, key: str) -> Answer:
+        number, self.asked = self.asked, self.asked + 1
+        for start, length, what in self.faults:
+            if start <= number < start + length:
+                self.met += 1
+                return {"denied": Answer(Kind.DENIED), "absent": Answer(Kind.ABSENT)}.get(
+                    what, Answer(Kind.UNCLEAR, code=what)
+                )
+        absent = Kind.DENIED if self.hides_absence else Kind.ABSENT
+        return self.objects.get(key, Answer(absent))
+
+    async def many(self, keys: Sequence[str]) -> list[Answer]:
+        return [await self.head(key) for key in keys]
+
+
+faults = st.lists(
+    st.tuples(
+        st.integers(0, 400),
+        st.integers(3, 120),
+        st.sampled_from(["denied", "absent", "store_unavailable", "store_timeout"]),
+    ),
+    max_size=6,
+)
+MET = 0
+
+
+@settings(max_examples=1500, deadline=None)
+@given(faults=faults, hides=st.booleans(), gone=st.integers(0, 5), size=st.integers(1, 60), rounds=st.integers(1, 6))
+def test_no_healthy_row_is_ever_marked(
+    faults: list[tuple[int, int, str]], hides: bool, gone: int, size: int, rounds: int
+) -> None:
+    """Whatever befalls the store, and whenever; what is really gone is found once the weather is fair."""
+    global MET
+    rows = {number: row(number=number) for number in range(size)}
+    lost = set(range(min(gone, size)))
+    weather = Weather(
+        {one.object_key: Answer(Kind.PRESENT, 10, "e") for number, one in rows.items() if number not in lost},
+        hides,
+        faults,
+    )
+    canary = Canary(weather, "")
+    weather.objects[canary.key] = Answer(Kind.PRESENT, 6, "c")
+
+    def patrol(at: datetime) -> None:
+        try:
+            known = asyncio.run(canary.probe())
+            looked = asyncio.run(
+                look(list(rows.values()), weather, canary, hides_absence=known, now=at, recheck=RECHECK)
+            )
+        except PatrolStopped:
+            return
+        for one, ruling, _ in looked.rows:
+            number = one.id.int
+            if ruling is R.LOST:
+                assert number in lost, f"{one.object_key} is there, and was called lost"
+                rows[number] = replace(one, status="missing", suspected_at=None)
+            elif ruling is R.SUSPECT:
+                rows[number] = replace(one, suspected_at=one.suspected_at or at)
+            elif ruling is R.FOUND:
+                rows[number] = replace(one, suspected_at=None)
+            assert ruling is not R.MISMATCH
+
+    at = NOW
+    for _ in range(rounds):
+        patrol(at)
+        at += timedelta(minutes=6)
+    MET += weather.met
+    weather.faults = []
+    for _ in range(3):
+        patrol(at)
+        at += RECHECK
+    # More than twenty gone would be a mass, and nobody's ruling: there are five at most.
+    assert {number for number, one in rows.items() if one.status == "missing"} == lost
+
+
+def test_the_faults_were_met() -> None:
+    assert MET > 10_000
+
+
+async def test_a_bucket_keeps_its_rate() -> None:
+    bucket = Bucket(200)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(300):
+        await bucket.take()
+    # A second's worth goes out at once, the other hundred take half a second.
+    assert 0.45 < loop.time() - began < 2
