@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = (
     "list_page",
+    "search",
     "read_object",
     "upload",
     "start",
@@ -23,6 +24,8 @@ BENCHMARKS = (
     "webhooks",
     "egress",
     "sync",
+    "patrol",
+    "inspection",
 )
 
 

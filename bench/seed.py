@@ -34,7 +34,7 @@ STRANGER = "bench-stranger"
 _FILL = Template("""
 INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status, owner_user_id,
                     visibility, ever_public, created_at, updated_at, attempts, object_key, sha256, etag, description,
-                    tags, meta, duration_seconds, thumbnail_key, change_seq)
+                    tags, meta, duration_seconds, thumbnail_key, change_seq, facts, terms, triangles, inspected_key)
 SELECT (lpad(to_hex((extract(epoch FROM created) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3)
             || '8' || substr(h, 4, 3) || substr(h, 7, 12))::uuid,
        type, stem || '.' || extension, stem || '.' || extension, stem, name, mime,
@@ -47,6 +47,7 @@ SELECT (lpad(to_hex((extract(epoch FROM created) * 1000)::bigint), 12, '0') || '
        CASE WHEN r % 2 = 0 THEN 'A ' || mood || ' ' || type || ' by studio ' || r % 5000
                                 || '. Please read the terms before use. ' || noun ELSE '' END,
        CASE r % 5 WHEN 0 THEN '{}' WHEN 1 THEN ARRAY[mood] WHEN 2 THEN ARRAY[mood, noun]
+                  WHEN 3 THEN ARRAY[mood, noun, 'series ' || r % 20011]
                   ELSE ARRAY[mood, noun, 'ver' || r % 9] END,
        CASE WHEN type = 'vrm' AND r % 10 < 3
             THEN jsonb_build_object('gender', CASE r % 4 WHEN 0 THEN 'female' WHEN 1 THEN 'male' ELSE 'neutral' END,
@@ -55,8 +56,39 @@ SELECT (lpad(to_hex((extract(epoch FROM created) * 1000)::bigint), 12, '0') || '
             ELSE '{}' END,
        CASE WHEN type IN ('animation', 'bgm') THEN round((1 + r % 24000 / 100.0)::numeric, 2) END,
        CASE WHEN type = 'vrm' AND r % 10 < 6 THEN stem || '_thumb.png' END,
-       i
+       i,
+       CASE WHEN type = 'vrm'
+            THEN jsonb_build_object(
+                'licence', jsonb_build_object('commercial', commercial, 'redistribution', redistribution,
+                    'modification', modification, 'credit', credit, 'avatar', 'everyone', 'violent', false,
+                    'sexual', false, 'spec', format, 'licence_url', 'https://vrm.dev/licenses/1.0/'),
+                'model', jsonb_build_object('triangles', triangles, 'vertices', triangles * 2 / 3, 'meshes', 3 + r % 9,
+                    'materials', 4 + r % 21, 'textures', 5 + r % 30, 'images', 5 + r % 30, 'title', name,
+                    'spring_bones', r % 40, 'expressions', expressions))
+            ELSE '{}' END,
+       CASE WHEN type = 'vrm'
+            THEN ARRAY['format=' || format, 'licence.commercial=' || commercial, 'licence.credit=' || credit,
+                       'licence.redistribution=' || redistribution, 'licence.modification=' || modification,
+                       'licence.avatar=everyone', 'humanoid'] || expression_words
+            ELSE ARRAY['format=' || format] END,
+       triangles,
+       'butai/' || substr(h, 1, 2) || '/' || h
 FROM (
+    SELECT *,
+           CASE WHEN type <> 'vrm' THEN extension WHEN r % 50 < 20 THEN 'vrm0' ELSE 'vrm1' END AS format,
+           CASE WHEN type IN ('vrm', 'scene') THEN 4000 + (r / 5) % 150000 END AS triangles,
+           (ARRAY['personal_non_profit', 'personal_profit', 'corporation'])[1 + (r / 11) % 20 / 9] AS commercial,
+           CASE WHEN (r / 13) % 10 < 8 THEN 'forbidden' ELSE 'allowed' END AS redistribution,
+           (ARRAY['forbidden', 'allowed', 'allowed_redistribution'])[1 + (r / 17) % 3] AS modification,
+           CASE WHEN (r / 19) % 10 < 6 THEN 'required' ELSE 'unnecessary' END AS credit,
+           -- No VRM 0.x here has `surprised`: two common words that never meet.
+           CASE WHEN r % 50 < 20 THEN $presets ELSE $presets || ARRAY['surprised', 'lookUp', 'lookDown'] END AS expressions,
+           CASE WHEN r % 50 < 20 THEN $preset_words
+                ELSE $preset_words || ARRAY['expression=surprised', 'expression=lookup', 'expression=lookdown'] END
+               || CASE WHEN (r / 31) % 8 = 0 THEN ARRAY['expression=tongue'] ELSE '{}' END
+               || CASE WHEN (r / 37) % 4 = 0 THEN ARRAY['expression=custom ' || (r / 41) % 4001] ELSE '{}' END
+               AS expression_words
+    FROM (
     SELECT *, folder || '/' || name || ' ' || i AS stem
     FROM (
         SELECT i, h, r, type, mood, noun,
@@ -88,8 +120,31 @@ FROM (
             ) AS numbers
         ) AS kinds
     ) AS named
+    ) AS plain
 ) AS complete
 """)
+
+
+_PRESETS = (
+    "aa",
+    "ih",
+    "ou",
+    "ee",
+    "oh",
+    "blink",
+    "blinkLeft",
+    "blinkRight",
+    "neutral",
+    "happy",
+    "angry",
+    "sad",
+    "relaxed",
+)
+_PARAMETERS = {
+    "owner": f"'{OWNER}'",
+    "presets": f"ARRAY[{', '.join(map(repr, _PRESETS))}]",
+    "preset_words": f"ARRAY[{', '.join(repr(f'expression={name.lower()}') for name in _PRESETS)}]",
+}
 
 
 def fingerprint(rows: int) -> str:
@@ -113,7 +168,7 @@ def fill(url: str, rows: int = ROWS) -> None:
     database.migrate(url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS bench_seed")
-        connection.execute("TRUNCATE assets, asset_events, asset_objects, asset_tombstones")
+        connection.execute("TRUNCATE assets, asset_events, asset_objects, asset_tombstones CASCADE")
         indexes = connection.execute(
             """SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'assets'
                AND indexname NOT IN (SELECT conname FROM pg_constraint WHERE conrelid = 'assets'::regclass)"""
@@ -124,7 +179,7 @@ def fill(url: str, rows: int = ROWS) -> None:
     def insert(first: int, last: int) -> None:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SET synchronous_commit = off")
-            connection.execute(_FILL.substitute(first=first, last=last, owner=f"'{OWNER}'").encode())
+            connection.execute(_FILL.substitute(_PARAMETERS, first=first, last=last).encode())
 
     step = max(1, rows // 20)
     with ThreadPoolExecutor(2) as pool:

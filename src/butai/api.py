@@ -24,6 +24,7 @@ from butai import __version__, docs_page, problems
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
 from butai.assets.patrol import routes as patrol_routes
+from butai.assets.search import routes as search_routes
 from butai.assets.storage import Store
 from butai.assets.wiring import Library, assemble
 from butai.calling import NEEDS_SIGN_IN
@@ -127,6 +128,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     problems.install(app)
     _add_process_routes(app, metrics)
     app.include_router(contract.hot)
+    app.include_router(search_routes.router)
     app.include_router(webhook_routes.router)
     app.include_router(contract.router)
     app.include_router(routes.router)

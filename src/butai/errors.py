@@ -34,7 +34,8 @@
     │   ├── SignatureMismatch  422 signature_mismatch
     │   ├── ChecksumMismatch   422 checksum_mismatch
     │   ├── SizeMismatch       422 size_mismatch
-    │   └── GlbInvalid         422 glb_invalid
+    │   ├── GlbInvalid         422 glb_invalid
+    │   └── InspectionTooLarge 422 inspection_too_large, never an answer: on the row of a file that is kept all the same
     ├── BodyTooLarge           413 body_too_large
     ├── UploadInterrupted      409 upload_interrupted
     ├── ClientDisconnected     400 client_disconnected
@@ -215,6 +216,12 @@ class SizeMismatch(UploadRefused):
 
 class GlbInvalid(UploadRefused):
     code, title = "glb_invalid", "The GLB container is broken"
+
+
+class InspectionTooLarge(UploadRefused):
+    """More would have to be read, or parsed, than a file's facts are worth. The file itself is kept."""
+
+    code, title = "inspection_too_large", "What describes the file's content is too large to look into"
 
 
 class BodyTooLarge(ButaiError):

@@ -312,7 +312,7 @@ async def test_a_run_that_is_killed_goes_on_where_it_was(
     assert counts(tally)["skipped unchanged"] == before
     killed = await snapshot(database)
     async with database.transaction() as session:
-        await session.execute(text("TRUNCATE assets, asset_objects, asset_events"))
+        await session.execute(text("TRUNCATE assets, asset_objects, asset_events CASCADE"))
     await import_(settings, objects)
     assert killed == await snapshot(database)
     (row,) = [row for row in killed if row[0] == "vrm/plain.vrm"]

@@ -4,7 +4,8 @@ An upload is an *attempt* on an asset. It writes a new object that no reader kno
 transaction points the row at it. So a reader never meets half a file, and a crash at any moment leaves either the old
 state or a row in the ledger (`asset_objects`) that says what to clean up.
 
-Called by `uploads` (bytes through us), `signed` (bytes past us) and `tasks` (what nobody finished).
+Called by `uploads` (bytes through us), `signed` (bytes past us), `derived` (bytes that we make) and `tasks` (what nobody
+finished).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai import audit
+from butai import audit, jobs
 from butai.assets import keys, transitions
 from butai.assets.keys import Key
 from butai.assets.kinds import Sidecar
@@ -35,6 +36,9 @@ from butai.errors import (
     SizeMismatch,
     UploadInterrupted,
 )
+
+INSPECT = "assets.inspect"
+"""The task that looks into a file's content; its body is in `inspection`, which sits above."""
 
 FIRST_LOOK = timedelta(seconds=15)
 """When a signed upload is first looked for: a small file is there by then."""
@@ -80,9 +84,10 @@ async def ledger(session: AsyncSession, attempt: Attempt, origin: str, lease: ti
 
 
 async def begin(
-    session: AsyncSession, user_id: str, key: Key, attempt: Attempt, settings: AssetSettings, origin: Origin
+    session: AsyncSession, user_id: str | None, key: Key, attempt: Attempt, settings: AssetSettings, origin: Origin
 ) -> Asset:
-    """The caller's row for a key: the one there is, locked, with one attempt more; or a new one.
+    """A user's row for a key: the one there is, locked, with one attempt more; or a new one. Nobody's rows are for
+    `derived` alone, which calls this under a lock of its own: no constraint keeps two of them apart.
 
     Fills `attempt`. Another user's key is none of ours: the row gets a public key of its own then.
     """
@@ -94,20 +99,20 @@ async def begin(
         event = Event.REPLACING
     asset.attempts += 1
     attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, key
-    await transitions.apply(session, asset, event, actor=user_id, new=event is Event.CREATED)
+    await transitions.apply(session, asset, event, actor=origin.actor, new=event is Event.CREATED)
     audit.record(
         session, origin, "asset.upload", f"asset:{asset.id}", detail={"key": key.text, "attempt": attempt.number}
     )
     return asset
 
 
-async def _own(session: AsyncSession, user_id: str, key: Key) -> Asset | None:
+async def _own(session: AsyncSession, user_id: str | None, key: Key) -> Asset | None:
     return await session.scalar(
         select(Asset).where(Asset.owner_user_id == user_id, Asset.wanted_key == key.text).with_for_update()
     )
 
 
-async def _create(session: AsyncSession, user_id: str, key: Key, settings: AssetSettings) -> tuple[Asset, bool]:
+async def _create(session: AsyncSession, user_id: str | None, key: Key, settings: AssetSettings) -> tuple[Asset, bool]:
     public_key = await _public_key(session, user_id, key)
     while True:
         asset_id = uuid.uuid7()
@@ -141,7 +146,7 @@ async def _create(session: AsyncSession, user_id: str, key: Key, settings: Asset
         public_key = keys.another(key)
 
 
-async def _public_key(session: AsyncSession, user_id: str, key: Key) -> str:
+async def _public_key(session: AsyncSession, user_id: str | None, key: Key) -> str:
     """The public key to try first. A sidecar is named after its asset's public key, so that clients find it there."""
     if key.sidecar is None:
         return key.text
@@ -187,6 +192,7 @@ async def finish(
         await transitions.apply(session, asset, Event.RESTORED, actor=actor)
     if asset.sidecar is None:
         await transitions.attach_sidecars(session, asset)
+        await jobs.enqueue(session, INSPECT, {"asset_id": str(asset.id), "object_key": attempt.object_key})
     await transitions.apply(
         session, asset, Event.COMPLETED, actor=actor, attempt=attempt.number, detail={"size": stored.size}
     )

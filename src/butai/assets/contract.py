@@ -49,10 +49,6 @@ DEFAULT_PAGE = 50
 """Items of a page for those who ask for a page but not how large."""
 
 MOST_PAGES = 1_000_000
-_SORT_FIELD = f"({'|'.join((*queries.SORT_COLUMNS, 'createdAt', 'updatedAt', 'name', 'size'))})"
-SORT_PATTERN = f"^(-?{_SORT_FIELD}|{_SORT_FIELD}:(asc|desc))?$"
-"""What `queries.parse_sort` takes, for the document."""
-
 TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "animations": AssetType.ANIMATION}
 
 
@@ -76,7 +72,7 @@ TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "an
             query_parameter(
                 "sort",
                 "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending; newest first when empty",
-                pattern=SORT_PATTERN,
+                pattern=queries.SORT_PATTERN,
                 example="-created_at",
             ),
             query_parameter("q", "Part of a name", maxLength=200, pattern=r"^[^\u0000]*$"),

@@ -336,6 +336,8 @@ class Importer:
         facts = candidate.facts
         asset.object_key = candidate.object_key
         asset.size_bytes, asset.etag, asset.sha256 = facts.size, facts.etag, None
+        # The same key may hold another file by now: somebody else writes these objects.
+        asset.inspected_key = None
         asset.last_checked_at = datetime.now(UTC)
         if candidate.found is not None and candidate.found.meta is not None:
             asset.meta = candidate.found.meta

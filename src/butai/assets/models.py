@@ -87,21 +87,25 @@ class Asset(Model):
         Index("ix_assets_stem", "stem", "owner_user_id"),
         Index("ix_assets_change", "change_seq"),
         Index("ix_assets_trash", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        # Words, tags and names in one: two partial indexes with the same condition are never combined.
         Index(
-            "ix_assets_name_trigrams",
+            "ix_assets_search",
+            "terms",
+            "tags",
             "display_name",
             postgresql_using="gin",
             postgresql_ops={"display_name": "gin_trgm_ops"},
             postgresql_where=text(LISTED),
         ),
-        Index("ix_assets_terms", "terms", postgresql_using="gin", postgresql_where=text(LISTED)),
-        Index("ix_assets_tags", "tags", postgresql_using="gin", postgresql_where=text(LISTED)),
-        Index("ix_assets_triangles", "type", "triangles", postgresql_where=text(f"{LISTED} AND triangles IS NOT NULL")),
+        Index("ix_assets_triangles", "type", "triangles", postgresql_where=text("triangles IS NOT NULL")),
+        Index("ix_assets_duration", "type", "duration_seconds", postgresql_where=text("duration_seconds IS NOT NULL")),
+        Index("ix_assets_created", "created_at", "id", postgresql_where=text("sidecar IS NULL")),
         Index(
-            "ix_assets_duration",
-            "type",
-            "duration_seconds",
-            postgresql_where=text(f"{LISTED} AND duration_seconds IS NOT NULL"),
+            "ix_assets_unready",
+            "status",
+            "created_at",
+            "id",
+            postgresql_where=text("sidecar IS NULL AND status <> 'ready'"),
         ),
         Index(
             "ix_assets_uninspected",
@@ -151,6 +155,10 @@ class Asset(Model):
     triangles: Mapped[int | None] = mapped_column(BigInteger)
     terms: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     """Words of the facts that lists filter by, such as `licence.commercial=allowed` or `expression=happy`."""
+    summary: Mapped[str] = mapped_column(
+        Computed("butai_asset_summary(type, status, visibility, triangles, facts)", persisted=True), deferred=True
+    )
+    """What a search says of an asset beyond its `item` (function `butai_asset_summary` of migration 0004)."""
     item: Mapped[str] = mapped_column(
         Computed(
             "butai_asset_item(id, type, s3_key, display_name, mime_type, size_bytes, visibility, created_at, updated_at, "

@@ -40,6 +40,9 @@ SORT_COLUMNS = {
     "size_bytes": ("size_bytes", "bigint"),
 }
 _ALIASES = {"createdAt": "created_at", "updatedAt": "updated_at", "name": "display_name", "size": "size_bytes"}
+_SORT_FIELD = f"({'|'.join((*SORT_COLUMNS, *_ALIASES))})"
+SORT_PATTERN = f"^(-?{_SORT_FIELD}|{_SORT_FIELD}:(asc|desc))?$"
+"""What `parse_sort` takes, for the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +318,9 @@ _ASSET = """
            error_detail AS "errorDetail", attempts, sha256, tags, meta, sidecar,
            butai_read_url(s3_key) AS url,
            CASE WHEN thumbnail_key IS NULL THEN NULL ELSE butai_read_url(thumbnail_key) END AS thumbnail,
-           missing_since AS "missingSince", deleted_at AS "deletedAt", change_seq AS "changeSeq"
+           missing_since AS "missingSince", deleted_at AS "deletedAt", change_seq AS "changeSeq",
+           facts - ARRAY['derived_from', 'derived_etag'] AS facts, inspect_error AS "inspectError", triangles,
+           duration_seconds AS "durationSeconds"
     FROM assets
 """
 
@@ -335,10 +340,23 @@ async def get_asset(database: Database, asset_id: UUID, user_id: str | None, ope
         return await cursor.fetchone()
 
     row = await database.read(ask)
-    if row is not None and row["ownerUserId"] != user_id and not operator:
-        # What went wrong once, and who owns a file, is not for strangers.
-        row |= {"ownerUserId": None, "errorDetail": None, "attempts": 0}
+    if row is not None:
+        row["warnings"] = _warnings(row)
+        if row["ownerUserId"] != user_id and not operator:
+            # What went wrong once, and who owns a file, is not for strangers.
+            row |= {"ownerUserId": None, "errorDetail": None, "attempts": 0}
     return row
+
+
+def _warnings(row: dict[str, Any]) -> list[str]:
+    """Codes of what its owner should look at. A file that everybody may fetch is passed on to them."""
+    licence = row["facts"].get("licence")
+    forbidden = isinstance(licence, dict) and licence.get("redistribution") == "forbidden"
+    return (
+        ["licence_forbids_redistribution"]
+        if forbidden and (row["visibility"], row["type"]) == ("public", "vrm")
+        else []
+    )
 
 
 # The change feed

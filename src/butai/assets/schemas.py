@@ -21,7 +21,11 @@ AssetTypeName = Literal["vrm", "animation", "bgm", "hdr", "scene"]
 
 
 class AssetOut(BaseModel):
-    """One asset. Times are UTC, sizes bytes. `errorCode`, `attempts` and `errorDetail` speak of uploads that failed."""
+    """One asset. Times are UTC, sizes bytes. `errorCode`, `attempts` and `errorDetail` speak of uploads that failed.
+
+    `facts` is what the file itself says, in sections (`model`, `licence`, `animation`, `sound`, `picture`); it comes a
+    moment after the upload. `inspectError` is the code of why there is none. `warnings` are codes too.
+    """
 
     id: UUID
     type: AssetTypeName
@@ -47,6 +51,11 @@ class AssetOut(BaseModel):
     missingSince: datetime | None
     deletedAt: datetime | None
     changeSeq: int
+    facts: dict[str, Any]
+    inspectError: str | None
+    triangles: int | None
+    durationSeconds: float | None
+    warnings: list[str]
 
 
 class AssetEdit(BaseModel):
@@ -71,6 +80,35 @@ class ChangesOut(BaseModel):
     gone: list[UUID] = Field(description="Ids that were purged, trashed or made private: forget them.")
     nextSince: int
     hasMore: bool
+
+
+class AssetPage(BaseModel):
+    """A page of a search. Each item is as lists have it (`id`, `name`, `url`, `category`, `tags`, …), with `status`,
+    `triangles`, `facts` (what is inside the file), `warnings` (such as `licence_forbids_redistribution`) and `ownedByMe`."""
+
+    items: list[dict[str, Any]]
+    nextCursor: str | None = Field(description="None on the last page")
+    total: int | None = Field(description="How many match in all, when that was asked for")
+    totalIsExact: bool
+
+
+class FacetCount(BaseModel):
+    """How many assets have a value."""
+
+    value: str
+    count: int
+
+
+class FacetsOut(BaseModel):
+    """What is among the assets that match: each facet's values, most frequent first, 50 at most."""
+
+    counted: int = Field(description="Assets that were looked at")
+    isExact: bool = Field(description="Whether those were all that match")
+    types: list[FacetCount]
+    formats: list[FacetCount]
+    licence: dict[str, list[FacetCount]] = Field(description="By part: `commercial`, `redistribution`, …")
+    expressions: list[FacetCount]
+    tags: list[FacetCount]
 
 
 class ResourcePage(BaseModel):

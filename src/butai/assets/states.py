@@ -40,6 +40,7 @@ class Event(StrEnum):
     TRASHED = "trashed"
     RESTORED = "restored"
     PURGED = "purged"
+    INSPECTED = "inspected"
 
 
 class IllegalTransition(Exception):
@@ -79,7 +80,11 @@ TABLE: dict[tuple[Status | None, Event], Status] = {
     (_S.READY, _E.LOST): _S.MISSING,
     (_S.MISSING, _E.RECOVERED): _S.READY,
     (_S.READY, _E.MISMATCH): _S.READY,
-    **{(status, event): status for status in Status for event in (_E.EDITED, _E.TRASHED, _E.RESTORED, _E.PURGED)},
+    **{
+        (status, event): status
+        for status in Status
+        for event in (_E.EDITED, _E.TRASHED, _E.RESTORED, _E.PURGED, _E.INSPECTED)
+    },
 }
 
 

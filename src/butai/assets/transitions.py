@@ -73,7 +73,8 @@ async def apply(
         after = before or after
     change = await next_change(session)
     asset.status = after
-    asset.updated_at = change.at
+    # That we looked into a file is news for those who sync, not a change of it: years of files may be looked into at once.
+    asset.updated_at = asset.updated_at if event is Event.INSPECTED else change.at
     asset.change_seq = change.seq
     if after is Status.FAILED and not stale:
         asset.error_code, asset.error_detail = error_code, error_detail

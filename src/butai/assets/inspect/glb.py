@@ -1,6 +1,7 @@
 """The outside of a GLB: its JSON chunk and where its binary chunk lies.
 
-Called by `thumbnails`. Every number in a file is a claim: it is checked against the file's real size before it is used.
+Called by `thumbnails` and `inspection`. Every number in a file is a claim: it is checked against the file's real size
+before it is used.
 Source: glTF 2.0, "GLB File Format Specification".
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from butai.assets.kinds import check_glb
-from butai.errors import GlbInvalid
+from butai.errors import GlbInvalid, InspectionTooLarge, SignatureMismatch
 
 Read = Callable[[int, int], Awaitable[bytes]]
 """Reads bytes: (start, length) to at most `length` of them."""
@@ -39,12 +40,12 @@ class Glb:
 
 
 async def read_glb(read: Read, size: int) -> Glb:
-    """Opens a GLB of `size` bytes. Raises `GlbInvalid`, `SignatureMismatch`."""
+    """Opens a GLB of `size` bytes. Raises `GlbInvalid`, `SignatureMismatch`, `InspectionTooLarge`."""
     head = await read(0, min(FIRST_READ, size))
     check_glb(head, size)
     (json_length,) = struct.unpack_from("<I", head, 12)
     if json_length > JSON_LIMIT:
-        raise GlbInvalid(f"The JSON chunk has {json_length} bytes; {JSON_LIMIT} is the most that is looked into")
+        raise InspectionTooLarge(f"The JSON chunk has {json_length} bytes; {JSON_LIMIT} is the most")
     end = 20 + json_length
     # The BIN chunk's header stands right behind the JSON: read it in the same go.
     wanted = min(end + 8, size)
@@ -52,15 +53,29 @@ async def read_glb(read: Read, size: int) -> Glb:
         head += await read(len(head), wanted - len(head))
     if len(head) < wanted:
         raise GlbInvalid("The file ends inside its JSON")
-    if sum(head.count(mark, 20, end) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
-        raise GlbInvalid(f"The JSON chunk has more than {VALUES_LIMIT} values")
+    return Glb(_parsed(head[20:end]), _binary(head, end, size))
+
+
+async def read_gltf(read: Read, size: int) -> Glb:
+    """Opens a glTF that is a text of its own, without a BIN chunk. Raises as `read_glb` does."""
+    if size > JSON_LIMIT:
+        raise InspectionTooLarge(f"The document has {size} bytes; {JSON_LIMIT} is the most")
+    text = (await read(0, size)).removeprefix(b"\xef\xbb\xbf") if size else b""
+    if not text.lstrip().startswith(b"{"):
+        raise SignatureMismatch
+    return Glb(_parsed(text), None)
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
+        raise InspectionTooLarge(f"The JSON has more than {VALUES_LIMIT} values")
     try:
-        document = json.loads(head[20:end])
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GlbInvalid("The JSON chunk is not JSON") from error
     if not isinstance(document, dict):
         raise GlbInvalid("The JSON chunk is not an object")
-    return Glb(document, _binary(head, end, size))
+    return document
 
 
 def _binary(head: bytes, start: int, size: int) -> tuple[int, int] | None:

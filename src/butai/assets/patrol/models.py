@@ -13,8 +13,9 @@ from butai.database import Model
 
 
 class PatrolRun(Model):
-    """One run. `due` is how many assets it set out to look for; `found`, `suspected`, `lost`, `recovered`, `mismatched`
-    and `undecided` (5xx, time-outs, throttling) add up to `checked`; `lost` counts what was missing before, too. `stop_code` says why it stopped before its end."""
+    """One run. `due` is how many assets it set out to look for; `found`, `suspected`, `lost` (with what was missing before),
+    `recovered`, `mismatched` and `undecided` (5xx, time-outs, throttling) add up to `checked`. `stop_code` says why it
+    stopped before its end."""
 
     __tablename__ = "patrol_runs"
     __table_args__ = (

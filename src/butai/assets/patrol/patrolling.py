@@ -50,6 +50,9 @@ RECHECKS_BELIEVED = timedelta(minutes=10)
 
 CHANGING = frozenset({Ruling.LOST, Ruling.RECOVERED, Ruling.MISMATCH, Ruling.STILL_MISSING})
 
+NIL = UUID(int=0)
+"""Before every id."""
+
 ROUND = ("scheduled", "asked")
 """Kinds of run that go through the library."""
 
@@ -100,7 +103,7 @@ class Run:
 _DUE = """
     FROM assets a LEFT JOIN asset_checks c ON c.asset_id = a.id AND c.object_key = a.object_key
     WHERE a.status IN ('ready', 'missing') AND a.deleted_at IS NULL AND a.object_key IS NOT NULL
-      AND (%(after)s::uuid IS NULL OR a.id > %(after)s::uuid)
+      AND a.id > %(after)s::uuid
       AND (%(everything)s OR c.due_at IS NULL OR c.due_at <= %(now)s)
 """
 _COLUMNS = "SELECT a.id, a.object_key, a.status, a.size_bytes AS size, a.etag, c.suspected_at, c.used_at"
@@ -208,11 +211,11 @@ class Patrol:
         run.hides_absence = await self._prepare_canary()
         now = self._clock()
         asked = {"everything": everything, "now": now, "limit": BATCH}
-        run.due = run.checked + await self._count(asked | {"after": run.checkpoint})
+        run.due = run.checked + await self._count(asked | {"after": run.checkpoint or NIL})
         async with self._database.transaction() as session:
             mismatches = await recording.open_mismatches(session)
             await _save(session, run)
-        while rows := await self._rows(_BATCH, asked | {"after": run.checkpoint}):
+        while rows := await self._rows(_BATCH, asked | {"after": run.checkpoint or NIL}):
             now = self._clock()
             looked = await look(
                 rows, self._heads, self._canary, hides_absence=run.hides_absence, now=now, recheck=self._recheck

@@ -1,0 +1,186 @@
+"""`GET /api/assets` and `/api/assets/facets`: the library's own list, by what is inside files.
+
+Parses, calls `pages` or `facets`, answers. Both are hot (`butai.direct`), and so document their parameters by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from butai.assets import queries
+from butai.assets.kinds import AssetType
+from butai.assets.queries import Place
+from butai.assets.schemas import AssetPage, FacetsOut
+from butai.assets.search import facets, filters, pages
+from butai.assets.search.filters import Filters
+from butai.assets.search.pages import Search
+from butai.assets.states import Status
+from butai.assets.wiring import library
+from butai.calling import TAKES_SIGN_IN, caller
+from butai.direct import DirectRoute, query_parameter
+from butai.errors import FilterInvalid, Forbidden
+from butai.identity import Caller
+from butai.problems import documented
+
+router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRoute)
+
+TOTALS = ("none", "estimate", "exact")
+LIMIT, MOST = 50, 200
+"""Items of a page: as they come, and at most."""
+
+_HEADERS = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
+_PAGING = frozenset({"sort", "limit", "cursor", "total"})
+_NOTHING: frozenset[str] = frozenset()
+
+
+def _several(values: tuple[str, ...]) -> str:
+    one = f"({'|'.join(values)})"
+    return f"^{one}(,{one}){{0,{filters.VALUES - 1}}}$"
+
+
+def _labels(name: str, description: str, example: str) -> dict[str, Any]:
+    item = {"type": "string", "minLength": 1, "maxLength": filters.LABEL, "pattern": r"^[^\u0000]*$"}
+    made = query_parameter(name, description, kind="array", items=item, maxItems=filters.VALUES)
+    return made | {"example": [example]}
+
+
+def _range(name: str, description: str, kind: str, most: float) -> list[dict[str, Any]]:
+    return [
+        query_parameter(f"{end}_{name}", f"{description}, at {side}", kind=kind, minimum=0, maximum=most)
+        for end, side in (("min", "least"), ("max", "most"))
+    ]
+
+
+_FILTERS: list[dict[str, Any]] = [
+    query_parameter(
+        "type", "One or several, with commas between", pattern=_several(tuple(AssetType)), example="vrm,scene"
+    ),
+    query_parameter(
+        "q", "Part of a name, from three letters on quickly", maxLength=filters.TEXT, pattern=r"^[^\u0000]*$"
+    ),
+    _labels("tag", "Once for each tag; all must be there", "Neon"),
+    _labels("has_expression", "Once for each expression of an avatar; all must be there", "happy"),
+    query_parameter(
+        "format",
+        "What the file is (`vrm0`, `vrm1`, `vrma`, `mp3`, …), any of several with commas between",
+        pattern=_several((filters.FORMAT,)),
+        example="vrm1",
+    ),
+    *(
+        query_parameter(
+            f"licence.{part}",
+            "What an avatar's licence says, any of several with commas between",
+            pattern=_several(words),
+        )
+        for part, words in filters.LICENCE.items()
+    ),
+    *_range("duration", "Seconds", "number", filters.MOST_SECONDS),
+    *_range("triangles", "Triangles", "integer", filters.MOST_TRIANGLES),
+    *_range("size", "Bytes", "integer", filters.MOST_BYTES),
+    query_parameter("owner", "The caller's own", enum=("me",)),
+    query_parameter("visibility", "`private`: the caller's own", enum=("public", "private")),
+    query_parameter("status", "Other than `ready`: the caller's own", enum=tuple(Status)),
+    query_parameter("trashed", "What is in the trash, of any status: the caller's own", enum=("true", "false")),
+    query_parameter("all", "For operators: everybody's, private ones too", enum=("true", "false")),
+]
+
+
+@router.get(
+    "",
+    response_model=AssetPage,
+    responses=documented(400, 403),
+    operation_id="search_assets",
+    summary="Search the library",
+    openapi_extra=TAKES_SIGN_IN
+    | {
+        "parameters": [
+            *_FILTERS,
+            query_parameter(
+                "sort",
+                "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending; newest first when empty",
+                pattern=queries.SORT_PATTERN,
+                example="-created_at",
+            ),
+            query_parameter("limit", "Items of a page", kind="integer", minimum=1, maximum=MOST, default=LIMIT),
+            query_parameter("cursor", "`nextCursor` of the page before; with the same filters and order"),
+            query_parameter("total", "How matches are counted", enum=TOTALS, default="none"),
+        ]
+    },
+)
+async def search(request: Request) -> Response:
+    """What is public, and what is the caller's own, by what is inside. Each item as lists have it, with what is known of
+    its file."""
+    who = await caller(request)
+    wanted = _wanted(request, who, _PAGING)
+    asked = request.query_params
+    mode = asked.get("total", "none")
+    if mode not in TOTALS:
+        raise FilterInvalid(f"total is one of {', '.join(TOTALS)}")
+    order = queries.parse_sort(asked.get("sort"))
+    cursor = asked.get("cursor")
+    place = queries.decode_cursor(cursor, order) if cursor else None
+    limit = _limit(asked.get("limit"))
+    database = library(request).database
+    found = await pages.page(database, Search(wanted, who.user_id, order, limit, place))
+    count, exact = None, False
+    if place is None and not found.has_more:
+        # A list that ends on its first page counts itself.
+        count, exact = (found.count, True) if mode != "none" else (None, False)
+    elif mode != "none":
+        count, exact = await pages.total(database, wanted, who.user_id, exactly=mode == "exact")
+    following = None
+    if found.has_more and found.last_value is not None and found.last_id is not None:
+        at = place.page if place else 1
+        following = queries.encode_cursor(order, Place(found.last_value, found.last_id, None, at + 1))
+    rest = {"nextCursor": following, "total": count, "totalIsExact": exact}
+    body = b"".join((b'{"items":[', found.items, b"],", msgspec.json.encode(rest)[1:]))
+    return Response(body, 200, _HEADERS, "application/json")
+
+
+@router.get(
+    "/facets",
+    response_model=FacetsOut,
+    responses=documented(400, 403),
+    operation_id="list_facets",
+    summary="What there is to filter by",
+    openapi_extra=TAKES_SIGN_IN | {"parameters": _FILTERS},
+)
+async def list_facets(request: Request) -> Response:
+    """How many of each type, licence, format, expression and tag are among the assets that the filters leave. Counted
+    over 10,000 of them at most (`isExact`)."""
+    who = await caller(request)
+    found = await facets.facets(library(request).database, _wanted(request, who, _NOTHING), who.user_id)
+    body = {
+        "counted": found.counted,
+        "isExact": found.is_exact,
+        "types": _counts(found.types),
+        "formats": _counts(found.formats),
+        "licence": {part: _counts(counts) for part, counts in found.licence.items()},
+        "expressions": _counts(found.expressions),
+        "tags": _counts(found.tags),
+    }
+    return Response(msgspec.json.encode(body), 200, _HEADERS, "application/json")
+
+
+def _counts(counts: facets.Counts) -> list[dict[str, Any]]:
+    return [{"value": value, "count": count} for value, count in counts]
+
+
+def _wanted(request: Request, who: Caller, others: frozenset[str]) -> Filters:
+    """The filters that this caller may use. Raises `FilterInvalid`, `Unauthenticated`, `Forbidden`."""
+    wanted = filters.parse(request.query_params.multi_items(), others)
+    filters.check_sign_in(wanted, anonymous=who.user_id is None)
+    if wanted.everything and not who.is_operator:
+        raise Forbidden("all=true is for operators")
+    return wanted
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MOST):
+        raise FilterInvalid(f"limit is a whole number from 1 to {MOST}")
+    return int(text)
