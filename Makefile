@@ -39,7 +39,7 @@ lock: $(UV) ## Write the locks anew after pyproject.toml or requirements/dev.in 
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
 
 system: ## Programs that tests use and PyPI does not have
-	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg chromium
+	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg chromium npm
 
 livekit: ## A LiveKit server for this machine, built by Go into .tools/bin; minutes the first time
 	@scripts/livekit-server

@@ -24,6 +24,7 @@ from butai import __version__, docs_page, problems
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
 from butai.assets.patrol import routes as patrol_routes
+from butai.assets.resumable import routes as resumable_routes
 from butai.assets.search import routes as search_routes
 from butai.assets.storage import Store
 from butai.assets.wiring import Library, assemble
@@ -133,6 +134,8 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(contract.router)
     app.include_router(routes.router)
     app.include_router(patrol_routes.router)
+    app.include_router(resumable_routes.router)
+    app.include_router(resumable_routes.around)
     for part in (live_routes, room_routes, ingress_routes, destination_routes, audit_routes, event_routes):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
@@ -150,10 +153,28 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "if-none-match",
                 "last-event-id",
                 "range",
+                "tus-resumable",
+                "upload-checksum",
+                "upload-length",
+                "upload-metadata",
+                "upload-offset",
                 "x-api-key",
                 "x-request-id",
             ],
-            expose_headers=["etag", "content-range", "content-length", "accept-ranges", "x-request-id"],
+            expose_headers=[
+                "accept-ranges",
+                "butai-asset-id",
+                "content-length",
+                "content-range",
+                "etag",
+                "location",
+                "tus-resumable",
+                "upload-expires",
+                "upload-length",
+                "upload-metadata",
+                "upload-offset",
+                "x-request-id",
+            ],
         )
     return app
 

@@ -38,6 +38,11 @@
     │   └── InspectionTooLarge 422 inspection_too_large, never an answer: on the row of a file that is kept all the same
     ├── BodyTooLarge           413 body_too_large
     ├── UploadInterrupted      409 upload_interrupted
+    │   ├── UploadCancelled    409 upload_cancelled
+    │   ├── UploadOffsetWrong  409 upload_offset_wrong
+    │   ├── UploadTaken        409 upload_taken
+    │   ├── UploadExpired      410 upload_expired
+    │   └── UploadChecksumWrong 460 upload_checksum_wrong (tus)
     ├── ClientDisconnected     400 client_disconnected
     └── Unavailable            503 unavailable, with Retry-After
         ├── DatabaseUnavailable  503 database_unavailable
@@ -232,6 +237,28 @@ class UploadInterrupted(ButaiError):
     """Its process died or stood still for so long that the attempt was given up; a retry takes the same row."""
 
     code, status, title = "upload_interrupted", 409, "The upload was interrupted; send it again"
+
+
+class UploadCancelled(UploadInterrupted):
+    code, title = "upload_cancelled", "The upload was cancelled"
+
+
+class UploadOffsetWrong(UploadInterrupted):
+    code, title = "upload_offset_wrong", "The upload stands at another offset: ask where"
+
+
+class UploadTaken(UploadInterrupted):
+    code, title = "upload_taken", "A later request goes on with this upload"
+
+
+class UploadExpired(UploadInterrupted):
+    code, status, title = "upload_expired", 410, "This upload is over; begin it anew"
+
+
+class UploadChecksumWrong(UploadInterrupted):
+    """460 is what tus has for it."""
+
+    code, status, title = "upload_checksum_wrong", 460, "The bytes are not those of Upload-Checksum; send them again"
 
 
 class ClientDisconnected(ButaiError):

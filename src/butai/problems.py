@@ -120,6 +120,11 @@ def answer(
 
 async def _butai_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ButaiError)
+    return answer_error(request, error)
+
+
+def answer_error(request: Request, error: ButaiError) -> JSONResponse:
+    """One of our errors as an answer, for routes that must dress it themselves."""
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)

@@ -15,6 +15,7 @@ from procrastinate.exceptions import ConnectorException
 
 from butai.assets import tasks
 from butai.assets.patrol import tasks as patrol_tasks
+from butai.assets.resumable import tasks as resumable_tasks
 from butai.assets.storage import Store
 from butai.assets.wiring import assemble
 from butai.config import Settings
@@ -43,6 +44,7 @@ def make_app(url: str) -> App:
     app = App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=4))
     tasks.register(app)
     patrol_tasks.register(app)
+    resumable_tasks.register(app)
     live_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)

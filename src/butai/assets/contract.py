@@ -376,7 +376,9 @@ async def upload(request: Request) -> Response:
         return early or _key_of(form), form.fields.get("sha256")
 
     assert who.user_id is not None
-    done = await uploads.receive(parts.uploads, who.user_id, origin(request, who), early, file.chunks(), settle)
+    done = await uploads.receive(
+        parts.uploads, who.user_id, origin(request, who), early, file.chunks(), settle, _declared_length(request)
+    )
     body = {
         "success": True,
         "message": "Uploaded",
@@ -391,6 +393,12 @@ async def upload(request: Request) -> Response:
         },
     }
     return Response(msgspec.json.encode(body), 200, media_type="application/json")
+
+
+def _declared_length(request: Request) -> int | None:
+    """Of the whole form, which is a little more than its file."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None
 
 
 async def _no_longer_than(most: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

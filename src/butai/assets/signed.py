@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
-from butai.assets import keys, transitions
+from butai.assets import keys, quotas, transitions
 from butai.assets.attempts import Attempt, Stored, begin, checked, fail, finish, ledger
 from butai.assets.keys import Key
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
@@ -64,8 +64,10 @@ async def open_upload(
     attempt = Attempt(keys.mint_object_key(tools.store.prefix))
     expires = tools.settings.presigned_expiry
     async with tools.database.transaction() as session:
+        await quotas.hold(session, tools.settings, user_id)
         asset = await begin(session, user_id, key, attempt, tools.settings, origin)
         await ledger(session, attempt, "signed", timedelta(seconds=expires) + ARRIVAL_GRACE, size=size, sha256=sha256)
+        await quotas.check(session, tools.settings, user_id)
         s3_key, wanted_key = asset.s3_key, asset.wanted_key
     # The type is not signed: browsers name it as they like, and ours comes from the key.
     headers = {} if size is None else {"Content-Length": str(size)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -257,11 +257,12 @@ class Store:
         async with self._request("PUT", key, query=query, body=body) as response:
             return response.headers.get("ETag", "")
 
-    async def complete_multipart(self, key: str, upload_id: str, etags: list[str]) -> str:
-        """Makes the object of its parts; returns its ETag. When the answer was lost, a HEAD tells how it ended."""
+    async def complete_multipart(self, key: str, upload_id: str, sent: Sequence[tuple[int, str]]) -> str:
+        """Makes the object of its parts (number and ETag, numbers ascending); returns its ETag. When the answer was lost,
+        a HEAD tells how it ended."""
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>"
-            for number, etag in enumerate(etags, start=1)
+            for number, etag in sent
         )
         body = Whole(f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode())
         headers = {"Content-Type": "application/xml"}

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import update
 
-from butai.assets import keys
+from butai.assets import keys, quotas
 from butai.assets.attempts import Attempt, Stored, begin, checked, fail, finish, ledger
 from butai.assets.keys import Key
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, AssetType, Sidecar, parse_meta, size_limit
@@ -71,20 +71,30 @@ class UploadTools:
 
 
 async def receive(
-    tools: UploadTools, user_id: str, origin: Origin, key: Key | None, chunks: AsyncIterator[bytes], settle: Settle
+    tools: UploadTools,
+    user_id: str,
+    origin: Origin,
+    key: Key | None,
+    chunks: AsyncIterator[bytes],
+    settle: Settle,
+    expected: int | None = None,
 ) -> Uploaded:
     """Carries one file from a form into the store and the index.
 
     `key` is None when the form sends its file before its fields: the bytes go to an object that belongs to nobody
-    yet, and `settle` tells the key (and a declared SHA-256) once the form has been read to its end. Raises any error of
+    yet, and `settle` tells the key (and a declared SHA-256) once the form has been read to its end. `expected`: bytes to keep
+    room for in the user's quota. Raises any error of
     an upload; whatever it is, the row says it too.
     """
     lease = timedelta(seconds=tools.settings.upload_lease)
     attempt = Attempt(keys.mint_object_key(tools.store.prefix))
     async with tools.database.transaction() as session:
         if key is not None:
+            await quotas.hold(session, tools.settings, user_id)
             await begin(session, user_id, key, attempt, tools.settings, origin)
-        await ledger(session, attempt, "upload", lease)
+        await ledger(session, attempt, "upload", lease, size=expected)
+        if key is not None:
+            await quotas.check(session, tools.settings, user_id)
     log.info("upload.began", asset_id=str(attempt.asset_id), attempt=attempt.number, user_id=user_id)
     try:
         async with _lease(tools, attempt, lease):
@@ -104,6 +114,7 @@ async def receive(
                         .values(asset_id=attempt.asset_id, attempt=attempt.number)
                     )
             stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), declared)
+            await quotas.settle(tools.database, tools.settings, user_id, attempt.object_key, stored.size)
             asset = await _finish_persistently(tools.database, attempt, stored, user_id, origin)
     except BaseException as error:
         cause = error if isinstance(error, ButaiError) else UploadInterrupted()
@@ -247,7 +258,9 @@ class _Outgoing:
         await self._send_filled()
         while self._sending:
             await self._oldest_sent()
-        return await store.complete_multipart(key, self._upload_id, [self._etags[n + 1] for n in range(self._sent)])
+        return await store.complete_multipart(
+            key, self._upload_id, [(n + 1, self._etags[n + 1]) for n in range(self._sent)]
+        )
 
     async def abort(self) -> None:
         """Stops sending and has the store forget the parts. What it cannot do now, the removal job does later."""

@@ -1,0 +1,81 @@
+"""How much one user may keep. Called where an upload begins: `attempts` would be too late, its bytes are on the way by then.
+
+What counts is written down anyway: the sizes of the user's assets, the trash included, and the declared sizes of what is
+being uploaded (`asset_objects.declared_size` of rows still `writing`). So a reservation is settled by the upload's own end,
+and a crash leaves none behind that the sweep does not find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai.config import AssetSettings
+from butai.database import Database
+from butai.errors import QuotaExceeded
+
+_USAGE = text(
+    """
+    SELECT coalesce(sum(size_bytes), 0), count(*) FILTER (WHERE size_bytes IS NOT NULL),
+           (SELECT coalesce(sum(greatest(o.declared_size - coalesce(a.size_bytes, 0), 0)), 0)
+            FROM asset_objects o JOIN assets a ON a.id = o.asset_id
+            WHERE o.state = 'writing' AND a.owner_user_id = :user),
+           count(*) FILTER (WHERE size_bytes IS NULL AND status = 'uploading')
+    FROM assets WHERE owner_user_id = :user
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a user keeps: bytes and files that are stored, and those on their way."""
+
+    bytes: int
+    files: int
+    reserved_bytes: int
+    reserved_files: int
+
+
+async def usage(session: AsyncSession, user_id: str) -> Usage:
+    """What a user keeps now."""
+    kept, files, reserved, coming = (await session.execute(_USAGE, {"user": user_id})).one()
+    return Usage(int(kept), int(files), int(reserved), int(coming))
+
+
+async def hold(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
+    """Has this user's uploads begin one after another until the transaction ends, where there is a quota to keep."""
+    if settings.quota_bytes or settings.quota_files:
+        number = int.from_bytes(hashlib.sha256(user_id.encode()).digest()[:8], "big", signed=True)
+        await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+
+async def settle(database: Database, settings: AssetSettings, user_id: str, object_key: str, size: int) -> None:
+    """An upload's real size in place of what was expected of it, now that it is known. Raises `QuotaExceeded`."""
+    if not settings.quota_bytes and not settings.quota_files:
+        return
+    async with database.transaction() as session:
+        await hold(session, settings, user_id)
+        await session.execute(
+            text("UPDATE asset_objects SET declared_size = :size WHERE object_key = :key AND state = 'writing'"),
+            {"size": size, "key": object_key},
+        )
+        await check(session, settings, user_id)
+
+
+async def check(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
+    """Call it behind `hold`, when the new upload's rows are written. Raises `QuotaExceeded`: the caller rolls back."""
+    if not settings.quota_bytes and not settings.quota_files:
+        return
+    now = await usage(session, user_id)
+    wanted = now.bytes + now.reserved_bytes
+    if settings.quota_bytes and wanted > settings.quota_bytes:
+        raise QuotaExceeded(
+            f"You would keep {wanted} bytes, uploads under way counted; {settings.quota_bytes} is the most"
+        )
+    if settings.quota_files and now.files + now.reserved_files > settings.quota_files:
+        raise QuotaExceeded(
+            f"You would keep {now.files + now.reserved_files} files; {settings.quota_files} is the most"
+        )
