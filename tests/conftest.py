@@ -211,7 +211,7 @@ def serve() -> Callable[[Settings], contextlib.AbstractAsyncContextManager[Api]]
 def run_jobs(settings: Settings) -> Callable[..., Any]:
     """Runs the background jobs that are due, and returns when there are none left."""
 
-    async def run(*extra: str) -> None:
+    async def run(*extra: str, settings: Settings = settings) -> None:
         async with Database(settings.database) as database, Store(settings.store) as store:
             app = make_app(settings.database.url.get_secret_value())
             app.periodic_registry.periodic_tasks.clear()

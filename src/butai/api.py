@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
 from butai import __version__, docs_page, problems
+from butai.alerts import routes as alert_routes
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
 from butai.assets.patrol import routes as patrol_routes
@@ -136,6 +137,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(patrol_routes.router)
     app.include_router(resumable_routes.router)
     app.include_router(resumable_routes.around)
+    app.include_router(alert_routes.router)
     for part in (live_routes, room_routes, ingress_routes, destination_routes, audit_routes, event_routes):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)

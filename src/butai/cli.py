@@ -30,6 +30,8 @@ livekit = typer.Typer(no_args_is_help=True, help="What LiveKit has told.")
 app.add_typer(livekit, name="livekit")
 patrol = typer.Typer(no_args_is_help=True, help="Looks whether the store still has what the index says.")
 app.add_typer(patrol, name="patrol")
+alerts = typer.Typer(no_args_is_help=True, help="What an operator is told of.")
+app.add_typer(alerts, name="alerts")
 demo = typer.Typer(no_args_is_help=True, help="The product at work, with nothing but this machine.")
 app.add_typer(demo, name="demo")
 
@@ -264,6 +266,22 @@ def patrol_status() -> None:
     from butai.patrol_command import show
 
     asyncio.run(_with_database(lambda database: show(database, _settings().alerts)))
+
+
+@alerts.command("test")
+def alerts_test() -> None:
+    """Sends a test message to each of BUTAI_ALERT_URLS, now."""
+    from butai.alerts_command import send_test
+
+    raise SystemExit(asyncio.run(send_test(_settings().alerts)))
+
+
+@alerts.command("list")
+def alerts_list() -> None:
+    """The newest alerts."""
+    from butai.alerts_command import show
+
+    asyncio.run(_with_database(show))
 
 
 @app.command()

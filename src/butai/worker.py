@@ -13,6 +13,7 @@ import structlog
 from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 
+from butai.alerts import tasks as alert_tasks
 from butai.assets import tasks
 from butai.assets.patrol import tasks as patrol_tasks
 from butai.assets.resumable import tasks as resumable_tasks
@@ -46,6 +47,7 @@ def make_app(url: str) -> App:
     patrol_tasks.register(app)
     resumable_tasks.register(app)
     live_tasks.register(app)
+    alert_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)
     return app

@@ -55,6 +55,11 @@ async def digest(session: AsyncSession, title: str, body: str, severity: str = "
     await _send(session, None, "digest", severity, title, body)
 
 
+async def test_message(session: AsyncSession) -> None:
+    """One message that says nothing but that messages arrive."""
+    await _send(session, None, "test", "info", "Butai: a test message", "Alerts of this Butai arrive here.")
+
+
 async def _send(session: AsyncSession, alert_id: int | None, kind: str, severity: str, title: str, body: str) -> None:
     message = AlertMessage(alert_id=alert_id, kind=kind, severity=severity, title=title, body=body)
     session.add(message)

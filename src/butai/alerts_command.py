@@ -1,0 +1,41 @@
+"""`butai alerts` as a person meets it. Called by `butai.cli` alone."""
+
+from __future__ import annotations
+
+import sys
+
+from butai.alerts import queries
+from butai.alerts.delivery import send, services
+from butai.config import AlertSettings
+from butai.database import Database
+
+ADVICE = {
+    "refused": "the service said no, or was not reached",
+    "timeout": "no answer in time",
+    "unknown": "Apprise knows no such URL",
+    "failed": "could not be sent",
+}
+
+
+async def send_test(settings: AlertSettings) -> int:
+    """Sends a test message to each service now, and says how each took it. 1 when one did not, or there is none."""
+    targets = services(settings)
+    if not targets:
+        print(
+            "butai: BUTAI_ALERT_URLS is not set, such as discord://… or mailto://…: see docs/settings.md",
+            file=sys.stderr,
+        )
+        return 1
+    status = 0
+    for target in targets:
+        reason = await send(target, "info", "Butai: a test message", "Alerts of this Butai arrive here.")
+        print(f"{target.name}: {'delivered' if reason is None else f'not delivered ({ADVICE[reason]})'}")
+        status |= reason is not None
+    return status
+
+
+async def show(database: Database) -> None:
+    """Prints the newest alerts."""
+    for one in await queries.alerts(database, 50):
+        state = "open" if one["resolvedAt"] is None else f"until {one['resolvedAt']:%Y-%m-%d %H:%M}"
+        print(f"{one['openedAt']:%Y-%m-%d %H:%M}  {state}  {one['severity']}  {one['code']}  {one['title']}")
