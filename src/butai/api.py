@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Red
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
-from butai import __version__, docs_page, problems
+from butai import __version__, docs_page, job_routes, problems
 from butai.alerts import routes as alert_routes
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
@@ -138,6 +138,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(resumable_routes.router)
     app.include_router(resumable_routes.around)
     app.include_router(alert_routes.router)
+    app.include_router(job_routes.router)
     for part in (live_routes, room_routes, ingress_routes, destination_routes, audit_routes, event_routes):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
@@ -214,8 +215,9 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
         return JSONResponse({"ready": all(state.values()), **state}, 200 if all(state.values()) else 503)
 
     @app.get("/metrics", tags=["process"], summary="Figures for Prometheus", response_class=PlainTextResponse)
-    async def show_metrics() -> Response:
+    async def show_metrics(request: Request) -> Response:
         """The text format."""
+        await metrics.look_at_jobs(request.state.database)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
     @app.get(

@@ -32,6 +32,8 @@ patrol = typer.Typer(no_args_is_help=True, help="Looks whether the store still h
 app.add_typer(patrol, name="patrol")
 alerts = typer.Typer(no_args_is_help=True, help="What an operator is told of.")
 app.add_typer(alerts, name="alerts")
+jobs = typer.Typer(no_args_is_help=True, help="Background jobs: which failed for good, and why.")
+app.add_typer(jobs, name="jobs")
 demo = typer.Typer(no_args_is_help=True, help="The product at work, with nothing but this machine.")
 app.add_typer(demo, name="demo")
 
@@ -266,6 +268,39 @@ def patrol_status() -> None:
     from butai.patrol_command import show
 
     asyncio.run(_with_database(lambda database: show(database, _settings().alerts)))
+
+
+@jobs.command("list")
+def jobs_list(
+    status: Annotated[str | None, typer.Option(help="todo, doing, failed (for good), cancelled.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only of this task, such as assets.inspect.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+) -> None:
+    """Jobs, newest first, each with its last failure."""
+    from butai.jobs_command import show
+
+    asyncio.run(_with_database(lambda database: show(database, status, task, limit)))
+
+
+@jobs.command("retry")
+def jobs_retry(
+    job_id: Annotated[int | None, typer.Argument(help="A job that failed for good.")] = None,
+    all_failed: Annotated[bool, typer.Option("--all-failed", help="All of them.")] = False,
+) -> None:
+    """Puts what failed for good back into the queue."""
+    from butai.jobs_command import retry
+
+    if (job_id is None) is not all_failed:
+        _fail("say which: a job's number, or --all-failed")
+    asyncio.run(_with_database(lambda database: retry(database, job_id)))
+
+
+@jobs.command("cancel")
+def jobs_cancel(job_id: int) -> None:
+    """Takes a waiting job out of the queue."""
+    from butai.jobs_command import cancel
+
+    asyncio.run(_with_database(lambda database: cancel(database, job_id)))
 
 
 @alerts.command("test")

@@ -25,13 +25,32 @@ from prometheus_client import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from butai.errors import BrokenOff
+from butai.database import Connection, Database
+from butai.errors import BrokenOff, DatabaseUnavailable
 from butai.log import request_answered
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 QUIET = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by machines; counted, not logged."""
+
+
+JOBS_SECONDS = 10.0
+"""Between two looks at the jobs' table, however often metrics are asked for."""
+
+_JOBS = """
+    SELECT status::text, task_name, count(*),
+           coalesce(extract(epoch FROM now() - min(CASE WHEN status = 'todo' AND coalesce(scheduled_at, now()) <= now()
+               THEN coalesce(scheduled_at,
+                             (SELECT min(at) FROM procrastinate_events e WHERE e.job_id = j.id)) END)), 0)::float8
+    FROM procrastinate_jobs j WHERE status IN ('todo', 'doing', 'failed') GROUP BY 1, 2
+"""
+
+
+async def _jobs_and_alerts(connection: Connection) -> tuple[list[Any], int]:
+    jobs = await (await connection.execute(_JOBS)).fetchall()
+    row = await (await connection.execute("SELECT count(*) FROM alerts WHERE resolved_at IS NULL")).fetchone()
+    return jobs, row[0] if row else 0
 
 
 class Metrics:
@@ -63,6 +82,30 @@ class Metrics:
         # Both are told apart by words of ours, of which there are few.
         self.webhook = lru_cache(maxsize=64)(webhooks.labels)
         self.webhook_refused = lru_cache(maxsize=64)(refused.labels)
+
+        self._jobs = Gauge("butai_jobs", "Background jobs.", ("status", "task"), registry=self.registry)
+        self._oldest = Gauge(
+            "butai_jobs_oldest_due_seconds", "How long the oldest job that is due has waited.", registry=self.registry
+        )
+        self._alerts = Gauge("butai_alerts_open", "Alerts that are open.", registry=self.registry)
+        self._jobs_at = float("-inf")
+
+    async def look_at_jobs(self, database: Database) -> None:
+        """Reads what the database knows of jobs and alerts, at most every `JOBS_SECONDS`."""
+        now = time.monotonic()
+        if now < self._jobs_at + JOBS_SECONDS:
+            return
+        self._jobs_at = now
+        try:
+            # procrastinate need not be loaded for two sums.
+            jobs, alerts = await database.read(_jobs_and_alerts)
+        except DatabaseUnavailable:
+            return
+        self._jobs.clear()
+        for status, task, count, _ in jobs:
+            self._jobs.labels(status, task).set(count)
+        self._oldest.set(max((seconds for *_, seconds in jobs), default=0))
+        self._alerts.set(alerts)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts one request. Label lookups are kept: they cost more than the counting."""

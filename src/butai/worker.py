@@ -12,7 +12,9 @@ import random
 import structlog
 from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Status
 
+from butai import job_desk
 from butai.alerts import tasks as alert_tasks
 from butai.assets import tasks
 from butai.assets.patrol import tasks as patrol_tasks
@@ -28,6 +30,9 @@ log = structlog.get_logger(__name__)
 HEARTBEAT = 3.0
 """Seconds between a worker's signs of life; a job is taken from one that was silent for three of them."""
 
+KEPT_DAYS = 30.0
+"""How long it can be read which jobs failed for good."""
+
 CONCURRENCY = 8
 """Jobs of one worker at a time: they wait for the store, mostly."""
 
@@ -35,9 +40,23 @@ CONCURRENCY = 8
 async def retry_stalled(context: JobContext, timestamp: int) -> None:
     """Puts jobs of dead workers back into the queue, their attempt counted."""
     manager = context.app.job_manager
+    database: Database = context.additional_context["library"].database
     for job in await manager.get_stalled_jobs(seconds_since_heartbeat=HEARTBEAT * 3):
-        log.warning("job.stalled", job_id=job.id, task=job.task_name)
-        await manager.retry_job(job)
+        log.warning("job.stalled", job_id=job.id, task=job.task_name, attempts=job.attempts)
+        if job.attempts + 1 < job_desk.MOST_DEATHS or job.id is None:
+            await manager.retry_job(job)
+            continue
+        # It may be what kills them.
+        await manager.finish_job(job, Status.FAILED, delete_job=False)
+        async with database.transaction() as session:
+            await job_desk.note_failure(session, job.id, "worker_died", f"its worker died {job_desk.MOST_DEATHS} times")
+
+
+async def forget_jobs(context: JobContext, timestamp: int) -> None:
+    """Deletes jobs that are over for a month."""
+    database: Database = context.additional_context["library"].database
+    async with database.transaction() as session:
+        await job_desk.forget(session, KEPT_DAYS)
 
 
 def make_app(url: str) -> App:
@@ -50,6 +69,9 @@ def make_app(url: str) -> App:
     alert_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)
+    forget = app.task(name="jobs.forget", pass_context=True, queueing_lock="jobs.forget")(forget_jobs)
+    app.periodic(cron="41 4 * * *")(forget)
+    job_desk.explain_failures(app)
     return app
 
 

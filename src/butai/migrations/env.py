@@ -14,6 +14,7 @@ import butai.assets.models
 import butai.assets.patrol.models
 import butai.assets.resumable.models
 import butai.audit
+import butai.job_desk
 import butai.live.models  # noqa: F401  (the models must be known)
 from butai.database import Model, sqlalchemy_url
 

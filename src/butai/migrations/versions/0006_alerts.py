@@ -1,4 +1,4 @@
-"""Alerts to operators, and the messages that tell of them."""
+"""Alerts to operators, the messages that tell of them, and why jobs failed."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ CREATE TABLE alert_messages (
     CONSTRAINT ck_alert_messages_kind CHECK (kind IN ('raised', 'recovered', 'digest', 'test'))
 );
 CREATE INDEX ix_alert_messages_alert ON alert_messages (alert_id);
+
+CREATE TABLE job_failures (
+    job_id bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    code text NOT NULL,
+    text text NOT NULL,
+    CONSTRAINT pk_job_failures PRIMARY KEY (job_id)
+);
 """
 
 

@@ -1,0 +1,156 @@
+"""Background jobs as an operator meets them: which wait, which failed for good and why; again, or never.
+
+Called by `butai jobs`, `job_routes` and `butai.worker`. `jobs` is the other side: how they come to be.
+What fails for good stays where it is, in procrastinate's own table; why it failed stands in `job_failures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from psycopg.rows import dict_row
+from sqlalchemy import BigInteger, func, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from butai import audit
+from butai.audit import Origin
+from butai.database import Connection, Database, Model
+from butai.errors import ButaiError, Conflict, DatabaseUnavailable, NotFound
+
+if TYPE_CHECKING:
+    # The API loads this module, and needs no job library.
+    from procrastinate import App, JobContext
+
+log = structlog.get_logger(__name__)
+
+MOST_DEATHS = 5
+"""Attempts of a job whose workers died; the next one may be what kills them."""
+
+STATUSES = ("todo", "doing", "failed", "cancelled", "aborted", "succeeded")
+
+
+class JobFailure(Model):
+    """Why a job's last attempt failed: a stable code and one line without secrets."""
+
+    __tablename__ = "job_failures"
+
+    job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    code: Mapped[str]
+    text: Mapped[str]
+
+
+async def note_failure(session: AsyncSession, job_id: int, code: str, line: str) -> None:
+    """Keeps the newest reason of a job."""
+    statement = insert(JobFailure).values(job_id=job_id, code=code, text=line[:300])
+    values = {"at": func.now(), "code": statement.excluded.code, "text": statement.excluded.text}
+    await session.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+
+
+def explain_failures(app: App) -> None:
+    """Has each task of the app write down why it failed. Call it when all tasks are known."""
+    for task in app.tasks.values():
+        task.func = _explained(task.func)
+
+
+def _explained(act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(act)
+    async def explained(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await act(*args, **kwargs)
+        except Exception as error:
+            job = getattr(args[0], "job", None) if args else None
+            if job is not None and job.id is not None:
+                await _write_failure(args[0], job.id, error)
+            raise
+
+    return explained
+
+
+async def _write_failure(context: JobContext, job_id: int, error: Exception) -> None:
+    # An exception that is not ours may quote an address or a key: its kind has to do.
+    code = error.code if isinstance(error, ButaiError) else type(error).__name__
+    line = error.detail if isinstance(error, ButaiError) else "see the worker's log"
+    database: Database = context.additional_context["library"].database
+    try:
+        async with database.transaction() as session:
+            await note_failure(session, job_id, code, line)
+    except DatabaseUnavailable:
+        log.warning("job.failure_not_written", job_id=job_id, code=code)
+
+
+_JOBS = """
+    SELECT j.id, j.task_name AS task, j.status::text AS status, j.attempts, j.scheduled_at AS "scheduledAt", j.args,
+           (SELECT max(e.at) FROM procrastinate_events e WHERE e.job_id = j.id) AS "changedAt",
+           f.code AS "errorCode", f.text AS "errorDetail"
+    FROM procrastinate_jobs j LEFT JOIN job_failures f ON f.job_id = j.id
+    WHERE (%(status)s::text IS NULL OR j.status::text = %(status)s) AND (%(task)s::text IS NULL OR j.task_name = %(task)s)
+      AND (%(before)s::bigint IS NULL OR j.id < %(before)s)
+    ORDER BY j.id DESC LIMIT %(limit)s
+"""
+
+
+async def listed(
+    database: Database, limit: int, *, status: str | None = None, task: str | None = None, before: int | None = None
+) -> list[dict[str, Any]]:
+    """Jobs, newest first, as `GET /api/jobs` shows them. Arguments are ids, never secrets."""
+
+    async def ask(connection: Connection) -> list[dict[str, Any]]:
+        cursor = connection.cursor(row_factory=dict_row)
+        await cursor.execute(_JOBS, {"status": status, "task": task, "before": before, "limit": limit})
+        return await cursor.fetchall()
+
+    return await database.read(ask)
+
+
+async def retry(session: AsyncSession, origin: Origin, job_id: int) -> None:
+    """Puts a failed job back into the queue. Raises `NotFound`, `Conflict`."""
+    await _expect(session, job_id, "failed")
+    await session.execute(text("SELECT procrastinate_retry_job_v2(:id, now(), NULL, NULL, NULL)"), {"id": job_id})
+    audit.record(session, origin, "jobs.retry", f"job:{job_id}")
+
+
+async def cancel(session: AsyncSession, origin: Origin, job_id: int) -> None:
+    """Takes a waiting job out of the queue. Raises `NotFound`, `Conflict`."""
+    await _expect(session, job_id, "todo")
+    await session.execute(text("SELECT procrastinate_cancel_job_v1(:id, false, false)"), {"id": job_id})
+    audit.record(session, origin, "jobs.cancel", f"job:{job_id}")
+
+
+async def _expect(session: AsyncSession, job_id: int, status: str) -> None:
+    found = await session.scalar(
+        text("SELECT status::text FROM procrastinate_jobs WHERE id = :id FOR UPDATE"), {"id": job_id}
+    )
+    if found is None:
+        raise NotFound("There is no such job")
+    if found != status:
+        raise Conflict(f"The job is {found}, not {status}")
+
+
+async def failed_ids(session: AsyncSession) -> list[int]:
+    """All that failed for good."""
+    return list(await session.scalars(text("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id")))
+
+
+async def forget(session: AsyncSession, days: float) -> None:
+    """Deletes what is over for so many days, and reasons of jobs that are gone."""
+    await session.execute(
+        text(
+            """
+            DELETE FROM procrastinate_jobs j
+            WHERE status IN ('failed', 'cancelled', 'aborted', 'succeeded')
+              AND NOT EXISTS (SELECT 1 FROM procrastinate_events e
+                              WHERE e.job_id = j.id AND e.at > now() - :days * interval '1 day')
+            """
+        ),
+        {"days": days},
+    )
+    await session.execute(
+        text("DELETE FROM job_failures f WHERE NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = f.job_id)")
+    )

@@ -1,0 +1,33 @@
+"""`butai jobs` as a person meets it. Called by `butai.cli` alone."""
+
+from __future__ import annotations
+
+from butai import job_desk
+from butai.audit import Origin
+from butai.database import Database
+
+_CLI = Origin("cli")
+
+
+async def show(database: Database, status: str | None, task: str | None, limit: int) -> None:
+    """Prints jobs, newest first, one line each."""
+    for job in await job_desk.listed(database, limit, status=status, task=task):
+        reason = f"  {job['errorCode']}: {job['errorDetail']}" if job["errorCode"] else ""
+        when = f"{job['changedAt']:%Y-%m-%d %H:%M:%S}" if job["changedAt"] else "-"
+        print(f"{job['id']}  {job['status']}  {job['task']}  {when}  attempts {job['attempts']}{reason}")
+
+
+async def retry(database: Database, job_id: int | None) -> None:
+    """Puts one failed job, or all of them, back into the queue."""
+    async with database.transaction() as session:
+        ids = [job_id] if job_id is not None else await job_desk.failed_ids(session)
+        for one in ids:
+            await job_desk.retry(session, _CLI, one)
+    print(f"{len(ids)} put back into the queue.")
+
+
+async def cancel(database: Database, job_id: int) -> None:
+    """Takes one waiting job out of the queue."""
+    async with database.transaction() as session:
+        await job_desk.cancel(session, _CLI, job_id)
+    print("Cancelled.")

@@ -1,0 +1,164 @@
+"""Jobs one can trust: what failed is kept with its reason, can be tried again, and a worker's death loses none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from procrastinate.jobs import Status
+from psycopg.rows import dict_row
+
+from butai import jobs
+from butai.apikeys import create_api_key
+from butai.assets.storage import Store
+from butai.assets.wiring import assemble
+from butai.config import Settings
+from butai.database import Database
+from butai.errors import StoreUnavailable
+from butai.worker import make_app, retry_stalled
+from tests.conftest import Api
+from tests.processes import process
+
+
+async def rows(settings: Settings, statement: str, *values: Any) -> list[dict[str, Any]]:
+    url = settings.database.url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        cursor = connection.cursor(row_factory=dict_row)
+        await cursor.execute(statement.encode(), values)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def operator(database: Database) -> dict[str, str]:
+    async with database.transaction() as session:
+        return {"X-API-Key": (await create_api_key(session, "root", ["user", "operator"], ""))[1]}
+
+
+async def fail_once(settings: Settings, database: Database, error: Exception) -> int:
+    """A job that failed for good, of a task that raises `error`. Its id."""
+    app = make_app(settings.database.url.get_secret_value())
+    app.periodic_registry.periodic_tasks.clear()
+    calls: list[int] = []
+
+    async def act(context: Any, **_: Any) -> None:
+        calls.append(1)
+        raise error
+
+    app.task(name="test.fails", pass_context=True)(act)
+    from butai.job_desk import explain_failures
+
+    explain_failures(app)
+    async with Store(settings.store) as store, app.open_async():
+        async with database.transaction() as session:
+            await jobs.enqueue(session, "test.fails", {"asset_id": "x"})
+        library = assemble(database, store, settings.assets, settings.http)
+        await app.run_worker_async(
+            wait=False,
+            additional_context={"library": library, "settings": settings},
+            delete_jobs="successful",
+            install_signal_handlers=False,
+        )
+    assert calls == [1]
+    return (await rows(settings, "SELECT max(id) AS id FROM procrastinate_jobs"))[0]["id"]
+
+
+async def test_what_failed_for_good_is_kept_with_its_reason_and_tried_again(
+    api: Api, settings: Settings, database: Database
+) -> None:
+    job_id = await fail_once(settings, database, StoreUnavailable("The store is on fire"))
+    headers = await operator(database)
+    status, body = await api.call("GET", "/api/jobs?status=failed", headers=headers)
+    assert status == 200, body
+    found = [(one["id"], one["task"], one["errorCode"], one["errorDetail"], one["args"]) for one in body["jobs"]]
+    assert found == [(job_id, "test.fails", "store_unavailable", "The store is on fire", {"asset_id": "x"})]
+    assert (await api.call("POST", f"/api/jobs/{job_id}/cancel", headers=headers))[0] == 409
+    assert (await api.call("POST", f"/api/jobs/{job_id}/retry", headers=headers))[0] == 204
+    assert (await api.call("POST", f"/api/jobs/{job_id}/retry", headers=headers))[0] == 409
+    assert (await api.call("POST", f"/api/jobs/{job_id}/cancel", headers=headers))[0] == 204
+    assert (await api.call("POST", "/api/jobs/999999/cancel", headers=headers))[0] == 404
+    assert (await rows(settings, "SELECT status::text FROM procrastinate_jobs"))[0]["status"] == "cancelled"
+    acts = [row["action"] for row in await rows(settings, "SELECT action FROM audit ORDER BY id")]
+    assert acts[-2:] == ["jobs.retry", "jobs.cancel"]
+    for method, path in (("GET", "/api/jobs"), ("POST", f"/api/jobs/{job_id}/retry")):
+        assert (await api.call(method, path, "alice"))[0] == 403
+
+
+async def test_an_exception_that_quotes_a_secret_is_not_quoted(settings: Settings, database: Database) -> None:
+    await fail_once(settings, database, RuntimeError("postgres://user:canary-5e1f@host"))
+    assert (await rows(settings, "SELECT code, text FROM job_failures")) == [
+        {"code": "RuntimeError", "text": "see the worker's log"}
+    ]
+
+
+async def test_metrics_count_jobs_and_alerts(api: Api, settings: Settings, database: Database) -> None:
+    await fail_once(settings, database, ValueError())
+    async with database.transaction() as session:
+        await jobs.enqueue(session, "assets.inspect", {})
+    text = (await api.call("GET", "/metrics"))[1].decode()
+    assert 'butai_jobs{status="failed",task="test.fails"} 1.0' in text
+    assert 'butai_jobs{status="todo",task="assets.inspect"} 1.0' in text
+    assert "butai_alerts_open 0.0" in text
+
+
+async def test_a_job_that_kills_its_workers_is_left_aside(settings: Settings, database: Database) -> None:
+    app = make_app(settings.database.url.get_secret_value())
+    async with database.transaction() as session:
+        await jobs.enqueue(session, "assets.inspect", {"asset_id": "x", "object_key": "y"})
+    async with Store(settings.store) as store, app.open_async():
+        library = assemble(database, store, settings.assets, settings.http)
+
+        class Context:
+            additional_context = {"library": library}
+
+        context = Context()
+        context.app = app  # pyright: ignore[reportAttributeAccessIssue]
+        for death in range(5):
+            # A worker took it and was never heard of again.
+            await rows(
+                settings,
+                """WITH dead AS (INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute')
+                                 RETURNING id)
+                   UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT id FROM dead)
+                   WHERE status = 'todo' AND task_name = 'assets.inspect'""",
+            )
+            await retry_stalled(context, 0)  # pyright: ignore[reportArgumentType]
+            row = (await rows(settings, "SELECT status::text, attempts FROM procrastinate_jobs"))[0]
+            expected = Status.TODO if death < 4 else Status.FAILED
+            assert (row["status"], row["attempts"]) == (expected.value, death + 1)
+    assert (await rows(settings, "SELECT code FROM job_failures")) == [{"code": "worker_died"}]
+
+
+@pytest.mark.slow
+async def test_a_worker_s_death_loses_no_job(
+    settings: Settings, database: Database, proxy: Any, tmp_path: Path
+) -> None:
+    """A real worker, killed in the middle of a job that hangs at the store; another one does it."""
+    await rows(
+        settings,
+        """INSERT INTO asset_objects (object_key, origin, state, attempt) VALUES ('dead/object', 'upload', 'condemned', 1)""",
+    )
+    fault = proxy.fault("DELETE", hang=True)
+    async with database.transaction() as session:
+        await jobs.enqueue(session, "assets.remove_objects", {"object_keys": ["dead/object"]})
+    log = tmp_path / "worker.log"
+    with process(settings, log, "worker") as first:
+        async with asyncio.timeout(30):
+            while not fault.met:
+                assert first.poll() is None, log.read_text()[-2000:]
+                await asyncio.sleep(0.05)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    assert (
+        await rows(settings, "SELECT status::text FROM procrastinate_jobs WHERE task_name = 'assets.remove_objects'")
+    ) == [{"status": "doing"}]
+    proxy.heal()
+    with process(settings, log, "worker") as second:
+        async with asyncio.timeout(60):
+            while (await rows(settings, "SELECT state FROM asset_objects"))[0]["state"] != "removed":
+                assert second.poll() is None, log.read_text()[-2000:]
+                await asyncio.sleep(0.1)
+    assert "job.stalled" in log.read_text()
