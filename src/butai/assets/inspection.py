@@ -20,12 +20,16 @@ import structlog
 from procrastinate import App, JobContext, RetryStrategy
 from sqlalchemy import select
 
+from butai import jobs
 from butai.assets import transitions
 from butai.assets.attempts import INSPECT
+from butai.assets.decoding import DECODE, KINDS
 from butai.assets.derived import store_thumbnail, wants_thumbnail
 from butai.assets.inspect import animations, claims, gltf, vrm
 from butai.assets.inspect.glb import Glb, Read, read_glb, read_gltf
 from butai.assets.inspect.images import image_places, image_sizes
+from butai.assets.inspect.pictures import picture_facts
+from butai.assets.inspect.sound import sound_facts
 from butai.assets.kinds import AssetType
 from butai.assets.models import Asset
 from butai.assets.states import Event, Status
@@ -39,12 +43,6 @@ from butai.errors import (
     Unavailable,
     UploadRefused,
 )
-
-try:
-    from butai.assets.inspect.pictures import picture_facts  # pyright: ignore[reportMissingImports]
-    from butai.assets.inspect.sound import sound_facts  # pyright: ignore[reportMissingImports]
-except ImportError:
-    picture_facts = sound_facts = None
 
 log = structlog.get_logger(__name__)
 
@@ -116,10 +114,10 @@ async def read_facts(read: Read, size: int, kind: AssetType, extension: str) -> 
         return _motion(await animations.bvh_animation(read, size), "bvh")
     if extension == "fbx":
         return _motion(await animations.fbx_animation(read, size), "fbx")
-    if extension in SOUNDS and sound_facts is not None:
+    if extension in SOUNDS:
         sound = await sound_facts(read, size, extension)
         return Facts({"sound": sound}, [f"format={extension}"], duration=claims.seconds(sound.get("duration")))
-    if extension in PICTURES and picture_facts is not None:
+    if extension in PICTURES:
         picture = await picture_facts(read, size, extension)
         return Facts({"picture": picture}, [f"format={'jpg' if extension == 'jpeg' else extension}"])
     return Facts()
@@ -268,6 +266,8 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
         asset.duration_seconds = found.duration
         asset.terms = list(dict.fromkeys(term.lower() for term in found.terms))[:TERMS_LIMIT]
         detail = {"error_code": problem} if problem else {}
+        if target.type in KINDS:
+            await jobs.enqueue(session, DECODE, {"asset_id": str(target.id), "object_key": target.object_key})
         await transitions.apply(session, asset, Event.INSPECTED, actor="worker", error_code=problem, detail=detail)
 
 

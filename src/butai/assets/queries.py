@@ -359,6 +359,23 @@ def _warnings(row: dict[str, Any]) -> list[str]:
     )
 
 
+_WAVEFORM = """
+    SELECT w.peaks, coalesce(a.duration_seconds, 0) AS "durationSeconds"
+    FROM asset_waveforms w JOIN assets a ON a.id = w.asset_id AND a.object_key = w.object_key WHERE w.asset_id = %(id)s
+"""
+
+
+async def waveform(database: Database, asset_id: UUID) -> dict[str, Any] | None:
+    """The waveform of the bytes that an asset has now. Who may see it, the caller has asked."""
+
+    async def ask(connection: Connection) -> dict[str, Any] | None:
+        cursor = connection.cursor(row_factory=dict_row)
+        await cursor.execute(_WAVEFORM, {"id": asset_id})
+        return await cursor.fetchone()
+
+    return await database.read(ask)
+
+
 # The change feed
 
 

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from butai.assets import queries, service, signed
-from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut
+from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut, WaveformOut
 from butai.assets.service import Edit
 from butai.assets.wiring import library
 from butai.calling import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
@@ -66,6 +66,24 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
     return Response(msgspec.json.encode(row), 200, _NO_STORE, "application/json")
+
+
+@router.get(
+    "/{asset_id:uuid}/waveform",
+    response_model=WaveformOut,
+    responses=documented(404),
+    openapi_extra=TAKES_SIGN_IN,
+    summary="The waveform of a piece of music",
+)
+async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Response:
+    """For whoever may see the asset; 404 while it is not made yet, too."""
+    database = library(request).database
+    found = None
+    if await queries.get_asset(database, asset_id, who.user_id, who.is_operator) is not None:
+        found = await queries.waveform(database, asset_id)
+    if found is None:
+        raise Unauthenticated if who.is_anonymous else AssetNotFound
+    return Response(msgspec.json.encode(found), 200, _NO_STORE, "application/json")
 
 
 @router.patch(

@@ -58,6 +58,13 @@ class AssetOut(BaseModel):
     warnings: list[str]
 
 
+class WaveformOut(BaseModel):
+    """The loudest sample of each of at most 800 equal stretches, 0 to 32767; the whole lasts `durationSeconds`."""
+
+    peaks: list[int]
+    durationSeconds: float
+
+
 class AssetEdit(BaseModel):
     """What may be changed; what is left out stays."""
 

@@ -261,8 +261,7 @@ class Store:
         """Makes the object of its parts (number and ETag, numbers ascending); returns its ETag. When the answer was lost,
         a HEAD tells how it ended."""
         parts = "".join(
-            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>"
-            for number, etag in sent
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in sent
         )
         body = Whole(f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode())
         headers = {"Content-Type": "application/xml"}

@@ -12,7 +12,7 @@ from procrastinate import App, JobContext, RetryStrategy
 from sqlalchemy import func, select, update
 from sqlalchemy.orm.attributes import set_committed_value
 
-from butai.assets import inspection, purging, signed
+from butai.assets import decoding, inspection, purging, signed
 from butai.assets.attempts import Attempt, fail
 from butai.assets.models import Asset, AssetObject
 from butai.assets.storage import ObjectAbsent
@@ -164,3 +164,4 @@ def register(app: App) -> None:
     purge = app.task(name="assets.purge_trash", pass_context=True, queueing_lock="assets.purge_trash")(purge_trash)
     app.periodic(cron="7 * * * *")(purge)
     inspection.register(app)
+    decoding.register(app)

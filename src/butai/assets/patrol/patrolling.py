@@ -42,7 +42,7 @@ BATCH = 1000
 CHANGES = 200
 """Rows changed in one transaction: a third of a second, for which readers of the change feed wait."""
 
-PATROL_LOCK = 0x6275_7461_6902
+PATROL_LOCK = 0x6275_7461_6903
 """Held by the process that patrols, for as long as its connection lives."""
 
 RECHECKS_BELIEVED = timedelta(minutes=10)
