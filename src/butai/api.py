@@ -135,6 +135,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(contract.router)
     app.include_router(routes.router)
     app.include_router(patrol_routes.router)
+    app.include_router(patrol_routes.findings)
     app.include_router(resumable_routes.router)
     app.include_router(resumable_routes.around)
     app.include_router(alert_routes.router)

@@ -251,6 +251,39 @@ def import_(
     raise SystemExit(run_import(settings, Source(listing, format, columns), options, report))
 
 
+@app.command()
+def reconcile(
+    listing: Annotated[
+        Path | None, typer.Option(help="A listing, as butai import takes them. - reads standard input.")
+    ] = None,
+    list_bucket: Annotated[bool, typer.Option("--list", help="Ask the bucket itself, where that is allowed.")] = False,
+    strip_prefix: Annotated[
+        str | None, typer.Option(help="What objects' keys begin with and public keys do not; BUTAI_S3_PREFIX.")
+    ] = None,
+    add_prefix: Annotated[str, typer.Option(help="What the listing's keys lack at their beginning.")] = "",
+    apply: Annotated[bool, typer.Option("--apply", help="Write findings. Without it nothing is written.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Take objects without a row into the library.")] = False,
+    trash: Annotated[bool, typer.Option("--trash", help="Move objects without a row away; rows, too.")] = False,
+    ignore: Annotated[bool, typer.Option("--ignore", help="Close the findings for good.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most findings that one run acts on.")] = 1000,
+) -> None:
+    """Holds a listing of the bucket against the index, and tells what is in only one of them."""
+    from butai.assets.finding_actions import Action
+    from butai.assets.reconcile import ReconcileOptions
+    from butai.moving_in import Source
+    from butai.reconcile_command import run_reconcile
+
+    if (listing is None) is not list_bucket:
+        _fail("say where the names come from: --listing FILE, or --list to ask the bucket")
+    asked = [action for action, wanted in zip(Action, (adopt, trash, ignore), strict=True) if wanted]
+    if len(asked) > 1 or (asked and not apply):
+        _fail("one of --adopt, --trash, --ignore, and --apply with it")
+    settings = _needed(_settings())
+    strip = settings.store.prefix if strip_prefix is None else strip_prefix
+    options = ReconcileOptions(strip, add_prefix, write=apply)
+    raise SystemExit(run_reconcile(settings, Source(listing, None, None), options, asked[0] if asked else None, limit))
+
+
 @patrol.command("run")
 def patrol_run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything, change nothing.")] = False,

@@ -46,6 +46,7 @@ BEYOND_SCHEMAS: dict[str, frozenset[str]] = {
     "POST /api/live/outputs/{output_id}/retry": frozenset({"no_destination"}),
     # A cursor is opaque: only the list that made it knows it.
     "GET /api/s3/resources": frozenset({"cursor_invalid"}),
+    "GET /api/assets": frozenset({"cursor_invalid"}),
 }
 
 

@@ -434,6 +434,12 @@ async def test_what_is_rare_is_found_by_its_index(many: Database, query: str, in
     assert sum(scan["Actual Rows"] for scan in found if scan["Node Type"] == "Bitmap Heap Scan") <= 50
 
 
+async def test_a_common_name_of_two_letters_is_not_taken_for_rare(many: Database) -> None:
+    async with many.reads.connection() as connection:
+        assert await pages.estimate(connection, filters.parse([("q", "Na")]), None) > 10_000
+        assert await pages.estimate(connection, filters.parse([("q", "zz")]), None) < 1000
+
+
 async def test_two_common_words_that_never_meet_are_not_looked_for_in_vain(
     many: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

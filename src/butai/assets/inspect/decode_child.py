@@ -90,12 +90,12 @@ def sound(path: str) -> dict[str, Any]:
 
 
 def _frames(file: Any, stream: Any) -> Any:
-    import av
+    from av.error import InvalidDataError
 
     for packet in file.demux(stream):
         try:
             yield from packet.decode()
-        except av.error.InvalidDataError:
+        except InvalidDataError:
             # One broken frame is silence, as in any player.
             continue
 

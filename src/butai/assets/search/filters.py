@@ -55,6 +55,9 @@ _REPEATED = ("tag", "has_expression")
 NAMES = frozenset(_SINGLE) | frozenset(_REPEATED)
 """Every parameter that filters."""
 
+HIDDEN_NAME = "(display_name || '')"
+"""A name as no index has it."""
+
 _TRIGRAM = re.compile(r"[^\W_]{3}")
 
 # What JSON calls a number.
@@ -113,7 +116,7 @@ class Filters:
         if self.q is not None:
             # Fewer than three letters together are in no trigram. Asked for them, the index is read from end to end, and
             # the planner would leave it even where another word is rare.
-            name = "display_name" if _TRIGRAM.search(self.q) else "(display_name || '')"
+            name = "display_name" if _TRIGRAM.search(self.q) else HIDDEN_NAME
             found.append(Condition("display_name", f"{name} ILIKE {{}}::text", like_pattern(self.q)))
         return found
 

@@ -1,0 +1,188 @@
+"""A listing against the index: what is found, and that nothing is deleted on its word alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from butai.apikeys import create_api_key
+from butai.assets import finding_actions
+from butai.assets.finding_actions import Action, act
+from butai.assets.listings import FileListing
+from butai.assets.reconcile import ReconcileOptions, Reconciler
+from butai.assets.storage import ObjectAbsent, Store, Whole
+from butai.audit import Origin
+from butai.config import Settings
+from butai.database import Database
+from butai.errors import Conflict, StoreUnavailable
+from tests import files
+from tests.conftest import Api
+
+ROOT = Origin("root")
+
+
+class Bench:
+    def __init__(self, api: Api, database: Database, store: Store, folder: Path, store_keys: Any) -> None:
+        self.api, self.database, self.store, self.folder, self.store_keys = api, database, store, folder, store_keys
+        self.settings: Settings = api.settings
+
+    async def compare(self, *without: str, write: bool = True) -> Any:
+        """With a true listing of the bucket, less some keys."""
+        names = [key for key in self.store_keys() if key not in without]
+        path = self.folder / "listing.csv"
+        path.write_text("key,size\n" + "".join(f'"{name}",1\n' for name in names))
+        options = ReconcileOptions(strip_prefix=self.store.prefix, write=write)
+        return await Reconciler(self.database, self.store, self.settings.patrol, options).run(FileListing(path))
+
+    async def rows(self, statement: str) -> list[Any]:
+        async with self.database.transaction() as session:
+            return list((await session.execute(text(statement))).all())
+
+    async def finding(self) -> int:
+        return (await self.rows("SELECT max(id) FROM findings WHERE resolved_at IS NULL"))[0][0]
+
+    async def act(self, action: Action) -> str:
+        return await act(self.database, self.store, self.settings.assets, await self.finding(), action, ROOT)
+
+    async def there(self, key: str) -> bool:
+        try:
+            await self.store.head(key)
+        except ObjectAbsent:
+            return False
+        return True
+
+
+@pytest.fixture
+async def bench(api: Api, database: Database, settings: Settings, tmp_path: Path, store_keys: Any) -> Any:
+    async with Store(settings.store) as store:
+        assert (await api.upload("alice", "vrm/known.vrm", files.vrm(1)))[0] == 200
+        yield Bench(api, database, store, tmp_path, store_keys)
+
+
+async def orphan(bench: Bench, name: str = "vrm/orphan.vrm") -> str:
+    key = bench.store.prefix + name
+    await bench.store.put(key, Whole(files.vrm(2)), "model/gltf-binary")
+    return key
+
+
+async def test_all_agrees(bench: Bench) -> None:
+    found = await bench.compare()
+    assert (found.unknown, found.absent) == (0, 0)
+    assert await bench.rows("SELECT 1 FROM findings") == []
+
+
+async def test_a_dry_run_writes_nothing(bench: Bench) -> None:
+    key = await orphan(bench)
+    found = await bench.compare(write=False)
+    assert found.unknown_keys == [key]
+    assert await bench.rows("SELECT 1 FROM findings UNION ALL SELECT 1 FROM patrol_runs") == []
+
+
+async def test_an_orphan_is_adopted(bench: Bench, run_jobs: Any) -> None:
+    await orphan(bench)
+    await bench.compare()
+    assert await bench.act(Action.ADOPT) == "adopted"
+    assert [row[0] for row in await bench.rows("SELECT s3_key FROM assets ORDER BY s3_key")] == [
+        "vrm/known.vrm",
+        "vrm/orphan.vrm",
+    ]
+    assert (await bench.compare()).unknown == 0
+
+
+async def test_an_orphan_is_moved_before_it_is_deleted(bench: Bench, run_jobs: Any) -> None:
+    key = await orphan(bench)
+    await bench.compare()
+    assert await bench.act(Action.TRASH) == "trashed"
+    await run_jobs()
+    assert not await bench.there(key)
+    ledger = "SELECT object_key FROM asset_objects WHERE origin = 'trash' AND object_key LIKE '%butai/%'"
+    kept = (await bench.rows(ledger))[0][0]
+    assert (await bench.store.head(kept)).size == len(files.vrm(2))
+    # The copy itself goes after the trash period.
+    due = await bench.rows(
+        "SELECT scheduled_at > now() + interval '29 days' FROM procrastinate_jobs "
+        "WHERE status = 'todo' AND scheduled_at IS NOT NULL AND task_name = 'assets.remove_objects'"
+    )
+    assert due == [(True,)]
+    assert (await bench.compare()).unknown == 0
+    acts = [row[0] for row in await bench.rows("SELECT action FROM audit WHERE action LIKE 'finding%'")]
+    assert acts == ["finding.trash"]
+
+
+async def test_a_stale_listing_deletes_nothing(bench: Bench, run_jobs: Any) -> None:
+    key = await orphan(bench)
+    await bench.compare()
+    finding = await bench.finding()
+    # Somebody wrote it anew.
+    await bench.store.put(key, Whole(files.vrm(3)), "model/gltf-binary")
+    with pytest.raises(Conflict):
+        await bench.act(Action.TRASH)
+    await run_jobs()
+    assert await bench.there(key)
+    assert await bench.finding() == finding
+    # Somebody gave it a row.
+    await bench.compare()
+    assert await bench.act(Action.ADOPT) == "adopted"
+    async with bench.database.transaction() as session:
+        await session.execute(text("UPDATE findings SET resolved_at = NULL"))
+    with pytest.raises(Conflict):
+        await bench.act(Action.TRASH)
+    await run_jobs()
+    assert await bench.there(key)
+
+
+async def test_a_crash_between_copy_and_delete_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, run_jobs: Any
+) -> None:
+    key = await orphan(bench)
+    await bench.compare()
+    crashed: list[int] = []
+
+    async def crash(*_: Any, **__: Any) -> None:
+        crashed.append(1)
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finding_actions.jobs, "enqueue", crash)
+        with pytest.raises(StoreUnavailable):
+            await bench.act(Action.TRASH)
+    assert crashed
+    await run_jobs()
+    assert await bench.there(key)
+    assert await bench.act(Action.TRASH) == "trashed"
+    await run_jobs()
+    assert not await bench.there(key)
+
+
+async def test_a_row_whose_object_is_gone_goes_to_the_trash(bench: Bench) -> None:
+    key = (await bench.rows("SELECT object_key FROM assets"))[0][0]
+    # In the store, though not in the listing: nothing is found.
+    assert (await bench.compare(key)).absent == 0
+    await bench.store.delete(key)
+    found = await bench.compare()
+    assert found.absent_keys == [key]
+    with pytest.raises(Conflict):
+        await bench.act(Action.ADOPT)
+    await bench.store.put(key, Whole(files.vrm(1)), "model/gltf-binary")
+    with pytest.raises(Conflict):
+        await bench.act(Action.TRASH)
+    await bench.store.delete(key)
+    assert await bench.act(Action.TRASH) == "trashed"
+    assert (await bench.rows("SELECT deleted_at IS NOT NULL FROM assets")) == [(True,)]
+
+
+async def test_what_is_ignored_stays_ignored(bench: Bench) -> None:
+    await orphan(bench)
+    await bench.compare()
+    async with bench.database.transaction() as session:
+        _, key = await create_api_key(session, "root", ["user", "operator"], "")
+    path = f"/api/assets/findings/{await bench.finding()}/ignore"
+    assert (await bench.api.call("POST", path, "alice"))[0] == 403
+    assert (await bench.api.call("POST", path, headers={"X-API-Key": key})) == (200, {"resolution": "ignored"})
+    assert (await bench.api.call("POST", path, headers={"X-API-Key": key}))[0] == 409
+    found = await bench.compare()
+    assert (found.unknown, found.ignored) == (0, 1)
+    assert (await bench.api.call("POST", "/api/assets/findings/999/trash", headers={"X-API-Key": key}))[0] == 404
