@@ -275,9 +275,18 @@ async def test_outputs_that_gave_up_and_engines_that_are_away(database: Database
     told = (await rows(database, "SELECT title, body FROM alerts ORDER BY id"))[0]
     assert told["title"] == "stage: youtube is off the air"
     assert "key_rejected" in told["body"]
-    await rows(database, "UPDATE outputs SET error_code = NULL, error_cause = NULL")
+    await rows(database, "UPDATE outputs SET error_code = NULL, error_cause = NULL, state = 'live'")
     await rows(database, "UPDATE livekit_projects SET failing_since = NULL")
     assert set(dict(await watched(database)).values()) == {False}
+    kinds = [row["kind"] for row in await rows(database, "SELECT kind FROM alert_messages ORDER BY id")]
+    assert kinds == ["raised", "raised", "recovered", "recovered"]
+    # A show that is over has not recovered.
+    await rows(database, "UPDATE outputs SET error_code = 'retries_exhausted', state = 'failed'")
+    await watched(database)
+    await rows(database, "UPDATE broadcasts SET ended_at = now() - interval '1 hour'")
+    assert (await watched(database))[-1] == (f"live:{output}", False)
+    kinds = [row["kind"] for row in await rows(database, "SELECT kind FROM alert_messages ORDER BY id")]
+    assert kinds[4:] == ["raised"]
 
 
 async def test_from_a_lost_file_to_the_operator_s_phone(

@@ -53,6 +53,8 @@ class Service:
 
 def services(settings: AlertSettings) -> list[Service]:
     """The services that are set, each once, in the order given."""
+    if not settings.urls.get_secret_value().strip():
+        return []
     # Not at the top: a worker without any service does without its 20 MiB.
     import apprise
 
@@ -104,7 +106,7 @@ async def deliver(database: Database, settings: AlertSettings, message_id: int) 
 
     A service gets it twice only when this process dies between its answer and our writing that down.
     """
-    targets = await asyncio.to_thread(services, settings) if settings.urls.get_secret_value().strip() else []
+    targets = await asyncio.to_thread(services, settings)
     async with database.transaction() as session:
         message = await session.get(AlertMessage, message_id)
     if message is None or message.delivered_at is not None:

@@ -26,7 +26,12 @@ async def raise_alert(session: AsyncSession, *, key: str, code: str, severity: s
     statement = statement.on_conflict_do_update(
         index_elements=["key"],
         index_where=text("resolved_at IS NULL"),
-        set_={"count": Alert.count + 1, "seen_at": func.now(), "body": statement.excluded.body},
+        set_={
+            "count": Alert.count + 1,
+            "seen_at": func.now(),
+            "title": statement.excluded.title,
+            "body": statement.excluded.body,
+        },
     ).returning(Alert.id, text("(xmax = 0)"))
     alert_id, new = (await session.execute(statement)).one()
     if new:
@@ -34,8 +39,9 @@ async def raise_alert(session: AsyncSession, *, key: str, code: str, severity: s
     return new
 
 
-async def resolve_alert(session: AsyncSession, key: str, body: str = "") -> bool:
-    """Closes the open alert `key` and tells of it. Returns whether there was one."""
+async def resolve_alert(session: AsyncSession, key: str, body: str = "", *, quiet: bool = False) -> bool:
+    """Closes the open alert `key` and tells of it, unless `quiet`: what is over need not have recovered. Returns whether
+    there was one."""
     closed = (
         await session.execute(
             update(Alert)
@@ -46,6 +52,8 @@ async def resolve_alert(session: AsyncSession, key: str, body: str = "") -> bool
     ).one_or_none()
     if closed is None:
         return False
+    if quiet:
+        return True
     await _send(session, closed.id, "recovered", "info", f"Recovered: {closed.title}", body)
     return True
 

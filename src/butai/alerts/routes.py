@@ -23,7 +23,7 @@ _MOST = 2**63 - 1
 
 class AlertOut(BaseModel):
     """One alert. It is open until `resolvedAt`; `count` is how often it was raised meanwhile. `notified`: whether the
-    message of its beginning has reached all services; null when none is set."""
+    message of its beginning has reached all services; null before the first try, and when none is set."""
 
     id: int
     key: str

@@ -40,16 +40,23 @@ _JOBS = text(
     "SELECT task_name, count(*) FROM procrastinate_jobs WHERE status = 'failed' GROUP BY task_name ORDER BY task_name"
 )
 
+# By the broadcasts, of which few are not over: outputs of all times are many.
 _OUTPUTS = text(
     """
     SELECT o.id, o.platform, o.error_code, o.error_cause, b.room_id
-    FROM outputs o JOIN broadcasts b ON b.id = o.broadcast_id
-    WHERE o.error_code IN ('retries_exhausted', 'egress_unavailable')
-      AND (b.ended_at IS NULL OR b.ended_at > now() - interval '10 minutes')
+    FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
+    WHERE (b.ended_at IS NULL OR b.ended_at > now() - interval '10 minutes')
+      AND o.state = 'failed' AND o.error_code IN ('retries_exhausted', 'egress_unavailable')
     """
 )
+_LIVE_AGAIN = text("SELECT EXISTS (SELECT 1 FROM outputs WHERE id = CAST(:id AS uuid) AND state = 'live')")
 
-_PROJECTS = text("SELECT name, error_code FROM livekit_projects WHERE failing_since < now() - interval '10 seconds'")
+_PROJECTS = text(
+    """
+    SELECT name, coalesce(error_code, 'no_workers') AS error_code FROM livekit_projects
+    WHERE failing_since < now() - interval '10 seconds' OR worker_failures > 1
+    """
+)
 
 _OPEN = text("SELECT key FROM alerts WHERE resolved_at IS NULL AND starts_with(key, :prefix)")
 
@@ -70,7 +77,7 @@ async def watch(session: AsyncSession, settings: AlertSettings) -> None:
     await _single(session, "patrol_stale", await _patrol(session, settings))
     await _single(session, "jobs_failed", await _jobs(session))
     await _family(session, "upload_failures", *await _uploads(session, settings))
-    await _family(session, "live", await _outputs(session))
+    await _live(session, await _outputs(session))
     await _family(session, "egress", await _projects(session))
 
 
@@ -91,6 +98,17 @@ async def _family(
     for key in (await session.scalars(_OPEN, {"prefix": f"{prefix}:"})).all():
         if key not in still:
             await resolve_alert(session, key)
+
+
+async def _live(session: AsyncSession, wrong: list[Wrong]) -> None:
+    """An output that is live again has recovered; one whose broadcast is over has not, and nobody is told so."""
+    for one in wrong:
+        await _raise(session, one)
+    still = {one.key for one in wrong}
+    for key in (await session.scalars(_OPEN, {"prefix": "live:"})).all():
+        if key not in still:
+            again = await session.scalar(_LIVE_AGAIN, {"id": key.partition(":")[2]})
+            await resolve_alert(session, key, quiet=not again)
 
 
 async def _raise(session: AsyncSession, one: Wrong) -> None:
@@ -156,8 +174,8 @@ async def _projects(session: AsyncSession) -> list[Wrong]:
             f"egress:{row.name}",
             "egress_unavailable",
             "failure",
-            f"LiveKit Egress of the project {row.name} does not answer",
-            f"{row.error_code or 'egress_unavailable'}. Shows on air are not touched; new ones cannot begin there.",
+            f"LiveKit's project {row.name} carries no new shows",
+            f"{row.error_code}. What is on air is not touched. `butai doctor` looks at LiveKit.",
         )
         for row in (await session.execute(_PROJECTS)).all()
     ]
