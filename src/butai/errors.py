@@ -17,6 +17,7 @@
     │   ├── CursorInvalid      400 cursor_invalid
     │   ├── SortInvalid        400 sort_invalid
     │   ├── FilterInvalid      400 filter_invalid
+    │   ├── TusVersionUnsupported 412 tus_version_unsupported
     │   └── MissingParameters  400 MISSING_PARAMETERS (the given paths spell it so)
     ├── Conflict               409 conflict
     │   ├── AssetNotReady      409 asset_not_ready
@@ -123,6 +124,10 @@ class RoomNotFound(NotFound):
 
 class InvalidRequest(ButaiError):
     code, status, title = "invalid_request", 400, "The request cannot be read"
+
+
+class TusVersionUnsupported(InvalidRequest):
+    code, status, title = "tus_version_unsupported", 412, "Resumable uploads speak tus 1.0.0 here"
 
 
 class KeyInvalid(InvalidRequest):

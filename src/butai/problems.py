@@ -69,12 +69,16 @@ _OF_HTTP = {405: "method_not_allowed", 408: "request_timeout", 413: "body_too_la
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
+_PHRASES = {460: "Checksum Mismatch"}
+"""Of statuses that are not HTTP's own: tus has one."""
+
+
 def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may end with these statuses, beside 401, 500 and 503 which any may."""
     media = "application/problem+json" if model is Problem else "application/json"
     return {
         status: {
-            "description": HTTPStatus(status).phrase,
+            "description": _PHRASES.get(status) or HTTPStatus(status).phrase,
             "content": {media: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
             **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }

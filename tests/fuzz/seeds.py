@@ -5,6 +5,7 @@ Without it they would only ever meet 404: no generator guesses a UUID, or writes
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ class Seeds:
     destinations: list[str] = field(default_factory=list)
     broadcasts: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    uploads: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """The dictionaries that `schemathesis.toml` names."""
@@ -90,6 +92,8 @@ class Seeds:
             "destinations": self.destinations,
             "broadcasts": self.broadcasts,
             "outputs": self.outputs,
+            "uploads": self.uploads[:12],
+            "expendable_uploads": self.uploads[12:],
             "ingests": ["rtmp://127.0.0.1:9/live", "rtmps://127.0.0.1:9/live2?backup=1"],
             "words": ["A", "aoi", "舞台", "%", "_", "\\", "'", "a" * 200, ""],
         }.items():
@@ -140,6 +144,13 @@ async def plant(api: Api) -> Seeds:
     async with api.client.put(signed["data"]["url"], data=files.vrm(3)) as answer:
         assert answer.status == 200
     seeds.assets.append(signed["data"]["id"])
+    for number in range(24):
+        name = base64.b64encode(f"scene/part{number}.glb".encode()).decode()
+        headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "10000000", "Upload-Metadata": f"filename {name}"}
+        headers |= api.cookie("alice")
+        async with api.client.post(f"{api.url}/api/assets/uploads", headers=headers) as answer:
+            assert answer.status == 201
+            seeds.uploads.append(answer.headers["Location"].rpartition("/")[2])
     await _stage(api, seeds)
     for query in ("pageSize=1", "pageSize=1&sort=size_bytes", "pageSize=2&sort=-display_name"):
         status, page = await api.call("GET", f"/api/s3/resources?type=vrm&{query}", "alice")

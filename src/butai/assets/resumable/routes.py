@@ -22,7 +22,7 @@ from butai.assets.resumable.schemas import UploadCheck, UploadKnown, UsageOut
 from butai.assets.resumable.uploads import Progress
 from butai.assets.wiring import library
 from butai.calling import NEEDS_SIGN_IN, SignedIn, SmallBodies, origin, signed_in
-from butai.errors import ButaiError, InvalidRequest, MissingParameters, TypeUnsupported
+from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
 from butai.problems import answer_error, documented
 
 PATH = "/api/assets/uploads"
@@ -37,17 +37,16 @@ class Tus(APIRoute):
         handle = super().get_route_handler()
 
         async def dressed(request: Request) -> Response:
-            if request.headers.get("tus-resumable") != protocol.VERSION:
-                return Response(
-                    f"This is tus {protocol.VERSION}\n",
-                    412,
-                    {"tus-version": protocol.VERSION, "tus-resumable": protocol.VERSION},
-                    "text/plain",
-                )
             try:
+                version = request.headers.get("tus-resumable")
+                if version is None:
+                    raise MissingParameters("Tus-Resumable is missing")
+                if version != protocol.VERSION:
+                    raise TusVersionUnsupported
                 answer = await handle(request)
             except ButaiError as error:
                 answer = answer_error(request, error)
+                answer.headers["tus-version"] = protocol.VERSION
             answer.headers["tus-resumable"] = protocol.VERSION
             return answer
 
@@ -58,8 +57,10 @@ router = APIRouter(prefix=PATH, tags=["resumable uploads"], route_class=Tus)
 around = APIRouter(prefix="/api/assets", tags=["resumable uploads"], route_class=SmallBodies)
 
 
-def _header(name: str, description: str, example: str, *, required: bool = True) -> dict[str, Any]:
-    schema = {"type": "string"}
+def _header(
+    name: str, description: str, example: str, *, required: bool = True, pattern: str | None = None
+) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"} | ({"pattern": pattern} if pattern else {})
     return {
         "name": name,
         "in": "header",
@@ -70,13 +71,15 @@ def _header(name: str, description: str, example: str, *, required: bool = True)
     }
 
 
-_VERSION = _header("Tus-Resumable", "The protocol's version", protocol.VERSION)
+_BYTES = "^[0-9]{1,15}$"
+_CHECKSUM = f"^({'|'.join(protocol.ALGORITHMS)}) [A-Za-z0-9+/]+={{0,2}}$"
+_VERSION = _header("Tus-Resumable", "The protocol's version", protocol.VERSION, pattern=r"^1\.0\.0$")
 _OFFSET_BODY = {"content": {protocol.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
-def _documented(*parameters: dict[str, Any], body: bool = False) -> dict[str, Any]:
+def _documented(*parameters: dict[str, Any], body: bool = False, needed: bool = False) -> dict[str, Any]:
     said: dict[str, Any] = NEEDS_SIGN_IN | {"parameters": [_VERSION, *parameters]}
-    return said | ({"requestBody": _OFFSET_BODY} if body else {})
+    return said | ({"requestBody": _OFFSET_BODY | {"required": needed}} if body else {})
 
 
 @around.options("/uploads", include_in_schema=False)
@@ -98,11 +101,12 @@ async def tus_options(request: Request) -> Response:
 @router.post(
     "",
     status_code=201,
-    responses=documented(400, 403, 409, 413, 415, 422, 504),
+    responses=documented(400, 403, 409, 412, 413, 415, 422, 460, 504),
+    response_class=Response,
     operation_id="create_upload",
     summary="Begin an upload that can be taken up again (tus)",
     openapi_extra=_documented(
-        _header("Upload-Length", "Bytes of the whole file", "12345678"),
+        _header("Upload-Length", "Bytes of the whole file", "12345678", pattern=_BYTES),
         _header(
             "Upload-Metadata",
             "`filename` is the wanted key; `sha256` (hexadecimal) is checked when given",
@@ -147,7 +151,8 @@ async def create_upload(request: Request) -> Response:
 
 @router.head(
     "/{upload_id:uuid}",
-    responses=documented(404, 410),
+    responses=documented(400, 404, 410, 412),
+    response_class=Response,
     operation_id="look_at_upload",
     summary="How far an upload is (tus)",
     openapi_extra=_documented(),
@@ -170,13 +175,21 @@ async def look_at_upload(request: Request, upload_id: UUID) -> Response:
 @router.patch(
     "/{upload_id:uuid}",
     status_code=204,
-    responses=documented(400, 404, 409, 410, 413, 415, 422, 504),
+    responses=documented(400, 404, 409, 410, 412, 413, 415, 422, 460, 504),
+    response_class=Response,
     operation_id="continue_upload",
     summary="Send the next bytes of an upload (tus)",
     openapi_extra=_documented(
-        _header("Upload-Offset", "Where these bytes begin; must be where the upload stands", "0"),
-        _header("Upload-Checksum", "`sha256 BASE64` of these bytes: all of them are kept, or none", "", required=False),
+        _header("Upload-Offset", "Where these bytes begin; must be where the upload stands", "0", pattern=_BYTES),
+        _header(
+            "Upload-Checksum",
+            "`sha256 BASE64` of these bytes: all of them are kept, or none",
+            "sha256 AAAA",
+            required=False,
+            pattern=_CHECKSUM,
+        ),
         body=True,
+        needed=True,
     ),
 )
 async def continue_upload(request: Request, upload_id: UUID) -> Response:
@@ -202,7 +215,8 @@ async def continue_upload(request: Request, upload_id: UUID) -> Response:
 @router.delete(
     "/{upload_id:uuid}",
     status_code=204,
-    responses=documented(404, 409, 410),
+    responses=documented(400, 404, 409, 410, 412),
+    response_class=Response,
     operation_id="cancel_upload",
     summary="Give an upload up (tus)",
     openapi_extra=_documented(),
@@ -257,7 +271,13 @@ async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> R
     return _json({"known": known, "asset": asset})
 
 
-@around.get("/usage", response_model=UsageOut, operation_id="get_usage", summary="What you keep here")
+@around.get(
+    "/usage",
+    response_model=UsageOut,
+    responses=documented(),
+    operation_id="get_usage",
+    summary="What you keep here",
+)
 async def get_usage(request: Request, who: SignedIn) -> Response:
     """The caller's files, the trash and uploads under way counted, and how much there may be."""
     parts = library(request)
