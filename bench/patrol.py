@@ -105,7 +105,7 @@ def measure(rounds: int, seconds: float) -> bool:
         keys = fill(url, stored)
         env = environment(url, stored)
         with servers.api(url, stored, name="patrol-api") as api:
-            lists = {"seconds": seconds, "headers": servers.cookie("alice"), "connections": 4}
+            lists = {"seconds": seconds, "headers": servers.cookie("alice"), "connections": 1}
             paths = ["/api/s3/resources?type=vrm&pageSize=50"]
             bench.run(
                 {

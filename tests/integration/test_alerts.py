@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from aiohttp import web
 from psycopg.rows import dict_row
 from pydantic import SecretStr
@@ -161,11 +163,26 @@ async def test_a_hundred_raises_are_one_message_and_the_recovery_another(databas
     assert hooks.taken_by("a") == ["A thing is broken", "Recovered: A thing is broken"]
 
 
-async def test_the_url_is_written_nowhere(
-    database: Database, hooks: Hooks, settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def logging_for_real() -> Iterator[None]:
+    """As a process of ours sets it up, and as the tests have it afterwards."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
     # No secret is known by value: what keeps the lines clean is that nothing is written.
     log.configure(LogSettings(level="debug"))
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+
+
+async def test_the_url_is_written_nowhere(
+    database: Database,
+    hooks: Hooks,
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    logging_for_real: None,
+) -> None:
     urls = alerts(hooks.url("bad"), f"json://127.0.0.1:1/{CANARY}-closed", f"{CANARY}-no-scheme", f"nosuch://{CANARY}")
     hooks.answers["bad"] = 500
     message_id = await raised(database)

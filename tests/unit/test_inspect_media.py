@@ -206,3 +206,25 @@ def test_no_head_is_a_crash(kind: str, seed: int, size: int, more: bytes) -> Non
 def test_all_kinds_were_tried() -> None:
     assert min(TRIED.values()) > 50
     assert len(TRIED) == len(SEEDS)
+
+
+async def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
+    good = tmp_path / "good.wav"
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", str(good))
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(100))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.wav"
+    for name, text in (
+        ("list.mp3", f"ffconcat version 1.0\nfile {good.name}\n"),
+        ("list.aac", f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n#EXT-X-ENDLIST\n"),
+        ("list.m4a", f"ffconcat version 1.0\nfile {url}\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert await decoding._child("sound", str(tmp_path / name)) == ({}, "decode_failed")  # pyright: ignore[reportPrivateUsage]
+    server.close()
+    assert asked == []

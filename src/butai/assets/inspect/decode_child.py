@@ -21,6 +21,10 @@ PEAKS = 800
 MOST_PIXELS = 64 * 1024**2
 """Of a picture: 8192 by 8192. As floats that is 768 MB."""
 
+SOUNDS = "aac,flac,matroska,mov,mp3,ogg,wav"
+PICTURES = "exr_pipe,hdr_pipe,image2,jpeg_pipe,png_pipe,webp_pipe"
+"""ffmpeg's readers for the types that are kept. Its others follow playlists, which name other files and addresses."""
+
 PREVIEW = (512, 256)
 STEP = 4800
 """Samples of 100 ms at 48 kHz."""
@@ -48,7 +52,7 @@ def sound(path: str) -> dict[str, Any]:
 
     loud: list[Any] = []
     energy: list[Any] = []
-    with av.open(path, options={"analyzeduration": "5000000"}) as file:
+    with av.open(path, options=_reading(SOUNDS) | {"analyzeduration": "5000000"}) as file:
         if not file.streams.audio:
             raise ValueError("no sound")
         stream = file.streams.audio[0]
@@ -87,6 +91,10 @@ def sound(path: str) -> dict[str, Any]:
         "peak_dbfs": round(20 * float(np.log10(top)), 1) if top > 1e-7 else None,
         "loudness_lufs": _integrated(np, np.concatenate(energy) if energy else np.zeros(0)),
     }
+
+
+def _reading(formats: str) -> dict[str, str]:
+    return {"format_whitelist": formats, "protocol_whitelist": "file"}
 
 
 def _frames(file: Any, stream: Any) -> Any:
@@ -149,7 +157,7 @@ def picture(path: str) -> dict[str, Any]:
     import av
     import numpy as np
 
-    with av.open(path) as file:
+    with av.open(path, options=_reading(PICTURES)) as file:
         context = file.streams.video[0].codec_context
         if context.width * context.height > MOST_PIXELS:
             raise ValueError("too large")

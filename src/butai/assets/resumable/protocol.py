@@ -6,7 +6,6 @@ Source: tus resumable upload protocol 1.0.0, https://tus.io/protocols/resumable-
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 
@@ -44,7 +43,7 @@ def metadata(header: str) -> dict[str, str]:
             raise InvalidRequest("Upload-Metadata has an empty name, or one twice")
         try:
             found[name] = base64.b64decode(value.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise InvalidRequest(f"Upload-Metadata: the value of {name!r} is not base64 of UTF-8") from error
     return found
 
@@ -66,5 +65,5 @@ def checksum(header: str | None) -> Checksum | None:
         raise InvalidRequest(f"Upload-Checksum takes one of {', '.join(ALGORITHMS)}")
     try:
         return Checksum(algorithm, base64.b64decode(encoded.strip(), validate=True))
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidRequest("Upload-Checksum is not base64") from error
