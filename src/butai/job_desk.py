@@ -112,6 +112,9 @@ async def listed(
 async def retry(session: AsyncSession, origin: Origin, job_id: int) -> None:
     """Puts a failed job back into the queue. Raises `NotFound`, `Conflict`."""
     await _expect(session, job_id, "failed")
+    waits = "SELECT 1 FROM procrastinate_jobs w WHERE w.status = 'todo' AND w.queueing_lock = j.queueing_lock"
+    if await session.scalar(text(f"SELECT EXISTS ({waits}) FROM procrastinate_jobs j WHERE id = :id"), {"id": job_id}):
+        raise Conflict("Another job that does the same waits already")
     await session.execute(text("SELECT procrastinate_retry_job_v2(:id, now(), NULL, NULL, NULL)"), {"id": job_id})
     audit.record(session, origin, "jobs.retry", f"job:{job_id}")
 

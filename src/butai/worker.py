@@ -11,7 +11,7 @@ import random
 
 import structlog
 from procrastinate import App, JobContext, PsycopgConnector
-from procrastinate.exceptions import ConnectorException
+from procrastinate.exceptions import ConnectorException, UniqueViolation
 from procrastinate.jobs import Status
 
 from butai import job_desk
@@ -44,7 +44,11 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:
     for job in await manager.get_stalled_jobs(seconds_since_heartbeat=HEARTBEAT * 3):
         log.warning("job.stalled", job_id=job.id, task=job.task_name, attempts=job.attempts)
         if job.attempts + 1 < job_desk.MOST_DEATHS or job.id is None:
-            await manager.retry_job(job)
+            try:
+                await manager.retry_job(job)
+            except UniqueViolation:
+                # Another of its kind waits already and does the same: of those with a queueing lock, one may wait.
+                await manager.finish_job(job, Status.ABORTED, delete_job=True)
             continue
         # It may be what kills them.
         await manager.finish_job(job, Status.FAILED, delete_job=False)

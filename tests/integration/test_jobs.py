@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -13,13 +14,14 @@ import pytest
 from procrastinate.jobs import Status
 from psycopg.rows import dict_row
 
-from butai import jobs
+from butai import job_desk, jobs
 from butai.apikeys import create_api_key
 from butai.assets.storage import Store
 from butai.assets.wiring import assemble
+from butai.audit import Origin
 from butai.config import Settings
 from butai.database import Database
-from butai.errors import StoreUnavailable
+from butai.errors import Conflict, StoreUnavailable
 from butai.worker import make_app, retry_stalled
 from tests.conftest import Api
 from tests.processes import process
@@ -130,6 +132,37 @@ async def test_a_job_that_kills_its_workers_is_left_aside(settings: Settings, da
             expected = Status.TODO if death < 4 else Status.FAILED
             assert (row["status"], row["attempts"]) == (expected.value, death + 1)
     assert (await rows(settings, "SELECT code FROM job_failures")) == [{"code": "worker_died"}]
+
+
+async def test_a_dead_worker_s_job_whose_like_waits_holds_up_no_other(settings: Settings, database: Database) -> None:
+    """Of the jobs with one queueing lock only one may wait: the dead worker's cannot be put back beside it."""
+    app = make_app(settings.database.url.get_secret_value())
+    await rows(
+        settings,
+        """WITH dead AS (INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute') RETURNING id)
+           INSERT INTO procrastinate_jobs (task_name, queue_name, args, status, queueing_lock, worker_id)
+           VALUES ('assets.patrol', 'default', '{}', 'doing', 'assets.patrol', (SELECT id FROM dead)),
+                  ('assets.inspect', 'default', '{}', 'doing', NULL, (SELECT id FROM dead)),
+                  ('assets.patrol', 'default', '{}', 'todo', 'assets.patrol', NULL),
+                  ('assets.patrol', 'default', '{}', 'failed', 'assets.patrol', NULL)""",
+    )
+    async with app.open_async():
+
+        class Context:
+            additional_context = {"library": SimpleNamespace(database=database)}
+
+        context = Context()
+        context.app = app  # pyright: ignore[reportAttributeAccessIssue]
+        await retry_stalled(context, 0)  # pyright: ignore[reportArgumentType]
+    left = await rows(settings, "SELECT id, task_name, status::text FROM procrastinate_jobs ORDER BY id")
+    assert [(row["task_name"], row["status"]) for row in left] == [
+        ("assets.inspect", "todo"),
+        ("assets.patrol", "todo"),
+        ("assets.patrol", "failed"),
+    ]
+    with pytest.raises(Conflict):
+        async with database.transaction() as session:
+            await job_desk.retry(session, Origin("test"), left[2]["id"])
 
 
 @pytest.mark.slow

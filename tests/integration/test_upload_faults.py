@@ -171,8 +171,8 @@ async def test_a_store_that_fails_in_mid_upload(
     settings: Settings, database: Database, proxy: StoreProxy, run_jobs: Any, store_keys: Any, multiparts: Any,
     how: dict[str, Any], status: int, code: str, size: int, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    quick = replace(settings, store=settings.store.model_copy(update={"read_timeout": 0.5}))
-    async with serving(quick) as api:
+    waits = {"read_timeout": 1.0} if "hang" in how else {}
+    async with serving(replace(settings, store=settings.store.model_copy(update=waits))) as api:
         fault = proxy.fault("PUT", **how)
         got, answer = await api.upload("alice", "vrm/a.vrm", files.vrm(1, size))
         assert fault.met >= 1
