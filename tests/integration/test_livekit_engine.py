@@ -12,6 +12,7 @@ from livekit.protocol.egress import EgressStatus
 
 from butai.controller import Controller
 from butai.errors import DatabaseUnavailable
+from butai.live.egress.ledger import Ledger
 from butai.live.egress.livekit import LiveKitEgress
 from tests.fakes.livekit_egress import Accept, Refuse, Unreachable
 from tests.livekit_shows import LiveKitShows, livekit_shows
@@ -366,6 +367,26 @@ async def test_shared_is_one_egress_whose_streams_have_states_of_their_own(share
         await shared.stop(broadcast_id)
         await shared.ended(broadcast_id, 30)
     assert not any(shared.standin.running.values())
+
+
+async def test_shared_is_one_request_also_when_rows_are_written_slowly(
+    shared: LiveKitShows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, late = Ledger.ask, 0
+
+    async def slowly(*given: Any, **more: Any) -> Any:
+        nonlocal late
+        late += 1
+        await asyncio.sleep(0.3)
+        return await ask(*given, **more)
+
+    monkeypatch.setattr(Ledger, "ask", slowly)
+    async with shared.controller():
+        broadcast_id = await shared.begin("rtmp://a/app", "rtmp://b/app")
+        await shared.reach(broadcast_id, 30, a="live", b="live")
+        assert late == 2
+        assert [len(start.urls) for start in shared.standin.starts] == [2]
+        assert shared.standin.calls["UpdateStream"] == 0
 
 
 async def test_shared_begins_anew_when_its_last_stream_has_failed(shared: LiveKitShows) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _TOGETHER = 0.1
 """Seconds in which attempts of a shared egress are gathered for one request."""
+_TOGETHER_MOST = 2.0
+"""Seconds to wait for one that was ordered and is not written yet: the database is slow, or another broadcast's turn."""
 _WRITE_AGAIN = 0.5
 """Seconds."""
 
@@ -60,6 +62,10 @@ class LiveKitEngine:
         self._orders: dict[UUID, asyncio.Lock] = {}
         self._shared = asyncio.Lock()
         self._joining: list[Wanted] = []
+        self._coming: set[tuple[UUID, int]] = set()
+        self._all_came = asyncio.Event()
+        self._permits = 0
+        self._permit_lock = asyncio.Lock()
         self._grace: asyncio.TimerHandle | None = None
 
     @property
@@ -80,6 +86,8 @@ class LiveKitEngine:
     def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
         """The key is opened here, and goes to LiveKit and nowhere else."""
         self._wanted[output_id] = attempt
+        self._coming.add((output_id, attempt))
+        self._all_came.clear()
         self._means.spawn(self._guarded(output_id, attempt, self._start(output_id, attempt, url, sealed_key)))
 
     def stop_output(self, output_id: UUID) -> None:
@@ -126,20 +134,48 @@ class LiveKitEngine:
                 self._say_failed(output_id, attempt, Code.EGRESS_CRASHED, type(error).__name__)
 
     async def _start(self, output_id: UUID, attempt: int, door: str, sealed_key: bytes) -> None:
-        broadcast, means = self._broadcast, self._means
+        broadcast = self._broadcast
         assert broadcast is not None, "an engine is configured before it starts anything"
         try:
-            key = means.open_key(sealed_key)
+            key = self._means.open_key(sealed_key)
         except Exception as error:
+            self._came(output_id, attempt)
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
             self._say_failed(output_id, attempt, Code.INVALID_DESTINATION, detail)
             return
-        async with self._orders.setdefault(output_id, asyncio.Lock()), means.starts:
-            async with self._asking:
-                row = await self._ask(broadcast, output_id, attempt, door)
-            if row is not None:
-                await self._request(broadcast, Wanted(row, full_url(door, key)))
+        try:
+            async with self._orders.setdefault(output_id, asyncio.Lock()), self._permit():
+                async with self._asking:
+                    row = await self._ask(broadcast, output_id, attempt, door)
+                if row is not None:
+                    await self._request(broadcast, Wanted(row, full_url(door, key)))
+        finally:
+            self._came(output_id, attempt)
+
+    def _came(self, output_id: UUID, attempt: int) -> None:
+        self._coming.discard((output_id, attempt))
+        if not self._coming:
+            self._all_came.set()
+
+    @contextlib.asynccontextmanager
+    async def _permit(self) -> AsyncIterator[None]:
+        """Bounds how many starts are under way. Attempts of a shared egress are one start."""
+        starts = self._means.starts
+        if not self._means.settings.livekit_shared:
+            async with starts:
+                yield
+            return
+        async with self._permit_lock:
+            if not self._permits:
+                await starts.acquire()
+            self._permits += 1
+        try:
+            yield
+        finally:
+            self._permits -= 1
+            if not self._permits:
+                starts.release()
 
     async def _ask(self, broadcast: BroadcastRow, output_id: UUID, attempt: int, door: str) -> Attempt | None:
         """The attempt's row, when LiveKit is to be asked for it, and by us."""
@@ -176,8 +212,11 @@ class LiveKitEngine:
             return
         # One request at a time: an egress that is asked for twice would be two.
         self._joining.append(wanted)
+        self._came(wanted.row.output_id, wanted.row.attempt)
         async with self._shared:
             await asyncio.sleep(_TOGETHER)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_came.wait(), _TOGETHER_MOST)
             # In an order of their own: they come as their rows were written.
             batch, self._joining = sorted(self._joining, key=lambda one: one.row.output_id), []
             if batch:
