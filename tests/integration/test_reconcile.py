@@ -186,3 +186,61 @@ async def test_what_is_ignored_stays_ignored(bench: Bench) -> None:
     found = await bench.compare()
     assert (found.unknown, found.ignored) == (0, 1)
     assert (await bench.api.call("POST", "/api/assets/findings/999/trash", headers={"X-API-Key": key}))[0] == 404
+
+
+async def test_what_was_written_anew_after_the_act_stays(bench: Bench, run_jobs: Any) -> None:
+    key = await orphan(bench)
+    await bench.compare()
+    assert await bench.act(Action.TRASH) == "trashed"
+    await bench.store.put(key, Whole(files.vrm(7)), "model/gltf-binary")
+    await run_jobs()
+    assert (await bench.store.head(key)).size == len(files.vrm(7))
+    # And is found like any other.
+    assert (await bench.compare()).unknown_keys == [key]
+
+
+async def test_nothing_goes_whose_copy_is_lost(bench: Bench, run_jobs: Any) -> None:
+    key = await orphan(bench)
+    await bench.compare()
+    await bench.act(Action.TRASH)
+    ledger = "SELECT object_key FROM asset_objects WHERE origin = 'trash' AND object_key LIKE '%butai/%'"
+    await bench.store.delete((await bench.rows(ledger))[0][0])
+    await run_jobs()
+    assert await bench.there(key)
+
+
+async def test_findings_end_by_themselves(bench: Bench) -> None:
+    """An object with no row that is gone, and a row whose object is there again."""
+    stray = await orphan(bench)
+    known = (await bench.rows("SELECT object_key FROM assets"))[0][0]
+    body = files.vrm(1)
+    await bench.store.delete(known)
+    await bench.compare()
+    open_ones = "SELECT kind FROM findings WHERE resolved_at IS NULL ORDER BY kind"
+    assert [row[0] for row in await bench.rows(open_ones)] == ["object_without_row", "row_without_object"]
+    await bench.store.delete(stray)
+    await bench.store.put(known, Whole(body), "model/gltf-binary")
+    await bench.compare()
+    assert await bench.rows(open_ones) == []
+    assert {row[0] for row in await bench.rows("SELECT resolution FROM findings")} == {"agrees"}
+
+
+async def test_a_row_goes_into_the_trash_where_absence_is_hidden(bench: Bench, proxy: Any) -> None:
+    key = (await bench.rows("SELECT object_key FROM assets"))[0][0]
+    await bench.store.delete(key)
+    await bench.compare()
+    proxy.fault("HEAD", status=403, times=1)
+    with pytest.raises(StoreUnavailable):
+        await bench.act(Action.TRASH)
+    proxy.heal()
+    proxy.hide_absence = True
+    assert await bench.act(Action.TRASH) == "trashed"
+
+
+async def test_an_adoption_whose_end_was_not_written_is_completed(bench: Bench) -> None:
+    await orphan(bench)
+    await bench.compare()
+    await bench.act(Action.ADOPT)
+    await bench.rows("UPDATE findings SET resolved_at = NULL, resolution = NULL RETURNING 1")
+    assert await bench.act(Action.ADOPT) == "adopted"
+    assert (await bench.rows("SELECT count(*) FROM assets"))[0][0] == 2

@@ -1,8 +1,8 @@
 """What an operator does about a finding: adopt, trash, ignore. Called by `butai reconcile` and by the patrol's routes.
 
 Nothing is deleted on the word of a listing: row and object are asked for again, an object is copied into the trash first,
-and the original goes by a job that looks at its ledger row once more. A crash at any point leaves the finding open, and the
-same act again completes it.
+and the original goes by a job (`tasks.remove_moved`) that looks at row, object and copy once more. A crash at any point
+leaves the finding open, and the same act again completes it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from butai.assets import keys, transitions
 from butai.assets.importing import Importer, ImportOptions, Outcome, Verdict
 from butai.assets.listing_formats import Listed
 from butai.assets.models import AssetObject
+from butai.assets.patrol.heads import StoreHeads
+from butai.assets.patrol.looking import Canary, PatrolStopped
 from butai.assets.patrol.models import Finding
+from butai.assets.patrol.verdicts import Kind
 from butai.assets.states import Event
 from butai.assets.storage import ObjectAbsent, Store
 from butai.audit import Origin
 from butai.config import AssetSettings
 from butai.database import Database
-from butai.errors import Conflict, NotFound
+from butai.errors import Conflict, NotFound, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +100,8 @@ async def _adopt(database: Database, store: Store, settings: AssetSettings, find
         yield [Listed(finding.object_key)]
 
     await Importer(database, store, options, said.append).run(one(), lambda _tally: None)
-    if not said or said[0].outcome not in (Outcome.ADDED, Outcome.UPDATED):
+    # Unchanged: it was adopted before, and the finding's end was not written.
+    if not said or (said[0].outcome not in (Outcome.ADDED, Outcome.UPDATED) and said[0].reason != "unchanged"):
         raise Conflict(f"It cannot be adopted: {said[0].reason if said else 'nothing is known of it'}")
 
 
@@ -130,7 +134,11 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
     async with database.transaction() as session:
         # First it is kept elsewhere for as long as any trash, then it goes.
         await transitions.condemn(session, kept, after=timedelta(days=settings.trash_days))
-        await jobs.enqueue(session, transitions.REMOVE_OBJECTS, {"object_keys": [original]})
+        await jobs.enqueue(
+            session,
+            transitions.REMOVE_MOVED,
+            {"object_key": original, "size": facts.size, "etag": facts.etag, "kept_as": kept},
+        )
     log.info("finding.object_trashed", object_key=original, kept_as=kept)
 
 
@@ -154,11 +162,7 @@ async def _claim(session: AsyncSession, object_key: str) -> None:
 
 async def _trash_row(database: Database, store: Store, finding: Finding, origin: Origin) -> None:
     assert finding.asset_id is not None
-    try:
-        await store.head(finding.object_key)
-    except ObjectAbsent:
-        pass
-    else:
+    if not await _absent(store, finding.object_key):
         raise Conflict("The object is there by now")
     async with database.transaction() as session:
         asset = await transitions.lock(session, finding.asset_id)
@@ -166,6 +170,22 @@ async def _trash_row(database: Database, store: Store, finding: Finding, origin:
             raise Conflict("The asset has another object by now, or is in the trash")
         asset.deleted_at = datetime.now(UTC)
         await transitions.apply(session, asset, Event.TRASHED, actor=origin.actor)
+
+
+async def _absent(store: Store, object_key: str) -> bool:
+    """Also at a store that says 403 of what is absent: then our own object must be there, and a key that cannot be, denied.
+    Raises `Unavailable`."""
+    heads = StoreHeads(store, rate=50)
+    try:
+        hides_absence = await Canary(heads, store.prefix).probe()
+    except PatrolStopped as stopped:
+        raise StoreUnavailable(str(stopped)) from stopped
+    answer = await heads.head(object_key)
+    if answer.kind is Kind.PRESENT:
+        return False
+    if answer.kind is Kind.ABSENT or (answer.kind is Kind.DENIED and hides_absence):
+        return True
+    raise StoreUnavailable("The store gives no clear answer about the object")
 
 
 async def open_ids(database: Database, kinds: tuple[str, ...], limit: int) -> list[tuple[int, dict[str, Any]]]:

@@ -108,8 +108,9 @@ class Reconciler:
             await connection.execute("CREATE INDEX ON listed (key)")
             await connection.execute("ANALYZE listed")
             await self._without_objects(connection, hides_absence)
+            over = await self._over(connection, hides_absence) if self._options.write else []
         if self._options.write:
-            await self._write_run(hides_absence)
+            await self._write_run(hides_absence, over)
         return self.found
 
     @asynccontextmanager
@@ -216,7 +217,27 @@ class Reconciler:
                 detail = {"s3_key": name, "size": row.size, "etag": row.etag}
                 await open_finding(session, "row_without_object", row.object_key, row.id, None, detail)
 
-    async def _write_run(self, hides_absence: bool) -> None:
+    async def _over(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> list[str]:
+        """Objects of open findings that are no longer so: gone by themselves, or there again."""
+        cursor = await connection.execute(
+            """SELECT object_key, kind = 'object_without_row' FROM findings f
+               WHERE resolved_at IS NULL AND (
+                 kind = 'object_without_row' AND NOT EXISTS (SELECT 1 FROM listed l WHERE l.key = f.object_key)
+                 OR kind = 'row_without_object' AND EXISTS (SELECT 1 FROM listed l WHERE l.key = f.object_key))
+               ORDER BY id"""
+        )
+        rows = await cursor.fetchall()
+        answers = await self._heads.many([row[0] for row in rows])
+        if any(answer.kind is Kind.DENIED for answer in answers) and await self._canary.probe() is not hides_absence:
+            return []
+        gone = {Kind.ABSENT, Kind.DENIED} if hides_absence else {Kind.ABSENT}
+        return [
+            key
+            for (key, orphan), answer in zip(rows, answers, strict=True)
+            if (answer.kind in gone if orphan else answer.kind is Kind.PRESENT)
+        ]
+
+    async def _write_run(self, hides_absence: bool, over: list[str]) -> None:
         found = self.found
         async with self._database.transaction() as session:
             session.add(
@@ -243,7 +264,8 @@ class Reconciler:
                            SELECT 1 FROM assets a WHERE a.object_key = f.object_key AND a.deleted_at IS NULL))"""
                 )
             )
-            await resolve_finding(session, ("object_without_row", "row_without_object"), list(settled), "agrees", ACTOR)
+            kinds = ("object_without_row", "row_without_object")
+            await resolve_finding(session, kinds, [*settled, *over], "agrees", ACTOR)
         log.info("reconcile.completed", listed=found.listed, unknown=found.unknown, absent=found.absent)
 
 

@@ -9,14 +9,14 @@ from uuid import UUID
 
 import structlog
 from procrastinate import App, JobContext, RetryStrategy
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm.attributes import set_committed_value
 
 from butai.assets import decoding, inspection, purging, signed
 from butai.assets.attempts import Attempt, fail
 from butai.assets.models import Asset, AssetObject
 from butai.assets.storage import ObjectAbsent
-from butai.assets.transitions import REMOVE_OBJECTS
+from butai.assets.transitions import REMOVE_MOVED, REMOVE_OBJECTS
 from butai.assets.wiring import Library
 from butai.errors import Unavailable, UploadInterrupted, UploadRefused
 
@@ -58,6 +58,36 @@ async def remove_objects(context: JobContext, object_keys: list[str]) -> None:
                 .values(state="removed", settled_at=func.now(), upload_id=None)
             )
         log.info("object.removed", object_key=object_key)
+
+
+async def remove_moved(context: JobContext, object_key: str, size: int, etag: str, kept_as: str) -> None:
+    """Takes away an object that was nobody's, when it still is what the trash has a copy of. Again is fine.
+
+    What was written there anew since is left, and the ledger forgets it: the next listing finds it as any other.
+    """
+    library = library_of(context)
+    async with library.database.transaction() as session:
+        row = await session.get(AssetObject, object_key)
+    if row is None or row.state != "condemned" or row.origin != "trash":
+        return
+    why = None
+    try:
+        facts = await library.store.head(object_key)
+        if (facts.size, facts.etag) != (size, etag):
+            why = "written anew"
+        elif (await library.store.head(kept_as)).size != size:
+            why = "the copy is another"
+    except ObjectAbsent as error:
+        # The original, and all is well; or the copy, and nothing may go.
+        why = f"absent: {error}"
+    if why is None:
+        await remove_objects(context, [object_key])
+        return
+    async with library.database.transaction() as session:
+        await session.execute(
+            delete(AssetObject).where(AssetObject.object_key == object_key, AssetObject.state == "condemned")
+        )
+    log.warning("object.kept", object_key=object_key, why=why)
 
 
 async def sweep_uploads(context: JobContext, timestamp: int) -> None:
@@ -155,6 +185,7 @@ async def purge_trash(context: JobContext, timestamp: int) -> None:
 def register(app: App) -> None:
     """Makes the tasks known to a procrastinate app."""
     app.task(name=REMOVE_OBJECTS, pass_context=True, retry=_PERSISTENT)(remove_objects)
+    app.task(name=REMOVE_MOVED, pass_context=True, retry=_PERSISTENT)(remove_moved)
     app.task(name=signed.HASH_OBJECT, pass_context=True, retry=_PERSISTENT)(hash_object)
     sweep = app.task(name="assets.sweep_uploads", pass_context=True, queueing_lock="assets.sweep_uploads")(
         sweep_uploads

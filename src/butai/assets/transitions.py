@@ -25,6 +25,9 @@ So when the reader has it, each number handed out is committed or gone, and no l
 REMOVE_OBJECTS = "assets.remove_objects"
 """The task that removes condemned objects; its body is in `tasks`, which sits above."""
 
+REMOVE_MOVED = "assets.remove_moved"
+"""The one for an object that was nobody's and is copied into the trash."""
+
 # The lock comes first: a number must not exist without it.
 _NEXT_CHANGE = text(
     "SELECT nextval('asset_changes'), now() FROM (SELECT pg_advisory_xact_lock_shared(:lock) OFFSET 0) AS locked"
