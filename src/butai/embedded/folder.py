@@ -23,6 +23,13 @@ _PORTS = range(20000, 32768)
 """Where free ports are looked for: below the range that Linux gives to outgoing connections (32768 and up),
 so that nothing takes a remembered port while we are stopped."""
 
+PORTS_FOR_ONE_RUN = range(10000, 20000)
+"""The same for a port that nobody remembers: never one that a service which has not started yet comes back to."""
+
+_given: set[int] = set()
+"""Ports that this process has chosen at random. Services settle theirs before any of them listens, so a port that looks
+free may be another's already."""
+
 
 def make_folder(path: Path, *, needed_bytes: int) -> Path:
     """Create it (0700) if it is not there; check that it can be written to and has `needed_bytes` free.
@@ -144,8 +151,13 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def choose_port(remembered: str | None = None, *, avoid: set[int] | None = None, twin: int = 0) -> int:
-    """The remembered port if it is free, else any free one. With `twin`, the port `twin` above it is free too."""
+def choose_port(
+    remembered: str | None = None, *, avoid: set[int] | None = None, twin: int = 0, among: range = _PORTS
+) -> int:
+    """The remembered port if it is free, else any free one that this process has not given away yet.
+
+    With `twin`, the port `twin` above it is free and not given away either, and counts as given from now on.
+    """
     avoid = avoid or set()
 
     def fits(port: int) -> bool:
@@ -154,7 +166,9 @@ def choose_port(remembered: str | None = None, *, avoid: set[int] | None = None,
     if remembered and fits(int(remembered)):
         return int(remembered)
     for _ in range(200):
-        port = random.randrange(_PORTS.start, _PORTS.stop - twin)
-        if fits(port):
+        port = random.randrange(among.start, among.stop - twin)
+        both = {port, port + twin}
+        if both.isdisjoint(_given) and fits(port):
+            _given.update(both)
             return port
-    raise StartError(f"no free port found between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1")
+    raise StartError(f"no free port found between {among.start} and {among.stop} on 127.0.0.1")

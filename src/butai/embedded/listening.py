@@ -9,7 +9,7 @@ import ipaddress
 import socket
 from pathlib import Path
 
-from butai.embedded.folder import choose_port
+from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
 from butai.embedded.process import StartError
 
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -19,7 +19,7 @@ _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 def usable_port(host: str, port: int) -> int:
     """The port, if the API could listen on it; any free one for 0. Raises `StartError`, saying by whom it is taken."""
     if port == 0:
-        return choose_port()
+        return choose_port(among=PORTS_FOR_ONE_RUN)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
