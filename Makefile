@@ -3,13 +3,14 @@ PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
 
-.PHONY: run test test-fast check bench docs format lock livekit system clean
+.PHONY: run test test-fast check bench docs format lock livekit console system clean
 
 run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/livekit-server --if-possible
+	@scripts/console --if-possible
 	.venv/bin/butai up $(ARGS)
 
-test: .venv/dev.stamp system livekit ## All tests
+test: .venv/dev.stamp system livekit console ## All tests
 	$(PY) -m pytest tests $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
@@ -22,6 +23,7 @@ check: .venv/dev.stamp ## Style, types, structure, migrations, documents
 	.venv/bin/lint-imports
 	$(PY) scripts/check_schema.py
 	$(PY) scripts/write_docs.py --check
+	scripts/console --check
 
 bench: .venv/dev.stamp livekit ## All benchmarks, or some: make bench ARGS="list_page upload"; the peers want Node with npm
 	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg wrk
@@ -44,6 +46,9 @@ system: ## Programs that tests use and PyPI does not have
 livekit: ## A LiveKit server for this machine, built by Go into .tools/bin; minutes the first time
 	@scripts/livekit-server
 
+console: ## The web console, built from console/ into the package
+	@scripts/console
+
 .tools/bin/uv:
 	python3 -m venv .tools
 	.tools/bin/pip install -q uv
@@ -63,4 +68,4 @@ livekit: ## A LiveKit server for this machine, built by Go into .tools/bin; minu
 	@touch $@ .venv/run.stamp
 
 clean: ## Forget everything that was installed or started here; the data in .butai stays
-	rm -rf .venv .tools .pytest_cache .hypothesis .ruff_cache bench/.work bench/results
+	rm -rf .venv .tools .pytest_cache .hypothesis .ruff_cache bench/.work bench/results console/node_modules src/butai/console_dist

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from html import escape
 from typing import Annotated, Any, TypedDict
 
 import aiohttp
@@ -16,11 +15,11 @@ import structlog
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
-from butai import __version__, docs_page, job_routes, problems
+from butai import __version__, console, docs_page, job_routes, problems
 from butai.alerts import routes as alert_routes
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
@@ -32,7 +31,6 @@ from butai.assets.wiring import Library, assemble
 from butai.calling import NEEDS_SIGN_IN
 from butai.config import Settings
 from butai.database import Database
-from butai.errors import ButaiError
 from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
 from butai.live import (
@@ -144,6 +142,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
     docs_page.install(app)
+    console.install(app)
     if settings.http.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -244,29 +243,6 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
             max_age=30 * 86400,
         )
         return answer
-
-    @app.get("/", include_in_schema=False)
-    async def home(request: Request) -> HTMLResponse:
-        """A page to begin from."""
-        identity: Identity = request.state.identity
-        try:
-            user_id = (await identity.identify_request(request.scope)).user_id
-        except ButaiError:
-            # A stale cookie must not stand between a person and the sign-in.
-            user_id = None
-        settings: Settings = request.state.settings
-        name = f"Signed in as {escape(user_id)}." if user_id else "Not signed in."
-        if not user_id and settings.identity.dev_sign_in:
-            name += ' <a href="/dev/sign-in?user=demo">Sign in as demo</a>'
-        return HTMLResponse(_HOME.format(version=__version__, who=name))
-
-
-_HOME = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Butai</title>
-<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">
-<style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}}</style>
-<h1>Butai 舞台</h1><p>Version {version}. {who}</p>
-<ul><li><a href="/docs">API documentation</a><li><a href="/api/s3/resources?type=vrm">Avatars</a>
-<li><a href="/readyz">State</a><li><a href="/metrics">Metrics</a></ul></html>"""
 
 
 _BEARER = "OpenID Connect token, or an API key; for a room and its broadcasts also its host token (a LiveKit token)"

@@ -136,6 +136,10 @@ class IdentitySettings(BaseSettings):
     oidc_jwks_url: str = ""
     """Where the issuer's keys are; found by discovery when empty."""
 
+    operators: tuple[str, ...] = ()
+    """User ids that are operators when they are signed in by a session cookie, as a JSON list: they see everybody's files and
+    shows, and the console's operations. Whoever may choose an id at sign-in must not be able to choose one of these."""
+
     dev_sign_in: bool = False
     """`/dev/sign-in` for callers on loopback: signs in as anybody. On in `butai up`; never in production."""
 

@@ -28,6 +28,7 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
     lines = [
         "",
         f"Ready in {seconds:.1f} s.",
+        f"  Console    {url}/",
         f"  API        {url}",
         f"  Docs       {url}/docs",
         f"  Metrics    {url}/metrics",
@@ -40,7 +41,7 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
     if running.signs_in:
         jar = shlex.quote(str(running.folder / "demo.cookies"))
         lines += [
-            f"  Sign in    {url}/dev/sign-in?user=demo   (from this machine only)",
+            f"  Sign in    {url}/dev/sign-in?user=demo   (from this machine only; user=operator sees the operations)",
             "  Upload     with any avatar.vrm:",
             f"    curl -sS -o /dev/null -c {jar} '{url}/dev/sign-in?user=demo'",
             f"    curl -b {jar} -F file=@avatar.vrm -F fileName=vrm/avatar.vrm -F fileType=model/vrm {url}/api/s3/upload",

@@ -217,6 +217,9 @@ class _Stack:
         if not os.environ.get("BUTAI_ALLOW_PRIVATE_INGEST"):
             environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true"
         environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
+        if self._signs_in and not os.environ.get("BUTAI_OPERATORS"):
+            # Whoever reaches this machine's loopback signs in as anybody; this says as whom to see the operations.
+            environment["BUTAI_OPERATORS"] = '["operator"]'
         environment["BUTAI_HOST"] = self._host
         environment["BUTAI_PORT"] = str(self._port)
         return environment

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -49,6 +50,7 @@ class Identity:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sessions = Sessions(settings)
+        self._operators = frozenset(settings.operators)
         self._host_room = host_room
         self._api_keys = api_keys
         self._bearers: BearerTokens | None = None
@@ -166,6 +168,8 @@ class Identity:
             except Unauthenticated as refused:
                 first_refusal = first_refusal or refused
                 continue
+            if caller.user_id in self._operators:
+                caller = replace(caller, scopes=USER_AND_OPERATOR)
             self._remember(digest, caller, expires)
             return caller
         if first_refusal is not None:

@@ -96,6 +96,11 @@ class Projects:
         """Of all projects."""
         return sorted(self._now())
 
+    @property
+    def public_urls(self) -> list[str]:
+        """Where browsers find them."""
+        return [one.public_url for one in self._now().values()]
+
     def get(self, name: str = DEFAULT) -> Project:
         """Raises `LiveKitNotConfigured` for one that is not there (any more)."""
         found = self._now().get(name)

@@ -1,0 +1,65 @@
+/** The frame around each page: the way to the others, the language, who is signed in. */
+import { Link, Outlet } from "@tanstack/react-router";
+
+import { useSession } from "../api/session";
+import { useTexts } from "../i18n";
+import { UploadTray } from "../uploads/tray";
+
+export function Shell() {
+  const { t, language, speak } = useTexts();
+  const session = useSession().data;
+  return (
+    <>
+      <a className="skip" href="#content">
+        {t.skip}
+      </a>
+      <header className="shell">
+        <Link to="/library" className="brand">
+          {t.brand}
+        </Link>
+        <nav aria-label={t.brand}>
+          <Link to="/library">{t.pages.library}</Link>
+          <Link to="/stage">{t.pages.stage}</Link>
+          {session?.operator ? <Link to="/operations">{t.pages.operations}</Link> : null}
+        </nav>
+        <div className="shell-end">
+          <a href="/docs">{t.apiDocs}</a>
+          <button type="button" className="quiet" lang={language === "en" ? "zh" : "en"} onClick={() => speak(language === "en" ? "zh" : "en")}>
+            {t.language}
+          </button>
+          {session?.userId ? (
+            <span className="who" title={t.signedInAs(session.userId)}>
+              {session.name ?? session.userId}
+            </span>
+          ) : session?.devSignIn ? (
+            <a className="button primary" href="/dev/sign-in?user=demo">
+              {t.signIn}
+            </a>
+          ) : null}
+        </div>
+      </header>
+      <main id="content" tabIndex={-1}>
+        <Outlet />
+      </main>
+      <UploadTray />
+    </>
+  );
+}
+
+/** What a page shows to somebody who is nobody yet. */
+export function SignedOut() {
+  const { t } = useTexts();
+  const session = useSession().data;
+  return (
+    <section className="empty">
+      <h1>{t.notSignedIn}</h1>
+      {session?.devSignIn ? (
+        <a className="button primary" href="/dev/sign-in?user=demo">
+          {t.signIn}
+        </a>
+      ) : (
+        <p>{t.signInAtStudio}</p>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,19 @@
+// The console is built into the Python package and served by the API (src/butai/console.py).
+import react from "@vitejs/plugin-react";
+import { defineConfig } from "vite";
+
+export default defineConfig({
+  base: "/console/",
+  plugins: [react()],
+  build: {
+    outDir: "../src/butai/console_dist",
+    emptyOutDir: true,
+    // The content security policy allows no data: scripts or styles, and small files compress as well alone.
+    assetsInlineLimit: 0,
+    target: "es2022",
+    manifest: "manifest.json",
+    // three.js alone has more; it is loaded only where 3D is shown, and the budget is checked by a test.
+    chunkSizeWarningLimit: 1200,
+    modulePreload: { polyfill: false },
+  },
+});

@@ -1,0 +1,46 @@
+"""Debian's Chromium for the tests, driven by Playwright. Used by all tests that look at a page."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from playwright.async_api import Browser, async_playwright
+
+import butai
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    # No sandbox for root; nothing that calls home; no names but this machine's.
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP *.localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+WITHOUT_3D = ["--disable-gpu"]
+WITH_3D = [
+    # WebGL by the processor; a picture and a sound for whoever asks for a camera and a microphone.
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+BUILT = Path(butai.__file__).parent / "console_dist" / "index.html"
+"""What `make console` makes; `make test` has it made before."""
+
+
+@contextlib.asynccontextmanager
+async def chromium(*more: str) -> AsyncIterator[Browser]:
+    """A browser until the block ends. `more`: `WITHOUT_3D` or `WITH_3D`."""
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more])
+        try:
+            yield started
+        finally:
+            await started.close()
