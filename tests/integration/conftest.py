@@ -1,14 +1,19 @@
-"""Settings of a service with which one can go live, as far as HTTP goes."""
+"""Settings of a service with which one can go live, as far as HTTP goes; a library for the patrol; where alerts arrive."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 
+from butai.assets.storage import Store
 from butai.config import LiveKitSettings, LiveSettings, Settings
+from butai.database import Database
 from tests.live_api import SECRET
+from tests.patrols import Hooks, Studio
 from tests.processes import free_port
 
 
@@ -18,3 +23,25 @@ def live_settings(settings: Settings) -> Settings:
     livekit = LiveKitSettings(url=f"ws://127.0.0.1:{free_port()}", api_key="devkey", api_secret=SecretStr(SECRET))
     live = LiveSettings(secret_key=SecretStr("ab" * 32), allow_private_ingest=True)
     return replace(settings, livekit=livekit, live=live)
+
+
+@pytest.fixture
+async def studio(settings: Settings, database: Database) -> AsyncIterator[Studio]:
+    """A library of no files yet."""
+    async with Store(settings.store) as store:
+        yield Studio(settings, database, store)
+
+
+@pytest.fixture
+async def hooks() -> AsyncIterator[Hooks]:
+    """The endpoint, on a free port of loopback."""
+    found = Hooks()
+    application = web.Application()
+    application.router.add_post("/{name}", found.take)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    found.port = runner.addresses[0][1]
+    yield found
+    await runner.cleanup()

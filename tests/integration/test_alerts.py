@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 import structlog
-from aiohttp import web
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
@@ -26,44 +25,7 @@ from butai.assets.storage import Store
 from butai.config import AlertSettings, LogSettings, Settings
 from butai.database import Database
 from tests.conftest import Api
-
-CANARY = "canary-hook-7c21"
-
-
-@dataclass
-class Hooks:
-    """An endpoint with as many paths as one likes: what came, and with which status each answers."""
-
-    port: int = 0
-    got: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    answers: dict[str, int] = field(default_factory=dict)
-
-    def url(self, name: str) -> str:
-        return f"json://127.0.0.1:{self.port}/{CANARY}-{name}"
-
-    def taken_by(self, name: str) -> list[str]:
-        """The titles that a path took, with 200."""
-        return [body["title"] for path, body in self.got if path.endswith(f"-{name}") and body["answered"] == 200]
-
-    async def take(self, request: web.Request) -> web.Response:
-        status = self.answers.get(request.path.rpartition("-")[2], 200)
-        self.got.append((request.path, await request.json() | {"answered": status}))
-        return web.Response(status=status)
-
-
-@pytest.fixture
-async def hooks() -> AsyncIterator[Hooks]:
-    """The endpoint, on a free port of loopback."""
-    found = Hooks()
-    application = web.Application()
-    application.router.add_post("/{name}", found.take)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.port = runner.addresses[0][1]
-    yield found
-    await runner.cleanup()
+from tests.patrols import CANARY, Hooks
 
 
 @contextlib.asynccontextmanager

@@ -4,117 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from butai.assets.patrol import patrolling
 from butai.assets.patrol.heads import StoreHeads
 from butai.assets.patrol.patrolling import Patrol, PatrolBusy, Run
-from butai.assets.storage import Store, Whole
+from butai.assets.storage import Whole
 from butai.config import Settings
-from butai.database import Database
 from butai.errors import Unavailable
 from tests import files
 from tests.conftest import Api, serving
 from tests.fakes.store_proxy import StoreProxy
-
-
-@dataclass
-class Studio:
-    """A library with real objects, and a patrol whose clock the test moves."""
-
-    settings: Settings
-    database: Database
-    store: Store
-    keys: dict[UUID, str] = field(default_factory=dict)
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    def patrol(self, **how: Any) -> Patrol:
-        return Patrol(
-            self.database,
-            self.store,
-            self.settings.patrol.model_copy(update={"rate": 0.0} | how),
-            clock=lambda: self.now,
-        )
-
-    async def go(self, **how: Any) -> Run:
-        return await self.patrol().run("asked", everything=True, **how)
-
-    async def do(self, statement: str, *values: Any) -> list[dict[str, Any]]:
-        async with await psycopg.AsyncConnection.connect(self.database.url, autocommit=True) as connection:
-            cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(statement.encode(), values)
-            return await cursor.fetchall() if cursor.description else []
-
-    async def fill(self, count: int) -> list[UUID]:
-        """Ready assets with their objects."""
-        made: list[UUID] = []
-        slots = asyncio.Semaphore(16)
-
-        async def put(number: int) -> tuple[UUID, str, str]:
-            asset_id, key = uuid4(), f"{self.store.prefix}objects/{uuid4().hex}"
-            async with slots:
-                etag = await self.store.put(key, Whole(f"file {number}".encode()), "model/gltf-binary")
-            return asset_id, key, etag
-
-        for asset_id, key, etag in await asyncio.gather(*(put(number) for number in range(count))):
-            size = (await self.store.head(key)).size if count < 200 else None
-            await self.do(
-                """INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status,
-                                       owner_user_id, visibility, ever_public, object_key, etag, change_seq)
-                   SELECT %s, 'vrm', 'vrm/' || %s || '.vrm', 'vrm/' || %s || '.vrm', 'vrm/' || %s, %s, 'model/gltf-binary',
-                          coalesce(%s, 6 + length(%s::text)), 'ready', 'alice', 'private', false, %s, %s,
-                          nextval('asset_changes')""",
-                asset_id, asset_id, asset_id, asset_id, str(asset_id), size, "x", key, etag,
-            )  # fmt: skip
-            made.append(asset_id)
-            self.keys[asset_id] = key
-        return made
-
-    async def lose(self, *ids: UUID) -> None:
-        for asset_id in ids:
-            await self.store.delete(self.keys[asset_id])
-
-    async def bring_back(self, *ids: UUID) -> None:
-        for asset_id in ids:
-            row = (await self.do("SELECT size_bytes FROM assets WHERE id = %s", asset_id))[0]
-            etag = await self.store.put(self.keys[asset_id], Whole(b"x" * row["size_bytes"]), "model/gltf-binary")
-            await self.do("UPDATE assets SET etag = %s WHERE id = %s", etag, asset_id)
-
-    async def statuses(self) -> Counter[str]:
-        return Counter(row["status"] for row in await self.do("SELECT status FROM assets"))
-
-    async def missing(self) -> set[UUID]:
-        return {row["id"] for row in await self.do("SELECT id FROM assets WHERE status = 'missing'")}
-
-    async def events(self) -> Counter[str]:
-        return Counter(row["event"] for row in await self.do("SELECT event FROM asset_events"))
-
-    async def messages(self) -> list[tuple[str, str]]:
-        """Of all alerts and digests: kind, and the code or the title."""
-        rows = await self.do(
-            """SELECT m.kind, coalesce(a.code, m.title) AS what FROM alert_messages m
-               LEFT JOIN alerts a ON a.id = m.alert_id ORDER BY m.id"""
-        )
-        return [(row["kind"], row["what"]) for row in rows]
-
-    async def findings(self) -> list[tuple[str, bool]]:
-        rows = await self.do("SELECT kind, resolved_at IS NULL AS open FROM findings ORDER BY id")
-        return [(row["kind"], row["open"]) for row in rows]
-
-
-@pytest.fixture
-async def studio(settings: Settings, database: Database) -> AsyncIterator[Studio]:
-    async with Store(settings.store) as store:
-        yield Studio(settings, database, store)
+from tests.patrols import Studio
 
 
 async def test_all_is_well_and_nothing_changes(studio: Studio) -> None:
@@ -247,8 +154,6 @@ async def test_other_bytes_are_a_mismatch_and_the_state_stays(studio: Studio) ->
     assert await studio.events() == {"mismatch": 1}
     assert await studio.messages() == [("digest", "Patrol: 1 file changed in the store")]
     await studio.bring_back(ids[2])
-    row = (await studio.do("SELECT size_bytes FROM assets WHERE id = %s", ids[2]))[0]
-    assert (await studio.store.head(studio.keys[ids[2]])).size == row["size_bytes"]
     assert (await studio.go()).found == 10
     assert await studio.findings() == [("mismatch", False)]
 
