@@ -254,7 +254,7 @@ def import_(
 @app.command()
 def reconcile(
     listing: Annotated[
-        Path | None, typer.Option(help="A listing, as butai import takes them. - reads standard input.")
+        Path | None, typer.Argument(help="A listing, as butai import takes them. - reads standard input.")
     ] = None,
     list_bucket: Annotated[bool, typer.Option("--list", help="Ask the bucket itself, where that is allowed.")] = False,
     strip_prefix: Annotated[
@@ -274,7 +274,7 @@ def reconcile(
     from butai.reconcile_command import run_reconcile
 
     if (listing is None) is not list_bucket:
-        _fail("say where the names come from: --listing FILE, or --list to ask the bucket")
+        _fail("say where the names come from: a file with a listing, or --list to ask the bucket")
     asked = [action for action, wanted in zip(Action, (adopt, trash, ignore), strict=True) if wanted]
     if len(asked) > 1 or (asked and not apply):
         _fail("one of --adopt, --trash, --ignore, and --apply with it")
@@ -390,6 +390,20 @@ def demo_live(
     from butai.demo.live import run
 
     raise SystemExit(run(url or f"http://127.0.0.1:{_settings().http.port}", seconds))
+
+
+@demo.command("library")
+def demo_library(
+    user: Annotated[str, typer.Option(help="Whose files they become.")] = "demo",
+    url: Annotated[str | None, typer.Option(help="Where `butai up` runs; http://127.0.0.1:8080.")] = None,
+) -> None:
+    """Two avatars, two motions, music and two skies to begin with: made here, free for any use.
+
+    Wants a running `butai up`.
+    """
+    from butai.demo.library import run
+
+    raise SystemExit(run(url or f"http://127.0.0.1:{_settings().http.port}", user))
 
 
 @apikey.command("create")

@@ -136,9 +136,22 @@ async def _expect(session: AsyncSession, job_id: int, status: str) -> None:
         raise Conflict(f"The job is {found}, not {status}")
 
 
-async def failed_ids(session: AsyncSession) -> list[int]:
-    """All that failed for good."""
-    return list(await session.scalars(text("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id")))
+async def retry_all(session: AsyncSession, origin: Origin) -> tuple[int, int]:
+    """Puts all that failed for good back into the queue. Returns how many, and how many were put away: another job that
+    does the same waits, as it does for all that is done every minute, so there is nothing left to try."""
+    failed = await session.scalars(text("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id"))
+    retried = put_away = 0
+    for job_id in failed.all():
+        try:
+            await retry(session, origin, job_id)
+            retried += 1
+        except Conflict:
+            await session.execute(
+                text("UPDATE procrastinate_jobs SET status = 'aborted' WHERE id = :id"), {"id": job_id}
+            )
+            audit.record(session, origin, "jobs.put_away", f"job:{job_id}")
+            put_away += 1
+    return retried, put_away
 
 
 async def forget(session: AsyncSession, days: float) -> None:

@@ -19,11 +19,15 @@ async def show(database: Database, status: str | None, task: str | None, limit: 
 
 async def retry(database: Database, job_id: int | None) -> None:
     """Puts one failed job, or all of them, back into the queue."""
+    put_away = 0
     async with database.transaction() as session:
-        ids = [job_id] if job_id is not None else await job_desk.failed_ids(session)
-        for one in ids:
-            await job_desk.retry(session, _CLI, one)
-    print(f"{len(ids)} put back into the queue.")
+        if job_id is not None:
+            await job_desk.retry(session, _CLI, job_id)
+            retried = 1
+        else:
+            retried, put_away = await job_desk.retry_all(session, _CLI)
+    told = f" {put_away} put away: others that do the same wait already." if put_away else ""
+    print(f"{retried} put back into the queue.{told}")
 
 
 async def cancel(database: Database, job_id: int) -> None:
