@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from butai.demo.library import FILES
 from tests.e2e.test_up import Up, ask, environment, eventually, living, sign_in
 from tests.processes import free_port
 
@@ -105,3 +106,24 @@ def test_without_a_service_it_says_what_to_run() -> None:
     assert "run `butai up`" in said
     assert "Traceback" not in said
     assert time.monotonic() - began < 15
+
+
+def test_a_studio_without_files_gets_some_to_begin_with(running: Up) -> None:
+    for _ in range(2):
+        said = subprocess.run(
+            [sys.executable, "-m", "butai.cli", "demo", "library", "--url", running.url],
+            env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert said.returncode == 0, said.stdout + said.stderr
+        status, body, _ = ask("GET", f"{running.url}/api/assets?limit=50", headers=sign_in(running.url, "demo"))
+        assert status == 200
+        assert sorted(item["s3Key"] for item in json.loads(body)["items"]) == sorted(FILES)
+
+
+def test_where_nothing_answers_it_says_what_to_start() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "butai.cli", "demo", "library", "--url", f"http://127.0.0.1:{free_port()}"],
+        env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert said.returncode == 1
+    assert "run `butai up`" in said.stdout

@@ -46,18 +46,24 @@ class Service:
                 f"nothing answers at {self.url}: run `butai up` (or `make run`) in another terminal first"
             ) from None
 
-    async def call(self, method: str, path: str, body: object = None) -> Any:
+    async def upload(self, key: str, body: bytes) -> None:
+        """A file under the key, as a form. Raises `DemoFailed`."""
+        form = aiohttp.FormData({"fileName": key, "fileType": "application/octet-stream"})
+        form.add_field("file", body, filename=key.rpartition("/")[2], content_type="application/octet-stream")
+        await self.call("POST", "/api/s3/upload", form=form)
+
+    async def call(self, method: str, path: str, body: object = None, *, form: aiohttp.FormData | None = None) -> Any:
         """The answer's JSON. Raises `DemoFailed` with the service's own words for what is not 2xx."""
         try:
-            async with self._http.request(method, self.url + path, json=body) as answer:
+            async with self._http.request(method, self.url + path, json=body, data=form) as answer:
                 said = await answer.json(content_type=None) if answer.status != 204 else None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DemoFailed(f"{method} {path}: {error or type(error).__name__}") from error
         if answer.status >= 300:
             told = said if isinstance(said, dict) else {}
-            raise DemoFailed(
-                f"{method} {path}: {answer.status} {told.get('code', '')} {told.get('detail', '')}".strip()
-            )
+            told = told.get("error") or told
+            words = told.get("detail") or told.get("message") or ""
+            raise DemoFailed(f"{method} {path}: {answer.status} {told.get('code', '')} {words}".strip())
         return said
 
     async def hints(self, room_id: str) -> AsyncIterator[None]:
