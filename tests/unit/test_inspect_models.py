@@ -190,7 +190,9 @@ async def test_a_mesh_that_is_shown_twice_counts_once() -> None:
         (files.png(640, 480), (640, 480)),
         (avatars.jpeg(640, 480), (640, 480)),
         (avatars.jpeg(640, 480, profile=130_000), (640, 480)),
-        (avatars.jpeg(640, 480, profile=600_000), None),
+        # Ten segments: more than Photoshop writes.
+        (avatars.jpeg(640, 480, profile=600_000), (640, 480)),
+        (avatars.jpeg(640, 480, profile=1_000_000), None),
         (avatars.webp(640, 480), (640, 480)),
         (b"\xff\xd8\xff", None),
         (b"RIFF\0\0\0\0WEBP", None),

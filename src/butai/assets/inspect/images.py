@@ -17,9 +17,12 @@ IMAGES_LIMIT = 16
 PIECE = 512
 """Bytes of one read. A PNG or WebP says its size in the first 30; a JPEG does behind its colour profile and preview."""
 
-HOPS = 4
-"""Most reads of one JPEG: preview, colour profile, tables, and the frame header. With `IMAGES_LIMIT` and `PIECE`: 32 KiB
-for a file at most."""
+HOP = 128
+"""Bytes of each further read of a JPEG: a segment's head, and with luck a few small segments behind it."""
+
+HOPS = 12
+"""Most reads of one JPEG. Photoshop writes Exif, its own resources, XMP, colour profile and tables before the frame header:
+eight (seen in real models). With the others 30 KiB for a file at most."""
 
 AT_ONCE = 8
 """Reads of one file that wait for the store together."""
@@ -94,7 +97,7 @@ async def _jpeg(read: Read, start: int, length: int, piece: bytes) -> Size | Non
             if reads == HOPS or place + 9 > length:
                 return None
             at, reads = place, reads + 1
-            piece = await read(start + at, min(PIECE, length - at))
+            piece = await read(start + at, min(HOP, length - at))
             if len(piece) < 9:
                 return None
         marker, kind, size = struct.unpack_from(">BBH", piece, place - at)
