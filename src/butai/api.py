@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
-from butai import __version__, console, docs_page, job_routes, problems
+from butai import __version__, audit_routes, console, docs_page, health_routes, job_routes, problems
 from butai.alerts import routes as alert_routes
 from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
@@ -31,15 +31,17 @@ from butai.assets.wiring import Library, assemble
 from butai.calling import NEEDS_SIGN_IN
 from butai.config import Settings
 from butai.database import Database
+from butai.health import Health
 from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
+from butai.live import audit_routes as live_audit_routes
 from butai.live import (
-    audit_routes,
     destination_routes,
     destinations,
     event_routes,
     ingress_routes,
     room_routes,
+    show_routes,
     webhook_routes,
 )
 from butai.live import routes as live_routes
@@ -63,6 +65,7 @@ class State(TypedDict):
     library: Library
     stage: Stage
     webhooks: Intake
+    health: Health
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -105,6 +108,8 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             if live.sealer.rotates:
                 opened.push_async_callback(_cancel, asyncio.create_task(_renew_seals(live)))
             webhooks = await opened.enter_async_context(Intake(database, projects, sealer, metrics))
+            health = Health(settings, parts, live, metrics)
+            opened.push_async_callback(health.close)
             yield {
                 "settings": settings,
                 "database": database,
@@ -112,6 +117,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "library": parts,
                 "stage": live,
                 "webhooks": webhooks,
+                "health": health,
             }
 
     app = FastAPI(
@@ -138,7 +144,17 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(resumable_routes.around)
     app.include_router(alert_routes.router)
     app.include_router(job_routes.router)
-    for part in (live_routes, room_routes, ingress_routes, destination_routes, audit_routes, event_routes):
+    app.include_router(audit_routes.router)
+    app.include_router(health_routes.router)
+    for part in (
+        live_routes,
+        show_routes,
+        room_routes,
+        ingress_routes,
+        destination_routes,
+        live_audit_routes,
+        event_routes,
+    ):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
     docs_page.install(app)

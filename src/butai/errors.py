@@ -102,6 +102,10 @@ class NotHost(Forbidden):
     code, title = "not_host", "Only the room's host may do this"
 
 
+class InvitationInvalid(Forbidden):
+    code, title = "invitation_invalid", "This invitation is not good, or not any more"
+
+
 class NotFound(ButaiError):
     code, status, title = "not_found", 404, "Nothing is here"
 

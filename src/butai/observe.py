@@ -70,6 +70,8 @@ class Metrics:
         )
         self.in_flight = 0
         """A plain number: a gauge takes a lock twice for each request."""
+        self.answered = 0
+        """All requests that have ended, for `butai.health`."""
         gauge = Gauge("butai_http_requests_in_flight", "Requests being answered.", registry=self.registry)
         gauge.set_function(lambda: self.in_flight)
         self._children: dict[tuple[str, str, int], Any] = {}
@@ -109,6 +111,7 @@ class Metrics:
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts one request. Label lookups are kept: they cost more than the counting."""
+        self.answered += 1
         key = (method, route, status)
         child = self._children.get(key)
         if child is None:

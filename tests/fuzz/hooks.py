@@ -43,6 +43,7 @@ BEYOND_SCHEMAS: dict[str, frozenset[str]] = {
     "PATCH /api/live/destinations/{destination_id}": frozenset({"invalid_destination"}),
     "POST /api/live/start": frozenset({"invalid_request", "no_destination", "idempotency_mismatch"}),
     "POST /api/live/stop": frozenset({"invalid_request"}),
+    "POST /api/live/watch": frozenset({"invitation_invalid"}),
     "POST /api/live/broadcasts/{session_id}/outputs": frozenset({"invalid_request", "no_destination"}),
     "POST /api/live/outputs/{output_id}/retry": frozenset({"no_destination"}),
     # tus: metadata in base64, how much is left of an upload, and what is inside.
@@ -130,8 +131,12 @@ def offset_bytes(ctx: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 
 
-OPERATORS = ("/api/jobs", "/api/alerts", "/api/assets/patrol", "/api/assets/findings")
-"""For operators, which neither user is: what these do for one is in tests/integration (patrol, reconcile, alerts, jobs)."""
+OPERATORS = (
+    *("/api/jobs", "/api/alerts", "/api/assets/patrol", "/api/assets/findings"),
+    *("/api/audit", "/api/health", "/api/live/shows"),
+)
+"""For operators, which neither user is: what these do for one is in tests/integration (patrol, reconcile, alerts, jobs,
+operations)."""
 
 
 @schemathesis.check

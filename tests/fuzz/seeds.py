@@ -67,6 +67,7 @@ class Seeds:
     broadcasts: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
+    invitations: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """The dictionaries that `schemathesis.toml` names."""
@@ -94,6 +95,7 @@ class Seeds:
             "outputs": self.outputs,
             "uploads": self.uploads[:12],
             "expendable_uploads": self.uploads[12:],
+            "invitations": [*self.invitations, "e30.e30.e30"],
             "ingests": ["rtmp://127.0.0.1:9/live", "rtmps://127.0.0.1:9/live2?backup=1"],
             "words": ["A", "aoi", "舞台", "%", "_", "\\", "'", "a" * 200, ""],
         }.items():
@@ -179,6 +181,9 @@ async def _stage(api: Api, seeds: Seeds) -> None:
         assert status == 200, room
         seeds.rooms.append(room["room_id"])
     for room_id in seeds.rooms[:3]:
+        status, made = await api.call("POST", f"/api/live/rooms/{room_id}/tokens", "alice", json={"role": "viewer"})
+        assert status == 200, made
+        seeds.invitations.append(made["token"])
         wanted = {"room_id": room_id, "platforms": "both"}
         status, begun = await api.call("POST", "/api/live/start", "alice", json=wanted)
         assert status == 201, begun

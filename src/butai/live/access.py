@@ -6,6 +6,8 @@ exists looks like one that does not.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -23,6 +25,12 @@ def is_host(caller: Caller, room: Room) -> bool:
 def rules(caller: Caller, room_id: str, project: str) -> bool:
     """Whether the caller shows a host token of this room: of one of that name in its own LiveKit project."""
     return room_id in caller.rooms and caller.livekit_project == project
+
+
+def capacity(caller: Caller, room: Room) -> dict[str, Any]:
+    """What the audit trail says of an act beside who did it: that it was an operator's, on somebody else's room."""
+    own = caller.user_id == room.owner_user_id or rules(caller, room.room_id, room.livekit_project)
+    return {} if own or not caller.is_operator else {"as_operator": True}
 
 
 async def hosted_room(session: AsyncSession, caller: Caller, room_id: str, *, lock: bool = False) -> Room:

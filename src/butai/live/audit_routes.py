@@ -1,15 +1,14 @@
-"""`/api/live/audit`: who did what with a room, as JSON or CSV."""
+"""`/api/live/audit`: who did what with a room, as JSON or CSV. All of the trail is at `/api/audit`, for operators."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from butai import csv_lines
 from butai.calling import SignedIn
 from butai.errors import NotHost
 from butai.live import queries
@@ -55,7 +54,7 @@ async def audit(
         await check_host(stage(request), who, room_id)
     elif not who.is_operator:
         raise NotHost("Say which of your rooms: room_id")
-    wants_csv = format == "csv" or (format is None and _names_csv(accept))
+    wants_csv = format == "csv" or (format is None and csv_lines.is_wanted(accept))
     first = await queries.audit_entries(
         stage(request).database, room_id, before, limit or (_PAGE if wants_csv else 100)
     )
@@ -66,33 +65,16 @@ async def audit(
     return as_json({"data": first, "next_before": first[-1]["id"] if len(first) == (limit or 100) else None})
 
 
-def _names_csv(accept: str | None) -> bool:
-    """Whether CSV comes first in an `Accept` header; a browser's `*/*` does not ask for it."""
-    return (accept or "").split(",")[0].partition(";")[0].strip().lower() == "text/csv"
-
-
 async def _csv(stage: Stage, room_id: str | None, page: list[dict[str, Any]], *, goes_on: bool) -> AsyncIterator[str]:
     """A page of lines at a time: a trail is long after some years."""
-    yield _lines([_COLUMNS])
+    yield csv_lines.lines([_COLUMNS])
     while page:
-        yield _lines([_row(entry) for entry in page])
+        yield csv_lines.lines([_row(entry) for entry in page])
         if not goes_on or len(page) < _PAGE:
             return
         page = await queries.audit_entries(stage.database, room_id, page[-1]["id"], _PAGE)
 
 
-def _row(entry: dict[str, Any]) -> list[str]:
+def _row(entry: dict[str, Any]) -> list[object]:
     shown = entry | {"at": entry["at"].isoformat(), "platforms": " ".join(entry["platforms"])}
-    return [_cell(shown[column]) for column in _COLUMNS]
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> str:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue()
-
-
-def _cell(value: object) -> str:
-    """A text that no spreadsheet takes for a formula: user agents are the caller's to choose (OWASP, CSV injection)."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return [shown[column] for column in _COLUMNS]

@@ -206,22 +206,22 @@ async def audit_entries(
 def _status(
     broadcast: dict[str, Any], outputs: list[dict[str, Any]], newest: list[dict[str, Any]], language: Language
 ) -> dict[str, Any]:
-    shown = [_output(row, language) for row in outputs]
+    shown = [shown_output(row, language) for row in outputs]
     platforms: dict[str, dict[str, Any]] = {}
     for row, output in sorted(zip(outputs, shown, strict=True), key=lambda pair: _urgency(pair[0])):
         platforms.setdefault(row["platform"], output)
     return {
         "session_id": broadcast["id"],
         "room_id": broadcast["room_id"],
-        "status": _shown(broadcast, outputs),
+        "status": shown_status(broadcast, outputs),
         "preset": broadcast["preset"],
         "started_at": broadcast["created_at"],
         "ended_at": broadcast["ended_at"],
-        "end": _error(broadcast["end_code"], None, language),
+        "end": shown_error(broadcast["end_code"], None, language),
         "source": {
             "state": broadcast["source_phase"],
             "since": broadcast["source_since"],
-            "error": _error(_source_code(broadcast), None, language),
+            "error": shown_error(_source_code(broadcast), None, language),
         },
         "platforms": platforms,
         "outputs": shown,
@@ -236,7 +236,8 @@ def _source_code(broadcast: dict[str, Any]) -> str | None:
     return Code.NO_MEDIA if waits else None
 
 
-def _shown(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> str:
+def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> str:
+    """One word for a broadcast, made of its outputs."""
     return broadcast_status(
         [State(row["state"]) for row in outputs],
         wanted=broadcast["wanted"] == "on_air",
@@ -249,15 +250,16 @@ def _urgency(row: dict[str, Any]) -> tuple[int, float]:
     return _URGENCY.index(State(row["state"])), -row["created_at"].timestamp()
 
 
-def _output(row: dict[str, Any], language: Language) -> dict[str, Any]:
-    error = _error(row["error_code"], row["platform"], language)
+def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
+    """An output's row as it goes out."""
+    error = shown_error(row["error_code"], row["platform"], language)
     if error is not None:
         if row["state"] == State.FAILED:
             # It was tried as often as it should be; the rest is the host's.
             error["retryable"] = False
         error |= {"platform": row["platform"], "attempt": row["attempt"], "next_attempt_at": row["next_attempt_at"]}
         if row["error_cause"]:
-            error["cause"] = _error(row["error_cause"], row["platform"], language)
+            error["cause"] = shown_error(row["error_cause"], row["platform"], language)
     return {
         "id": row["id"],
         "platform": row["platform"],
@@ -275,7 +277,8 @@ def _output(row: dict[str, Any], language: Language) -> dict[str, Any]:
     }
 
 
-def _error(code: str | None, platform: str | None, language: Language) -> dict[str, Any] | None:
+def shown_error(code: str | None, platform: str | None, language: Language) -> dict[str, Any] | None:
+    """A code with its words."""
     if not code:
         return None
     message, action = words(code, platform, language)
@@ -298,7 +301,7 @@ def _event(row: dict[str, Any], language: Language) -> dict[str, Any]:
         "from": _wire(row["from_state"]),
         "to": _wire(row["to_state"]),
         "attempt": row["attempt"],
-        "error": _error(row["code"], row["platform"], language),
+        "error": shown_error(row["code"], row["platform"], language),
         "actor": row["actor"],
         "detail": row["detail"],
     }
@@ -316,7 +319,7 @@ def _past(row: dict[str, Any], outputs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "session_id": row["id"],
         "room_id": row["room_id"],
-        "status": _shown(row, outputs),
+        "status": shown_status(row, outputs),
         "started_at": row["created_at"],
         "ended_at": row["ended_at"],
         "end_code": row["end_code"],

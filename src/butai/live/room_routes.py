@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from butai.calling import HostOrUser, SignedIn, origin
 from butai.live import rooms
 from butai.live.answers import Told, as_json
-from butai.live.schemas import Moment, RoomId, RoomIn, RoomOut, RoomsOut, TokenIn, TokenOut
+from butai.live.schemas import Moment, RoomId, RoomIn, RoomOut, RoomsOut, TokenIn, TokenOut, WatchIn
 from butai.live.wiring import stage
 from butai.problems import documented
 
@@ -73,12 +73,27 @@ async def make_token(
     joining = await rooms.make_token(
         stage(request), who, origin(request, who), room_id, wanted.role, wanted.identity, wanted.name
     )
-    return as_json(
-        {
-            "room_id": room_id,
-            "role": wanted.role,
-            "identity": joining.identity,
-            "token": joining.token,
-            "livekit_url": joining.livekit_url,
-        }
-    )
+    return as_json(_joining(joining, wanted.role))
+
+
+@router.post(
+    "/watch",
+    response_model=TokenOut,
+    responses=documented(400, 403, 408, 413),
+    openapi_extra={"security": []},
+    summary="Join a room as a viewer, by invitation",
+)
+async def watch(request: Request, wanted: WatchIn) -> Response:
+    """For whoever has an invitation, signed in or not: a token of their own, that can see and hear and nothing else."""
+    return as_json(_joining(await rooms.watch(stage(request), wanted.invitation.get_secret_value()), "viewer"))
+
+
+def _joining(joining: rooms.Joining, role: str) -> dict[str, str]:
+    return {
+        "room_id": joining.room_id,
+        "role": role,
+        "identity": joining.identity,
+        "token": joining.token,
+        "livekit_url": joining.livekit_url,
+        "host_identity": joining.host_identity,
+    }

@@ -22,7 +22,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from butai.audit import Origin
-from butai.errors import InvalidRequest, NotHost, ProjectUnknown, RoomTaken, Unauthenticated
+from butai.errors import InvalidRequest, InvitationInvalid, NotHost, ProjectUnknown, RoomTaken, Unauthenticated
 from butai.identity import Caller
 from butai.live import journal
 from butai.live.access import hosted_room
@@ -49,6 +49,8 @@ class Joining:
     token: str
     identity: str
     livekit_url: str
+    room_id: str
+    host_identity: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,33 @@ async def make_token(
             stage.tokens.make(room.livekit_project, role, room_id, identity, name, hours),
             identity,
             stage.projects.get(room.livekit_project).public_url,
+            room_id,
+            room.host_identity,
         )
+
+
+async def watch(stage: Stage, shown: str) -> Joining:
+    """A viewer's own way into a room, for whoever shows an invitation: a viewer's token that its host has made.
+
+    An invitation is given to many, and LiveKit lets one participant of an identity in: so each gets a token of their own,
+    which is good no longer than the invitation. Raises `InvitationInvalid`.
+    """
+    invitation = stage.tokens.read_viewer(shown)
+    if invitation is None or invitation.seconds < 1:
+        raise InvitationInvalid
+    async with stage.database.transaction() as session:
+        room = await session.get(Room, invitation.room)
+    if room is None or room.livekit_project != invitation.project:
+        raise InvitationInvalid
+    identity = f"viewer-{secrets.token_hex(6)}"
+    hours = min(invitation.seconds / 3600, GUEST_HOURS)
+    return Joining(
+        stage.tokens.make(room.livekit_project, "viewer", room.room_id, identity, "", hours),
+        identity,
+        stage.projects.get(room.livekit_project).public_url,
+        room.room_id,
+        room.host_identity,
+    )
 
 
 def _usable(room_id: str) -> bool:

@@ -93,14 +93,24 @@ class TokenIn(BaseModel):
     name: Label = ""
 
 
+class WatchIn(BaseModel):
+    """What lets somebody watch who is not signed in."""
+
+    model_config = _strict()
+
+    invitation: Annotated[SecretStr, Field(min_length=1, max_length=8000)]
+    """A viewer's token, as the room's host gets it from `POST /api/live/rooms/{room_id}/tokens`."""
+
+
 class TokenOut(BaseModel):
-    """A LiveKit token."""
+    """A LiveKit token. `host_identity`: whose picture and sound are the show."""
 
     room_id: str
     role: Literal["host", "guest", "viewer"]
     identity: str
     token: str
     livekit_url: str
+    host_identity: str
 
 
 class DestinationIn(BaseModel):

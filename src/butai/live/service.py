@@ -27,7 +27,7 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.live import idempotency, journal
-from butai.live.access import active, hosted_broadcast, hosted_room, outputs_of
+from butai.live.access import active, capacity, hosted_broadcast, hosted_room, outputs_of
 from butai.live.destinations import Place, places
 from butai.live.models import Broadcast, Output, Room
 from butai.live.states import Code, State
@@ -75,7 +75,7 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
         running = await active(session, room.room_id)
         if running is not None:
             raise AlreadyLive(session_id=str(running.id))
-        broadcast = await _begin(session, stage, origin, room, wanted)
+        broadcast = await _begin(session, stage, caller, origin, room, wanted)
         if key is not None:
             await idempotency.keep(session, who, key, {"session_id": str(broadcast.id)})
         return broadcast.id, True
@@ -99,7 +99,7 @@ async def stop(
                 raise InvalidRequest("This session_id is of another room; say one of the two")
         else:
             assert room_id is not None
-            await hosted_room(session, caller, room_id)
+            room = await hosted_room(session, caller, room_id)
             broadcast = await session.scalar(
                 select(Broadcast)
                 .where(Broadcast.room_id == room_id)
@@ -122,6 +122,7 @@ async def stop(
                 broadcast.room_id,
                 session_id=broadcast.id,
                 platforms=_platforms(found),
+                **capacity(caller, room),
             )
         return broadcast.id
 
@@ -143,7 +144,7 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
             await _find_place(session, stage, room, broadcast, output)
         output.wanted, output.retry_asked_at = "on", func.now()
         journal.tell(session, broadcast, "output.retry_asked", origin, output=output)
-        _record(session, origin, "live.output_retry", broadcast, output)
+        _record(session, origin, "live.output_retry", broadcast, output, **capacity(caller, room))
         return broadcast.id
 
 
@@ -154,11 +155,11 @@ async def stop_output(stage: Stage, caller: Caller, origin: Origin, output_id: U
         journal.refusal(stage.database, origin, "live.output_stop", about),
         stage.database.transaction() as session,
     ):
-        broadcast, _, output = await _locked(session, caller, output_id)
+        broadcast, room, output = await _locked(session, caller, output_id)
         if broadcast.ended_at is None and output.wanted == "on":
             output.wanted = "off"
             journal.tell(session, broadcast, "output.stop_asked", origin, output=output)
-            _record(session, origin, "live.output_stop", broadcast, output)
+            _record(session, origin, "live.output_stop", broadcast, output, **capacity(caller, room))
         return broadcast.id
 
 
@@ -198,7 +199,7 @@ async def add_outputs(
             session.add(output)
             await session.flush()
             journal.tell(session, broadcast, "output.added", origin, output=output)
-            _record(session, origin, "live.output_added", broadcast, output)
+            _record(session, origin, "live.output_added", broadcast, output, **capacity(caller, room))
         return broadcast.id
 
 
@@ -210,7 +211,9 @@ async def _room_of(stage: Stage, session_id: UUID | None, output_id: UUID | None
         return await session.scalar(select(Broadcast.room_id).where(Broadcast.id == session_id))
 
 
-async def _begin(session: AsyncSession, stage: Stage, origin: Origin, room: Room, wanted: Start) -> Broadcast:
+async def _begin(
+    session: AsyncSession, stage: Stage, caller: Caller, origin: Origin, room: Room, wanted: Start
+) -> Broadcast:
     found = await places(session, stage, room.owner_user_id, wanted.platforms, wanted.destination_ids)
     _all_known(found, wanted.destination_ids)
     there = _once([place for place in found.values() if place is not None])
@@ -250,6 +253,7 @@ async def _begin(session: AsyncSession, stage: Stage, origin: Origin, room: Room
         session_id=broadcast.id,
         platforms=_platforms(outputs),
         missing=missing,
+        **capacity(caller, room),
     )
     return broadcast
 
@@ -332,7 +336,9 @@ def _platforms(outputs: Sequence[Output]) -> list[str]:
     return list(dict.fromkeys(output.platform for output in outputs))
 
 
-def _record(session: AsyncSession, origin: Origin, action: str, broadcast: Broadcast, output: Output) -> None:
+def _record(
+    session: AsyncSession, origin: Origin, action: str, broadcast: Broadcast, output: Output, **detail: Any
+) -> None:
     journal.record(
         session,
         origin,
@@ -341,6 +347,7 @@ def _record(session: AsyncSession, origin: Origin, action: str, broadcast: Broad
         session_id=broadcast.id,
         platforms=[output.platform],
         output_id=str(output.id),
+        **detail,
     )
 
 

@@ -7,6 +7,7 @@ and checks them.
 from __future__ import annotations
 
 import base64
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -27,6 +28,15 @@ class HostClaims:
     room: str
     identity: str
     project: str = DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a viewer's token says: its holder may see `room` of the LiveKit project `project`, for `seconds` from now."""
+
+    room: str
+    project: str
+    seconds: float
 
 
 EMPTY_SECONDS = 600
@@ -78,6 +88,15 @@ class Tokens:
                 return HostClaims(grants.room, claims.identity, project.name)
         return None
 
+    def read_viewer(self, token: str) -> Invitation | None:
+        """What a viewer's token says; None when it is not ours, has expired, or is not one that can only watch."""
+        for project, key in self._projects.of_key(_issuer(token)):
+            claims = _verified(token, key)
+            grants = claims.video if claims else None
+            if grants and grants.room_join and grants.room and grants.can_subscribe and grants.can_publish is False:
+                return Invitation(grants.room, project.name, _payload(token).exp - time.time())
+        return None
+
     def room_of_host(self, token: str) -> tuple[str, str, str] | None:
         """The room that a host token rules, the identity in it, and the project, for `butai.identity`."""
         claims = self.read_host(token)
@@ -93,17 +112,23 @@ class Tokens:
         return token.with_room_config(room).to_jwt()
 
 
-class _Issuer(msgspec.Struct):
+class _Payload(msgspec.Struct):
     iss: str = ""
+    exp: float = 0.0
+
+
+def _payload(token: str) -> _Payload:
+    """What a token says of itself; not believed before its signature is checked."""
+    try:
+        payload = token.split(".")[1]
+        return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Payload)
+    except (IndexError, ValueError, msgspec.MsgspecError, RecursionError):
+        return _Payload()
 
 
 def _issuer(token: str) -> str:
-    """The API key that a token says it is of; not believed before its signature is checked."""
-    try:
-        payload = token.split(".")[1]
-        return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Issuer).iss
-    except (IndexError, ValueError, msgspec.MsgspecError, RecursionError):
-        return ""
+    """The API key that a token says it is of."""
+    return _payload(token).iss
 
 
 def _verified(token: str, key: Key) -> Claims | None:
