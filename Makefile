@@ -3,7 +3,7 @@ PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
 
-.PHONY: run test test-fast check bench docs format lock livekit console system clean
+.PHONY: run test test-fast check bench docs format lock livekit console screenshots system clean
 
 run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/livekit-server --if-possible
@@ -31,6 +31,10 @@ bench: .venv/dev.stamp livekit ## All benchmarks, or some: make bench ARGS="list
 
 docs: .venv/dev.stamp ## Write the documents that come from the code
 	$(PY) scripts/write_docs.py
+
+screenshots: .venv/dev.stamp livekit console ## Pictures of the console for README and docs, into docs/images
+	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg chromium
+	$(PY) scripts/screenshots.py $(ARGS)
 
 format: .venv/dev.stamp
 	.venv/bin/ruff check --fix .
