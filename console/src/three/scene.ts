@@ -44,10 +44,11 @@ export class Scene {
   /** `size`: fixed pixels of what is published; without it the canvas is as large as it is shown. */
   constructor(
     private readonly canvas: HTMLCanvasElement,
-    private readonly size?: { width: number; height: number },
+    private size?: { width: number; height: number },
     fps = 30,
+    transparent = !size,
   ) {
-    this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: !size, preserveDrawingBuffer: true });
+    this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: transparent, preserveDrawingBuffer: true });
     this.renderer.outputColorSpace = THREE.SRGBColorSpace;
     this.renderer.toneMapping = THREE.NoToneMapping;
     if (size) {
@@ -63,7 +64,14 @@ export class Scene {
     this.look(new THREE.Vector3(0, 1.2, 0), 2.6);
     // A hidden tab gets no animation frames, and the show has to go on: a worker keeps the time.
     this.ticker = new Worker(new URL("./ticker.ts", import.meta.url), { type: "module" });
-    this.ticker.onmessage = () => this.draw();
+    this.ticker.onmessage = () => {
+      try {
+        this.draw();
+      } finally {
+        // Only now the next one: a slow computer draws fewer pictures, and is not buried in beats.
+        this.ticker.postMessage(null);
+      }
+    };
     this.ticker.postMessage(1000 / fps);
   }
 
@@ -76,6 +84,16 @@ export class Scene {
     this.sky?.dispose();
     this.renderer.dispose();
     this.renderer.forceContextLoss();
+  }
+
+  /** Other pixels, and how many pictures in a second. */
+  resize(size: { width: number; height: number }, fps: number): void {
+    this.ticker.postMessage(1000 / fps);
+    if (this.size?.width === size.width && this.size.height === size.height) return;
+    this.size = size;
+    this.renderer.setSize(size.width, size.height, false);
+    this.camera.aspect = size.width / size.height;
+    this.camera.updateProjectionMatrix();
   }
 
   /** Puts a VRM or GLB on the stage in place of what was there. Throws what the loader throws. */
@@ -115,6 +133,26 @@ export class Scene {
     this.stopClip();
     if (clip) this.play(clip);
     else this.rest();
+  }
+
+  /** As if dragged: around the model, in radians. */
+  turn(sideways: number, upwards: number): void {
+    const from = new THREE.Spherical().setFromVector3(this.camera.position.clone().sub(this.controls.target));
+    from.theta += sideways;
+    from.phi -= upwards;
+    this.camera.position.setFromSpherical(from.makeSafe()).add(this.controls.target);
+    this.controls.update();
+  }
+
+  /** Nearer (below 1) or farther. */
+  zoom(factor: number): void {
+    this.camera.position.sub(this.controls.target).multiplyScalar(factor).add(this.controls.target);
+    this.controls.update();
+  }
+
+  /** Where one looked from when the model was put there. */
+  resetView(): void {
+    this.controls.reset();
   }
 
   setExpression(name: string, weight: number): void {
@@ -245,6 +283,7 @@ export class Scene {
     this.camera.far = distance * 100;
     this.camera.updateProjectionMatrix();
     this.controls.update();
+    this.controls.saveState();
   }
 
   private clear(): void {

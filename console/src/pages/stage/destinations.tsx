@@ -1,69 +1,114 @@
 /** Where to send: keys are typed once and never come back; each can be tried without going live. */
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { useEffect, useState, type FormEvent } from "react";
+import { useState } from "react";
 
-import { addDestination, listDestinations, removeDestination, testDestination, type DestinationIn, type DestinationOut, type StepOut } from "../../api/live";
+import { listDestinations, removeDestination, testDestination, type DestinationOut, type StepOut } from "../../api/live";
 import { Confirm, Dialog } from "../../components/dialog";
-import { Field, Select } from "../../components/field";
 import { useTellError } from "../../components/toasts";
 import { useTexts } from "../../i18n";
+import { DestinationForm, PLATFORMS, platformName } from "./destination-form";
 
-const PLATFORMS = [
-  ["youtube", "YouTube"],
-  ["twitch", "Twitch"],
-  ["custom", "RTMP"],
-] as const;
+const KEY = ["destinations"] as const;
 
-export const platformName = (platform: string) => PLATFORMS.find(([one]) => one === platform)?.[1] ?? platform;
+export function useDestinations() {
+  return useQuery({ queryKey: KEY, queryFn: ({ signal }) => listDestinations(signal) });
+}
 
-export function Destinations({ chosen, onChoose, busy }: { chosen: string[] | null; onChoose: (ids: string[]) => void; busy: boolean }) {
+/** Two clicks: everything that is saved is where one goes live to, until one says otherwise. */
+export function idsOf(all: DestinationOut[] | undefined, chosen: string[] | null): string[] {
+  const there = all?.map((one) => one.id) ?? [];
+  return chosen === null ? there : there.filter((id) => chosen.includes(id));
+}
+
+export function Destinations({
+  chosen,
+  onChoose,
+  shown,
+  onAdd,
+  changing: changed,
+  onChanging,
+  onKeyChanged,
+}: {
+  chosen: string[] | null;
+  onChoose: (ids: string[]) => void;
+  /** Ids of the destinations that the running show has; null off air. */
+  shown: string[] | null;
+  /** Takes one into the running show. */
+  onAdd: (id: string) => Promise<void>;
+  /** The one whose key is being typed. */
+  changing: string | null;
+  onChanging: (id: string | null) => void;
+  onKeyChanged: (id: string) => void;
+}) {
   const { t } = useTexts();
   const client = useQueryClient();
   const tellError = useTellError();
   const [adding, setAdding] = useState(false);
   const [removing, setRemoving] = useState<DestinationOut | null>(null);
-  const found = useQuery({ queryKey: ["destinations"], queryFn: ({ signal }) => listDestinations(signal) });
+  const found = useDestinations();
   const all = found.data?.data;
-  // Two clicks: everything that is saved is where one goes live to, until one says otherwise.
-  useEffect(() => {
-    if (all && chosen === null && all.length) onChoose(all.map((one) => one.id));
-  }, [all, chosen, onChoose]);
-  const remove = useMutation({
-    mutationFn: (id: string) => removeDestination(id),
-    onError: tellError,
-    onSuccess: (_, id) => onChoose((chosen ?? []).filter((one) => one !== id)),
-    onSettled: () => client.invalidateQueries({ queryKey: ["destinations"] }),
-  });
+  const ids = idsOf(all, chosen);
+  const changing = all?.find((one) => one.id === changed);
+  const again = () => client.invalidateQueries({ queryKey: KEY });
+  const remove = useMutation({ mutationFn: (id: string) => removeDestination(id), onError: tellError, onSettled: again });
+  const added = (made: DestinationOut) => {
+    setAdding(false);
+    if (chosen !== null) onChoose([...ids, made.id]);
+    void again();
+  };
+  const first = PLATFORMS.find(([platform]) => !all?.some((one) => one.platform === platform))?.[0] ?? "youtube";
   return (
-    <section className="panel">
+    <section className="panel stage-destinations">
       <header className="row">
         <h2>{t.stage.destinations}</h2>
-        <button type="button" onClick={() => setAdding(true)}>
-          ＋ {t.stage.addDestination}
-        </button>
+        {all?.length ? (
+          <button type="button" onClick={() => setAdding(true)}>
+            <span aria-hidden="true">＋</span> {t.stage.addDestination}
+          </button>
+        ) : null}
       </header>
-      {all && !all.length ? <p className="dim">{t.stage.noDestinations}</p> : null}
-      <ul className="destinations">
-        {all?.map((one) => (
-          <Destination
-            key={one.id}
-            one={one}
-            busy={busy}
-            checked={(chosen ?? []).includes(one.id)}
-            onCheck={(on) => onChoose(on ? [...(chosen ?? []), one.id] : (chosen ?? []).filter((id) => id !== one.id))}
-            onRemove={() => setRemoving(one)}
-          />
-        ))}
-      </ul>
+      {found.isError ? <p role="alert">{found.error.message}</p> : null}
+      {all && !all.length ? (
+        <>
+          <p>{t.stage.noDestinations}</p>
+          <DestinationForm onDone={added} />
+        </>
+      ) : null}
+      {all?.length ? (
+        <ul className="destinations">
+          {all.map((one) => (
+            <Destination
+              key={one.id}
+              one={one}
+              onAir={shown !== null}
+              inShow={shown?.includes(one.id) ?? false}
+              checked={ids.includes(one.id)}
+              onCheck={(on) => onChoose(on ? [...ids, one.id] : ids.filter((id) => id !== one.id))}
+              onAdd={() => onAdd(one.id)}
+              onChange={() => onChanging(one.id)}
+              onRemove={() => setRemoving(one)}
+            />
+          ))}
+        </ul>
+      ) : null}
       {adding ? (
-        <Add
-          onClose={() => setAdding(false)}
-          onAdded={(made) => {
-            setAdding(false);
-            onChoose([...(chosen ?? []), made.id]);
-            void client.invalidateQueries({ queryKey: ["destinations"] });
-          }}
-        />
+        <Dialog title={t.stage.addDestination} onClose={() => setAdding(false)}>
+          <DestinationForm first={first} onDone={added} onCancel={() => setAdding(false)} />
+        </Dialog>
+      ) : null}
+      {changing ? (
+        <Dialog title={t.stage.changeKeyOf(changing.label || platformName(changing.platform))} onClose={() => onChanging(null)}>
+          {shown?.includes(changing.id) ? <p className="notice">{t.stage.keyInShow}</p> : null}
+          <DestinationForm
+            one={changing}
+            onCancel={() => onChanging(null)}
+            onDone={(kept) => {
+              onChanging(null);
+              onKeyChanged(kept.id);
+              void again();
+            }}
+          />
+        </Dialog>
       ) : null}
       {removing ? (
         <Confirm
@@ -80,26 +125,65 @@ export function Destinations({ chosen, onChoose, busy }: { chosen: string[] | nu
   );
 }
 
-function Destination({ one, busy, checked, onCheck, onRemove }: { one: DestinationOut; busy: boolean; checked: boolean; onCheck: (on: boolean) => void; onRemove: () => void }) {
+function Destination({
+  one,
+  onAir,
+  inShow,
+  checked,
+  onCheck,
+  onAdd,
+  onChange,
+  onRemove,
+}: {
+  one: DestinationOut;
+  onAir: boolean;
+  inShow: boolean;
+  checked: boolean;
+  onCheck: (on: boolean) => void;
+  onAdd: () => Promise<void>;
+  onChange: () => void;
+  onRemove: () => void;
+}) {
   const { t } = useTexts();
   const tellError = useTellError();
   const test = useMutation({ mutationFn: () => testDestination(one.id), onError: tellError });
+  const add = useMutation({ mutationFn: onAdd, onError: tellError });
+  const name = [platformName(one.platform), one.label].filter(Boolean).join(" ");
   return (
-    <li>
-      <div className="row">
-        <label className="check grow">
-          <input type="checkbox" checked={checked} disabled={busy} onChange={(event) => onCheck(event.target.checked)} />{" "}
+    <li className="destination">
+      {onAir ? (
+        <span className="name">
           <b>{platformName(one.platform)}</b> {one.label}
+        </span>
+      ) : (
+        <label className="check name">
+          <input type="checkbox" checked={checked} onChange={(event) => onCheck(event.target.checked)} />
+          <span>
+            <b>{platformName(one.platform)}</b> {one.label}
+          </span>
         </label>
-        <code title={one.ingest_url}>{one.key_fingerprint}</code>
-        <button type="button" className="quiet" disabled={test.isPending} onClick={() => test.mutate()}>
-          {test.isPending ? t.stage.testing : t.stage.test}
+      )}
+      <code title={one.ingest_url}>{t.stage.keyOf(one.key_fingerprint)}</code>
+      <div className="row actions" role="group" aria-label={name}>
+        {onAir && !inShow ? (
+          <button type="button" disabled={add.isPending} onClick={() => add.mutate()}>
+            {t.stage.addToShow}
+          </button>
+        ) : null}
+        {/* A platform that is on air with this key would take a second publish for somebody else's. */}
+        {inShow ? null : (
+          <button type="button" className="quiet" disabled={test.isPending} onClick={() => test.mutate()}>
+            {test.isPending ? t.stage.testing : t.stage.test}
+          </button>
+        )}
+        <button type="button" className="quiet" onClick={onChange}>
+          {t.stage.changeKey}
         </button>
         <button type="button" className="quiet" onClick={onRemove}>
           {t.stage.remove}
         </button>
       </div>
-      {test.data ? <Steps ok={test.data.ok} steps={test.data.steps} /> : null}
+      {test.data && !inShow ? <Steps ok={test.data.ok} steps={test.data.steps} /> : null}
     </li>
   );
 }
@@ -107,62 +191,17 @@ function Destination({ one, busy, checked, onCheck, onRemove }: { one: Destinati
 function Steps({ ok, steps }: { ok: boolean; steps: StepOut[] }) {
   const { t } = useTexts();
   return (
-    <div className={ok ? "notice good" : "notice bad"} role="status">
+    <div className={ok ? "notice good test" : "notice bad test"} role="status">
       <b>{ok ? t.stage.testOk : t.stage.testBad}</b>
       <ol className="steps">
         {steps.map((step) => (
-          <li key={step.name} className={step.ok ? "good" : "bad"}>
-            {step.ok ? "✓" : "✗"} {step.name} <span className="dim">{step.ms} ms</span>
+          <li key={step.name} data-ok={step.ok}>
+            <span aria-hidden="true">{step.ok ? "✓" : "✗"}</span> {t.stage.steps[step.name]}{" "}
+            <span className="dim">{step.ok ? `${step.ms} ms` : t.stage.stepFailed}</span>
             {step.message ? <p>{[step.message, step.action].filter(Boolean).join(" ")}</p> : null}
           </li>
         ))}
       </ol>
     </div>
-  );
-}
-
-function Add({ onClose, onAdded }: { onClose: () => void; onAdded: (made: DestinationOut) => void }) {
-  const { t } = useTexts();
-  const tellError = useTellError();
-  const [platform, setPlatform] = useState<DestinationIn["platform"]>("youtube");
-  const [busy, setBusy] = useState(false);
-  // The form keeps the key, not the state of the page: nothing that renders can show it.
-  const submit = async (event: FormEvent<HTMLFormElement>) => {
-    event.preventDefault();
-    const form = event.currentTarget;
-    const values = new FormData(form);
-    const text = (name: string) => String(values.get(name) ?? "").trim();
-    setBusy(true);
-    try {
-      const made = await addDestination({ platform, stream_key: text("stream_key"), label: text("label"), ingest_url: text("ingest_url") || null });
-      form.reset();
-      onAdded(made);
-    } catch (error) {
-      tellError(error);
-    } finally {
-      setBusy(false);
-    }
-  };
-  return (
-    <Dialog title={t.stage.addDestination} onClose={onClose}>
-      <form onSubmit={(event) => void submit(event)}>
-        <Select label={t.stage.platform} value={platform} options={PLATFORMS} onChange={(value) => setPlatform(value as DestinationIn["platform"])} />
-        <Field label={t.stage.label}>{(id) => <input id={id} name="label" maxLength={100} />}</Field>
-        <Field label={t.stage.address}>
-          {(id) => <input id={id} name="ingest_url" required={platform === "custom"} placeholder={platform === "custom" ? "rtmps://…" : ""} />}
-        </Field>
-        <Field label={t.stage.key} hint={t.stage.keyHint}>
-          {(id) => <input id={id} name="stream_key" type="password" autoComplete="off" spellCheck={false} required />}
-        </Field>
-        <div className="row end">
-          <button type="button" onClick={onClose}>
-            {t.cancel}
-          </button>
-          <button type="submit" className="primary" disabled={busy}>
-            {t.save}
-          </button>
-        </div>
-      </form>
-    </Dialog>
   );
 }

@@ -1,55 +1,64 @@
 /** The show: one button to begin, one to end, and for each platform what is true about it. */
 import { useEffect, useState } from "react";
 
-import { endShow, goLive, retryOutput, stopOutput, type OutputOut, type Preset } from "../../api/live";
+import { endShow, goLive, isOnAir, isUp, type Preset } from "../../api/live";
+import { ApiError } from "../../api/http";
 import { Confirm } from "../../components/dialog";
-import { Select } from "../../components/field";
 import { useTellError } from "../../components/toasts";
-import { clock, useTexts } from "../../i18n";
-import type { Show } from "../../live/use-show";
-import { platformName } from "./destinations";
-import { isOnAir } from "./stage-page";
+import { useTexts } from "../../i18n";
+import type { useShow } from "../../live/use-show";
+import { Output } from "./output";
 import { Timeline } from "./timeline";
 
-const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
+/** A moment without a connection is nothing to be told of. Milliseconds. */
+const MOMENT = 1500;
 
-function useNow(running: boolean): number {
-  const [now, set] = useState(Date.now);
-  useEffect(() => {
-    if (!running) return;
-    const timer = setInterval(() => set(Date.now()), 500);
-    return () => clearInterval(timer);
-  }, [running]);
-  return now;
-}
-
-export function ShowPanel({ room, show, chosen, onStart }: { room: string; show: Show; chosen: string[] | null; onStart: () => void }) {
+export function ShowPanel({
+  room,
+  show,
+  host,
+  destinations,
+  preset,
+  onStart,
+  onNewKey,
+}: {
+  room: string;
+  show: ReturnType<typeof useShow>;
+  /** The name by which the host is in the room. */
+  host: string | null;
+  destinations: string[];
+  preset: Preset;
+  /** Steps on stage, should the host not be there yet. */
+  onStart: () => void;
+  onNewKey: (destination: string) => void;
+}) {
   const { t } = useTexts();
   const tellError = useTellError();
-  const [preset, setPreset] = useState<Preset>("720p30");
   const [busy, setBusy] = useState(false);
   const [ending, setEnding] = useState(false);
-  const { status } = show;
-  const onAir = status !== null && isOnAir(status.status);
-  const now = useNow(onAir);
-  // A moment without a connection is nothing to be told of.
+  const [failed, setFailed] = useState<string | null>(null);
+  const { status, take } = show;
+  const onAir = isOnAir(status);
   const [late, setLate] = useState(false);
   useEffect(() => {
-    if (show.connected) {
+    if (show.news !== "old") {
       setLate(false);
       return;
     }
-    const timer = setTimeout(() => setLate(true), 1500);
+    const timer = setTimeout(() => setLate(true), MOMENT);
     return () => clearTimeout(timer);
-  }, [show.connected]);
+  }, [show.news]);
 
   const start = async () => {
     setBusy(true);
+    setFailed(null);
     onStart();
     try {
-      await goLive(room, chosen ?? [], preset);
+      take(await goLive(room, destinations, preset));
     } catch (error) {
-      tellError(error);
+      if (error instanceof ApiError && error.code === "livekit_not_configured") setFailed(t.stage.notConfigured);
+      else if (error instanceof ApiError) setFailed([error.message, error.action].filter(Boolean).join(" "));
+      else tellError(error);
     } finally {
       setBusy(false);
     }
@@ -57,18 +66,20 @@ export function ShowPanel({ room, show, chosen, onStart }: { room: string; show:
   const end = async () => {
     setEnding(false);
     try {
-      await endShow(room);
+      take(await endShow(room));
     } catch (error) {
       tellError(error);
     }
   };
+  const up = status?.outputs.filter(isUp) ?? [];
+  const live = up.filter((output) => output.state === "live").length;
   return (
-    <section className="panel show" data-status={status?.status ?? "unknown"} data-connected={show.connected}>
+    <section className="panel stage-show" data-status={status?.status ?? "unknown"} data-news={show.news} data-late={late}>
       <header className="row">
         <h2>{t.stage.show}</h2>
         {status ? (
           <span className={`state ${status.status}`} role="status">
-            {t.live[status.status as keyof typeof t.live] ?? status.status}
+            {status.status === "degraded" ? t.stage.someLive(live, up.length) : t.live[status.status]}
           </span>
         ) : null}
       </header>
@@ -77,100 +88,66 @@ export function ShowPanel({ room, show, chosen, onStart }: { room: string; show:
           {t.stage.lostConnection}
         </p>
       ) : null}
-      {status?.source && onAir ? (
-        <p className={status.source.state === "live" ? "dim" : "notice"}>
-          {t.stage.source[status.source.state]}
-          {status.source.error ? ` – ${status.source.error.message} ${status.source.error.action}` : ""}
+      {show.refused ? (
+        <p className="notice bad" role="alert">
+          {show.refused}
         </p>
       ) : null}
-      {status?.end && !onAir ? (
+      {onAir ? null : (
+        <>
+          <button
+            type="button"
+            className="primary big"
+            disabled={busy || !destinations.length || status === null || Boolean(show.refused)}
+            onClick={() => void start()}
+          >
+            {busy ? t.stage.starting : t.stage.goLive}
+          </button>
+          {destinations.length ? null : <p className="dim">{t.stage.chooseWhere}</p>}
+        </>
+      )}
+      {failed ? (
+        <p className="notice bad" role="alert">
+          {failed}
+        </p>
+      ) : null}
+      {onAir && status.source ? (
+        <p
+          className={({ live: "dim", connecting: "notice" } as Record<string, string>)[status.source.state] ?? "notice warn"}
+          data-source={status.source.state}
+        >
+          {t.stage.source[status.source.state]}
+          {status.source.error ? ` ${status.source.error.action}` : ""}
+        </p>
+      ) : null}
+      {!onAir && status?.end ? (
         <p className="notice">
           {status.end.message} {status.end.action}
         </p>
       ) : null}
-      {onAir ? null : (
-        <div className="row">
-          <button type="button" className="primary big" disabled={busy || !chosen?.length} onClick={() => void start()}>
-            {busy ? t.stage.starting : t.stage.goLive}
-          </button>
-          <Select label={t.stage.preset} value={preset} options={PRESETS.map((one) => [one, one] as const)} onChange={(value) => setPreset(value as Preset)} />
-        </div>
-      )}
-      <ul className="outputs">
-        {status?.outputs.map((output) => (
-          <Output key={output.id} output={output} figures={show.figures[output.id] ?? output.metrics ?? undefined} now={now} onAir={onAir} />
-        ))}
-      </ul>
+      {status?.outputs.length ? (
+        <ul className="outputs">
+          {status.outputs.map((output) => (
+            <Output
+              key={output.id}
+              output={output}
+              figures={show.figures[output.id] ?? output.metrics ?? undefined}
+              ahead={show.ahead}
+              onAir={onAir}
+              take={take}
+              onNewKey={onNewKey}
+            />
+          ))}
+        </ul>
+      ) : null}
       {onAir ? (
         <button type="button" className="danger big" disabled={status.status === "stopping"} onClick={() => setEnding(true)}>
-          {t.stage.end}
+          {status.status === "stopping" ? t.live.stopping : t.stage.end}
         </button>
       ) : null}
       {status?.status === "idle" ? <p className="dim">{t.stage.nothing}</p> : null}
-      <Timeline events={show.timeline} />
+      <Timeline events={show.timeline} host={host} />
       {ending ? <Confirm title={t.stage.endAsk} action={t.stage.end} onNo={() => setEnding(false)} onYes={() => void end()} /> : null}
     </section>
-  );
-}
-
-function Output({ output, figures, now, onAir }: { output: OutputOut; figures?: NonNullable<OutputOut["metrics"]>; now: number; onAir: boolean }) {
-  const { t } = useTexts();
-  const tellError = useTellError();
-  const wait = output.next_attempt_at ? Math.ceil((Date.parse(output.next_attempt_at) - now) / 1000) : 0;
-  const over = output.state === "ended" || output.state === "stopping";
-  const act = (work: Promise<unknown>) => void work.catch(tellError);
-  return (
-    <li className={`output ${output.state}`} data-platform={output.platform} data-state={output.state} data-code={output.error?.code ?? ""}>
-      <div className="row">
-        <span className="lamp" aria-hidden="true" />
-        <b className="grow">
-          {platformName(output.platform)} {output.label}
-        </b>
-        <span className={`state ${output.state}`} role="status" aria-label={`${platformName(output.platform)}: ${t.live[output.state]}`}>
-          {t.live[output.state]}
-        </span>
-      </div>
-      <dl className="figures">
-        {output.live_since && output.state === "live" ? (
-          <div>
-            <dt>{t.stage.onAir}</dt>
-            <dd>{clock((now - Date.parse(output.live_since)) / 1000)}</dd>
-          </div>
-        ) : null}
-        {output.state === "live" && figures?.bitrate_kbps !== undefined ? (
-          <div>
-            <dt>{t.stage.bitrate}</dt>
-            <dd>{Math.round(figures.bitrate_kbps)} kbit/s</dd>
-          </div>
-        ) : null}
-        {output.state === "live" && figures?.dropped_frames !== undefined ? (
-          <div>
-            <dt>{t.stage.drops}</dt>
-            <dd>{figures.dropped_frames}</dd>
-          </div>
-        ) : null}
-        {output.state === "live" ? <div className="dim">{t.stage.confirmed[output.confirmation]}</div> : null}
-        {output.attempt > 1 && !over ? <div className="dim">{t.stage.attempt(output.attempt)}</div> : null}
-      </dl>
-      {output.error && !over ? (
-        <div className="notice bad">
-          <b>{output.error.message}</b> {output.error.action}
-          {output.error.cause ? <p>{output.error.cause.message}</p> : null}
-        </div>
-      ) : null}
-      {onAir && !over ? (
-        <div className="row">
-          {wait > 0 && output.state !== "live" ? <span className="dim">{t.stage.retryIn(wait)}</span> : null}
-          {output.state === "error" || (wait > 0 && output.state !== "live") ? (
-            <button type="button" onClick={() => act(retryOutput(output.id))}>
-              {t.stage.retryNow}
-            </button>
-          ) : null}
-          <button type="button" className="quiet" onClick={() => act(stopOutput(output.id))}>
-            {t.stage.stopThis}
-          </button>
-        </div>
-      ) : null}
-    </li>
   );
 }

@@ -1,17 +1,22 @@
 /** The stage: what goes out, where to, and what is true about it. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useNavigate, useSearch } from "@tanstack/react-router";
-import { useEffect, useState } from "react";
+import { useBlocker, useNavigate, useSearch } from "@tanstack/react-router";
+import { useCallback, useEffect, useRef, useState } from "react";
 
-import { listRooms, makeRoom } from "../../api/live";
+import { addOutputs, isOnAir, isUp, listRooms, makeRoom, stopOutput, type RoomListed } from "../../api/live";
+import { ApiError } from "../../api/http";
 import { useSession } from "../../api/session";
+import { Confirm } from "../../components/dialog";
 import { Select } from "../../components/field";
 import { useTellError } from "../../components/toasts";
 import { useTexts } from "../../i18n";
+import { useChoice } from "../../live/choice";
+import { useOutgoing } from "../../live/use-outgoing";
 import { useShow } from "../../live/use-show";
 import { SignedOut } from "../../shell/shell";
-import { Destinations } from "./destinations";
-import { Outgoing } from "./outgoing";
+import { Destinations, idsOf, useDestinations } from "./destinations";
+import { useAssets } from "./picker";
+import { Choices, Preview } from "./picture";
 import { ShowPanel } from "./show-panel";
 
 const NEW = "+";
@@ -20,38 +25,43 @@ export function StagePage() {
   const { t } = useTexts();
   const session = useSession();
   const client = useQueryClient();
-  const tellError = useTellError();
   const navigate = useNavigate({ from: "/stage" });
   const asked = useSearch({ from: "/stage" }).room;
   const signedIn = Boolean(session.data?.userId);
   const rooms = useQuery({ queryKey: ["rooms"], queryFn: ({ signal }) => listRooms(signal), enabled: signedIn });
-  const room = asked ?? rooms.data?.data[0]?.room_id ?? null;
-  const show = useShow(signedIn ? room : null);
-  const [chosen, setChosen] = useState<string[] | null>(null);
-  /** Raised by "go live": whoever publishes begins, should it not have. */
-  const [publish, setPublish] = useState(0);
+  const listed = rooms.data?.data;
+  const room = asked ?? listed?.[0]?.room_id ?? null;
+  const [failed, setFailed] = useState<unknown>(null);
 
   useEffect(() => {
     document.title = `${t.pages.stage} · ${t.brand}`;
   }, [t]);
 
-  const make = async () => {
+  const make = useCallback(async () => {
+    setFailed(null);
     try {
       const made = await makeRoom();
       await client.invalidateQueries({ queryKey: ["rooms"] });
-      await navigate({ search: { room: made.room_id } });
+      await navigate({ search: { room: made.room_id }, replace: true });
     } catch (error) {
-      tellError(error);
+      setFailed(error);
     }
-  };
+  }, [client, navigate]);
+  // Whoever is here for the first time gets a room without being asked for one.
+  const newcomer = listed !== undefined && room === null;
+  const made = useRef(false);
+  useEffect(() => {
+    if (!newcomer || made.current) return;
+    made.current = true;
+    void make();
+  }, [newcomer, make]);
 
   if (session.data && !signedIn) return <SignedOut />;
-  const listed = rooms.data?.data ?? [];
   return (
     <div className="stage">
       <div className="page-head">
         <h1>{t.pages.stage}</h1>
-        {listed.length ? (
+        {listed?.length ? (
           <Select
             label={t.stage.room}
             value={room ?? ""}
@@ -62,10 +72,6 @@ export function StagePage() {
             ]}
             onChange={(value) => void (value === NEW ? make() : navigate({ search: { room: value } }))}
           />
-        ) : rooms.isSuccess && !room ? (
-          <button type="button" className="primary" onClick={() => void make()}>
-            {t.stage.makeRoom}
-          </button>
         ) : null}
         {room ? (
           <a href={`/watch/${encodeURIComponent(room)}`} target="_blank" rel="noreferrer">
@@ -73,20 +79,113 @@ export function StagePage() {
           </a>
         ) : null}
       </div>
-      {rooms.isError ? <p role="alert">{rooms.error.message}</p> : null}
-      {room ? (
-        <div className="stage-columns">
-          <Outgoing key={room} room={room} publish={publish} onAir={Boolean(show.status && isOnAir(show.status.status))} />
-          <div className="stage-side">
-            <ShowPanel room={room} show={show} chosen={chosen} onStart={() => setPublish((count) => count + 1)} />
-            <Destinations chosen={chosen} onChoose={setChosen} busy={Boolean(show.status && isOnAir(show.status.status))} />
-          </div>
-        </div>
+      {rooms.isError ? (
+        <p className="notice bad" role="alert">
+          {rooms.error.message}
+        </p>
       ) : null}
+      {failed ? (
+        <section className="panel" role="alert">
+          <h2>{t.stage.noRoom}</h2>
+          <p>
+            {failed instanceof ApiError && failed.code === "livekit_not_configured"
+              ? t.stage.notConfigured
+              : failed instanceof ApiError
+                ? [failed.message, failed.action].filter(Boolean).join(" ")
+                : t.failed}
+          </p>
+          <div className="row">
+            <button type="button" onClick={() => void make()}>
+              {t.stage.tryAgain}
+            </button>
+          </div>
+        </section>
+      ) : null}
+      {room ? <Studio key={room} room={room} listed={listed} /> : !failed && !rooms.isError ? <p className="dim">{t.loading}</p> : null}
     </div>
   );
 }
 
-export function isOnAir(status: string): boolean {
-  return ["starting", "live", "degraded", "stopping", "interrupted"].includes(status);
+function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefined }) {
+  const { t } = useTexts();
+  const tellError = useTellError();
+  const show = useShow(room);
+  const { status, take } = show;
+  const onAir = isOnAir(status);
+  const [choice, change] = useChoice(room);
+  const newest = useAssets("vrm", "", choice.avatar === null);
+  const first = newest.data?.items[0];
+  const avatar = choice.avatar ?? (first ? { url: first.url, name: first.name, thumbnail: first.thumbnail } : null);
+  const outgoing = useOutgoing(room, choice, avatar?.url ?? null, onAir);
+  const saved = useDestinations();
+  const destinations = idsOf(saved.data?.data, choice.destinations);
+
+  useEffect(() => {
+    document.title = `${onAir ? `● ${t.live[status.status]} · ` : ""}${t.pages.stage} · ${t.brand}`;
+  }, [t, onAir, status?.status]);
+
+  // Whoever goes to another page takes the picture along.
+  const leaving = useBlocker({
+    shouldBlockFn: () => onAir && outgoing.connection !== "off" && outgoing.connection !== "elsewhere",
+    withResolver: true,
+    enableBeforeUnload: false,
+  });
+
+  // A show keeps the key that an output began with: with another one it has to begin anew.
+  /** The destination whose key is being typed. */
+  const [changing, setChanging] = useState<string | null>(null);
+  const [renewing, setRenewing] = useState<string[]>([]);
+  const add = useCallback(
+    async (id: string) => {
+      if (status?.session_id) take(await addOutputs(status.session_id, [id]));
+    },
+    [status?.session_id, take],
+  );
+  useEffect(() => {
+    for (const id of renewing) {
+      if (status?.outputs.some((output) => output.destination_id === id && output.state !== "ended")) continue;
+      setRenewing((all) => all.filter((one) => one !== id));
+      if (onAir) void add(id).catch(tellError);
+    }
+  }, [renewing, status, onAir, add, tellError]);
+  const keyChanged = (id: string) => {
+    const unwell = status?.outputs.find((output) => output.destination_id === id && isUp(output) && output.state !== "live");
+    if (!onAir || !unwell) return;
+    void stopOutput(unwell.id)
+      .then(take)
+      .then(() => setRenewing((all) => [...all, id]))
+      .catch(tellError);
+  };
+
+  return (
+    <div className="stage-columns">
+      <Preview outgoing={outgoing} noAvatar={newest.isSuccess && avatar === null} />
+      <div className="stage-side">
+        <ShowPanel
+          room={room}
+          show={show}
+          host={listed?.find((one) => one.room_id === room)?.host_identity ?? null}
+          destinations={destinations}
+          preset={choice.preset}
+          onStart={() => {
+            if (outgoing.connection === "off" || outgoing.connection === "elsewhere") void outgoing.step();
+          }}
+          onNewKey={setChanging}
+        />
+        <Destinations
+          chosen={choice.destinations}
+          onChoose={(ids) => change({ destinations: ids })}
+          shown={onAir ? status.outputs.filter(isUp).flatMap((output) => output.destination_id ?? []) : null}
+          onAdd={add}
+          changing={changing}
+          onChanging={setChanging}
+          onKeyChanged={keyChanged}
+        />
+      </div>
+      <Choices choice={choice} change={change} avatar={avatar} outgoing={outgoing} onAir={onAir} />
+      {leaving.status === "blocked" ? (
+        <Confirm title={t.stage.leaveAsk} action={t.stage.leaveAnyway} onNo={leaving.reset} onYes={leaving.proceed} />
+      ) : null}
+    </div>
+  );
 }

@@ -1,26 +1,30 @@
-/** All that happened in a show, newest first. */
+/** All that happened in a show, newest first, as it happens. */
 import type { EventOut } from "../../api/live";
 import { useTexts } from "../../i18n";
-import { platformName } from "./destinations";
+import { platformName } from "./destination-form";
 
-export function Timeline({ events }: { events: EventOut[] }) {
+/** Viewers come and go all the time: of those in the room only the host is told of. */
+const ofSomebodyElse = (event: EventOut, host: string | null) =>
+  event.actor === "livekit" && /^(participant|track)\./.test(event.event) && (host === null || event.detail.identity !== host);
+
+export function Timeline({ events, host }: { events: EventOut[]; host: string | null }) {
   const { t, language } = useTexts();
-  if (!events.length) return null;
-  const words = t.live as Record<string, string>;
+  const told = events.filter((event) => !ofSomebodyElse(event, host)).reverse();
+  if (!told.length) return null;
+  const words = t.stage.events as Record<string, string | undefined>;
   return (
     <details className="timeline" open>
       <summary>{t.stage.timeline}</summary>
-      <ol reversed>
-        {[...events].reverse().map((event) => (
-          <li key={event.id} data-event={event.event}>
-            <time dateTime={event.at}>{new Date(event.at).toLocaleTimeString(language === "zh" ? "zh-CN" : "en-GB")}</time>{" "}
-            {event.platform ? <b>{platformName(event.platform)} </b> : null}
-            {event.to ? (
-              <span className={`state ${event.to}`}>{words[event.to] ?? event.to}</span>
-            ) : (
-              <span>{event.event.replaceAll(/[._]/g, " ")}</span>
-            )}
-            {event.error ? <span className="dim"> {event.error.message}</span> : null}
+      {/* Scrolls by itself, so it has to be reached by keyboard. */}
+      <ol tabIndex={0} aria-label={t.stage.timeline}>
+        {told.map((event) => (
+          <li key={event.id} data-event={event.event} className={event.to ?? ""}>
+            <time dateTime={event.at}>{new Date(event.at).toLocaleTimeString(language === "zh" ? "zh-CN" : "en-GB")}</time>
+            <span>
+              {event.platform ? <b>{platformName(event.platform)} </b> : null}
+              {words[event.event] ?? event.event.replaceAll(/[._]/g, " ")}
+              {event.error ? <span className="dim"> – {event.error.message}</span> : null}
+            </span>
           </li>
         ))}
       </ol>
