@@ -48,7 +48,9 @@ export interface CardPage {
   nextCursor: string | null;
 }
 
-const PAGE = 100;
+/** The first page is what one sees; those after it are for those who scroll. */
+const FIRST_PAGE = 100;
+const NEXT_PAGES = 200;
 
 function parameters(filters: Filters) {
   return {
@@ -110,7 +112,7 @@ export async function listAssets(
   cursor: string | null,
   signal?: AbortSignal,
 ): Promise<CardPage> {
-  const asked = query({ ...parameters(filters), sort, limit: PAGE, cursor: cursor ?? undefined });
+  const asked = query({ ...parameters(filters), sort, limit: cursor ? NEXT_PAGES : FIRST_PAGE, cursor: cursor ?? undefined });
   const page = await ask<AssetPage>(`/api/assets${asked}`, { signal });
   return { items: page.items.map(card), nextCursor: page.nextCursor };
 }

@@ -1,49 +1,78 @@
 /** A modal dialog: the browser's own, which keeps the focus in it and closes with Escape. */
-import { useEffect, useId, useRef, type ReactNode } from "react";
+import { useEffect, useId, useLayoutEffect, useRef, type ReactNode } from "react";
 
 import { useTexts } from "../i18n";
+import { Icon } from "./icon";
+import { ToastList } from "./toasts";
+
+/** Where the focus goes when what opened a dialog is gone. */
+const ELSEWHERE = "content";
+const FIRST = "[data-first], .dialog-body > :not(header) :is(input, select, textarea, button)";
 
 export function Dialog({
   title,
   onClose,
   children,
   wide = false,
+  returnTo,
 }: {
   title: string;
   onClose: () => void;
   children: ReactNode;
   wide?: boolean;
+  /** Finds what gets the focus when the dialog closes; else it is what had it before. */
+  returnTo?: () => HTMLElement | null;
 }) {
   const ref = useRef<HTMLDialogElement>(null);
+  const heading = useRef<HTMLHeadingElement>(null);
+  const back = useRef(returnTo);
   const label = useId();
   const { t } = useTexts();
   useEffect(() => {
+    back.current = returnTo;
+  });
+  // Not `useEffect`: when that one ends, the dialog has left the document already, and the focus is nobody's.
+  useLayoutEffect(() => {
     const dialog = ref.current;
-    if (dialog && !dialog.open) dialog.showModal();
-    return () => dialog?.close();
-  }, []);
+    if (!dialog) return;
+    const before = document.activeElement as HTMLElement | null;
+    if (!dialog.open) dialog.showModal();
+    // A form begins at its first field, a question at its answer; a page of facts is read from its heading on.
+    const first = wide ? null : dialog.querySelector<HTMLElement>(FIRST);
+    (first ?? heading.current)?.focus();
+    return () => {
+      dialog.close();
+      const to = back.current?.() ?? (before && before !== document.body && before.isConnected ? before : null);
+      (to ?? document.getElementById(ELSEWHERE))?.focus({ preventScroll: true });
+    };
+  }, [wide]);
   return (
     <dialog
       ref={ref}
       className={wide ? "wide" : undefined}
       aria-labelledby={label}
       onCancel={(event) => {
+        // A file input inside says "cancel" too, when nothing was chosen.
+        if (event.target !== ref.current) return;
         event.preventDefault();
         onClose();
       }}
-      onClick={(event) => {
+      onMouseDown={(event) => {
         if (event.target === ref.current) onClose();
       }}
     >
       <div className="dialog-body">
         <header>
-          <h2 id={label}>{title}</h2>
-          <button type="button" className="quiet icon" aria-label={t.close} onClick={onClose}>
-            ✕
+          <h2 id={label} ref={heading} tabIndex={-1}>
+            {title}
+          </h2>
+          <button type="button" className="quiet icon" aria-label={t.close} title={t.close} onClick={onClose}>
+            <Icon of="close" />
           </button>
         </header>
         {children}
       </div>
+      <ToastList />
     </dialog>
   );
 }
@@ -66,7 +95,7 @@ export function Confirm({
         <button type="button" onClick={onNo}>
           {t.cancel}
         </button>
-        <button type="button" className="danger" autoFocus onClick={onYes}>
+        <button type="button" className="danger" data-first onClick={onYes}>
           {action}
         </button>
       </div>

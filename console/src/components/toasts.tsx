@@ -8,36 +8,73 @@ interface Toast {
   id: number;
   text: string;
   bad: boolean;
+  action?: ToastAction;
 }
 
-const Context = createContext<(text: string, bad?: boolean) => void>(() => undefined);
+/** What can be done about the news, while it is shown. */
+export interface ToastAction {
+  label: string;
+  run: () => void;
+}
+
+type Tell = (text: string, bad?: boolean, action?: ToastAction) => void;
+
+const Telling = createContext<Tell>(() => undefined);
+const Told = createContext<{ toasts: Toast[]; drop: (id: number) => void }>({ toasts: [], drop: () => undefined });
 
 const SHOWN = 6000;
+const SHOWN_WITH_ACTION = 12_000;
 
 export function ToastProvider({ children }: { children: ReactNode }) {
   const [toasts, set] = useState<Toast[]>([]);
   const next = useRef(1);
-  const tell = useCallback((text: string, bad = false) => {
-    const id = next.current++;
-    set((all) => [...all.slice(-3), { id, text, bad }]);
-    setTimeout(() => set((all) => all.filter((one) => one.id !== id)), SHOWN);
-  }, []);
+  const drop = useCallback((id: number) => set((all) => all.filter((one) => one.id !== id)), []);
+  const tell = useCallback<Tell>(
+    (text, bad = false, action) => {
+      const id = next.current++;
+      set((all) => [...all.slice(-3), { id, text, bad, action }]);
+      setTimeout(() => drop(id), action ? SHOWN_WITH_ACTION : SHOWN);
+    },
+    [drop],
+  );
   return (
-    <Context value={tell}>
-      {children}
-      <div className="toasts" role="status" aria-live="polite">
-        {toasts.map((toast) => (
-          <div key={toast.id} className={toast.bad ? "toast bad" : "toast"}>
-            {toast.text}
-          </div>
-        ))}
-      </div>
-    </Context>
+    <Telling value={tell}>
+      <Told value={{ toasts, drop }}>
+        {children}
+        <ToastList />
+      </Told>
+    </Telling>
+  );
+}
+
+/** All of them. A modal dialog has a list of its own: whatever is outside of it can be neither seen nor heard. */
+export function ToastList() {
+  const { toasts, drop } = useContext(Told);
+  return (
+    <div className="toasts" role="status" aria-live="polite">
+      {toasts.map(({ id, text, bad, action }) => (
+        <div key={id} className={bad ? "toast bad" : "toast"}>
+          <span>{text}</span>
+          {action ? (
+            <button
+              type="button"
+              className="quiet"
+              onClick={() => {
+                drop(id);
+                action.run();
+              }}
+            >
+              {action.label}
+            </button>
+          ) : null}
+        </div>
+      ))}
+    </div>
   );
 }
 
 export function useToast() {
-  return useContext(Context);
+  return useContext(Telling);
 }
 
 /** Says what went wrong, in the service's words. */

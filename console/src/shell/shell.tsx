@@ -14,16 +14,17 @@ export function Shell() {
         {t.skip}
       </a>
       <header className="shell">
-        <Link to="/library" className="brand">
+        <Link to="/library" className="brand" activeOptions={{ exact: true }}>
+          <img src={`${import.meta.env.BASE_URL}favicon.svg`} alt="" width="26" height="26" />
           {t.brand}
         </Link>
         <nav aria-label={t.brand}>
           <Link to="/library">{t.pages.library}</Link>
           <Link to="/stage">{t.pages.stage}</Link>
           {session?.operator ? <Link to="/operations">{t.pages.operations}</Link> : null}
+          <a href="/docs">{t.apiDocs}</a>
         </nav>
         <div className="shell-end">
-          <a href="/docs">{t.apiDocs}</a>
           <button type="button" className="quiet" lang={language === "en" ? "zh" : "en"} onClick={() => speak(language === "en" ? "zh" : "en")}>
             {t.language}
           </button>

@@ -1,32 +1,39 @@
 /**
- * Uploads under way, whatever page is shown: tus, several at once, each to be paused. What was begun before a reload is
- * listed again; the browser forgets the file itself, so choosing it again goes on where it stood.
+ * Uploads under way, whatever page is shown: tus, several at once, each to be paused. A reload takes them up where they
+ * stood, by the files that `kept.ts` holds; where the browser kept none, choosing the file again goes on.
  */
 import { useQueryClient } from "@tanstack/react-query";
 import { createContext, useCallback, useContext, useEffect, useMemo, useRef, useState, type ReactNode } from "react";
 import type { Upload } from "tus-js-client";
 
 import { ask, problemIn } from "../api/http";
+import { refreshAssets } from "../api/lists";
+import { useSession } from "../api/session";
+import { alone, find, forget, keep, keptBy, pauseKept } from "./kept";
+import { placeOf } from "./places";
 
 export type UploadState = "waiting" | "checking" | "sending" | "paused" | "done" | "known" | "failed" | "lost";
 
 export interface Item {
-  id: number;
+  id: string;
   name: string;
   key: string;
   size: number;
   sent: number;
   state: UploadState;
+  /** Whether a reload would find the file again. */
+  kept: boolean;
+  asset?: string;
   code?: string;
   reason?: string;
 }
 
-interface Given {
-  items: Item[];
-  add: (files: Iterable<File>) => void;
-  pause: (id: number) => void;
-  resume: (id: number) => void;
-  cancel: (id: number) => void;
+interface Actions {
+  /** `key`: where to, if not where the file's name belongs. */
+  add: (files: Iterable<File>, key?: string) => void;
+  pause: (id: string) => void;
+  resume: (id: string) => void;
+  cancel: (id: string) => void;
   clear: () => void;
 }
 
@@ -34,121 +41,113 @@ const AT_ONCE = 3;
 const CHUNK = 8 * 1024 * 1024;
 /** Up to here the whole file is hashed before it is sent: what is here already need not be sent again. */
 const HASHED = 64 * 1024 * 1024;
-const KEPT = "butai.uploads";
-
-const FOLDERS: Record<string, [folder: string, mime: string]> = {
-  vrm: ["vrm", "model/vrm"],
-  fbx: ["animations", "application/octet-stream"],
-  vrma: ["animations", "application/octet-stream"],
-  bvh: ["animations", "application/octet-stream"],
-  mp3: ["bgm", "audio/mpeg"],
-  ogg: ["bgm", "audio/ogg"],
-  wav: ["bgm", "audio/wav"],
-  m4a: ["bgm", "audio/mp4"],
-  flac: ["bgm", "audio/flac"],
-  aac: ["bgm", "audio/aac"],
-  hdr: ["hdr", "image/vnd.radiance"],
-  exr: ["hdr", "image/x-exr"],
-  glb: ["scene", "model/gltf-binary"],
-};
-
-/** Where a file of this name belongs, or null. */
-export function placeOf(name: string): { key: string; mime: string } | null {
-  const place = FOLDERS[name.split(".").pop()?.toLowerCase() ?? ""];
-  return place ? { key: `${place[0]}/${name}`, mime: place[1] } : null;
-}
-
-interface Kept {
-  name: string;
-  key: string;
-  size: number;
-}
-
-function kept(): Kept[] {
-  try {
-    return JSON.parse(localStorage.getItem(KEPT) ?? "[]") as Kept[];
-  } catch {
-    return [];
-  }
-}
-
-function keep(change: (all: Kept[]) => Kept[]): void {
-  localStorage.setItem(KEPT, JSON.stringify(change(kept()).slice(-50)));
-}
-
-const Context = createContext<Given | null>(null);
+const OVER: readonly UploadState[] = ["done", "known", "failed", "lost"];
+const BUSY: readonly UploadState[] = ["checking", "sending"];
+/** Lists are fetched again a moment after a file has arrived, and once more when a job has looked into it. */
+const SOON = 300;
+const LATER = 4000;
 
 interface Work {
   file: File;
   mime: string;
   tus?: Upload;
   stopped: boolean;
+  /** First kept, then sent: a reload at any moment finds it. */
+  kept: Promise<unknown>;
+  /** Lets other tabs see to it. */
+  release: () => void;
 }
+
+const Doing = createContext<Actions | null>(null);
+const Done = createContext<Item[]>([]);
 
 async function sha256(file: File): Promise<string> {
   const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+let count = 0;
+/** Later ones sort after earlier ones. */
+const newId = () => `${Date.now().toString(36)}-${(count++).toString(36).padStart(4, "0")}-${Math.random().toString(36).slice(2, 8)}`;
+
 export function UploadsProvider({ children }: { children: ReactNode }) {
   const client = useQueryClient();
-  const [items, set] = useState<Item[]>(() =>
-    kept().map((one, place) => ({ id: -1 - place, ...one, sent: 0, state: "lost" as const })),
-  );
-  const work = useRef(new Map<number, Work>());
-  const next = useRef(1);
-  const change = useCallback((id: number, values: Partial<Item>) => {
+  const user = useSession().data?.userId ?? null;
+  const [items, set] = useState<Item[]>([]);
+  const work = useRef(new Map<string, Work>());
+  const latest = useRef(items);
+  useEffect(() => {
+    latest.current = items;
+  }, [items]);
+  const timers = useRef<ReturnType<typeof setTimeout>[]>([]);
+  const change = useCallback((id: string, values: Partial<Item>) => {
     set((all) => all.map((one) => (one.id === id ? { ...one, ...values } : one)));
   }, []);
 
   const finished = useCallback(
-    (id: number, key: string, state: UploadState) => {
-      change(id, { state });
-      keep((all) => all.filter((one) => one.key !== key));
+    (id: string, values: Partial<Item>) => {
+      change(id, values);
+      void forget(id);
+      work.current.get(id)?.release();
       work.current.delete(id);
-      void client.invalidateQueries({ queryKey: ["assets"] });
-      void client.invalidateQueries({ queryKey: ["facets"] });
-      // What is inside is read by a job, seconds later.
-      setTimeout(() => void client.invalidateQueries({ queryKey: ["assets"] }), 5000);
+      timers.current.forEach(clearTimeout);
+      timers.current = [SOON, LATER].map((wait) => setTimeout(() => void refreshAssets(client), wait));
     },
     [change, client],
   );
+
+  /** Takes care of a file, until it is here or given up. */
+  const take = useCallback((id: string, file: File, mime: string, kept: Promise<unknown>) => {
+    let release = () => undefined as void;
+    const until = new Promise<void>((resolve) => (release = resolve));
+    work.current.set(id, { file, mime, stopped: false, kept, release });
+    return until;
+  }, []);
+  /** One after the other, in the order in which they are sent. */
+  const keeping = useRef<Promise<unknown>>(Promise.resolve());
 
   const run = useCallback(
     async (item: Item) => {
       const mine = work.current.get(item.id);
       if (!mine) return;
       const { file, mime } = mine;
+      await mine.kept;
+      if (mine.stopped) return;
+      let digest: string | undefined;
       if (file.size <= HASHED && "subtle" in crypto) {
-        change(item.id, { state: "checking" });
         try {
-          const found = await ask<{ known: boolean; asset: { s3Key: string } | null }>("/api/assets/uploads/check", {
-            json: { sha256: await sha256(file), size: file.size },
+          digest = await sha256(file);
+          const found = await ask<{ known: boolean; asset: { id: string } | null }>("/api/assets/uploads/check", {
+            json: { sha256: digest, size: file.size },
           });
           if (found.known) {
-            finished(item.id, item.key, "known");
+            finished(item.id, { state: "known", asset: found.asset?.id });
             return;
           }
-        } catch {
+        } catch (error) {
+          if (error instanceof DOMException) {
+            change(item.id, { state: "failed", reason: error.message });
+            return;
+          }
           // It is sent, then.
         }
         if (mine.stopped) return;
       }
-      change(item.id, { state: "sending" });
       const { Upload } = await import("tus-js-client");
       if (mine.stopped) return;
+      change(item.id, { state: "sending" });
       const upload = new Upload(file, {
         endpoint: "/api/assets/uploads",
         chunkSize: CHUNK,
         retryDelays: [0, 500, 1000, 2000, 4000, 8000, 15000],
         removeFingerprintOnSuccess: true,
-        metadata: { filename: item.key, filetype: mime },
+        metadata: { filename: item.key, filetype: mime, ...(digest ? { sha256: digest } : {}) },
         onProgress: (sent) => change(item.id, { sent }),
-        onSuccess: () => finished(item.id, item.key, "done"),
+        onSuccess: ({ lastResponse }) => finished(item.id, { state: "done", asset: lastResponse.getHeader("butai-asset-id") }),
         onError: (error) => {
           const answer = "originalResponse" in error ? error.originalResponse : null;
           const problem = answer ? problemIn(answer.getStatus(), answer.getBody()) : null;
-          change(item.id, { state: "failed", code: problem?.code, reason: problem?.message ?? error.message });
+          change(item.id, { state: "failed", code: problem?.code ?? "unreachable", reason: problem?.message ?? error.message });
         },
         onShouldRetry: (error) => {
           const status = error.originalResponse?.getStatus() ?? 0;
@@ -163,76 +162,140 @@ export function UploadsProvider({ children }: { children: ReactNode }) {
     [change, finished],
   );
 
-  // At most so many at a time; the next begins when one ends.
+  // At most so many at a time, and never two of one key; the next begins when one ends.
   useEffect(() => {
-    const busy = items.filter((one) => one.state === "sending" || one.state === "checking").length;
-    const waiting = items.filter((one) => one.state === "waiting").slice(0, Math.max(AT_ONCE - busy, 0));
-    for (const one of waiting) {
+    const busy = items.filter((one) => BUSY.includes(one.state));
+    const keys = new Set(busy.map((one) => one.key));
+    let free = AT_ONCE - busy.length;
+    for (const one of items) {
+      if (free <= 0) break;
+      if (one.state !== "waiting" || keys.has(one.key)) continue;
+      free -= 1;
+      keys.add(one.key);
       change(one.id, { state: "checking" });
       void run(one);
     }
   }, [items, change, run]);
 
-  const add = useCallback((files: Iterable<File>) => {
-    const fresh: Item[] = [];
-    for (const file of files) {
-      const id = next.current++;
-      const place = placeOf(file.name);
-      if (!place) {
-        fresh.push({ id, name: file.name, key: "", size: file.size, sent: 0, state: "failed", code: "unsupported_type" });
-        continue;
+  // What was under way when the page was left. Another tab that sees to it is waited for.
+  useEffect(() => {
+    if (!user) return;
+    let over = false;
+    void keptBy(user).then((ids) => {
+      for (const id of ids)
+        void alone(id, async () => {
+          const kept = over || work.current.has(id) ? null : await find(id);
+          if (!kept) return;
+          const { name, key, size, paused, file } = kept;
+          const place = placeOf(name);
+          const until = file && place ? take(id, file, place.mime, Promise.resolve()) : Promise.resolve();
+          const state = !file ? "lost" : paused ? "paused" : "waiting";
+          set((all) => [...all.filter((one) => one.id !== id), { id, name, key, size, sent: 0, state, kept: Boolean(file) }]);
+          await until;
+        });
+    });
+    return () => {
+      over = true;
+    };
+  }, [user, take]);
+
+  const add = useCallback(
+    (files: Iterable<File>, under?: string) => {
+      const fresh: Item[] = [];
+      for (const file of files) {
+        const place = placeOf(file.name);
+        const plain = { name: file.name, size: file.size, sent: 0, kept: false };
+        if (!place) {
+          fresh.push({ ...plain, id: newId(), key: "", state: "failed", code: "type_unsupported" });
+          continue;
+        }
+        const key = under ?? place.key;
+        const lost = latest.current.find((one) => one.state === "lost" && one.key === key && one.size === file.size);
+        const id = lost?.id ?? newId();
+        fresh.push({ ...plain, id, key, state: "waiting" });
+        const kept = keeping.current
+          .then(() => (work.current.has(id) ? keep({ id, user: user ?? "", name: file.name, key, size: file.size, paused: false, file }) : false))
+          .then((whole) => change(id, { kept: whole }));
+        keeping.current = kept;
+        const until = take(id, file, place.mime, kept);
+        void alone(id, () => until);
       }
-      work.current.set(id, { file, mime: place.mime, stopped: false });
-      fresh.push({ id, name: file.name, key: place.key, size: file.size, sent: 0, state: "waiting" });
-      keep((all) => [
-        ...all.filter((one) => one.key !== place.key),
-        { name: file.name, key: place.key, size: file.size },
-      ]);
-    }
-    const keys = new Set(fresh.map((one) => one.key));
-    set((all) => [...all.filter((one) => one.state !== "lost" || !keys.has(one.key)), ...fresh]);
-  }, []);
+      const ids = new Set(fresh.map((one) => one.id));
+      const keys = new Set(fresh.map((one) => one.key));
+      set((all) => [...all.filter((one) => !ids.has(one.id) && !(OVER.includes(one.state) && keys.has(one.key))), ...fresh]);
+    },
+    [change, take, user],
+  );
 
   const pause = useCallback(
-    (id: number) => {
+    (id: string) => {
       const mine = work.current.get(id);
       if (mine) mine.stopped = true;
       void mine?.tus?.abort();
+      void pauseKept(id, true);
       change(id, { state: "paused" });
     },
     [change],
   );
   const resume = useCallback(
-    (id: number) => {
+    (id: string) => {
       const mine = work.current.get(id);
       if (!mine) return;
-      work.current.set(id, { file: mine.file, mime: mine.mime, stopped: false });
+      // What still runs of the work before sees that it was stopped.
+      work.current.set(id, { ...mine, stopped: false, tus: undefined });
+      void pauseKept(id, false);
       change(id, { state: "waiting", code: undefined, reason: undefined });
     },
     [change],
   );
-  const cancel = useCallback((id: number) => {
+  const drop = useCallback((id: string) => {
     const mine = work.current.get(id);
-    if (mine) mine.stopped = true;
-    void mine?.tus?.abort(true).catch(() => undefined);
+    if (mine) {
+      mine.stopped = true;
+      // The service forgets what it has of it, too.
+      void mine.tus?.abort(true).catch(() => undefined);
+      mine.release();
+    }
     work.current.delete(id);
-    set((all) => {
-      const one = all.find((item) => item.id === id);
-      if (one) keep((rest) => rest.filter((item) => item.key !== one.key));
-      return all.filter((item) => item.id !== id);
-    });
+    void forget(id);
   }, []);
+  const cancel = useCallback(
+    (id: string) => {
+      drop(id);
+      set((all) => all.filter((one) => one.id !== id));
+    },
+    [drop],
+  );
   const clear = useCallback(() => {
-    keep(() => []);
-    set((all) => all.filter((one) => !["done", "known", "failed", "lost"].includes(one.state)));
-  }, []);
+    for (const one of latest.current) if (OVER.includes(one.state)) drop(one.id);
+    set((all) => all.filter((one) => !OVER.includes(one.state)));
+  }, [drop]);
 
-  const given = useMemo(() => ({ items, add, pause, resume, cancel, clear }), [items, add, pause, resume, cancel, clear]);
-  return <Context value={given}>{children}</Context>;
+  // What failed for want of a connection goes on when there is one.
+  useEffect(() => {
+    const online = () => {
+      for (const one of latest.current) if (one.state === "failed" && one.code === "unreachable") resume(one.id);
+    };
+    addEventListener("online", online);
+    return () => removeEventListener("online", online);
+  }, [resume]);
+
+  const actions = useMemo(() => ({ add, pause, resume, cancel, clear }), [add, pause, resume, cancel, clear]);
+  return (
+    <Doing value={actions}>
+      <Done value={items}>{children}</Done>
+    </Doing>
+  );
 }
 
-export function useUploads(): Given {
-  const given = useContext(Context);
+/** What can be done. Never changes, so that whoever uses it is not rendered anew with each byte that is sent. */
+export function useUploads(): Actions {
+  const given = useContext(Doing);
   if (!given) throw new Error("outside of UploadsProvider");
   return given;
+}
+
+/** All of them, as they stand. */
+export function useUploadItems(): Item[] {
+  return useContext(Done);
 }

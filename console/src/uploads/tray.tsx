@@ -1,70 +1,102 @@
-/** The uploads under way, at the foot of every page. */
+/** The uploads under way, at the foot of every page. What changes is read out, not each percent. */
+import { Link } from "@tanstack/react-router";
+import { useEffect, useRef, useState } from "react";
+
 import { bytes, useTexts } from "../i18n";
-import { useUploads, type Item } from "./context";
+import type { Texts } from "../i18n/en";
+import { useUploadItems, useUploads, type Item } from "./context";
+
+/** More lines than this help nobody; the heading counts them all. */
+const LINES = 50;
 
 export function UploadTray() {
   const { t } = useTexts();
-  const { items, clear } = useUploads();
-  if (!items.length) return null;
+  const items = useUploadItems();
+  const { clear } = useUploads();
+  const news = useNews(items);
+  const left = items.filter((one) => ["waiting", "checking", "sending", "paused"].includes(one.state)).length;
   return (
-    <aside className="tray" aria-label={t.uploads.title}>
-      <header>
-        <h2>{t.uploads.title}</h2>
-        <button type="button" className="quiet" onClick={clear}>
-          {t.uploads.clear}
-        </button>
-      </header>
-      <ul>
-        {items.map((item) => (
-          <Line key={item.id} item={item} />
-        ))}
-      </ul>
-    </aside>
+    <>
+      <div className="visually-hidden" role="status" aria-live="polite" data-testid="upload-news">
+        {news}
+      </div>
+      {items.length ? (
+        <aside className="tray" aria-label={t.uploads.title}>
+          <header>
+            <h2>
+              {t.uploads.title} <span className="dim">{left ? t.uploads.left(left) : ""}</span>
+            </h2>
+            <button type="button" className="quiet" onClick={clear}>
+              {t.uploads.clear}
+            </button>
+          </header>
+          <ul>
+            {shownOf(items).map((item) => (
+              <Line key={item.id} item={item} />
+            ))}
+          </ul>
+        </aside>
+      ) : null}
+    </>
   );
+}
+
+function shownOf(items: Item[]): Item[] {
+  if (items.length <= LINES) return items;
+  const first = items.filter((one) => !["waiting", "done", "known"].includes(one.state));
+  return [...first, ...items.filter((one) => !first.includes(one))].slice(0, LINES);
+}
+
+/** What ended since it was last looked at, in words. */
+function useNews(items: Item[]): string {
+  const { t } = useTexts();
+  const told = useRef(new Map<string, string>());
+  const [news, setNews] = useState("");
+  useEffect(() => {
+    const fresh = items.filter((one) => told.current.get(one.id) !== one.state && ["sending", "done", "known", "failed", "lost"].includes(one.state));
+    told.current = new Map(items.map((one) => [one.id, one.state]));
+    if (fresh.length) setNews(fresh.map((one) => `${one.name}: ${one.state === "sending" ? t.states.uploading : said(one, t)}`).join(". "));
+  }, [items, t]);
+  return news;
 }
 
 function Line({ item }: { item: Item }) {
   const { t } = useTexts();
   const { pause, resume, cancel } = useUploads();
-  const share = item.size ? Math.round((100 * item.sent) / item.size) : 0;
+  const share = item.size ? Math.floor((100 * item.sent) / item.size) : 0;
   const busy = item.state === "sending" || item.state === "waiting" || item.state === "checking";
+  const here = item.state === "done" || item.state === "known";
+  const button = (word: string, act: (id: string) => void) => (
+    <button type="button" className="quiet" aria-label={`${word}: ${item.name}`} onClick={() => act(item.id)}>
+      {word}
+    </button>
+  );
   return (
-    <li className={`upload ${item.state}`} data-state={item.state}>
+    <li className={`upload ${item.state}`} data-state={item.state} data-kept={item.kept} data-sent={item.sent}>
       <div className="upload-name" title={item.name}>
         {item.name}
       </div>
-      <div className="upload-state">{said(item, t, share)}</div>
-      <progress max={100} value={item.state === "done" || item.state === "known" ? 100 : share} aria-label={item.name} />
+      <div className="upload-state">{said(item, t)}</div>
+      {busy || item.state === "paused" ? <progress max={100} value={share} aria-label={item.name} /> : null}
       <div className="row end">
-        {busy ? (
-          <button type="button" className="quiet" onClick={() => pause(item.id)}>
-            {t.uploads.pause}
-          </button>
+        {busy ? button(t.uploads.pause, pause) : null}
+        {item.state === "paused" ? button(t.uploads.resume, resume) : null}
+        {item.state === "failed" && item.key ? button(t.uploads.retry, resume) : null}
+        {here && item.asset ? (
+          <Link to="/library" search={{ open: item.asset }} className="button quiet" aria-label={`${t.uploads.open}: ${item.name}`}>
+            {t.uploads.open}
+          </Link>
         ) : null}
-        {item.state === "paused" ? (
-          <button type="button" className="quiet" onClick={() => resume(item.id)}>
-            {t.uploads.resume}
-          </button>
-        ) : null}
-        {item.state === "failed" && item.key ? (
-          <button type="button" className="quiet" onClick={() => resume(item.id)}>
-            {t.uploads.retry}
-          </button>
-        ) : null}
-        {item.state !== "done" && item.state !== "known" ? (
-          <button type="button" className="quiet" onClick={() => cancel(item.id)}>
-            {t.uploads.cancel}
-          </button>
-        ) : null}
+        {here ? null : button(t.uploads.cancel, cancel)}
       </div>
     </li>
   );
 }
 
-function said(item: Item, t: ReturnType<typeof useTexts>["t"], share: number): string {
+function said(item: Item, t: Texts): string {
   switch (item.state) {
     case "sending":
-      return `${share} % · ${bytes(item.sent)} / ${bytes(item.size)}`;
+      return `${item.size ? Math.floor((100 * item.sent) / item.size) : 0} % · ${bytes(item.sent)} / ${bytes(item.size)}`;
     case "waiting":
       return t.uploads.waiting;
     case "checking":
@@ -78,6 +110,6 @@ function said(item: Item, t: ReturnType<typeof useTexts>["t"], share: number): s
     case "lost":
       return t.uploads.chooseAgain;
     case "failed":
-      return item.code === "unsupported_type" ? t.uploads.unknownType : (item.reason ?? t.failed);
+      return (t.assets.reasons as Record<string, string>)[item.code ?? ""] ?? item.reason ?? t.failed;
   }
 }

@@ -1,15 +1,18 @@
-/** One file: what it looks and sounds like, what is inside, whose it is, what may be done with it. */
-import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { lazy, Suspense, useState, type FormEvent } from "react";
+/** One file: what it looks and sounds like, whose it is, what is inside, what may be done with it. */
+import { useQuery } from "@tanstack/react-query";
+import { lazy, Suspense } from "react";
 
-import { editAsset, getAsset, restoreAsset, trashAsset, type AssetEdit, type AssetOut } from "../../api/library";
+import { getAsset, type AssetOut } from "../../api/library";
 import { useSession } from "../../api/session";
 import { Dialog } from "../../components/dialog";
-import { Field, Select } from "../../components/field";
-import { useTellError, useToast } from "../../components/toasts";
-import { bytes, clock, useTexts, when } from "../../i18n";
+import { Icon } from "../../components/icon";
+import { useTexts, when } from "../../i18n";
 import { useUploads } from "../../uploads/context";
+import { Edit } from "./edit";
+import { Facts } from "./facts";
+import { LicenceCard } from "./licence";
 import { Sound } from "./sound";
+import { reason } from "./words";
 
 const Model = lazy(() => import("./model"));
 
@@ -25,42 +28,72 @@ export default function Detail({ id, onClose }: { id: string; onClose: () => voi
     },
   });
   return (
-    <Dialog title={asset.data?.displayName ?? t.loading} onClose={onClose} wide>
-      {asset.data ? <Loaded key={asset.data.id} asset={asset.data} onClose={onClose} /> : null}
-      {asset.isError ? <p role="alert">{asset.error.message}</p> : null}
+    <Dialog
+      title={asset.data?.displayName ?? t.loading}
+      onClose={onClose}
+      wide
+      returnTo={() => document.querySelector<HTMLElement>(`.card[data-id="${CSS.escape(id)}"]`)}
+    >
+      {asset.data ? <Loaded asset={asset.data} onClose={onClose} /> : null}
+      {asset.isError ? (
+        <div className="notice bad" role="alert">
+          <p>{asset.error.message}</p>
+          <button type="button" onClick={() => void asset.refetch()}>
+            {t.uploads.retry}
+          </button>
+        </div>
+      ) : null}
     </Dialog>
   );
 }
 
 function Loaded({ asset, onClose }: { asset: AssetOut; onClose: () => void }) {
-  const { t, language } = useTexts();
+  const { t } = useTexts();
   const me = useSession().data;
-  const mine = asset.ownerUserId === me?.userId || me?.operator;
-  const shown = asset.status === "ready" && !asset.deletedAt;
+  const mine = Boolean(me?.userId && (asset.ownerUserId === me.userId || me.operator));
   return (
     <div className="detail">
       <div className="detail-picture">
-        {shown && ["vrm", "scene", "hdr"].includes(asset.type) ? (
-          <Suspense fallback={<div className="stage-box">{t.loading}</div>}>
-            <Model asset={asset} mayKeep={Boolean(mine)} />
-          </Suspense>
-        ) : null}
-        {shown && asset.type === "bgm" ? <Sound asset={asset} /> : null}
-        {shown && asset.type === "animation" && asset.thumbnail ? <img src={asset.thumbnail} alt="" /> : null}
-        {asset.status === "failed" ? <Failed asset={asset} /> : null}
-        {asset.status === "missing" ? (
-          <p className="notice bad">
-            {t.detail.missing} ({when(asset.missingSince, language)})
-          </p>
-        ) : null}
-        {asset.deletedAt ? <p className="notice">{t.detail.deleted(when(asset.deletedAt, language))}</p> : null}
+        <Picture asset={asset} mine={mine} />
       </div>
       <div className="detail-side">
-        {asset.warnings.includes("licence_forbids_redistribution") ? <p className="notice bad">{t.library.warning}</p> : null}
-        {mine ? <Edit asset={asset} onClose={onClose} /> : null}
+        {asset.warnings.includes("licence_forbids_redistribution") ? (
+          <p className="notice warn">
+            <Icon of="warning" /> {t.library.warning}
+          </p>
+        ) : null}
+        {mine ? <Edit key={asset.id} asset={asset} onClose={onClose} /> : <Described asset={asset} />}
+        {asset.type === "vrm" && asset.status === "ready" ? <LicenceCard asset={asset} /> : null}
         <Facts asset={asset} />
       </div>
     </div>
+  );
+}
+
+function Picture({ asset, mine }: { asset: AssetOut; mine: boolean }) {
+  const { t, language } = useTexts();
+  if (asset.deletedAt) return <Still asset={asset} notice={t.detail.deleted(when(asset.deletedAt, language))} />;
+  if (asset.status === "missing")
+    return <Still asset={asset} bad notice={`${t.detail.missing} (${when(asset.missingSince, language)})`} />;
+  if (asset.status === "uploading") return <Still asset={asset} notice={t.states.uploading} />;
+  if (asset.status === "failed") return <Failed asset={asset} />;
+  if (asset.type === "bgm") return <Sound asset={asset} />;
+  return (
+    <Suspense fallback={<div className="stage-box">{t.loading}</div>}>
+      <Model asset={asset} mayKeep={mine} />
+    </Suspense>
+  );
+}
+
+/** A file that cannot be read now. */
+function Still({ asset, notice, bad = false }: { asset: AssetOut; notice: string; bad?: boolean }) {
+  return (
+    <>
+      <div className="stage-box still" data-type={asset.type}>
+        <Icon of={asset.type} size={72} />
+      </div>
+      <p className={bad ? "notice bad" : "notice"}>{notice}</p>
+    </>
   );
 }
 
@@ -68,154 +101,47 @@ function Failed({ asset }: { asset: AssetOut }) {
   const { t } = useTexts();
   const { add } = useUploads();
   return (
-    <div className="notice bad">
-      <p>
-        <strong>{t.detail.failed}</strong>
-      </p>
-      <p>
-        {asset.errorDetail ?? asset.errorCode} <code>{asset.errorCode}</code>
-      </p>
-      <label className="button">
-        {t.detail.retry}
-        <input type="file" className="visually-hidden" onChange={(event) => event.target.files && add(event.target.files)} />
-      </label>
-    </div>
-  );
-}
-
-function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void }) {
-  const { t } = useTexts();
-  const client = useQueryClient();
-  const tell = useToast();
-  const tellError = useTellError();
-  const [name, setName] = useState(asset.displayName);
-  const [tags, setTags] = useState(asset.tags.join(", "));
-  const settled = () => client.invalidateQueries({ queryKey: ["assets"] });
-  const edit = useMutation({ mutationFn: (values: AssetEdit) => editAsset(asset.id, values), onError: tellError, onSettled: settled });
-  const move = useMutation({
-    mutationFn: async () => void (asset.deletedAt ? await restoreAsset(asset.id) : await trashAsset(asset.id)),
-    onError: tellError,
-    onSuccess: onClose,
-    onSettled: settled,
-  });
-  const submit = (event: FormEvent) => {
-    event.preventDefault();
-    edit.mutate({
-      displayName: name,
-      tags: tags
-        .split(",")
-        .map((tag) => tag.trim())
-        .filter(Boolean),
-    });
-  };
-  return (
-    <form className="edit" onSubmit={submit}>
-      <Field label={t.detail.rename}>
-        {(id) => <input id={id} value={name} maxLength={200} required onChange={(event) => setName(event.target.value)} />}
-      </Field>
-      <Field label={t.detail.tags}>{(id) => <input id={id} value={tags} onChange={(event) => setTags(event.target.value)} />}</Field>
-      <Select
-        label={t.detail.visibility}
-        value={asset.visibility}
-        options={[
-          ["private", t.library.private],
-          ["public", t.library.public],
-        ]}
-        onChange={(value) => edit.mutate({ visibility: value as "public" | "private" })}
-      />
-      <div className="row">
-        <button type="submit" className="primary" disabled={edit.isPending}>
-          {t.save}
-        </button>
-        <button type="button" className={asset.deletedAt ? "" : "danger"} disabled={move.isPending} onClick={() => move.mutate()}>
-          {asset.deletedAt ? t.detail.restore : t.detail.trash}
-        </button>
-        <button
-          type="button"
-          className="quiet"
-          onClick={() => {
-            void navigator.clipboard.writeText(new URL(asset.url, location.href).href).then(() => tell(t.copied));
-          }}
-        >
-          {t.detail.copyLink}
-        </button>
-      </div>
-    </form>
-  );
-}
-
-interface Licence {
-  [part: string]: unknown;
-}
-
-function Facts({ asset }: { asset: AssetOut }) {
-  const { t, language } = useTexts();
-  const facts = asset.facts as Record<string, unknown> & { licence?: Licence };
-  const loudness = facts.loudness_lufs ?? facts.loudness;
-  const plain: [string, string][] = [
-    [t.detail.size, bytes(asset.sizeBytes)],
-    [t.detail.added, when(asset.createdAt, language)],
-  ];
-  if (typeof facts.format === "string") plain.push([t.detail.format, facts.format.replaceAll("_", " ")]);
-  if (asset.durationSeconds) plain.push([t.detail.duration, clock(asset.durationSeconds)]);
-  if (typeof loudness === "number") plain.push([t.detail.loudness, `${loudness.toFixed(1)} LUFS`]);
-  for (const [name, value] of Object.entries(facts)) {
-    if (["number", "string"].includes(typeof value) && !["format", "duration", "loudness", "loudness_lufs", "duration_seconds"].includes(name))
-      plain.push([name.replaceAll("_", " "), typeof value === "number" ? value.toLocaleString() : String(value)]);
-  }
-  return (
     <>
-      {facts.licence ? <LicenceCard licence={facts.licence} /> : null}
-      <section>
-        <h3>{t.detail.facts}</h3>
-        <dl className="facts">
-          {plain.map(([name, value]) => (
-            <div key={name}>
-              <dt>{name}</dt>
-              <dd>{value}</dd>
-            </div>
-          ))}
-        </dl>
-        {asset.inspectError ? (
-          <p className="dim">
-            {t.detail.inspectError}: <code>{asset.inspectError}</code>
-          </p>
-        ) : null}
-      </section>
+      <div className="stage-box still" data-type={asset.type}>
+        <Icon of={asset.type} size={72} />
+      </div>
+      <div className="notice bad">
+        <p>
+          <strong>{t.detail.failed}</strong>
+        </p>
+        <p>{reason(t, asset.errorCode, asset.errorDetail)}</p>
+        {asset.errorDetail ? <p className="dim">{asset.errorDetail}</p> : null}
+        <label className="button">
+          <Icon of="upload" /> {t.detail.retry}
+          <input
+            type="file"
+            className="visually-hidden"
+            onChange={(event) => {
+              if (event.target.files) add(event.target.files, asset.s3Key);
+              event.target.value = "";
+            }}
+          />
+        </label>
+      </div>
     </>
   );
 }
 
-function LicenceCard({ licence }: { licence: Licence }) {
+function Described({ asset }: { asset: AssetOut }) {
   const { t } = useTexts();
-  const shown = Object.entries(licence).filter(([, value]) => typeof value === "string" || typeof value === "boolean");
   return (
     <section>
-      <h3>{t.detail.licence}</h3>
-      <ul className="badges">
-        {shown.map(([part, value]) => {
-          const forbidden = value === false || /^(disallow|prohibited|none|no|not|only_author)/.test(String(value));
-          const link = typeof value === "string" && /^https?:\/\//.test(value);
-          return (
-            <li key={part} className={forbidden ? "licence no" : "licence yes"}>
-              <span>{part.replaceAll("_", " ")}</span>{" "}
-              <b>
-                {link ? (
-                  <a href={value} rel="noreferrer noopener" target="_blank">
-                    {new URL(value).hostname}
-                  </a>
-                ) : value === true ? (
-                  t.detail.allowed
-                ) : value === false ? (
-                  t.detail.forbidden
-                ) : (
-                  String(value).replaceAll("_", " ")
-                )}
-              </b>
+      <p className="dim">{t.detail.notYours}</p>
+      {asset.description ? <p className="prose">{asset.description}</p> : null}
+      {asset.tags.length ? (
+        <ul className="badges">
+          {asset.tags.map((tag) => (
+            <li key={tag} className="badge">
+              {tag}
             </li>
-          );
-        })}
-      </ul>
+          ))}
+        </ul>
+      ) : null}
     </section>
   );
 }

@@ -1,37 +1,114 @@
 /** What the library is narrowed by. Choices that have numbers come from the service's facets. */
-import { useQuery } from "@tanstack/react-query";
-import { useEffect, useState } from "react";
+import { keepPreviousData, useQuery } from "@tanstack/react-query";
+import { useEffect, useId, useRef, useState } from "react";
 
 import { facetsOf, TYPES, type FacetsOut, type Filters } from "../../api/library";
-import { Field, Select } from "../../components/field";
+import { Select } from "../../components/field";
+import { Icon } from "../../components/icon";
 import { useTexts } from "../../i18n";
 import type { LibrarySearch } from "./search";
+import { formatName, term } from "./words";
 
 const PAUSE = 250;
+const LICENCE = ["commercial", "redistribution", "modification", "credit"] as const;
+const NARROWING = ["owner", "status", "trashed", "visibility", "commercial", "redistribution", "modification", "credit", "format", "tag"] as const;
+/** From here on there is room for the filters themselves. */
+const ROOM = "(min-width: 48rem)";
 
 export function FilterBar({ search, onChange }: { search: LibrarySearch; onChange: (values: Partial<LibrarySearch>) => void }) {
   const { t } = useTexts();
+  const panel = useId();
   const [typed, setTyped] = useState(search.q ?? "");
+  const [shown, setShown] = useState(() => matchMedia(ROOM).matches);
+  const asked = search.q ?? "";
+  const sent = useRef(asked);
   useEffect(() => {
-    if (typed === (search.q ?? "")) return;
-    const timer = setTimeout(() => onChange({ q: typed || undefined }), PAUSE);
+    if (typed === sent.current) return;
+    const timer = setTimeout(() => {
+      sent.current = typed;
+      onChange({ q: typed || undefined });
+    }, PAUSE);
     return () => clearTimeout(timer);
-  }, [typed, search.q, onChange]);
-  const of: Filters = { type: search.type };
-  const facets = useQuery({ queryKey: ["facets", of], queryFn: ({ signal }) => facetsOf(of, signal), staleTime: 60_000 });
-  const any = ["", t.library.any] as const;
-  const narrowed = Object.keys(search).some((name) => !["sort", "open", "type"].includes(name));
+  }, [typed, onChange]);
+  // The address has changed by itself: somebody went back.
+  useEffect(() => {
+    if (asked === sent.current) return;
+    sent.current = asked;
+    setTyped(asked);
+  }, [asked]);
+  const narrowed = NARROWING.filter((name) => search[name] !== undefined).length;
   return (
     <form className="filters" role="search" onSubmit={(event) => event.preventDefault()}>
-      <Field label={t.library.search}>
-        {(id) => <input id={id} type="search" value={typed} maxLength={100} onChange={(event) => setTyped(event.target.value)} />}
-      </Field>
-      <Select
-        label={t.library.type}
-        value={search.type ?? ""}
-        options={[["", t.library.all], ...TYPES.map((type) => [type, t.types[type]] as const)]}
-        onChange={(value) => onChange({ type: (value || undefined) as LibrarySearch["type"] })}
-      />
+      <div className="tabs" role="group" aria-label={t.library.type}>
+        <button type="button" aria-pressed={!search.type} onClick={() => onChange({ type: undefined })}>
+          {t.library.all}
+        </button>
+        {TYPES.map((type) => (
+          <button
+            key={type}
+            type="button"
+            aria-pressed={search.type === type}
+            onClick={() => onChange({ type, format: undefined })}
+          >
+            <Icon of={type} size={16} /> {t.types[type]}
+          </button>
+        ))}
+      </div>
+      <div className="search-row">
+        <input
+          type="search"
+          aria-label={t.library.search}
+          placeholder={t.library.search}
+          value={typed}
+          maxLength={100}
+          onChange={(event) => setTyped(event.target.value)}
+        />
+        <button type="button" aria-expanded={shown} aria-controls={panel} onClick={() => setShown(!shown)}>
+          <Icon of="filter" /> {t.library.filters}
+          {narrowed ? <span className="how-many">{narrowed}</span> : null}
+        </button>
+        <select aria-label={t.library.sort} value={search.sort ?? "-created_at"} onChange={(event) => onChange({ sort: event.target.value === "-created_at" ? undefined : event.target.value })}>
+          <option value="-created_at">{t.library.newest}</option>
+          <option value="created_at">{t.library.oldest}</option>
+          <option value="-updated_at">{t.library.lastChanged}</option>
+          <option value="name">{t.library.byName}</option>
+          <option value="-size">{t.library.largest}</option>
+          <option value="size">{t.library.smallest}</option>
+        </select>
+      </div>
+      <div className="narrow" id={panel} hidden={!shown}>
+        {shown ? <Narrow search={search} onChange={onChange} /> : null}
+        {narrowed || search.q ? (
+          <button
+            type="button"
+            className="quiet"
+            onClick={() => {
+              setTyped("");
+              onChange({ q: undefined, ...Object.fromEntries(NARROWING.map((name) => [name, undefined])) });
+            }}
+          >
+            {t.library.clear}
+          </button>
+        ) : null}
+      </div>
+    </form>
+  );
+}
+
+function Narrow({ search, onChange }: { search: LibrarySearch; onChange: (values: Partial<LibrarySearch>) => void }) {
+  const { t } = useTexts();
+  const of: Filters = { type: search.type };
+  const facets = useQuery({
+    queryKey: ["facets", of],
+    queryFn: ({ signal }) => facetsOf(of, signal),
+    staleTime: 60_000,
+    placeholderData: keepPreviousData,
+  }).data;
+  const any = ["", t.library.any] as const;
+  const labels = { commercial: t.library.commercial, redistribution: t.library.redistribution, modification: t.library.modification, credit: t.library.credit };
+  const formats = facets?.formats ?? [];
+  return (
+    <>
       <Select
         label={t.library.owner}
         value={search.owner ?? ""}
@@ -59,52 +136,50 @@ export function FilterBar({ search, onChange }: { search: LibrarySearch; onChang
         }
       />
       <Select
-        label={t.library.commercial}
-        value={search.commercial ?? ""}
-        options={[any, ...choices(facets.data, "commercial")]}
-        onChange={(value) => onChange({ commercial: value || undefined })}
+        label={t.library.visibility}
+        value={search.visibility ?? ""}
+        options={[any, ["public", t.library.public], ["private", t.library.private]]}
+        onChange={(value) => onChange({ visibility: (value || undefined) as LibrarySearch["visibility"] })}
       />
-      <Select
-        label={t.library.redistribution}
-        value={search.redistribution ?? ""}
-        options={[any, ...choices(facets.data, "redistribution")]}
-        onChange={(value) => onChange({ redistribution: value || undefined })}
-      />
-      {facets.data?.tags.length ? (
+      {!search.type || search.type === "vrm"
+        ? LICENCE.map((part) => (
+            <Select
+              key={part}
+              label={labels[part]}
+              value={search[part] ?? ""}
+              options={[any, ...choices(facets, part, search[part], (value) => term(t, part, value))]}
+              onChange={(value) => onChange({ [part]: value || undefined })}
+            />
+          ))
+        : null}
+      {formats.length > 1 || search.format ? (
+        <Select
+          label={t.library.format}
+          value={search.format ?? ""}
+          options={[any, ...counted(formats, search.format, (value) => formatName(t, value))]}
+          onChange={(value) => onChange({ format: value || undefined })}
+        />
+      ) : null}
+      {facets?.tags.length || search.tag ? (
         <Select
           label={t.library.tag}
           value={search.tag ?? ""}
-          options={[any, ...facets.data.tags.map((one) => [one.value, `${one.value} (${one.count})`] as const)]}
+          options={[any, ...counted(facets?.tags ?? [], search.tag, (value) => value)]}
           onChange={(value) => onChange({ tag: value || undefined })}
         />
       ) : null}
-      <Select
-        label={t.library.sort}
-        value={search.sort ?? "-created_at"}
-        options={[
-          ["-created_at", t.library.newest],
-          ["created_at", t.library.oldest],
-          ["name", t.library.byName],
-          ["-size", t.library.largest],
-        ]}
-        onChange={(value) => onChange({ sort: value === "-created_at" ? undefined : value })}
-      />
-      {narrowed ? (
-        <button
-          type="button"
-          className="quiet"
-          onClick={() => {
-            setTyped("");
-            onChange({ q: undefined, owner: undefined, status: undefined, trashed: undefined, visibility: undefined, commercial: undefined, redistribution: undefined, tag: undefined });
-          }}
-        >
-          {t.library.clear}
-        </button>
-      ) : null}
-    </form>
+    </>
   );
 }
 
-function choices(facets: FacetsOut | undefined, part: string): (readonly [string, string])[] {
-  return (facets?.licence[part] ?? []).map((one) => [one.value, `${one.value.replaceAll("_", " ")} (${one.count})`] as const);
+type Counted = readonly { value: string; count: number }[];
+
+function choices(facets: FacetsOut | undefined, part: string, chosen: string | undefined, say: (value: string) => string) {
+  return counted(facets?.licence[part] ?? [], chosen, say);
+}
+
+/** What is chosen is there to be seen, whatever is counted. */
+function counted(found: Counted, chosen: string | undefined, say: (value: string) => string): (readonly [string, string])[] {
+  const all = found.map((one) => [one.value, `${say(one.value)} (${one.count})`] as const);
+  return chosen && !found.some((one) => one.value === chosen) ? [...all, [chosen, say(chosen)]] : all;
 }

@@ -1,129 +1,217 @@
 /** The cards, of which only those near the window are in the document: 100,000 of them scroll like a hundred. */
-import { useInfiniteQuery } from "@tanstack/react-query";
-import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState, type KeyboardEvent } from "react";
+import { useInfiniteQuery, type InfiniteData } from "@tanstack/react-query";
+import { defaultRangeExtractor, useWindowVirtualizer, type Range } from "@tanstack/react-virtual";
+import { memo, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState, type FocusEvent, type KeyboardEvent } from "react";
 
-import { listAssets, type Card, type Filters } from "../../api/library";
-import { bytes, clock, useTexts } from "../../i18n";
+import { listAssets, type Card, type CardPage, type Filters } from "../../api/library";
+import { listKey } from "../../api/lists";
+import { useTexts } from "../../i18n";
+import { CardView } from "./card";
 
-const NARROWEST = 168;
-const GAP = 12;
-const FOOT = 66;
+const NARROWEST = 172;
+const NARROWEST_PHONE = 140;
+const GAP = 14;
+const FOOT = 62;
+/** So many rows before the end the next page is asked for. */
+const AHEAD = 16;
 
-export function Grid({ filters, sort, onOpen }: { filters: Filters; sort: string; onOpen: (id: string) => void }) {
+/** All cards in one list. Pages only ever come at the end, and 1,000 of them are not put together anew for each. */
+function useCards(data: InfiniteData<CardPage> | undefined): Card[] {
+  const before = useRef<{ pages: CardPage[]; cards: Card[] }>({ pages: [], cards: [] });
+  return useMemo(() => {
+    const pages = data?.pages ?? [];
+    const last = before.current;
+    const grown = last.pages.length <= pages.length && last.pages.every((page, place) => page === pages[place]);
+    const cards = grown ? last.cards : [];
+    for (const page of pages.slice(grown ? last.pages.length : 0)) for (const card of page.items) cards.push(card);
+    before.current = { pages, cards };
+    return cards;
+  }, [data]);
+}
+
+export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Filters; sort: string; onOpen: (id: string) => void }) {
   const { t } = useTexts();
   const box = useRef<HTMLDivElement>(null);
-  const [width, setWidth] = useState(0);
+  const [{ width, top }, setPlace] = useState({ width: 0, top: 0 });
   useLayoutEffect(() => {
     const element = box.current;
     if (!element) return;
-    setWidth(element.clientWidth);
-    const observer = new ResizeObserver(() => setWidth(element.clientWidth));
+    const measure = () => {
+      const found = { width: element.clientWidth, top: Math.round(element.getBoundingClientRect().top + scrollY) };
+      setPlace((now) => (now.width === found.width && now.top === found.top ? now : found));
+    };
+    measure();
+    const observer = new ResizeObserver(measure);
     observer.observe(element);
+    // The filters above it grow and shrink, too.
+    if (element.parentElement) observer.observe(element.parentElement);
     return () => observer.disconnect();
   }, []);
-  const columns = Math.max(Math.floor((width + GAP) / (NARROWEST + GAP)), 2);
+  const narrowest = width < 500 ? NARROWEST_PHONE : NARROWEST;
+  const columns = Math.max(Math.floor((width + GAP) / (narrowest + GAP)), 2);
   const cell = Math.floor((width - GAP * (columns - 1)) / columns);
 
   const list = useInfiniteQuery({
-    queryKey: ["assets", "list", filters, sort],
+    queryKey: listKey(filters, sort),
     queryFn: ({ pageParam, signal }) => listAssets(filters, sort, pageParam, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (page) => page.nextCursor,
+    // Comparing 100,000 cards with those of a moment ago takes longer than drawing what is seen of them.
+    structuralSharing: false,
   });
-  const cards = useMemo(() => list.data?.pages.flatMap((page) => page.items) ?? [], [list.data]);
+  const cards = useCards(list.data);
   const rows = Math.ceil(cards.length / columns);
   const height = cell + FOOT + GAP;
+
+  /** Which card the Tab key stops at; arrows go on from it. */
+  const [active, setActive] = useState(0);
+  const activeRow = Math.floor(Math.min(active, Math.max(cards.length - 1, 0)) / columns);
+  const [focused, setFocused] = useState(false);
   const virtual = useWindowVirtualizer({
     count: rows,
     estimateSize: () => height,
     overscan: 4,
-    scrollMargin: box.current?.offsetTop ?? 0,
+    scrollMargin: top,
+    // What has the focus stays in the document wherever the page is scrolled to.
+    rangeExtractor: useCallback(
+      (range: Range) => {
+        const shown = defaultRangeExtractor(range);
+        if (!focused || activeRow >= range.count || (activeRow >= (shown[0] ?? 0) && activeRow <= (shown.at(-1) ?? -1))) return shown;
+        return [...shown, activeRow].sort((a, b) => a - b);
+      },
+      [focused, activeRow],
+    ),
   });
-  useEffect(() => virtual.measure(), [height, virtual]);
+  useLayoutEffect(() => virtual.measure(), [height, virtual]);
   const shown = virtual.getVirtualItems();
-  const last = shown.at(-1)?.index ?? 0;
-  const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
+  const reached = virtual.range?.endIndex ?? 0;
+  const { hasNextPage, isFetchingNextPage, isError, fetchNextPage } = list;
   useEffect(() => {
-    if (hasNextPage && !isFetchingNextPage && last >= rows - 12) void fetchNextPage();
-  }, [last, rows, hasNextPage, isFetchingNextPage, fetchNextPage]);
+    if (hasNextPage && !isFetchingNextPage && !isError && reached >= rows - AHEAD) void fetchNextPage();
+  }, [reached, rows, hasNextPage, isFetchingNextPage, isError, fetchNextPage]);
 
-  // One stop for the Tab key; arrows go from card to card.
+  // Another list begins at its top.
+  const key = JSON.stringify([filters, sort]);
+  const before = useRef(key);
+  useLayoutEffect(() => {
+    if (before.current === key) return;
+    before.current = key;
+    setActive(0);
+    if (scrollY > top) scrollTo({ top: Math.max(top - 160, 0) });
+  }, [key, top]);
+
   const move = (event: KeyboardEvent<HTMLDivElement>) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
-    if (!step) return;
-    const place = Number((event.target as HTMLElement).dataset.place);
-    const to = place + step;
-    if (Number.isNaN(to) || to < 0 || to >= cards.length) return;
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const screen = columns * Math.max(Math.floor(innerHeight / height), 1);
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: screen, PageUp: -screen }[event.key];
+    const last = cards.length - 1;
+    let to: number;
+    if (event.key === "Home") to = 0;
+    else if (event.key === "End") to = last;
+    else if (step === undefined) return;
+    else if (Math.abs(step) > 1) {
+      to = active + step;
+      // Up and down stay in their column; from the last whole row one gets to the one that is not.
+      if (to < 0) to = Math.abs(step) === columns ? active : active % columns;
+      if (to > last) to = activeRow < Math.floor(last / columns) ? last : active;
+    } else to = Math.min(Math.max(active + step, 0), last);
     event.preventDefault();
-    virtual.scrollToIndex(Math.floor(to / columns));
-    requestAnimationFrame(() => box.current?.querySelector<HTMLElement>(`[data-place="${to}"]`)?.focus());
+    if (to === active) return;
+    setActive(to);
+    virtual.scrollToIndex(Math.floor(to / columns), { align: "auto" });
+    wanted.current = to;
+  };
+  // The card may not be in the document before the next drawing.
+  const wanted = useRef<number | null>(null);
+  useEffect(() => {
+    if (wanted.current === null) return;
+    const card = box.current?.querySelector<HTMLElement>(`[data-place="${wanted.current}"]`);
+    if (!card) return;
+    wanted.current = null;
+    card.focus({ preventScroll: true });
+  });
+  const focus = (event: FocusEvent<HTMLDivElement>) => {
+    const place = Number((event.target as HTMLElement).dataset.place);
+    setFocused(true);
+    if (!Number.isNaN(place)) setActive(place);
   };
 
-  const narrowed = Object.keys(filters).length > 0;
+  // When what Tab would stop at is far away, it stops at the first that is seen.
+  const visible = shown.some((row) => row.index === activeRow);
+  const stop = visible ? Math.min(active, Math.max(cards.length - 1, 0)) : (shown[0]?.index ?? 0) * columns;
+  const narrowed = Object.keys(filters).some((name) => name !== "type");
   return (
-    <div ref={box} className="grid-box">
-      {list.isSuccess && !cards.length ? <p className="empty">{narrowed ? t.library.emptySearch : t.library.empty}</p> : null}
+    <div ref={box} className="grid-box" aria-busy={list.isFetching}>
+      {list.isSuccess && !cards.length ? <Nothing narrowed={narrowed} trash={Boolean(filters.trashed)} /> : null}
       {list.isError ? (
-        <p className="empty" role="alert">
-          {list.error.message}{" "}
-          <button type="button" onClick={() => void list.refetch()}>
+        <div className="empty" role="alert">
+          <p>{list.error.message}</p>
+          <button type="button" onClick={() => void (cards.length ? fetchNextPage() : list.refetch())}>
             {t.uploads.retry}
           </button>
-        </p>
+        </div>
       ) : null}
       {cards.length && width ? (
-        <div className="grid" role="list" aria-label={t.library.grid} style={{ height: virtual.getTotalSize() }} onKeyDown={move}>
+        <div
+          className="grid"
+          role="list"
+          aria-label={t.library.grid}
+          style={{ height: virtual.getTotalSize() }}
+          onKeyDown={move}
+          onFocus={focus}
+          onBlur={(event) => {
+            if (!event.currentTarget.contains(event.relatedTarget)) setFocused(false);
+          }}
+        >
           {shown.map((row) =>
-            cards.slice(row.index * columns, (row.index + 1) * columns).map((card, column) => (
-              <div
-                key={card.id}
-                role="listitem"
-                className="cell"
-                style={{
-                  width: cell,
-                  height: cell + FOOT,
-                  transform: `translate(${column * (cell + GAP)}px, ${row.start - virtual.options.scrollMargin}px)`,
-                }}
-              >
-                <CardView card={card} place={row.index * columns + column} onOpen={onOpen} />
-              </div>
-            )),
+            cards.slice(row.index * columns, (row.index + 1) * columns).map((card, column) => {
+              const place = row.index * columns + column;
+              return (
+                <div
+                  key={card.id}
+                  role="listitem"
+                  aria-posinset={place + 1}
+                  aria-setsize={hasNextPage ? -1 : cards.length}
+                  className="cell"
+                  style={{
+                    width: cell,
+                    height: cell + FOOT,
+                    transform: `translate(${column * (cell + GAP)}px, ${row.start - virtual.options.scrollMargin}px)`,
+                  }}
+                >
+                  <CardView card={card} place={place} stop={place === stop} onOpen={onOpen} />
+                </div>
+              );
+            }),
           )}
         </div>
       ) : null}
-      {list.isFetching ? <p className="dim">{t.loading}</p> : null}
+      {list.isPending ? <Skeletons columns={columns} cell={cell} /> : null}
+      {isFetchingNextPage ? <p className="more dim">{t.library.loadingMore}</p> : null}
+    </div>
+  );
+});
+
+function Nothing({ narrowed, trash }: { narrowed: boolean; trash: boolean }) {
+  const { t } = useTexts();
+  return (
+    <div className="empty">
+      <h2>{trash ? t.library.emptyTrash : narrowed ? t.library.emptySearchTitle : t.library.emptyTitle}</h2>
+      {trash ? null : <p>{narrowed ? t.library.emptySearch : t.library.empty}</p>}
     </div>
   );
 }
 
-const SIGNS = { vrm: "🧍", animation: "🏃", bgm: "🎵", hdr: "🌅", scene: "🏛️" };
-
-const CardView = memo(function CardView({ card, place, onOpen }: { card: Card; place: number; onOpen: (id: string) => void }) {
+function Skeletons({ columns, cell }: { columns: number; cell: number }) {
   const { t } = useTexts();
   return (
-    <button type="button" className="card" data-place={place} data-key={card.s3Key} onClick={() => onOpen(card.id)}>
-      <span className="picture">
-        {card.thumbnail ? (
-          <img src={card.thumbnail} alt="" loading="lazy" decoding="async" />
-        ) : (
-          <span className="sign" aria-hidden="true">
-            {SIGNS[card.category]}
-          </span>
-        )}
-        {card.status !== "ready" ? <span className={`badge ${card.status}`}>{t.states[card.status]}</span> : null}
-        {card.warning ? (
-          <span className="badge warning" title={t.library.warning}>
-            ⚠
-          </span>
-        ) : null}
+    <div className="skeletons" style={{ gridTemplateColumns: `repeat(${columns}, 1fr)`, gap: GAP }}>
+      <span className="visually-hidden" role="status">
+        {t.loading}
       </span>
-      <span className="name">{card.name}</span>
-      <span className="about">
-        {card.duration ? clock(card.duration) : bytes(card.size)}
-        {card.visibility === "private" ? ` · ${t.library.private}` : ""}
-        {card.commercial ? ` · ${card.commercial.replaceAll("_", " ")}` : ""}
-      </span>
-    </button>
+      {Array.from({ length: columns * 2 }, (_, place) => (
+        <div key={place} className="skeleton" style={{ height: cell + FOOT }} />
+      ))}
+    </div>
   );
-});
+}

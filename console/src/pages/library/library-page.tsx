@@ -1,13 +1,16 @@
 /** The library: what is there, narrowed and sorted by the address; files dropped anywhere on the page are uploaded. */
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
-import { Suspense, lazy, useCallback, useEffect, useRef, useState } from "react";
+import { lazy, Suspense, useCallback, useEffect, useMemo, useRef, useState } from "react";
 
 import { countAssets, type Filters } from "../../api/library";
 import { useSession } from "../../api/session";
+import { Icon } from "../../components/icon";
 import { useTexts } from "../../i18n";
 import { SignedOut } from "../../shell/shell";
 import { useUploads } from "../../uploads/context";
+import { ACCEPTED } from "../../uploads/places";
+import { Thumbnails } from "../../uploads/thumbnails";
 import { FilterBar } from "./filter-bar";
 import { Grid } from "./grid";
 import type { LibrarySearch } from "./search";
@@ -21,13 +24,19 @@ export function LibraryPage() {
   const session = useSession();
   const uploads = useUploads();
   const picker = useRef<HTMLInputElement>(null);
-  const [over, setOver] = useState(false);
-  const { sort, open, ...filters } = search;
+  const { sort, open, ...rest } = search;
+  // The same object while nothing of it changes: the grid need not be drawn for a dialog that opens.
+  const key = JSON.stringify(rest);
+  const filters = useMemo(() => JSON.parse(key) as Filters, [key]);
+  const over = useDrop(uploads.add);
 
   const change = useCallback(
-    (values: Partial<LibrarySearch>) => void navigate({ search: (now: LibrarySearch) => ({ ...now, ...values }), replace: !("open" in values) }),
+    (values: Partial<LibrarySearch>) =>
+      void navigate({ search: (now: LibrarySearch) => ({ ...now, ...values }), replace: !("open" in values), resetScroll: false }),
     [navigate],
   );
+  const openCard = useCallback((id: string) => change({ open: id }), [change]);
+  const close = useCallback(() => change({ open: undefined }), [change]);
 
   useEffect(() => {
     document.title = `${t.pages.library} · ${t.brand}`;
@@ -35,22 +44,7 @@ export function LibraryPage() {
 
   if (session.data && !session.data.userId) return <SignedOut />;
   return (
-    <div
-      className={over ? "library over" : "library"}
-      onDragOver={(event) => {
-        if (!event.dataTransfer.types.includes("Files")) return;
-        event.preventDefault();
-        setOver(true);
-      }}
-      onDragLeave={(event) => {
-        if (event.currentTarget === event.target) setOver(false);
-      }}
-      onDrop={(event) => {
-        event.preventDefault();
-        setOver(false);
-        uploads.add(event.dataTransfer.files);
-      }}
-    >
+    <div className="library">
       <div className="page-head">
         <h1>{t.pages.library}</h1>
         <Count filters={filters} />
@@ -59,32 +53,69 @@ export function LibraryPage() {
           type="file"
           multiple
           hidden
+          accept={ACCEPTED}
           data-testid="files"
-          aria-hidden="true"
-          tabIndex={-1}
           onChange={(event) => {
             if (event.target.files) uploads.add(event.target.files);
             event.target.value = "";
           }}
         />
         <button type="button" className="primary" onClick={() => picker.current?.click()}>
-          {t.library.upload}
+          <Icon of="upload" /> {t.library.upload}
         </button>
       </div>
       <FilterBar search={search} onChange={change} />
-      {session.data ? <Grid filters={filters} sort={sort ?? "-created_at"} onOpen={(id) => change({ open: id })} /> : null}
+      {session.data ? <Grid filters={filters} sort={sort ?? "-created_at"} onOpen={openCard} /> : null}
+      <Thumbnails />
       {over ? (
         <div className="drop" aria-hidden="true">
+          <Icon of="upload" size={40} />
           {t.library.drop}
         </div>
       ) : null}
       {open ? (
         <Suspense fallback={null}>
-          <Detail id={open} onClose={() => change({ open: undefined })} />
+          <Detail key={open} id={open} onClose={close} />
         </Suspense>
       ) : null}
     </div>
   );
+}
+
+/** Takes files that are dropped anywhere on the window; says whether some are held over it. */
+function useDrop(add: (files: Iterable<File>) => void): boolean {
+  const [over, setOver] = useState(false);
+  useEffect(() => {
+    // Entering a child is told before leaving its parent: the difference tells whether the window was left.
+    let depth = 0;
+    const files = (event: DragEvent) => event.dataTransfer?.types.includes("Files") ?? false;
+    const enter = (event: DragEvent) => {
+      if (!files(event)) return;
+      depth += 1;
+      setOver(true);
+    };
+    const leave = (event: DragEvent) => {
+      if (!files(event)) return;
+      depth = Math.max(depth - 1, 0);
+      if (!depth) setOver(false);
+    };
+    const hold = (event: DragEvent) => {
+      if (files(event)) event.preventDefault();
+    };
+    const drop = (event: DragEvent) => {
+      if (!files(event)) return;
+      event.preventDefault();
+      depth = 0;
+      setOver(false);
+      if (event.dataTransfer) add(event.dataTransfer.files);
+    };
+    const all = [["dragenter", enter], ["dragleave", leave], ["dragover", hold], ["drop", drop]] as const;
+    for (const [name, listener] of all) addEventListener(name, listener);
+    return () => {
+      for (const [name, listener] of all) removeEventListener(name, listener);
+    };
+  }, [add]);
+  return over;
 }
 
 function Count({ filters }: { filters: Filters }) {
@@ -93,5 +124,9 @@ function Count({ filters }: { filters: Filters }) {
     queryKey: ["assets", "count", filters],
     queryFn: ({ signal }) => countAssets(filters, signal),
   });
-  return <p className="count">{found.data ? t.library.count(found.data.total, found.data.exact) : " "}</p>;
+  return (
+    <p className="count" role="status">
+      {found.data ? t.library.count(found.data.total, found.data.exact) : " "}
+    </p>
+  );
 }

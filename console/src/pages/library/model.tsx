@@ -1,72 +1,123 @@
-/** The 3D preview. A VRM that brought no thumbnail gets the picture that is made here. */
+/** The 3D preview: avatars, scenes, skies; an animation on an avatar. A VRM that brought no thumbnail gets the one made here. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState, type KeyboardEvent } from "react";
 
 import { listAssets, storeThumbnail, type AssetOut } from "../../api/library";
+import { refreshAssets } from "../../api/lists";
 import { Select } from "../../components/field";
+import { useToast } from "../../components/toasts";
 import { useTexts } from "../../i18n";
 import { Scene } from "../../three/scene";
+import { FRAMES_BEFORE, THUMBNAIL, frames } from "../../three/thumbnail";
 
-const THUMBNAIL = 512;
-/** Textures are sent to the card, springs settle. */
-const FRAMES_BEFORE = 12;
+const STEP = Math.PI / 24;
 
 export default function Model({ asset, mayKeep }: { asset: AssetOut; mayKeep: boolean }) {
   const { t } = useTexts();
+  const motion = asset.type === "animation";
+  const avatars = useQuery({
+    queryKey: ["assets", "avatars"],
+    queryFn: ({ signal }) => listAssets({ type: "vrm" }, "-created_at", null, signal),
+    enabled: motion,
+  });
+  const [chosen, setChosen] = useState("");
+  const known = avatars.data?.items ?? [];
+  const avatar = chosen || known[0]?.url;
+  if (motion && avatars.isSuccess && !avatar) return <p className="notice">{t.detail.noAvatar}</p>;
+  return (
+    <div className="model">
+      <Shown key={motion ? avatar : asset.url} asset={asset} url={motion ? avatar : asset.url} mayKeep={mayKeep} />
+      {motion && known.length ? (
+        <Select label={t.detail.avatar} value={avatar ?? ""} options={known.map((one) => [one.url, one.name] as const)} onChange={setChosen} />
+      ) : null}
+    </div>
+  );
+}
+
+type State = "loading" | "shown" | "failed";
+
+/** `url`: what stands there; for an animation that is the avatar which moves. */
+function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefined; mayKeep: boolean }) {
+  const { t } = useTexts();
   const client = useQueryClient();
-  const canvas = useRef<HTMLCanvasElement>(null);
+  const tell = useToast();
+  const box = useRef<HTMLDivElement>(null);
   const scene = useRef<Scene>(null);
-  const [state, setState] = useState<"loading" | "shown" | "failed">("loading");
+  const [state, setState] = useState<State>("loading");
   const [expressions, setExpressions] = useState<string[]>([]);
   const [active, setActive] = useState("");
   const [animation, setAnimation] = useState("");
   const [making, setMaking] = useState(false);
   const [isVrm, setIsVrm] = useState(false);
-  const lacks = mayKeep && asset.type === "vrm" && !asset.thumbnail;
+  const motion = asset.type === "animation";
+  const label = `${t.detail.preview}: ${asset.displayName}. ${t.detail.orbitHint}`;
 
   useEffect(() => {
-    if (!canvas.current) return;
+    const place = box.current;
+    if (!place || !url) return;
     let over = false;
+    // A canvas keeps its context for life, so each scene brings its own.
+    const canvas = document.createElement("canvas");
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "img");
+    canvas.dataset.state = "loading";
+    place.prepend(canvas);
+    const settle = (now: State) => {
+      if (over) return;
+      canvas.dataset.state = now;
+      setState(now);
+    };
     let made: Scene;
     try {
-      made = new Scene(canvas.current);
+      made = new Scene(canvas);
     } catch {
-      setState("failed");
-      return;
+      settle("failed");
+      return () => canvas.remove();
     }
     scene.current = made;
-    const shown = asset.type === "hdr" ? made.showSky(asset.url) : made.load(asset.url);
-    void Promise.resolve(shown).then(
-      async (loaded) => {
-        if (over) return;
-        setState("shown");
-        if (!loaded) return;
-        setExpressions(loaded.expressions);
-        setIsVrm(loaded.isVrm);
-        if (!lacks) return;
-        setMaking(true);
-        const first = made.frames;
-        while (!over && made.frames < first + FRAMES_BEFORE) await new Promise((resolve) => setTimeout(resolve, 50));
+    const show = async () => {
+      if (asset.type === "hdr") {
+        await made.showSky(url);
+        settle("shown");
+        return;
+      }
+      const loaded = await made.load(url);
+      if (over) return;
+      if (motion) {
+        await made.animate(asset.url).catch(() => tell(t.detail.animationFailed, true));
+        settle("shown");
+        return;
+      }
+      settle("shown");
+      setExpressions(loaded.expressions);
+      setIsVrm(loaded.isVrm);
+      if (!loaded.isVrm || !mayKeep || asset.type !== "vrm" || asset.thumbnail) return;
+      setMaking(true);
+      try {
+        await frames(made, FRAMES_BEFORE, () => over);
         const picture = over ? null : await made.picture(THUMBNAIL, THUMBNAIL);
-        try {
-          if (picture) await storeThumbnail(asset.s3Key, picture);
-          await client.invalidateQueries({ queryKey: ["assets"] });
-        } finally {
-          if (!over) setMaking(false);
-        }
-      },
-      () => {
-        if (!over) setState("failed");
-      },
-    );
+        if (!picture) return;
+        await storeThumbnail(asset.s3Key, picture);
+        await refreshAssets(client);
+      } catch {
+        // The next who looks at it makes one.
+      } finally {
+        if (!over) setMaking(false);
+      }
+    };
+    show().catch(() => settle("failed"));
     return () => {
       over = true;
       scene.current = null;
       made.dispose();
+      canvas.remove();
     };
     // The picture is made once for a file, whatever else of it changes.
     // eslint-disable-next-line react-hooks/exhaustive-deps
-  }, [asset.url, asset.type]);
+  }, [asset.url, asset.type, url]);
+  useEffect(() => {
+    box.current?.querySelector("canvas")?.setAttribute("aria-label", label);
+  }, [label, url]);
 
   const animations = useQuery({
     queryKey: ["assets", "animations"],
@@ -74,23 +125,52 @@ export default function Model({ asset, mayKeep }: { asset: AssetOut; mayKeep: bo
     enabled: isVrm,
   });
 
+  const press = (event: KeyboardEvent) => {
+    const shown = scene.current;
+    if (!shown || event.ctrlKey || event.altKey || event.metaKey) return;
+    const acts: Record<string, () => void> = {
+      ArrowLeft: () => shown.turn(-STEP, 0),
+      ArrowRight: () => shown.turn(STEP, 0),
+      ArrowUp: () => shown.turn(0, STEP),
+      ArrowDown: () => shown.turn(0, -STEP),
+      "+": () => shown.zoom(0.9),
+      "=": () => shown.zoom(0.9),
+      "-": () => shown.zoom(1.1),
+      "0": () => shown.resetView(),
+    };
+    const act = acts[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  };
+
   return (
-    <div className="model">
-      <div className="stage-box">
-        {/* A canvas keeps its context for life: a new file gets a new one. */}
-        <canvas key={asset.url} ref={canvas} tabIndex={0} role="img" aria-label={`${t.detail.preview}: ${asset.displayName}`} data-state={state} />
+    <>
+      <div ref={box} className="stage-box" onKeyDown={press}>
         {state === "loading" ? <span className="over">{t.loading}</span> : null}
         {state === "failed" ? <span className="over bad">{t.detail.previewFailed}</span> : null}
-        {making ? <span className="over low">{t.detail.makeThumbnail}</span> : null}
+        {making ? (
+          <span className="over low" role="status">
+            {t.detail.makeThumbnail}
+          </span>
+        ) : null}
+        {state === "shown" ? (
+          <button type="button" className="chip reset" onClick={() => scene.current?.resetView()}>
+            {t.detail.resetView}
+          </button>
+        ) : null}
       </div>
       {isVrm ? (
         <Select
           label={t.detail.animation}
           value={animation}
           options={[["", t.detail.noAnimation], ...(animations.data?.items ?? []).map((one) => [one.url, one.name] as const)]}
-          onChange={(url) => {
-            setAnimation(url);
-            scene.current?.animate(url || null).catch(() => setAnimation(""));
+          onChange={(to) => {
+            setAnimation(to);
+            scene.current?.animate(to || null).catch(() => {
+              setAnimation("");
+              tell(t.detail.animationFailed, true);
+            });
           }}
         />
       ) : null}
@@ -114,6 +194,6 @@ export default function Model({ asset, mayKeep }: { asset: AssetOut; mayKeep: bo
           ))}
         </fieldset>
       ) : null}
-    </div>
+    </>
   );
 }

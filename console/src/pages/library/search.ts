@@ -7,7 +7,7 @@ export interface LibrarySearch extends Filters {
 }
 
 const STATES: readonly Status[] = ["uploading", "ready", "failed", "missing"];
-const SORTS = ["-created_at", "created_at", "name", "-size"];
+const SORTS = ["-created_at", "created_at", "-updated_at", "name", "-size", "size"];
 
 export function readSearch(given: Record<string, unknown>): LibrarySearch {
   const text = (name: string) => {
@@ -24,6 +24,9 @@ export function readSearch(given: Record<string, unknown>): LibrarySearch {
     trashed: given.trashed === true || undefined,
     commercial: text("commercial"),
     redistribution: text("redistribution"),
+    modification: text("modification"),
+    credit: text("credit"),
+    format: text("format"),
     tag: text("tag"),
     sort: one("sort", SORTS),
     open: text("open"),

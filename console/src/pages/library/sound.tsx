@@ -1,58 +1,120 @@
 /** A piece of music: its waveform, which is also where one listens from. */
 import { useQuery } from "@tanstack/react-query";
-import { useRef, useState } from "react";
+import { useEffect, useMemo, useRef, useState, type PointerEvent } from "react";
 
 import { getWaveform, type AssetOut } from "../../api/library";
+import { Icon } from "../../components/icon";
 import { clock, useTexts } from "../../i18n";
 
-const HIGH = 255;
+/** So many bars are told apart; the service has up to 800 peaks. */
+const BARS = 160;
+const HIGH = 100;
+
+/** The loudest of each stretch, as shares of the loudest of all. */
+function barsOf(peaks: number[]): number[] {
+  const count = Math.min(BARS, peaks.length);
+  const top = peaks.reduce((most, peak) => Math.max(most, peak), 1);
+  return Array.from({ length: count }, (_, bar) => {
+    const stretch = peaks.slice(Math.floor((bar * peaks.length) / count), Math.floor(((bar + 1) * peaks.length) / count));
+    return Math.max(...stretch, 0) / top;
+  });
+}
 
 export function Sound({ asset }: { asset: AssetOut }) {
   const { t } = useTexts();
   const audio = useRef<HTMLAudioElement>(null);
   const [at, setAt] = useState(0);
   const [playing, setPlaying] = useState(false);
-  const wave = useQuery({ queryKey: ["assets", "waveform", asset.id], queryFn: ({ signal }) => getWaveform(asset.id, signal), retry: false });
+  const [failed, setFailed] = useState(false);
+  const wave = useQuery({
+    queryKey: ["assets", "waveform", asset.id],
+    queryFn: ({ signal }) => getWaveform(asset.id, signal),
+    retry: false,
+    // It is made by a job, a moment after the upload.
+    refetchInterval: (query) => (query.state.data || query.state.errorUpdateCount > 10 ? false : 2000),
+  });
   const length = wave.data?.durationSeconds ?? asset.durationSeconds ?? 0;
-  const peaks = wave.data?.peaks ?? [];
-  const top = Math.max(...peaks, 1);
-  const path = peaks.map((peak, x) => `M${x} ${50 - (48 * peak) / Math.max(top, HIGH / 4)}V${50 + (48 * peak) / Math.max(top, HIGH / 4)}`).join("");
+  const path = useMemo(() => {
+    const bars = barsOf(wave.data?.peaks ?? []);
+    return bars.map((share, x) => `M${x + 0.5} ${HIGH / 2 - (share * HIGH) / 2.1}V${HIGH / 2 + (share * HIGH) / 2.1}`).join("");
+  }, [wave.data]);
+  const wide = Math.min(BARS, wave.data?.peaks.length ?? 0);
+  const share = length ? Math.min(at / length, 1) : 0;
+
+  // `timeupdate` comes four times a second; the line moves with the sound.
+  useEffect(() => {
+    if (!playing) return;
+    let frame = requestAnimationFrame(function follow() {
+      setAt(audio.current?.currentTime ?? 0);
+      frame = requestAnimationFrame(follow);
+    });
+    return () => cancelAnimationFrame(frame);
+  }, [playing]);
+
+  const seek = (to: number) => {
+    if (audio.current) audio.current.currentTime = to;
+    setAt(to);
+  };
+  const point = (event: PointerEvent<SVGSVGElement>) => {
+    const place = event.currentTarget.getBoundingClientRect();
+    seek(Math.min(Math.max((event.clientX - place.left) / place.width, 0), 1) * length);
+  };
+  const toggle = () => {
+    if (playing) audio.current?.pause();
+    else void audio.current?.play().catch(() => setFailed(true));
+  };
   return (
-    <div className="sound">
+    <div className="sound" data-type="bgm">
       <audio
         ref={audio}
         src={asset.url}
-        preload="none"
+        preload="metadata"
         onTimeUpdate={(event) => setAt(event.currentTarget.currentTime)}
         onPlay={() => setPlaying(true)}
         onPause={() => setPlaying(false)}
         onEnded={() => setPlaying(false)}
+        onError={() => setFailed(true)}
       />
-      {peaks.length ? (
-        <svg className="waveform" viewBox={`0 0 ${peaks.length} 100`} preserveAspectRatio="none" aria-hidden="true" data-peaks={peaks.length}>
+      {wide ? (
+        <svg
+          className="waveform"
+          viewBox={`0 0 ${wide} ${HIGH}`}
+          preserveAspectRatio="none"
+          aria-hidden="true"
+          data-peaks={wave.data?.peaks.length}
+          onPointerDown={(event) => {
+            event.currentTarget.setPointerCapture(event.pointerId);
+            point(event);
+          }}
+          onPointerMove={(event) => {
+            if (event.buttons & 1) point(event);
+          }}
+        >
+          <clipPath id="played">
+            <rect x="0" y="0" width={wide * share} height={HIGH} />
+          </clipPath>
           <path d={path} className="wave" />
-          <rect x="0" y="0" height="100" width={length ? (peaks.length * at) / length : 0} className="played" />
+          <path d={path} className="wave played" clipPath="url(#played)" />
         </svg>
-      ) : null}
+      ) : (
+        <p className="waveform dim">{t.detail.noWaveform}</p>
+      )}
+      {failed ? <p className="notice bad">{t.detail.previewFailed}</p> : null}
       <div className="row">
-        <button type="button" className="primary" onClick={() => void (playing ? audio.current?.pause() : audio.current?.play())}>
-          {playing ? t.detail.pause : t.detail.play}
+        <button type="button" className="primary" onClick={toggle}>
+          <Icon of={playing ? "pause" : "play"} size={16} /> {playing ? t.detail.pause : t.detail.play}
         </button>
         <input
           type="range"
           min={0}
           max={Math.max(length, 0.1)}
-          step="any"
+          step={0.1}
           value={at}
-          aria-label={t.detail.waveform}
+          aria-label={t.detail.seek}
           aria-valuetext={`${clock(at)} / ${clock(length)}`}
-          onChange={(event) => {
-            const to = Number(event.target.value);
-            if (audio.current) audio.current.currentTime = to;
-            setAt(to);
-          }}
+          onChange={(event) => seek(Number(event.target.value))}
         />
-        <span className="dim">
+        <span className="dim time">
           {clock(at)} / {clock(length)}
         </span>
       </div>
