@@ -12,6 +12,7 @@ import {
 
 import { LibraryPage } from "./pages/library/library-page";
 import { readSearch } from "./pages/library/search";
+import { readSearch as readOperations } from "./pages/operations/search";
 import { Shell } from "./shell/shell";
 import { NotFound } from "./shell/not-found";
 import { Broken } from "./shell/broken";
@@ -43,6 +44,7 @@ const stage = createRoute({
 const operations = createRoute({
   getParentRoute: () => root,
   path: "/operations",
+  validateSearch: readOperations,
   component: lazyRouteComponent(() => import("./pages/operations/operations-page"), "OperationsPage"),
 });
 

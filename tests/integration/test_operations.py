@@ -89,6 +89,7 @@ async def test_an_operator_sees_the_shows_of_all_rooms_page_by_page(api: Api, da
     assert await ids("state=over") == [first]
     assert await ids("owner=alice") == [first]
     assert await ids("room_id=studio-b") == [second]
+    assert await ids(f"session_id={first}") == [first]
     assert await ids("room_id=studio-b&owner=alice") == []
     page = await ask(api, "/api/live/shows?limit=1")
     assert [one["session_id"] for one in page["data"]] == [second] and page["next_before"] == second

@@ -79,7 +79,9 @@ export async function ask<T>(path: string, { method, json, form, signal }: Asked
     throw new ApiError(0, "unreachable", "The service does not answer");
   }
   if (!answer.ok) throw await problemOf(answer);
-  return (answer.status === 204 ? undefined : await answer.json()) as T;
+  // What was only accepted, or is done, has no body.
+  const speaks = answer.headers.get("content-type")?.includes("json");
+  return (speaks ? await answer.json() : undefined) as T;
 }
 
 /** A query string; what is empty is left out, lists repeat their name. */

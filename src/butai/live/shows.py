@@ -37,6 +37,7 @@ async def shows(
     language: Language,
     limit: int,
     *,
+    session_id: UUID | None = None,
     on_air: bool | None = None,
     room_id: str | None = None,
     owner: str | None = None,
@@ -45,6 +46,8 @@ async def shows(
     """Broadcasts with their outputs, newest first, and whether there are more."""
     # Put together by what is asked: a plan for "or everything" could use no index.
     where: list[LiteralString] = []
+    if session_id is not None:
+        where.append("b.id = %(session_id)s")
     if on_air is not None:
         where.append("b.ended_at IS NULL" if on_air else "b.ended_at IS NOT NULL")
     if room_id is not None:
@@ -54,7 +57,7 @@ async def shows(
     if before is not None:
         where.append("b.id < %(before)s")
     statement: LiteralString = _SHOWS + (("WHERE " + " AND ".join(where)) if where else "")
-    asked = {"room_id": room_id, "owner": owner, "before": before, "limit": limit + 1}
+    asked = {"session_id": session_id, "room_id": room_id, "owner": owner, "before": before, "limit": limit + 1}
 
     async def ask(connection: Connection) -> list[dict[str, Any]]:
         async with connection.cursor(row_factory=dict_row) as cursor:

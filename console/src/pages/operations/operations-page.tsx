@@ -1,7 +1,107 @@
-/** What an operator looks after. */
-import { useTexts } from "../../i18n";
+/** What an operator looks after. Nothing of it is asked for by anybody else. */
+import { Link, useNavigate, useSearch } from "@tanstack/react-router";
+import { useCallback, useEffect } from "react";
+
+import { useSession } from "../../api/session";
+import type { HealthOut } from "../../api/operations";
+import { SignedOut } from "../../shell/shell";
+import { Alerts } from "./alerts";
+import { Audit } from "./audit";
+import { Jobs } from "./jobs";
+import { OVERALL, Overview, useHealth } from "./overview";
+import { Patrol } from "./patrol";
+import { TABS, type Change, type OperationsSearch, type Tab } from "./search";
+import { Shows } from "./shows";
+import { useOperationsTexts } from "./texts";
 
 export function OperationsPage() {
-  const { t } = useTexts();
-  return <h1>{t.pages.operations}</h1>;
+  const { t, o } = useOperationsTexts();
+  const session = useSession();
+  useEffect(() => {
+    document.title = `${o.title} · ${t.brand}`;
+  }, [o, t]);
+  if (session.isPending) return <p className="dim">{t.loading}</p>;
+  if (!session.data?.userId) return <SignedOut />;
+  if (!session.data.operator)
+    return (
+      <section className="empty" data-refused>
+        <h1>{o.needed}</h1>
+        <p>{o.neededMore}</p>
+      </section>
+    );
+  return <Operations />;
+}
+
+function Operations() {
+  const { o } = useOperationsTexts();
+  const search: OperationsSearch = useSearch({ from: "/operations" });
+  const navigate = useNavigate({ from: "/operations" });
+  const health = useHealth();
+  const tab = search.tab ?? "overview";
+  // A filter is no place to come back to; a show that was opened is.
+  const change = useCallback<Change>(
+    (values) => void navigate({ search: (now: OperationsSearch) => ({ ...now, ...values }), replace: !("show" in values) }),
+    [navigate],
+  );
+  return (
+    <div className="operations">
+      <div className="page-head">
+        <h1>{o.title}</h1>
+        {health.data ? (
+          <span className={`state ${OVERALL[health.data.status]}`} role="status" data-health={health.isError ? "unknown" : health.data.status}>
+            {o.status[health.data.status]}
+          </span>
+        ) : null}
+      </div>
+      {health.isError ? (
+        <p className="notice bad" role="alert">
+          {health.data ? o.old : health.error.message}
+        </p>
+      ) : null}
+      <nav className="tabs" aria-label={o.sections}>
+        {TABS.map((one) => (
+          <Link
+            key={one}
+            to="/operations"
+            search={one === "overview" ? {} : { tab: one }}
+            activeOptions={{ exact: true, includeSearch: true }}
+            activeProps={{}}
+            aria-current={one === tab ? "page" : undefined}
+          >
+            {o.tabs[one]}
+            <Count tab={one} health={health.data} />
+          </Link>
+        ))}
+      </nav>
+      <div className="ops-body" data-tab={tab}>
+        {tab === "overview" ? <Overview health={health.data} /> : null}
+        {tab === "shows" ? <Shows search={search} onChange={change} /> : null}
+        {tab === "patrol" ? <Patrol search={search} onChange={change} /> : null}
+        {tab === "jobs" ? <Jobs search={search} onChange={change} /> : null}
+        {tab === "alerts" ? <Alerts /> : null}
+        {tab === "audit" ? <Audit search={search} onChange={change} /> : null}
+      </div>
+    </div>
+  );
+}
+
+/** What wants a look, beside the name of its part. */
+function Count({ tab, health }: { tab: Tab; health: HealthOut | undefined }) {
+  const { o } = useOperationsTexts();
+  if (!health) return null;
+  const { figures } = health;
+  const counts: Partial<Record<Tab, [number | null, string, string]>> = {
+    shows: [figures.showsOnAir, "good", o.figure.showsOnAir],
+    patrol: [figures.findingsOpen, "warn", o.figure.findingsOpen],
+    jobs: [figures.jobsFailed, "bad", o.figure.jobsFailed],
+    alerts: [figures.alertsOpen, "bad", o.figure.alertsOpen],
+  };
+  const [count, colour, label] = counts[tab] ?? [0, "", ""];
+  if (!count) return null;
+  return (
+    <span className={`badge ${colour}`} title={label}>
+      {count}
+      <span className="visually-hidden"> {label}</span>
+    </span>
+  );
 }

@@ -1,0 +1,144 @@
+/** What operators look after: everybody's shows, the patrol, jobs, alerts, the audit trail, health. Shapes: docs/openapi.json. */
+import { ask, query } from "./http";
+import type {
+  AlertOut,
+  AlertsOut,
+  EntryOut,
+  EventOut,
+  FindingOut,
+  HealthOut,
+  JobOut,
+  JobsOut,
+  PartOut,
+  PatrolOut,
+  PatrolRunOut,
+  ShowOut,
+  ShowOutput,
+  ShowsOut,
+  TimelineOut,
+  TrailOut,
+} from "./schema";
+
+export type { AlertOut, EntryOut, EventOut, FindingOut, HealthOut, JobOut, PartOut, PatrolRunOut, ShowOut, ShowOutput };
+
+/** A list's page, and where the next one goes on. */
+export interface Page<T> {
+  items: T[];
+  next: string | null;
+}
+
+const PAGE = 20;
+
+const page = <T>(items: T[], next: string | number | null): Page<T> => ({ items, next: next === null ? null : String(next) });
+
+export const getHealth = (signal?: AbortSignal) => ask<HealthOut>("/api/health", { signal });
+
+export interface ShowsAsked {
+  state: "on_air" | "over";
+  room?: string;
+  owner?: string;
+}
+
+export async function listShows({ state, room, owner }: ShowsAsked, before: string | null, signal?: AbortSignal) {
+  const asked = query({ state, room_id: room, owner, before: before ?? undefined, limit: PAGE });
+  const found = await ask<ShowsOut>(`/api/live/shows${asked}`, { signal });
+  return page(found.data, found.next_before);
+}
+
+/** One show; null when there is none with this id. */
+export async function getShow(id: string, signal?: AbortSignal): Promise<ShowOut | null> {
+  const found = await ask<ShowsOut>(`/api/live/shows${query({ session_id: id, limit: 1 })}`, { signal });
+  return found.data[0] ?? null;
+}
+
+const TIMELINE_PAGES = 20;
+
+/** All that happened in a show, oldest first; of a very long one, the first ten thousand events. */
+export async function wholeTimeline(id: string, signal?: AbortSignal): Promise<EventOut[]> {
+  const found: EventOut[] = [];
+  let after = 0;
+  for (let count = 0; count < TIMELINE_PAGES; count += 1) {
+    const one = await ask<TimelineOut>(`/api/live/broadcasts/${id}/timeline${query({ after, limit: 500 })}`, { signal });
+    found.push(...one.data);
+    if (one.next_after === null) break;
+    after = one.next_after;
+  }
+  return found;
+}
+
+export const endShowById = (id: string) => ask<unknown>("/api/live/stop", { json: { session_id: id } });
+
+export const getPatrol = (signal?: AbortSignal) => ask<PatrolOut>(`/api/assets/patrol${query({ limit: 1 })}`, { signal });
+
+export async function listFindings(asked: { kind?: string; closed?: boolean }, before: string | null, signal?: AbortSignal) {
+  const found = await ask<PatrolOut>(
+    `/api/assets/patrol${query({ ...asked, limit: PAGE, before_finding: before ?? undefined })}`,
+    { signal },
+  );
+  // The two lists of one answer are narrowed by one limit; a full page may have another behind it.
+  const last = found.findings.at(-1);
+  return page(found.findings, last && found.findings.length === PAGE ? last.id : null);
+}
+
+export async function listRuns(before: string | null, signal?: AbortSignal) {
+  const found = await ask<PatrolOut>(`/api/assets/patrol${query({ limit: PAGE, before_run: before ?? undefined })}`, { signal });
+  const last = found.runs.at(-1);
+  return page(found.runs, last && found.runs.length === PAGE ? last.id : null);
+}
+
+export const runPatrol = (dryRun: boolean) => ask<void>("/api/assets/patrol/run", { json: { dryRun } });
+
+export type FindingAction = "adopt" | "trash" | "ignore";
+
+/** What can be done about a finding of each kind (src/butai/assets/finding_actions.py). */
+export function actionsFor(finding: FindingOut): FindingAction[] {
+  switch (finding.kind) {
+    case "object_without_row":
+      return finding.detail.adoptable ? ["adopt", "trash", "ignore"] : ["trash", "ignore"];
+    case "row_without_object":
+    case "missing":
+      return ["trash", "ignore"];
+    case "mismatch":
+      return ["ignore"];
+  }
+}
+
+export const actOnFinding = (id: number, action: FindingAction) =>
+  ask<unknown>(`/api/assets/findings/${id}/${action}`, { method: "POST" });
+
+export async function listJobs(asked: { status?: string; task?: string }, before: string | null, signal?: AbortSignal) {
+  const found = await ask<JobsOut>(`/api/jobs${query({ ...asked, before: before ?? undefined, limit: PAGE })}`, { signal });
+  return page(found.jobs, found.nextBefore);
+}
+
+export const retryJob = (id: number) => ask<void>(`/api/jobs/${id}/retry`, { method: "POST" });
+
+export const cancelJob = (id: number) => ask<void>(`/api/jobs/${id}/cancel`, { method: "POST" });
+
+export async function listAlerts(open: boolean, before: string | null, signal?: AbortSignal) {
+  const asked = query({ open: String(open), before: before ?? undefined, limit: PAGE });
+  const found = await ask<AlertsOut>(`/api/alerts${asked}`, { signal });
+  return page(found.alerts, found.nextBefore);
+}
+
+export const sendTestAlert = () => ask<void>("/api/alerts/test", { method: "POST" });
+
+export interface AuditAsked {
+  actor?: string;
+  action?: string;
+  room?: string;
+  subject?: string;
+  result?: string;
+  from?: string;
+  to?: string;
+}
+
+const audited = ({ room, subject, ...rest }: AuditAsked) => ({ ...rest, room_id: room, subject: room ? undefined : subject });
+
+export async function listAudit(asked: AuditAsked, before: string | null, signal?: AbortSignal) {
+  const found = await ask<TrailOut>(`/api/audit${query({ ...audited(asked), before: before ?? undefined, limit: 50 })}`, { signal });
+  return page(found.entries, found.nextBefore);
+}
+
+/** Where the same entries are as a file. */
+export const auditCsv = (asked: AuditAsked) => `/api/audit${query({ ...audited(asked), format: "csv" })}`;

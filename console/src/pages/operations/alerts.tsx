@@ -1,0 +1,69 @@
+/** What is wrong and what was; and whether messages of it arrive. */
+import { listAlerts, sendTestAlert, type AlertOut } from "../../api/operations";
+import { when } from "../../i18n";
+import { useAct } from "./act";
+import { Listed, usePages } from "./listed";
+import { Table, type Column } from "./table";
+import { useOperationsTexts } from "./texts";
+
+const PILLS: Record<AlertOut["severity"], string> = { info: "starting", warning: "warn", failure: "bad" };
+
+export function Alerts() {
+  const { o } = useOperationsTexts();
+  const { act, busy } = useAct();
+  return (
+    <>
+      <Part
+        title={o.openAlerts}
+        open
+        empty={o.noOpenAlerts}
+        end={
+          <button type="button" disabled={busy} onClick={() => void act(sendTestAlert, o.testSent)}>
+            {o.test}
+          </button>
+        }
+      />
+      <Part title={o.pastAlerts} open={false} empty={o.noPastAlerts} />
+    </>
+  );
+}
+
+function Part({ title, open, empty, end }: { title: string; open: boolean; empty: string; end?: React.ReactNode }) {
+  const { o, language } = useOperationsTexts();
+  const list = usePages(["alerts", open], (before, signal) => listAlerts(open, before, signal));
+  const columns: Column<AlertOut>[] = [
+    { name: o.severity, cell: (alert) => <span className={`state ${open ? PILLS[alert.severity] : ""}`}>{o.severities[alert.severity]}</span> },
+    {
+      name: o.alert,
+      kind: "wide",
+      cell: (alert) => (
+        <>
+          <b>{alert.title}</b>
+          <div className="dim ops-lines">{alert.body}</div>
+          <div>
+            <code>{alert.code}</code>
+          </div>
+        </>
+      ),
+    },
+    { name: o.since, cell: (alert) => <time dateTime={alert.openedAt}>{when(alert.openedAt, language)}</time> },
+    ...(open
+      ? []
+      : [{ name: o.until, cell: (alert: AlertOut) => <time dateTime={alert.resolvedAt ?? ""}>{when(alert.resolvedAt, language)}</time> }]),
+    { name: o.times, kind: "number", cell: (alert) => alert.count },
+    { name: o.notified, cell: (alert) => (alert.notified === null ? "–" : alert.notified ? o.yes : o.no) },
+  ];
+  return (
+    <section className="panel" data-alerts={open ? "open" : "past"}>
+      <div className="row between">
+        <h2>{title}</h2>
+        {end}
+      </div>
+      <Listed list={list} empty={empty}>
+        {(rows) => (
+          <Table label={title} columns={columns} rows={rows} keyOf={(alert) => alert.id} marks={(alert) => ({ "data-code": alert.code })} />
+        )}
+      </Listed>
+    </section>
+  );
+}

@@ -1,0 +1,58 @@
+/**
+ * A table that becomes cards where it is narrow. Then its parts are no longer laid out as a table, and browsers forget that
+ * they are one: so the roles are said out loud.
+ */
+import type { ReactNode } from "react";
+
+export interface Column<T> {
+  name: string;
+  cell: (row: T) => ReactNode;
+  /** `wide`: takes what is left. `number`: to the right. `actions`: buttons. */
+  kind?: "wide" | "number" | "actions";
+}
+
+export function Table<T>({
+  label,
+  columns,
+  rows,
+  keyOf,
+  marks,
+}: {
+  label: string;
+  columns: Column<T>[];
+  rows: T[];
+  keyOf: (row: T) => string | number;
+  /** Data attributes of a row, for its looks and for tests. */
+  marks?: (row: T) => Record<`data-${string}`, string | number>;
+}) {
+  return (
+    <div className="table-box ops-table" tabIndex={0} role="group" aria-label={label}>
+      <table role="table" aria-label={label}>
+        <thead role="rowgroup">
+          <tr role="row">
+            {columns.map((column) => (
+              <th key={column.name} role="columnheader" scope="col" className={column.kind}>
+                {column.name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody role="rowgroup">
+          {rows.map((row) => (
+            <tr key={keyOf(row)} role="row" {...marks?.(row)}>
+              {columns.map((column) => (
+                <td key={column.name} role="cell" className={column.kind}>
+                  {/* The column's name, where there is no head to read it from. */}
+                  <span className="cell-name" aria-hidden="true">
+                    {column.name}
+                  </span>
+                  <div className="cell">{column.cell(row)}</div>
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
