@@ -19,8 +19,14 @@ import pytest
 from psycopg.rows import dict_row
 from tusclient import client as tus
 
-from butai.assets.resumable import names
+from butai.assets import keys
+from butai.assets.resumable import names, uploads
+from butai.assets.storage import Store
+from butai.assets.wiring import assemble
+from butai.audit import Origin
 from butai.config import Settings
+from butai.database import Database
+from butai.errors import InvalidRequest
 from tests import files
 from tests.conftest import Api, serving
 from tests.fakes.store_proxy import StoreProxy
@@ -399,6 +405,25 @@ async def test_an_unmodified_python_client(api: Api, tmp_path: Path) -> None:
 
     await asyncio.to_thread(run)
     assert await stored(api) == body
+
+
+async def test_a_part_whose_sending_never_began_is_given_back(settings: Settings, database: Database) -> None:
+    """Memory for parts is the process's: what one upload does not give back, all others lack."""
+    body = big(9 * MIB)
+    async with Store(settings.store) as store:
+        library = assemble(database, store, settings.assets, settings.http)
+        key = keys.parse("scene/a.glb")
+        made = await uploads.create(library.resumables, "alice", Origin("alice"), key, len(body), None, "")
+
+        async def at_once() -> AsyncIterator[bytes]:
+            # Never waits, so the first part's task has no turn before the request is refused.
+            yield body
+            yield b"more"
+
+        with pytest.raises(InvalidRequest):
+            await uploads.append(library.resumables, "alice", Origin("alice"), made.id, 0, at_once(), None)
+        memory = library.uploads.memory
+        assert memory._made == len(memory._free) > 0  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_quota_holds_under_fifty_at_once(settings: Settings) -> None:

@@ -120,6 +120,8 @@ class Writer:
         received = self._received_in_parts() + len(part)
         digest = self._digest.copy() if self._digest is not None else None
         self._sending = asyncio.create_task(self._store(part, received, digest))
+        # Not in the task itself: one that is cancelled before it begins never comes to its own end.
+        self._sending.add_done_callback(lambda _: self._tools.memory.give(part))
 
     def _received_in_parts(self) -> int:
         return sum(size for _, _, size in self.parts)
@@ -130,13 +132,10 @@ class Writer:
             await sending
 
     async def _store(self, part: Part, offset: int, digest: hashlib._Hash | None) -> None:
-        try:
-            number = await self._reserve()
-            upload_id = await self._open()
-            etag = await self._tools.store.upload_part(self._row.object_key, upload_id, number, part)
-            self.parts.append([number, etag, len(part)])
-        finally:
-            self._tools.memory.give(part)
+        number = await self._reserve()
+        upload_id = await self._open()
+        etag = await self._tools.store.upload_part(self._row.object_key, upload_id, number, part)
+        self.parts.append([number, etag, len(part)])
         if self._declared is None:
             await self._commit(offset, b"")
             self._digests.keep(self._row.id, offset, digest)
