@@ -24,7 +24,9 @@ from butai.assets.patrol.patrolling import Patrol
 from butai.assets.storage import Store
 from butai.config import AlertSettings, LogSettings, Settings
 from butai.database import Database
+from tests import files
 from tests.conftest import Api
+from tests.fakes.store_proxy import StoreProxy
 from tests.patrols import CANARY, Hooks
 
 
@@ -202,6 +204,26 @@ async def test_uploads_that_fail_for_our_reasons(database: Database) -> None:
     assert await watched(database) == [("upload_failures:store_timeout", True)]
     await rows(database, "UPDATE asset_events SET at = at - interval '30 minutes'")
     assert await watched(database) == [("upload_failures:store_timeout", False)]
+
+
+async def test_from_uploads_that_the_store_refuses_to_the_operator_s_phone(
+    api: Api, database: Database, hooks: Hooks, proxy: StoreProxy, run_jobs: Any
+) -> None:
+    told = replace(api.settings, alerts=alerts(hooks.url("phone")))
+    fault = proxy.fault("PUT", status=403, code="AccessDenied")
+    answers = [await api.upload("alice", f"vrm/{number}.vrm", files.vrm(number)) for number in range(5)]
+    assert fault.met >= 5
+    assert {body["error"]["code"] for _, body in answers} == {"store_access_denied"}
+    # A file that is none is its sender's own business.
+    proxy.heal()
+    for number in range(9):
+        assert (await api.upload("alice", f"vrm/bad{number}.vrm", b"MZ"))[0] == 422
+    for _ in range(2):
+        await run_jobs("alerts.watch", settings=told)
+    assert hooks.taken_by("phone") == ["5 uploads failed within 15 minutes: store_access_denied"]
+    await rows(database, "UPDATE asset_events SET at = at - interval '2 hours'")
+    await run_jobs("alerts.watch", settings=told)
+    assert hooks.taken_by("phone")[1:] == ["Recovered: 5 uploads failed within 15 minutes: store_access_denied"]
 
 
 async def test_outputs_that_gave_up_and_engines_that_are_away(database: Database) -> None:
