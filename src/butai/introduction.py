@@ -42,6 +42,8 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
         jar = shlex.quote(str(running.folder / "demo.cookies"))
         lines += [
             f"  Sign in    {url}/dev/sign-in?user=demo   (from this machine only; user=operator sees the operations)",
+            "  Files      none yet? Avatars, motions, music and skies to begin with, in another terminal:",
+            f"    {_command()} demo library --url {url}",
             "  Upload     with any avatar.vrm:",
             f"    curl -sS -o /dev/null -c {jar} '{url}/dev/sign-in?user=demo'",
             f"    curl -b {jar} -F file=@avatar.vrm -F fileName=vrm/avatar.vrm -F fileType=model/vrm {url}/api/s3/upload",
