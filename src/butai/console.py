@@ -7,11 +7,11 @@ how to make it, and the service is the same otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import mimetypes
 from dataclasses import dataclass
-from functools import lru_cache
 from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -53,15 +53,40 @@ class _File:
     media_type: str
 
 
-@lru_cache(maxsize=256)
-def _file(path: str) -> _File | None:
-    """A file of the build, kept in memory: all of them are 2 MB. Raises nothing; None for what is not there."""
-    found = (DIST / path).resolve()
-    if not found.is_relative_to(DIST.resolve()) or not found.is_file():
-        return None
-    body = found.read_bytes()
-    kind = mimetypes.guess_type(found.name)[0] or "application/octet-stream"
-    zipped = gzip.compress(body, 9, mtime=0) if found.suffix in _COMPRESSED and len(body) > 500 else None
+class _Build:
+    """The files of the build, 2 MB in all: read and compressed once, each when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._stamp = 0
+        self._names: frozenset[str] = frozenset()
+        self._kept: dict[str, _File] = {}
+
+    async def file(self, path: str) -> _File | None:
+        """None for what is not of the build, whatever else that path may lead to."""
+        found = self._kept.get(path)
+        if found is None or path == "index.html":
+            self._look()
+            found = self._kept.get(path)
+        if found is None and path in self._names:
+            found = self._kept[path] = await asyncio.to_thread(_read, DIST / path)
+        return found
+
+    def _look(self) -> None:
+        """Whether it was built anew: all names are other ones then."""
+        try:
+            stamp = (DIST / "index.html").stat().st_mtime_ns
+        except FileNotFoundError:
+            stamp = 0
+        if stamp != self._stamp:
+            self._stamp, self._kept = stamp, {}
+            files = (file for file in DIST.rglob("*") if file.is_file()) if stamp else ()
+            self._names = frozenset(str(file.relative_to(DIST)) for file in files)
+
+
+def _read(file: Path) -> _File:
+    body = file.read_bytes()
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    zipped = gzip.compress(body, 9, mtime=0) if file.suffix in _COMPRESSED and len(body) > 500 else None
     return _File(body, zipped, f'"{hashlib.sha256(body).hexdigest()[:24]}"', kind)
 
 
@@ -96,6 +121,8 @@ def policy(livekit: list[str]) -> str:
 def install(app: FastAPI) -> None:
     """Serves the console's pages at `PAGES`, its files under `/console/`, and `/api/session`."""
 
+    build = _Build()
+
     @app.get(
         "/api/session",
         tags=["process"],
@@ -123,7 +150,7 @@ def install(app: FastAPI) -> None:
 
     async def page(request: Request) -> Response:
         """The console's document."""
-        document = _file("index.html")
+        document = await build.file("index.html")
         if document is None:
             return HTMLResponse(_UNBUILT.format(version=escape(__version__)), headers={"cache-control": "no-store"})
         stage: Stage = request.state.stage
@@ -141,7 +168,7 @@ def install(app: FastAPI) -> None:
     @app.api_route("/console/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def files(request: Request, path: str) -> Response:
         """Scripts and styles. Their names change with what is in them, so a browser keeps them."""
-        file = _file(path)
+        file = await build.file(path)
         if file is None or path == "index.html":
             raise NotFound
         lasting = path.startswith("assets/")

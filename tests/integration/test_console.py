@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -22,13 +23,15 @@ async def document(api: Api, path: str) -> str:
         return await answer.text()
 
 
-async def test_without_a_build_the_page_says_how_to_make_one(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "_file", lambda _path: None)
+async def test_without_a_build_the_page_says_how_to_make_one(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "DIST", tmp_path / "nothing")
     assert "make console" in await document(api, "/")
 
 
 @pytest.fixture
-def built(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:  # type: ignore[no-untyped-def]
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A build of two files; its script is returned."""
     script = "console.log('butai');" * 100
     (tmp_path / "assets").mkdir()
@@ -36,7 +39,6 @@ def built(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:  # type: ignore[no-
     (tmp_path / "index.html").write_text("<!doctype html><script type=module src=/console/assets/index-1.js></script>")
     (tmp_path.parent / "secret.txt").write_text("not of the build")
     monkeypatch.setattr(console, "DIST", tmp_path)
-    console._file.cache_clear()
     return script
 
 
@@ -63,6 +65,18 @@ async def test_scripts_are_kept_for_ever_compressed_and_known_by_their_tag(api: 
         assert await answer.text() == built
     async with api.client.get(url, headers={"if-none-match": tag}) as answer:
         assert answer.status == 304
+
+
+async def test_a_new_build_is_served_without_a_restart(api: Api, built: str) -> None:
+    first = await document(api, "/")
+    (console.DIST / "assets" / "index-2.js").write_text("2")
+    (console.DIST / "new.html").write_text(
+        "<!doctype html><script type=module src=/console/assets/index-2.js></script>"
+    )
+    (console.DIST / "new.html").replace(console.DIST / "index.html")
+    assert await document(api, "/") != first
+    async with api.client.get(f"{api.url}/console/assets/index-2.js") as answer:
+        assert await answer.text() == "2"
 
 
 @pytest.mark.parametrize(
