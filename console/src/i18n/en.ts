@@ -169,8 +169,8 @@ export const en = {
       elsewhere: "You are on stage somewhere else now",
     },
     soundBlocked: "The browser keeps your sound back. Click anywhere to turn it on.",
-    slow: (pictures: number) =>
-      `Only ${pictures} pictures a second are drawn. Tick “Small picture”, close other tabs, or choose a lighter avatar.`,
+    slow: (pictures: number, light: boolean) =>
+      `Only ${pictures} pictures a second are drawn. ${light ? "Close" : "Tick “Small picture”, close"} other tabs and programs, or choose a lighter avatar.`,
     trouble: {
       "3d": "This browser draws no 3D (WebGL).",
       room: "You are not on stage.",

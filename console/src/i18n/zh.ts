@@ -170,7 +170,7 @@ export const zh: Texts = {
       elsewhere: "你现在在别处登上了舞台",
     },
     soundBlocked: "浏览器暂时拦截了声音,点击任意位置即可打开。",
-    slow: (pictures) => `每秒只画出 ${pictures} 帧。请勾选“小画面”、关闭其他标签页,或换一个更轻的形象。`,
+    slow: (pictures, light) => `每秒只画出 ${pictures} 帧。请${light ? "" : "勾选“小画面”、"}关闭其他标签页和程序,或换一个更轻的形象。`,
     trouble: {
       "3d": "这个浏览器无法显示 3D(WebGL)。",
       room: "你不在舞台上。",

@@ -166,13 +166,16 @@ export class Scene {
     this.sky?.dispose();
     this.sky = texture;
     this.scene.environment = texture;
+    // The stage's own lights stay on: all of the sky's beside them would bleach whoever stands there.
+    this.scene.environmentIntensity = 0.4;
     this.scene.background = texture ?? (colour ? new THREE.Color(colour) : null);
-    this.renderer.toneMapping = texture ? THREE.ACESFilmicToneMapping : THREE.NoToneMapping;
+    this.renderer.toneMapping = texture ? THREE.NeutralToneMapping : THREE.NoToneMapping;
   }
 
   /** A sphere that shows a sky as light does. */
   async showSky(url: string): Promise<void> {
     await this.background(null, url);
+    this.scene.environmentIntensity = 1;
     const ball = new THREE.Mesh(
       new THREE.SphereGeometry(0.5, 64, 32),
       new THREE.MeshStandardMaterial({ metalness: 1, roughness: 0.08 }),

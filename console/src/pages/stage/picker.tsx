@@ -14,6 +14,8 @@ export function useAssets(type: AssetType, q = "", enabled = true) {
     queryKey: ["assets", "of", type, q],
     queryFn: ({ signal }) => listAssets({ type, q, status: "ready" }, "-created_at", null, signal),
     enabled,
+    // What was uploaded a moment ago is what one looks for.
+    staleTime: 0,
   });
 }
 

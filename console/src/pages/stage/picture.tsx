@@ -13,7 +13,7 @@ import { Picker } from "./picker";
 const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
 const COLOURS = { night: NIGHT, white: "#ffffff", green: "#00b140", rose: "#f2d5dc" } as const;
 
-export function Preview({ outgoing, noAvatar }: { outgoing: Outgoing; noAvatar: boolean }) {
+export function Preview({ outgoing, noAvatar, light }: { outgoing: Outgoing; noAvatar: boolean; light: boolean }) {
   const { t } = useTexts();
   const { connection } = outgoing;
   return (
@@ -37,7 +37,7 @@ export function Preview({ outgoing, noAvatar }: { outgoing: Outgoing; noAvatar: 
         ) : null}
       </div>
       {outgoing.soundBlocked ? <p className="notice warn">{t.stage.soundBlocked}</p> : null}
-      {outgoing.slow !== null ? <p className="notice warn">{t.stage.slow(outgoing.slow)}</p> : null}
+      {outgoing.slow !== null ? <p className="notice warn">{t.stage.slow(outgoing.slow, light)}</p> : null}
       {outgoing.troubles.map((one) => (
         <p key={one.what} className="notice bad" role="alert">
           <b>{t.stage.trouble[one.what]}</b> {said(one, t)}

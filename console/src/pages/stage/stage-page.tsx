@@ -117,6 +117,11 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
   const first = newest.data?.items[0];
   const avatar = choice.avatar ?? (first ? { url: first.url, name: first.name, thumbnail: first.thumbnail } : null);
   const outgoing = useOutgoing(room, choice, avatar?.url ?? null, onAir);
+  // Who is on stage stays who is there, whatever is uploaded later.
+  const { connection } = outgoing;
+  useEffect(() => {
+    if (connection === "on" && choice.avatar === null && avatar) change({ avatar });
+  }, [connection, choice.avatar, avatar, change]);
   const saved = useDestinations();
   const destinations = idsOf(saved.data?.data, choice.destinations);
 
@@ -126,7 +131,7 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
 
   // Whoever goes to another page takes the picture along.
   const leaving = useBlocker({
-    shouldBlockFn: () => onAir && outgoing.connection !== "off" && outgoing.connection !== "elsewhere",
+    shouldBlockFn: () => onAir && connection !== "off" && connection !== "elsewhere",
     withResolver: true,
     enableBeforeUnload: false,
   });
@@ -159,7 +164,7 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
 
   return (
     <div className="stage-columns">
-      <Preview outgoing={outgoing} noAvatar={newest.isSuccess && avatar === null} />
+      <Preview outgoing={outgoing} noAvatar={newest.isSuccess && avatar === null} light={choice.light} />
       <div className="stage-side">
         <ShowPanel
           room={room}
@@ -168,7 +173,7 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
           destinations={destinations}
           preset={choice.preset}
           onStart={() => {
-            if (outgoing.connection === "off" || outgoing.connection === "elsewhere") void outgoing.step();
+            if (connection === "off" || connection === "elsewhere") void outgoing.step();
           }}
           onNewKey={setChanging}
         />
