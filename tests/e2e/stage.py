@@ -293,9 +293,13 @@ class Show:
         """Goes live, and watches from now on."""
         body = {"room_id": self.room, "destination_ids": list(destination_ids), **more}
         said = await self.call("POST", "/api/live/start", body)
-        self.session = said["session_id"]
-        self._watch = asyncio.create_task(self._look())
+        self.watch(said["session_id"])
         return said
+
+    def watch(self, session: str) -> None:
+        """Watches a broadcast, be it one that somebody else began."""
+        self.session = session
+        self._watch = asyncio.create_task(self._look())
 
     async def stop(self) -> None:
         """Asks for the end, and waits for it."""

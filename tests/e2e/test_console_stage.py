@@ -1,0 +1,387 @@
+"""Going live from the console's stage: a real browser's canvas to two platforms, and what the page says while they break.
+
+What the page shows is read from the page; what is true is asked of the API at the same time, or of the platform itself.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+
+from butai.config import Settings
+from butai.embedded.seaweed import EmbeddedSeaweed
+from tests.canaries import leaks
+from tests.conftest import serving
+from tests.e2e.browsers import WITH_3D
+from tests.e2e.stage import SECRET, Show, Stage, eventually, rising
+from tests.e2e.stage_page import NIGHT, StagePage, board, is_colour, last_picture, stage_browser, stage_page, upload
+from tests.platforms import Platform, probe
+
+expect.set_options(timeout=15_000)
+# One browser for all of them.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MAGENTA, CYAN = (255, 0, 255), (0, 255, 255)
+MOST = 2.0
+"""Seconds by which the page may be behind."""
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Draws WebGL by the processor."""
+    async with stage_browser(*WITH_3D) as started:
+        yield started
+
+
+class Keys:
+    """Of both platforms, as nobody else has them."""
+
+    def __init__(self) -> None:
+        self.youtube, self.twitch = f"canary-yt-{uuid.uuid4().hex[:16]}", f"canary-tw-{uuid.uuid4().hex[:16]}"
+
+
+async def on_stage(it: StagePage, youtube: Platform, twitch: Platform, keys: Keys) -> None:
+    """An avatar, both keys, and on air with both."""
+    await upload(it.show.stage, it.show.user, "magenta", board(1, 0, 1))
+    await it.open()
+    await it.canvas("avatar", "shown")
+    await it.save("YouTube", youtube.url, keys.youtube)
+    await it.save("Twitch", twitch.url, keys.twitch)
+    await it.go_live()
+    await it.panel("status", "live", 30)
+    await it.canvas("connection", "on")
+
+
+async def arrives(platform: Platform, key: str, avatar: tuple[int, int, int] | None) -> float:
+    """Waits for a picture at the platform: an avatar of that colour in the middle, or none, before the plain background."""
+
+    def is_there() -> bool:
+        recordings = platform.recordings(key)
+        if not recordings or recordings[-1].stat().st_size < 20_000:
+            return False
+        picture = last_picture(recordings[-1])
+        ground = is_colour(picture[:, :3], NIGHT) and is_colour(picture[:, -3:], NIGHT)
+        return ground and is_colour(picture[2:, 7:9], avatar or NIGHT)
+
+    return await eventually(is_there, 30)
+
+
+@pytest.mark.slow
+async def test_an_avatar_goes_from_the_browsers_canvas_to_both_platforms(
+    browser: Browser, stage: Stage, youtube: Platform, twitch: Platform
+) -> None:
+    keys = Keys()
+    async with Show(stage, every=0.2) as show, stage_page(browser, show) as it:
+        await it.open()
+        # Somebody new: no avatar, no destination, and the page says what to do about both.
+        await expect(it.page.get_by_text("You have no avatar yet")).to_be_visible()
+        await expect(it.page.get_by_role("button", name="Go live")).to_be_disabled()
+        await it.save("YouTube", youtube.url, keys.youtube)
+        await it.save("Twitch", twitch.url, keys.twitch)
+        await it.test_all()
+        await expect(it.page.get_by_text("The way is free")).to_have_count(2)
+        await it.go_live()
+        await it.panel("status", "live", 30)
+        for platform, key in ((youtube, keys.youtube), (twitch, keys.twitch)):
+            await arrives(platform, key, None)
+        for body, name, colour in ((board(1, 0, 1), "magenta", MAGENTA), (board(0, 1, 1), "cyan", CYAN)):
+            await upload(stage, show.user, name, body)
+            await it.page.get_by_role("button", name="Avatar").click()
+            await it.page.get_by_role("dialog").get_by_role("button", name=name).click()
+            await it.canvas("avatar", "shown")
+            for platform, key in ((youtube, keys.youtube), (twitch, keys.twitch)):
+                await arrives(platform, key, colour)
+        for row in ("youtube", "twitch"):
+            await expect(it.output(row)).to_contain_text("takes the data")
+            await expect(it.output(row)).to_contain_text("kbit/s")
+        await it.page.get_by_role("button", name="End the show").click()
+        await it.page.get_by_role("dialog").get_by_role("button", name="End the show").click()
+        await it.panel("status", "ended", 15)
+        for platform, key in ((youtube, keys.youtube), (twitch, keys.twitch)):
+            # Those before it are the tests of the way.
+            said = probe(platform.recordings(key)[-1])
+            assert (said["video"]["codec_name"], said["video"]["width"], said["video"]["height"]) == ("h264", 1280, 720)
+            assert said["audio"]["codec_name"] == "aac"
+
+
+@pytest.mark.slow
+async def test_what_the_page_shows_of_a_platform_that_breaks_and_heals_is_true(
+    browser: Browser, stage: Stage, youtube: Platform, twitch: Platform
+) -> None:
+    keys = Keys()
+    async with Show(stage) as show, stage_page(browser, show) as it:
+        await on_stage(it, youtube, twitch, keys)
+        await it.watch()
+        since = time.time()
+        facts: dict[str, float] = {}
+        async with rising(lambda: youtube.bytes_in(keys.youtube)):
+            facts["killed"] = time.time()
+            twitch.kill()
+            await it.state("twitch", "interrupted")
+            row = it.output("twitch")
+            await expect(row).to_contain_text("Twitch cannot be reached.")
+            await expect(row).to_contain_text("we try again by ourselves")
+            await expect(row).to_contain_text("Next try in")
+            twitch.start()
+            before = len(twitch.published(keys.twitch))
+            await row.get_by_role("button", name="Retry now").click()
+            await it.state("twitch", "live")
+            facts["let in"] = twitch.published(keys.twitch)[before].at
+            # Refused: no attempt comes by itself, and the page says what to do.
+            twitch.refuse.add(keys.twitch)
+            facts["dropped"] = time.time()
+            twitch.drop(keys.twitch)
+            await it.state("twitch", "error")
+            await expect(row).to_contain_text("Twitch refused the stream key.")
+            await expect(row).to_contain_text("Copy the key again from Twitch")
+            # As the page advises: another key.
+            renewed = f"canary-tw-{uuid.uuid4().hex[:16]}"
+            await row.get_by_role("button", name="New key").click()
+            form = it.page.locator("dialog .destination-form")
+            await form.get_by_label("Stream key").fill(renewed)
+            await form.get_by_role("button", name="Save").click()
+            newest = it.page.locator(".output[data-platform=twitch][data-state=live]")
+            await show.until(lambda: show.now.outputs["twitch"]["state"] == "live", 20)
+            await expect(newest).to_have_count(1)
+            facts["let in with the new key"] = twitch.published(renewed)[0].at
+        shown = await it.shown()
+        assert show.changes_of("youtube", since) == []
+        assert [one["state"] for one in shown if one["platform"] == "youtube"] == ["live"]
+        behind = lags(show, shown, since)
+        assert behind and max(behind.values()) < MOST, behind
+        seen = [(one["state"], one["at"]) for one in shown if one["platform"] == "twitch" and one["at"] >= since]
+        for fact, state in (
+            ("killed", "interrupted"),
+            ("let in", "live"),
+            ("dropped", "interrupted"),
+            ("let in with the new key", "live"),
+        ):
+            after = [at - facts[fact] for shown_state, at in seen if shown_state == state and at >= facts[fact]]
+            behind[f"{state} after {fact}"] = after[0]
+            assert after[0] < MOST, (fact, behind)
+        print({what: round(seconds, 2) for what, seconds in behind.items()})
+
+
+def lags(show: Show, shown: list[dict[str, Any]], since: float) -> dict[str, float]:
+    """How much later the page showed each change than the API, which was asked all the while, told it."""
+    found: dict[str, float] = {}
+    left = [one for one in shown if one["at"] >= since - MOST]
+    for change in show.changes:
+        if change.at < since or not change.before:
+            continue
+        same = [one for one in left if one["platform"] == change.label and one["state"] == change.after]
+        near = min(same, key=lambda one: abs(one["at"] - change.at), default=None)
+        assert near is not None, f"never shown: {change}"
+        left.remove(near)
+        found[f"{change.label} {change.before} → {change.after} ({change.at - since:.1f} s)"] = near["at"] - change.at
+    return found
+
+
+@pytest.mark.slow
+async def test_a_page_reloaded_in_mid_show_is_on_stage_again_with_the_same_show(
+    browser: Browser, stage: Stage, youtube: Platform, twitch: Platform
+) -> None:
+    keys = Keys()
+    async with Show(stage) as show, stage_page(browser, show) as it:
+        await on_stage(it, youtube, twitch, keys)
+        await upload(stage, show.user, "cyan", board(0, 1, 1))
+        since = time.time()
+        async with rising(lambda: youtube.bytes_in(keys.youtube)), rising(lambda: twitch.bytes_in(keys.twitch)):
+            await it.page.reload()
+            reloaded = time.monotonic()
+            await it.canvas("connection", "on", 20)
+            back = time.monotonic() - reloaded
+            await it.canvas("avatar", "shown")
+            await it.panel("status", "live")
+            await show.until(lambda: show.now.source == "live", 10)
+            # The avatar that was chosen, though there is a newer one by now; and the small picture.
+            await expect(it.page.get_by_role("button", name="Avatar")).to_contain_text("magenta")
+            await expect(it.page.get_by_label("Small picture")).to_be_checked()
+            await arrives(youtube, keys.youtube, MAGENTA)
+        session = await show.call("GET", f"/api/live/status?room_id={show.room}")
+        assert session["session_id"] == show.session
+        assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == []
+        assert len(youtube.published(keys.youtube)) == len(twitch.published(keys.twitch)) == 1
+        for row in ("youtube", "twitch"):
+            await it.state(row, "live")
+        print(f"on stage {back:.1f} s after the reload")
+
+
+@pytest.mark.slow
+async def test_a_page_without_news_says_so_and_recovers(
+    browser: Browser, stage: Stage, youtube: Platform, twitch: Platform
+) -> None:
+    keys = Keys()
+    async with Show(stage) as show, stage_page(browser, show) as it:
+        await on_stage(it, youtube, twitch, keys)
+        async with rising(lambda: youtube.bytes_in(keys.youtube)):
+            stage.kill("api")
+            killed = time.monotonic()
+            told = it.page.get_by_text("No news from the service")
+            await expect(told).to_be_visible(timeout=10_000)
+            print(f"told {time.monotonic() - killed:.1f} s after the API died")
+            # What happens meanwhile is not lost: the page has it when it is back.
+            twitch.drop(keys.twitch)
+            stage.start("api")
+            await it.panel("news", "fresh", 30)
+            await expect(told).to_have_count(0)
+            await show.until(lambda: show.state("twitch") == "live" and show.failures > 0, 30)
+            await it.state("twitch", "live")
+        timeline = it.page.locator(".timeline li[data-event='output.accepted']", has_text="Twitch")
+        await expect(timeline).to_have_count(2)
+        await it.panel("status", "live")
+        # An API that hangs closes no connection: only its silence tells.
+        api = psutil.Process(stage.pid("api"))
+        api.suspend()
+        try:
+            await expect(told).to_be_visible(timeout=12_000)
+        finally:
+            api.resume()
+        await it.panel("news", "fresh", 20)
+        await expect(told).to_have_count(0)
+
+
+@pytest.mark.slow
+async def test_the_end_is_asked_for_once(browser: Browser, stage: Stage, youtube: Platform, twitch: Platform) -> None:
+    keys = Keys()
+    async with Show(stage, every=0.2) as show, stage_page(browser, show) as it:
+        await on_stage(it, youtube, twitch, keys)
+        # Nor does one leave the page unasked.
+        await it.page.get_by_role("link", name="Library").first.click()
+        dialog = it.page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("You are on air")
+        await dialog.get_by_role("button", name="Cancel").click()
+        end = it.page.get_by_role("button", name="End the show")
+        await end.click()
+        await expect(dialog).to_have_count(1)
+        await dialog.get_by_role("button", name="Cancel").click()
+        await expect(dialog).to_have_count(0)
+        assert show.now.status == "live"
+        await end.click()
+        await dialog.get_by_role("button", name="End the show").click()
+        await expect(dialog).to_have_count(0)
+        await it.panel("status", "ended", 15)
+        for row, platform, key in (("youtube", youtube, keys.youtube), ("twitch", twitch, keys.twitch)):
+            await it.state(row, "ended")
+            assert platform.published(key, "publish_done")
+        stops = [what for what, _ in it.heard.sent if what.endswith("/api/live/stop")]
+        assert len(stops) == 1
+        await expect(it.page.get_by_role("button", name="Go live")).to_be_enabled()
+
+
+@pytest.mark.slow
+async def test_no_secret_reaches_the_browser(
+    browser: Browser, stage: Stage, seaweed: EmbeddedSeaweed, youtube: Platform, twitch: Platform
+) -> None:
+    keys = Keys()
+    twitch.refuse.add(keys.twitch)
+    async with Show(stage, every=0.2) as show, stage_page(browser, show) as it:
+        await upload(stage, show.user, "magenta", board(1, 0, 1))
+        await it.open()
+        await it.canvas("avatar", "shown")
+        await it.save("YouTube", youtube.url, keys.youtube)
+        await it.save("Twitch", twitch.url, keys.twitch)
+        await it.test_all()
+        await expect(it.page.get_by_text("The way is free")).to_have_count(1)
+        await expect(it.page.get_by_text("The test failed")).to_have_count(1)
+        await it.go_live()
+        await it.state("youtube", "live", 30)
+        await it.state("twitch", "error")
+        await it.page.reload()
+        await it.canvas("connection", "on")
+        await it.state("youtube", "live")
+        youtube.drop(keys.youtube)
+        await show.until(lambda: "interrupted" in show.changes_of("youtube"), 15)
+        await it.state("youtube", "live", 30)
+        livekit = stage.livekit.livekit
+        secrets = {
+            "a key that is taken": keys.youtube,
+            "a key that is refused": keys.twitch,
+            "the store's": seaweed.store.credentials.secret_access_key,
+            "LiveKit's": livekit.api_secret,
+            "the sessions'": SECRET,
+        }
+        everything = await it.everything()
+        heard = b"".join(everything.values())
+        # What was listened to is what the page lives on, or this shows nothing.
+        assert b"event: change" in heard and b"event: metrics" in heard
+        assert {place.split()[0] for place in everything} >= {
+            "Document",
+            "Script",
+            "Fetch",
+            "websocket",
+            "page",
+            "local",
+        }
+        assert b"key_fingerprint" in heard
+        assert it.heard.missed == []
+        assert leaks(secrets, everything) == []
+        typed = [what for what, body in it.heard.sent if keys.youtube in body or keys.twitch in body]
+        assert typed == [f"POST {stage.url}/api/live/destinations"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["en", "zh"])
+async def test_axe_finds_nothing_serious(
+    browser: Browser, stage: Stage, youtube: Platform, twitch: Platform, language: str
+) -> None:
+    keys = Keys()
+    twitch.refuse.add(keys.twitch)
+    async with Show(stage, every=0.2) as show, stage_page(browser, show) as it:
+        await it.open()
+        found = {"nothing yet": await spoken(it, language)}
+        await upload(stage, show.user, "magenta", board(1, 0, 1))
+        await it.page.reload()
+        await it.canvas("avatar", "shown")
+        await it.save("YouTube", youtube.url, keys.youtube)
+        await it.save("Twitch", twitch.url, keys.twitch)
+        await it.page.get_by_role("button", name="Avatar").click()
+        found["a choice"] = await spoken(it, language)
+        await it.page.keyboard.press("Escape")
+        await it.go_live()
+        await it.state("youtube", "live", 30)
+        await it.state("twitch", "error")
+        found["on air"] = await spoken(it, language)
+        await it.page.emulate_media(color_scheme="dark")
+        found["on air, dark"] = await spoken(it, language)
+        await it.page.set_viewport_size({"width": 360, "height": 800})
+        found["on air, narrow"] = await spoken(it, language)
+        too_wide = await it.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert too_wide <= 0
+        await it.page.get_by_role("button", name="End the show").click()
+        found["the end"] = await spoken(it, language)
+    assert {where: what for where, what in found.items() if what} == {}
+
+
+async def spoken(it: StagePage, language: str) -> list[str]:
+    """What axe finds in that language; in English again afterwards."""
+    if language == "en":
+        return await it.axe()
+    await speak(it, "zh")
+    try:
+        return await it.axe()
+    finally:
+        await speak(it, "en")
+
+
+async def speak(it: StagePage, language: str) -> None:
+    """Presses the button for it, also where a dialog stands before it."""
+    await it.page.evaluate(f"document.querySelector('header.shell button[lang={language}]').click()")
+    await expect(it.page.locator("html")).to_have_attribute("lang", "zh-CN" if language == "zh" else "en")
+
+
+async def test_without_livekit_the_page_says_so(browser: Browser, settings: Settings) -> None:
+    async with serving(settings) as api:
+        page = await browser.new_page()
+        await page.goto(f"{api.url}/dev/sign-in?user=newcomer")
+        await page.goto(f"{api.url}/stage")
+        await expect(page.get_by_role("alert")).to_contain_text("LiveKit is not set up here")
+        await expect(page.get_by_role("alert")).to_contain_text("LIVEKIT_URL")
+        await page.context.close()
