@@ -58,14 +58,44 @@ class Model:
             primitive["mode"] = mode
         return self.add("meshes", {"primitives": [primitive]})
 
-    def animation(self, seconds: float, nodes: list[int], name: str | None = None) -> int:
-        """Turns these nodes for some time."""
+    def box(self, middle: tuple[float, ...], sides: tuple[float, ...], material: int) -> int:
+        """A mesh that can be seen: a box of its own corners and normals for each face."""
+        around = ((-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1), (-1, -1, -1), (1, -1, -1), (1, 1, -1), (-1, 1, -1))
+        normals = ((0, 0, 1), (0, 0, -1), (-1, 0, 0), (1, 0, 0), (0, 1, 0), (0, -1, 0))
+        corners = [tuple(m + s * a / 2 for m, s, a in zip(middle, sides, one, strict=True)) for one in around]
+        points = [corners[corner] for face in _FACES for corner in face]
+        faces = [start + place for start in range(0, 24, 4) for place in (0, 1, 2, 0, 2, 3)]
+        given = {"componentType": 5126, "count": 24, "type": "VEC3"}
+        bounds = {"min": [min(axis) for axis in zip(*points, strict=True)]}
+        bounds["max"] = [max(axis) for axis in zip(*points, strict=True)]
+        # As the file itself holds them: 32-bit floats.
+        bounds = {side: list(struct.unpack("<3f", struct.pack("<3f", *values))) for side, values in bounds.items()}
+        body = b"".join(struct.pack("<3f", *point) for point in points)
+        position = self.add("accessors", {"bufferView": self.view(body), **given, **bounds})
+        body = b"".join(struct.pack("<3f", *normal) * 4 for normal in normals)
+        normal = self.add("accessors", {"bufferView": self.view(body), **given})
+        indices = {"bufferView": self.view(struct.pack("<36H", *faces)), "componentType": 5123, "count": 36}
+        primitive = {
+            "attributes": {"POSITION": position, "NORMAL": normal},
+            "indices": self.add("accessors", indices | {"type": "SCALAR"}),
+            "material": material,
+        }
+        return self.add("meshes", {"primitives": [primitive]})
+
+    def animation(
+        self,
+        seconds: float,
+        nodes: list[int],
+        name: str | None = None,
+        to: tuple[float, float, float, float] = (0, 0, 0, 1),
+    ) -> int:
+        """Turns these nodes for some time, up to the quaternion `to`."""
         times = struct.pack("<2f", 0, seconds)
         given = {"bufferView": self.view(times), "componentType": 5126, "count": 2, "type": "SCALAR"}
         # As the file itself holds it: a 32-bit float.
         latest = struct.unpack("<2f", times)[1]
         time = self.add("accessors", given | {"min": [0], "max": [latest]})
-        turns = struct.pack("<8f", 0, 0, 0, 1, 0, 0, 0, 1)
+        turns = struct.pack("<8f", 0, 0, 0, 1, *to)
         given = {"bufferView": self.view(turns), "componentType": 5126, "count": 2, "type": "VEC4"}
         turn = self.add("accessors", given)
         found: dict[str, Any] = {
@@ -187,6 +217,119 @@ def vrma(seconds: float = 2.5) -> bytes:
             "humanoid": {"humanBones": {name: {"node": nodes[name]} for name in ("hips", "head", "spine")}},
             "expressions": {"preset": {"happy": {"node": nodes["happy"]}}, "custom": {"Wink": {"node": nodes["Wink"]}}},
         },
+    )
+    return model.file()
+
+
+_PARENTS = {
+    "hips": None,
+    "spine": "hips",
+    "chest": "spine",
+    "neck": "chest",
+    "head": "neck",
+    **{f"{side}UpperArm": "chest" for side in ("left", "right")},
+    **{f"{side}LowerArm": f"{side}UpperArm" for side in ("left", "right")},
+    **{f"{side}Hand": f"{side}LowerArm" for side in ("left", "right")},
+    **{f"{side}UpperLeg": "hips" for side in ("left", "right")},
+    **{f"{side}LowerLeg": f"{side}UpperLeg" for side in ("left", "right")},
+    **{f"{side}Foot": f"{side}LowerLeg" for side in ("left", "right")},
+}
+"""The bones that a VRM 1.0 must have, chest and neck, each with what it hangs on."""
+
+_PLACES: dict[str, tuple[float, float, float]] = {
+    "hips": (0, 0.9, 0),
+    "spine": (0, 0.12, 0),
+    "chest": (0, 0.16, 0),
+    "neck": (0, 0.22, 0),
+    "head": (0, 0.08, 0),
+    "UpperArm": (0.18, 0.16, 0),
+    "LowerArm": (0.26, 0, 0),
+    "Hand": (0.24, 0, 0),
+    "UpperLeg": (0.1, -0.05, 0),
+    "LowerLeg": (0, -0.4, 0),
+    "Foot": (0, -0.38, 0),
+}
+"""Where a bone begins, from where its parent does; metres, of the left side."""
+
+# A box for each bone: its middle from the bone's beginning, and its sides.
+_BOXES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "hips": ((0, 0, 0), (0.3, 0.18, 0.2)),
+    "spine": ((0, 0.06, 0), (0.26, 0.16, 0.18)),
+    "chest": ((0, 0.1, 0), (0.34, 0.24, 0.2)),
+    "neck": ((0, 0.03, 0), (0.1, 0.1, 0.1)),
+    "head": ((0, 0.14, 0), (0.26, 0.28, 0.24)),
+    "UpperArm": ((0.13, 0, 0), (0.26, 0.1, 0.1)),
+    "LowerArm": ((0.12, 0, 0), (0.24, 0.09, 0.09)),
+    "Hand": ((0.06, 0, 0), (0.12, 0.08, 0.06)),
+    "UpperLeg": ((0, -0.2, 0), (0.14, 0.4, 0.14)),
+    "LowerLeg": ((0, -0.19, 0), (0.12, 0.38, 0.12)),
+    "Foot": ((0, -0.03, 0.05), (0.12, 0.08, 0.24)),
+}
+
+_FACES = ((0, 1, 2, 3), (5, 4, 7, 6), (4, 0, 3, 7), (1, 5, 6, 2), (3, 2, 6, 7), (4, 5, 1, 0))
+
+SKIN, SHIRT, TROUSERS, HAPPY = (1.0, 0.55, 0.4), (0.1, 0.25, 0.9), (0.1, 0.6, 0.2), (1.0, 0.0, 0.8)
+"""Colours of the figure: hands and head, the upper part, the lower, and the head that is happy."""
+
+
+def figure(meta: dict[str, Any] | None = None, thumbnail: bytes | None = None) -> bytes:
+    """A VRM 1.0 that can be seen: a person of boxes, 1.5 m tall, who stands with arms held out. `happy` colours the head."""
+    model = Model()
+    unlit = {"KHR_materials_unlit": {}}
+    colours = {
+        name: model.add(
+            "materials",
+            {"name": name, "pbrMetallicRoughness": {"baseColorFactor": [*colour, 1]}, "extensions": unlit},
+        )
+        for name, colour in (("face", SKIN), ("skin", SKIN), ("shirt", SHIRT), ("trousers", TROUSERS))
+    }
+    nodes: dict[str, int] = {}
+    for bone, parent in _PARENTS.items():
+        kind = bone.removeprefix("left").removeprefix("right")
+        mirrored = -1.0 if bone.startswith("right") else 1.0
+        x, y, z = _PLACES[kind]
+        (mx, my, mz), sides = _BOXES[kind]
+        worn = {"head": "face", "neck": "skin", "Hand": "skin", "hips": "trousers"}.get(kind)
+        worn = worn or ("trousers" if kind in ("UpperLeg", "LowerLeg", "Foot") else "shirt")
+        mesh = model.box((mx * mirrored, my, mz), sides, colours[worn])
+        nodes[bone] = model.add("nodes", {"name": bone, "translation": [x * mirrored, y, z], "mesh": mesh})
+        if parent is not None:
+            model.document["nodes"][nodes[parent]].setdefault("children", []).append(nodes[bone])
+    model.document["scenes"] = [{"nodes": [nodes["hips"]]}]
+    model.document["scene"] = 0
+    model.document["extensionsUsed"] = ["KHR_materials_unlit"]
+    given = dict(META_1 if meta is None else meta)
+    if thumbnail is not None:
+        given["thumbnailImage"] = model.image(thumbnail)
+    happy = {"materialColorBinds": [{"material": colours["face"], "type": "color", "targetValue": [*HAPPY, 1]}]}
+    model.extension(
+        "VRMC_vrm",
+        {
+            "specVersion": "1.0",
+            "meta": given,
+            "humanoid": {"humanBones": {bone: {"node": node} for bone, node in nodes.items()}},
+            "expressions": {"preset": {"happy": happy}},
+        },
+    )
+    return model.file()
+
+
+def wave(seconds: float = 2.0) -> bytes:
+    """A VRMA for `figure`: the whole body turns half around, and stays so."""
+    model = Model()
+    nodes = {}
+    for bone, parent in _PARENTS.items():
+        kind = bone.removeprefix("left").removeprefix("right")
+        x, y, z = _PLACES[kind]
+        nodes[bone] = model.add("nodes", {"name": bone, "translation": [-x if bone.startswith("right") else x, y, z]})
+        if parent is not None:
+            model.document["nodes"][nodes[parent]].setdefault("children", []).append(nodes[bone])
+    model.document["scenes"] = [{"nodes": [nodes["hips"]]}]
+    model.document["scene"] = 0
+    model.animation(seconds, [nodes["hips"]], "turn", to=(0, 1, 0, 0))
+    model.extension(
+        "VRMC_vrm_animation",
+        {"specVersion": "1.0", "humanoid": {"humanBones": {name: {"node": node} for name, node in nodes.items()}}},
     )
     return model.file()
 

@@ -8,6 +8,8 @@ import { useUploadItems, useUploads, type Item } from "./context";
 
 /** More lines than this help nobody; the heading counts them all. */
 const LINES = 50;
+const NEWS = 20;
+const TOLD: readonly Item["state"][] = ["sending", "done", "known", "failed", "lost"];
 
 export function UploadTray() {
   const { t } = useTexts();
@@ -17,8 +19,10 @@ export function UploadTray() {
   const left = items.filter((one) => ["waiting", "checking", "sending", "paused"].includes(one.state)).length;
   return (
     <>
-      <div className="visually-hidden" role="status" aria-live="polite" data-testid="upload-news">
-        {news}
+      <div className="visually-hidden" role="log" aria-live="polite" data-testid="upload-news">
+        {news.map(({ id, text }) => (
+          <p key={id}>{text}</p>
+        ))}
       </div>
       {items.length ? (
         <aside className="tray" aria-label={t.uploads.title}>
@@ -47,15 +51,21 @@ function shownOf(items: Item[]): Item[] {
   return [...first, ...items.filter((one) => !first.includes(one))].slice(0, LINES);
 }
 
-/** What ended since it was last looked at, in words. */
-function useNews(items: Item[]): string {
+/** What has begun and ended lately, in words: a line each, which is read when it is added. */
+function useNews(items: Item[]): { id: number; text: string }[] {
   const { t } = useTexts();
   const told = useRef(new Map<string, string>());
-  const [news, setNews] = useState("");
+  const next = useRef(1);
+  const [news, setNews] = useState<{ id: number; text: string }[]>([]);
   useEffect(() => {
-    const fresh = items.filter((one) => told.current.get(one.id) !== one.state && ["sending", "done", "known", "failed", "lost"].includes(one.state));
+    const fresh = items.filter((one) => told.current.get(one.id) !== one.state && TOLD.includes(one.state));
     told.current = new Map(items.map((one) => [one.id, one.state]));
-    if (fresh.length) setNews(fresh.map((one) => `${one.name}: ${one.state === "sending" ? t.states.uploading : said(one, t)}`).join(". "));
+    if (!fresh.length) return;
+    const lines = fresh.map((one) => ({
+      id: next.current++,
+      text: `${one.name}: ${one.state === "sending" ? t.states.uploading : said(one, t)}`,
+    }));
+    setNews((all) => [...all, ...lines].slice(-NEWS));
   }, [items, t]);
   return news;
 }
