@@ -11,7 +11,7 @@ import { useTexts } from "../../i18n";
 const tagsIn = (text: string) => [
   ...new Set(
     text
-      .split(/[,,、]/)
+      .split(/[,\uff0c\u3001]/)
       .map((tag) => tag.trim())
       .filter(Boolean),
   ),
