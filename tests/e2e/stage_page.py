@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import struct
 import subprocess
 from collections.abc import AsyncIterator
@@ -90,6 +91,20 @@ def last_picture(recording: Path) -> NDArray[np.int16]:
 def is_colour(part: NDArray[np.int16], colour: tuple[int, int, int], within: int = 24) -> bool:
     """Whether a part of a picture is that colour all over, but for what an encoder does to it."""
     return bool(np.abs(part - np.array(colour)).max() <= within)
+
+
+def is_green(part: NDArray[np.int16]) -> bool:
+    """Whether a part of a picture is green rather than anything else, as the camera of a browser under test is."""
+    return bool((part[..., 1] - part[..., [0, 2]].max(axis=-1) > 60).all())
+
+
+def loudest(recording: Path) -> float:
+    """The loudest moment of a recording in dBFS; -91 is silence."""
+    command = ["ffmpeg", "-hide_banner", "-i", recording, "-vn", "-af", "volumedetect", "-f", "null", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = re.search(r"max_volume: (-?[\d.]+) dB", done.stderr)
+    assert found, done.stderr
+    return float(found[1])
 
 
 @dataclass

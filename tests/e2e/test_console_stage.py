@@ -21,7 +21,18 @@ from tests.canaries import leaks
 from tests.conftest import serving
 from tests.e2e.browsers import WITH_3D
 from tests.e2e.stage import SECRET, Show, Stage, eventually, rising
-from tests.e2e.stage_page import NIGHT, StagePage, board, is_colour, last_picture, stage_browser, stage_page, upload
+from tests.e2e.stage_page import (
+    NIGHT,
+    StagePage,
+    board,
+    is_colour,
+    is_green,
+    last_picture,
+    loudest,
+    stage_browser,
+    stage_page,
+    upload,
+)
 from tests.platforms import Platform, probe
 
 expect.set_options(timeout=15_000)
@@ -98,6 +109,12 @@ async def test_an_avatar_goes_from_the_browsers_canvas_to_both_platforms(
             await it.canvas("avatar", "shown")
             for platform, key in ((youtube, keys.youtube), (twitch, keys.twitch)):
                 await arrives(platform, key, colour)
+        # The host's own camera in a corner, and a microphone: the browser's are green, and beep each second.
+        assert loudest(youtube.recordings(keys.youtube)[-1]) < -80
+        await it.page.get_by_label("Camera").check()
+        await it.page.get_by_label("Microphone").check()
+        await eventually(lambda: is_green(last_picture(youtube.recordings(keys.youtube)[-1])[7, 12:15]), 30)
+        await eventually(lambda: loudest(youtube.recordings(keys.youtube)[-1]) > -50, 30)
         for row in ("youtube", "twitch"):
             await expect(it.output(row)).to_contain_text("takes the data")
             await expect(it.output(row)).to_contain_text("kbit/s")
@@ -246,6 +263,40 @@ async def test_a_page_without_news_says_so_and_recovers(
             api.resume()
         await it.panel("news", "fresh", 20)
         await expect(told).to_have_count(0)
+
+
+@pytest.mark.slow
+async def test_a_room_that_was_lost_or_taken_is_told_of_and_taken_again(
+    browser: Browser, stage: Stage, youtube: Platform, twitch: Platform
+) -> None:
+    keys = Keys()
+    async with Show(stage) as show, stage_page(browser, show) as it:
+        await on_stage(it, youtube, twitch, keys)
+        since = time.time()
+        async with rising(lambda: youtube.bytes_in(keys.youtube)):
+            stage.livekit.stop(fast=True)
+            await it.canvas("connection", "reconnecting")
+            await expect(it.page.get_by_text("The connection to the room is lost")).to_be_visible()
+            stage.livekit.start()
+            await it.canvas("connection", "on", 40)
+            await show.until(lambda: show.now.source == "live", 20)
+            # Another tab looks on. When it steps on stage this one gives way, says so, and does not fight for it.
+            other = await it.page.context.new_page()
+            await other.goto(f"{stage.url}/stage?room={show.room}")
+            await expect(other.locator(".stage-show")).to_have_attribute("data-status", "live")
+            canvas = other.locator("canvas")
+            await expect(canvas).to_have_attribute("data-avatar", "shown")
+            await expect(canvas).to_have_attribute("data-connection", "off")
+            await it.canvas("connection", "on")
+            await other.get_by_role("button", name="Step on stage").click()
+            await expect(canvas).to_have_attribute("data-connection", "on", timeout=30_000)
+            await it.canvas("connection", "elsewhere")
+            await expect(it.page.get_by_text("You are on stage somewhere else now")).to_be_visible()
+            await other.close()
+            await it.page.get_by_role("button", name="Step on stage").click()
+            await it.canvas("connection", "on")
+            await show.until(lambda: show.now.source == "live", 20)
+        assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == []
 
 
 @pytest.mark.slow

@@ -76,10 +76,33 @@ export function wasOnStage(room: string): { here: boolean; ever: boolean } {
 }
 
 export function setOnStage(room: string, on: boolean): void {
+  if (!on) releaseStage();
   for (const storage of [sessionStorage, localStorage])
     if (on) storage.setItem(stepped(room), "1");
     else storage.removeItem(stepped(room));
 }
+
+let letGo: () => void = () => undefined;
+/** Milliseconds that the page before a reload has for being gone. */
+const GONE = 1500;
+
+/** One tab of this browser has a room's stage. Takes it from the one that has it; or with `ifFree` only when none has, and
+ * tells whether it has it now. Where the browser cannot know of other tabs, there are none. */
+export function claimStage(room: string, ifFree: boolean): Promise<boolean> {
+  const { locks } = navigator as { locks?: LockManager };
+  if (!locks) return Promise.resolve(true);
+  return new Promise((tell) => {
+    locks
+      .request(stepped(room), ifFree ? { signal: AbortSignal.timeout(GONE) } : { steal: true }, () => {
+        tell(true);
+        return new Promise<void>((done) => (letGo = done));
+      })
+      .catch(() => tell(false));
+  });
+}
+
+/** The page is left: another tab may have the stage. */
+export const releaseStage = () => letGo();
 
 /** The canvas for a quality. */
 export function pictureOf(choice: Choice): { width: number; height: number; fps: number; bitrate: number } {

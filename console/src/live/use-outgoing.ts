@@ -2,7 +2,7 @@
 import { useCallback, useEffect, useRef, useState, type RefObject } from "react";
 
 import type { Scene } from "../three/scene";
-import { pictureOf, setOnStage, wasOnStage, type Choice } from "./choice";
+import { claimStage, pictureOf, releaseStage, setOnStage, wasOnStage, type Choice } from "./choice";
 import type { Connection, Publisher } from "./publisher";
 
 /** What does not work, and with it the error, where there is one with words of its own. */
@@ -66,6 +66,7 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
     });
     return () => {
       over = true;
+      releaseStage();
       scene.current?.dispose();
       scene.current = null;
       void publisher.current?.dispose();
@@ -141,6 +142,7 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
 
   const step = useCallback(async () => {
     await attempt("room", async () => {
+      await claimStage(room, false);
       await publisher.current?.start();
       setOnStage(room, true);
     });
@@ -158,8 +160,9 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
   useEffect(() => {
     if (!ready || !again || tried.current) return;
     tried.current = true;
-    void step();
-  }, [ready, again, step]);
+    // Another tab may have it: that one goes on, and this one looks on.
+    void claimStage(room, true).then((free) => (free ? step() : undefined));
+  }, [room, ready, again, step]);
 
   useEffect(() => {
     if (!soundBlocked) return;
