@@ -20,7 +20,7 @@ export const operationsZh: OperationsTexts = {
   yes: "是",
   no: "否",
   nobody: "无人",
-  status: { ok: "一切正常", degraded: "有部分异常", down: "服务不可用" },
+  status: { ok: "各部分正常", degraded: "有部分异常", down: "服务不可用" },
   states: { ok: "正常", warning: "需要留意", down: "故障", off: "未使用", unknown: "未知" },
   parts: { database: "数据库", store: "文件存储", livekit: "LiveKit", worker: "后台进程", controller: "控制器", patrol: "巡检" },
   codes: {
@@ -175,7 +175,7 @@ export const operationsZh: OperationsTexts = {
   time: "时间",
   actor: "谁",
   action: "操作",
-  actionHint: "以此开头:live. 或 asset.trash",
+  actionHint: "live. 或 asset.trash",
   subject: "对象",
   result: "结果",
   results: { ok: "完成", refused: "被拒绝", failed: "失败" },

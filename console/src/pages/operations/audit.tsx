@@ -27,7 +27,7 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
         </>
       ),
     },
-    { name: o.action, cell: (entry) => <code>{entry.action}</code> },
+    { name: o.action, kind: "word", cell: (entry) => <code>{entry.action}</code> },
     {
       name: o.subject,
       kind: "wide",

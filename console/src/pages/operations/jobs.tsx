@@ -61,7 +61,16 @@ export function Jobs({ search, onChange }: { search: OperationsSearch; onChange:
     { name: o.attempts, kind: "number", cell: (job) => job.attempts },
     {
       name: o.changed,
-      cell: (job) => (job.changedAt ? <time dateTime={job.changedAt}>{when(job.changedAt, language)}</time> : when(job.scheduledAt, language)),
+      cell: (job) => (
+        <>
+          {job.changedAt ? <time dateTime={job.changedAt}>{when(job.changedAt, language)}</time> : "–"}
+          {job.scheduledAt && job.status === "todo" ? (
+            <div className="dim">
+              {o.due}: <time dateTime={job.scheduledAt}>{when(job.scheduledAt, language)}</time>
+            </div>
+          ) : null}
+        </>
+      ),
     },
     {
       name: o.actions,

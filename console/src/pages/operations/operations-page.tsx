@@ -1,6 +1,6 @@
 /** What an operator looks after. Nothing of it is asked for by anybody else. */
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
-import { useCallback, useEffect } from "react";
+import { useCallback, useEffect, useRef } from "react";
 
 import { useSession } from "../../api/session";
 import type { HealthOut } from "../../api/operations";
@@ -38,6 +38,11 @@ function Operations() {
   const navigate = useNavigate({ from: "/operations" });
   const health = useHealth();
   const tab = search.tab ?? "overview";
+  const tabs = useRef<HTMLElement>(null);
+  // Where they do not all fit, the one that is open is seen.
+  useEffect(() => {
+    void tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  }, [tab]);
   // A filter is no place to come back to; a show that was opened is.
   const change = useCallback<Change>(
     (values) => void navigate({ search: (now: OperationsSearch) => ({ ...now, ...values }), replace: !("show" in values) }),
@@ -58,7 +63,7 @@ function Operations() {
           {health.data ? o.old : health.error.message}
         </p>
       ) : null}
-      <nav className="tabs" aria-label={o.sections}>
+      <nav ref={tabs} className="tabs" aria-label={o.sections}>
         {TABS.map((one) => (
           <Link
             key={one}

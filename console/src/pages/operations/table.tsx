@@ -7,8 +7,8 @@ import type { ReactNode } from "react";
 export interface Column<T> {
   name: string;
   cell: (row: T) => ReactNode;
-  /** `wide`: takes what is left. `number`: to the right. `actions`: buttons. */
-  kind?: "wide" | "number" | "actions";
+  /** `wide`: takes what is left. `word`: is not broken. `number`: to the right. `actions`: buttons. */
+  kind?: "wide" | "word" | "number" | "actions";
 }
 
 export function Table<T>({
@@ -46,7 +46,7 @@ export function Table<T>({
                   <span className="cell-name" aria-hidden="true">
                     {column.name}
                   </span>
-                  <div className="cell">{column.cell(row)}</div>
+                  <div className="ops-cell">{column.cell(row)}</div>
                 </td>
               ))}
             </tr>

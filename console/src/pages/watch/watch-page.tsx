@@ -141,13 +141,13 @@ function Invite({ room }: { room: string }) {
   const make = async () => {
     try {
       const made = await invite(room);
-      // Not every browser lets a page write there; then the link is shown to be copied by hand.
+      // Not every browser lets a page write there; the link is shown to be copied by hand, too.
       const copied = await navigator.clipboard.writeText(made).then(
         () => true,
         () => false,
       );
       if (copied) tell(`${w.copied} ${w.inviteHint}`);
-      setLink(copied ? null : made);
+      setLink(made);
     } catch (error) {
       tellError(error);
     }
