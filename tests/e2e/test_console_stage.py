@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
 
 import psutil
 import pytest
@@ -19,20 +18,10 @@ from butai.config import Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.canaries import leaks
 from tests.conftest import serving
+from tests.e2e.boards import NIGHT, board, is_colour, is_green, last_picture, loudest
 from tests.e2e.browsers import WITH_3D
 from tests.e2e.stage import SECRET, Show, Stage, eventually, rising
-from tests.e2e.stage_page import (
-    NIGHT,
-    StagePage,
-    board,
-    is_colour,
-    is_green,
-    last_picture,
-    loudest,
-    stage_browser,
-    stage_page,
-    upload,
-)
+from tests.e2e.stage_page import Keys, StagePage, lags, on_stage, stage_browser, stage_page, upload
 from tests.platforms import Platform, probe
 
 expect.set_options(timeout=15_000)
@@ -49,25 +38,6 @@ async def browser() -> AsyncIterator[Browser]:
     """Draws WebGL by the processor."""
     async with stage_browser(*WITH_3D) as started:
         yield started
-
-
-class Keys:
-    """Of both platforms, as nobody else has them."""
-
-    def __init__(self) -> None:
-        self.youtube, self.twitch = f"canary-yt-{uuid.uuid4().hex[:16]}", f"canary-tw-{uuid.uuid4().hex[:16]}"
-
-
-async def on_stage(it: StagePage, youtube: Platform, twitch: Platform, keys: Keys) -> None:
-    """An avatar, both keys, and on air with both."""
-    await upload(it.show.stage, it.show.user, "magenta", board(1, 0, 1))
-    await it.open()
-    await it.canvas("avatar", "shown")
-    await it.save("YouTube", youtube.url, keys.youtube)
-    await it.save("Twitch", twitch.url, keys.twitch)
-    await it.go_live()
-    await it.panel("status", "live", 30)
-    await it.canvas("connection", "on")
 
 
 async def arrives(platform: Platform, key: str, avatar: tuple[int, int, int] | None) -> float:
@@ -184,21 +154,6 @@ async def test_what_the_page_shows_of_a_platform_that_breaks_and_heals_is_true(
             behind[f"{state} after {fact}"] = after[0]
             assert after[0] < MOST, (fact, behind)
         print({what: round(seconds, 2) for what, seconds in behind.items()})
-
-
-def lags(show: Show, shown: list[dict[str, Any]], since: float) -> dict[str, float]:
-    """How much later the page showed each change than the API, which was asked all the while, told it."""
-    found: dict[str, float] = {}
-    left = [one for one in shown if one["at"] >= since - MOST]
-    for change in show.changes:
-        if change.at < since or not change.before:
-            continue
-        same = [one for one in left if one["platform"] == change.label and one["state"] == change.after]
-        near = min(same, key=lambda one: abs(one["at"] - change.at), default=None)
-        assert near is not None, f"never shown: {change}"
-        left.remove(near)
-        found[f"{change.label} {change.before} → {change.after} ({change.at - since:.1f} s)"] = near["at"] - change.at
-    return found
 
 
 @pytest.mark.slow

@@ -102,12 +102,12 @@ export function Output({
       ) : null}
       {onAir && up ? (
         <div className="row output-actions">
-          {live ? null : (
+          {!live && (output.attempt > 1 || output.next_attempt_at) ? (
             <span className="dim next-try">
               {output.attempt > 1 ? t.stage.attempt(output.attempt) : null}{" "}
               {output.next_attempt_at ? <NextTry moment={output.next_attempt_at} ahead={ahead} /> : null}
             </span>
-          )}
+          ) : null}
           {badKey && output.destination_id ? (
             <button type="button" onClick={() => onNewKey(output.destination_id ?? "")}>
               {t.stage.changeKey}
