@@ -20,15 +20,26 @@ export const CardView = memo(function CardView({
 }) {
   const { t } = useTexts();
   const [broken, setBroken] = useState<string | null>(null);
-  const about = [card.duration ? clock(card.duration) : bytes(card.size)];
-  if (card.triangles) about.push(t.library.triangles(card.triangles));
+  const about = card.triangles ? `${measure(card)} · ${t.library.triangles(card.triangles)}` : measure(card);
   const commercial = (t.assets.short as Record<string, string>)[card.commercial ?? ""];
+  const hidden = card.visibility === "private";
   const pictured = card.thumbnail && broken !== card.thumbnail && card.status !== "missing";
+  // One sentence for those who hear it, and few elements: a hundred cards come into sight with one turn of the wheel.
+  const label = [
+    card.name,
+    t.kinds[card.category],
+    about,
+    card.status === "ready" ? "" : t.states[card.status],
+    commercial,
+    hidden ? t.library.private : "",
+    card.warning ? t.library.warning : "",
+  ];
   return (
     <button
       type="button"
       className="card"
       tabIndex={stop ? 0 : -1}
+      aria-label={label.filter(Boolean).join(", ")}
       data-place={place}
       data-id={card.id}
       data-key={card.s3Key}
@@ -39,32 +50,26 @@ export const CardView = memo(function CardView({
         {pictured ? (
           <img src={card.thumbnail ?? ""} alt="" loading="lazy" decoding="async" onError={() => setBroken(card.thumbnail)} />
         ) : (
-          <span className="sign">
-            <Icon of={card.category} size={56} />
-          </span>
+          <Icon of={card.category} size={56} />
         )}
-        <span className="tags">
-          {card.status !== "ready" ? <span className={`badge ${card.status}`}>{t.states[card.status]}</span> : null}
-          {commercial ? <span className={`badge ${termClass("commercial", card.commercial)}`}>{commercial}</span> : null}
-        </span>
+        {card.status === "ready" ? null : <span className={`badge ${card.status}`}>{t.states[card.status]}</span>}
+        {commercial && card.status === "ready" ? (
+          <span className={`badge ${termClass("commercial", card.commercial)}`}>{commercial}</span>
+        ) : null}
         {card.warning ? (
           <span className="badge warning" title={t.library.warning}>
             <Icon of="warning" size={14} />
-            <span className="visually-hidden">{t.library.warning}</span>
           </span>
         ) : null}
       </span>
       <span className="name">{card.name}</span>
-      <span className="about">
-        <span className="visually-hidden">{t.kinds[card.category]}, </span>
-        <span className="said">{about.join(" · ")}</span>
-        {card.visibility === "private" ? (
-          <span className="lock" title={t.library.private}>
-            <Icon of="lock" size={14} />
-            <span className="visually-hidden">{t.library.private}</span>
-          </span>
-        ) : null}
+      <span className={hidden ? "about lock" : "about"} title={hidden ? t.library.private : undefined}>
+        {about}
       </span>
     </button>
   );
 });
+
+function measure(card: Card): string {
+  return card.duration ? clock(card.duration) : bytes(card.size);
+}
