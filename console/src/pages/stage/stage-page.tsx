@@ -34,8 +34,9 @@ export function StagePage() {
   const [failed, setFailed] = useState<unknown>(null);
 
   useEffect(() => {
-    document.title = `${t.pages.stage} · ${t.brand}`;
-  }, [t]);
+    // The studio's own title says more.
+    if (!room) document.title = `${t.pages.stage} · ${t.brand}`;
+  }, [t, room]);
 
   const make = useCallback(async () => {
     setFailed(null);
