@@ -126,6 +126,7 @@ export const en = {
     pause: "Pause",
     resume: "Resume",
     cancel: "Cancel",
+    dismiss: "Dismiss",
     clear: "Clear",
     retry: "Try again",
     done: "Done",
@@ -168,6 +169,8 @@ export const en = {
       reconnecting: "The connection to the room is lost. Trying again…",
       elsewhere: "You are on stage somewhere else now",
     },
+    programSends: (name: string) =>
+      `${name} sends into this room, and that is what goes out. “Step on stage” takes its place with the picture above.`,
     soundBlocked: "The browser keeps your sound back. Click anywhere to turn it on.",
     slow: (pictures: number, light: boolean) =>
       `Only ${pictures} pictures a second are drawn. ${light ? "Close" : "Tick “Small picture”, close"} other tabs and programs, or choose a lighter avatar.`,
@@ -289,6 +292,8 @@ export const en = {
       "egress.started": "LiveKit's egress has started",
       "egress.updated": "LiveKit's egress tells news",
       "egress.ended": "LiveKit's egress has ended",
+      "ingress.made": "A way in for a program was made",
+      "ingress.deleted": "A way in for a program was closed",
       "ingress.started": "A program sends into the room",
       "ingress.ended": "A program has stopped sending",
     },

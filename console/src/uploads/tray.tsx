@@ -97,7 +97,7 @@ function Line({ item }: { item: Item }) {
             {t.uploads.open}
           </Link>
         ) : null}
-        {here ? null : button(t.uploads.cancel, cancel)}
+        {here ? null : button(item.state === "failed" || item.state === "lost" ? t.uploads.dismiss : t.uploads.cancel, cancel)}
       </div>
     </li>
   );

@@ -110,7 +110,6 @@ function Failed({ asset }: { asset: AssetOut }) {
           <strong>{t.detail.failed}</strong>
         </p>
         <p>{reason(t, asset.errorCode, asset.errorDetail)}</p>
-        {asset.errorDetail ? <p className="dim">{asset.errorDetail}</p> : null}
         <label className="button">
           <Icon of="upload" /> {t.detail.retry}
           <input
