@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import struct
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,7 +21,7 @@ from playwright.async_api import Browser, Page, Request, async_playwright
 from butai.config import Settings
 from tests import avatars, files
 from tests.conftest import serving
-from tests.e2e.browsers import CHROMIUM, FLAGS, WITH_3D, chromium
+from tests.e2e.browsers import CHROMIUM, FLAGS, WITH_3D, WITHOUT_3D, chromium
 from tests.e2e.consoles import PATIENCE, Console, colours, drop, findings, shown_as, until
 from tests.e2e.test_resumable_1gib import MIB, write_glb
 
@@ -189,6 +192,28 @@ async def test_a_sky_is_a_lit_sphere(console: Console, run_jobs: Jobs) -> None:
         )
 
     await until(red, lambda share: share > 0.9)
+
+
+async def test_a_scene_is_drawn(console: Console, run_jobs: Jobs) -> None:
+    room = avatars.Model()
+    unlit = {
+        "pbrMetallicRoughness": {"baseColorFactor": [*avatars.SHIRT, 1]},
+        "extensions": {"KHR_materials_unlit": {}},
+    }
+    room.document["extensionsUsed"] = ["KHR_materials_unlit"]
+    room.add("nodes", {"mesh": room.box((0, 0, 0), (4, 2, 4), room.add("materials", unlit))})
+    room.document["scenes"] = [{"nodes": [0]}]
+    asset_id = await console.upload("scene/Room.glb", room.file())
+    await run_jobs()
+    page = await console.page(path=f"/library?open={asset_id}")
+    await page.wait_for_selector(CANVAS)
+    await until(lambda: colours(page, CANVAS, SHIRT), lambda found: found[0][0] > 0.1)
+    # It turns under the keys, too.
+    _, before = await colours(page, CANVAS)
+    await page.focus(CANVAS)
+    for _ in range(6):
+        await page.keyboard.press("ArrowRight")
+    await until(lambda: colours(page, CANVAS), lambda found: found[1] > before)
 
 
 # Uploading
@@ -499,6 +524,16 @@ SELECT gen_random_uuid(), 'vrm', 'vrm/' || name || '.vrm', 'vrm/' || name || '.v
 FROM (SELECT i, 'Avatar ' || lpad(i::text, 6, '0') AS name FROM generate_series(1, %s) AS i) AS named
 """
 
+LONG = 200
+"""Milliseconds from which on a person sees that the page stood still."""
+
+OBSERVE = """() => {
+    window.long = [];
+    new PerformanceObserver((list) => {
+        for (const one of list.getEntries()) window.long.push(Math.round(one.duration));
+    }).observe({ type: "longtask" });
+}"""
+
 SCROLL = """async (wanted) => {
     // As fast as pages come, to the end; what took long meanwhile was noted by the observer.
     const last = () => Math.max(...[...document.querySelectorAll(".card")].map((one) => Number(one.dataset.place)));
@@ -512,33 +547,72 @@ SCROLL = """async (wanted) => {
 }"""
 
 
+@dataclass
+class Tasks:
+    """The tasks of the page's main thread, in milliseconds: how long each took, and how long the processor worked for it.
+
+    The two differ when other programs want the processor too, which is not the page's doing.
+    """
+
+    took: list[float]
+    worked: list[float]
+
+    @classmethod
+    def of(cls, trace: bytes) -> Tasks:
+        """From a recording of Chromium's."""
+        events: list[dict[str, Any]] = json.loads(trace)["traceEvents"]
+        threads = {
+            (event["pid"], event["tid"])
+            for event in events
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+        }
+        runs = [
+            event
+            for event in events
+            # What was under way at either end of the recording has no length.
+            if event["name"] == "ThreadControllerImpl::RunTask"
+            and (event["pid"], event["tid"]) in threads
+            and "tdur" in event
+        ]
+        return cls([event["dur"] / 1000 for event in runs], [event["tdur"] / 1000 for event in runs])
+
+    @property
+    def alone(self) -> bool:
+        """Whether the machine was the page's alone."""
+        return sum(self.worked) > 0.85 * sum(self.took)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 async def test_100_000_files_scroll_without_a_stutter(console: Console, settings: Settings) -> None:
     count = 100_000
     with psycopg.connect(settings.database.url.get_secret_value(), autocommit=True) as connection:
         connection.execute(SEED, (count,))
         connection.execute("SELECT setval('asset_changes', %s)", (count,))
         connection.execute("ANALYZE assets")
-    page = await console.page()
-    await page.wait_for_selector(card(f"Avatar {count:06}"))
-    await page.wait_for_load_state("networkidle")
-    await page.evaluate(
-        """() => {
-            window.long = [];
-            new PerformanceObserver((list) => {
-                for (const one of list.getEntries()) window.long.push(Math.round(one.duration));
-            }).observe({ type: "longtask" });
-        }"""
+    # A processor that draws as a graphics card would is no measure of a page without 3D: a browser without.
+    async with chromium(*WITHOUT_3D) as plain:
+        page = await Console(console.api, plain).page()
+        await page.wait_for_selector(card(f"Avatar {count:06}"))
+        await page.wait_for_load_state("networkidle")
+        await page.evaluate(OBSERVE)
+        await plain.start_tracing(page=page, categories=["toplevel"])
+        done = await page.evaluate(SCROLL, count)
+        # From the end back to the beginning in one step.
+        await page.wait_for_selector(card("Avatar 000001"))
+        await page.evaluate("() => scrollTo(0, 0)")
+        await page.wait_for_selector(card(f"Avatar {count:06}"))
+        tasks = Tasks.of(await plain.stop_tracing())
+        told = await page.evaluate("window.long")
+    over = [one for one in told if one > LONG]
+    worked = sum(tasks.worked)
+    print(
+        f"{done['frames']} frames, {len(told)} tasks over 50 ms of which {len(over)} over {LONG} ms; the processor worked"
+        f" {worked / 1000:.1f} s of {sum(tasks.took) / 1000:.1f} s, at most {max(tasks.worked):.0f} ms for a task"
     )
-    page.set_default_timeout(180_000)
-    done = await page.evaluate(SCROLL, count)
-    long = await page.evaluate("window.long")
-    print(f"{done['frames']} frames, {len(long)} tasks over 50 ms, the longest {max(long, default=0)} ms")
     assert done["far"] == count - 1
-    assert done["cards"] < 200, "cards that nobody sees are in the document"
-    await page.wait_for_selector(card("Avatar 000001"))
-    assert [one for one in long if one > 200] == []
-    # From the end back to the beginning in one step.
-    await page.evaluate("() => scrollTo(0, 0)")
-    await page.wait_for_selector(card(f"Avatar {count:06}"))
-    assert [one for one in await page.evaluate("window.long") if one > 200] == []
+    assert done["cards"] < 250, "cards that nobody sees are in the document"
+    assert len(tasks.worked) > 1000
+    assert max(tasks.worked) <= LONG
+    if tasks.alone:
+        assert over == []
