@@ -22,7 +22,7 @@ import obstore
 import psutil
 import psycopg
 import servers
-from harness import Benchmark, Failed, Figures, Limit, Ratio, arguments, cpu_of, main, tool_version, versions, wrk
+from harness import Benchmark, Failed, Figures, Limit, Ratio, arguments, cpu_of, main, need, tool_version, versions, wrk
 
 from butai.assets.patrol.heads import CONCURRENCY, _fast_store  # pyright: ignore[reportPrivateUsage]
 from butai.config import StoreSettings
@@ -90,6 +90,7 @@ print(len(keys) / (time.monotonic() - began))
 
 
 def measure(rounds: int, seconds: float) -> bool:
+    need("wrk")
     bench = Benchmark(
         "patrol", f"{OBJECTS:,} objects in the embedded store, {CONCURRENCY} requests at a time", STATEMENTS
     )

@@ -29,6 +29,9 @@ CONCURRENCY = 48
 HEAD_SECONDS = 10
 """How long one HEAD may take, its repetition included."""
 
+BURST = 0.1
+"""Seconds for which requests that could have gone out are made up for. A whole second's worth would be felt by others."""
+
 IN_VAIN = 100
 """HEADs in a row without a clear answer, after which the rest of a batch is not tried: the store is down."""
 
@@ -48,30 +51,25 @@ class Heads(Protocol):
 
 
 class Bucket:
-    """A token bucket: one token for each request.
+    """A token bucket: one token for each request. `rate`: requests in a second, 0 for no limit; `BURST` seconds' worth may
+    go out at once.
 
-    `rate`: requests in a second, 0 for no limit; a second's worth may go out at once.
+    Each takes the next place in time and sleeps until then: were they all to wait for the next token, all would wake for
+    each of them.
     """
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._tokens = rate
-        self._at = 0.0
+        self._next = 0.0
 
     async def take(self) -> None:
         """Returns when a request may go out."""
         if self._rate <= 0:
             return
-        loop = asyncio.get_running_loop()
-        while True:
-            now = loop.time()
-            if self._at:
-                self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
-            self._at = now
-            if self._tokens >= 1:
-                self._tokens -= 1
-                return
-            await asyncio.sleep((1 - self._tokens) / self._rate)
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now - BURST) + 1 / self._rate
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
 
 
 class StoreHeads:

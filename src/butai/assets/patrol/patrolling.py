@@ -6,9 +6,10 @@ due again.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,13 +22,14 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
-from butai.alerts.raising import digest, raise_alert, resolve_alert
+from butai.alerts.raising import raise_alert, resolve_alert
 from butai.assets.patrol import recording
 from butai.assets.patrol.heads import Heads, StoreHeads
 from butai.assets.patrol.looking import Canary, Looked, PatrolStopped, look, unreliable
 from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.patrol.names import RECHECK
 from butai.assets.patrol.recording import Recorded
+from butai.assets.patrol.telling import files, named, tell_digest, tell_stop
 from butai.assets.patrol.verdicts import LEAST_MASS, Kind, Row, Ruling
 from butai.assets.storage import Store, Whole
 from butai.config import PatrolSettings
@@ -215,20 +217,46 @@ class Patrol:
         async with self._database.transaction() as session:
             mismatches = await recording.open_mismatches(session)
             await _save(session, run)
-        while rows := await self._rows(_BATCH, asked | {"after": run.checkpoint or NIL}):
+        async with aclosing(self._batches(run, asked)) as batches:
+            async for looked, now in batches:
+                await _still_alone(connection)
+                run.count(looked.counts)
+                run.checkpoint = looked.rows[-1][0].id
+                if run.dry_run:
+                    async with self._database.transaction() as session:
+                        await _save(session, run)
+                else:
+                    await self._record(looked, run, mismatches, now)
+                tell(run)
+
+    async def _batches(self, run: Run, asked: dict[str, Any]) -> AsyncGenerator[tuple[Looked, datetime], None]:
+        """Batches with what the store says, and when it was asked. It is asked for the next one while the one before is
+        written down, so that neither waits for the other."""
+
+        async def ask(rows: list[Row]) -> tuple[Looked, datetime]:
             now = self._clock()
             looked = await look(
-                rows, self._heads, self._canary, hides_absence=run.hides_absence, now=now, recheck=self._recheck
+                rows,
+                self._heads,
+                self._canary,
+                hides_absence=bool(run.hides_absence),
+                now=now,
+                recheck=self._recheck,
             )
-            await _still_alone(connection)
-            run.count(looked.counts)
-            run.checkpoint = rows[-1].id
-            if run.dry_run:
-                async with self._database.transaction() as session:
-                    await _save(session, run)
-            else:
-                await self._record(looked, run, mismatches, now)
-            tell(run)
+            return looked, now
+
+        rows = await self._rows(_BATCH, asked | {"after": run.checkpoint or NIL})
+        asking = asyncio.create_task(ask(rows)) if rows else None
+        try:
+            while asking is not None:
+                ready = await asking
+                rows = await self._rows(_BATCH, asked | {"after": rows[-1].id})
+                asking = asyncio.create_task(ask(rows)) if rows else None
+                yield ready
+        finally:
+            if asking is not None:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
 
     async def _prepare_canary(self) -> bool:
         """Puts the canary where it should be, the first time, and asks for both. Raises `PatrolStopped`."""
@@ -287,7 +315,7 @@ class Patrol:
         async with self._database.transaction() as session:
             await _save(session, run)
             if not run.dry_run:
-                await _alarm(session, stopped)
+                await tell_stop(session, stopped)
 
     async def _finish(self, run: Run) -> None:
         run.state = "finished"
@@ -297,7 +325,7 @@ class Patrol:
                 await _tidy(session)
                 for code in ("patrol_unreliable", "patrol_mass_missing", "patrol_stale"):
                     await resolve_alert(session, code, f"Run {run.id} looked for {run.checked} files to its end.")
-                await _digest(session, run)
+                await tell_digest(session, run.id)
                 missing = await session.scalar(select(func.count()).where(*_OPEN, Finding.kind == "missing"))
                 if not missing:
                     await resolve_alert(session, "assets_missing", "No file is missing.")
@@ -319,7 +347,7 @@ class Patrol:
         except PatrolStopped as stopped:
             log.error("patrol.recheck_stopped", code=stopped.code, detail=stopped.detail)
             async with self._database.transaction() as session:
-                await _alarm(session, stopped)
+                await tell_stop(session, stopped)
             return
         recorded = await self._change(looked, None)
         async with self._database.transaction() as session:
@@ -331,8 +359,8 @@ class Patrol:
                     key="assets_missing",
                     code="assets_missing",
                     severity="warning",
-                    title=f"{_files(len(recorded.lost))} lost by the store",
-                    body=_named("Missing", recorded.lost),
+                    title=f"{files(len(recorded.lost))} lost by the store",
+                    body=named("Missing", recorded.lost),
                 )
         log.info("patrol.rechecked", counts=dict(looked.counts))
 
@@ -386,51 +414,3 @@ async def _still_alone(connection: psycopg.AsyncConnection[Any]) -> None:
         await connection.execute("SELECT 1")
     except UNREACHABLE as error:
         raise DatabaseUnavailable from error
-
-
-MOST_NAMED = 20
-"""Files that a message names; all of them are at `GET /api/assets/patrol`."""
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
-
-
-def _named(title: str, keys: Sequence[str]) -> str:
-    more = f"\n… and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
-    return f"{title}:\n" + "\n".join(keys[:MOST_NAMED]) + more
-
-
-async def _digest(session: AsyncSession, run: Run) -> None:
-    """One message about all that this run changed; none when it changed nothing."""
-    name = Finding.detail["s3_key"].astext
-    started = select(PatrolRun.started_at).where(PatrolRun.id == run.id).scalar_subquery()
-    found: dict[str, Sequence[str]] = {}
-    for what, condition in (
-        ("lost", (Finding.kind == "missing") & (Finding.run_id == run.id)),
-        ("recovered", (Finding.resolution == "recovered") & (Finding.resolved_at >= started)),
-        ("changed in the store", (Finding.kind == "mismatch") & (Finding.run_id == run.id)),
-    ):
-        keys = (await session.scalars(select(name).where(condition).order_by(name))).all()
-        if keys:
-            found[what] = keys
-    if found:
-        title = "Patrol: " + ", ".join(f"{_files(len(keys))} {what}" for what, keys in found.items())
-        body = "\n\n".join(_named(what.capitalize(), keys) for what, keys in found.items())
-        await digest(session, title, body, "warning" if set(found) != {"recovered"} else "info")
-
-
-async def _alarm(session: AsyncSession, stopped: PatrolStopped) -> None:
-    titles = {
-        "patrol_unreliable": "The patrol cannot believe the store",
-        "patrol_mass_missing": "Very many files seem to be gone from the store",
-    }
-    advice = "No file was marked. `butai doctor` tells what the store allows; the next patrol tries again."
-    await raise_alert(
-        session,
-        key=stopped.code,
-        code=stopped.code,
-        severity="failure",
-        title=titles[stopped.code],
-        body=f"{stopped.detail[:1].upper()}{stopped.detail[1:]}. {advice}",
-    )
