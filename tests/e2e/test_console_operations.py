@@ -612,6 +612,7 @@ async def test_two_strangers_watch_by_one_invitation_and_without_it_nobody_learn
                     await expect(page.locator("[data-refused]")).to_contain_text(
                         "Without an invitation nobody sees a room"
                     )
+                    await expect(page.get_by_role("button", name="Copy a link")).to_have_count(0)
                     told.append((await page.locator("[data-refused]").inner_text()).replace(room, ""))
                 assert told[0] == told[1]
                 assert await audit_by_axe(page) == []

@@ -39,10 +39,11 @@ function Operations() {
   const health = useHealth();
   const tab = search.tab ?? "overview";
   const tabs = useRef<HTMLElement>(null);
-  // Where they do not all fit, the one that is open is seen.
+  const counted = Boolean(health.data);
+  // Where they do not all fit, the one that is open is seen; the counts make them wider.
   useEffect(() => {
     void tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
-  }, [tab]);
+  }, [tab, counted]);
   // A filter is no place to come back to; a show that was opened is.
   const change = useCallback<Change>(
     (values) => void navigate({ search: (now: OperationsSearch) => ({ ...now, ...values }), replace: !("show" in values) }),

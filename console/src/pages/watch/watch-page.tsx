@@ -16,6 +16,7 @@ export function WatchPage() {
   const session = useSession();
   const invitation = useMemo(() => invitationIn(location.hash), []);
   const known = Boolean(session.data?.userId);
+  const [mayInvite, setMayInvite] = useState(false);
   useEffect(() => {
     document.title = `${w.title(room)} · ${t.brand}`;
   }, [w, t, room]);
@@ -24,9 +25,9 @@ export function WatchPage() {
     <div className="watch">
       <div className="page-head">
         <h1>{w.title(room)}</h1>
-        {known && !invitation ? <Invite room={room} /> : null}
+        {mayInvite && !invitation ? <Invite room={room} /> : null}
       </div>
-      {known || invitation ? <Picture key={room} room={room} invitation={invitation} /> : <Refused title={w.invitedOnly} more={w.invitedMore} signIn />}
+      {known || invitation ? <Picture key={room} room={room} invitation={invitation} onLetIn={setMayInvite} /> : <Refused title={w.invitedOnly} more={w.invitedMore} signIn />}
     </div>
   );
 }
@@ -47,7 +48,16 @@ function Refused({ title, more, signIn }: { title: string; more: string; signIn:
   );
 }
 
-function Picture({ room, invitation }: { room: string; invitation: string | null }) {
+function Picture({
+  room,
+  invitation,
+  onLetIn,
+}: {
+  room: string;
+  invitation: string | null;
+  /** Who is let in without an invitation may make one. */
+  onLetIn: (letIn: boolean) => void;
+}) {
   const { t, language } = useTexts();
   const w = watchTexts[language];
   const video = useRef<HTMLVideoElement>(null);
@@ -71,6 +81,8 @@ function Picture({ room, invitation }: { room: string; invitation: string | null
   }, [room, invitation]);
 
   const { state, error } = seen;
+  const letIn = !["joining", "failed", "refused"].includes(state);
+  useEffect(() => onLetIn(letIn), [letIn, onLetIn]);
   if (state === "refused") {
     const expired = error?.code === "invitation_invalid";
     return <Refused title={expired ? w.expired : w.invitedOnly} more={expired ? w.expiredMore : w.invitedMore} signIn={!expired} />;
