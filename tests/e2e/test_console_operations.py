@@ -22,10 +22,11 @@ import psycopg
 import pytest
 import pytest_asyncio
 from livekit import api
-from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
+from playwright.async_api import Browser, BrowserContext, Page, Response, ViewportSize, expect
 
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from tests.canaries import leaks
 from tests.e2e.browsers import WITHOUT_3D, chromium
 from tests.e2e.conftest import Start
 from tests.e2e.stage import IDENTITY, Show, Stage, eventually
@@ -155,6 +156,8 @@ async def test_an_operator_sees_a_running_show_its_timeline_and_ends_it(
         on_air(prepare=lambda it: twitch.refuse.add(it.twitch_key), wait=("youtube",)) as it,
         operators_page(browser, stage, "?tab=shows") as page,
     ):
+        answers: list[Response] = []
+        page.on("response", lambda answer: answers.append(answer) if "/api/" in answer.url else None)
         row = page.locator(f'[data-shows="on_air"] [data-room="{it.show.room}"]')
         await expect(row).to_contain_text(it.show.user)
         await expect(row).to_contain_text("YouTube: Live")
@@ -169,6 +172,11 @@ async def test_an_operator_sees_a_running_show_its_timeline_and_ends_it(
         await expect(timeline.locator('[data-event="output.accepted"]').first).to_contain_text("YouTube")
         assert await audit_by_axe(page) == []
         await picture(page, "show")
+        # No key of anybody's is in what came, nor in the page.
+        came = {str(number): await answer.body() for number, answer in enumerate(answers) if answer.ok}
+        assert any(it.show.session.encode() in body for body in came.values()), "the answers were not looked at"
+        keys = {"youtube": it.youtube_key, "twitch": it.twitch_key}
+        assert leaks(keys, came | {"page": (await page.content()).encode()}) == []
         # Reloaded, the same show is open.
         await page.reload()
         await expect(dialog.get_by_role("heading", name=f"Show of {it.show.room}")).to_be_visible()
