@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,13 +13,14 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
 from butai.apikeys import create_api_key
 from butai.assets import purging
 from butai.assets.queries import parse_sort
-from butai.assets.search import filters, pages
+from butai.assets.search import filters, pages, rarity
 from butai.assets.search.pages import Search
 from butai.database import Database
 from tests import files
@@ -192,6 +194,8 @@ WAYS = {
     "walks that end too early": (-1, (("walk", 3), ("gather", 5), ("walk", 40), ("gather", None))),
     "gathers that end too early": (10**9, (("walk", 3), ("gather", 2), ("walk", 25), ("gather", None))),
     "gathers only": (10**9, (("gather", None),) * 2),
+    "known to be rare": (pages.FEW, pages.WAYS),
+    "taken for rare": (pages.FEW, pages.WAYS),
 }
 
 
@@ -203,6 +207,21 @@ async def test_a_search_finds_what_matches_by_every_way(
     few, ways = WAYS[way]
     monkeypatch.setattr(pages, "FEW", few)
     monkeypatch.setattr(pages, "WAYS", ways)
+    gathered = 0
+    rare_statement = pages.rare_statement
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal gathered
+        gathered += 1
+        return rare_statement(*arguments)
+
+    async def most_rows(_database: Any, _connection: Any, wanted: filters.Filters) -> float | None:
+        return 1 if wanted.words or wanted.tags else None
+
+    if way in ("known to be rare", "taken for rare"):
+        monkeypatch.setattr(rarity, "most_rows", most_rows)
+        monkeypatch.setattr(pages, "rare_statement", counted)
+        monkeypatch.setattr(pages, "RARE", 3 if way == "taken for rare" else pages.RARE)
     rng = random.Random(f"{way} {user}")
     found_some = 0
     for _ in range(40):
@@ -227,6 +246,7 @@ async def test_a_search_finds_what_matches_by_every_way(
             assert item["warnings"] == (["licence_forbids_redistribution"] if warned else [])
             assert "bones" not in item["facts"].get("model", {})
     assert found_some > 10
+    assert (gathered > 10) is (way in ("known to be rare", "taken for rare"))
 
 
 async def test_nobody_in_particular_sees_what_is_public(api: Api, rows: list[dict[str, Any]]) -> None:
@@ -432,6 +452,65 @@ async def test_what_is_rare_is_found_by_its_index(many: Database, query: str, in
     assert index in {scan.get("Index Name") for scan in found}
     assert not [scan for scan in found if scan["Node Type"] == "Seq Scan"]
     assert sum(scan["Actual Rows"] for scan in found if scan["Node Type"] == "Bitmap Heap Scan") <= 50
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "type=vrm&has_expression=rare77",
+        "tag=series 77",
+        "tag=series 77&tag=tag 1&format=vrm1",
+        "q=Name&tag=series 77",
+        "q=c4&tag=series 77",
+        "tag=nothing",
+        "format=vrm0,vrm1&has_expression=odd&tag=series 4",
+        "type=vrm&min_triangles=500&tag=series 4",
+    ],
+)
+async def test_what_is_known_to_be_rare_is_found_with_one_plan_for_all_values(many: Database, query: str) -> None:
+    search = asking(query, user="nobody")
+    async with many.reads.connection() as connection:
+        known = await rarity.most_rows(many, connection, search.filters)
+        assert known is not None
+        assert known <= 100
+        statement, values = pages.rare_statement(search, 20_000)
+        names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+        for number, name in enumerate(names, 1):
+            statement = statement.replace(f"%({name})s", f"${number}")
+        # Whatever the values are: planned without them.
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE rare AS {statement}".encode())
+        given = ", ".join(sql.Literal(values[name]).as_string(None) for name in names)
+        row = await (
+            await connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE rare({given})".encode())
+        ).fetchone()
+    assert row is not None
+    found = nodes(row[0][0]["Plan"])
+    assert "ix_assets_search" in {node.get("Index Name") for node in found}
+    assert not [node for node in found if node["Node Type"] == "Seq Scan"]
+    assert sum(node["Actual Rows"] for node in found if node["Node Type"] == "Bitmap Heap Scan") <= 50
+
+
+async def test_the_planner_is_not_asked_about_what_is_known_to_be_rare(
+    many: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def estimate(*_: Any) -> int:
+        asked.append("estimate")
+        return 10**6
+
+    monkeypatch.setattr(pages, "estimate", estimate)
+    assert (await pages.page(many, asking("tag=series 77"))).count == 8
+    assert asked == []
+    assert (await pages.page(many, asking("tag=tag 1"))).has_more
+    assert asked == ["estimate"]
+
+
+async def test_nothing_is_known_of_a_table_that_was_never_analysed(database: Database) -> None:
+    async with database.reads.connection() as connection:
+        assert await rarity.most_rows(database, connection, filters.parse([("tag", "x")])) is None
+    assert (await pages.page(database, asking("tag=x"))).count == 0
 
 
 async def test_a_common_name_of_two_letters_is_not_taken_for_rare(many: Database) -> None:

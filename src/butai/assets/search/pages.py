@@ -5,7 +5,8 @@ Called by `routes`; `facets` uses `matching`. Two ways lead to a page, and neith
 - The walk: read rows in the list's order from the ordered indexes and keep those that match, until the page is full.
   Quick when matches are common. It is fenced: planned once for a kind of list, parameters bound, so many rows and no more.
 - The gathering: get all matching rows by whatever is rare about them (words and tags by GIN, ranges, names by trigrams),
-  then sort. Quick when matches are rare. Its values stand as literals, so that the planner sees how rare they are.
+  then sort. Quick when matches are rare. Its values stand as literals, so that the planner sees how rare they are; words
+  and tags that are known to be rare (`rarity`) are gathered without asking it, by a statement that is planned once.
 
 The planner's count says which comes first. It can be wrong by a factor of a thousand, since it takes words for
 independent: of two common ones that never meet it expects many matches, and left alone it would walk the whole index for
@@ -25,6 +26,7 @@ from psycopg import sql
 from butai.assets.kinds import AssetType
 from butai.assets.models import LISTED
 from butai.assets.queries import EXACT_TOTAL, SORT_COLUMNS, Page, Place, Sort
+from butai.assets.search import rarity
 from butai.assets.search.filters import HIDDEN_NAME, Filters
 from butai.database import Connection, Database
 
@@ -41,6 +43,9 @@ WAYS: tuple[tuple[Literal["walk", "gather"], int | None], ...] = (
 )
 """What is tried in turn, and with how many rows at most: 20, 30, 400 ms. The last two are for matches that are many, and
 all far from where the list begins."""
+
+RARE = 2 * FEW
+"""Most rows that are gathered of what is known to be rare. It was common after all, then, and the planner is asked."""
 
 KEPT_SECONDS, KEPT = 60.0, 1000
 """How long the planner's counts are believed, and of how many searches they are kept: asking takes as long as a page."""
@@ -160,20 +165,57 @@ def matching(filters: Filters, user_id: str | None, columns: str, more: str = ""
 
 
 def gather_statement(search: Search, most: int | None) -> str:
-    """The gathering of at most so many rows. `MATERIALIZED`: without it the planner sees the limit, and walks."""
-    column, direction = SORT_COLUMNS[search.sort.field][0], "DESC" if search.sort.descending else "ASC"
+    """The gathering of at most so many rows, its values as literals."""
     place = search.place
     behind = _behind(search.sort, _literal(place.value), _literal(place.id)) if place else ""
-    rows = matching(search.filters, search.user_id, f"id, {column} AS k", behind)
+    rows = matching(search.filters, search.user_id, f"id, {SORT_COLUMNS[search.sort.field][0]} AS k", behind)
+    return _gathering(rows, search.sort, most, user=_literal(search.user_id), limit=str(search.limit))
+
+
+def rare_statement(search: Search, most: int) -> tuple[str, dict[str, Any]]:
+    """The same for words and tags of which one is known to be rare, with parameters, so that it is planned once for all
+    that ask alike. All of them are in one index, which begins with the rarest by itself."""
+    filters, place = search.filters, search.place
+    conditions = filters.conditions()
+    values: dict[str, Any] = {f"c{number}": one.value for number, one in enumerate(conditions)}
+    values |= {"user": search.user_id, "limit": search.limit}
+    if place is not None:
+        values |= {"value": place.value, "id": place.id}
+    shape = tuple(one.text for one in conditions)
+    scopes = tuple(_scopes(filters, search.user_id))
+    return _rare_statement(filters.types, scopes, shape, search.sort, place is not None, most), values
+
+
+@lru_cache(maxsize=512)
+def _rare_statement(
+    types: tuple[AssetType, ...],
+    scopes: tuple[str, ...],
+    conditions: tuple[str, ...],
+    sort: Sort,
+    placed: bool,
+    most: int,
+) -> str:
+    wanted = "".join(f" AND {text.format(f'%(c{number})s')}" for number, text in enumerate(conditions))
+    kinds = f" AND type IN ({', '.join(repr(one.value) for one in types)})" if types else ""
+    behind = _behind(sort, "%(value)s", "%(id)s") if placed else ""
+    rows = " UNION ALL ".join(
+        f"SELECT id, {SORT_COLUMNS[sort.field][0]} AS k FROM assets WHERE {scope}{kinds}{wanted}{behind}"
+        for scope in (one.replace("{user}", "%(user)s") for one in scopes)
+    )
+    return _gathering(rows, sort, most, user="%(user)s", limit="%(limit)s")
+
+
+def _gathering(rows: str, sort: Sort, most: int | None, *, user: str, limit: str) -> str:
+    """`MATERIALIZED`: without it the planner sees the limit, and walks."""
+    direction = "DESC" if sort.descending else "ASC"
     beyond = -1 if most is None else most + 1
-    tail = _tail(direction, user=f"{_literal(search.user_id)}::text", limit=str(search.limit), budget=beyond)
     return f"""
         WITH found AS MATERIALIZED ({rows}),
              capped AS MATERIALIZED (SELECT * FROM found LIMIT {"ALL" if most is None else beyond}),
              hits AS MATERIALIZED (
                  SELECT id, k, true AS matches, (SELECT count(*) FROM capped) AS place FROM capped
-                 ORDER BY k {direction}, id {direction} LIMIT {search.limit + 1}
-             ) {tail}"""
+                 ORDER BY k {direction}, id {direction} LIMIT {limit}::int + 1
+             ) {_tail(direction, user=f"{user}::text", limit=limit, budget=beyond)}"""
 
 
 def walk_statement(search: Search, budget: int) -> tuple[str, dict[str, Any]] | None:
@@ -213,6 +255,12 @@ async def page(database: Database, search: Search) -> Page:
     async def ask(connection: Connection) -> Page:
         walkable = walk_statement(search, 1) is not None
         gathers_first = walkable and bool(search.filters.conditions())
+        if gathers_first and search.filters.listed:
+            most_rows = await rarity.most_rows(database, connection, search.filters)
+            if most_rows is not None and most_rows <= FEW:
+                items, count, ended, value, asset_id = await _one(connection, *rare_statement(search, RARE))
+                if not ended:
+                    return Page(items or b"", min(count, search.limit), count > search.limit, value, asset_id)
         if gathers_first:
             gathers_first = await _known_estimate(database, connection, search) <= FEW
         ways = WAYS[-1:] if not walkable else WAYS[1:] if gathers_first else WAYS
