@@ -117,8 +117,11 @@ class StagePage:
     async def save(self, platform: str, url: str, key: str) -> None:
         """Types a key in, in whichever form the page offers. Its label is the platform's name in small letters."""
         form = self.page.locator(".destination-form")
+        add = self.page.get_by_role("button", name="Add a destination")
+        # The first one's form is at hand; the list has to be there to know.
+        await expect(form.or_(add)).to_be_visible()
         if not await form.is_visible():
-            await self.page.get_by_role("button", name="Add a destination").click()
+            await add.click()
         await form.get_by_label(platform, exact=True).check()
         await form.get_by_label("Stream key").fill(key)
         await form.get_by_text("More", exact=True).click()
@@ -156,10 +159,20 @@ class StagePage:
         """Waits for the page to show that."""
         await expect(self.output(platform)).to_have_attribute("data-state", state, timeout=seconds * 1000)
 
-    async def axe(self) -> list[str]:
-        """What axe finds that is serious or worse."""
+    async def speak(self, language: str) -> None:
+        """Presses the button for `en` or `zh`, also where a dialog stands before it."""
+        html = self.page.locator("html")
+        if (await html.get_attribute("lang") or "").startswith(language):
+            return
+        await self.page.evaluate(f"document.querySelector('header.shell button[lang={language}]').click()")
+        await expect(html).to_have_attribute("lang", "zh-CN" if language == "zh" else "en")
+
+    async def axe(self, language: str) -> list[str]:
+        """What axe finds in that language that is serious or worse; the page speaks English again afterwards."""
+        await self.speak(language)
         await self.page.evaluate(AXE.read_text())
         found = await self.page.evaluate("axe.run({ resultTypes: ['violations'] })")
+        await self.speak("en")
         assert found["passes"], "axe looked at nothing"
         return [
             f"{one['id']}: {node['html']} {node['failureSummary']}"

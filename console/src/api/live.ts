@@ -7,6 +7,7 @@ import type {
   ErrorOut,
   EventOut,
   HistoryOut,
+  IngressesOut,
   OutputOut,
   RoomListed,
   RoomOut,
@@ -28,6 +29,9 @@ const at = (room: string) => `/api/live/rooms/${encodeURIComponent(room)}`;
 export const hostToken = (room: string) => ask<TokenOut>(`${at(room)}/tokens`, { json: { role: "host" } });
 
 export const viewerToken = (room: string) => ask<TokenOut>(`${at(room)}/tokens`, { json: { role: "viewer" } });
+
+/** Programs like OBS that may send into a room. */
+export const waysInto = (room: string) => ask<IngressesOut>(`${at(room)}/ingress`);
 
 export const listDestinations = (signal?: AbortSignal) => ask<{ data: DestinationOut[] }>("/api/live/destinations", { signal });
 

@@ -13,7 +13,18 @@ import { Picker } from "./picker";
 const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
 const COLOURS = { night: NIGHT, white: "#ffffff", green: "#00b140", rose: "#f2d5dc" } as const;
 
-export function Preview({ outgoing, noAvatar, light }: { outgoing: Outgoing; noAvatar: boolean; light: boolean }) {
+export function Preview({
+  outgoing,
+  noAvatar,
+  light,
+  program,
+}: {
+  outgoing: Outgoing;
+  noAvatar: boolean;
+  light: boolean;
+  /** What sends into the room in the host's place. */
+  program: string | null;
+}) {
   const { t } = useTexts();
   const { connection } = outgoing;
   return (
@@ -36,6 +47,7 @@ export function Preview({ outgoing, noAvatar, light }: { outgoing: Outgoing; noA
           </p>
         ) : null}
       </div>
+      {program ? <p className="notice">{t.stage.programSends(program)}</p> : null}
       {outgoing.soundBlocked ? <p className="notice warn">{t.stage.soundBlocked}</p> : null}
       {outgoing.slow !== null ? <p className="notice warn">{t.stage.slow(outgoing.slow, light)}</p> : null}
       {outgoing.troubles.map((one) => (

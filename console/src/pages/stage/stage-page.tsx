@@ -3,7 +3,7 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useBlocker, useNavigate, useSearch } from "@tanstack/react-router";
 import { useCallback, useEffect, useRef, useState } from "react";
 
-import { addOutputs, isOnAir, isUp, listRooms, makeRoom, stopOutput, type RoomListed } from "../../api/live";
+import { addOutputs, isOnAir, isUp, listRooms, makeRoom, stopOutput, waysInto, type RoomListed } from "../../api/live";
 import { ApiError } from "../../api/http";
 import { useSession } from "../../api/session";
 import { Confirm } from "../../components/dialog";
@@ -130,6 +130,17 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
     document.title = `${onAir ? `● ${t.live[status.status]} · ` : ""}${t.pages.stage} · ${t.brand}`;
   }, [t, onAir, status?.status]);
 
+  // A host with OBS sends by that, and one participant of a name is let in: this page must not take its place.
+  const host = listed?.find((one) => one.room_id === room)?.host_identity ?? null;
+  const [program, setProgram] = useState<string | null>(null);
+  const stepUnlessAProgramDoes = async () => {
+    if (connection !== "off" && connection !== "elsewhere") return;
+    const found = await waysInto(room).catch(() => null);
+    const sends = found?.data.find((one) => one.identity === host && ["buffering", "publishing"].includes(one.state));
+    setProgram(sends ? sends.name || sends.kind.toUpperCase() : null);
+    if (!sends) await outgoing.step();
+  };
+
   // Whoever goes to another page takes the picture along.
   const leaving = useBlocker({
     shouldBlockFn: () => onAir && connection !== "off" && connection !== "elsewhere",
@@ -165,7 +176,7 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
 
   return (
     <div className="stage-columns">
-      <Preview outgoing={outgoing} noAvatar={newest.isSuccess && avatar === null} light={choice.light} />
+      <Preview outgoing={outgoing} noAvatar={newest.isSuccess && avatar === null} light={choice.light} program={connection === "on" ? null : program} />
       <div className="stage-side">
         <ShowPanel
           room={room}
@@ -173,9 +184,7 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
           host={listed?.find((one) => one.room_id === room)?.host_identity ?? null}
           destinations={destinations}
           preset={choice.preset}
-          onStart={() => {
-            if (connection === "off" || connection === "elsewhere") void outgoing.step();
-          }}
+          onStart={() => void stepUnlessAProgramDoes()}
           onNewKey={setChanging}
         />
         <Destinations
