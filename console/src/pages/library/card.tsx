@@ -24,28 +24,24 @@ export const CardView = memo(function CardView({
   const commercial = (t.assets.short as Record<string, string>)[card.commercial ?? ""];
   const hidden = card.visibility === "private";
   const pictured = card.thumbnail && broken !== card.thumbnail && card.status !== "missing";
-  // One sentence for those who hear it, and few elements: a hundred cards come into sight with one turn of the wheel.
-  const label = [
-    card.name,
-    t.kinds[card.category],
-    about,
-    card.status === "ready" ? "" : t.states[card.status],
-    commercial,
-    hidden ? t.library.private : "",
-    card.warning ? t.library.warning : "",
-  ];
+  // What is drawn for those who see, in words for those who hear. Few elements: a hundred cards come into sight at once.
+  const heard = [t.kinds[card.category], hidden ? t.library.private : "", card.warning ? t.library.warning : ""];
   return (
     <button
       type="button"
       className="card"
       tabIndex={stop ? 0 : -1}
-      aria-label={label.filter(Boolean).join(", ")}
       data-place={place}
       data-id={card.id}
       data-key={card.s3Key}
       data-type={card.category}
       onClick={() => onOpen(card.id)}
     >
+      <span className="name">{card.name}</span>
+      <span className={hidden ? "about lock" : "about"} title={hidden ? t.library.private : undefined}>
+        {about}
+        <span className="visually-hidden">, {heard.filter(Boolean).join(", ")}</span>
+      </span>
       <span className="picture">
         {pictured ? (
           <img src={card.thumbnail ?? ""} alt="" loading="lazy" decoding="async" onError={() => setBroken(card.thumbnail)} />
@@ -61,10 +57,6 @@ export const CardView = memo(function CardView({
             <Icon of="warning" size={14} />
           </span>
         ) : null}
-      </span>
-      <span className="name">{card.name}</span>
-      <span className={hidden ? "about lock" : "about"} title={hidden ? t.library.private : undefined}>
-        {about}
       </span>
     </button>
   );
