@@ -181,7 +181,8 @@ class Platform:
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
                 # It ends by itself once the publisher has.
-                await asyncio.wait_for(self._process.wait(), 10)
+                async with asyncio.timeout(10):
+                    await self._process.wait()
         parts = [await asyncio.to_thread(recording.read, path) for path in self._recordings]
         total = sum(part.seconds for part in parts)
         last = parts[-1]
@@ -241,7 +242,8 @@ class Watch:
     async def _follow(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), 0.5)
+                async with asyncio.timeout(0.5):
+                    await self._look.wait()
             self._look.clear()
             try:
                 status = await self._service.call("GET", f"/api/live/status?room_id={self._room_id}")
@@ -282,7 +284,8 @@ async def _host(livekit_url: str, token: str) -> AsyncIterator[None]:
         process.stdin.write(token.encode() + b"\n")
         said = b""
         with contextlib.suppress(TimeoutError):
-            said = await asyncio.wait_for(process.stdout.readline(), 30)
+            async with asyncio.timeout(30):
+                said = await process.stdout.readline()
         if said.strip() != b"on":
             raise DemoFailed(f"the host could not publish into the room at {livekit_url}")
         yield
@@ -290,7 +293,8 @@ async def _host(livekit_url: str, token: str) -> AsyncIterator[None]:
         if process.returncode is None:
             process.stdin.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), 5)
+                async with asyncio.timeout(5):
+                    await process.wait()
         if process.returncode is None:
             process.kill()
             await process.wait()

@@ -182,7 +182,8 @@ class Replay(StandIn):
             await asyncio.sleep(left)
             return
         try:
-            await asyncio.wait_for(hurry.wait(), left)
+            async with asyncio.timeout(left):
+                await hurry.wait()
         except TimeoutError:
             return
 

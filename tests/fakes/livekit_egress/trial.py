@@ -173,7 +173,8 @@ class Trial:
                 elif self.scripted:
                     self._do(standin, entry)
             if isinstance(standin, Replay):
-                await asyncio.wait_for(standin.done.wait(), 5)
+                async with asyncio.timeout(5):
+                    await standin.done.wait()
             else:
                 await asyncio.sleep(1.0 / self.speed)  # the scripted worker may be a little later than the recorded one
             await asyncio.sleep(POLL_EACH * 4)

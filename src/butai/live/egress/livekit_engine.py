@@ -216,7 +216,8 @@ class LiveKitEngine:
         async with self._shared:
             await asyncio.sleep(_TOGETHER)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._all_came.wait(), _TOGETHER_MOST)
+                async with asyncio.timeout(_TOGETHER_MOST):
+                    await self._all_came.wait()
             # In an order of their own: they come as their rows were written.
             batch, self._joining = sorted(self._joining, key=lambda one: one.row.output_id), []
             if batch:
