@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 from playwright.async_api import Browser, Page, ViewportSize  # noqa: E402
 
 from butai.demo import library  # noqa: E402
-from tests.e2e.browsers import WITH_3D, chromium  # noqa: E402
+from tests.e2e.browsers import WITH_3D  # noqa: E402
+from tests.e2e.stage_page import stage_browser  # noqa: E402
 from tests.platforms import Platform  # noqa: E402
 
 DOCS = ROOT / "docs" / "images"
@@ -115,7 +116,7 @@ async def call(it: Page, method: str, path: str, body: Any = None) -> Any:
 
 async def pictures(url: str, folder: Path, looks: list[Look], *, whole: bool) -> None:
     """All pages, in each look."""
-    async with chromium(*WITH_3D) as browser:
+    async with stage_browser(*WITH_3D) as browser:
         for look in looks:
             async with page(browser, url, look) as it:
                 await library_pages(it, url, folder, look, whole)
@@ -154,7 +155,18 @@ async def show(
     """On air on both, then one of them gone; the operations meanwhile; the viewers' page."""
     room = (await call(it, "POST", "/api/live/rooms", {}))["room_id"]
     await it.goto(f"{url}/stage?room={room}")
-    await it.locator("button.primary.big").click()
+    # Two processors draw the small one at a good pace.
+    await it.get_by_label("Small picture").check()
+    for label, name in (
+        ("Avatar", "Aoi"),
+        ("Animation", "Waving"),
+        ("Background", "Dusk"),
+        ("Music", "Loop in A minor"),
+    ):
+        await it.locator(".picker", has_text=label).get_by_role("button").click()
+        await it.locator("dialog").get_by_text(name, exact=True).first.click()
+        await it.locator("dialog").wait_for(state="detached")
+    await it.get_by_role("button", name="Go live").click()
     await it.wait_for_function("document.querySelectorAll('.output[data-state=live]').length === 2", timeout=60_000)
     await it.wait_for_timeout(3000)
     await shoot(it, folder / f"stage{looks[0].name}.png", whole=whole)
