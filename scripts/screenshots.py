@@ -180,10 +180,10 @@ async def show(
             tabs = await other.evaluate(
                 "[...document.querySelectorAll('[role=tab], .tabs a')].map(one => one.getAttribute('href') || '')"
             )
-            for number, tab in enumerate(tabs or [""]):
-                if tab:
-                    await other.goto(url + tab)
-                    await other.wait_for_timeout(800)
+            await shoot(other, folder / f"operations{look.name}.png", whole=whole)
+            for number, tab in enumerate(tabs[1:] if whole else [], 1):
+                await other.goto(url + tab)
+                await other.wait_for_timeout(800)
                 await shoot(other, folder / f"operations-{number}{look.name}.png", whole=whole)
             await other.goto(f"{url}/watch/{room}")
             await other.wait_for_timeout(4000)
