@@ -8,16 +8,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
 
-from butai.assets.patrol import patrolling
+from butai.assets import transitions
+from butai.assets.patrol import patrolling, tasks
 from butai.assets.patrol.heads import StoreHeads
 from butai.assets.patrol.patrolling import Patrol, PatrolBusy, Run
 from butai.assets.storage import Whole
+from butai.assets.wiring import assemble
 from butai.config import Settings
-from butai.errors import Unavailable
+from butai.errors import DatabaseUnavailable, Unavailable
 from tests import files
 from tests.conftest import Api, serving
 from tests.fakes.store_proxy import StoreProxy
@@ -228,6 +231,41 @@ async def test_one_patrol_at_a_time(studio: Studio) -> None:
     assert (await patrol.run("asked", everything=True)).found == 5
     assert reached.is_set()
     assert busy == [True]
+
+
+async def test_a_round_does_not_wait_for_those_who_change_a_file(studio: Studio) -> None:
+    # A thumbnail that comes locks its own row and then the avatar's, which is the older one; a round notes rows by their
+    # ids. If they excluded each other, each could hold what the other wants.
+    first, second = sorted(await studio.fill(2))
+    async with studio.database.transaction() as session:
+        assert await transitions.lock(session, second) is not None
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await studio.do("SELECT 1 FROM assets WHERE id = %s FOR NO KEY UPDATE NOWAIT", second)
+        async with asyncio.timeout(5):
+            run = await studio.go()
+        assert (run.state, run.found) == ("finished", 2)
+        assert await transitions.lock(session, first) is not None
+
+
+async def test_a_round_that_breaks_off_is_no_failed_job(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    await studio.fill(3)
+    broken: list[str] = []
+
+    async def gone(*_: Any) -> None:
+        broken.append("gone")
+        raise DatabaseUnavailable
+
+    library = assemble(studio.database, studio.store, studio.settings.assets, studio.settings.http)
+    context = Mock(additional_context={"library": library, "settings": studio.settings})
+    with monkeypatch.context() as patched:
+        patched.setattr(patrolling, "_still_alone", gone)
+        await tasks.patrol(context, 0)
+    assert broken == ["gone"]
+    assert await studio.do("SELECT 1 FROM patrol_runs WHERE state = 'running'") != []
+    await tasks.patrol(context, 0)
+    assert [row["checked"] for row in await studio.do("SELECT checked FROM patrol_runs WHERE state = 'finished'")] == [
+        3
+    ]
 
 
 async def test_a_read_that_fails_has_its_file_looked_for_at_once(

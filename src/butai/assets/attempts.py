@@ -108,7 +108,9 @@ async def begin(
 
 async def _own(session: AsyncSession, user_id: str | None, key: Key) -> Asset | None:
     return await session.scalar(
-        select(Asset).where(Asset.owner_user_id == user_id, Asset.wanted_key == key.text).with_for_update()
+        select(Asset)
+        .where(Asset.owner_user_id == user_id, Asset.wanted_key == key.text)
+        .with_for_update(key_share=True)
     )
 
 

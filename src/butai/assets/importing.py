@@ -210,7 +210,10 @@ class Importer:
         assets = select(Asset).where(taken).order_by(Asset.id)
         objects = select(AssetObject).where(AssetObject.object_key.in_([each.object_key for each in candidates]))
         if lock:
-            assets, objects = assets.with_for_update(), objects.order_by(AssetObject.object_key).with_for_update()
+            assets, objects = (
+                assets.with_for_update(key_share=True),
+                objects.order_by(AssetObject.object_key).with_for_update(),
+            )
         rows: dict[str, Asset] = {}
         for row in await session.scalars(assets):
             rows[row.s3_key] = row

@@ -34,6 +34,9 @@ async def patrol(context: JobContext, timestamp: int) -> None:
             await _patrol(context).run("scheduled")
         except PatrolBusy:
             log.info("patrol.busy")
+        except Unavailable as error:
+            # The next minute takes it up where it stands; that rounds do not end at all has an alert of its own.
+            log.warning("patrol.broken_off", reason=error.code)
 
 
 async def patrol_now(context: JobContext, dry_run: bool, requested_by: str | None = None) -> None:
