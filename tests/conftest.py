@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,6 +42,9 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from butai.worker import make_app
 from tests.fakes.store_proxy import StoreProxy
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and all programs that they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 
