@@ -3,7 +3,7 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 
 import { App } from "./app";
-import "./styles/base.css";
+import "./styles/tokens.css";
 import "./styles/components.css";
 import "./styles/shell.css";
 import "./styles/library.css";
