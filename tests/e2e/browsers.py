@@ -7,7 +7,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 import butai
 
@@ -33,6 +33,11 @@ WITH_3D = [
 ]
 BUILT = Path(butai.__file__).parent / "console_dist" / "index.html"
 """What `make console` makes; `make test` has it made before."""
+AXE = Path(__file__).parents[2] / "console" / "node_modules" / "axe-core" / "axe.min.js"
+
+# A colour on its way to another is neither, and nobody reads in that moment. What is told to come is flushed by asking.
+_SETTLED = """() => Promise.allSettled(document.getAnimations()
+    .filter((one) => one instanceof CSSTransition).map((one) => one.finished))"""
 
 
 @contextlib.asynccontextmanager
@@ -44,3 +49,17 @@ async def chromium(*more: str) -> AsyncIterator[Browser]:
             yield started
         finally:
             await started.close()
+
+
+async def axe(page: Page) -> list[str]:
+    """What axe finds on a page that is serious or worse, once its colours have come to rest."""
+    await page.evaluate(_SETTLED)
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
+    assert found["passes"], "axe looked at nothing"
+    return [
+        f"{one['id']}: {node['html'][:160]} {node['failureSummary']}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from playwright.async_api import Browser, Page
 
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from tests.conftest import Api
-
-AXE = Path(__file__).parents[2] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 
 T = TypeVar("T")
 
@@ -128,15 +124,3 @@ async def until(ask: Callable[[], Awaitable[T]], good: Callable[[T], Any], secon
     except TimeoutError:
         raise AssertionError(f"still {last!r} after {seconds} s") from None
     return last
-
-
-async def findings(page: Page) -> list[str]:
-    """What axe finds that is serious or critical."""
-    await page.evaluate(AXE.read_text())
-    found = await page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
-    assert found["passes"], "axe looked at nothing"
-    return [
-        f"{one['id']}: {json.dumps([node['html'][:160] for node in one['nodes'][:3]])}"
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]

@@ -10,7 +10,6 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,14 +17,12 @@ from playwright.async_api import Browser, CDPSession, Error, Locator, Page, WebS
 
 from butai.identity import NEXTAUTH_COOKIE
 from tests.e2e.boards import board
-from tests.e2e.browsers import chromium
+from tests.e2e.browsers import axe, chromium
 from tests.e2e.stage import Service, Show
 from tests.platforms import Platform
 
 SOFTWARE = "--disable-gpu-compositing"
 """Without it SwiftShader draws the page as well as the canvas, and two processors are not enough for both."""
-
-AXE = Path(__file__).parents[2] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 async def upload(stage: Service, user: str, name: str, body: bytes) -> None:
@@ -170,16 +167,9 @@ class StagePage:
     async def axe(self, language: str) -> list[str]:
         """What axe finds in that language that is serious or worse; the page speaks English again afterwards."""
         await self.speak(language)
-        await self.page.evaluate(AXE.read_text())
-        found = await self.page.evaluate("axe.run({ resultTypes: ['violations'] })")
+        found = await axe(self.page)
         await self.speak("en")
-        assert found["passes"], "axe looked at nothing"
-        return [
-            f"{one['id']}: {node['html']} {node['failureSummary']}"
-            for one in found["violations"]
-            if one["impact"] in ("serious", "critical")
-            for node in one["nodes"]
-        ]
+        return found
 
     async def everything(self) -> dict[str, bytes]:
         """All that ever reached this tab, and what it keeps now."""

@@ -21,8 +21,8 @@ from playwright.async_api import Browser, Page, Request, async_playwright
 from butai.config import Settings
 from tests import avatars, files
 from tests.conftest import serving
-from tests.e2e.browsers import CHROMIUM, FLAGS, WITH_3D, WITHOUT_3D, chromium
-from tests.e2e.consoles import PATIENCE, Console, colours, drop, findings, shown_as, until
+from tests.e2e.browsers import CHROMIUM, FLAGS, WITH_3D, WITHOUT_3D, axe, chromium
+from tests.e2e.consoles import PATIENCE, Console, colours, drop, shown_as, until
 from tests.e2e.test_resumable_1gib import MIB, write_glb
 
 # One browser for all of them: it takes as long to start as any of the tests.
@@ -467,12 +467,12 @@ async def test_axe_finds_nothing_serious(console: Console, run_jobs: Jobs, langu
     await page.wait_for_selector(".upload[data-state=failed]")
     await page.wait_for_selector(".upload[data-state=known]")
     assert await page.evaluate("document.documentElement.lang") == {"en": "en", "zh": "zh-CN"}[language]
-    assert await findings(page) == []
+    assert await axe(page) == []
     for asset_id, there in ((avatar, CANVAS), (sound, "svg.waveform")):
         page = await console.page(path=f"/library?open={asset_id}", language=language, scheme=scheme)
         await page.wait_for_selector(there)
         await page.wait_for_selector("dl.facts")
-        assert await findings(page) == []
+        assert await axe(page) == []
 
 
 async def test_nothing_is_wider_than_a_small_phone(console: Console, run_jobs: Jobs) -> None:

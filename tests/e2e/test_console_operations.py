@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -27,7 +26,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Response, Viewpo
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from tests.canaries import leaks
-from tests.e2e.browsers import WITHOUT_3D, chromium
+from tests.e2e.browsers import WITHOUT_3D, axe, chromium
 from tests.e2e.conftest import Start
 from tests.e2e.stage import IDENTITY, Show, Stage, eventually
 from tests.platforms import Authority, Platform
@@ -36,7 +35,6 @@ from tests.studio_host import HostProcess, read_stamp
 # One browser for all of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-AXE = Path(__file__).parents[2] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 PICTURES = os.environ.get("BUTAI_TEST_PICTURES")
 """A folder for pictures of each part of the page, to be looked at; none are kept otherwise."""
 TABS = ("overview", "shows", "patrol", "jobs", "alerts", "audit")
@@ -129,18 +127,6 @@ async def finding(stage: Stage, key: str) -> int:
     return finding_id
 
 
-async def audit_by_axe(page: Page) -> list[str]:
-    """What axe finds that is serious or worse."""
-    await page.evaluate(AXE.read_text())
-    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{one['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-        for node in one["nodes"]
-    ]
-
-
 async def picture(page: Page, name: str) -> None:
     if PICTURES:
         await page.screenshot(path=f"{PICTURES}/{name}.png", full_page=True)
@@ -170,7 +156,7 @@ async def test_an_operator_sees_a_running_show_its_timeline_and_ends_it(
         timeline = dialog.get_by_role("list", name="Timeline")
         await expect(timeline.locator('[data-event="broadcast.started"]')).to_contain_text(it.show.user)
         await expect(timeline.locator('[data-event="output.accepted"]').first).to_contain_text("YouTube")
-        assert await audit_by_axe(page) == []
+        assert await axe(page) == []
         await picture(page, "show")
         # No key of anybody's is in what came, nor in the page.
         came = {str(number): await answer.body() for number, answer in enumerate(answers) if answer.ok}
@@ -209,7 +195,7 @@ async def test_a_failed_job_is_an_alert_until_a_click_tries_it_again(browser: Br
         await expect(tab.get_by_role("link", name=re.compile("^Alerts"))).to_contain_text("1")
         await page.get_by_role("button", name="Send a test message").click()
         await expect(page.get_by_role("status").filter(has_text="A test message is on its way")).to_be_visible()
-        assert await audit_by_axe(page) == []
+        assert await axe(page) == []
         await tab.get_by_role("link", name=re.compile("^Jobs")).click()
         await expect(page).to_have_url(re.compile("tab=jobs"))
         await page.get_by_label("State").select_option("failed")
@@ -253,7 +239,7 @@ async def test_a_finding_is_ignored_by_a_click_and_a_round_is_asked_for(browser:
         row = page.locator(f'[data-finding="{finding_id}"]')
         await expect(row).to_contain_text("File without entry")
         await expect(row.get_by_role("button")).to_have_count(2)  # It is none that could be adopted.
-        assert await audit_by_axe(page) == []
+        assert await axe(page) == []
         await row.get_by_role("button", name=f"Ignore {key}").click()
         await page.get_by_role("dialog").get_by_role("button", name="Ignore").click()
         await expect(row).to_have_count(0)
@@ -289,7 +275,7 @@ async def test_the_audit_is_narrowed_in_the_address_and_downloaded_as_it_is_show
         await expect(entries).to_have_count(50)
         await page.get_by_role("button", name="Show more").click()
         await expect(entries).to_have_count(60)
-        assert await audit_by_axe(page) == []
+        assert await axe(page) == []
         async with page.expect_download() as downloading:
             await page.get_by_role("link", name="Download as CSV").click()
         path = await (await downloading.value).path()
@@ -326,7 +312,7 @@ async def test_a_part_that_goes_down_is_red_until_it_is_back(browser: Browser, s
             colour = "element => getComputedStyle(element).borderLeftColor"
             red, green, _ = map(int, re.findall(r"\d+", await part["livekit"].evaluate(colour))[:3])
             assert red > 2 * green
-            assert await audit_by_axe(page) == []
+            assert await axe(page) == []
         finally:
             stage.livekit.start()
         await expect(part["livekit"]).to_have_attribute("data-state", "ok", timeout=8000)
@@ -370,7 +356,7 @@ async def test_whoever_is_no_operator_is_told_so_and_their_page_asks_for_nothing
         assert any("/api/session" in url for url in asked)
         assert [url for url in asked if FOR_OPERATORS.search(url)] == []
         assert await page.get_by_role("link", name="Operations").count() == 0
-        assert await audit_by_axe(page) == []
+        assert await axe(page) == []
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -390,7 +376,7 @@ async def test_every_part_of_operations_is_for_everybody_wide_and_narrow_light_a
                         await page.locator(f'[data-tab="{tab}"] .panel').first.wait_for()
                         await page.locator("[data-health]").wait_for()
                         await expect(page.get_by_text(re.compile("^(Loading…|正在加载…|加载中…)$"))).to_have_count(0)
-                        found = await audit_by_axe(page)
+                        found = await axe(page)
                         assert found == [], (tab, language, scheme, size)
                         wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
                         assert wide <= 0, f"{tab} is {wide} px wider than the window"
@@ -542,12 +528,12 @@ async def test_the_owner_sees_and_hears_the_host_and_may_steer_nothing(browser: 
         panel = page.locator(".watch-panel")
         await expect(panel).to_have_attribute("data-state", "waiting")
         await expect(page.get_by_text("The host is not on stage")).to_be_visible()
-        assert await audit_by_axe(page) == []
+        assert await axe(page) == []
         await show.host_on()
         await expect(panel).to_have_attribute("data-state", "live")
         await sees_the_host(page)
         await expect(panel).to_have_attribute("data-blocked", "true")
-        assert await audit_by_axe(page) == []
+        assert await axe(page) == []
         await page.get_by_role("button", name="Turn the sound on").click()
         await expect(panel).to_have_attribute("data-blocked", "false")
         assert not await page.evaluate("document.querySelector('audio').paused")
@@ -623,7 +609,7 @@ async def test_two_strangers_watch_by_one_invitation_and_without_it_nobody_learn
                     await expect(page.get_by_role("button", name="Copy a link")).to_have_count(0)
                     told.append((await page.locator("[data-refused]").inner_text()).replace(room, ""))
                 assert told[0] == told[1]
-                assert await audit_by_axe(page) == []
+                assert await axe(page) == []
                 await picture(page, f"watch-refused-{user}")
         async with visitor(browser, stage, None) as context:
             page = await context.new_page()
@@ -661,6 +647,6 @@ async def test_the_viewers_page_is_for_everybody_wide_and_narrow(browser: Browse
                 page = await context.new_page()
                 await page.goto(f"{stage.url}/watch/{show.room}")
                 await expect(page.locator(".watch-panel")).to_have_attribute("data-state", "waiting")
-                assert await audit_by_axe(page) == []
+                assert await axe(page) == []
                 assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
                 await picture(page, f"watch-{language}-{scheme}-{size['width']}")

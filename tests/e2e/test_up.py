@@ -121,10 +121,24 @@ class Up:
     def child(self, role: str) -> psutil.Process:
         """`api`, `worker`, `controller`, `postgres`, `weed` or `livekit-server`."""
         for process in psutil.Process(self.process.pid).children():
-            command = process.cmdline()
-            if role in (process.name(), command[-1] if command else ""):
+            if role in (process.name(), command(process)[-1]):
                 return process
-        raise AssertionError(f"no {role} among {[process.cmdline() for process in self.family()]}")
+        raise AssertionError(f"no {role} among {commands(self.family())}")
+
+    def runs(self, role: str) -> bool:
+        """One of Butai's own processes: `api`, `worker` or `controller`."""
+        return any(words[-1] == role for words in commands(self.family()))
+
+
+def command(process: psutil.Process) -> list[str]:
+    """Its words; one of none where it has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline() or [""]
+    return [""]
+
+
+def commands(processes: list[psutil.Process]) -> list[list[str]]:
+    return [command(process) for process in processes]
 
 
 def take_terminal() -> None:
@@ -257,7 +271,7 @@ def test_secrets_are_on_no_command_line_and_in_closed_files(running: Up) -> None
         state = json.loads((folder / name).read_text())
         secrets += [value for key, value in state.items() if "secret" in key or "password" in key or "JWT" in key]
     assert len(secrets) == 10
-    said = running.said + " ".join(" ".join(process.cmdline()) for process in running.family())
+    said = running.said + " ".join(" ".join(words) for words in commands(running.family()))
     for log in (folder / "logs").iterdir():
         said += log.read_text(errors="replace")
         assert stat.S_IMODE(log.stat().st_mode) == 0o600, log
@@ -298,11 +312,11 @@ def test_a_killed_part_serves_again_within_five_seconds(running: Up, role: str, 
 
 @pytest.mark.parametrize("role", ["worker", "controller"])
 def test_a_killed_background_process_is_started_again(running: Up, role: str) -> None:
-    assert eventually(lambda: any(process.cmdline()[-1:] == [role] for process in running.family()), 10)
+    assert eventually(lambda: running.runs(role), 10)
     victim = running.child(role)
     victim.kill()
     assert eventually(lambda: not living([victim]), 2)
-    assert eventually(lambda: any(process.cmdline()[-1:] == [role] for process in running.family()), 5)
+    assert eventually(lambda: running.runs(role), 5)
 
 
 def test_a_killed_livekit_is_back_at_the_same_address(running: Up, soon: float) -> None:
@@ -345,14 +359,14 @@ def test_one_second_after_it_is_killed_nothing_lives_and_the_next_start_has_ever
     with Up(folder / "data") as up:
         up.ready()
         assert upload(up.url, sign_in(up.url), "vrm/kept.vrm", body) == 200
-        assert eventually(lambda: any(process.cmdline()[-1:] == ["worker"] for process in up.family()), 10)
+        assert eventually(lambda: up.runs("worker"), 10)
         family = up.family()
         names = {process.name() for process in family}
         assert {"weed", "postgres", "livekit-server"} <= names
         assert len(family) >= 8
         up.process.kill()
         up.process.wait()
-        assert eventually(lambda: not living(family), 1.0), [process.cmdline() for process in living(family)]
+        assert eventually(lambda: not living(family), 1.0), commands(living(family))
     with Up(folder / "data") as up:
         up.ready()
         assert time.monotonic() - up.began < soon
@@ -364,7 +378,7 @@ def test_ctrl_c_in_a_terminal_stops_what_it_started_in_order_and_nothing_else(fo
     try:
         with Up(folder / "data", terminal=True) as up:
             up.ready()
-            assert eventually(lambda: any(process.cmdline()[-1:] == ["worker"] for process in up.family()), 10)
+            assert eventually(lambda: up.runs("worker"), 10)
             family = up.family()
             assert up.keyboard is not None
             os.write(up.keyboard, b"\x03")
@@ -592,13 +606,13 @@ def test_without_livekit_server_it_says_what_to_install_and_the_library_works(fo
         assert "make livekit" in line
         assert "export LIVEKIT_URL=" in line
         assert "demo live" not in up.said
-        assert not [process for process in up.family() if process.cmdline()[-1:] == ["controller"]]
+        assert not up.runs("controller")
 
 
 def test_a_long_data_folder_puts_the_relays_sockets_into_a_closed_folder_elsewhere(folder: Path) -> None:
     with Up(folder / ("deep-" * 20) / "data") as up:
         up.ready()
-        assert eventually(lambda: any(process.cmdline()[-1:] == ["controller"] for process in up.family()), 10)
+        assert eventually(lambda: up.runs("controller"), 10)
         place = Path(up.child("controller").environ()["BUTAI_RELAY_FOLDER"])
         try:
             assert len(str(place)) <= 60

@@ -86,6 +86,7 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
     setShown("loading");
     void attempt("avatar", async () => {
       await scene.current?.load(avatar);
+      await scene.current?.drawn();
       if (!over) setShown("shown");
     }).finally(() => {
       if (!over) setShown((now) => (now === "loading" ? "none" : now));

@@ -20,6 +20,8 @@ export interface Loaded {
 
 const BLINK_EACH = 4;
 
+const gone = () => new DOMException("The scene is gone.", "AbortError");
+
 export class Scene {
   readonly renderer: THREE.WebGLRenderer;
   private readonly scene = new THREE.Scene();
@@ -39,6 +41,7 @@ export class Scene {
   private elapsed = 0;
   private wanted = 0;
   private animated = 0;
+  private readonly waiting: { left: number; done: () => void; failed: (why: unknown) => void }[] = [];
   frames = 0;
 
   /** `size`: fixed pixels of what is published; without it the canvas is as large as it is shown. */
@@ -67,6 +70,9 @@ export class Scene {
     this.ticker.onmessage = () => {
       try {
         this.draw();
+      } catch (error) {
+        for (const one of this.waiting.splice(0)) one.failed(error);
+        throw error;
       } finally {
         // Only now the next one: a slow computer draws fewer pictures, and is not buried in beats.
         this.ticker.postMessage(null);
@@ -84,6 +90,16 @@ export class Scene {
     this.sky?.dispose();
     this.renderer.dispose();
     this.renderer.forceContextLoss();
+    for (const one of this.waiting.splice(0)) one.failed(gone());
+  }
+
+  /**
+   * Until so many more pictures have been drawn: what was loaded is to be seen only then. Rejects with what drawing throws,
+   * or when the scene is gone.
+   */
+  drawn(count = 1): Promise<void> {
+    if (this.abort.signal.aborted) return Promise.reject(gone());
+    return new Promise((done, failed) => this.waiting.push({ left: count, done, failed }));
   }
 
   /** Other pixels, and how many pictures in a second. */
@@ -236,6 +252,11 @@ export class Scene {
       this.renderer.render(this.overlay, this.overlayCamera);
     }
     this.frames += 1;
+    for (const one of this.waiting.splice(0)) {
+      one.left -= 1;
+      if (one.left > 0) this.waiting.push(one);
+      else one.done();
+    }
   }
 
   private fit(): void {

@@ -11,15 +11,9 @@ export async function drawThumbnail(url: string): Promise<Blob | null> {
   try {
     const { isVrm } = await scene.load(url);
     if (!isVrm) return null;
-    await frames(scene, FRAMES_BEFORE);
+    await scene.drawn(FRAMES_BEFORE);
     return await scene.picture(THUMBNAIL, THUMBNAIL);
   } finally {
     scene.dispose();
   }
-}
-
-/** Waits until so many more have been drawn, or nobody waits any more. */
-export async function frames(scene: Scene, count: number, over: () => boolean = () => false): Promise<void> {
-  const until = scene.frames + count;
-  while (scene.frames < until && !over()) await new Promise((resolve) => setTimeout(resolve, 50));
 }

@@ -8,7 +8,7 @@ import { Select } from "../../components/field";
 import { useToast } from "../../components/toasts";
 import { useTexts } from "../../i18n";
 import { Scene } from "../../three/scene";
-import { FRAMES_BEFORE, THUMBNAIL, frames } from "../../three/thumbnail";
+import { FRAMES_BEFORE, THUMBNAIL } from "../../three/thumbnail";
 
 const STEP = Math.PI / 24;
 
@@ -78,24 +78,23 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
     const show = async () => {
       if (asset.type === "hdr") {
         await made.showSky(url);
+        await made.drawn();
         settle("shown");
         return;
       }
       const loaded = await made.load(url);
       if (over) return;
-      if (motion) {
-        await made.animate(asset.url).catch(() => tell(t.detail.animationFailed, true));
-        settle("shown");
-        return;
-      }
+      if (motion) await made.animate(asset.url).catch(() => tell(t.detail.animationFailed, true));
+      await made.drawn();
       settle("shown");
+      if (over || motion) return;
       setExpressions(loaded.expressions);
       setIsVrm(loaded.isVrm);
       if (!loaded.isVrm || !mayKeep || asset.type !== "vrm" || asset.thumbnail) return;
       setMaking(true);
       try {
-        await frames(made, FRAMES_BEFORE, () => over);
-        const picture = over ? null : await made.picture(THUMBNAIL, THUMBNAIL);
+        await made.drawn(FRAMES_BEFORE);
+        const picture = await made.picture(THUMBNAIL, THUMBNAIL);
         if (!picture) return;
         await storeThumbnail(asset.s3Key, picture);
         await refreshAssets(client);
