@@ -58,6 +58,17 @@ NAMES = frozenset(_SINGLE) | frozenset(_REPEATED)
 HIDDEN_NAME = "(display_name || '')"
 """A name as no index has it."""
 
+_HIDDEN = {
+    "terms": "(terms || ARRAY[]::text[])",
+    "tags": "(tags || ARRAY[]::text[])",
+    "display_name": HIDDEN_NAME,
+    "duration_seconds": "(duration_seconds + 0)",
+    "triangles": "(triangles + 0)",
+    "size_bytes": "(size_bytes + 0)",
+}
+WORDS = frozenset({"terms", "tags", "display_name"})
+"""What one index has (`ix_assets_search`). It begins with the rarest of them by itself."""
+
 _TRIGRAM = re.compile(r"[^\W_]{3}")
 
 # What JSON calls a number.
@@ -71,6 +82,13 @@ class Condition:
     column: str
     text: str
     value: Any
+
+    def led_by(self, column: str) -> str:
+        """`text`, out of sight of every index but the one that has `column`."""
+        ours = WORDS if column in WORDS else {column}
+        if self.column in ours or self.text.startswith("("):
+            return self.text
+        return self.text.replace(self.column, _HIDDEN[self.column], 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ Called by `routes`; `facets` uses `matching`. Two ways lead to a page, and neith
 - The walk: read rows in the list's order from the ordered indexes and keep those that match, until the page is full.
   Quick when matches are common. It is fenced: planned once for a kind of list, parameters bound, so many rows and no more.
 - The gathering: get all matching rows by whatever is rare about them (words and tags by GIN, ranges, names by trigrams),
-  then sort. Quick when matches are rare. Its values stand as literals, so that the planner sees how rare they are; words
-  and tags that are known to be rare (`rarity`) are gathered without asking it, by a statement that is planned once.
+  then sort. Quick when matches are rare. Its values stand as literals, so that the planner sees how rare they are; words,
+  tags and ranges that are known to be rare (`rarity`) are gathered without asking it, by a statement that is planned once.
 
 The planner's count says which comes first. It can be wrong by a factor of a thousand, since it takes words for
 independent: of two common ones that never meet it expects many matches, and left alone it would walk the whole index for
@@ -27,7 +27,7 @@ from butai.assets.kinds import AssetType
 from butai.assets.models import LISTED
 from butai.assets.queries import EXACT_TOTAL, SORT_COLUMNS, Page, Place, Sort
 from butai.assets.search import rarity
-from butai.assets.search.filters import HIDDEN_NAME, Filters
+from butai.assets.search.filters import HIDDEN_NAME, WORDS, Filters
 from butai.database import Connection, Database
 
 FEW = 4000
@@ -73,7 +73,10 @@ def _item(user: str) -> str:
 
 
 def _tail(direction: str, *, user: str, limit: str, budget: int) -> str:
-    """From `hits` (id, k, matches, place), which are in order, to one row: items, how many, did the walk end, last place."""
+    """From `hits` (at, id, k, matches, place), which are in order, to one row: items, how many, did the walk end, last place.
+
+    A row is found again by where it lies (`at`): this very version of it, and without another index.
+    """
     return f"""
         SELECT convert_to(string_agg({_item(user)}, ',' ORDER BY h.n) FILTER (WHERE h.matches AND h.n <= {limit}), 'UTF8'),
                count(*) FILTER (WHERE h.matches),
@@ -81,7 +84,7 @@ def _tail(direction: str, *, user: str, limit: str, budget: int) -> str:
                max(h.k::text) FILTER (WHERE h.n = {limit}),
                max(h.id::text) FILTER (WHERE h.n = {limit})
         FROM (SELECT *, row_number() OVER (ORDER BY k {direction}, id {direction}) AS n FROM hits) AS h
-             JOIN assets AS a ON a.id = h.id
+             JOIN assets AS a ON a.ctid = h.at
     """
 
 
@@ -131,7 +134,7 @@ def _walk_statement(
     wanted = " AND ".join(text for about, text in named if about != column) or "true"
     behind = _behind(sort, "%(value)s", "%(id)s") if placed else ""
     scans = " UNION ALL ".join(
-        f"(SELECT id, {column} AS k, ({wanted}) AS matches FROM assets WHERE {kind}{scope}{behind}{bounds} "
+        f"(SELECT ctid AS at, id, {column} AS k, ({wanted}) AS matches FROM assets WHERE {kind}{scope}{behind}{bounds} "
         f"ORDER BY {column} {direction}, id {direction} LIMIT {budget})"
         for scope in scopes
         for kind in ([f"type = '{one}' AND " for one in types] or [""])
@@ -140,7 +143,7 @@ def _walk_statement(
     scans = scans.replace("{user}", "%(user)s")
     return f"""
         WITH walked AS (
-            SELECT id, k, matches, row_number() OVER ({order}) AS place
+            SELECT at, id, k, matches, row_number() OVER ({order}) AS place
             FROM (SELECT * FROM ({scans}) AS parts {order} LIMIT {budget}) AS rows_in_order
         ), hits AS MATERIALIZED (
             SELECT * FROM walked WHERE matches OR place = {budget} {order} LIMIT %(window)s
@@ -168,22 +171,26 @@ def gather_statement(search: Search, most: int | None) -> str:
     """The gathering of at most so many rows, its values as literals."""
     place = search.place
     behind = _behind(search.sort, _literal(place.value), _literal(place.id)) if place else ""
-    rows = matching(search.filters, search.user_id, f"id, {SORT_COLUMNS[search.sort.field][0]} AS k", behind)
+    rows = matching(
+        search.filters, search.user_id, f"ctid AS at, id, {SORT_COLUMNS[search.sort.field][0]} AS k", behind
+    )
     return _gathering(rows, search.sort, most, user=_literal(search.user_id), limit=str(search.limit))
 
 
-def rare_statement(search: Search, most: int) -> tuple[str, dict[str, Any]]:
-    """The same for words and tags of which one is known to be rare, with parameters, so that it is planned once for all
-    that ask alike. All of them are in one index, which begins with the rarest by itself."""
+def rare_statement(search: Search, column: str, most: int) -> tuple[str, dict[str, Any]]:
+    """The same where what is asked of `column` is known to be rare, with parameters, so that it is planned once for all
+    that ask alike: by the index of that column, since the planner does not see that it is the best."""
     filters, place = search.filters, search.place
     conditions = filters.conditions()
     values: dict[str, Any] = {f"c{number}": one.value for number, one in enumerate(conditions)}
     values |= {"user": search.user_id, "limit": search.limit}
     if place is not None:
         values |= {"value": place.value, "id": place.id}
-    shape = tuple(one.text for one in conditions)
+    shape = tuple(one.led_by(column) for one in conditions)
     scopes = tuple(_scopes(filters, search.user_id))
-    return _rare_statement(filters.types, scopes, shape, search.sort, place is not None, most), values
+    # Indexes of numbers begin with the type.
+    types = filters.types or (() if column in WORDS else tuple(AssetType))
+    return _rare_statement(types, scopes, shape, search.sort, place is not None, most), values
 
 
 @lru_cache(maxsize=512)
@@ -199,7 +206,7 @@ def _rare_statement(
     kinds = f" AND type IN ({', '.join(repr(one.value) for one in types)})" if types else ""
     behind = _behind(sort, "%(value)s", "%(id)s") if placed else ""
     rows = " UNION ALL ".join(
-        f"SELECT id, {SORT_COLUMNS[sort.field][0]} AS k FROM assets WHERE {scope}{kinds}{wanted}{behind}"
+        f"SELECT ctid AS at, id, {SORT_COLUMNS[sort.field][0]} AS k FROM assets WHERE {scope}{kinds}{wanted}{behind}"
         for scope in (one.replace("{user}", "%(user)s") for one in scopes)
     )
     return _gathering(rows, sort, most, user="%(user)s", limit="%(limit)s")
@@ -213,7 +220,7 @@ def _gathering(rows: str, sort: Sort, most: int | None, *, user: str, limit: str
         WITH found AS MATERIALIZED ({rows}),
              capped AS MATERIALIZED (SELECT * FROM found LIMIT {"ALL" if most is None else beyond}),
              hits AS MATERIALIZED (
-                 SELECT id, k, true AS matches, (SELECT count(*) FROM capped) AS place FROM capped
+                 SELECT at, id, k, true AS matches, (SELECT count(*) FROM capped) AS place FROM capped
                  ORDER BY k {direction}, id {direction} LIMIT {limit}::int + 1
              ) {_tail(direction, user=f"{user}::text", limit=limit, budget=beyond)}"""
 
@@ -256,9 +263,10 @@ async def page(database: Database, search: Search) -> Page:
         walkable = walk_statement(search, 1) is not None
         gathers_first = walkable and bool(search.filters.conditions())
         if gathers_first and search.filters.listed:
-            most_rows = await rarity.most_rows(database, connection, search.filters)
-            if most_rows is not None and most_rows <= FEW:
-                items, count, ended, value, asset_id = await _one(connection, *rare_statement(search, RARE))
+            rarest = await rarity.rarest(database, connection, search.filters)
+            if rarest is not None and rarest.rows <= FEW:
+                statement = rare_statement(search, rarest.column, RARE)
+                items, count, ended, value, asset_id = await _one(connection, *statement)
                 if not ended:
                     return Page(items or b"", min(count, search.limit), count > search.limit, value, asset_id)
         if gathers_first:

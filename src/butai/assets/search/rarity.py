@@ -1,13 +1,16 @@
-"""How rare words and tags are, by what Postgres keeps of its columns for its planner. Called by `pages`.
+"""How rare words, tags and ranges are, by what Postgres keeps of its columns for its planner. Called by `pages`.
 
 The planner itself knows no more of them, and asking it takes as long as a page. Of columns that hold several values each
-Postgres keeps the most common ones with their share of the rows; all others are rarer than the rarest of these. A table
-that was never analysed says nothing, and then nothing is said here.
+Postgres keeps the most common ones with their share of the rows; all others are rarer than the rarest of these. Of a
+number it keeps the most common values, and bounds between which equally many of the others lie. A table that was never
+analysed says nothing, and then nothing is said here.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from bisect import bisect_left
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -24,49 +27,107 @@ _STATISTICS = """
       AND s.most_common_elems IS NOT NULL
 """
 
+_RANGES = """
+    SELECT s.attname::text, coalesce(s.most_common_vals::text::float8[], '{}'), coalesce(s.most_common_freqs, '{}'),
+           coalesce(s.histogram_bounds::text::float8[], '{}'), s.null_frac, greatest(c.reltuples, 0)
+    FROM pg_stats s JOIN pg_class c ON c.oid = 'assets'::regclass JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE s.schemaname = n.nspname AND s.tablename = 'assets'
+      AND s.attname IN ('triangles', 'duration_seconds', 'size_bytes')
+"""
+
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class Rarest:
+    """What of a search the fewest rows have, as far as is known: its column, and how many rows they are at most."""
+
+    column: str
+    rows: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
     """`rows` of the most common values, and how many any other one has at most."""
 
     rows: dict[str, float]
     others: float
 
 
-_known: WeakKeyDictionary[Database, tuple[float, dict[str, _Column]]] = WeakKeyDictionary()
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """`common` values with their rows; of the `others`, equally many lie between each two neighbours of `bounds`."""
+
+    common: list[tuple[float, float]]
+    bounds: list[float]
+    others: float
+
+    def between(self, low: float, high: float) -> float:
+        """About how many rows have a number from `low` to `high`."""
+        found = sum(rows for value, rows in self.common if low <= value <= high)
+        if len(self.bounds) > 1 and low <= high:
+            found += max(0.0, self._below(high) - self._below(low)) * self.others
+        return found
+
+    def _below(self, value: float) -> float:
+        """The share of the others that are less, as if they were spread evenly between two bounds."""
+        at = bisect_left(self.bounds, value)
+        if at == 0 or at == len(self.bounds):
+            return 0.0 if at == 0 else 1.0
+        left, right = self.bounds[at - 1], self.bounds[at]
+        return (at - 1 + (value - left) / (right - left)) / (len(self.bounds) - 1)
 
 
-async def most_rows(database: Database, connection: Connection, filters: Filters) -> float | None:
-    """How many rows have the rarest of the words and tags that must all be there; None when there are none, or nothing
-    is known of them."""
-    if not (filters.words or filters.tags):
+@dataclass(frozen=True, slots=True)
+class _Known:
+    until: float
+    words: dict[str, _Words]
+    numbers: dict[str, _Numbers]
+
+
+_known: WeakKeyDictionary[Database, _Known] = WeakKeyDictionary()
+
+
+async def rarest(database: Database, connection: Connection, filters: Filters) -> Rarest | None:
+    """The rarest of the words, tags and ranges that must all be there; None when there are none, or nothing is known of
+    them."""
+    if not (filters.words or filters.tags or filters.ranges):
         return None
-    columns = await _columns(database, connection)
+    known = _known.get(database)
+    if known is None or known.until < time.monotonic():
+        known = _known[database] = await _read(connection)
     found = [
-        column.rows.get(value, column.others)
+        Rarest(name, column.rows.get(value, column.others))
         for name, values in (("terms", filters.words), ("tags", filters.tags))
-        if (column := columns.get(name)) is not None
+        if (column := known.words.get(name)) is not None
         for value in values
     ]
-    return min(found, default=None)
+    for name in {column for column, _, _ in filters.ranges}:
+        if name in known.numbers:
+            low = max((value for column, sign, value in filters.ranges if column == name and sign == ">="), default=0)
+            most = (value for column, sign, value in filters.ranges if column == name and sign == "<=")
+            found.append(Rarest(name, known.numbers[name].between(low, min(most, default=math.inf))))
+    return min(found, key=lambda one: one.rows, default=None)
 
 
-async def _columns(database: Database, connection: Connection) -> dict[str, _Column]:
-    known = _known.get(database)
-    now = time.monotonic()
-    if known is None or known[0] < now:
-        rows = await (await connection.execute(_STATISTICS)).fetchall()
+async def _read(connection: Connection) -> _Known:
+    words = await (await connection.execute(_STATISTICS)).fetchall()
+    numbers = await (await connection.execute(_RANGES)).fetchall()
+    return _Known(
+        time.monotonic() + FRESH_SECONDS,
         # Behind the shares of the values stand the least and the greatest of them.
-        known = (
-            now + FRESH_SECONDS,
-            {
-                name: _Column(
-                    {value: share * total for value, share in zip(values, shares, strict=False)},
-                    shares[len(values)] * total,
-                )
-                for name, values, shares, total in rows
-                if len(shares) > len(values)
-            },
-        )
-        _known[database] = known
-    return known[1]
+        {
+            name: _Words(
+                {value: share * total for value, share in zip(values, shares, strict=False)},
+                shares[len(values)] * total,
+            )
+            for name, values, shares, total in words
+            if len(shares) > len(values)
+        },
+        {
+            name: _Numbers(
+                [(value, share * total) for value, share in zip(values, shares, strict=True)],
+                bounds,
+                (1 - nulls - sum(shares)) * total,
+            )
+            for name, values, shares, bounds, nulls, total in numbers
+        },
+    )
