@@ -7,6 +7,7 @@ import io
 import json
 import math
 import struct
+import subprocess
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, Request, async_playwright
 
 from butai.config import Settings
-from tests import avatars, files
+from tests import avatars, files, motions
 from tests.conftest import serving
 from tests.e2e.browsers import CHROMIUM, FLAGS, WITH_3D, WITHOUT_3D, axe, chromium
 from tests.e2e.consoles import PATIENCE, Console, colours, drop, shown_as, until
@@ -66,6 +67,13 @@ def sky(width: int = 64, height: int = 32) -> bytes:
     """A Radiance panorama, red everywhere."""
     head = f"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y {height} +X {width}\n".encode()
     return head + b"\xc0\x08\x08\x80" * (width * height)
+
+
+def open_exr() -> bytes:
+    """A panorama as OpenEXR, red everywhere, by ffmpeg."""
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=red:size=64x32", "-frames:v", "1"]
+    command += ["-pix_fmt", "gbrpf32le", "-c:v", "exr", "-f", "image2pipe", "-"]
+    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
 
 
 def card(name: str) -> str:
@@ -135,15 +143,20 @@ async def test_an_avatar_that_is_uploaded_gets_its_thumbnail_without_being_opene
     assert (await colours(page, ".card img", SHIRT))[0][0] > 0.05
 
 
-async def test_an_animation_is_played_on_an_avatar(console: Console, run_jobs: Jobs) -> None:
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("turn.vrma", avatars.wave()), ("side.bvh", motions.sideways_bvh()), ("side.fbx", motions.sideways_fbx())],
+    ids=["vrma", "bvh", "fbx"],
+)
+async def test_an_animation_is_played_on_an_avatar(console: Console, run_jobs: Jobs, name: str, body: bytes) -> None:
     avatar = await console.upload("vrm/Figure.vrm", avatars.figure(thumbnail=files.png()))
-    motion = await console.upload("animations/turn.vrma", avatars.wave())
+    motion = await console.upload(f"animations/{name}", body)
     await run_jobs()
     page = await console.page(path=f"/library?open={avatar}")
     await page.wait_for_selector(CANVAS)
     _, wide = await colours(page, CANVAS)
     await choose(page, "Play an animation", (await console.asset(motion))["url"])
-    # Half-way around, one sees it from the side.
+    # Turned, one sees it from the side.
     await until(lambda: colours(page, CANVAS), lambda found: found[1] < 0.75 * wide)
     # And the other way about: the animation is opened, and the avatar is what it is shown on.
     await page.goto(f"/library?open={motion}")
@@ -170,8 +183,9 @@ async def test_music_shows_its_waveform_and_plays_from_where_it_is_clicked(conso
     assert "LUFS" in facts
 
 
-async def test_a_sky_is_a_lit_sphere(console: Console, run_jobs: Jobs) -> None:
-    asset_id = await console.upload("hdr/Red.hdr", sky())
+@pytest.mark.parametrize("kind", ["hdr", "exr"])
+async def test_a_sky_is_a_lit_sphere(console: Console, run_jobs: Jobs, kind: str) -> None:
+    asset_id = await console.upload(f"hdr/Red.{kind}", sky() if kind == "hdr" else open_exr())
     await run_jobs()
     page = await console.page(path=f"/library?open={asset_id}")
     await page.wait_for_selector(CANVAS)
