@@ -11,9 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.avatars import META_1, Model
+from tests.e2e.stage import eventually
+from tests.platforms import Platform
 
 NIGHT = (0x20, 0x26, 0x3A)
 """The stage's background, when none was chosen."""
+
+MAGENTA, CYAN = (255, 0, 255), (0, 255, 255)
+"""Of `board(1, 0, 1)` and `board(0, 1, 1)`, as a screen has them."""
 
 _BONES = {
     "hips": None,
@@ -76,3 +81,17 @@ def loudest(recording: Path) -> float:
     found = re.search(r"max_volume: (-?[\d.]+) dB", done.stderr)
     assert found, done.stderr
     return float(found[1])
+
+
+async def arrives(platform: Platform, key: str, avatar: tuple[int, int, int] | None) -> float:
+    """Waits for a picture at the platform: an avatar of that colour in the middle, or none, before the plain background."""
+
+    def is_there() -> bool:
+        recordings = platform.recordings(key)
+        if not recordings or recordings[-1].stat().st_size < 20_000:
+            return False
+        picture = last_picture(recordings[-1])
+        ground = is_colour(picture[:, :3], NIGHT) and is_colour(picture[:, -3:], NIGHT)
+        return ground and is_colour(picture[2:, 7:9], avatar or NIGHT)
+
+    return await eventually(is_there, 30)

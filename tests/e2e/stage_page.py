@@ -25,6 +25,10 @@ SOFTWARE = "--disable-gpu-compositing"
 """Without it SwiftShader draws the page as well as the canvas, and two processors are not enough for both."""
 
 
+MOST = 2.0
+"""Seconds by which the page may be behind."""
+
+
 async def upload(stage: Service, user: str, name: str, body: bytes) -> None:
     """Stores a VRM as `user`."""
     form = aiohttp.FormData({"fileName": f"vrm/{name}.vrm", "fileType": "model/vrm"})

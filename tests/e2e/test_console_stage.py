@@ -19,19 +19,15 @@ from butai.config import Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.canaries import leaks
 from tests.conftest import serving
-from tests.e2e.boards import NIGHT, board, is_colour, is_green, last_picture, loudest
+from tests.e2e.boards import CYAN, MAGENTA, arrives, board, is_green, last_picture, loudest
 from tests.e2e.browsers import WITH_3D
 from tests.e2e.stage import SECRET, Show, Stage, eventually, rising
-from tests.e2e.stage_page import Keys, lags, on_stage, stage_browser, stage_page, upload
+from tests.e2e.stage_page import MOST, Keys, lags, on_stage, stage_browser, stage_page, upload
 from tests.platforms import Platform, probe
 
 expect.set_options(timeout=15_000)
 # One browser for all of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-MAGENTA, CYAN = (255, 0, 255), (0, 255, 255)
-MOST = 2.0
-"""Seconds by which the page may be behind."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -39,20 +35,6 @@ async def browser() -> AsyncIterator[Browser]:
     """Draws WebGL by the processor."""
     async with stage_browser(*WITH_3D) as started:
         yield started
-
-
-async def arrives(platform: Platform, key: str, avatar: tuple[int, int, int] | None) -> float:
-    """Waits for a picture at the platform: an avatar of that colour in the middle, or none, before the plain background."""
-
-    def is_there() -> bool:
-        recordings = platform.recordings(key)
-        if not recordings or recordings[-1].stat().st_size < 20_000:
-            return False
-        picture = last_picture(recordings[-1])
-        ground = is_colour(picture[:, :3], NIGHT) and is_colour(picture[:, -3:], NIGHT)
-        return ground and is_colour(picture[2:, 7:9], avatar or NIGHT)
-
-    return await eventually(is_there, 30)
 
 
 @pytest.mark.slow
