@@ -274,6 +274,44 @@ SKIN, SHIRT, TROUSERS, HAPPY = (1.0, 0.55, 0.4), (0.1, 0.25, 0.9), (0.1, 0.6, 0.
 
 def figure(meta: dict[str, Any] | None = None, thumbnail: bytes | None = None) -> bytes:
     """A VRM 1.0 that can be seen: a person of boxes, 1.5 m tall, who stands with arms held out. `happy` colours the head."""
+    model, nodes, face = _person(1.0)
+    happy = {"materialColorBinds": [{"material": face, "type": "color", "targetValue": [*HAPPY, 1]}]}
+    given: dict[str, Any] = dict(META_1 if meta is None else meta)
+    if thumbnail is not None:
+        given["thumbnailImage"] = model.image(thumbnail)
+    bones = {bone: {"node": node} for bone, node in nodes.items()}
+    model.extension(
+        "VRMC_vrm",
+        {
+            "specVersion": "1.0",
+            "meta": given,
+            "humanoid": {"humanBones": bones},
+            "expressions": {"preset": {"happy": happy}},
+        },
+    )
+    return model.file()
+
+
+def figure0() -> bytes:
+    """The same as VRM 0.x, which looks the other way; without expressions."""
+    model, nodes, _ = _person(-1.0)
+    bones = [{"bone": bone, "node": node} for bone, node in nodes.items()]
+    plain = [{"name": one["name"], "shader": "VRM_USE_GLTFSHADER"} for one in model.document["materials"]]
+    model.extension(
+        "VRM",
+        {
+            "specVersion": "0.0",
+            "meta": META_0,
+            "humanoid": {"humanBones": bones},
+            "blendShapeMaster": {"blendShapeGroups": []},
+            "materialProperties": plain,
+        },
+    )
+    return model.file()
+
+
+def _person(looks: float) -> tuple[Model, dict[str, int], int]:
+    """Its nodes by bone, and the material of its face. `looks`: to +z, as VRM 1.0, or to -z."""
     model = Model()
     unlit = {"KHR_materials_unlit": {}}
     colours = {
@@ -286,32 +324,19 @@ def figure(meta: dict[str, Any] | None = None, thumbnail: bytes | None = None) -
     nodes: dict[str, int] = {}
     for bone, parent in _PARENTS.items():
         kind = bone.removeprefix("left").removeprefix("right")
-        mirrored = -1.0 if bone.startswith("right") else 1.0
+        mirrored = -looks if bone.startswith("right") else looks
         x, y, z = _PLACES[kind]
         (mx, my, mz), sides = _BOXES[kind]
         worn = {"head": "face", "neck": "skin", "Hand": "skin", "hips": "trousers"}.get(kind)
         worn = worn or ("trousers" if kind in ("UpperLeg", "LowerLeg", "Foot") else "shirt")
-        mesh = model.box((mx * mirrored, my, mz), sides, colours[worn])
+        mesh = model.box((mx * mirrored, my, mz * looks), sides, colours[worn])
         nodes[bone] = model.add("nodes", {"name": bone, "translation": [x * mirrored, y, z], "mesh": mesh})
         if parent is not None:
             model.document["nodes"][nodes[parent]].setdefault("children", []).append(nodes[bone])
     model.document["scenes"] = [{"nodes": [nodes["hips"]]}]
     model.document["scene"] = 0
     model.document["extensionsUsed"] = ["KHR_materials_unlit"]
-    given = dict(META_1 if meta is None else meta)
-    if thumbnail is not None:
-        given["thumbnailImage"] = model.image(thumbnail)
-    happy = {"materialColorBinds": [{"material": colours["face"], "type": "color", "targetValue": [*HAPPY, 1]}]}
-    model.extension(
-        "VRMC_vrm",
-        {
-            "specVersion": "1.0",
-            "meta": given,
-            "humanoid": {"humanBones": {bone: {"node": node} for bone, node in nodes.items()}},
-            "expressions": {"preset": {"happy": happy}},
-        },
-    )
-    return model.file()
+    return model, nodes, colours["face"]
 
 
 def wave(seconds: float = 2.0) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import struct
 import subprocess
 import wave
@@ -33,6 +34,35 @@ SKIN, SHIRT, HAPPY = shown_as(avatars.SKIN), shown_as(avatars.SHIRT), shown_as(a
 CANVAS = "dialog canvas[data-state=shown]"
 FIRST_SCREEN = 250 * 1024
 """Bytes of script, compressed, before anything is asked of the page."""
+
+SLOW_CARD = """() => {
+    const { fenceSync, clientWaitSync } = WebGL2RenderingContext.prototype;
+    window.card = { busy: false, pictures: 0, asked: 0 };
+    WebGL2RenderingContext.prototype.fenceSync = function (...given) {
+        card.pictures += 1;
+        return fenceSync.apply(this, given);
+    };
+    WebGL2RenderingContext.prototype.clientWaitSync = function (...given) {
+        card.asked += 1;
+        return card.busy ? this.TIMEOUT_EXPIRED : clientWaitSync.apply(this, given);
+    };
+}"""
+"""A graphics card that says it has not finished while `card.busy`; it counts what it is given and asked."""
+
+LOWEST = """([source, colour]) => {
+    const small = document.createElement("canvas");
+    small.width = small.height = 128;
+    const context = small.getContext("2d");
+    context.drawImage(document.querySelector(source), 0, 0, 128, 128);
+    const { data } = context.getImageData(0, 0, 128, 128);
+    for (let at = data.length - 4; at >= 0; at -= 4)
+        if (colour.every((part, place) => Math.abs(part - data[at + place]) < 12)) return at / data.length;
+    return 0;
+}"""
+"""How far down a picture a colour is found, from 0 to 1."""
+
+MODELS = os.environ.get("BUTAI_TEST_MODELS", "")
+PICTURES = os.environ.get("BUTAI_TEST_PICTURES")
 
 Jobs = Callable[..., Awaitable[None]]
 
@@ -111,6 +141,56 @@ async def test_an_avatar_that_is_dropped_is_drawn_and_what_its_licence_says_is_s
     assert (await colours(page, CANVAS, HAPPY))[0] == [0]
     await page.click(".expressions button:text-is('happy')")
     await until(lambda: colours(page, CANVAS, HAPPY), lambda found: found[0][0] > 0.02)
+
+
+@pytest.mark.parametrize("body", [avatars.figure(), avatars.figure0()], ids=["1.0", "0.x"])
+async def test_an_avatar_that_stands_still_lets_its_arms_hang(console: Console, run_jobs: Jobs, body: bytes) -> None:
+    asset_id = await console.upload("vrm/Figure.vrm", body)
+    await run_jobs()
+    page = await console.page(path=f"/library?open={asset_id}")
+    await page.wait_for_selector(CANVAS)
+    # Above the middle is the head, below it only hands have that colour.
+    lowest = await page.evaluate(LOWEST, [CANVAS, SKIN])
+    assert lowest > 0.6
+    (skin, shirt), wide = await colours(page, CANVAS, SKIN, SHIRT)
+    assert skin > 0.03
+    assert shirt > 0.05
+    assert wide < 0.8
+
+
+async def test_a_card_that_is_still_at_work_is_given_no_further_pictures(console: Console, run_jobs: Jobs) -> None:
+    asset_id = await console.upload("vrm/Figure.vrm", avatars.figure(thumbnail=files.png()))
+    await run_jobs()
+    page = await console.page()
+    await page.add_init_script(f"({SLOW_CARD})()")
+    await page.goto(f"/library?open={asset_id}")
+    await page.wait_for_function("() => card.pictures > 5")
+    before = await page.evaluate("() => { card.busy = true; card.asked = 0; return card.pictures }")
+    await page.wait_for_function("() => card.asked > 20")
+    assert await page.evaluate("() => card.pictures") <= before + 1
+    await page.evaluate("() => { card.busy = false }")
+    await page.wait_for_function("(before) => card.pictures > before + 5", arg=before)
+
+
+@pytest.mark.skipif(not MODELS, reason="BUTAI_TEST_MODELS names no folder of real models")
+async def test_real_avatars_are_drawn_with_their_licences(console: Console, run_jobs: Jobs) -> None:
+    paths = sorted(path for path in Path(MODELS).iterdir() if path.suffix == ".vrm")
+    assert paths
+    page = await console.page()
+    await drop(page, {path.name: path.read_bytes() for path in paths})
+    await page.wait_for_function(f"() => document.querySelectorAll('.upload[data-state=done]').length === {len(paths)}")
+    await run_jobs()
+    for path in paths:
+        await page.click(card(path.stem))
+        await page.wait_for_selector(CANVAS)
+        _, wide = await colours(page, CANVAS)
+        assert 0.05 < wide < 1, path.name
+        await page.wait_for_selector(".term[data-part=redistribution]")
+        for part in ("commercial", "modification", "credit", "avatar"):
+            assert await page.inner_text(f".term[data-part={part}] dd"), (path.name, part)
+        if PICTURES:
+            await page.screenshot(path=f"{PICTURES}/{path.stem}.png")
+        await page.keyboard.press("Escape")
 
 
 async def test_an_avatar_without_a_thumbnail_gets_one_that_is_drawn_here_and_stored(

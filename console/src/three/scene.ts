@@ -20,10 +20,15 @@ export interface Loaded {
 
 const BLINK_EACH = 4;
 
+/** Milliseconds: a picture that takes longer is felt by the page; the longest rest behind one. */
+const SLOW = 50;
+const LONGEST_REST = 1000;
+
 const gone = () => new DOMException("The scene is gone.", "AbortError");
 
 export class Scene {
   readonly renderer: THREE.WebGLRenderer;
+  private readonly gl: WebGL2RenderingContext;
   private readonly scene = new THREE.Scene();
   private readonly camera = new THREE.PerspectiveCamera(28, 16 / 9, 0.1, 100);
   private readonly clock = new THREE.Timer();
@@ -42,6 +47,9 @@ export class Scene {
   private wanted = 0;
   private animated = 0;
   private readonly waiting: { left: number; done: () => void; failed: (why: unknown) => void }[] = [];
+  /** Pictures that the card may still be at work on, and since when. */
+  private readonly begun: { made: WebGLSync; at: number }[] = [];
+  private restUntil = 0;
   frames = 0;
 
   /** `size`: fixed pixels of what is published; without it the canvas is as large as it is shown. */
@@ -52,6 +60,7 @@ export class Scene {
     transparent = !size,
   ) {
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: transparent, preserveDrawingBuffer: true });
+    this.gl = this.renderer.getContext() as WebGL2RenderingContext;
     this.renderer.outputColorSpace = THREE.SRGBColorSpace;
     this.renderer.toneMapping = THREE.NoToneMapping;
     if (size) {
@@ -69,7 +78,7 @@ export class Scene {
     this.ticker = new Worker(new URL("./ticker.ts", import.meta.url), { type: "module" });
     this.ticker.onmessage = () => {
       try {
-        this.draw();
+        if (!this.busy()) this.draw();
       } catch (error) {
         for (const one of this.waiting.splice(0)) one.failed(error);
         throw error;
@@ -233,6 +242,23 @@ export class Scene {
     return new Promise((resolve) => small.toBlob(resolve, "image/png"));
   }
 
+  /**
+   * Whether so many pictures are still being made that another one has to wait. A card that is slower than the beat (or a
+   * processor in its place) would be buried in them, and the page, which is drawn by it too, would answer no click. On the
+   * stage one is made while the next one is prepared; the preview has one at a time, and leaves the page as much time as it
+   * takes itself.
+   */
+  private busy(): boolean {
+    const now = performance.now();
+    for (let first = this.begun[0]; first && this.gl.clientWaitSync(first.made, 0, 0) !== this.gl.TIMEOUT_EXPIRED; first = this.begun[0]) {
+      const took = now - first.at;
+      this.restUntil = this.size || took < SLOW ? 0 : now + Math.min(took, LONGEST_REST);
+      this.gl.deleteSync(first.made);
+      this.begun.shift();
+    }
+    return this.begun.length > (this.size ? 1 : 0) || now < this.restUntil;
+  }
+
   private draw(): void {
     if (this.abort.signal.aborted) return;
     if (!this.size) this.fit();
@@ -251,6 +277,9 @@ export class Scene {
       this.renderer.autoClear = false;
       this.renderer.render(this.overlay, this.overlayCamera);
     }
+    const made = this.gl.fenceSync(this.gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    this.gl.flush();
+    if (made) this.begun.push({ made, at: performance.now() });
     this.frames += 1;
     for (const one of this.waiting.splice(0)) {
       one.left -= 1;
@@ -285,8 +314,10 @@ export class Scene {
     this.vrm?.humanoid.resetNormalizedPose();
     const left = this.vrm?.humanoid.getNormalizedBoneNode("leftUpperArm");
     const right = this.vrm?.humanoid.getNormalizedBoneNode("rightUpperArm");
-    if (left) left.rotation.z = -1.2;
-    if (right) right.rotation.z = 1.2;
+    // A VRM 0.x looks the other way, so its left is where another's right is.
+    const down = this.vrm?.meta.metaVersion === "0" ? 1.2 : -1.2;
+    if (left) left.rotation.z = down;
+    if (right) right.rotation.z = -down;
   }
 
   private play(clip: THREE.AnimationClip): void {
