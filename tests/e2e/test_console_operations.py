@@ -196,6 +196,11 @@ async def test_a_failed_job_is_an_alert_until_a_click_tries_it_again(browser: Br
         await page.get_by_role("button", name="Send a test message").click()
         await expect(page.get_by_role("status").filter(has_text="A test message is on its way")).to_be_visible()
         assert await axe(page) == []
+        # What it means and what to do, for who reads Chinese; the service's own words stand behind it.
+        await page.locator("header.shell button[lang=zh]").click()
+        await expect(alert).to_contain_text("有后台任务彻底失败")
+        await expect(alert).to_contain_text("1 background job has failed for good")
+        await page.locator("header.shell button[lang=en]").click()
         await tab.get_by_role("link", name=re.compile("^Jobs")).click()
         await expect(page).to_have_url(re.compile("tab=jobs"))
         await page.get_by_label("State").select_option("failed")

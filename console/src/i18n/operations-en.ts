@@ -174,6 +174,8 @@ export const operationsEn = {
   noOpenAlerts: "Nothing is wrong.",
   noPastAlerts: "Nothing was wrong.",
   alert: "Alert",
+  /** What the service says in English, in other languages: by the alert's code. */
+  alertWords: {} as Record<string, { title: string; advice: string } | undefined>,
   severity: "Severity",
   severities: { info: "Notice", warning: "Warning", failure: "Failure" },
   since: "Since",

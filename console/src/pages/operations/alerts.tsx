@@ -38,6 +38,7 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
       kind: "wide",
       cell: (alert) => (
         <>
+          <Words of={o.alertWords[alert.code]} />
           <b>{alert.title}</b>
           <div className="dim ops-lines">{alert.body}</div>
           <div>
@@ -65,5 +66,16 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
         )}
       </Listed>
     </section>
+  );
+}
+
+/** In the reader's language, where the service's own words are in another. Those stay: names and counts are in them. */
+function Words({ of }: { of: { title: string; advice: string } | undefined }) {
+  if (!of) return null;
+  return (
+    <div className="ops-words">
+      <b>{of.title}</b>
+      <div className="dim">{of.advice}</div>
+    </div>
   );
 }
