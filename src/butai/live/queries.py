@@ -20,8 +20,9 @@ from butai.live.words import Language, words
 TIMELINE = 50
 """Events within a status; all of them are in the timeline."""
 
-_FRESH = "5 seconds"
-"""Figures that are older say nothing any more: relays report each second."""
+FIGURES: LiteralString = """output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
+    AND m.at > now() - interval '5 seconds' AND o.state IN ('live', 'reconnecting')"""
+"""What an output's figures are joined by. Those that are older say nothing any more: relays report each second."""
 
 _URGENCY = (State.FAILED, State.RECONNECTING, State.STARTING, State.PENDING, State.STOPPING, State.LIVE, State.ENDED)
 """Of several outputs to one platform, which one speaks for it: the one that most needs its host."""
@@ -36,14 +37,12 @@ SELECT o.id, o.destination_id, o.platform, o.label, o.key_fingerprint, o.state, 
        o.next_attempt_at, o.live_since, o.first_live_at, o.last_live_at, o.error_code, o.error_cause, o.created_at,
        o.ended_at, m.data AS metrics
 FROM outputs o
-LEFT JOIN output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
-    AND m.at > now() - interval '{_FRESH}' AND o.state IN ('live', 'reconnecting')
+LEFT JOIN {FIGURES}
 WHERE o.broadcast_id = %s ORDER BY o.id
 """
 _FIGURES: LiteralString = f"""
 SELECT o.id, m.data FROM outputs o
-JOIN output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
-    AND m.at > now() - interval '{_FRESH}' AND o.state IN ('live', 'reconnecting')
+JOIN {FIGURES}
 WHERE o.broadcast_id = """
 _EVENT: LiteralString = """
 SELECT id, at, room_id, broadcast_id, output_id, platform, event, from_state, to_state, attempt, code, actor, detail

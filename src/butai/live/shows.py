@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg.rows import dict_row
 
 from butai.database import Connection, Database
-from butai.live.queries import shown_error, shown_output, shown_status
+from butai.live.queries import FIGURES, shown_error, shown_output, shown_status
 from butai.live.words import Language
 
 _SHOWS: LiteralString = """
@@ -20,14 +20,12 @@ SELECT b.id, b.room_id, r.owner_user_id, b.livekit_project, b.egress, b.wanted, 
        b.ended_at, b.end_code, b.source_phase, b.lease_holder
 FROM broadcasts b JOIN rooms r ON r.room_id = b.room_id
 """
-_FRESH: LiteralString = "5 seconds"
 _OUTPUTS: LiteralString = f"""
 SELECT o.broadcast_id, o.id, o.destination_id, o.platform, o.label, o.key_fingerprint, o.state, o.state_since,
        o.confirmation, o.attempt, o.next_attempt_at, o.live_since, o.first_live_at, o.error_code, o.error_cause,
        o.error_detail, o.created_at, m.data AS metrics
 FROM outputs o
-LEFT JOIN output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
-    AND m.at > now() - interval '{_FRESH}' AND o.state IN ('live', 'reconnecting')
+LEFT JOIN {FIGURES}
 WHERE o.broadcast_id = ANY(%s) ORDER BY o.id
 """
 
