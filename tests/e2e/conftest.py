@@ -11,10 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
 
+from butai.config import Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
+from tests.conftest import serving
+from tests.e2e.browsers import WITH_3D, chromium
+from tests.e2e.consoles import Console
 from tests.e2e.stage import Show, Stage
 from tests.platforms import Authority, Platform
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def console_browser() -> AsyncIterator[Browser]:
+    """One for all tests of a module: it takes as long to start as any of them."""
+    async with chromium(*WITH_3D) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def console(console_browser: Browser, settings: Settings) -> AsyncIterator[Console]:
+    """A service, and a browser with nothing open."""
+    async with serving(settings) as api:
+        yield Console(api, console_browser)
+        for context in console_browser.contexts:
+            await context.close()
+
 
 GRACE = 14.0
 """Seconds of `BUTAI_SOURCE_GRACE` here: more than a host who is gone for ten, and not a minute of waiting."""

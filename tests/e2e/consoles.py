@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
+import math
+import struct
+import wave
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,9 +15,12 @@ from typing import Any, TypeVar
 from playwright.async_api import Browser, Page
 
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from tests import avatars
 from tests.conftest import Api
 
 T = TypeVar("T")
+
+Jobs = Callable[..., Awaitable[None]]
 
 PATIENCE = 60_000
 """Milliseconds to wait for what a slow machine does in its own time."""
@@ -50,6 +57,11 @@ SHARES = """([source, colours]) => {
 def shown_as(linear: tuple[float, ...]) -> list[int]:
     """A glTF's colour as a screen has it (sRGB)."""
     return [round(255 * (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055)) for c in linear]
+
+
+SKIN, SHIRT, HAPPY = shown_as(avatars.SKIN), shown_as(avatars.SHIRT), shown_as(avatars.HAPPY)
+CANVAS = "dialog canvas[data-state=shown]"
+"""The preview, once something has been drawn on it."""
 
 
 @dataclass
@@ -124,3 +136,29 @@ async def until(ask: Callable[[], Awaitable[T]], good: Callable[[T], Any], secon
     except TimeoutError:
         raise AssertionError(f"still {last!r} after {seconds} s") from None
     return last
+
+
+def card(name: str) -> str:
+    return f'.card:has(.name:text-is("{name}"))'
+
+
+async def choose(page: Page, label: str, value: str) -> None:
+    await page.select_option(f'.field:has(label:text-is("{label}")) select', value)
+
+
+def music(seconds: float = 4) -> bytes:
+    """A tone that grows louder and softer once a second."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        loud = (abs(math.sin(math.pi * at / 8000)) * math.sin(at / 3) for at in range(int(8000 * seconds)))
+        sound.writeframes(b"".join(struct.pack("<h", int(30_000 * value)) for value in loud))
+    return out.getvalue()
+
+
+def sky(width: int = 64, height: int = 32) -> bytes:
+    """A Radiance panorama, red everywhere."""
+    head = f"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y {height} +X {width}\n".encode()
+    return head + b"\xc0\x08\x08\x80" * (width * height)

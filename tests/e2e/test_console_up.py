@@ -13,14 +13,12 @@ from playwright.async_api import expect
 from tests.canaries import leaks
 from tests.e2e.boards import MAGENTA, arrives, board
 from tests.e2e.browsers import WITH_3D
-from tests.e2e.consoles import colours, drop
+from tests.e2e.consoles import CANVAS, colours, drop
 from tests.e2e.stage import Show, rising
 from tests.e2e.stage_page import MOST, Keys, lags, stage_browser, stage_page
 from tests.e2e.test_live_up import OneMachine
 from tests.e2e.test_up import Up
 from tests.platforms import Platform, probe
-
-CANVAS = "dialog canvas[data-state=shown]"
 
 
 @pytest.mark.slow
