@@ -10,8 +10,8 @@ run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/console --if-possible
 	.venv/bin/butai up $(ARGS)
 
-test: .venv/dev.stamp system livekit console ## All tests
-	$(PY) -m pytest tests $(ARGS)
+test: .venv/dev.stamp system livekit console ## All tests, in two lanes side by side (tests/conftest.py)
+	$(PY) -m pytest tests -n 2 --dist loadgroup $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
 	$(PY) -m pytest tests/unit tests/integration -m "not slow" $(ARGS)

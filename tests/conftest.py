@@ -49,6 +49,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two lanes of half an hour each, for `make test` runs two side by side. What draws and sends pictures needs both
+    processors at times, and is never beside another of its kind. Within a lane all stays in order."""
+    for item in items:
+        lane = "services" if "integration" in item.path.parts else "pages"
+        item.add_marker(pytest.mark.xdist_group(lane))
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A server whose database `butai` is migrated and serves as the template."""

@@ -458,9 +458,33 @@ def test_without_the_wheel_it_says_what_to_install(folder: Path, monkeypatch: py
 
 def test_a_port_is_given_away_once_though_nobody_listens_on_it_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "port_is_free", lambda _port: True)
+    monkeypatch.setattr(folders, "_tell", lambda _port: True)
     monkeypatch.setattr(folders, "_given", set())
     chosen = [folders.choose_port(twin=3, among=range(100, 106)) for _ in range(3)]
     assert len({*chosen, *(port + 3 for port in chosen)}) == 6
     with pytest.raises(StartError, match="no free port"):
         folders.choose_port(among=range(100, 106))
     assert folders.choose_port("101") == 101, "a remembered one is its owner's"
+
+
+def test_two_processes_that_start_at_the_same_time_choose_different_ports() -> None:
+    """By the hundred, from few: by chance alone they would meet."""
+    program = (
+        "from butai.embedded import folder\n"
+        "folder.port_is_free = lambda port: True\n"
+        "input()\n"
+        "print(*[folder.choose_port(among=range(9000, 9100)) for _ in range(25)], flush=True)\n"
+        "input()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(3)]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    try:
+        for one in started:
+            assert one.stdin
+            one.stdin.write("\n")
+            one.stdin.flush()
+        chosen = [port for one in started if one.stdout for port in one.stdout.readline().split()]
+        assert len(chosen) == len(set(chosen)) == 75
+    finally:
+        for one in started:
+            one.communicate("\n", timeout=20)

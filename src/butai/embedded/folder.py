@@ -13,7 +13,9 @@ import json
 import os
 import random
 import socket
+import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,6 +31,13 @@ PORTS_FOR_ONE_RUN = range(10000, 20000)
 _given: set[int] = set()
 """Ports that this process has chosen at random. Services settle theirs before any of them listens, so a port that looks
 free may be another's already."""
+
+_told: deque[socket.socket] = deque()
+"""The newest of these, told to other processes that choose at the same time: each is a name that one process on this
+machine can have (an abstract socket), and that ends with it."""
+
+_MOST_TOLD = 64
+"""By then the first of them listens."""
 
 
 def make_folder(path: Path, *, needed_bytes: int) -> Path:
@@ -154,7 +163,7 @@ def port_is_free(port: int) -> bool:
 def choose_port(
     remembered: str | None = None, *, avoid: set[int] | None = None, twin: int = 0, among: range = _PORTS
 ) -> int:
-    """The remembered port if it is free, else any free one that this process has not given away yet.
+    """The remembered port if it is free, else any free one that was not given away yet, by this process or another.
 
     With `twin`, the port `twin` above it is free and not given away either, and counts as given from now on.
     """
@@ -168,7 +177,23 @@ def choose_port(
     for _ in range(200):
         port = random.randrange(among.start, among.stop - twin)
         both = {port, port + twin}
-        if both.isdisjoint(_given) and fits(port):
+        if both.isdisjoint(_given) and fits(port) and all(_tell(one) for one in both):
             _given.update(both)
             return port
     raise StartError(f"no free port found between {among.start} and {among.stop} on 127.0.0.1")
+
+
+def _tell(port: int) -> bool:
+    """Whether no other process has just chosen this port."""
+    if sys.platform != "linux":
+        return True
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0butai-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    _told.append(name)
+    if len(_told) > _MOST_TOLD:
+        _told.popleft().close()
+    return True
