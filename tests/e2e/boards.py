@@ -32,7 +32,7 @@ _BONES = {
 
 
 def board(red: float, green: float, blue: float) -> bytes:
-    """A VRM 1.0 that is a standing board of one colour (0 or 1 each), which no light changes: 0.6 m wide, 1.6 m tall."""
+    """A VRM 1.0 that is a standing board of one colour (linear, 0 to 1 each), which no light changes: 0.6 m wide, 1.6 m tall."""
     model = Model()
     nodes = {bone: number for number, bone in enumerate(_BONES)}
     for bone in _BONES:
@@ -64,7 +64,7 @@ def last_picture(recording: Path) -> NDArray[np.int16]:
     return np.frombuffer(done.stdout[-16 * 9 * 3 :], np.uint8).reshape(9, 16, 3).astype(np.int16)
 
 
-def is_colour(part: NDArray[np.int16], colour: tuple[int, int, int], within: int = 24) -> bool:
+def is_colour(part: NDArray[np.int16], colour: tuple[int, int, int], within: int = 12) -> bool:
     """Whether a part of a picture is that colour all over, but for what an encoder does to it."""
     return bool(np.abs(part - np.array(colour)).max() <= within)
 

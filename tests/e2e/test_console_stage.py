@@ -20,9 +20,9 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.canaries import leaks
 from tests.conftest import serving
 from tests.e2e.boards import CYAN, MAGENTA, arrives, board, is_green, last_picture, loudest
-from tests.e2e.browsers import WITH_3D
+from tests.e2e.browsers import WITH_3D, chromium
 from tests.e2e.stage import SECRET, Show, Stage, eventually, rising
-from tests.e2e.stage_page import MOST, Keys, lags, on_stage, stage_browser, stage_page, upload
+from tests.e2e.stage_page import MOST, SOFTWARE, Keys, lags, on_stage, stage_browser, stage_page, upload
 from tests.platforms import Platform, probe
 
 expect.set_options(timeout=15_000)
@@ -79,6 +79,29 @@ async def test_an_avatar_goes_from_the_browsers_canvas_to_both_platforms(
             said = probe(platform.recordings(key)[-1])
             assert (said["video"]["codec_name"], said["video"]["width"], said["video"]["height"]) == ("h264", 1280, 720)
             assert said["audio"]["codec_name"] == "aac"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(SOFTWARE,), ()], ids=["without a card", "with one"])
+async def test_what_goes_out_has_the_colours_of_what_is_seen(
+    stage: Stage, youtube: Platform, flags: tuple[str, ...]
+) -> None:
+    """Chromium without a graphics card sends other values of a canvas than one with it."""
+    keys = Keys()
+    async with chromium(*WITH_3D, *flags) as own, Show(stage, every=0.2) as show, stage_page(own, show) as it:
+        await upload(stage, show.user, "grey", board(0.2159, 0.2159, 0.2159))
+        await it.open()
+        await it.canvas("avatar", "shown")
+        await it.save("YouTube", youtube.url, keys.youtube)
+        await it.go_live()
+        await it.panel("status", "live", 30)
+        await arrives(youtube, keys.youtube, (128, 128, 128))
+        for name, colour in (("white", (1, 1, 1)), ("black", (0, 0, 0)), ("orange", (1, 0.2159, 0))):
+            await upload(stage, show.user, name, board(*colour))
+            await it.page.get_by_role("button", name="Avatar").click()
+            await it.page.get_by_role("dialog").get_by_role("button", name=name).click()
+            seen = tuple(0 if part == 0 else 128 if part < 1 else 255 for part in colour)
+            await arrives(youtube, keys.youtube, seen)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.slow

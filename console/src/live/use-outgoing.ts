@@ -4,6 +4,7 @@ import { useCallback, useEffect, useRef, useState, type RefObject } from "react"
 import type { Scene } from "../three/scene";
 import { claimStage, pictureOf, releaseStage, setOnStage, wasOnStage, type Choice } from "./choice";
 import type { Connection, Publisher } from "./publisher";
+import { sendsFullRange } from "./range";
 
 /** What does not work, and with it the error, where there is one with words of its own. */
 export interface Trouble {
@@ -63,6 +64,8 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
       scene.current = new Drawn(canvas.current, first, first.fps);
       publisher.current = new Sender(room, canvas.current, first, setConnection);
       setReady(true);
+      const full = await sendsFullRange();
+      if (full && !over) scene.current?.compress();
     });
     return () => {
       over = true;

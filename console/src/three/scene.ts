@@ -20,6 +20,9 @@ export interface Loaded {
 
 const BLINK_EACH = 4;
 
+/** What leaves 219/255 of a colour, and adds 16/255 to it. */
+const VEIL = { opacity: 36 / 255, grey: 16 / 36 };
+
 /** Milliseconds: a picture that takes longer is felt by the page; the longest rest behind one. */
 const SLOW = 50;
 const LONGEST_REST = 1000;
@@ -40,6 +43,7 @@ export class Scene {
   private clips: THREE.AnimationClip[] = [];
   private sky: THREE.Texture | null = null;
   private cameraPicture: { mesh: THREE.Mesh; texture: THREE.VideoTexture } | null = null;
+  private veil: THREE.Mesh<THREE.PlaneGeometry, THREE.MeshBasicMaterial> | null = null;
   private readonly overlay = new THREE.Scene();
   private readonly overlayCamera = new THREE.OrthographicCamera(0, 16, 9, 0, -1, 1);
   private readonly ticker: Worker;
@@ -96,6 +100,8 @@ export class Scene {
     this.controls.dispose();
     this.clear();
     this.setCameraPicture(null);
+    this.veil?.geometry.dispose();
+    this.veil?.material.dispose();
     this.sky?.dispose();
     this.renderer.dispose();
     this.renderer.forceContextLoss();
@@ -259,6 +265,20 @@ export class Scene {
     return this.begun.length > (this.size ? 1 : 0) || now < this.restUntil;
   }
 
+  /**
+   * For a browser that sends all values from 0 to 255 where receivers expect 16 to 235 (`live/range`): everything is drawn
+   * in that range, under a veil of grey. On the page itself the canvas looks as before.
+   */
+  compress(): void {
+    const grey = new THREE.Color().setRGB(VEIL.grey, VEIL.grey, VEIL.grey, THREE.SRGBColorSpace);
+    const material = new THREE.MeshBasicMaterial({ color: grey, opacity: VEIL.opacity, transparent: true, depthTest: false, toneMapped: false });
+    this.veil = new THREE.Mesh(new THREE.PlaneGeometry(16, 9), material);
+    this.veil.position.set(8, 4.5, 0);
+    this.veil.renderOrder = 1;
+    this.overlay.add(this.veil);
+    this.canvas.style.filter = `contrast(${255 / 219})`;
+  }
+
   private draw(): void {
     if (this.abort.signal.aborted) return;
     if (!this.size) this.fit();
@@ -273,7 +293,7 @@ export class Scene {
     }
     this.renderer.autoClear = true;
     this.renderer.render(this.scene, this.camera);
-    if (this.cameraPicture) {
+    if (this.cameraPicture || this.veil) {
       this.renderer.autoClear = false;
       this.renderer.render(this.overlay, this.overlayCamera);
     }
