@@ -160,7 +160,7 @@ async def test_wrong_claims_are_refused_though_signed(
     issuer: OidcIssuer, identity: Identity, changes: dict[str, Any], why: str
 ) -> None:
     # Said when the test runs, not when it is found: half an hour may lie between.
-    spoken = {
+    spoken: dict[str, Any] = {
         name: time.time() + int(value[4:]) if str(value).startswith("now ") else value
         for name, value in changes.items()
     }
