@@ -49,6 +49,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two lanes of half an hour each, for `make test` runs two side by side. What draws and sends pictures needs both
     processors at times, and is never beside another of its kind. Within a lane all stays in order."""
