@@ -11,7 +11,7 @@ run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	.venv/bin/butai up $(ARGS)
 
 test: .venv/dev.stamp system livekit console ## All tests, in two lanes side by side (tests/conftest.py)
-	$(PY) -m pytest tests -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest tests -n 2 $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
 	$(PY) -m pytest tests/unit tests/integration -m "not slow" $(ARGS)

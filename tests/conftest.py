@@ -20,6 +20,8 @@ import pytest
 import uvicorn
 from psycopg import sql
 from pydantic import SecretStr
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 from yarl import URL
 
 from butai import database as database_module
@@ -49,13 +51,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Lanes(LoadScopeScheduling):
     """Two lanes of half an hour each, for `make test` runs two side by side. What draws and sends pictures needs both
     processors at times, and is never beside another of its kind. Within a lane all stays in order."""
-    for item in items:
-        lane = "services" if "integration" in item.path.parts else "pages"
-        item.add_marker(pytest.mark.xdist_group(lane))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "services" if nodeid.startswith("tests/integration/") else "pages"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    """Called by pytest-xdist."""
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")
