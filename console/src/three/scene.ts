@@ -12,6 +12,7 @@ import { GLTFLoader, type GLTF } from "three/examples/jsm/loaders/GLTFLoader.js"
 import { HDRLoader } from "three/examples/jsm/loaders/HDRLoader.js";
 
 import { mixamoClip } from "./mixamo";
+import { Pace } from "./pace";
 
 export interface Loaded {
   expressions: string[];
@@ -23,15 +24,9 @@ const BLINK_EACH = 4;
 /** What leaves 219/255 of a colour, and adds 16/255 to it. */
 const VEIL = { opacity: 36 / 255, grey: 16 / 36 };
 
-/** Milliseconds: a picture that takes longer is felt by the page; the longest rest behind one. */
-const SLOW = 50;
-const LONGEST_REST = 1000;
-
-const gone = () => new DOMException("The scene is gone.", "AbortError");
-
 export class Scene {
   readonly renderer: THREE.WebGLRenderer;
-  private readonly gl: WebGL2RenderingContext;
+  private readonly pace: Pace;
   private readonly scene = new THREE.Scene();
   private readonly camera = new THREE.PerspectiveCamera(28, 16 / 9, 0.1, 100);
   private readonly clock = new THREE.Timer();
@@ -46,15 +41,9 @@ export class Scene {
   private veil: THREE.Mesh<THREE.PlaneGeometry, THREE.MeshBasicMaterial> | null = null;
   private readonly overlay = new THREE.Scene();
   private readonly overlayCamera = new THREE.OrthographicCamera(0, 16, 9, 0, -1, 1);
-  private readonly ticker: Worker;
   private elapsed = 0;
   private wanted = 0;
   private animated = 0;
-  private readonly waiting: { left: number; done: () => void; failed: (why: unknown) => void }[] = [];
-  /** Pictures that the card may still be at work on, and since when. */
-  private readonly begun: { made: WebGLSync; at: number }[] = [];
-  private restUntil = 0;
-  frames = 0;
 
   /** `size`: fixed pixels of what is published; without it the canvas is as large as it is shown. */
   constructor(
@@ -64,7 +53,6 @@ export class Scene {
     transparent = !size,
   ) {
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: transparent, preserveDrawingBuffer: true });
-    this.gl = this.renderer.getContext() as WebGL2RenderingContext;
     this.renderer.outputColorSpace = THREE.SRGBColorSpace;
     this.renderer.toneMapping = THREE.NoToneMapping;
     if (size) {
@@ -78,25 +66,13 @@ export class Scene {
     this.controls = new OrbitControls(this.camera, canvas);
     this.controls.screenSpacePanning = true;
     this.look(new THREE.Vector3(0, 1.2, 0), 2.6);
-    // A hidden tab gets no animation frames, and the show has to go on: a worker keeps the time.
-    this.ticker = new Worker(new URL("./ticker.ts", import.meta.url), { type: "module" });
-    this.ticker.onmessage = () => {
-      try {
-        if (!this.busy()) this.draw();
-      } catch (error) {
-        for (const one of this.waiting.splice(0)) one.failed(error);
-        throw error;
-      } finally {
-        // Only now the next one: a slow computer draws fewer pictures, and is not buried in beats.
-        this.ticker.postMessage(null);
-      }
-    };
-    this.ticker.postMessage(1000 / fps);
+    this.pace = new Pace(this.renderer.getContext() as WebGL2RenderingContext, !transparent, () => this.draw());
+    this.pace.beat(fps);
   }
 
   dispose(): void {
     this.abort.abort();
-    this.ticker.terminate();
+    this.pace.end();
     this.controls.dispose();
     this.clear();
     this.setCameraPicture(null);
@@ -105,21 +81,21 @@ export class Scene {
     this.sky?.dispose();
     this.renderer.dispose();
     this.renderer.forceContextLoss();
-    for (const one of this.waiting.splice(0)) one.failed(gone());
   }
 
-  /**
-   * Until so many more pictures have been drawn: what was loaded is to be seen only then. Rejects with what drawing throws,
-   * or when the scene is gone.
-   */
+  /** How many pictures were drawn. */
+  get frames(): number {
+    return this.pace.frames;
+  }
+
+  /** Until so many more have been drawn: see `Pace.drawn`. */
   drawn(count = 1): Promise<void> {
-    if (this.abort.signal.aborted) return Promise.reject(gone());
-    return new Promise((done, failed) => this.waiting.push({ left: count, done, failed }));
+    return this.pace.drawn(count);
   }
 
   /** Other pixels, and how many pictures in a second. */
   resize(size: { width: number; height: number }, fps: number): void {
-    this.ticker.postMessage(1000 / fps);
+    this.pace.beat(fps);
     if (this.size?.width === size.width && this.size.height === size.height) return;
     this.size = size;
     this.renderer.setSize(size.width, size.height, false);
@@ -249,23 +225,6 @@ export class Scene {
   }
 
   /**
-   * Whether so many pictures are still being made that another one has to wait. A card that is slower than the beat (or a
-   * processor in its place) would be buried in them, and the page, which is drawn by it too, would answer no click. On the
-   * stage one is made while the next one is prepared; the preview has one at a time, and leaves the page as much time as it
-   * takes itself.
-   */
-  private busy(): boolean {
-    const now = performance.now();
-    for (let first = this.begun[0]; first && this.gl.clientWaitSync(first.made, 0, 0) !== this.gl.TIMEOUT_EXPIRED; first = this.begun[0]) {
-      const took = now - first.at;
-      this.restUntil = this.size || took < SLOW ? 0 : now + Math.min(took, LONGEST_REST);
-      this.gl.deleteSync(first.made);
-      this.begun.shift();
-    }
-    return this.begun.length > (this.size ? 1 : 0) || now < this.restUntil;
-  }
-
-  /**
    * For a browser that sends all values from 0 to 255 where receivers expect 16 to 235 (`live/range`): everything is drawn
    * in that range, under a veil of grey. On the page itself the canvas looks as before.
    */
@@ -297,15 +256,7 @@ export class Scene {
       this.renderer.autoClear = false;
       this.renderer.render(this.overlay, this.overlayCamera);
     }
-    const made = this.gl.fenceSync(this.gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
-    this.gl.flush();
-    if (made) this.begun.push({ made, at: performance.now() });
-    this.frames += 1;
-    for (const one of this.waiting.splice(0)) {
-      one.left -= 1;
-      if (one.left > 0) this.waiting.push(one);
-      else one.done();
-    }
+    this.pace.did();
   }
 
   private fit(): void {

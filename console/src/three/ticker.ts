@@ -1,5 +1,5 @@
 /**
- * The beat of a `Scene`: a timer in a worker runs on in a tab that nobody looks at. A number sets how many milliseconds lie
+ * The beat of a `Pace`: a timer in a worker runs on in a tab that nobody looks at. A number sets how many milliseconds lie
  * between two beats; `null` says that the last one was answered. Until then there is no other.
  */
 let timer: ReturnType<typeof setInterval> | undefined;
