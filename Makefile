@@ -2,6 +2,7 @@
 PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
+LANES ?= 0
 
 .PHONY: run test test-fast check bench docs format lock livekit console screenshots system clean
 
@@ -10,8 +11,8 @@ run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/console --if-possible
 	.venv/bin/butai up $(ARGS)
 
-test: .venv/dev.stamp system livekit console ## All tests, in two lanes side by side (tests/conftest.py)
-	$(PY) -m pytest tests -n 2 $(ARGS)
+test: .venv/dev.stamp system livekit console ## All tests; quicker, on a machine that does nothing else: make test LANES=2
+	$(PY) -m pytest tests -n $(LANES) $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
 	$(PY) -m pytest tests/unit tests/integration -m "not slow" $(ARGS)

@@ -52,8 +52,8 @@ NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 
 
 class Lanes(LoadScopeScheduling):
-    """Two lanes of half an hour each, for `make test` runs two side by side. What draws and sends pictures needs both
-    processors at times, and is never beside another of its kind. Within a lane all stays in order."""
+    """Two lanes of half an hour each, for `make test LANES=2`. What draws and sends pictures needs both processors at
+    times, and is never beside another of its kind. Within a lane all stays in order."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "services" if nodeid.startswith("tests/integration/") else "pages"
