@@ -76,8 +76,11 @@ async def test_a_newcomer_drops_an_avatar_and_goes_live_on_both_with_it(youtube:
                 await it.canvas("connection", "on", 20)
                 await it.canvas("avatar", "shown")
                 await it.panel("status", "live")
+                # Not the last picture from before: the host's own, which arrives again.
+                await show.until(lambda: show.now.source == "live", 10)
                 for platform, key in both:
                     await arrives(platform, key, MAGENTA)
+                assert len(youtube.published(keys.youtube)) == 1, "YouTube never noticed"
                 await page.get_by_role("button", name="End the show").click()
                 await page.get_by_role("dialog").get_by_role("button", name="End the show").click()
                 await it.panel("status", "ended", 15)
