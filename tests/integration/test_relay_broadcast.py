@@ -263,7 +263,10 @@ async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platf
         assert (audio["codec_name"], audio["sample_rate"], audio["channels"]) == ("aac", "48000", 2)
         arrived = await asyncio.to_thread(decoded, recording)
         assert len(arrived.times) > 200
-        assert np.diff(arrived.keyframes)[1:] == pytest.approx(2.0, abs=0.002)
+        # Three may be asked for out of turn: by the encoder's begin and by each output's.
+        between = np.diff(arrived.keyframes)
+        assert len(between) >= 3 and between.max() < 2.002
+        assert between[2:] == pytest.approx(2.0, abs=0.002)
         assert np.diff(arrived.times).max() < 0.05
         # The picture moves, at the pace of time.
         moved = arrived.stamps[-1] - arrived.stamps[30]
