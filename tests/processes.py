@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import aiohttp
 
 from butai.config import Settings
+from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
 from tests.conftest import Api
 
 
@@ -34,10 +34,8 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody has, and that no outgoing connection gets before our server listens, or while it is down."""
+    return choose_port(among=PORTS_FOR_ONE_RUN)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
+
 AUDIENCE = "butai-tests"
 _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "256": hashes.SHA256,
@@ -118,7 +120,7 @@ class OidcIssuer:
         self.discovery: dict[str, Any] = {}
         self.gate = asyncio.Event()
         self.gate.set()
-        self.port = 0
+        self.port = choose_port(among=PORTS_FOR_ONE_RUN)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -143,7 +145,6 @@ class OidcIssuer:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         """Nobody listens on the port any more."""

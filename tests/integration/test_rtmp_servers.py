@@ -22,6 +22,7 @@ from butai.relay.rtmp.preflight import check
 from butai.relay.rtmp.publisher import Publisher, PublishError
 from tests.fakes.rtmp_server import Server
 from tests.platforms import Platform
+from tests.processes import free_port
 
 KEY = "canary-servers-3f6a"
 VIDEO_FORMAT = VideoFormat(640, 360, 30, 2000, bytes(20))
@@ -263,9 +264,9 @@ async def test_a_name_whose_first_address_swallows_everything_is_reached_by_its_
     server = Server(acks=65536, pongs=True)
     with socket.socket() as full:
         # A listener whose queue is full answers no further SYN.
-        full.bind(("127.0.0.2", 0))
+        port = free_port()
+        full.bind(("127.0.0.2", port))
         full.listen(0)
-        port = full.getsockname()[1]
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
             filler.setblocking(False)
