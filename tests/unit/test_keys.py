@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from butai.assets import keys
@@ -18,6 +18,8 @@ names = st.text(
 
 
 @given(names)
+@example("100%dance")
+@example("50%Faktor +")
 def test_any_name_reads_back_as_browsers_spell_it(name: str) -> None:
     key = keys.parse(f"vrm/{name}.vrm").text
     for spelled in (quote(key, safe=""), quote(key), quote(quote(key, safe=""), safe="")):

@@ -8,6 +8,7 @@ Pure. Three names of one file:
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import unicodedata
@@ -115,11 +116,13 @@ def readings(raw: str) -> tuple[str, ...]:
         raise KeyInvalid("The key is too long")
     once = _decoded(raw)
     spaced = _decoded(raw.replace("+", " "))
-    twice = _decoded(once)
-    both = _decoded(once.replace("+", " "))
+    twice: list[str] = []
+    with contextlib.suppress(KeyInvalid):
+        # A name with a real `%` and two digits after it need not decode again: "100%dance.vrm".
+        twice = [_decoded(once), _decoded(once.replace("+", " "))]
     found: dict[str, None] = {}
     refused: KeyInvalid | None = None
-    for reading in (spaced, once, twice, both, once.replace(" ", "+")):
+    for reading in (spaced, once, *twice, once.replace(" ", "+")):
         if any(part in (".", "..") for part in re.split(r"[/\\]", reading)) or "\0" in reading:
             raise KeyInvalid("The key has '.', '..' or NUL in it")
         try:
