@@ -7,6 +7,7 @@ due again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -176,7 +177,12 @@ class Patrol:
             row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (PATROL_LOCK,))).fetchone()
             if row is None or not row[0]:
                 raise PatrolBusy
-            yield connection
+            try:
+                yield connection
+            finally:
+                # The end of a connection is a matter of its server, later: whoever comes next should not find it busy.
+                with contextlib.suppress(psycopg.Error):
+                    await connection.execute("SELECT pg_advisory_unlock(%s)", (PATROL_LOCK,))
 
     async def _begin(self, kind: str, dry_run: bool, requested_by: str | None) -> Run:
         async with self._database.transaction() as session:
