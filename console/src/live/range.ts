@@ -9,7 +9,8 @@ const WIDTH = 160;
 const HEIGHT = 90;
 /** Between the two whites, 235 and 255. */
 const WHITE = 245;
-const PATIENCE = 5000;
+/** ms. Nobody waits for it, and a busy computer without a graphics card, which is what it is for, may take long. */
+const PATIENCE = 60_000;
 
 interface FrameReader {
   readable: ReadableStream<VideoFrame>;
