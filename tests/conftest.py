@@ -15,6 +15,7 @@ from urllib.request import urlopen
 from xml.etree import ElementTree
 
 import aiohttp
+import hypothesis
 import psycopg
 import pytest
 import uvicorn
@@ -47,6 +48,10 @@ from tests.fakes.store_proxy import StoreProxy
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all programs that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Nothing that is generated is about time: a machine that stands still for a moment has found no bug.
+hypothesis.settings.register_profile("butai", deadline=None)
+hypothesis.settings.load_profile("butai")
 
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 

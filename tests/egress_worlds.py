@@ -201,7 +201,8 @@ class RelayWorld:
             if not platform.alive:
                 platform.start()
         await self.host.kill()
-        shutil.rmtree(self.folder)
+        # Relays tidy up in it, too.
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     async def engine(self, epoch: int = 1) -> tuple[Engine, Ear]:
         livekit = self.server.livekit

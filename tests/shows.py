@@ -135,6 +135,18 @@ class Shows:
             raise AssertionError(f"{found}, wanted {wanted}: {await self.events(broadcast_id)}") from None
         return await self.outputs(broadcast_id)
 
+    async def healed(self, broadcast_id: UUID, output_id: UUID, attempt: int) -> dict[str, dict[str, Any]]:
+        """Waits until this attempt of an output is live, and all are."""
+
+        async def look() -> bool:
+            rows = (await self.outputs(broadcast_id)).values()
+            return all(row["state"] == "live" for row in rows) and any(
+                (row["id"], row["attempt"]) == (output_id, attempt) for row in rows
+            )
+
+        await until(look)
+        return await self.outputs(broadcast_id)
+
     async def ended(self, broadcast_id: UUID, patience: float = PATIENCE) -> dict[str, Any]:
         async def look() -> dict[str, Any] | None:
             row = await self.broadcast(broadcast_id)

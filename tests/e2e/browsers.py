@@ -36,8 +36,9 @@ BUILT = Path(butai.__file__).parent / "console_dist" / "index.html"
 AXE = Path(__file__).parents[2] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 
 # A colour on its way to another is neither, and nobody reads in that moment. What is told to come is flushed by asking.
+# What never ends (a placeholder that shimmers) is not waited for.
 _SETTLED = """() => Promise.allSettled(document.getAnimations()
-    .filter((one) => one instanceof CSSTransition).map((one) => one.finished))"""
+    .filter((one) => one.effect?.getComputedTiming().endTime < Infinity).map((one) => one.finished))"""
 
 
 @contextlib.asynccontextmanager

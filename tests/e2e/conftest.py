@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from butai.config import Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
@@ -39,8 +42,18 @@ async def console(console_browser: Browser, settings: Settings) -> AsyncIterator
             await context.close()
 
 
+expect.set_options(timeout=15_000)
+
 GRACE = 14.0
 """Seconds of `BUTAI_SOURCE_GRACE` here: more than a host who is gone for ten, and not a minute of waiting."""
+
+
+@pytest.fixture(scope="module")
+def soon() -> float:
+    """Five seconds; more on a machine that is too busy even to load the API in a fair part of that (1.3 s when it is not)."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import butai.cli, butai.api"], check=True)
+    return max(5.0, 3 * (time.monotonic() - began))
 
 
 @pytest.fixture(scope="module")

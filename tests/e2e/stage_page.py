@@ -280,6 +280,8 @@ async def on_stage(it: StagePage, youtube: Platform, twitch: Platform, keys: Key
     await it.go_live()
     await it.panel("status", "live", 30)
     await it.canvas("connection", "on")
+    # What `changes` says from here on is of what the test does: it asks, and the page is told.
+    await it.show.until_live("youtube", "twitch")
 
 
 def lags(show: Show, shown: list[dict[str, Any]], since: float) -> dict[str, float]:

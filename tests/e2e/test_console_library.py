@@ -112,7 +112,9 @@ async def test_a_file_goes_to_the_trash_and_comes_back(console: Console) -> None
     # A slip is undone where it happened.
     await page.click(card("Tone"))
     await page.click("dialog button:text-is('Move to trash')")
-    await page.click(".toast button:text-is('Undo')")
+    await page.locator("dialog").wait_for(state="detached")
+    # The newest: that of the first time is still to be seen.
+    await page.locator(".toast button:text-is('Undo')").last.click()
     await page.wait_for_selector(card("Tone"))
     assert (await console.asset(asset_id))["deletedAt"] is None
 
@@ -278,11 +280,6 @@ class Tasks:
         ]
         return cls([event["dur"] / 1000 for event in runs], [event["tdur"] / 1000 for event in runs])
 
-    @property
-    def alone(self) -> bool:
-        """Whether the machine was the page's alone."""
-        return sum(self.worked) > 0.85 * sum(self.took)
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
@@ -316,5 +313,6 @@ async def test_100_000_files_scroll_without_a_stutter(console: Console, settings
     assert done["cards"] < 250, "cards that nobody sees are in the document"
     assert len(tasks.worked) > 1000
     assert max(tasks.worked) <= LONG
-    if tasks.alone:
-        assert over == []
+    # A task that the machine held up is not ours: it took long, and did not work for most of that.
+    pairs = zip(tasks.took, tasks.worked, strict=True)
+    assert [took for took, worked in pairs if took > LONG and worked > 0.85 * took] == []

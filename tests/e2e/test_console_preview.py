@@ -55,6 +55,11 @@ LOWEST = """([source, colour]) => {
 }"""
 """How far down a picture a colour is found, from 0 to 1."""
 
+DRAWN = """() => {
+  const one = document.querySelector(".card img");
+  return one?.complete && one.naturalWidth === 512;
+}"""
+"""The thumbnail that was made here is there, all of it."""
 MODELS = os.environ.get("BUTAI_TEST_MODELS", "")
 PICTURES = os.environ.get("BUTAI_TEST_PICTURES")
 
@@ -155,7 +160,7 @@ async def test_an_avatar_without_a_thumbnail_gets_one_that_is_drawn_here_and_sto
     assert struct.unpack(">II", picture[16:24]) == (512, 512)
     # The card has it without being asked, and it is the avatar's.
     await page.keyboard.press("Escape")
-    await page.wait_for_function("() => document.querySelector('.card img')?.naturalWidth === 512")
+    await page.wait_for_function(DRAWN)
     (skin, shirt), _ = await colours(page, ".card img", SKIN, SHIRT)
     assert skin > 0.03
     assert shirt > 0.05
@@ -168,7 +173,7 @@ async def test_an_avatar_that_is_uploaded_gets_its_thumbnail_without_being_opene
     await drop(page, {"Figure.vrm": avatars.figure()})
     await page.wait_for_selector(".upload[data-state=done]")
     await run_jobs()
-    await page.wait_for_function("() => document.querySelector('.card img')?.naturalWidth === 512")
+    await page.wait_for_function(DRAWN)
     assert (await colours(page, ".card img", SHIRT))[0][0] > 0.05
 
 

@@ -8,7 +8,7 @@ import time
 from livekit import api
 
 from tests.e2e.conftest import GRACE, Start
-from tests.e2e.stage import Stage, rising
+from tests.e2e.stage import Stage, eventually, rising
 from tests.platforms import probe
 
 
@@ -78,4 +78,4 @@ async def test_a_deleted_room_ends_the_broadcast(on_air: Start, stage: Stage) ->
         assert ended - since < 8
         said = await show.call("GET", f"/api/live/status?session_id={show.session}")
         assert "source_ended" in str(said)
-        assert not stage.relays(show.session)
+        await eventually(lambda: not stage.relays(show.session), 5)

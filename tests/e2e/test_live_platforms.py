@@ -16,15 +16,11 @@ from tests.platforms import Authority, Platform, probe, tls_front
 from tests.processes import free_port
 
 
-def keyframes(path: Path) -> list[float]:
-    """When they come, in seconds."""
+def keyframes(path: Path) -> list[int]:
+    """Which of the pictures are."""
     with av.open(str(path)) as file:
-        stream = file.streams.video[0]
-        return [
-            float(packet.pts * packet.time_base)
-            for packet in file.demux(stream)
-            if packet.is_keyframe and packet.pts is not None and packet.time_base is not None
-        ]
+        pictures = (packet for packet in file.demux(video=0) if packet.pts is not None)
+        return [number for number, packet in enumerate(pictures) if packet.is_keyframe]
 
 
 async def test_both_platforms_get_what_the_host_shows_until_it_is_stopped(on_air: Start) -> None:
@@ -36,7 +32,7 @@ async def test_both_platforms_get_what_the_host_shows_until_it_is_stopped(on_air
             await show.until(lambda: show.now.outputs["twitch"]["confirmation"] == "transport", 5)
             metrics = await metrics_of(show, "twitch")
             assert 2000 < metrics["bitrate_kbps"] < 8000
-            assert 25 <= metrics["fps"] <= 35
+            assert 27 <= metrics["fps"] <= 33
             assert metrics["dropped_frames"] == 0
             async with rising(it.youtube_bytes), rising(it.twitch_bytes):
                 await asyncio.sleep(6)
@@ -63,15 +59,20 @@ async def test_both_platforms_get_what_the_host_shows_until_it_is_stopped(on_air
             assert (found["video"]["width"], found["video"]["height"]) == (1280, 720)
             assert (found["audio"]["codec_name"], found["audio"]["channels"]) == ("aac", 2)
             assert float(found["format"]["duration"]) >= lasted - 3
-            gaps = [later - earlier for earlier, later in itertools.pairwise(keyframes(file))]
-            # One is asked for when the other platform begins; otherwise every two seconds.
-            assert max(gaps) <= 2.1
+            # One is asked for when the other platform begins; otherwise each sixtieth is one: every two seconds, more
+            # where the machine stood still and pictures had to be left out.
+            places = keyframes(file)
+            assert len(places) >= 3
+            assert max(later - earlier for earlier, later in itertools.pairwise(places)) <= 60
 
 
 async def metrics_of(show: Show, label: str) -> dict[str, float]:
     await show.until(lambda: bool((show.now.outputs[label].get("metrics") or {}).get("bitrate_kbps")), 6)
-    await asyncio.sleep(2)
-    return show.now.outputs[label]["metrics"]
+    began = len(show.seen)
+    await asyncio.sleep(4)
+    lately = [one.outputs[label]["metrics"] for one in show.seen[began:]]
+    # The middle one: a second in which the machine stood still is followed by one that makes up for it.
+    return {name: sorted(one[name] for one in lately)[len(lately) // 2] for name in lately[0]}
 
 
 async def test_a_bad_key_is_tried_once_more_and_then_said_while_the_other_platform_is_live(on_air: Start) -> None:
@@ -114,8 +115,14 @@ async def test_a_platform_that_does_not_listen_is_tried_until_it_does(on_air: St
         show = it.show
         assert not it.twitch.alive
         async with rising(it.youtube_bytes):
-            await show.until(lambda: show.code("twitch") == "destination_unreachable", 5)
-            assert show.now.outputs["twitch"]["next_attempt_at"]
+            # During a try there is none to come.
+            await show.until(
+                lambda: (
+                    show.code("twitch") == "destination_unreachable"
+                    and bool(show.now.outputs["twitch"]["next_attempt_at"])
+                ),
+                5,
+            )
             await show.until(lambda: show.now.outputs["twitch"]["attempt"] >= 2, 10)
             it.twitch.start()
             await show.until_live("twitch", seconds=30)

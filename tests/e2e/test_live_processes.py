@@ -165,7 +165,7 @@ async def test_a_relay_that_hangs_is_given_up_and_replaced(on_air: Start, stage:
         show, since = it.show, time.time()
         (relay,) = stage.relays(show.session)
         relay.suspend()
-        await show.until(lambda: show.state("twitch") == "interrupted", 15)
+        await show.until(lambda: show.state("twitch") == "interrupted", 22)
         await show.until_live("youtube", "twitch", seconds=30)
         (another,) = stage.relays(show.session)
         assert another.pid != relay.pid

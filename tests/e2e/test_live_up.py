@@ -68,12 +68,12 @@ async def test_ctrl_c_while_on_air_says_goodbye_to_the_platform_and_leaves_no_re
             assert await asyncio.to_thread(up.ended) == 0
             assert not machine.relays()
             assert not living(family)
-            assert platform.published(key, "publish_done")
+            await eventually(lambda: bool(platform.published(key, "publish_done")), 5)
             show.session = ""
 
 
 async def test_one_second_after_it_is_killed_no_relay_lives_and_after_the_next_start_the_show_goes_on(
-    folder: Path,
+    folder: Path, soon: float
 ) -> None:
     port = str(free_port())
     with Platform("tw") as platform, Up(folder / "data", "--port", port) as first:
@@ -82,15 +82,18 @@ async def test_one_second_after_it_is_killed_no_relay_lives_and_after_the_next_s
             (relay,) = machine.relays()
             first.process.kill()
             first.process.wait()
-            await eventually(lambda: not living([*family, relay]), 1.0, lambda: str(living([*family, relay])))
+            gone = await eventually(lambda: not living([*family, relay]), 10, lambda: str(living([*family, relay])))
+            # One second on a machine that has time for it (`soon` is five there).
+            assert gone < soon / 5
             assert show.host is not None
             await show.host.kill()
+            # The relay needs no host to go on publishing.
+            published = len(platform.published(key))
             with Up(folder / "data", "--port", port) as second:
                 second.ready()
                 assert second.url == first.url
                 # The studio's page comes back, to the same room.
                 await show.host_on()
-                published = len(platform.published(key))
                 await eventually(
                     lambda: len(platform.published(key)) > published, 30, lambda: machine.tail("controller")
                 )

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import psutil
 import pytest
@@ -56,7 +57,8 @@ async def test_goes_live_on_two_and_ends_when_stopped(stage: Shows) -> None:
         ("output.stop_asked", "live", "stopping"),
         ("output.ended", "stopping", "ended"),
     ]
-    assert [e["event"] for e in events if e["output_id"] is None] == [
+    # Whether the engine's own end is seen before the broadcast's is a matter of milliseconds.
+    assert [e["event"] for e in events if e["output_id"] is None and e["event"] != "engine.ended"] == [
         "engine.started",
         "source.live",
         "broadcast.ended",
@@ -103,12 +105,15 @@ async def test_a_drop_is_seen_at_once_and_healed_by_a_new_attempt(stage: Shows) 
         broadcast_id = await stage.begin("rtmp://a/app", "rtmp://b/app")
         outputs = await stage.reach(broadcast_id, a="live", b="live")
         dropped = outputs["rtmp://b/app"]["id"]
+        told = datetime.now(UTC)
         stage.tell_relay(broadcast_id, output=dropped, phase="failed", code="destination_closed")
-        told = time.monotonic()
-        outputs = await stage.reach(broadcast_id, a="live", b="reconnecting")
-        assert time.monotonic() - told < 0.5
-        assert outputs["rtmp://b/app"]["error_code"] == "destination_closed"
-        outputs = await stage.reach(broadcast_id, a="live", b="live")
+        outputs = await stage.healed(broadcast_id, dropped, attempt=2)
+        # It may be over before anybody looks; what was seen is written down.
+        moves = [one for one in await stage.events(broadcast_id) if one["to_state"] == "reconnecting"]
+        (seen,) = [one for one in moves if one["from_state"] == "live"]
+        assert seen["output_id"] == dropped
+        assert "destination_closed" in str(seen)
+        assert (seen["at"] - told).total_seconds() < 0.5
         assert outputs["rtmp://b/app"]["attempt"] == 2 and outputs["rtmp://a/app"]["attempt"] == 1
 
 

@@ -62,8 +62,7 @@ async def test_a_killed_controllers_broadcast_is_taken_over_within_five_seconds_
             # What happens now is seen by the second one.
             output_id = (await stage.outputs(broadcast_id))["rtmp://b/app"]["id"]
             stage.tell_relay(broadcast_id, output=output_id, phase="failed", code="destination_closed")
-            await stage.reach(broadcast_id, a="live", b="reconnecting")
-            await stage.reach(broadcast_id, a="live", b="live")
+            await stage.healed(broadcast_id, output_id, attempt=2)
             assert len({line["pid"] for line in stage.heard(broadcast_id)}) == 1
             assert sorted(stage.starts(broadcast_id)) == [("a", 1), ("b", 1), ("b", 2)]
             await stage.stop(broadcast_id)

@@ -51,6 +51,13 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
     return condition()
 
 
+def gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def relay_pid(log: Path) -> int:
     assert eventually(lambda: log.exists() and log.read_text().endswith("\n"), 10)
     return int(log.read_text())
@@ -65,7 +72,7 @@ def test_a_stop_ends_the_controller_and_then_waits_for_its_relays(tmp_path: Path
     relay = psutil.Process(relay_pid(log))
     program.stop()
     assert said.read_text() == "ended"
-    assert eventually(lambda: not relay.is_running() or relay.status() == psutil.STATUS_ZOMBIE, 1)
+    assert eventually(lambda: gone(relay), 1)
     program.stop()
 
 

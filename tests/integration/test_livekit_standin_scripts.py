@@ -343,6 +343,7 @@ async def test_webhooks_go_astray_as_the_policy_says() -> None:
             async with asyncio.timeout(10):
                 while len(ear.events) < count:
                     await asyncio.sleep(0.02)
+            await standin.webhooks.settled()
             await asyncio.sleep(0.2)  # and no more than those
             return [one.id for one in ear.events]
 
@@ -361,7 +362,7 @@ async def test_webhooks_go_astray_as_the_policy_says() -> None:
 
 
 async def test_a_target_that_fails_is_tried_again_until_30_s_have_gone() -> None:
-    async with Ear() as ear, StandIn(speed=200, webhooks=[ear.url]) as standin:
+    async with Ear() as ear, StandIn(speed=50, webhooks=[ear.url]) as standin:
         ear.answer = 503
         standin.rooms.create("r")
         async with asyncio.timeout(5):

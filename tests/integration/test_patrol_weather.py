@@ -56,11 +56,11 @@ async def test_no_healthy_row_is_ever_marked(
     gone: int,
     rounds: list[str],
 ) -> None:
-    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 0.4)
     proxy.heal()
     if not studio.keys:
         await studio.fill(FILES)
         assert (await studio.go()).found == FILES
+    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 0.4)
     ids = list(studio.keys)
     lost = set(ids[:gone])
     await studio.lose(*lost)

@@ -18,7 +18,7 @@ from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
 from butai.relay.messages import Configure, Preset
 from butai.relay.messages import Source as SourceLine
 from butai.relay.mixer import Mixer
-from butai.relay.picture import Screen
+from butai.relay.picture import WAITING, Screen
 from butai.relay.source import HostSource
 from tests.studio_host import HostProcess, read_stamp
 from tests.unit.test_relay_outputs import until
@@ -75,6 +75,12 @@ class Watched:
     def stamp(self) -> int:
         """The milliseconds in the picture."""
         return read_stamp(self.picture())[0]
+
+    def last_stamp(self) -> int:
+        """That of the newest picture, when none come any more: those that wait are shown first."""
+        for _ in range(WAITING):
+            self.picture()
+        return self.stamp()
 
     async def moves(self, within: float = 10.0) -> None:
         """Waits for pictures that are at most half a second old."""
@@ -178,7 +184,7 @@ async def test_muted_keeps_the_last_picture_and_is_silent(
         await watched.moves()
         await host.command("mute all")
         await watched.phase("lost", 5)
-        stamp = watched.stamp()
+        stamp = watched.last_stamp()
         assert abs(stamp - (int(time.time() * 1000) & 0xFFFFFFFF)) < 5000, "the last picture is gone"
         assert watched.loudness() < 0.01
         # Muted is not away: the grace does not run.
@@ -209,7 +215,7 @@ async def test_a_host_that_is_killed_is_lost_and_comes_back(
         await host.kill()
         killed = time.monotonic()
         await watched.phase("lost", 5)
-        assert time.monotonic() - killed < 3.5
+        assert time.monotonic() - killed < 4.5
         await watched.host("--codec=h264")
         await watched.phase("live", 5)
         await watched.moves()
@@ -219,11 +225,12 @@ async def test_a_host_that_stays_away_ends_it(server: EmbeddedLiveKit, request: 
     async with watching(server, request, grace=3.0) as watched:
         host = await watched.host()
         await watched.phase("live")
-        await host.stop()
+        # It leaves at once, and its process takes a moment to end.
         left = time.monotonic()
+        await host.stop()
         await watched.phase("lost", 2)
         line = await watched.phase("ended", 6)
-        assert 2.5 < time.monotonic() - left < 5
+        assert 3.0 <= time.monotonic() - left < 6
         assert line.code == "source_ended"
         await asyncio.wait_for(watched.running, 5)
 
@@ -286,7 +293,7 @@ async def test_a_restarted_livekit_is_survived(tmp_path: Path, request: pytest.F
             assert server.child is not None
             server.child.stop(signal.SIGKILL)
             await watched.phase("lost", 4)
-            stamp = watched.stamp()
+            stamp = watched.last_stamp()
             await first.kill()
             await asyncio.sleep(2)
             assert watched.stamp() == stamp, "the last picture is gone"

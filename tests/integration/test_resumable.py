@@ -257,13 +257,13 @@ async def cut(api: Api, path: str, offset: int, body: bytes, announced: int) -> 
         "Upload-Offset": str(offset),
         "Content-Length": str(announced),
     }
+    writer.transport.set_write_buffer_limits(0)  # so that `drain` waits for the last byte
     writer.write(
         (f"PATCH {path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n").encode()
     )
     writer.write(body)
-    await writer.drain()
     # What is sent must arrive, so that what is kept can be said.
-    await asyncio.sleep(0)
+    await writer.drain()
     sock: socket.socket = writer.get_extra_info("socket")
     sock.shutdown(socket.SHUT_WR)
     await asyncio.wait_for(reader.read(), 30)
@@ -427,7 +427,12 @@ async def test_a_part_whose_sending_never_began_is_given_back(settings: Settings
 
 
 async def test_a_quota_holds_under_fifty_at_once(settings: Settings) -> None:
-    small = replace(settings, assets=settings.assets.model_copy(update={"quota_bytes": 10_000}))
+    small = replace(
+        settings,
+        assets=settings.assets.model_copy(update={"quota_bytes": 10_000}),
+        # They wait for each other, and for a connection.
+        database=settings.database.model_copy(update={"connect_timeout": 30}),
+    )
     async with serving(small) as api:
 
         async def one(number: int) -> int:

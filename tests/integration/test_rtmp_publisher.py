@@ -190,7 +190,7 @@ async def test_nobody_there_is_destination_unreachable(media: Media) -> None:
 async def test_an_unknown_host_is_destination_unreachable(media: Media) -> None:
     async with pushing(media, "rtmp://no-such-host.invalid/live") as push:
         error = await push.error()
-    assert (error.code, error.detail.split(":")[0]) == ("destination_unreachable", "dns")
+    assert error.code == "destination_unreachable" and "dns" in error.detail
 
 
 @pytest.mark.parametrize("url", ["rtmp://127.0.0.1/live", "rtmp://[::1]/live", "rtmp://localhost/live"])
@@ -205,7 +205,7 @@ async def test_a_dropped_connection_is_destination_closed_at_once(platform: Plat
         dropped = time.monotonic()
         platform.drop(KEY + "3")
         assert (await push.error()).code == "destination_closed"
-        assert time.monotonic() - dropped < 0.5
+        assert time.monotonic() - dropped < 1
 
 
 async def test_a_killed_platform_is_destination_closed(media: Media) -> None:
@@ -343,7 +343,7 @@ async def test_a_platform_that_acknowledges_nothing_is_judged_by_tcp(media: Medi
 
 
 async def test_a_platform_that_takes_the_key_and_no_bytes_never_was_live(media: Media) -> None:
-    limits = Limits(ignored_after=0.5, publish_timeout=2)
+    limits = Limits(ignored_after=1.5, publish_timeout=3)
     async with Mute(reads=False).running() as url, pushing(media, url, limits=limits, speed=40) as push:
         error = await push.error(30)
         assert push.seen("publishing") and not push.seen("live")

@@ -95,7 +95,13 @@ class Controller:
     @classmethod
     async def connect(cls, path: Path, epoch: int = 1) -> Controller:
         await until(path.exists)
-        controller = cls(*await asyncio.open_unix_connection(path))
+        async with asyncio.timeout(5):
+            while True:
+                # It is there a moment before anybody listens.
+                with contextlib.suppress(ConnectionRefusedError):
+                    controller = cls(*await asyncio.open_unix_connection(path))
+                    break
+                await asyncio.sleep(0.01)
         controller.say(Hello(f"c{epoch}", epoch))
         return controller
 

@@ -182,6 +182,7 @@ class Trial:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+        await self._look(client)
 
     async def _ask(self, standin: StandIn, client: api.LiveKitAPI, entry: Entry) -> None:
         name, kind = _REQUESTS[entry.method]
@@ -222,10 +223,13 @@ class Trial:
 
     async def _poll(self, client: api.LiveKitAPI) -> None:
         while True:
-            for place, egress_id in enumerate(self.seen.ids):
-                listed = await client.egress.list_egress(api.ListEgressRequest(egress_id=egress_id))
-                self.seen.states.setdefault(place, []).append(state(MessageToDict(listed.items[0]), self.room))
+            await self._look(client)
             await asyncio.sleep(POLL_EACH)
+
+    async def _look(self, client: api.LiveKitAPI) -> None:
+        for place, egress_id in enumerate(self.seen.ids):
+            listed = await client.egress.list_egress(api.ListEgressRequest(egress_id=egress_id))
+            self.seen.states.setdefault(place, []).append(state(MessageToDict(listed.items[0]), self.room))
 
     async def _watch(self) -> None:
         while True:
