@@ -7,11 +7,12 @@ requests at a time, with the client's repetitions, rows and second looks.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.store_proxy import StoreProxy
@@ -33,6 +34,17 @@ weathers = st.lists(
 )
 
 
+def examples() -> Callable[[Any], Any]:
+    """The weathers that are always tried."""
+
+    def on(test: Any) -> Any:
+        for what in FAULTS:
+            test = example(weather=[(3, 30, what)], hides=False, gone=1, rounds=["round"])(test)
+        return test
+
+    return on
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @settings(
@@ -41,6 +53,8 @@ weathers = st.lists(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+# Each fault once for certain, from the first objects on: what is generated may pass one over.
+@examples()
 @given(
     weather=weathers,
     hides=st.booleans(),
