@@ -6,6 +6,7 @@ Used by `butai.relay.server`. Whatever happens here, picture and silence go on i
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -31,6 +32,9 @@ SDK_PATIENCE = 3.0
 """Seconds that the SDK may try to reconnect by itself. It tries each 5 s; joining anew is quicker."""
 QUIET = 1.0
 """Seconds without picture or sound after which the statistics are asked whether packets of sound come all the same."""
+COUNT_EACH = 0.5
+"""Seconds between two such counts. An older one than of the last quiet second says nothing: what came since may have come
+before it was quiet. So the second count of a quiet stretch tells, while it is not `LOST_AFTER` long."""
 
 FINAL = ("ROOM_DELETED",)
 """LiveKit's reasons that mean the end. Not `ROOM_CLOSED`: an empty room closes 20 s after its host was last seen, who may
@@ -54,7 +58,7 @@ class HostSource:
         self._room: JoinedRoom | None = None
         self._last_media = 0.0
         self._sound_packets = 0
-        self._asked_at = 0.0
+        self._asked_at = self._counted_at = -math.inf
         self._pictures_before = 0
         self.line = SourceLine(phase="connecting", at=time.time())
         """What was last reported."""
@@ -93,7 +97,7 @@ class HostSource:
             log.info("room.joined", again=joined)
             joined, delay = True, FIRST_DELAY
             self._room = room
-            self._sound_packets = 0
+            self._counted_at = -math.inf
             reason = await self._stay(room)
             self._pictures_before += room.pictures
             self._room = None
@@ -123,9 +127,7 @@ class HostSource:
             await asyncio.wait([room.ended], timeout=TICK)
             now = time.monotonic()
             self._presence.host(here=room.host is not None, muted=room.all_muted)
-            if now - self._last_media > QUIET and now - self._asked_at > QUIET:
-                self._asked_at = now
-                await self._ask_for_packets(room)
+            await self._listen(room, now)
             if self._look():
                 return ""
             reconnecting_since = (reconnecting_since or now) if room.reconnecting else None
@@ -133,14 +135,19 @@ class HostSource:
                 return "RECONNECTING"
         return room.ended.result()
 
-    async def _ask_for_packets(self, room: JoinedRoom) -> None:
+    async def _listen(self, room: JoinedRoom, now: float) -> None:
+        """Silence is media, too, as long as its packets come."""
+        if now - self._last_media <= QUIET or now - self._asked_at < COUNT_EACH:
+            return
+        self._asked_at = now
         try:
             packets = await room.sound_packets()
         except (RuntimeError, TimeoutError):
             return
-        if packets > self._sound_packets > 0:
+        before, counted_at = self._sound_packets, self._counted_at
+        self._sound_packets, self._counted_at = packets, now
+        if packets > before and now - counted_at < QUIET + COUNT_EACH:
             self._media()
-        self._sound_packets = packets
 
     async def _pause(self, seconds: float, joined: bool) -> bool:
         """Whether the source has ended meanwhile."""

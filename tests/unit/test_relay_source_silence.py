@@ -1,0 +1,76 @@
+"""Whether a host of whom nothing is seen or heard is there: told from packets of sound, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from butai.relay import source as module
+from butai.relay.messages import Configure, Preset
+from butai.relay.messages import Source as SourceLine
+from butai.relay.mixer import Mixer
+from butai.relay.picture import Screen
+from butai.relay.source import TICK, HostSource
+
+
+class Quiet:
+    """A host who was live until now, and the packets that LiveKit has counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.said = 1000.0, list[SourceLine]()
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        preset = Preset(320, 180, 30, 500)
+        configure = Configure("b1", "ws://127.0.0.1:9", "token", "host", preset)
+        self.source = HostSource(configure, Screen(preset.width, preset.height), Mixer(48000), self.said.append)
+        self.source._presence.host(here=True, muted=False)  # pyright: ignore[reportPrivateUsage]
+        self.source._media()  # pyright: ignore[reportPrivateUsage]
+        self.packets: Callable[[], int] = lambda: 0
+
+    async def sound_packets(self) -> int:
+        return self.packets()
+
+    async def go_on(self, seconds: float) -> list[str]:
+        """The phases that are told meanwhile."""
+        told, room = len(self.said), self
+        for _ in range(round(seconds / TICK)):
+            self.now += TICK
+            await self.source._listen(room, self.now)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+            self.source._look()  # pyright: ignore[reportPrivateUsage]
+        return [line.phase for line in self.said[told:]]
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return Quiet(monkeypatch)
+
+
+async def test_a_silent_host_whose_packets_come_is_live_all_the_while(quiet: Quiet) -> None:
+    # The fewest there are: one each 400 ms, in silence that is not sent.
+    quiet.packets = lambda: int(quiet.now / 0.4)
+    assert await quiet.go_on(30) == []
+
+
+async def test_a_host_without_packets_is_lost_after_two_seconds(quiet: Quiet) -> None:
+    quiet.packets = lambda: 700
+    assert await quiet.go_on(1.9) == []
+    assert await quiet.go_on(0.3) == ["lost"]
+
+
+async def test_packets_from_before_it_was_quiet_are_no_news(quiet: Quiet) -> None:
+    quiet.packets = lambda: 5
+    await quiet.go_on(1.2)
+    # Pictures for a minute, and sound; then the host is killed.
+    quiet.packets = lambda: 3000
+    quiet.now += 60
+    quiet.source._media()  # pyright: ignore[reportPrivateUsage]
+    assert await quiet.go_on(1.9) == []
+    assert await quiet.go_on(0.3) == ["lost"]
+
+
+async def test_silence_that_begins_again_is_media_again(quiet: Quiet) -> None:
+    quiet.packets = lambda: 700
+    assert await quiet.go_on(5) == ["lost"]
+    quiet.packets = lambda: int(quiet.now / 0.4)
+    assert await quiet.go_on(2) == ["live"]
