@@ -7,10 +7,9 @@ due again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -181,7 +180,7 @@ class Patrol:
                 yield connection
             finally:
                 # The end of a connection is a matter of its server, later: whoever comes next should not find it busy.
-                with contextlib.suppress(psycopg.Error):
+                with suppress(psycopg.Error):
                     await connection.execute("SELECT pg_advisory_unlock(%s)", (PATROL_LOCK,))
 
     async def _begin(self, kind: str, dry_run: bool, requested_by: str | None) -> Run:
