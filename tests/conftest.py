@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
@@ -49,8 +50,8 @@ from tests.fakes.store_proxy import StoreProxy
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all programs that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Nothing that is generated is about time: a machine that stands still for a moment has found no bug.
-hypothesis.settings.register_profile("butai", deadline=None)
+# What is generated is to show what hangs: a machine that stands still for a moment has found no bug.
+hypothesis.settings.register_profile("butai", deadline=timedelta(seconds=5))
 hypothesis.settings.load_profile("butai")
 
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"

@@ -60,6 +60,7 @@ DRAWN = """() => {
   return one?.complete && one.naturalWidth === 512;
 }"""
 """The thumbnail that was made here is there, all of it."""
+
 MODELS = os.environ.get("BUTAI_TEST_MODELS", "")
 PICTURES = os.environ.get("BUTAI_TEST_PICTURES")
 

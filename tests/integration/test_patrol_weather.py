@@ -7,7 +7,6 @@ requests at a time, with the client's repetitions, rows and second looks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -34,15 +33,11 @@ weathers = st.lists(
 )
 
 
-def examples() -> Callable[[Any], Any]:
-    """The weathers that are always tried."""
-
-    def on(test: Any) -> Any:
-        for what in FAULTS:
-            test = example(weather=[(3, 30, what)], hides=False, gone=1, rounds=["round"])(test)
-        return test
-
-    return on
+def each_fault(test: Any) -> Any:
+    """Each once for certain, from the first objects on: what is generated may pass one over."""
+    for what in FAULTS:
+        test = example(weather=[(3, 30, what)], hides=False, gone=1, rounds=["round"])(test)
+    return test
 
 
 @pytest.mark.slow
@@ -53,8 +48,7 @@ def examples() -> Callable[[Any], Any]:
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-# Each fault once for certain, from the first objects on: what is generated may pass one over.
-@examples()
+@each_fault
 @given(
     weather=weathers,
     hides=st.booleans(),

@@ -18,6 +18,7 @@ from livekit import api
 from numpy.typing import NDArray
 
 from butai.embedded.livekit import EmbeddedLiveKit
+from butai.relay.clock import PATIENCE
 from butai.relay.messages import (
     Bye,
     Configure,
@@ -232,6 +233,14 @@ def skew(arrived: Arrived) -> float:
     return float(np.median([((at - offset + 0.5) % 1) - 0.5 for at in firsts]))
 
 
+def goes_on(times: NDArray[np.float64], usual: float) -> bool:
+    """Whether pictures come without a gap, but for one or two moments in which the machine stood still: then the relay leaves
+    out what is later than `PATIENCE`, and never less. A platform that starves sees gaps of seconds."""
+    gaps = np.diff(times)
+    longer = gaps[gaps >= usual]
+    return len(longer) <= 2 and bool(np.all((longer > PATIENCE) & (longer < 0.6)))
+
+
 async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platform, twitch: Platform) -> None:
     broadcast.preset = Preset(1280, 720, 30, 3000)
     broadcast.configure()
@@ -273,12 +282,12 @@ async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platf
         between = np.diff(np.searchsorted(arrived.times, arrived.keyframes))
         assert len(between) >= 3 and between.max() == 60
         assert set(between[2:]) == {60}
-        assert np.percentile(np.diff(arrived.times), 99) < 0.05 and np.diff(arrived.times).max() < 0.6
+        assert goes_on(arrived.times, 0.05)
         # The picture moves, at the pace of time.
         behind = arrived.times - arrived.stamps
         assert np.median(behind[-30:]) == pytest.approx(np.median(behind[30:60]), abs=0.2)
-        # What is left of it is LiveKit's, and a little more once its buffer of sound had run dry.
-        assert -0.04 < skew(arrived) < 0.06
+        print(f"sound {skew(arrived) * 1000:+.0f} ms behind the picture")
+        assert abs(skew(arrived)) < 0.04
 
 
 async def test_a_refused_key_fails_alone(broadcast: Broadcast, youtube: Platform, twitch: Platform) -> None:
@@ -379,8 +388,7 @@ async def test_mute_reload_resize_and_codec_never_starve_a_platform(broadcast: B
     assert len(youtube.published("d1")) == 1, "the platform saw more than one publish"
     arrived = await asyncio.to_thread(decoded, youtube.recordings("d1")[0])
     assert arrived.sizes == {(640, 360)}
-    # A platform that starves sees gaps of seconds.
-    assert np.percentile(np.diff(arrived.times), 99) < 0.1 and np.diff(arrived.times).max() < 0.6
+    assert goes_on(arrived.times, 0.1)
     assert np.diff(arrived.sound_times).max() < 0.1
     # In the end it is the new host's picture.
     assert arrived.stamps[-1] > arrived.stamps[-1 - 30 * 10] + 5

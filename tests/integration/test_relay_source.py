@@ -215,7 +215,7 @@ async def test_a_host_that_is_killed_is_lost_and_comes_back(
         await host.kill()
         killed = time.monotonic()
         await watched.phase("lost", 5)
-        assert time.monotonic() - killed < 4.5
+        assert time.monotonic() - killed < 3.5
         await watched.host("--codec=h264")
         await watched.phase("live", 5)
         await watched.moves()

@@ -190,7 +190,7 @@ async def test_nobody_there_is_destination_unreachable(media: Media) -> None:
 async def test_an_unknown_host_is_destination_unreachable(media: Media) -> None:
     async with pushing(media, "rtmp://no-such-host.invalid/live") as push:
         error = await push.error()
-    assert error.code == "destination_unreachable" and "dns" in error.detail
+    assert (error.code, error.detail.split(":")[0]) == ("destination_unreachable", "dns")
 
 
 @pytest.mark.parametrize("url", ["rtmp://127.0.0.1/live", "rtmp://[::1]/live", "rtmp://localhost/live"])
@@ -205,7 +205,7 @@ async def test_a_dropped_connection_is_destination_closed_at_once(platform: Plat
         dropped = time.monotonic()
         platform.drop(KEY + "3")
         assert (await push.error()).code == "destination_closed"
-        assert time.monotonic() - dropped < 1
+        assert time.monotonic() - dropped < 0.5
 
 
 async def test_a_killed_platform_is_destination_closed(media: Media) -> None:

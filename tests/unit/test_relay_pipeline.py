@@ -62,7 +62,7 @@ async def test_picture_and_sound_come_in_time_and_in_order(stage: Stage) -> None
     assert abs(pictures[-1].dts - sounds[-1].dts) < 50
     # Delivered in the pace of the stamps, not in bursts.
     late = np.array([at * 1000 - packet.dts for at, packet in stage.packets if packet.kind == "video"])
-    assert np.percentile(late, 80) - late.min() < 100
+    assert np.percentile(late, 80 if stage.pipeline.skipped else 95) - late.min() < 100
 
 
 async def test_nothing_is_encoded_while_nobody_wants_it(stage: Stage) -> None:
