@@ -2,7 +2,7 @@
 
 The whole service with a real LiveKit and two nginx-rtmp platforms, one of which is broken in turn in every way; the
 status is asked for 50 times a second, as a client would. A round is one broadcast for the faults on air, and one each for
-what fails at the start. The other platform has to go on taking bytes through all of it, or the round has failed.
+what fails at the start or ends it. The other platform has to go on taking bytes through all of it, or the round has failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
 from harness import Benchmark, Failed, Figures, Limit, arguments, main, need, tool_version, versions
+from livekit import api
 
 from butai.embedded.livekit import livekit_binary
 from butai.embedded.seaweed import EmbeddedSeaweed
@@ -35,11 +37,20 @@ TARGETS = {
     "start": ("start → live", 2.0),
     "close": ("connection closed → interrupted", 0.5),
     "healed": ("next attempt → live again", 1.0),
+    "killed": ("platform SIGKILLed → interrupted", 2.0),
     "stall": ("stopped reading → interrupted", 2.5),
     "relay": ("relay SIGKILLed → interrupted", 1.5),
+    "other_controller": ("connection closed under the controller that took over → interrupted", 3.0),
+    "handover": ("controller stopped → another one has the show", 2.0),
     "stop": ("stop → ended", 2.0),
     "refused": ("start → nothing listens there", 1.5),
     "bad_key": ("start → key rejected", 1.5),
+    "once_more": ("key rejected → tried once more", 5.0),
+    "host_lost": ("host SIGKILLed → its media is lost", 3.5),
+    "host_gone": ("the grace of a host who left is over → ended", 3.0),
+    "room": ("room deleted → ended", 8.0),
+    "hung_stop": ("stop, while the relay hangs → ended", 11.0),
+    "sigterm": ("relay SIGTERMed → it has ended", 4.0),
 }
 STATEMENTS = [
     Limit(label, name, "seconds", "s", at_most=target, worst=True) for name, (label, target) in TARGETS.items()
@@ -93,6 +104,13 @@ async def faults(stage: Stage, steady: Platform, broken: Platform) -> Figures:
             )
             broken.resume()
             await show.until_live("broken", seconds=30)
+            await asyncio.sleep(2)
+            figures["killed"] = await after(
+                show, lambda: done(broken.kill), lambda: show.state("broken") == "interrupted", 10
+            )
+            broken.start()
+            await show.until_live("broken", seconds=30)
+            figures |= await other_controller(stage, show, broken, keys["broken"])
         await asyncio.sleep(2)
         (relay,) = stage.relays(show.session)
         figures["relay"] = await after(show, lambda: done(relay.kill), lambda: states(show) == {"interrupted"}, 10)
@@ -114,8 +132,85 @@ async def faults(stage: Stage, steady: Platform, broken: Platform) -> Figures:
         figures["bad_key"] = await after(
             show, lambda: show.start(*ids), lambda: show.code("broken") == "key_rejected", 15
         )
-        assert broken.published(keys["broken"], "refused")
         await show.until_live("steady")
+        await show.until(lambda: show.state("broken") == "error", 15)
+        first, second = (visit.at for visit in broken.published(keys["broken"], "refused"))
+        figures["once_more"] = second - first
+    return figures | await ends(stage, steady, broken)
+
+
+async def other_controller(stage: Stage, show: Show, broken: Platform, key: str) -> Figures:
+    """The controller is SIGKILLed, another one takes over, the connection is closed; then that one is stopped, too."""
+    figures: Figures = {}
+    epoch = lease_epoch(stage, show)
+    stage.start("controller-2")
+    try:
+        # Until they are loaded: how long that takes is not measured here.
+        await asyncio.sleep(3)
+        stage.kill("controller")
+        await eventually(lambda: lease_epoch(stage, show) > epoch, 15)
+        figures["other_controller"] = await after(
+            show, lambda: done(broken.drop, key), lambda: show.state("broken") == "interrupted", 10
+        )
+        await show.until_live("broken", seconds=30)
+        stage.start("controller")
+        await asyncio.sleep(3)
+        epoch = lease_epoch(stage, show)
+    finally:
+        stage.end("controller-2")
+    figures["handover"] = await eventually(lambda: lease_epoch(stage, show) > epoch, 15)
+    return figures
+
+
+def lease_epoch(stage: Stage, show: Show) -> int:
+    """How often a controller has taken the broadcast."""
+    with psycopg.connect(stage.postgres.url) as connection:
+        found = connection.execute("SELECT lease_epoch FROM broadcasts WHERE id = %s", [show.session]).fetchone()
+    assert found is not None
+    return found[0]
+
+
+async def ends(stage: Stage, steady: Platform, broken: Platform) -> Figures:
+    """One broadcast for each way in which one ends by itself, or with a relay that does not answer."""
+    figures: Figures = {}
+    grace = 3.0
+    async with prepared(stage, steady, broken.url) as (show, ids, _):
+        await show.start(*ids, source_grace=grace)
+        await show.until(lambda: states(show) == {"live"} and show.now.source == "live", 20)
+        assert show.host is not None
+        figures["host_lost"] = await after(show, show.host.kill, lambda: show.now.source == "lost", 15)
+        await show.host_on()
+        await show.until(lambda: show.now.source == "live", 15)
+        figures["host_gone"] = await after(show, show.host.stop, lambda: show.now.status == "ended", 20) - grace
+    async with prepared(stage, steady, broken.url) as (show, ids, _):
+        await show.start(*ids)
+        await show.until_live("steady", "broken")
+        async with stage.livekit_api() as livekit:
+            figures["room"] = await after(
+                show,
+                lambda: livekit.room.delete_room(api.DeleteRoomRequest(room=show.room)),
+                lambda: show.now.status == "ended",
+                20,
+            )
+    async with prepared(stage, steady, broken.url) as (show, ids, _):
+        await show.start(*ids)
+        await show.until_live("steady", "broken")
+        (relay,) = stage.relays(show.session)
+        relay.suspend()
+        figures["hung_stop"] = await after(
+            show,
+            lambda: show.call("POST", "/api/live/stop", {"session_id": show.session}),
+            lambda: show.now.status == "ended",
+            30,
+        )
+    async with prepared(stage, steady, broken.url) as (show, ids, _):
+        await show.start(*ids)
+        await show.until_live("steady", "broken")
+        (relay,) = stage.relays(show.session)
+        began = time.monotonic()
+        relay.terminate()
+        await eventually(lambda: relay.pid not in [one.pid for one in stage.relays(show.session)], 20)
+        figures["sigterm"] = time.monotonic() - began
     return figures
 
 
