@@ -17,18 +17,24 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import aiohttp
 import psycopg
 from harness import Benchmark, Failed, Figures, Limit, arguments, main, need, tool_version, versions
 from livekit import api
 
+from butai import database
 from butai.embedded.livekit import livekit_binary
+from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 
 sys.path.append(str(Path(__file__).parent.parent))
 
 from tests.e2e.stage import Show, Stage, eventually, rising
+from tests.livekit_shows import livekit_shows
 from tests.platforms import Platform
 from tests.processes import free_port
+from tests.shows import KEY
+from tests.webhooks import encoded, joined, sign
 
 EVERY = 0.02
 """Seconds between two looks at the status."""
@@ -50,7 +56,10 @@ TARGETS = {
     "host_gone": ("the grace of a host who left is over → ended", 3.0),
     "room": ("room deleted → ended", 8.0),
     "hung_stop": ("stop, while the relay hangs → ended", 11.0),
+    "webhooks": ("50 webhooks at once, while Postgres is down → all refused", 3.0),
     "sigterm": ("relay SIGTERMed → it has ended", 4.0),
+    "livekit_drop": ("LiveKit Egress, without webhooks: connection lost → reconnecting", 4.0),
+    "livekit_dead": ("LiveKit Egress, without webhooks: a dead worker's participant gone → reconnecting", 10.0),
 }
 STATEMENTS = [
     Limit(label, name, "seconds", "s", at_most=target, worst=True) for name, (label, target) in TARGETS.items()
@@ -66,6 +75,8 @@ def measure(rounds: int) -> bool:
     }
     with ExitStack() as opened:
         folder = Path(opened.enter_context(TemporaryDirectory(prefix="butai-bench-faults-")))
+        rows = opened.enter_context(EmbeddedPostgres(folder / "rows"))
+        database.migrate(rows.url)
         stage = opened.enter_context(Stage(opened.enter_context(EmbeddedSeaweed(folder / "store"))))
         steady, broken = opened.enter_context(Platform("steady")), opened.enter_context(Platform("broken"))
         found: Figures = {}
@@ -77,6 +88,7 @@ def measure(rounds: int) -> bool:
                     found.clear()
                     try:
                         found.update(asyncio.run(faults(stage, steady, broken)))
+                        found.update(asyncio.run(livekit_faults(rows.url)))
                     except AssertionError as error:
                         raise Failed(f"round {number}: {error}") from error
                 return {"seconds": found[name]}
@@ -211,6 +223,52 @@ async def ends(stage: Stage, steady: Platform, broken: Platform) -> Figures:
         relay.terminate()
         await eventually(lambda: relay.pid not in [one.pid for one in stage.relays(show.session)], 20)
         figures["sigterm"] = time.monotonic() - began
+    figures["webhooks"] = await refused_webhooks(stage)
+    return figures
+
+
+async def refused_webhooks(stage: Stage) -> float:
+    """Signed as LiveKit does, to an API whose database does not answer."""
+    bodies = [encoded(joined(f"guest-{number}")) for number in range(50)]
+    keys = stage.livekit.livekit
+    async with aiohttp.ClientSession() as client:
+
+        async def send(body: bytes) -> int:
+            headers = {"Authorization": sign(body, keys.api_key, keys.api_secret)}
+            async with client.post(f"{stage.url}/api/live/webhook", data=body, headers=headers) as answer:
+                return answer.status
+
+        stage.postgres.stop(fast=True)
+        try:
+            # The first one finds out.
+            assert await send(bodies[0]) == 503
+            began = time.monotonic()
+            assert set(await asyncio.gather(*map(send, bodies))) == {503}
+            return time.monotonic() - began
+        finally:
+            stage.postgres.start()
+
+
+async def livekit_faults(url: str) -> Figures:
+    """The stand-in for LiveKit Egress at a real one's pace, with a controller in this process and rows of its own."""
+    figures: Figures = {}
+    b = f"rtmp://b/app/{KEY}"
+    async with livekit_shows(url, speed=1.0) as shows, shows.controller():
+        broadcast_id = await shows.begin("rtmp://a/app", "rtmp://b/app")
+        await shows.reach(broadcast_id, 60, a="live", b="live")
+        began = time.monotonic()
+        assert shows.standin.drop(b) == 1
+        await shows.reach(broadcast_id, 30, b="reconnecting")
+        figures["livekit_drop"] = time.monotonic() - began
+        await shows.reach(broadcast_id, 60, b="live")
+        egress_id = shows.standin.running[b][0]
+        shows.standin.kill_worker(egress_id)
+        await eventually(lambda: not shows.standin.rooms.has(f"room-{broadcast_id}", egress_id), 60)
+        began = time.monotonic()
+        await shows.reach(broadcast_id, 60, b="reconnecting")
+        figures["livekit_dead"] = time.monotonic() - began
+        await shows.stop(broadcast_id)
+        await shows.ended(broadcast_id, 30)
     return figures
 
 
@@ -259,4 +317,4 @@ def states(show: Show) -> set[str]:
 
 if __name__ == "__main__":
     given = arguments(__doc__ or "", rounds=10)
-    main(lambda: measure(given.rounds), minutes=40, strict=given.strict)
+    main(lambda: measure(given.rounds), minutes=60, strict=given.strict)

@@ -58,9 +58,13 @@ def authority() -> Iterator[Authority]:
 
 @pytest.fixture(scope="package")
 def _stage(seaweed: EmbeddedSeaweed, authority: Authority) -> Iterator[Stage]:
-    # YouTube's ten seconds between two tries are a default, and only waiting here.
-    youtube = '{"least_wait": 3.0}'
-    more = {"BUTAI_SOURCE_GRACE": str(GRACE), "BUTAI_YOUTUBE_RETRY": youtube, "SSL_CERT_FILE": str(authority.file)}
+    more = {
+        "BUTAI_SOURCE_GRACE": str(GRACE),
+        # Its ten seconds between two tries are a default, and only waiting here.
+        "BUTAI_YOUTUBE_RETRY": '{"least_wait": 3.0}',
+        "BUTAI_OPERATORS": '["root"]',
+        "SSL_CERT_FILE": str(authority.file),
+    }
     with Stage(seaweed, **more) as running:
         yield running
 
