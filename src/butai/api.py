@@ -19,21 +19,18 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
-from butai import __version__, audit_routes, console, docs_page, health_routes, job_routes, problems
+from butai import __version__
 from butai.alerts import routes as alert_routes
-from butai.apikeys import ApiKeys
 from butai.assets import contract, routes
 from butai.assets.patrol import routes as patrol_routes
 from butai.assets.resumable import routes as resumable_routes
 from butai.assets.search import routes as search_routes
 from butai.assets.storage import Store
 from butai.assets.wiring import Library, assemble
-from butai.calling import NEEDS_SIGN_IN
 from butai.config import Settings
 from butai.database import Database
-from butai.health import Health
-from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
+from butai.identity.api_keys import ApiKeys
 from butai.live import audit_routes as live_audit_routes
 from butai.live import (
     destination_routes,
@@ -51,7 +48,14 @@ from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
 from butai.live.webhooks import Intake
 from butai.live.wiring import Stage
-from butai.observe import Metrics, Observed
+from butai.operations import audit_routes, console, job_routes
+from butai.operations import routes as health_routes
+from butai.operations.health import Health
+from butai.web import docs, problems
+from butai.web.dependencies import NEEDS_SIGN_IN
+from butai.web.metrics import Metrics
+from butai.web.request_log import Observed
+from butai.web.uvicorn_limits import ending
 
 log = structlog.get_logger(__name__)
 
@@ -157,7 +161,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     ):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
-    docs_page.install(app)
+    docs.install(app)
     console.install(app)
     if settings.http.cors_origins:
         app.add_middleware(

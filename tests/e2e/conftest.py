@@ -52,7 +52,7 @@ GRACE = 14.0
 def soon() -> float:
     """Five seconds; more on a machine that is too busy even to load the API in a fair part of that (1.3 s when it is not)."""
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import butai.cli, butai.api"], check=True)
+    subprocess.run([sys.executable, "-c", "import butai.cli.__main__, butai.api"], check=True)
     return max(5.0, 3 * (time.monotonic() - began))
 
 

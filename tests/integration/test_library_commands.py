@@ -13,11 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from butai.alerts.raising import raise_alert
+from butai.alerts.service import raise_alert
 from butai.assets.patrol.patrolling import PATROL_LOCK
 from butai.assets.storage import ObjectAbsent, Whole
 from butai.config import Settings
-from butai.job_desk import note_failure
+from butai.jobs.service import note_failure
 from tests import files
 from tests.fakes.store_proxy import StoreProxy
 from tests.patrols import Hooks, Studio

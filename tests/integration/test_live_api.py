@@ -16,9 +16,9 @@ import pytest
 from livekit import api as livekit_api
 from pydantic import SecretStr
 
-from butai.apikeys import create_api_key
 from butai.config import LiveSettings, Settings
 from butai.database import Database
+from butai.identity.api_keys import create_api_key
 from butai.live import destinations
 from butai.live.stream_keys import Sealer
 from tests.conftest import Api, serving

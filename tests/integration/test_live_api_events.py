@@ -15,9 +15,9 @@ import pytest
 from butai import api as api_module
 from butai.config import Settings
 from butai.database import Database
-from butai.http_server import ending
 from butai.live import event_routes
 from butai.live.feed import Feed
+from butai.web.uvicorn_limits import ending
 from tests.conftest import Api, serving
 from tests.live_api import ROOM, Listener, go_live, make_room, save, sql
 

@@ -320,7 +320,7 @@ async def test_files_in_use_are_due_each_round(settings: Settings, studio: Studi
 
 
 async def test_operators_see_runs_and_findings_and_others_do_not(api: Api, studio: Studio) -> None:
-    from butai.apikeys import create_api_key
+    from butai.identity.api_keys import create_api_key
 
     ids = await studio.fill(3)
     await studio.lose(ids[0])

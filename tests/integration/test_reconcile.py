@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from butai.apikeys import create_api_key
 from butai.assets import finding_actions
 from butai.assets.finding_actions import Action, act
 from butai.assets.listings import FileListing
@@ -18,6 +17,7 @@ from butai.audit import Origin
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import Conflict, StoreUnavailable
+from butai.identity.api_keys import create_api_key
 from tests import files
 from tests.conftest import Api
 

@@ -17,12 +17,12 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
-from butai.apikeys import create_api_key
 from butai.assets import purging
 from butai.assets.queries import parse_sort
 from butai.assets.search import filters, pages, rarity
 from butai.assets.search.pages import Search
 from butai.database import Database
+from butai.identity.api_keys import create_api_key
 from tests import files
 from tests.conftest import Api
 from tests.integration.test_query_plans import nodes

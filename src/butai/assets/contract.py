@@ -23,8 +23,6 @@ from butai.assets.queries import ListRequest, Place, Readable
 from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.thumbnails import embedded_thumbnail
 from butai.assets.wiring import Library, library
-from butai.calling import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, caller, origin, signed_in
-from butai.direct import DirectRoute, query_parameter
 from butai.errors import (
     AssetMissing,
     AssetNotFound,
@@ -39,7 +37,9 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.identity.origins import normal_origin, seen_origin
-from butai.problems import BareError, Envelope, documented, with_links
+from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, caller, origin, signed_in
+from butai.web.hot_route import DirectRoute, query_parameter
+from butai.web.problems import BareError, Envelope, documented, with_links
 
 router = APIRouter(tags=["studio contract"], route_class=SmallBodies)
 hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)

@@ -2,7 +2,7 @@
 
 Takes a listing's lines in batches: what is no key of the library is left out, each remaining object is verified by a HEAD,
 and one short transaction for each batch writes what the store has confirmed. A run that dies may be started again: what
-is as it was is skipped. Called by `butai.moving_in`; needs the opened database and store, nothing else of a process.
+is as it was is skipped. Called by `butai.cli.import_`; needs the opened database and store, nothing else of a process.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The service may not list; an import has to know names from somewhere. `FileListing` reads what other tools write, line
 by line, so that millions fit in a few MB of memory. `BucketListing` is the only code of the product that asks a bucket
-for its contents. Called by `butai.moving_in` (`butai import`), and by `butai.doctor`, which asks whether listing works.
+for its contents. Called by `butai.cli.import_` (`butai import`), and by `butai.doctor`, which asks whether listing works.
 
 Sources: AWS, "Amazon S3 Inventory" (manifest), "ListObjectsV2". The formats themselves are in `listing_formats`.
 """

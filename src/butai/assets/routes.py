@@ -12,10 +12,10 @@ from butai.assets import queries, service, signed
 from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut, WaveformOut
 from butai.assets.service import Edit
 from butai.assets.wiring import library
-from butai.calling import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
 from butai.errors import AssetNotFound, Unauthenticated
 from butai.identity import Caller
-from butai.problems import documented
+from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=SmallBodies)
 

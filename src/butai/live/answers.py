@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 from fastapi import Request, Response
 
-from butai.calling import SmallBodies
 from butai.errors import ButaiError
 from butai.live.states import Code
 from butai.live.words import Language, language, words
+from butai.web.dependencies import SmallBodies
 
 _NO_STORE = {"cache-control": "private, no-store", "vary": "Cookie, Authorization, Accept-Language"}
 _CODES = frozenset(Code)

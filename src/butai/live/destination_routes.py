@@ -7,7 +7,6 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import SecretStr
 
-from butai.calling import SignedIn, origin
 from butai.live import destinations
 from butai.live.answers import Told, as_json, asked_language
 from butai.live.destinations import Wanted
@@ -15,7 +14,8 @@ from butai.live.models import Destination
 from butai.live.schemas import DestinationEdit, DestinationIn, DestinationOut, DestinationsOut, TestOut
 from butai.live.wiring import stage
 from butai.live.words import words
-from butai.problems import documented
+from butai.web.dependencies import SignedIn, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 

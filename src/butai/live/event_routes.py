@@ -20,7 +20,6 @@ from fastapi import APIRouter, Header, Query, Request, WebSocket, WebSocketDisco
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Scope, Send
 
-from butai.calling import HostOrUser
 from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, Unauthenticated, Unavailable
 from butai.identity import Identity
 from butai.live import queries
@@ -29,7 +28,8 @@ from butai.live.routes import room_asked_for
 from butai.live.schemas import RoomId
 from butai.live.wiring import Stage, stage
 from butai.live.words import Language, language
-from butai.problems import documented
+from butai.web.dependencies import HostOrUser
+from butai.web.problems import documented
 
 log = structlog.get_logger(__name__)
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from butai.calling import HostOrUser, origin
 from butai.live import ingresses
 from butai.live.answers import Told, as_json
 from butai.live.ingress_schemas import IngressesOut, IngressIn, IngressMade
 from butai.live.models import Ingress
 from butai.live.schemas import RoomId
 from butai.live.wiring import stage
-from butai.problems import documented
+from butai.web.dependencies import HostOrUser, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/live/rooms/{room_id}/ingress", tags=["live"], route_class=Told)
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from butai.calling import HostOrUser, SignedIn, origin
 from butai.live import rooms
 from butai.live.answers import Told, as_json
 from butai.live.schemas import Moment, RoomId, RoomIn, RoomOut, RoomsOut, TokenIn, TokenOut, WatchIn
 from butai.live.wiring import stage
-from butai.problems import documented
+from butai.web.dependencies import HostOrUser, SignedIn, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from butai.calling import HostOrUser, origin
 from butai.errors import NotHost, RoomNotFound
 from butai.identity import Caller
 from butai.live import queries, service
@@ -16,7 +15,8 @@ from butai.live.answers import Told, as_json, asked_language
 from butai.live.schemas import AddIn, HistoryOut, Moment, RoomId, StartIn, StatusOut, StopIn, TimelineOut
 from butai.live.service import Start
 from butai.live.wiring import Stage, stage
-from butai.problems import documented
+from butai.web.dependencies import HostOrUser, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 

@@ -13,12 +13,12 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
-from butai.calling import Operator
 from butai.live import shows
 from butai.live.answers import Told, as_json, asked_language
 from butai.live.schemas import ErrorOut, OutputOut, RoomId
 from butai.live.wiring import stage
-from butai.problems import documented
+from butai.web.dependencies import Operator
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from butai.direct import DirectRoute
 from butai.errors import BodyTooLarge, ClientDisconnected
 from butai.live.webhooks import Intake
-from butai.problems import documented
+from butai.web.hot_route import DirectRoute
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=DirectRoute)
 

@@ -25,7 +25,7 @@ from butai.live.stream_keys import Sealer
 from butai.live.webhook_batch import Kept
 from butai.live.webhook_events import read
 from butai.live.webhook_signatures import verify
-from butai.observe import Metrics
+from butai.web.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
-from butai.alerts.raising import raise_alert, resolve_alert
+from butai.alerts.service import raise_alert, resolve_alert
 from butai.assets.patrol import recording
 from butai.assets.patrol.heads import Heads, StoreHeads
 from butai.assets.patrol.looking import Canary, Looked, PatrolStopped, look, unreliable

@@ -13,9 +13,9 @@ from butai.assets.patrol import queries
 from butai.assets.patrol.names import PATROL_NOW
 from butai.assets.patrol.schemas import FindingActed, FindingKind, PatrolAsked, PatrolOut
 from butai.assets.wiring import library
-from butai.calling import Operator, SmallBodies, origin
 from butai.config import Settings
-from butai.problems import documented
+from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.problems import documented
 
 findings = APIRouter(prefix="/api/assets/findings", tags=["patrol"], route_class=SmallBodies)
 router = APIRouter(prefix="/api/assets/patrol", tags=["patrol"], route_class=SmallBodies)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.alerts.raising import digest, raise_alert
+from butai.alerts.service import digest, raise_alert
 from butai.assets.patrol.looking import PatrolStopped
 from butai.assets.patrol.models import Finding, PatrolRun
 

@@ -21,9 +21,9 @@ from butai.assets.resumable import protocol, uploads
 from butai.assets.resumable.schemas import UploadCheck, UploadKnown, UsageOut
 from butai.assets.resumable.uploads import Progress
 from butai.assets.wiring import library
-from butai.calling import NEEDS_SIGN_IN, SignedIn, SmallBodies, origin, signed_in
 from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
-from butai.problems import answer_error, documented
+from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, SmallBodies, origin, signed_in
+from butai.web.problems import answer_error, documented
 
 PATH = "/api/assets/uploads"
 _HEX = 64

@@ -1,6 +1,6 @@
 """`GET /api/assets` and `/api/assets/facets`: the library's own list, by what is inside files.
 
-Parses, calls `pages` or `facets`, answers. Both are hot (`butai.direct`), and so document their parameters by hand.
+Parses, calls `pages` or `facets`, answers. Both are hot (`butai.web.hot_route`), and so document their parameters by hand.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from butai.assets.search.filters import Filters
 from butai.assets.search.pages import Search
 from butai.assets.states import Status
 from butai.assets.wiring import library
-from butai.calling import TAKES_SIGN_IN, caller
-from butai.direct import DirectRoute, query_parameter
 from butai.errors import FilterInvalid, Forbidden
 from butai.identity import Caller
-from butai.problems import documented
+from butai.web.dependencies import TAKES_SIGN_IN, caller
+from butai.web.hot_route import DirectRoute, query_parameter
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRoute)
 

@@ -1,18 +1,11 @@
-"""What is known of every request: an id, a log line, a count. Pure ASGI, because it is paid for on every request.
-
-`butai.api` wraps the application in it. OpenTelemetry is not here: its automatic instrumentation costs a third of
-the requests per second.
-"""
+"""The figures of one API process, in the format that Prometheus reads."""
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from functools import lru_cache
 from typing import Any
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -23,17 +16,9 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from butai.database import Connection, Database
-from butai.errors import BrokenOff, DatabaseUnavailable
-from butai.log import request_answered
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-
-QUIET = ("/healthz", "/readyz", "/metrics")
-"""Asked every few seconds by machines; counted, not logged."""
-
+from butai.errors import DatabaseUnavailable
 
 JOBS_SECONDS = 10.0
 """Between two looks at the jobs' table, however often metrics are asked for."""
@@ -71,7 +56,7 @@ class Metrics:
         self.in_flight = 0
         """A plain number: a gauge takes a lock twice for each request."""
         self.answered = 0
-        """All requests that have ended, for `butai.health`."""
+        """All requests that have ended, for `butai.operations.health`."""
         gauge = Gauge("butai_http_requests_in_flight", "Requests being answered.", registry=self.registry)
         gauge.set_function(lambda: self.in_flight)
         self._children: dict[tuple[str, str, int], Any] = {}
@@ -121,72 +106,3 @@ class Metrics:
     def render(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self.registry)
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-class Observed:
-    """The middleware. Puts `request_id` into the scope's state and into the answer's `X-Request-Id`."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: bool) -> None:
-        self.app = app
-        self.metrics = metrics
-        self.access_log = access_log
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        status, sent = 0, 0
-        self.metrics.in_flight += 1
-
-        async def watched(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watched)
-        except BrokenOff:
-            # Returning without the body's end makes the server close the connection: the client sees a broken
-            # transfer, not a short file.
-            pass
-        except Exception:
-            # `problems` has logged it and answered; the server would log the same trace once more.
-            if not status:
-                raise
-        finally:
-            seconds = time.perf_counter() - began
-            self.metrics.in_flight -= 1
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self.metrics.observe(method, route, status, seconds)
-            if self.access_log and scope["path"] not in QUIET:
-                request_answered(
-                    request_id,
-                    method=method,
-                    path=scope["path"],
-                    status=status,
-                    ms=round(seconds * 1000, 1),
-                    bytes=sent,
-                    client=scope["client"][0] if scope.get("client") else None,
-                )
-            structlog.contextvars.clear_contextvars()
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode()
-    # As a version 4 UUID, for a quarter of the time.
-    return os.urandom(16).hex()

@@ -2,7 +2,7 @@
 
 Called by `butai.cli` alone. Postgres, the S3 store and LiveKit start side by side, the API loads meanwhile, the database
 is brought up to date, then controller and worker follow; and all of it is kept running until Ctrl-C. What this prints is
-the story (`butai.introduction`); the details are in `<data-dir>/logs`.
+the story (`butai.cli.banner`); the details are in `<data-dir>/logs`.
 
 Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process lives as long as the service and does little.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from butai import __version__
+from butai.cli.banner import Running, introduction
 from butai.config import Settings
 from butai.embedded.folder import folder_errors, make_folder, read_state, take_lock, write_state
 from butai.embedded.lifeline import ControllerProgram
@@ -31,7 +32,6 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, pause, stop_on
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.embedded.supervisor import Program, Supervisor, describe
-from butai.introduction import Running, introduction
 
 log = structlog.get_logger(__name__)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from butai import job_desk
 from butai.audit import Origin
 from butai.database import Database
+from butai.jobs import queries, service
 
 _CLI = Origin("cli")
 
 
 async def show(database: Database, status: str | None, task: str | None, limit: int) -> None:
     """Prints jobs, newest first, one line each."""
-    for job in await job_desk.listed(database, limit, status=status, task=task):
+    for job in await queries.listed(database, limit, status=status, task=task):
         reason = f"  {job['errorCode']}: {job['errorDetail']}" if job["errorCode"] else ""
         when = f"{job['changedAt']:%Y-%m-%d %H:%M:%S}" if job["changedAt"] else "-"
         print(f"{job['id']}  {job['status']}  {job['task']}  {when}  attempts {job['attempts']}{reason}")
@@ -22,10 +22,10 @@ async def retry(database: Database, job_id: int | None) -> None:
     put_away = 0
     async with database.transaction() as session:
         if job_id is not None:
-            await job_desk.retry(session, _CLI, job_id)
+            await service.retry(session, _CLI, job_id)
             retried = 1
         else:
-            retried, put_away = await job_desk.retry_all(session, _CLI)
+            retried, put_away = await service.retry_all(session, _CLI)
     told = f" {put_away} put away: others that do the same wait already." if put_away else ""
     print(f"{retried} put back into the queue.{told}")
 
@@ -33,5 +33,5 @@ async def retry(database: Database, job_id: int | None) -> None:
 async def cancel(database: Database, job_id: int) -> None:
     """Takes one waiting job out of the queue."""
     async with database.transaction() as session:
-        await job_desk.cancel(session, _CLI, job_id)
+        await service.cancel(session, _CLI, job_id)
     print("Cancelled.")

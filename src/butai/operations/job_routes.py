@@ -9,10 +9,10 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
 
-from butai import job_desk
-from butai.calling import Operator, SmallBodies, origin
 from butai.database import Database
-from butai.problems import documented
+from butai.jobs import queries, service
+from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"], route_class=SmallBodies)
 
@@ -53,7 +53,7 @@ async def list_jobs(
 ) -> Response:
     """Newest first. What succeeded is not kept."""
     database: Database = request.state.database
-    found = await job_desk.listed(database, limit + 1, status=status, task=task, before=before)
+    found = await queries.listed(database, limit + 1, status=status, task=task, before=before)
     body = {"jobs": found[:limit], "nextBefore": found[limit - 1]["id"] if len(found) > limit else None}
     return Response(msgspec.json.encode(body), 200, {"cache-control": "private, no-store"}, "application/json")
 
@@ -63,7 +63,7 @@ async def retry_job(request: Request, who: Operator, job_id: JobId) -> Response:
     """One that failed for good goes back into the queue."""
     database: Database = request.state.database
     async with database.transaction() as session:
-        await job_desk.retry(session, origin(request, who), job_id)
+        await service.retry(session, origin(request, who), job_id)
     return Response(status_code=204)
 
 
@@ -72,5 +72,5 @@ async def cancel_job(request: Request, who: Operator, job_id: JobId) -> Response
     """One that waits leaves the queue."""
     database: Database = request.state.database
     async with database.transaction() as session:
-        await job_desk.cancel(session, origin(request, who), job_id)
+        await service.cancel(session, origin(request, who), job_id)
     return Response(status_code=204)

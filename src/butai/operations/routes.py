@@ -9,9 +9,9 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from butai.calling import Operator, SmallBodies
-from butai.health import Health
-from butai.problems import documented
+from butai.operations.health import Health
+from butai.web.dependencies import Operator, SmallBodies
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/health", tags=["health"], route_class=SmallBodies)
 

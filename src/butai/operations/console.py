@@ -21,11 +21,11 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
 from butai import __version__
-from butai.calling import TAKES_SIGN_IN
 from butai.config import Settings
 from butai.errors import ButaiError, NotFound
 from butai.identity import ANONYMOUS, Identity
 from butai.live.wiring import Stage
+from butai.web.dependencies import TAKES_SIGN_IN
 
 DIST = Path(__file__).parent / "console_dist"
 

@@ -12,10 +12,10 @@ from butai.assets.patrol.looking import PatrolStopped
 from butai.assets.reconcile import Compared, ReconcileOptions, Reconciler
 from butai.assets.storage import Store
 from butai.audit import Origin
+from butai.cli.import_ import Source
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import ButaiError, Conflict
-from butai.moving_in import Source
 
 
 def run_reconcile(

@@ -24,7 +24,7 @@ from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable
 from butai.live.rooms import NO_ANSWER, asking
 from butai.live.wiring import Stage
-from butai.observe import Metrics
+from butai.web.metrics import Metrics
 
 PART_SECONDS = 2.0
 """For each part."""

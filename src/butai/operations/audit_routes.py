@@ -14,13 +14,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from butai import audit_trail, csv_lines
-from butai.audit_trail import Narrowed
-from butai.calling import Operator, SmallBodies
+from butai.audit import csv, queries
+from butai.audit.queries import Narrowed
 from butai.database import Database
 from butai.errors import BrokenOff, DatabaseUnavailable, InvalidRequest
 from butai.live.schemas import Moment, RoomId
-from butai.problems import documented
+from butai.web.dependencies import Operator, SmallBodies
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/audit", tags=["audit"], route_class=SmallBodies)
 
@@ -95,12 +95,12 @@ async def list_audit(
         subject = f"room:{room_id}"
     asked = Narrowed(actor, action, subject, result, since, until)
     database: Database = request.state.database
-    if format == "csv" or (format is None and csv_lines.is_wanted(accept)):
+    if format == "csv" or (format is None and csv.is_wanted(accept)):
         most = limit or MOST_LINES
-        first = await audit_trail.entries(database, asked, before, min(most, _PAGE))
+        first = await queries.entries(database, asked, before, min(most, _PAGE))
         headers = {"content-disposition": 'attachment; filename="audit.csv"', "cache-control": "private, no-store"}
         return StreamingResponse(_csv(database, asked, first, most), 200, headers, "text/csv; charset=utf-8")
-    found = await audit_trail.entries(database, asked, before, (limit or 50) + 1)
+    found = await queries.entries(database, asked, before, (limit or 50) + 1)
     shown = found[: limit or 50]
     body = {"entries": shown, "nextBefore": shown[-1]["id"] if len(found) > len(shown) else None}
     return Response(msgspec.json.encode(body), 200, {"cache-control": "private, no-store"}, "application/json")
@@ -108,15 +108,15 @@ async def list_audit(
 
 async def _csv(database: Database, asked: Narrowed, page: list[dict[str, Any]], most: int) -> AsyncIterator[str]:
     """A page of lines at a time: a trail is long after some years."""
-    yield csv_lines.lines([_COLUMNS])
+    yield csv.lines([_COLUMNS])
     left = most
     while page:
-        yield csv_lines.lines(map(_row, page))
+        yield csv.lines(map(_row, page))
         left -= len(page)
         if left <= 0 or len(page) < _PAGE:
             return
         try:
-            page = await audit_trail.entries(database, asked, page[-1]["id"], min(left, _PAGE))
+            page = await queries.entries(database, asked, page[-1]["id"], min(left, _PAGE))
         except DatabaseUnavailable as error:
             # A file that is short must not look whole.
             raise BrokenOff from error

@@ -1,27 +1,24 @@
-"""Background jobs as an operator meets them: which wait, which failed for good and why; again, or never.
+"""What an operator does about jobs: retry, cancel; and why each failed, written down as it fails.
 
-Called by `butai jobs`, `job_routes` and `butai.worker`. `jobs` is the other side: how they come to be.
-What fails for good stays where it is, in procrastinate's own table; why it failed stands in `job_failures`.
+A job that failed for good stays in procrastinate's own table; the reason is in `job_failures`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from psycopg.rows import dict_row
-from sqlalchemy import BigInteger, func, text
+from sqlalchemy import func, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, mapped_column
 
 from butai import audit
 from butai.audit import Origin
-from butai.database import Connection, Database, Model
+from butai.database import Database
 from butai.errors import ButaiError, Conflict, DatabaseUnavailable, NotFound
+from butai.jobs.models import JobFailure
 
 if TYPE_CHECKING:
     # The API loads this module, and needs no job library.
@@ -31,19 +28,6 @@ log = structlog.get_logger(__name__)
 
 MOST_DEATHS = 5
 """Attempts of a job whose workers died; the next one may be what kills them."""
-
-STATUSES = ("todo", "doing", "failed", "cancelled", "aborted", "succeeded")
-
-
-class JobFailure(Model):
-    """Why a job's last attempt failed: a stable code and one line without secrets."""
-
-    __tablename__ = "job_failures"
-
-    job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    at: Mapped[datetime] = mapped_column(server_default=func.now())
-    code: Mapped[str]
-    text: Mapped[str]
 
 
 async def note_failure(session: AsyncSession, job_id: int, code: str, line: str) -> None:
@@ -83,30 +67,6 @@ async def _write_failure(context: JobContext, job_id: int, error: Exception) -> 
             await note_failure(session, job_id, code, line)
     except DatabaseUnavailable:
         log.warning("job.failure_not_written", job_id=job_id, code=code)
-
-
-_JOBS = """
-    SELECT j.id, j.task_name AS task, j.status::text AS status, j.attempts, j.scheduled_at AS "scheduledAt", j.args,
-           (SELECT max(e.at) FROM procrastinate_events e WHERE e.job_id = j.id) AS "changedAt",
-           f.code AS "errorCode", f.text AS "errorDetail"
-    FROM procrastinate_jobs j LEFT JOIN job_failures f ON f.job_id = j.id
-    WHERE (%(status)s::text IS NULL OR j.status::text = %(status)s) AND (%(task)s::text IS NULL OR j.task_name = %(task)s)
-      AND (%(before)s::bigint IS NULL OR j.id < %(before)s)
-    ORDER BY j.id DESC LIMIT %(limit)s
-"""
-
-
-async def listed(
-    database: Database, limit: int, *, status: str | None = None, task: str | None = None, before: int | None = None
-) -> list[dict[str, Any]]:
-    """Jobs, newest first, as `GET /api/jobs` shows them. Arguments are ids, never secrets."""
-
-    async def ask(connection: Connection) -> list[dict[str, Any]]:
-        cursor = connection.cursor(row_factory=dict_row)
-        await cursor.execute(_JOBS, {"status": status, "task": task, "before": before, "limit": limit})
-        return await cursor.fetchall()
-
-    return await database.read(ask)
 
 
 async def retry(session: AsyncSession, origin: Origin, job_id: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.alerts.raising import raise_alert, resolve_alert
+from butai.alerts.service import raise_alert, resolve_alert
 from butai.config import AlertSettings
 
 _STALE = text(

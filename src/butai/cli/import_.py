@@ -111,7 +111,7 @@ def run_import(settings: Settings, source: Source, options: ImportOptions, repor
 
 
 def _complain(what: str) -> int:
-    print(f"butai: {what}", file=sys.stderr)  # noqa: T201
+    print(f"butai: {what}", file=sys.stderr)
     return 1
 
 

@@ -1,8 +1,7 @@
-"""Background jobs: the one place that knows procrastinate.
+"""Puts background jobs into the queue.
 
-`enqueue` writes a job in the caller's transaction, through procrastinate's own SQL
-function: the job exists exactly if the change does, and the API needs no job library
-loaded. `butai.worker` runs them. Tasks are declared in a slice's `tasks` module.
+A job is written in the caller's transaction, through procrastinate's own SQL function: it exists exactly if the change
+does, and the API loads no job library.
 """
 
 from __future__ import annotations
