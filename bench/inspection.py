@@ -21,9 +21,9 @@ import servers
 from harness import Benchmark, Failed, Figures, Limit, Ratio, arguments, cpu_of, main, versions
 from pydantic import SecretStr
 
-from butai.assets.inspection import Reader, read_facts
+from butai.assets.contents.tasks import Reader, read_facts
 from butai.assets.kinds import AssetType
-from butai.assets.storage import Store, Whole
+from butai.assets.storage.client import Store, Whole
 from butai.config import StoreSettings
 from butai.embedded.seaweed import EmbeddedSeaweed
 

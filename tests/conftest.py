@@ -28,9 +28,9 @@ from yarl import URL
 
 from butai import database as database_module
 from butai.api import create_app
-from butai.assets import sigv4
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai.assets.library import assemble
+from butai.assets.storage import sigv4
+from butai.assets.storage.client import Store
 from butai.config import (
     AssetSettings,
     DatabaseSettings,

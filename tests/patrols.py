@@ -13,8 +13,8 @@ import psycopg
 from aiohttp import web
 from psycopg.rows import dict_row
 
-from butai.assets.patrol.patrolling import Patrol, Run
-from butai.assets.storage import Store, Whole
+from butai.assets.patrol.run import Patrol, Run
+from butai.assets.storage.client import Store, Whole
 from butai.config import Settings
 from butai.database import Database
 

@@ -21,12 +21,16 @@ from starlette.types import ASGIApp
 
 from butai import __version__
 from butai.alerts import routes as alert_routes
-from butai.assets import contract, routes
+from butai.assets import routes
+from butai.assets.findings import routes as findings_routes
+from butai.assets.library import Library, assemble
 from butai.assets.patrol import routes as patrol_routes
-from butai.assets.resumable import routes as resumable_routes
 from butai.assets.search import routes as search_routes
-from butai.assets.storage import Store
-from butai.assets.wiring import Library, assemble
+from butai.assets.storage.client import Store
+from butai.assets.studio_contract import routes as contract
+from butai.assets.tus import routes as tus_routes
+from butai.assets.tus.digests import Digests
+from butai.assets.tus.service import Resumables
 from butai.config import Settings
 from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
@@ -67,6 +71,7 @@ class State(TypedDict):
     database: Database
     identity: Identity
     library: Library
+    resumables: Resumables
     stage: Stage
     webhooks: Intake
     health: Health
@@ -119,6 +124,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "database": database,
                 "identity": identity,
                 "library": parts,
+                "resumables": Resumables(parts.uploads, Digests()),
                 "stage": live,
                 "webhooks": webhooks,
                 "health": health,
@@ -143,9 +149,9 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(contract.router)
     app.include_router(routes.router)
     app.include_router(patrol_routes.router)
-    app.include_router(patrol_routes.findings)
-    app.include_router(resumable_routes.router)
-    app.include_router(resumable_routes.around)
+    app.include_router(findings_routes.router)
+    app.include_router(tus_routes.router)
+    app.include_router(tus_routes.around)
     app.include_router(alert_routes.router)
     app.include_router(job_routes.router)
     app.include_router(audit_routes.router)

@@ -16,10 +16,10 @@ from procrastinate.jobs import Status
 
 from butai.alerts import tasks as alert_tasks
 from butai.assets import tasks
+from butai.assets.library import assemble
 from butai.assets.patrol import tasks as patrol_tasks
-from butai.assets.resumable import tasks as resumable_tasks
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai.assets.storage.client import Store
+from butai.assets.tus import tasks as resumable_tasks
 from butai.config import Settings
 from butai.database import UNREACHABLE, Database
 from butai.jobs.service import MOST_DEATHS, explain_failures, forget, note_failure
@@ -73,8 +73,8 @@ def make_app(url: str) -> App:
     alert_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)
-    forget = app.task(name="jobs.forget", pass_context=True, queueing_lock="jobs.forget")(forget_jobs)
-    app.periodic(cron="41 4 * * *")(forget)
+    tidy = app.task(name="jobs.forget", pass_context=True, queueing_lock="jobs.forget")(forget_jobs)
+    app.periodic(cron="41 4 * * *")(tidy)
     explain_failures(app)
     return app
 

@@ -27,11 +27,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from butai.assets.forms import FilePart, Form
-from butai.assets.inspect.glb import Glb, read_glb
+from butai.assets.contents.embedded_thumbnail import locate
+from butai.assets.contents.readers.glb import Glb, read_glb
 from butai.assets.keys import read_url
 from butai.assets.kinds import check_glb, parse_meta
-from butai.assets.thumbnails import locate
+from butai.assets.uploads.multipart_form import FilePart, Form
 from butai.config import Settings
 from butai.errors import InvalidRequest, SignatureMismatch, UploadRefused
 from butai.web import dependencies, uvicorn_limits

@@ -18,8 +18,8 @@ from butai import log
 from butai.alerts.delivery import AlertNotDelivered, deliver, services
 from butai.alerts.rules import watch
 from butai.alerts.service import raise_alert, resolve_alert
-from butai.assets.patrol.patrolling import Patrol
-from butai.assets.storage import Store
+from butai.assets.patrol.run import Patrol
+from butai.assets.storage.client import Store
 from butai.cli.alerts import send_test
 from butai.config import AlertSettings, LogSettings, Settings
 from butai.database import Database

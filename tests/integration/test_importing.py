@@ -24,11 +24,13 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from yarl import URL
 
-from butai.assets import keys, sigv4
-from butai.assets.importing import BATCH, Importer, ImportOptions, ImportStopped, Outcome, Tally, Verdict
-from butai.assets.listing_formats import Format, Listed
-from butai.assets.listings import BucketListing, FileListing, Listing, ListingDenied
-from butai.assets.storage import Store
+from butai.assets import keys
+from butai.assets.imports.bucket_listing import BucketListing, ListingDenied
+from butai.assets.imports.importer import BATCH, Importer, ImportOptions, ImportStopped, Outcome, Tally, Verdict
+from butai.assets.imports.listing_formats import Format, Listed
+from butai.assets.imports.listings import FileListing, Listing
+from butai.assets.storage import sigv4
+from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.database import Database
 from butai.embedded.seaweed import EmbeddedSeaweed

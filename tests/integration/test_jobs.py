@@ -15,8 +15,8 @@ from procrastinate.jobs import Status
 from psycopg.rows import dict_row
 
 from butai import jobs
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai.assets.library import assemble
+from butai.assets.storage.client import Store
 from butai.audit import Origin
 from butai.config import Settings
 from butai.database import Database

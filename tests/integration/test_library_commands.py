@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from butai.alerts.service import raise_alert
-from butai.assets.patrol.patrolling import PATROL_LOCK
-from butai.assets.storage import ObjectAbsent, Whole
+from butai.assets.patrol.run import PATROL_LOCK
+from butai.assets.storage.client import ObjectAbsent, Whole
 from butai.config import Settings
 from butai.jobs.service import note_failure
 from tests import files

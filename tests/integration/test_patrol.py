@@ -14,11 +14,12 @@ import psycopg
 import pytest
 
 from butai.assets import transitions
-from butai.assets.patrol import patrolling, tasks
-from butai.assets.patrol.heads import StoreHeads
-from butai.assets.patrol.patrolling import Patrol, PatrolBusy, Run
-from butai.assets.storage import Whole
-from butai.assets.wiring import assemble
+from butai.assets.library import assemble
+from butai.assets.patrol import run as patrolling
+from butai.assets.patrol import tasks
+from butai.assets.patrol.run import Patrol, PatrolBusy, Run
+from butai.assets.storage.client import Whole
+from butai.assets.storage.heads import StoreHeads
 from butai.config import Settings
 from butai.errors import DatabaseUnavailable, Unavailable
 from tests import files
@@ -138,7 +139,7 @@ async def test_errors_are_never_a_finding(studio: Studio, proxy: StoreProxy, sta
 async def test_a_store_that_hangs_stops_the_run(
     studio: Studio, proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 1)
+    monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 1)
     await studio.fill(30)
     fault = proxy.fault("HEAD", hang=True)
     fault.matches = lambda request: request.method == "HEAD" and "/objects/" in request.path

@@ -15,9 +15,9 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from butai.assets.patrol import patrolling
-from butai.assets.patrol.patrolling import Run
-from butai.assets.storage import Whole
+from butai.assets.patrol import run as patrolling
+from butai.assets.patrol.run import Run
+from butai.assets.storage.client import Whole
 from butai.config import AlertSettings
 from tests.fakes.store_proxy import Fault, StoreProxy
 from tests.patrols import Hooks, Studio
@@ -155,7 +155,7 @@ async def test_all_is_denied_in_the_middle(watch: Watch, hides: bool, monkeypatc
 async def test_errors_throttling_and_silence(
     watch: Watch, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 1)
+    monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 1)
     studio = watch.studio
     ids = await studio.fill(30)
     # Of one file: it is asked for again at the next round, and nobody is told.

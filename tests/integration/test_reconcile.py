@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from butai.assets import finding_actions
-from butai.assets.finding_actions import Action, act
-from butai.assets.listings import FileListing
-from butai.assets.reconcile import ReconcileOptions, Reconciler
-from butai.assets.storage import ObjectAbsent, Store, Whole
+from butai.assets.findings import service
+from butai.assets.findings.reconcile import ReconcileOptions, Reconciler
+from butai.assets.findings.service import Action, act
+from butai.assets.imports.listings import FileListing
+from butai.assets.storage.client import ObjectAbsent, Store, Whole
 from butai.audit import Origin
 from butai.config import Settings
 from butai.database import Database
@@ -146,7 +146,7 @@ async def test_a_crash_between_copy_and_delete_loses_nothing(
         raise StoreUnavailable
 
     with monkeypatch.context() as patched:
-        patched.setattr(finding_actions.jobs, "enqueue", crash)
+        patched.setattr(service.jobs, "enqueue", crash)
         with pytest.raises(StoreUnavailable):
             await bench.act(Action.TRASH)
     assert crashed

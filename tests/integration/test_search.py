@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
-from butai.assets import purging
+from butai.assets import purge
 from butai.assets.queries import parse_sort
 from butai.assets.search import filters, pages, rarity
 from butai.assets.search.pages import Search
@@ -630,7 +630,7 @@ async def test_who_follows_the_feed_sees_what_the_list_shows(api: Api, database:
             await api.call("POST", f"{path}/restore", user)
         if what == "purge":
             async with database.transaction() as session:
-                purged += await purging.purge(session, UUID(asset), datetime.now(UTC) + timedelta(days=1))
+                purged += await purge.purge(session, UUID(asset), datetime.now(UTC) + timedelta(days=1))
 
     for _ in range(250):
         await act(rng.choice(("alice", "bob")))

@@ -7,8 +7,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets.delivery import Conditions, content_disposition, prepare
 from butai.assets.queries import Readable
+from butai.assets.reading.delivery import Conditions, content_disposition, prepare
 from butai.errors import RangeNotSatisfiable
 
 ROW = Readable(

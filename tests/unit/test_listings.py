@@ -11,8 +11,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from butai.assets.listing_formats import UNREADABLE, Format, Listed, ListingError, guess_columns
-from butai.assets.listings import FileListing
+from butai.assets.imports.listing_formats import UNREADABLE, Format, Listed, ListingError, guess_columns
+from butai.assets.imports.listings import FileListing
 
 ODD = [
     "vrm/plain.vrm",

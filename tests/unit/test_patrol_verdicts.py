@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from butai.assets.patrol.heads import Bucket
-from butai.assets.patrol.looking import Canary, PatrolStopped, look
-from butai.assets.patrol.verdicts import Answer, Kind, Row, Ruling, is_mass, rule
+from butai.assets.patrol.probe import look
+from butai.assets.patrol.verdicts import Row, Ruling, is_mass, rule
+from butai.assets.storage.answers import Answer, Kind
+from butai.assets.storage.canary import Canary, StoreUnreliable
+from butai.assets.storage.limits import RateLimit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RECHECK = timedelta(minutes=10)
@@ -124,7 +126,7 @@ def test_no_healthy_row_is_ever_marked(
             looked = asyncio.run(
                 look(list(rows.values()), weather, canary, hides_absence=known, now=at, recheck=RECHECK)
             )
-        except PatrolStopped:
+        except StoreUnreliable:
             return
         for one, ruling, _ in looked.rows:
             number = one.id.int
@@ -155,7 +157,7 @@ def test_the_faults_were_met() -> None:
 
 
 async def test_a_bucket_keeps_its_rate() -> None:
-    bucket = Bucket(200)
+    bucket = RateLimit(200)
     loop = asyncio.get_running_loop()
     began = loop.time()
     for _ in range(20):
@@ -168,7 +170,7 @@ async def test_a_bucket_keeps_its_rate() -> None:
 
 
 async def test_many_at_a_bucket_each_wake_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket = Bucket(500)
+    bucket = RateLimit(500)
     slept: list[float] = []
     sleep = asyncio.sleep
 
@@ -176,7 +178,7 @@ async def test_many_at_a_bucket_each_wake_once(monkeypatch: pytest.MonkeyPatch) 
         slept.append(seconds)
         await sleep(seconds)
 
-    monkeypatch.setattr("butai.assets.patrol.heads.asyncio.sleep", counted)
+    monkeypatch.setattr("butai.assets.storage.heads.asyncio.sleep", counted)
     loop = asyncio.get_running_loop()
     began = loop.time()
     await asyncio.gather(*(bucket.take() for _ in range(150)))

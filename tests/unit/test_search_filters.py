@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets.inspect.licence import Licence
+from butai.assets.contents.readers.licence import Licence
 from butai.assets.kinds import AssetType
 from butai.assets.search.filters import LICENCE, NAMES, VALUES, Filters, check_sign_in, parse
 from butai.assets.states import Status

@@ -8,10 +8,11 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from butai.assets import queries, service, signed
+from butai.assets import queries, service
+from butai.assets.library import library
 from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut, WaveformOut
 from butai.assets.service import Edit
-from butai.assets.wiring import library
+from butai.assets.uploads import signed
 from butai.errors import AssetNotFound, Unauthenticated
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin

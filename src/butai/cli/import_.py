@@ -1,6 +1,6 @@
 """`butai import` as a person meets it: a progress bar, a table of what became of each object, an exit status.
 
-Called by `butai.cli` alone. The import itself is `butai.assets.importing`.
+Called by `butai.cli` alone. The import itself is `butai.assets.imports.importer`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from butai.assets.importing import BATCH, Importer, ImportOptions, ImportStopped, Outcome, Tally, Verdict
-from butai.assets.listing_formats import Format, ListingError
-from butai.assets.listings import BucketListing, FileListing, Listing
-from butai.assets.storage import Store
+from butai.assets.imports.bucket_listing import BucketListing
+from butai.assets.imports.importer import BATCH, Importer, ImportOptions, ImportStopped, Outcome, Tally, Verdict
+from butai.assets.imports.listing_formats import Format, ListingError
+from butai.assets.imports.listings import FileListing, Listing
+from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.database import Database, head_revision
 from butai.errors import Unauthenticated

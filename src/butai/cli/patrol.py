@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from butai.assets.patrol import queries
-from butai.assets.patrol.patrolling import Patrol, PatrolBusy, Run
-from butai.assets.storage import Store
+from butai.assets.patrol.run import Patrol, PatrolBusy, Run
+from butai.assets.storage.client import Store
 from butai.config import AlertSettings, Settings
 from butai.database import Database
 from butai.errors import Unavailable

@@ -6,11 +6,11 @@ import asyncio
 
 from rich.console import Console
 
-from butai.assets.finding_actions import Action, act, open_ids
-from butai.assets.listing_formats import ListingError
-from butai.assets.patrol.looking import PatrolStopped
-from butai.assets.reconcile import Compared, ReconcileOptions, Reconciler
-from butai.assets.storage import Store
+from butai.assets.findings.reconcile import Compared, ReconcileOptions, Reconciler
+from butai.assets.findings.service import Action, act, open_ids
+from butai.assets.imports.listing_formats import ListingError
+from butai.assets.storage.canary import StoreUnreliable
+from butai.assets.storage.client import Store
 from butai.audit import Origin
 from butai.cli.import_ import Source
 from butai.config import Settings
@@ -25,7 +25,7 @@ def run_reconcile(
     console = Console(stderr=True)
     try:
         return asyncio.run(_run(settings, source, options, action, limit, console))
-    except (ListingError, PatrolStopped) as error:
+    except (ListingError, StoreUnreliable) as error:
         console.print(f"Stopped: {error}")
     except ButaiError as error:
         console.print(f"Stopped: {error.detail}")

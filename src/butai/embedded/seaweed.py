@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from butai.assets import sigv4
+from butai.assets.storage import sigv4
 from butai.embedded.folder import (
     choose_port,
     folder_errors,

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 import butai.alerts.models
 import butai.assets.models
 import butai.assets.patrol.models
-import butai.assets.resumable.models
+import butai.assets.tus.models
 import butai.audit.models
 import butai.identity.api_keys
 import butai.jobs.models

@@ -18,7 +18,7 @@ from livekit import api
 from psycopg.rows import dict_row
 
 from butai import __version__
-from butai.assets.wiring import Library
+from butai.assets.library import Library
 from butai.config import Settings
 from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable

@@ -18,24 +18,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-
-class Kind(StrEnum):
-    """What a HEAD was answered."""
-
-    PRESENT = "present"
-    ABSENT = "absent"
-    DENIED = "denied"
-    UNCLEAR = "unclear"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer. `size` in bytes and `etag` (no quotes) with `PRESENT`; `code` of our errors with `UNCLEAR`."""
-
-    kind: Kind
-    size: int = 0
-    etag: str = ""
-    code: str = ""
+from butai.assets.storage.answers import Answer, Kind
 
 
 @dataclass(frozen=True, slots=True)

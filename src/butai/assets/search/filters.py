@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from butai.assets.inspect import licence
+from butai.assets.contents.readers import licence
 from butai.assets.kinds import AssetType
 from butai.assets.states import Status
 from butai.errors import FilterInvalid, Unauthenticated

@@ -12,13 +12,13 @@ from fastapi import APIRouter, Request, Response
 
 from butai.assets import queries
 from butai.assets.kinds import AssetType
+from butai.assets.library import library
 from butai.assets.queries import Place
 from butai.assets.schemas import AssetPage, FacetsOut
 from butai.assets.search import facets, filters, pages
 from butai.assets.search.filters import Filters
 from butai.assets.search.pages import Search
 from butai.assets.states import Status
-from butai.assets.wiring import library
 from butai.errors import FilterInvalid, Forbidden
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, caller

@@ -65,7 +65,7 @@ def import_(
 
     What is imported becomes Butai's: purging or replacing an asset deletes its object (docs/moving-in.md).
     """
-    from butai.assets.importing import ImportOptions
+    from butai.assets.imports.importer import ImportOptions
     from butai.cli.import_ import Source, run_import
 
     if (listing is None) is not list_bucket:
@@ -100,8 +100,8 @@ def reconcile(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most findings that one run acts on.")] = 1000,
 ) -> None:
     """Holds a listing of the bucket against the index, and tells what is in only one of them."""
-    from butai.assets.finding_actions import Action
-    from butai.assets.reconcile import ReconcileOptions
+    from butai.assets.findings.reconcile import ReconcileOptions
+    from butai.assets.findings.service import Action
     from butai.cli.import_ import Source
     from butai.cli.reconcile import run_reconcile
 
