@@ -36,22 +36,19 @@ from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
 from butai.identity.api_keys import ApiKeys
 from butai.live import audit_routes as live_audit_routes
-from butai.live import (
-    destination_routes,
-    destinations,
-    event_routes,
-    ingress_routes,
-    room_routes,
-    show_routes,
-    webhook_routes,
-)
-from butai.live import routes as live_routes
+from butai.live.broadcasts import overview_routes, stream_routes
+from butai.live.broadcasts import routes as live_routes
+from butai.live.destinations import routes as destination_routes
+from butai.live.destinations import service
 from butai.live.feed import Feed
+from butai.live.ingresses import routes as ingress_routes
 from butai.live.projects import Projects
+from butai.live.rooms import routes as room_routes
+from butai.live.stage import Stage
 from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
-from butai.live.webhooks import Intake
-from butai.live.wiring import Stage
+from butai.live.webhooks import routes as webhook_routes
+from butai.live.webhooks.intake import Intake
 from butai.operations import audit_routes, console, job_routes
 from butai.operations import routes as health_routes
 from butai.operations.health import Health
@@ -158,12 +155,12 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(health_routes.router)
     for part in (
         live_routes,
-        show_routes,
+        overview_routes,
         room_routes,
         ingress_routes,
         destination_routes,
         live_audit_routes,
-        event_routes,
+        stream_routes,
     ):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
@@ -210,7 +207,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
 
 async def _renew_seals(stage: Stage) -> None:
     try:
-        await destinations.renew_seals(stage)
+        await service.renew_seals(stage)
     except Exception as error:
         # Nothing is lost: the older keys still open, and the next start tries again.
         log.warning("stream_keys.not_renewed", reason=type(error).__name__)

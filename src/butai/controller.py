@@ -26,12 +26,12 @@ from psycopg.types.json import Jsonb
 from butai.config import LiveSettings, Settings
 from butai.database import UNREACHABLE, Connection, Database
 from butai.errors import DatabaseUnavailable
-from butai.live.draft import Policy
-from butai.live.egress.port import Egress
-from butai.live.leases import Leases
-from butai.live.observations import MetricsReport
-from butai.live.reconciler import Gate, Reconciler
-from butai.live.transitions import Lease
+from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.leases import Leases
+from butai.live.reconcile.port import Egress
+from butai.live.reconcile.reconciler import Gate, Reconciler
+from butai.live.reconcile.reports import MetricsReport
+from butai.live.reconcile.transitions import Lease
 
 log = structlog.get_logger(__name__)
 

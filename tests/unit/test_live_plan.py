@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 
 from butai.config import RetrySettings
-from butai.live.actions import BroadcastEnded, EngineLost, Move, StartEngine, StartOutput, StopEngine, StopOutput
-from butai.live.desired import BroadcastRow, OutputRow
-from butai.live.draft import Policy
-from butai.live.observations import KEPT, EngineGone, Observations, OutputReport, SourceReport
-from butai.live.plan import ABANDONED_AFTER, plan
+from butai.live.reconcile.commands import (
+    BroadcastEnded,
+    EngineLost,
+    Move,
+    StartEngine,
+    StartOutput,
+    StopEngine,
+    StopOutput,
+)
+from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.plan import ABANDONED_AFTER, plan
+from butai.live.reconcile.reports import KEPT, EngineGone, Observations, OutputReport, SourceReport
+from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import Code, Event, State
 
 NOW = 5000.0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from butai.config import RetrySettings
-from butai.live.actions import (
+from butai.live.reconcile.commands import (
     BroadcastEnded,
     Configure,
     EndBegun,
@@ -33,9 +33,9 @@ from butai.live.actions import (
     StopEngine,
     StopOutput,
 )
-from butai.live.desired import BroadcastRow, OutputRow
-from butai.live.draft import Policy
-from butai.live.observations import (
+from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.plan import STOP_LIMIT, plan
+from butai.live.reconcile.reports import (
     OVER,
     EngineGone,
     Observations,
@@ -44,7 +44,7 @@ from butai.live.observations import (
     SourceReport,
     StartFailed,
 )
-from butai.live.plan import STOP_LIMIT, plan
+from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import Event, State, next_state
 
 RULES = RetrySettings(base=1, cap=8, attempts=4, minutes=10, stable=60)

@@ -20,10 +20,10 @@ from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, LiveSettings
 from butai.errors import LiveKitNotConfigured
-from butai.live.desired import BroadcastRow
-from butai.live.egress.relay import RelayEgress, RelayEngine
-from butai.live.egress.relay_process import Watched
+from butai.live.egress.relay.engine import RelayEgress, RelayEngine
+from butai.live.egress.relay.process import Watched
 from butai.live.projects import Projects, ProjectsInvalid
+from butai.live.reconcile.rows import BroadcastRow
 from butai.live.tokens import Tokens
 from butai.relay import messages
 

@@ -10,11 +10,11 @@ from fastapi.responses import StreamingResponse
 
 from butai.audit import csv
 from butai.errors import NotHost
-from butai.live import queries
-from butai.live.answers import Told, as_json
-from butai.live.routes import check_host
+from butai.live.broadcasts import queries
+from butai.live.broadcasts.routes import check_host
+from butai.live.responses import Told, as_json
 from butai.live.schemas import AuditPageOut, RoomId
-from butai.live.wiring import Stage, stage
+from butai.live.stage import Stage, stage
 from butai.web.dependencies import SignedIn
 from butai.web.problems import documented
 

@@ -5,13 +5,17 @@
                    every one of them ─▶ failed ─(retried by hand)─▶ starting
 
 `starting` and `reconnecting` with a `next_attempt_at` wait for their next attempt. A broadcast stores only what is wanted;
-what it shows is made of its outputs (`broadcast_status`). Called by `butai.live.transitions`, which alone writes.
+what it shows is made of its outputs (`broadcast_status`). Called by `butai.live.reconcile.transitions`, which alone writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+
+LONGEST_ROOM_ID = 128
+ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
+"""Pattern of a room's id. LiveKit accepts nearly anything; characters that cannot stand in a path are left out."""
 
 
 class State(StrEnum):

@@ -18,8 +18,9 @@ from butai.audit import csv, queries
 from butai.audit.queries import Narrowed
 from butai.database import Database
 from butai.errors import BrokenOff, DatabaseUnavailable, InvalidRequest
-from butai.live.schemas import Moment, RoomId
+from butai.live.schemas import RoomId
 from butai.web.dependencies import Operator, SmallBodies
+from butai.web.parameters import Moment
 from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/audit", tags=["audit"], route_class=SmallBodies)

@@ -24,7 +24,7 @@ from butai import __version__
 from butai.config import Settings
 from butai.errors import ButaiError, NotFound
 from butai.identity import ANONYMOUS, Identity
-from butai.live.wiring import Stage
+from butai.live.stage import Stage
 from butai.web.dependencies import TAKES_SIGN_IN
 
 DIST = Path(__file__).parent / "console_dist"

@@ -22,8 +22,8 @@ from butai.assets.library import Library
 from butai.config import Settings
 from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable
-from butai.live.rooms import NO_ANSWER, asking
-from butai.live.wiring import Stage
+from butai.live.rooms.service import NO_ANSWER, asking
+from butai.live.stage import Stage
 from butai.web.metrics import Metrics
 
 PART_SECONDS = 2.0

@@ -27,9 +27,9 @@ from butai.assets.patrol import writer
 from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.patrol.notifications import files, named, tell_digest, tell_stop
 from butai.assets.patrol.probe import Looked, look
-from butai.assets.patrol.task_names import RECHECK
 from butai.assets.patrol.verdicts import LEAST_MASS, Row, Ruling
 from butai.assets.patrol.writer import Recorded
+from butai.assets.reading.usage import RECHECK
 from butai.assets.storage.answers import Kind
 from butai.assets.storage.canary import Canary, StoreUnreliable
 from butai.assets.storage.client import Store, Whole

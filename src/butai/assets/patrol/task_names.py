@@ -1,7 +1,4 @@
-"""Names of the patrol's tasks, for those who enqueue them; the bodies are in `butai.assets.tasks`, which sits above."""
-
-RECHECK = "assets.recheck"
-"""Looks for a few assets at once. Arguments: `asset_ids`."""
+"""Names of the patrol's tasks."""
 
 PATROL = "assets.patrol"
 """A round, when one is due."""

@@ -10,7 +10,8 @@ from procrastinate import App, JobContext, RetryStrategy
 from butai.assets.library import Library
 from butai.assets.patrol.queries import is_due
 from butai.assets.patrol.run import Patrol, PatrolBusy
-from butai.assets.patrol.task_names import PATROL, PATROL_NOW, RECHECK
+from butai.assets.patrol.task_names import PATROL, PATROL_NOW
+from butai.assets.reading.usage import RECHECK
 from butai.config import Settings
 from butai.errors import Unavailable
 

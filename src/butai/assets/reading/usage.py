@@ -16,11 +16,13 @@ import structlog
 from sqlalchemy import text
 
 from butai import jobs
-from butai.assets.patrol.task_names import RECHECK
 from butai.database import Database
 from butai.errors import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
+
+RECHECK = "assets.recheck"
+"""Looks for a few assets at once. Arguments: `asset_ids`."""
 
 WRITE_SECONDS = 60.0
 """Between two writings of what was used."""

@@ -126,7 +126,7 @@ def livekit_webhooks(
 
     from butai.errors import SecretKeyInvalid
     from butai.live.stream_keys import Sealer
-    from butai.live.webhook_reading import newest
+    from butai.live.webhooks.archive import newest
 
     try:
         sealer = Sealer(read_settings().live)

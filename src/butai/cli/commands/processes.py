@@ -88,11 +88,11 @@ def controller() -> None:
     from butai.controller import run
     from butai.database import Database
     from butai.errors import SecretKeyInvalid
-    from butai.live.egress.livekit import LiveKitEgress
-    from butai.live.egress.port import Egress
-    from butai.live.egress.relay import RelayEgress, default_folder
-    from butai.live.egress.relay_process import FolderRefused
+    from butai.live.egress.livekit.livekit import LiveKitEgress
+    from butai.live.egress.relay.engine import RelayEgress, default_folder
+    from butai.live.egress.relay.process import FolderRefused
     from butai.live.projects import Projects, ProjectsInvalid
+    from butai.live.reconcile.port import Egress
     from butai.live.stream_keys import Sealer
 
     settings = with_services(read_settings(), store=False)

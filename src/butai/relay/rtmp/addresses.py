@@ -1,15 +1,13 @@
 """Ingest addresses: what one may look like, and which hosts a server may be sent to.
 
-Called when a destination is saved and again when it is connected to: between the two a name may have been pointed
-elsewhere. Pure, but for `resolve`.
+An address is checked when a destination is saved and again when it is connected to: a name may have been pointed elsewhere
+in between. Pure.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
-import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -91,10 +89,3 @@ def is_private(address: str) -> bool:
         if not found.is_global or int(found) >> 125 != 1:
             return True
     return not found.is_global or found.is_multicast
-
-
-async def resolve(host: str, port: int, timeout: float = 5.0) -> list[str]:
-    """The host's IP addresses, as the system orders them. Raises `OSError` (`socket.gaierror`), `TimeoutError`."""
-    async with asyncio.timeout(timeout):
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))

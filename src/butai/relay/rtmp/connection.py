@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from butai.relay.rtmp.addresses import Address, AddressInvalid, check_key, is_private, parse, resolve
+from butai.relay.rtmp.addresses import Address, AddressInvalid, check_key, is_private, parse
 from butai.relay.rtmp.failures import PublishError, from_os
+from butai.relay.rtmp.resolver import resolve
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A destination tried without going live: each step of the way to it, with how long it took or why it failed.
 
-Called by `butai.live.destinations` for a host who wants to know before the show.
+Called by `butai.live.destinations.service` for a host who wants to know before the show.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The outside of a GLB: its JSON chunk and where its binary chunk lies.
 
-Called by `thumbnails` and `inspection`. Every number in a file is a claim: it is checked against the file's real size
+Pure. Every number in a file is a claim: it is checked against the file's real size
 before it is used.
 Source: glTF 2.0, "GLB File Format Specification".
 """
