@@ -55,13 +55,13 @@ from butai.operations.health import Health
 from butai.web import docs, problems
 from butai.web.dependencies import NEEDS_SIGN_IN
 from butai.web.metrics import Metrics
-from butai.web.request_log import Observed
+from butai.web.request_log import RequestLog
 from butai.web.uvicorn_limits import ending
 
 log = structlog.get_logger(__name__)
 
 
-class State(TypedDict):
+class RequestState(TypedDict):
     """What routes find in `request.state`, beside `request_id`."""
 
     settings: Settings
@@ -77,7 +77,7 @@ class State(TypedDict):
 def create_app(settings: Settings) -> ASGIApp:
     """The application with all its middleware. Opens nothing until the server starts it."""
     metrics = Metrics()
-    return Observed(_application(settings, metrics), metrics, settings.http.access_log)
+    return RequestLog(_application(settings, metrics), metrics, settings.http.access_log)
 
 
 def document() -> dict[str, Any]:
@@ -88,7 +88,7 @@ def document() -> dict[str, Any]:
 def _application(settings: Settings, metrics: Metrics) -> FastAPI:
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[RequestState]:
         async with AsyncExitStack() as opened:
             database = await opened.enter_async_context(Database(settings.database))
             store = await opened.enter_async_context(Store(settings.store))

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from butai.assets.contents import tasks
 from butai.assets.contents.thumbnails import store_thumbnail
 from butai.assets.library import assemble
-from butai.assets.storage.client import Store, Whole
+from butai.assets.storage.client import BytesPayload, Store
 from butai.assets.uploads.attempts import INSPECT
 from butai.config import Settings
 from butai.database import Database
@@ -245,7 +245,7 @@ async def test_an_imported_object_that_was_written_anew_is_looked_into_again(
     [(key,)] = await rows(database, "SELECT object_key FROM assets WHERE sidecar IS NULL")
     other, body = files.png(9, 9), avatars.vrm0(files.png(9, 9))
     async with Store(settings.store) as store:
-        etag = await store.put(key, Whole(body), "model/gltf-binary")
+        etag = await store.put(key, BytesPayload(body), "model/gltf-binary")
     async with database.transaction() as session:
         # As an import run writes what it finds.
         await session.execute(

@@ -18,7 +18,7 @@ from butai.assets.library import assemble
 from butai.assets.patrol import run as patrolling
 from butai.assets.patrol import tasks
 from butai.assets.patrol.run import Patrol, PatrolBusy, Run
-from butai.assets.storage.client import Whole
+from butai.assets.storage.client import BytesPayload
 from butai.assets.storage.heads import StoreHeads
 from butai.config import Settings
 from butai.errors import DatabaseUnavailable, Unavailable
@@ -151,7 +151,7 @@ async def test_a_store_that_hangs_stops_the_run(
 
 async def test_other_bytes_are_a_mismatch_and_the_state_stays(studio: Studio) -> None:
     ids = await studio.fill(10)
-    await studio.store.put(studio.keys[ids[2]], Whole(b"something else entirely"), "text/plain")
+    await studio.store.put(studio.keys[ids[2]], BytesPayload(b"something else entirely"), "text/plain")
     for _ in range(2):
         assert (await studio.go()).mismatched == 1
     assert await studio.statuses() == {"ready": 10}

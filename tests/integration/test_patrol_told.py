@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from butai.assets.patrol import run as patrolling
 from butai.assets.patrol.run import Run
-from butai.assets.storage.client import Whole
+from butai.assets.storage.client import BytesPayload
 from butai.config import AlertSettings
 from tests.fakes.store_proxy import Fault, StoreProxy
 from tests.patrols import Hooks, Studio
@@ -200,7 +200,7 @@ async def test_lost_in_an_outage_and_found_missing_when_it_is_over(watch: Watch)
 async def test_other_bytes_are_told_and_the_status_stays(watch: Watch) -> None:
     studio = watch.studio
     ids = await studio.fill(10)
-    await studio.store.put(studio.keys[ids[2]], Whole(b"something else entirely"), "text/plain")
+    await studio.store.put(studio.keys[ids[2]], BytesPayload(b"something else entirely"), "text/plain")
     run, changed, heard = await watch.go()
     assert run.mismatched == 1
     # Its event gives it a place in the change feed; the status stays.

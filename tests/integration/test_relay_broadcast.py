@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from butai.embedded.livekit import EmbeddedLiveKit
 from butai.relay.clock import PATIENCE
 from butai.relay.messages import (
-    Bye,
-    Configure,
+    ByeLine,
+    ConfigureLine,
     FromController,
     Line,
-    Metrics,
-    Output,
-    Ping,
+    MetricsLine,
+    OutputLine,
+    PingLine,
     Preset,
-    Source,
-    StartOutput,
-    Stop,
-    StopOutput,
-    Welcome,
+    SourceLine,
+    StartOutputLine,
+    StopLine,
+    StopOutputLine,
+    WelcomeLine,
 )
 from tests.integration.test_relay_process import RelayProcess
 from tests.integration.test_relay_source import rooms, server, token  # noqa: F401
@@ -72,12 +72,12 @@ class Broadcast:
     controller: Controller | None = None
     epoch: int = 0
 
-    async def connect(self) -> Welcome:
+    async def connect(self) -> WelcomeLine:
         """Becomes its (next) controller."""
         self.epoch += 1
         await until(self.relay.socket.exists)
         self.controller = await Controller.connect(self.relay.socket, self.epoch)
-        welcome = await self.controller.hear(Welcome)
+        welcome = await self.controller.hear(WelcomeLine)
         self.tasks = [asyncio.create_task(self._listen(self.controller)), asyncio.create_task(self._ping())]
         return welcome
 
@@ -97,7 +97,7 @@ class Broadcast:
     async def _ping(self) -> None:
         while True:
             await asyncio.sleep(5)
-            self.say(Ping())
+            self.say(PingLine())
 
     def say(self, line: FromController) -> None:
         assert self.controller is not None
@@ -106,7 +106,7 @@ class Broadcast:
     def configure(self) -> None:
         livekit = self.server.livekit
         relay = token(livekit, self.room, "relay", relay=True)
-        self.say(Configure("b1", livekit.url, relay, "host", self.preset, grace=self.grace))
+        self.say(ConfigureLine("b1", livekit.url, relay, "host", self.preset, grace=self.grace))
 
     async def host(self, *arguments: str) -> HostProcess:
         size = (f"--width={self.preset.width}", f"--height={self.preset.height}", "--kbps=1000")
@@ -117,21 +117,21 @@ class Broadcast:
 
     def push(self, platform: Platform, key: str, attempt: int = 1) -> None:
         """Output's id = the platform's name."""
-        self.say(StartOutput(platform.name, attempt, platform.url, key, allow_private=True))
+        self.say(StartOutputLine(platform.name, attempt, platform.url, key, allow_private=True))
 
-    def output(self, platform: Platform) -> Output | None:
-        lines = [line for line in self.said if isinstance(line, Output) and line.output_id == platform.name]
+    def output(self, platform: Platform) -> OutputLine | None:
+        lines = [line for line in self.said if isinstance(line, OutputLine) and line.output_id == platform.name]
         return lines[-1] if lines else None
 
-    async def phase(self, platform: Platform, phase: str, within: float = 15.0) -> Output:
+    async def phase(self, platform: Platform, phase: str, within: float = 15.0) -> OutputLine:
         await until(lambda: (line := self.output(platform)) is not None and line.phase == phase, within)
         line = self.output(platform)
         assert line is not None
         return line
 
-    async def source(self, phase: str, within: float = 15.0) -> Source:
-        def last() -> Source | None:
-            lines = [line for line in self.said if isinstance(line, Source)]
+    async def source(self, phase: str, within: float = 15.0) -> SourceLine:
+        def last() -> SourceLine | None:
+            lines = [line for line in self.said if isinstance(line, SourceLine)]
             return lines[-1] if lines else None
 
         await until(lambda: (line := last()) is not None and line.phase == phase, within)
@@ -140,8 +140,8 @@ class Broadcast:
         return line
 
     @property
-    def metrics(self) -> Metrics:
-        return next(line for line in reversed(self.said) if isinstance(line, Metrics))
+    def metrics(self) -> MetricsLine:
+        return next(line for line in reversed(self.said) if isinstance(line, MetricsLine))
 
     async def close(self) -> None:
         for task in self.tasks:
@@ -151,7 +151,7 @@ class Broadcast:
             self.relay.process.kill()
         # Shown by pytest when the test failed.
         print(self.relay.stderr())
-        print(*(line for line in self.said if not isinstance(line, Metrics)), sep="\n")
+        print(*(line for line in self.said if not isinstance(line, MetricsLine)), sep="\n")
         self.relay.close()
         for host in self.hosts:
             await host.kill()
@@ -253,7 +253,7 @@ async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platf
     await broadcast.phase(twitch, "live")
     assert time.monotonic() - begun < 3
     await asyncio.sleep(8)
-    metrics = [line for line in broadcast.said if isinstance(line, Metrics)][-5:]
+    metrics = [line for line in broadcast.said if isinstance(line, MetricsLine)][-5:]
     for name in ("yt", "tw"):
         own = [one for line in metrics for one in line.outputs if one.output_id == name]
         assert len(own) == len(metrics) == 5
@@ -263,8 +263,8 @@ async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platf
         assert 2500 < np.median([one.bitrate_kbps for one in own]) < 4000
     assert 25 <= np.median([line.source_fps for line in metrics]) <= 35
     assert metrics[-1].rss_mib < 220
-    broadcast.say(StopOutput("yt"))
-    broadcast.say(StopOutput("tw"))
+    broadcast.say(StopOutputLine("yt"))
+    broadcast.say(StopOutputLine("tw"))
     await broadcast.phase(youtube, "ended", 3)
     await broadcast.phase(twitch, "ended", 3)
     for platform, key in ((youtube, "k1"), (twitch, "k2")):
@@ -382,7 +382,7 @@ async def test_mute_reload_resize_and_codec_never_starve_a_platform(broadcast: B
     await broadcast.host("--codec=vp9")
     await broadcast.source("live")
     await rises(youtube, "d1", 3)
-    broadcast.say(StopOutput("yt"))
+    broadcast.say(StopOutputLine("yt"))
     await broadcast.phase(youtube, "ended")
     await until(lambda: bool(youtube.published("d1", "publish_done")))
     assert len(youtube.published("d1")) == 1, "the platform saw more than one publish"
@@ -420,8 +420,8 @@ async def test_the_room_is_deleted(broadcast: Broadcast, youtube: Platform) -> N
     assert (await broadcast.source("ended", 3)).code == "source_ended"
     # What becomes of the outputs is the controller's to say.
     await rises(youtube, "f1")
-    broadcast.say(Stop())
-    await until(lambda: any(isinstance(line, Bye) for line in broadcast.said))
+    broadcast.say(StopLine())
+    await until(lambda: any(isinstance(line, ByeLine) for line in broadcast.said))
     assert await broadcast.relay.ended() == 0
     await until(lambda: bool(youtube.published("f1", "publish_done")))
 
@@ -452,7 +452,7 @@ async def test_an_end_by_signal_is_in_order(broadcast: Broadcast, youtube: Platf
     asked = time.monotonic()
     assert await broadcast.relay.ended() == 0, "it looks like a crash"
     assert time.monotonic() - asked < 4
-    assert [line.reason for line in broadcast.said if isinstance(line, Bye)] == ["stopped"]
+    assert [line.reason for line in broadcast.said if isinstance(line, ByeLine)] == ["stopped"]
     line = broadcast.output(youtube)
     assert line is not None and (line.phase, line.code) == ("failed", "egress_lost"), "nobody asked for this end"
     await until(lambda: bool(youtube.published(key, "publish_done")))
@@ -473,7 +473,7 @@ async def test_a_pause_of_the_whole_process_makes_no_burst(broadcast: Broadcast,
     grown = await asyncio.to_thread(youtube.bytes_in, "i1") - before
     assert grown < PRESET.video_kbps * 1000 / 8 * 4, "the pause was made up for"
     await rises(youtube, "i1")
-    broadcast.say(StopOutput("yt"))
+    broadcast.say(StopOutputLine("yt"))
     await broadcast.phase(youtube, "ended")
     await until(lambda: bool(youtube.published("i1", "publish_done")))
     arrived = await asyncio.to_thread(decoded, youtube.recordings("i1")[0])

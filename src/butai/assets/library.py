@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from butai.assets.reading.delivery import Delivery
-from butai.assets.reading.usage import Reads
+from butai.assets.reading.usage import ReadUsage
 from butai.assets.storage.client import Store
 from butai.assets.uploads.part_buffers import PartMemory
 from butai.assets.uploads.streaming import UploadTools
@@ -25,13 +25,13 @@ class Library:
     delivery: Delivery
     settings: AssetSettings
     http: HttpSettings
-    reads: Reads
+    reads: ReadUsage
 
 
 def assemble(database: Database, store: Store, settings: AssetSettings, http: HttpSettings) -> Library:
     """Puts a library together from opened parts."""
     uploads = UploadTools(database, store, PartMemory(settings.upload_memory_bytes), settings)
-    return Library(database, store, uploads, Delivery(store, http), settings, http, Reads(database))
+    return Library(database, store, uploads, Delivery(store, http), settings, http, ReadUsage(database))
 
 
 def library(request: Request) -> Library:

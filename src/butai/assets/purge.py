@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai import audit
 from butai.assets import transitions
 from butai.assets.models import Asset, AssetObject, AssetTombstone
-from butai.assets.states import Event
+from butai.assets.states import AssetTrigger
 from butai.audit import Origin
 
 
@@ -38,7 +38,7 @@ async def purge(session: AsyncSession, asset_id: UUID, before: datetime) -> bool
     )
     for object_key in objects.all():
         await transitions.condemn(session, object_key, after=transitions.READERS_GRACE)
-    await transitions.apply(session, asset, Event.PURGED, actor=None)
+    await transitions.apply(session, asset, AssetTrigger.PURGED, actor=None)
     session.add(
         AssetTombstone(
             id=asset.id,

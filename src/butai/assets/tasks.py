@@ -19,7 +19,7 @@ from butai.assets.models import Asset, AssetObject
 from butai.assets.storage.client import ObjectAbsent
 from butai.assets.transitions import REMOVE_MOVED, REMOVE_OBJECTS
 from butai.assets.uploads import signed
-from butai.assets.uploads.attempts import Attempt, fail
+from butai.assets.uploads.attempts import UploadAttempt, fail
 from butai.errors import Unavailable, UploadInterrupted, UploadRefused
 
 log = structlog.get_logger(__name__)
@@ -154,7 +154,7 @@ async def _sweep_signed(library: Library, row: AssetObject, asset: Asset) -> Non
 async def _give_up(library: Library, row: AssetObject) -> None:
     error = UploadInterrupted("The upload was not finished in time")
     async with library.database.transaction() as session:
-        await fail(session, Attempt(row.object_key, row.asset_id, row.attempt), error, actor="worker")
+        await fail(session, UploadAttempt(row.object_key, row.asset_id, row.attempt), error, actor="worker")
     log.info("upload.given_up", asset_id=str(row.asset_id), object_key=row.object_key)
 
 

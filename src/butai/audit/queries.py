@@ -29,7 +29,7 @@ _CONDITIONS: dict[str, LiteralString] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Narrowed:
+class AuditFilter:
     """Which entries. `action`: how it begins. `until` itself is not in it."""
 
     actor: str | None = None
@@ -40,7 +40,7 @@ class Narrowed:
     until: datetime | None = None
 
 
-async def entries(database: Database, asked: Narrowed, before: int | None, limit: int) -> list[dict[str, Any]]:
+async def entries(database: Database, asked: AuditFilter, before: int | None, limit: int) -> list[dict[str, Any]]:
     """Entries, newest first, older than the one with the id `before`."""
     values = {**asdict(asked), "before": before, "limit": limit}
     # Put together by what is asked: a plan for "or everything" could use no index.

@@ -21,8 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from butai.assets.imports.bucket_listing import BucketListing
-from butai.assets.imports.importer import BATCH, Importer, ImportOptions, ImportStopped, Outcome, Tally, Verdict
-from butai.assets.imports.listing_formats import Format, ListingError
+from butai.assets.imports.importer import BATCH, Importer, ImportOptions, ImportStopped, ImportVerdict, Outcome, Tally
+from butai.assets.imports.listing_formats import ListingError, ListingFormat
 from butai.assets.imports.listings import FileListing, Listing
 from butai.assets.storage.client import Store
 from butai.config import Settings
@@ -69,7 +69,7 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ListingSource:
     """Where the names come from: a file (`-` is standard input), or, with `path` None, the bucket itself."""
 
     path: Path | None
@@ -80,10 +80,10 @@ class Source:
         """Raises `ListingError` for a file that is no listing."""
         if self.path is None:
             return BucketListing(store, prefix)
-        return FileListing(self.path, Format(self.format) if self.format else None, self.columns)
+        return FileListing(self.path, ListingFormat(self.format) if self.format else None, self.columns)
 
 
-def run_import(settings: Settings, source: Source, options: ImportOptions, report: Path | None) -> int:
+def run_import(settings: Settings, source: ListingSource, options: ImportOptions, report: Path | None) -> int:
     """Imports all that `source` names. Returns the exit status: 0, 1 when anything failed or the run could not end, 130
     when it was interrupted."""
     tally, trouble, status = Tally(), "", 0
@@ -116,7 +116,9 @@ def _complain(what: str) -> int:
     return 1
 
 
-async def _run(settings: Settings, source: Source, options: ImportOptions, report: TextIO | None, tally: Tally) -> None:
+async def _run(
+    settings: Settings, source: ListingSource, options: ImportOptions, report: TextIO | None, tally: Tally
+) -> None:
     async with Database(settings.database) as database, Store(settings.store) as store:
         if not await database.ready():
             raise ImportStopped(
@@ -128,8 +130,8 @@ async def _run(settings: Settings, source: Source, options: ImportOptions, repor
             await importer.run(listing.batches(BATCH), show)
 
 
-def _writer(report: TextIO | None) -> Callable[[Verdict], None]:
-    def write(verdict: Verdict) -> None:
+def _writer(report: TextIO | None) -> Callable[[ImportVerdict], None]:
+    def write(verdict: ImportVerdict) -> None:
         if report is None or verdict.outcome is Outcome.ADDED:
             return
         line = {"key": verdict.entry.key, "outcome": verdict.outcome, "reason": verdict.reason}

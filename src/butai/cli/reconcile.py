@@ -6,20 +6,20 @@ import asyncio
 
 from rich.console import Console
 
-from butai.assets.findings.reconcile import Compared, ReconcileOptions, Reconciler
+from butai.assets.findings.reconcile import Compared, ListingReconciler, ReconcileOptions
 from butai.assets.findings.service import Action, act, open_ids
 from butai.assets.imports.listing_formats import ListingError
 from butai.assets.storage.canary import StoreUnreliable
 from butai.assets.storage.client import Store
 from butai.audit import Origin
-from butai.cli.import_ import Source
+from butai.cli.import_ import ListingSource
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import ButaiError, Conflict
 
 
 def run_reconcile(
-    settings: Settings, source: Source, options: ReconcileOptions, action: Action | None, limit: int
+    settings: Settings, source: ListingSource, options: ReconcileOptions, action: Action | None, limit: int
 ) -> int:
     """Compares, tells, and with an action acts on at most `limit` findings. Returns the exit status."""
     console = Console(stderr=True)
@@ -36,10 +36,15 @@ def run_reconcile(
 
 
 async def _run(
-    settings: Settings, source: Source, options: ReconcileOptions, action: Action | None, limit: int, console: Console
+    settings: Settings,
+    source: ListingSource,
+    options: ReconcileOptions,
+    action: Action | None,
+    limit: int,
+    console: Console,
 ) -> int:
     async with Database(settings.database) as database, Store(settings.store) as store:
-        found = await Reconciler(database, store, settings.patrol, options).run(
+        found = await ListingReconciler(database, store, settings.patrol, options).run(
             source.open(store, options.strip_prefix)
         )
         _show(found, options, console)

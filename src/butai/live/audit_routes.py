@@ -12,13 +12,13 @@ from butai.audit import csv
 from butai.errors import NotHost
 from butai.live.broadcasts import queries
 from butai.live.broadcasts.routes import check_host
-from butai.live.responses import Told, as_json
+from butai.live.responses import LiveRoute, as_json
 from butai.live.schemas import AuditPageOut, RoomId
 from butai.live.stage import Stage, stage
 from butai.web.dependencies import SignedIn
 from butai.web.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 _PAGE = 1000
 _COLUMNS = ("at", "actor", "action", "room_id", "session_id", "platforms", "result", "error_code", "ip", "user_agent")

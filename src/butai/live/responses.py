@@ -30,7 +30,7 @@ def asked_language(request: Request) -> Language:
     return language(request.headers.get("accept-language"))
 
 
-class Told(SmallBodies):
+class LiveRoute(SmallBodies):
     """A route whose errors carry an `action`, what the host can do, where their code has words (`butai.live.texts`).
 
     In Chinese `detail` is those words too; in English it stays as precise as it was raised.

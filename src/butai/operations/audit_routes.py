@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from butai.audit import csv, queries
-from butai.audit.queries import Narrowed
+from butai.audit.queries import AuditFilter
 from butai.database import Database
 from butai.errors import BrokenOff, DatabaseUnavailable, InvalidRequest
 from butai.live.schemas import RoomId
@@ -94,7 +94,7 @@ async def list_audit(
         raise InvalidRequest("Say one of the two: subject or room_id")
     if room_id is not None:
         subject = f"room:{room_id}"
-    asked = Narrowed(actor, action, subject, result, since, until)
+    asked = AuditFilter(actor, action, subject, result, since, until)
     database: Database = request.state.database
     if format == "csv" or (format is None and csv.is_wanted(accept)):
         most = limit or MOST_LINES
@@ -107,7 +107,7 @@ async def list_audit(
     return Response(msgspec.json.encode(body), 200, {"cache-control": "private, no-store"}, "application/json")
 
 
-async def _csv(database: Database, asked: Narrowed, page: list[dict[str, Any]], most: int) -> AsyncIterator[str]:
+async def _csv(database: Database, asked: AuditFilter, page: list[dict[str, Any]], most: int) -> AsyncIterator[str]:
     """A page of lines at a time: a trail is long after some years."""
     yield csv.lines([_COLUMNS])
     left = most

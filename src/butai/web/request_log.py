@@ -24,7 +24,7 @@ QUIET = ("/healthz", "/readyz", "/metrics")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Observed:
+class RequestLog:
     """The middleware. Puts `request_id` into the scope's state and into the answer's `X-Request-Id`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, access_log: bool) -> None:

@@ -26,7 +26,7 @@ from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
 from butai.assets.kinds import AssetType
 from butai.assets.library import Library
 from butai.assets.models import Asset, AssetWaveform
-from butai.assets.states import Event
+from butai.assets.states import AssetTrigger
 from butai.assets.storage.client import ObjectAbsent, Store
 from butai.errors import Unavailable, UploadRefused
 
@@ -133,7 +133,7 @@ async def _write(
             statement = insert(AssetWaveform).values(**row)
             await session.execute(statement.on_conflict_do_update(index_elements=["asset_id"], set_=row))
         asset.facts = facts
-        await transitions.apply(session, asset, Event.INSPECTED, actor="worker", error_code=problem)
+        await transitions.apply(session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem)
 
 
 def register(app: App) -> None:

@@ -32,7 +32,7 @@ from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
 from butai.assets.kinds import AssetType
 from butai.assets.library import Library
 from butai.assets.models import Asset
-from butai.assets.states import Event, Status
+from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.assets.uploads.attempts import INSPECT
 from butai.errors import (
@@ -268,7 +268,9 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
         detail = {"error_code": problem} if problem else {}
         if target.type in KINDS:
             await jobs.enqueue(session, DECODE, {"asset_id": str(target.id), "object_key": target.object_key})
-        await transitions.apply(session, asset, Event.INSPECTED, actor="worker", error_code=problem, detail=detail)
+        await transitions.apply(
+            session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem, detail=detail
+        )
 
 
 # Those that were never looked into
@@ -297,7 +299,7 @@ async def inspect_backlog(context: JobContext, timestamp: int) -> None:
 async def _waiting(library: Library, after: UUID | None) -> list[_Target]:
     # In the words of the index `ix_assets_uninspected`.
     waiting = select(Asset).where(
-        Asset.status == Status.READY,
+        Asset.status == AssetStatus.READY,
         Asset.sidecar.is_(None),
         Asset.inspected_key.is_distinct_from(Asset.object_key),
     )

@@ -18,13 +18,13 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets import keys, transitions
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, Sidecar, size_limit
 from butai.assets.library import Library
 from butai.assets.models import Asset, AssetObject
-from butai.assets.states import Event, Status
-from butai.assets.storage.client import Whole
-from butai.assets.uploads.attempts import Attempt, Stored, begin, checked, fail, finish, ledger
+from butai.assets.states import AssetStatus, AssetTrigger
+from butai.assets.storage.client import BytesPayload
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
 from butai.audit import Origin
 from butai.errors import ButaiError, UploadInterrupted, UploadRefused
 
@@ -56,15 +56,15 @@ async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, bod
     Does nothing when the asset has another object by now, or a thumbnail from a person. Raises `UploadRefused` for what
     is no picture, `Unavailable` as the store and the database do.
     """
-    stored = Stored(len(body), hashlib.sha256(body).hexdigest(), "", body[:HEAD_BYTES])
-    attempt = Attempt(keys.mint_object_key(library.store.prefix))
+    stored = StoredObject(len(body), hashlib.sha256(body).hexdigest(), "", body[:HEAD_BYTES])
+    attempt = UploadAttempt(keys.mint_object_key(library.store.prefix))
     if (key := await _begin(library, asset_id, object_key, attempt, stored, mime)) is None:
         return
     try:
-        stored = Stored(
+        stored = StoredObject(
             stored.size,
             stored.sha256,
-            await library.store.put(attempt.object_key, Whole(body), key.format.mime),
+            await library.store.put(attempt.object_key, BytesPayload(body), key.format.mime),
             stored.head,
         )
         if await _finish(library, asset_id, object_key, attempt, stored):
@@ -76,8 +76,8 @@ async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, bod
 
 
 async def _begin(
-    library: Library, asset_id: UUID, object_key: str, attempt: Attempt, stored: Stored, mime: str
-) -> Key | None:
+    library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject, mime: str
+) -> AssetKey | None:
     """The row and the ledger's line, before a byte is stored; None when there is nothing to do."""
     async with library.database.transaction() as session:
         asset = await _current(session, asset_id, object_key)
@@ -100,7 +100,7 @@ async def _begin(
         return key
 
 
-def _key(asset: Asset, mime: str) -> Key | None:
+def _key(asset: Asset, mime: str) -> AssetKey | None:
     if mime not in EXTENSIONS:
         raise UploadRefused(f"{mime} is no picture")
     try:
@@ -144,7 +144,7 @@ async def _ours(session: AsyncSession, asset: Asset) -> list[Asset] | None:
         made_here = {origin for owner, origin in origins if owner == row.id} == {"derived"}
         if not made_here and row.deleted_at is None:
             return None
-        if made_here and row.status != Status.FAILED and row.facts == _mark(asset):
+        if made_here and row.status != AssetStatus.FAILED and row.facts == _mark(asset):
             return None
     return [row for row in found if {origin for owner, origin in origins if owner == row.id} == {"derived"}]
 
@@ -153,11 +153,13 @@ async def _put_away(session: AsyncSession, thumbnail_id: UUID) -> None:
     row = await transitions.lock(session, thumbnail_id)
     if row is not None and row.deleted_at is None:
         row.deleted_at = (await session.execute(select(func.now()))).scalar_one()
-        await transitions.apply(session, row, Event.TRASHED, actor=ACTOR)
+        await transitions.apply(session, row, AssetTrigger.TRASHED, actor=ACTOR)
         await session.flush()
 
 
-async def _finish(library: Library, asset_id: UUID, object_key: str, attempt: Attempt, stored: Stored) -> bool:
+async def _finish(
+    library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject
+) -> bool:
     """Points the sidecar at the picture, unless the world has moved on."""
     assert attempt.asset_id is not None
     async with library.database.transaction() as session:

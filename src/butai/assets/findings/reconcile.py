@@ -23,12 +23,12 @@ from sqlalchemy import func, select, text
 from butai.assets import keys
 from butai.assets.imports.listings import Listing
 from butai.assets.patrol.models import Finding, PatrolRun
-from butai.assets.patrol.probe import look
+from butai.assets.patrol.probe import probe_batch
 from butai.assets.patrol.verdicts import GRAVE, Row
 from butai.assets.patrol.writer import open_finding, resolve_finding
-from butai.assets.storage.answers import Kind
+from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary
-from butai.assets.storage.client import Store, Whole
+from butai.assets.storage.client import BytesPayload, Store
 from butai.assets.storage.heads import Heads, StoreHeads
 from butai.config import PatrolSettings
 from butai.database import UNREACHABLE, Database
@@ -68,7 +68,7 @@ class Compared:
 SHOWN = 20
 
 
-class Reconciler:
+class ListingReconciler:
     """One run. Raises `StoreUnreliable` when the store cannot be believed, and what the listing raises."""
 
     def __init__(
@@ -93,8 +93,8 @@ class Reconciler:
     async def run(self, listing: Listing) -> Compared:
         """Compares the whole of it."""
         own = await self._heads.head(self._canary.key)
-        if own.kind is not Kind.PRESENT:
-            await self._store.put(self._canary.key, Whole(b"canary"), "text/plain")
+        if own.kind is not HeadKind.PRESENT:
+            await self._store.put(self._canary.key, BytesPayload(b"canary"), "text/plain")
         hides_absence = await self._canary.probe()
         async with self._connected() as connection:
             await connection.execute("CREATE TEMP TABLE listed (key text)")
@@ -136,9 +136,9 @@ class Reconciler:
         candidates = [row[0] for row in await cursor.fetchall()]
         answers = await self._heads.many(candidates)
         for name, answer in zip(candidates, answers, strict=True):
-            if answer.kind is Kind.UNCLEAR or answer.kind is Kind.DENIED:
+            if answer.kind is HeadKind.UNCLEAR or answer.kind is HeadKind.DENIED:
                 self.found.undecided += 1
-            if answer.kind is not Kind.PRESENT:
+            if answer.kind is not HeadKind.PRESENT:
                 # Gone since the listing was made.
                 continue
             if await self._ignored("object_without_row", name):
@@ -193,7 +193,7 @@ class Reconciler:
             if not rows:
                 return
             after = rows[-1].id
-            looked = await look(
+            looked = await probe_batch(
                 rows,
                 self._heads,
                 self._canary,
@@ -230,13 +230,16 @@ class Reconciler:
         )
         rows = await cursor.fetchall()
         answers = await self._heads.many([row[0] for row in rows])
-        if any(answer.kind is Kind.DENIED for answer in answers) and await self._canary.probe() is not hides_absence:
+        if (
+            any(answer.kind is HeadKind.DENIED for answer in answers)
+            and await self._canary.probe() is not hides_absence
+        ):
             return []
-        gone = {Kind.ABSENT, Kind.DENIED} if hides_absence else {Kind.ABSENT}
+        gone = {HeadKind.ABSENT, HeadKind.DENIED} if hides_absence else {HeadKind.ABSENT}
         return [
             key
             for (key, orphan), answer in zip(rows, answers, strict=True)
-            if (answer.kind in gone if orphan else answer.kind is Kind.PRESENT)
+            if (answer.kind in gone if orphan else answer.kind is HeadKind.PRESENT)
         ]
 
     async def _write_run(self, hides_absence: bool, over: list[str]) -> None:

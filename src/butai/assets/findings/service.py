@@ -18,12 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit, jobs
 from butai.assets import keys, transitions
-from butai.assets.imports.importer import Importer, ImportOptions, Outcome, Verdict
-from butai.assets.imports.listing_formats import Listed
+from butai.assets.imports.importer import Importer, ImportOptions, ImportVerdict, Outcome
+from butai.assets.imports.listing_formats import ListedObject
 from butai.assets.models import AssetObject
 from butai.assets.patrol.models import Finding
-from butai.assets.states import Event
-from butai.assets.storage.answers import Kind
+from butai.assets.states import AssetTrigger
+from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary, StoreUnreliable
 from butai.assets.storage.client import ObjectAbsent, Store
 from butai.assets.storage.heads import StoreHeads
@@ -93,11 +93,11 @@ async def _adopt(database: Database, store: Store, settings: AssetSettings, find
     """Through the import, which asks for the object and decides as ever."""
     if not finding.detail.get("adoptable"):
         raise Conflict("The object's key is none that the library keeps")
-    said: list[Verdict] = []
+    said: list[ImportVerdict] = []
     options = ImportOptions(visibility=settings.default_visibility, strip_prefix=finding.detail.get("strip_prefix", ""))
 
-    async def one() -> AsyncIterator[list[Listed]]:
-        yield [Listed(finding.object_key)]
+    async def one() -> AsyncIterator[list[ListedObject]]:
+        yield [ListedObject(finding.object_key)]
 
     await Importer(database, store, options, said.append).run(one(), lambda _tally: None)
     # Unchanged: it was adopted before, and the finding's end was not written.
@@ -169,7 +169,7 @@ async def _trash_row(database: Database, store: Store, finding: Finding, origin:
         if asset is None or asset.object_key != finding.object_key or asset.deleted_at is not None:
             raise Conflict("The asset has another object by now, or is in the trash")
         asset.deleted_at = datetime.now(UTC)
-        await transitions.apply(session, asset, Event.TRASHED, actor=origin.actor)
+        await transitions.apply(session, asset, AssetTrigger.TRASHED, actor=origin.actor)
 
 
 async def _absent(store: Store, object_key: str) -> bool:
@@ -181,9 +181,9 @@ async def _absent(store: Store, object_key: str) -> bool:
     except StoreUnreliable as stopped:
         raise StoreUnavailable(str(stopped)) from stopped
     answer = await heads.head(object_key)
-    if answer.kind is Kind.PRESENT:
+    if answer.kind is HeadKind.PRESENT:
         return False
-    if answer.kind is Kind.ABSENT or (answer.kind is Kind.DENIED and hides_absence):
+    if answer.kind is HeadKind.ABSENT or (answer.kind is HeadKind.DENIED and hides_absence):
         return True
     raise StoreUnavailable("The store gives no clear answer about the object")
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from yarl import URL
 
-from butai.assets.imports.listing_formats import UNREADABLE, Listed, ListingError, moment, to_import
+from butai.assets.imports.listing_formats import UNREADABLE, ListedObject, ListingError, moment, to_import
 from butai.assets.storage.client import Store
 
 PAGE_SECONDS = 60.0
@@ -43,7 +43,7 @@ class BucketListing:
         self._store = store
         self._prefix = prefix
 
-    async def batches(self, size: int) -> AsyncIterator[list[Listed]]:
+    async def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
         """As `Listing` says. Raises `ListingDenied`."""
         token: str | None = None
         async with aiohttp.ClientSession() as http:
@@ -123,8 +123,8 @@ def _unescape(text: str) -> str:
     return _ENTITY.sub(character, text)
 
 
-def _from_xml(text: str) -> Listed:
+def _from_xml(text: str) -> ListedObject:
     key = _field(text, "Key")
     if key is None:
-        return Listed(text[:1000], problem=UNREADABLE)
+        return ListedObject(text[:1000], problem=UNREADABLE)
     return to_import(key, moment(_field(text, "LastModified")), _field(text, "StorageClass"))

@@ -23,11 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
 from butai.assets import keys, transitions
-from butai.assets.imports.listing_formats import UNREADABLE, Listed
-from butai.assets.imports.verifier import Found, Verifier
-from butai.assets.keys import Key
+from butai.assets.imports.listing_formats import UNREADABLE, ListedObject
+from butai.assets.imports.verifier import FoundObject, Verifier
+from butai.assets.keys import AssetKey
 from butai.assets.models import Asset, AssetObject
-from butai.assets.states import Event, Status
+from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import ObjectFacts, Store
 from butai.audit import Origin
 from butai.database import Database
@@ -55,10 +55,10 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ImportVerdict:
     """What became of one line, and why. `reason` is a stable code, empty for what was simply added."""
 
-    entry: Listed
+    entry: ListedObject
     outcome: Outcome
     reason: str = ""
     detail: str = ""
@@ -98,12 +98,12 @@ class _Candidate:
     """A line whose key the library keeps. `known` is its row as it was before the store was asked; `removed`: we deleted
     the object once; `found` is what the store said."""
 
-    entry: Listed
+    entry: ListedObject
     object_key: str
-    key: Key
+    key: AssetKey
     known: Asset | None = None
     removed: bool = False
-    found: Found | None = None
+    found: FoundObject | None = None
 
     @property
     def facts(self) -> ObjectFacts:
@@ -111,7 +111,7 @@ class _Candidate:
         return self.found.facts
 
     def unchanged(self, row: Asset) -> bool:
-        return row.status == Status.READY and (row.size_bytes, row.etag) == (self.facts.size, self.facts.etag)
+        return row.status == AssetStatus.READY and (row.size_bytes, row.etag) == (self.facts.size, self.facts.etag)
 
 
 class Importer:
@@ -122,7 +122,7 @@ class Importer:
         database: Database,
         store: Store,
         options: ImportOptions,
-        note: Callable[[Verdict], None] = lambda _verdict: None,
+        note: Callable[[ImportVerdict], None] = lambda _verdict: None,
         tally: Tally | None = None,
     ) -> None:
         self.tally = tally or Tally()
@@ -132,7 +132,7 @@ class Importer:
         self._note = note
         self._verifier = Verifier(store, check_content=options.check_content, rate=options.rate)
 
-    async def run(self, batches: AsyncIterator[list[Listed]], show: Callable[[Tally], None]) -> Tally:
+    async def run(self, batches: AsyncIterator[list[ListedObject]], show: Callable[[Tally], None]) -> Tally:
         """Takes a whole listing, in batches of at most `BATCH`; `show` is called after each.
 
         Raises `ImportStopped` when the store or the database stays away, and what the listing raises.
@@ -149,7 +149,7 @@ class Importer:
         )
         return self.tally
 
-    async def _take(self, batch: Sequence[Listed]) -> None:
+    async def _take(self, batch: Sequence[ListedObject]) -> None:
         self.tally.scanned += len(batch)
         candidates = [candidate for entry in batch if (candidate := self._candidate(entry))]
         # In one order for everybody, so that two runs at once cannot wait for each other.
@@ -177,7 +177,7 @@ class Importer:
 
     # What the listing itself tells
 
-    def _candidate(self, entry: Listed) -> _Candidate | None:
+    def _candidate(self, entry: ListedObject) -> _Candidate | None:
         """A line as something to look for, or None when its verdict is spoken."""
         if entry.problem:
             self._say(entry, Outcome.FAILED if entry.problem == UNREADABLE else Outcome.SKIPPED, entry.problem)
@@ -238,9 +238,9 @@ class Importer:
     async def _verify(self, candidate: _Candidate) -> None:
         """Fills `found`, or speaks the verdict."""
         known = candidate.known
-        before = (known.size_bytes, known.etag) if known is not None and known.status == Status.READY else None
+        before = (known.size_bytes, known.etag) if known is not None and known.status == AssetStatus.READY else None
         answer = await self._verifier.look(candidate.object_key, candidate.key, before)
-        if isinstance(answer, Found):
+        if isinstance(answer, FoundObject):
             candidate.found = answer
         elif answer.gone and candidate.removed:
             # By us, after its asset was purged or replaced: the listing is older than that.
@@ -274,7 +274,7 @@ class Importer:
                     verdicts.append((candidate, Outcome.ADDED, ""))
                 else:
                     verdicts.append(
-                        (candidate, Outcome.UPDATED, "changed" if row.status == Status.READY else "recovered")
+                        (candidate, Outcome.UPDATED, "changed" if row.status == AssetStatus.READY else "recovered")
                     )
         if self._options.dry_run or not settled:
             return verdicts
@@ -356,7 +356,7 @@ class Importer:
         if attach:
             await transitions.attach_sidecars(session, asset)
         await transitions.apply(
-            session, asset, Event.IMPORTED, actor=ACTOR, new=new, detail={"size": facts.size, "etag": facts.etag}
+            session, asset, AssetTrigger.IMPORTED, actor=ACTOR, new=new, detail={"size": facts.size, "etag": facts.etag}
         )
         return asset
 
@@ -371,7 +371,7 @@ class Importer:
             stem=key.stem,
             display_name=key.name,
             mime_type=key.format.mime,
-            status=Status.READY,
+            status=AssetStatus.READY,
             owner_user_id=options.owner,
             visibility=options.visibility,
             ever_public=options.visibility == "public",
@@ -401,10 +401,10 @@ class Importer:
             await asyncio.sleep(0.5 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _say(self, about: _Candidate | Listed, outcome: Outcome, reason: str = "", detail: str = "") -> None:
+    def _say(self, about: _Candidate | ListedObject, outcome: Outcome, reason: str = "", detail: str = "") -> None:
         entry = about.entry if isinstance(about, _Candidate) else about
         self.tally.counts[outcome, reason] += 1
-        self._note(Verdict(entry, outcome, reason, detail))
+        self._note(ImportVerdict(entry, outcome, reason, detail))
 
 
 def _why_not(candidate: _Candidate, row: Asset | None, line: AssetObject | None) -> str:
@@ -418,4 +418,4 @@ def _why_not(candidate: _Candidate, row: Asset | None, line: AssetObject | None)
         return "key_taken"
     if row.deleted_at is not None:
         return "trashed"
-    return "already_in_use" if row.status == Status.UPLOADING else ""
+    return "already_in_use" if row.status == AssetStatus.UPLOADING else ""

@@ -23,14 +23,14 @@ LONGEST_LINE = 64 * 1024
 """Characters. A key has 1,024 bytes, 3,072 when encoded; what is longer is no listing and shall not fill the memory."""
 
 UNREADABLE = "unreadable"
-"""The one `Listed.problem` that is a failure: a line that says nothing we know."""
+"""The one `ListedObject.problem` that is a failure: a line that says nothing we know."""
 
 
 class ListingError(Exception):
     """A listing that cannot be used. The message is one line for a person."""
 
 
-class Format(StrEnum):
+class ListingFormat(StrEnum):
     """How a listing is written."""
 
     INVENTORY = "inventory"
@@ -40,7 +40,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedObject:
     """One line: an object's key in the bucket, and when it was written.
 
     `problem`: why it is no object to import (`folder`, `old_version`, `delete_marker`, `archived`), or `UNREADABLE`; then
@@ -52,25 +52,25 @@ class Listed:
     problem: str | None = None
 
 
-def sniff(name: str, beginning: str) -> Format:
+def sniff(name: str, beginning: str) -> ListingFormat:
     """The format of a listing that begins so; `name` is for the error. Raises `ListingError` for none of them."""
     text = beginning.lstrip()
     if not text:
         raise ListingError(f"{name} is empty")
     first = beginning.lstrip("\r\n").partition("\n")[0].rstrip("\r")
     if text.startswith("{") and ('"fileSchema"' in text or '"fileFormat"' in text):
-        return Format.INVENTORY
+        return ListingFormat.INVENTORY
     if (text.startswith("[") and '"Path"' in text) or re.match(r"\[\s*\]", text):
-        return Format.RCLONE
+        return ListingFormat.RCLONE
     if _AWS_LS.match(first) or _AWS_FOLDER.match(first):
-        return Format.AWS_LS
+        return ListingFormat.AWS_LS
     if _key_column(first) is not None:
-        return Format.CSV
+        return ListingFormat.CSV
     if first.startswith('"') and '","' in first:
-        return Format.INVENTORY
+        return ListingFormat.INVENTORY
     raise ListingError(
         f"{name}: cannot tell what kind of listing this is; say it with --format "
-        f"({', '.join(Format)}), and give a CSV a first line that names its columns, one of them key"
+        f"({', '.join(ListingFormat)}), and give a CSV a first line that names its columns, one of them key"
     )
 
 
@@ -91,29 +91,29 @@ _AWS_FOLDER = re.compile(r" +PRE (?P<key>.+)")
 _AWS_SUMMARY = re.compile(r"\s*(?:Total (?:Objects|Size): .*)?$")
 
 
-def aws_ls(lines: Iterator[str]) -> Iterator[Listed]:
+def aws_ls(lines: Iterator[str]) -> Iterator[ListedObject]:
     """`2024-05-01 12:00:00     123456 vrm/Aoi.vrm`: one space before the key, which stands as it is; local time."""
     for raw in lines:
         line = raw.rstrip("\n").removesuffix("\r")
         if match := _AWS_LS.fullmatch(line):
             yield to_import(match["key"], moment(match["at"]))
         elif match := _AWS_FOLDER.fullmatch(line):
-            yield Listed(match["key"], problem="folder")
+            yield ListedObject(match["key"], problem="folder")
         elif not _AWS_SUMMARY.fullmatch(line):
-            yield Listed(line, problem=UNREADABLE)
+            yield ListedObject(line, problem=UNREADABLE)
 
 
 # rclone lsjson
 
 
-def rclone(text: TextIO) -> Iterator[Listed]:
+def rclone(text: TextIO) -> Iterator[ListedObject]:
     """An array of objects with `Path`, `ModTime`, `IsDir`; paths stand as they are. Raises `ListingError`."""
     for item in _json_objects(text):
         key = item.get("Path")
         if not isinstance(key, str):
-            yield Listed(json.dumps(item)[:1000], problem=UNREADABLE)
+            yield ListedObject(json.dumps(item)[:1000], problem=UNREADABLE)
         elif item.get("IsDir") is True:
-            yield Listed(key, problem="folder")
+            yield ListedObject(key, problem="folder")
         else:
             yield to_import(key, moment(item.get("ModTime")), storage_class=item.get("Tier"))
 
@@ -163,7 +163,7 @@ def _key_column(header: str) -> str | None:
     return None
 
 
-def headed_csv(lines: Iterator[str]) -> Iterator[Listed]:
+def headed_csv(lines: Iterator[str]) -> Iterator[ListedObject]:
     """Keys stand as they are. Only the column of the key must be there; the time is used when it is."""
     header = next(lines, "")
     delimiter = _key_column(header.rstrip("\r\n"))
@@ -176,7 +176,7 @@ def headed_csv(lines: Iterator[str]) -> Iterator[Listed]:
         if not row:
             continue
         if len(row) <= key:
-            yield Listed(delimiter.join(row), problem=UNREADABLE)
+            yield ListedObject(delimiter.join(row), problem=UNREADABLE)
         else:
             yield to_import(row[key], moment(row[at]) if at is not None and len(row) > at else None)
 
@@ -198,7 +198,7 @@ _STORAGE_CLASSES = _ARCHIVED | {
 }
 
 
-def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[Listed]:
+def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[ListedObject]:
     """Rows without a header, keys URL-encoded."""
     rows = csv.reader(lines)
     sample: list[list[str]] = []
@@ -213,15 +213,15 @@ def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[L
         place = places.get(name)
         return row[place] if place is not None and place < len(row) else ""
 
-    def listed(row: list[str]) -> Listed:
+    def listed(row: list[str]) -> ListedObject:
         if len(row) <= places["key"]:
-            return Listed(",".join(row), problem=UNREADABLE)
+            return ListedObject(",".join(row), problem=UNREADABLE)
         # In this encoding a plus is a space, and a real plus is %2B.
         key = unquote_plus(value(row, "key"), errors="surrogateescape")
         if value(row, "isdeletemarker") == "true":
-            return Listed(key, problem="delete_marker")
+            return ListedObject(key, problem="delete_marker")
         if value(row, "islatest") == "false":
-            return Listed(key, problem="old_version")
+            return ListedObject(key, problem="old_version")
         return to_import(key, moment(value(row, "lastmodifieddate")), value(row, "storageclass"))
 
     for row in sample:
@@ -259,13 +259,13 @@ def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return names
 
 
-def to_import(key: str, modified: datetime | None, storage_class: object = None) -> Listed:
+def to_import(key: str, modified: datetime | None, storage_class: object = None) -> ListedObject:
     """A line of an object, unless its key or its storage class says that there is nothing to read."""
     if key.endswith("/"):
-        return Listed(key, modified, "folder")
+        return ListedObject(key, modified, "folder")
     if isinstance(storage_class, str) and storage_class.upper() in _ARCHIVED:
-        return Listed(key, modified, "archived")
-    return Listed(key, modified)
+        return ListedObject(key, modified, "archived")
+    return ListedObject(key, modified)
 
 
 def moment(text: object) -> datetime | None:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TextIO
 
 from butai.assets.imports.listing_formats import (
-    Format,
-    Listed,
+    ListedObject,
     ListingError,
+    ListingFormat,
     aws_ls,
     bounded_lines,
     headed_csv,
@@ -40,7 +40,7 @@ PEEK = 64 * 1024
 class Listing(Protocol):
     """Where the names come from."""
 
-    def batches(self, size: int) -> AsyncIterator[list[Listed]]:
+    def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
         """All lines, at most `size` at a time. Raises `ListingError`. Iterate once."""
         ...
 
@@ -56,7 +56,7 @@ class FileListing:
     (`Bucket, Key, Size`), guessed when None. Raises `ListingError` at once when it cannot be read at all.
     """
 
-    def __init__(self, path: Path, format: Format | None = None, columns: str | None = None) -> None:
+    def __init__(self, path: Path, format: ListingFormat | None = None, columns: str | None = None) -> None:
         if path.is_dir() and (path / "manifest.json").is_file():
             path /= "manifest.json"
         self._columns = [name.strip() for name in columns.split(",")] if columns else None
@@ -66,12 +66,12 @@ class FileListing:
         self.format = format or sniff(str(path), beginning)
         self._files = [first]
         self.total = first.size
-        if self.format is Format.INVENTORY and beginning.lstrip().startswith("{"):
+        if self.format is ListingFormat.INVENTORY and beginning.lstrip().startswith("{"):
             self._files, self._columns = _manifest(path, first.text)
             first.close()
             self.total = sum(file.size or 0 for file in self._files)
 
-    def __iter__(self) -> Iterator[Listed]:
+    def __iter__(self) -> Iterator[ListedObject]:
         """Every line. Raises `ListingError`."""
         for file in self._files:
             try:
@@ -82,16 +82,16 @@ class FileListing:
                 self._read += file.size or 0
                 file.close()
 
-    def _lines(self, file: _File) -> Iterator[Listed]:
-        if self.format is Format.AWS_LS:
+    def _lines(self, file: _File) -> Iterator[ListedObject]:
+        if self.format is ListingFormat.AWS_LS:
             return aws_ls(bounded_lines(file.text))
-        if self.format is Format.RCLONE:
+        if self.format is ListingFormat.RCLONE:
             return rclone(file.text)
-        if self.format is Format.CSV:
+        if self.format is ListingFormat.CSV:
             return headed_csv(bounded_lines(file.text))
         return inventory(bounded_lines(file.text), self._columns)
 
-    async def batches(self, size: int) -> AsyncIterator[list[Listed]]:
+    async def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
         """As `Listing` says. Reading and unpacking happen in a thread."""
         lines = iter(self)
         while batch := await asyncio.to_thread(lambda: list(islice(lines, size))):

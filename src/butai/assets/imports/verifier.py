@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta
-from butai.assets.storage.client import ObjectAbsent, ObjectFacts, RangeRefused, Store, Whole
+from butai.assets.storage.client import BytesPayload, ObjectAbsent, ObjectFacts, RangeRefused, Store
 from butai.errors import FileTooLarge, SizeMismatch, StoreAccessDenied, Unavailable, UploadRefused
 
 CONCURRENCY = 48
@@ -24,7 +24,7 @@ GIVE_UP_AFTER = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundObject:
     """An object that is there. `meta` is the content of a `_meta.json`, None for others and for one that is as before."""
 
     facts: ObjectFacts
@@ -32,7 +32,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class NotFound:
+class NotImportable:
     """Why an object cannot be imported. `reason` is a stable code; `gone`: the store does not have it, or says so."""
 
     reason: str
@@ -55,35 +55,39 @@ class Verifier:
         self._refused = False
         self._doubt = asyncio.Lock()
 
-    async def look(self, object_key: str, key: Key, before: tuple[int | None, str | None] | None) -> Found | NotFound:
+    async def look(
+        self, object_key: str, key: AssetKey, before: tuple[int | None, str | None] | None
+    ) -> FoundObject | NotImportable:
         """`before`: size and ETag as the index has them. Never raises for what a store does."""
         async with self._slots:
             if await self._hopeless():
                 # Nobody's fault but the store's; the next run takes it.
-                return NotFound("not_tried")
+                return NotImportable("not_tried")
             await self._pace()
             try:
                 answer = await self._ask(object_key, key, before)
             except ObjectAbsent:
-                answer = NotFound("absent", gone=True)
+                answer = NotImportable("absent", gone=True)
             except StoreAccessDenied:
                 # AWS answers so for an absent key, too, to those who may not list.
                 self._in_vain += not self._reached
                 self._denied = True
-                return NotFound("denied_or_absent", gone=True)
+                return NotImportable("denied_or_absent", gone=True)
             except Unavailable as error:
                 self._in_vain += 1
                 self._denied = False
-                return NotFound(error.code, error.detail)
+                return NotImportable(error.code, error.detail)
             except UploadRefused as error:
-                answer = NotFound(error.code, error.detail)
+                answer = NotImportable(error.code, error.detail)
             self._reached, self._in_vain = True, 0
             return answer
 
-    async def _ask(self, object_key: str, key: Key, before: tuple[int | None, str | None] | None) -> Found | NotFound:
+    async def _ask(
+        self, object_key: str, key: AssetKey, before: tuple[int | None, str | None] | None
+    ) -> FoundObject | NotImportable:
         facts = await self._store.head(object_key)
         if facts.size == 0:
-            return NotFound("empty")
+            return NotImportable("empty")
         meta = None
         try:
             if key.sidecar is Sidecar.META and before != (facts.size, facts.etag):
@@ -94,7 +98,7 @@ class Verifier:
                 key.format.check(await self._store.read(object_key, 0, HEAD_BYTES), facts.size)
         except RangeRefused:
             raise SizeMismatch("The object changed while it was looked at") from None
-        return Found(facts, meta)
+        return FoundObject(facts, meta)
 
     async def _pace(self) -> None:
         if self._rate:
@@ -126,7 +130,7 @@ class Verifier:
         """Whether the store lets us read an object of our own, whose name is always the same."""
         canary = f"{self._store.prefix}butai/import/canary"
         try:
-            await self._store.put(canary, Whole(b"canary"), "text/plain")
+            await self._store.put(canary, BytesPayload(b"canary"), "text/plain")
             await self._store.head(canary)
         except (Unavailable, ObjectAbsent):
             return False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from butai.assets.patrol.verdicts import GRAVE, Row, Ruling, is_mass, rule
-from butai.assets.storage.answers import Answer
+from butai.assets.storage.answers import HeadAnswer
 from butai.assets.storage.canary import Canary, StoreUnreliable, said
 from butai.assets.storage.heads import Heads
 
@@ -21,23 +21,23 @@ MOST_UNDECIDED = 0.5
 
 
 @dataclass(slots=True)
-class Looked:
+class BatchResult:
     """What became of a batch: each row with its ruling and the answer behind it."""
 
-    rows: list[tuple[Row, Ruling, Answer]]
+    rows: list[tuple[Row, Ruling, HeadAnswer]]
     counts: Counter[Ruling] = field(default_factory=Counter)
 
 
-async def look(
+async def probe_batch(
     rows: Sequence[Row], heads: Heads, canary: Canary, *, hides_absence: bool, now: datetime, recheck: timedelta
-) -> Looked:
+) -> BatchResult:
     """Rules on each of `rows`. Raises `StoreUnreliable`: then none of these rows may change.
 
     A ruling against a healthy row stands when a second look says the same, with the canaries good before and after it:
     an outage that begins or ends anywhere in between shows in one of them.
     """
 
-    def ruled(row: Row, answer: Answer) -> Ruling:
+    def ruled(row: Row, answer: HeadAnswer) -> Ruling:
         return rule(row, answer, hides_absence=hides_absence, now=now, recheck=recheck)
 
     answers = await heads.many([row.object_key for row in rows])
@@ -55,7 +55,7 @@ async def look(
             raise StoreUnreliable(
                 f"{grave} of {len(rows)} objects seem to be gone: nothing was marked", code="patrol_mass_missing"
             )
-    looked = Looked([])
+    looked = BatchResult([])
     for row, ruling, answer in found:
         if ruling in GRAVE:
             answer = await heads.head(row.object_key)

@@ -26,13 +26,13 @@ from butai.alerts.service import raise_alert, resolve_alert
 from butai.assets.patrol import writer
 from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.patrol.notifications import files, named, tell_digest, tell_stop
-from butai.assets.patrol.probe import Looked, look
+from butai.assets.patrol.probe import BatchResult, probe_batch
 from butai.assets.patrol.verdicts import LEAST_MASS, Row, Ruling
 from butai.assets.patrol.writer import Recorded
 from butai.assets.reading.usage import RECHECK
-from butai.assets.storage.answers import Kind
+from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary, StoreUnreliable
-from butai.assets.storage.client import Store, Whole
+from butai.assets.storage.client import BytesPayload, Store
 from butai.assets.storage.heads import Heads, StoreHeads
 from butai.config import PatrolSettings
 from butai.database import UNREACHABLE, Connection, Database
@@ -236,13 +236,13 @@ class Patrol:
                     await self._record(looked, run, mismatches, now)
                 tell(run)
 
-    async def _batches(self, run: Run, asked: dict[str, Any]) -> AsyncGenerator[tuple[Looked, datetime], None]:
+    async def _batches(self, run: Run, asked: dict[str, Any]) -> AsyncGenerator[tuple[BatchResult, datetime], None]:
         """Batches with what the store says, and when it was asked. It is asked for the next one while the one before is
         written down, so that neither waits for the other."""
 
-        async def ask(rows: list[Row]) -> tuple[Looked, datetime]:
+        async def ask(rows: list[Row]) -> tuple[BatchResult, datetime]:
             now = self._clock()
-            looked = await look(
+            looked = await probe_batch(
                 rows,
                 self._heads,
                 self._canary,
@@ -268,9 +268,9 @@ class Patrol:
     async def _prepare_canary(self) -> bool:
         """Puts the canary where it should be, the first time, and asks for both. Raises `StoreUnreliable`."""
         own = await self._heads.head(self._canary.key)
-        if own.kind is not Kind.PRESENT:
+        if own.kind is not HeadKind.PRESENT:
             try:
-                await self._store.put(self._canary.key, Whole(b"canary"), "text/plain")
+                await self._store.put(self._canary.key, BytesPayload(b"canary"), "text/plain")
             except Unavailable as error:
                 raise StoreUnreliable(f"our own object {self._canary.key} cannot be written: {error.detail}") from error
         return await self._canary.probe()
@@ -289,7 +289,7 @@ class Patrol:
 
         return await self._database.read(ask)
 
-    async def _record(self, looked: Looked, run: Run, mismatches: set[str], now: datetime) -> None:
+    async def _record(self, looked: BatchResult, run: Run, mismatches: set[str], now: datetime) -> None:
         await self._change(looked, run.id)
         agreeing = [
             row.object_key for row, ruling, _ in looked.rows if ruling is Ruling.FOUND and row.object_key in mismatches
@@ -300,7 +300,7 @@ class Patrol:
             await _save(session, run)
             await self._recheck_suspects(session, looked)
 
-    async def _change(self, looked: Looked, run_id: int | None) -> Recorded:
+    async def _change(self, looked: BatchResult, run_id: int | None) -> Recorded:
         recorded = Recorded()
         changing = [one for one in looked.rows if one[1] in CHANGING]
         for start in range(0, len(changing), CHANGES):
@@ -309,7 +309,7 @@ class Patrol:
             recorded.lost += part.lost
         return recorded
 
-    async def _recheck_suspects(self, session: AsyncSession, looked: Looked) -> None:
+    async def _recheck_suspects(self, session: AsyncSession, looked: BatchResult) -> None:
         """Where a file is gone only if it is suspect twice, the second look does not wait for the next round."""
         suspects = [row for row, ruling, _ in looked.rows if ruling is Ruling.SUSPECT]
         if suspects:
@@ -347,7 +347,7 @@ class Patrol:
         now = self._clock()
         try:
             hides_absence = await self._prepare_canary()
-            looked = await look(
+            looked = await probe_batch(
                 rows, self._heads, self._canary, hides_absence=hides_absence, now=now, recheck=self._recheck
             )
             await self._believable(looked)
@@ -371,7 +371,7 @@ class Patrol:
                 )
         log.info("patrol.rechecked", counts=dict(looked.counts))
 
-    async def _believable(self, looked: Looked) -> None:
+    async def _believable(self, looked: BatchResult) -> None:
         if not looked.counts[Ruling.LOST]:
             return
         async with self._database.transaction() as session:

@@ -20,8 +20,8 @@ from butai.assets import transitions
 from butai.assets.models import Asset
 from butai.assets.patrol.models import Finding
 from butai.assets.patrol.verdicts import Row, Ruling
-from butai.assets.states import Event, Status
-from butai.assets.storage.answers import Answer
+from butai.assets.states import AssetStatus, AssetTrigger
+from butai.assets.storage.answers import HeadAnswer
 from butai.config import PatrolSettings
 
 ACTOR = "patrol"
@@ -86,7 +86,7 @@ def _due(row: Row, ruling: Ruling, settings: PatrolSettings, now: datetime) -> d
 
 
 async def change_rows(
-    session: AsyncSession, looked: Sequence[tuple[Row, Ruling, Answer]], run_id: int | None
+    session: AsyncSession, looked: Sequence[tuple[Row, Ruling, HeadAnswer]], run_id: int | None
 ) -> Recorded:
     """Moves the rows that must move, each under its lock and only if it is still what was looked at."""
     recorded = Recorded()
@@ -108,23 +108,23 @@ async def change_rows(
 
 
 async def _change(
-    session: AsyncSession, asset: Asset, ruling: Ruling, answer: Answer, run_id: int | None, recorded: Recorded
+    session: AsyncSession, asset: Asset, ruling: Ruling, answer: HeadAnswer, run_id: int | None, recorded: Recorded
 ) -> bool:
     assert asset.object_key is not None
     detail = {"s3_key": asset.s3_key, "size": asset.size_bytes, "etag": asset.etag}
-    if ruling is Ruling.LOST and asset.status == Status.READY:
-        await transitions.apply(session, asset, Event.LOST, actor=ACTOR)
+    if ruling is Ruling.LOST and asset.status == AssetStatus.READY:
+        await transitions.apply(session, asset, AssetTrigger.LOST, actor=ACTOR)
         await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
         recorded.lost.append(asset.s3_key)
         return True
-    if ruling is Ruling.RECOVERED and asset.status == Status.MISSING:
-        await transitions.apply(session, asset, Event.RECOVERED, actor=ACTOR)
+    if ruling is Ruling.RECOVERED and asset.status == AssetStatus.MISSING:
+        await transitions.apply(session, asset, AssetTrigger.RECOVERED, actor=ACTOR)
         await resolve_finding(session, ("missing", "mismatch"), asset.object_key, "recovered")
         return True
     if ruling is Ruling.MISMATCH:
         detail |= {"store_size": answer.size, "store_etag": answer.etag}
         if await open_finding(session, "mismatch", asset.object_key, asset.id, run_id, detail):
-            await transitions.apply(session, asset, Event.MISMATCH, actor=ACTOR, detail=detail)
+            await transitions.apply(session, asset, AssetTrigger.MISMATCH, actor=ACTOR, detail=detail)
     elif ruling is Ruling.STILL_MISSING:
         await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
     return False

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from butai.assets.queries import Readable
+from butai.assets.queries import ReadableAsset
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.config import HttpSettings
 from butai.errors import AssetMissing, BrokenOff, RangeNotSatisfiable, StoreTimeout, StoreUnavailable
@@ -28,7 +28,7 @@ _ETAG_LIST = re.compile(r'(?:W/)?"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReadPlan:
     """An answer before its body. `span` is the first and last byte, both included; None for the whole file."""
 
     status: Literal[200, 206, 304]
@@ -50,7 +50,7 @@ class Conditions:
         return cls({name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in wanted})
 
 
-def prepare(row: Readable, conditions: Conditions, *, download: bool = False) -> Plan:
+def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = False) -> ReadPlan:
     """What to answer for a ready row. Raises `RangeNotSatisfiable`.
 
     RFC 9110: If-None-Match before Range (13.2.2), If-Range compares strongly (13.1.5), several ranges may be answered
@@ -66,7 +66,7 @@ def prepare(row: Readable, conditions: Conditions, *, download: bool = False) ->
     }
     given = conditions.headers
     if "if-none-match" in given and _matches(given["if-none-match"], etag):
-        return Plan(304, headers, 0)
+        return ReadPlan(304, headers, 0)
     headers |= {
         "content-type": row.mime_type,
         "content-disposition": content_disposition(row, download),
@@ -77,12 +77,12 @@ def prepare(row: Readable, conditions: Conditions, *, download: bool = False) ->
     if "range" in given and given.get("if-range", etag) == etag:
         span = _span(given["range"], size)
     if span is None:
-        return Plan(200, headers, size)
+        return ReadPlan(200, headers, size)
     headers["content-range"] = f"bytes {span[0]}-{span[1]}/{size}"
-    return Plan(206, headers, span[1] - span[0] + 1, span)
+    return ReadPlan(206, headers, span[1] - span[0] + 1, span)
 
 
-def _cache_control(row: Readable) -> str:
+def _cache_control(row: ReadableAsset) -> str:
     """The contract's rules. A thumbnail is stored again under the same name, so it is not kept at all."""
     if row.sidecar == "thumb":
         return "no-store"
@@ -118,7 +118,7 @@ def _span(header: str, size: int) -> tuple[int, int] | None:
     return first, last
 
 
-def content_disposition(row: Readable, download: bool = False) -> str:
+def content_disposition(row: ReadableAsset, download: bool = False) -> str:
     """RFC 6266, with the name in Unicode (RFC 8187) and a plain one for old clients."""
     name = row.wanted_key.rpartition("/")[2]
     plain = re.sub(r'[^\x20-\x7e]|["\\%;]', "_", name)
@@ -133,7 +133,7 @@ class Delivery:
     store: Store
     settings: HttpSettings
 
-    async def send(self, row: Readable, plan: Plan, scope: Scope, send: Send, receive: Receive) -> None:
+    async def send(self, row: ReadableAsset, plan: ReadPlan, scope: Scope, send: Send, receive: Receive) -> None:
         """Writes the whole answer. Raises `AssetMissing`, `StoreUnavailable` and the like only before its first byte;
         when the store breaks off later, the connection is cut, so that nobody takes half a file for a whole one."""
         if scope["method"] == "HEAD" or plan.status == 304:
@@ -144,7 +144,7 @@ class Delivery:
         else:
             await self._stream(row, plan, send, receive)
 
-    async def _leave_to_nginx(self, row: Readable, plan: Plan, send: Send) -> None:
+    async def _leave_to_nginx(self, row: ReadableAsset, plan: ReadPlan, send: Send) -> None:
         assert row.object_key is not None
         # nginx asks at once; and its error log shows the whole URL.
         url = urlsplit(self.store.sign("GET", row.object_key, expires=60))
@@ -157,10 +157,10 @@ class Delivery:
         for name in ("cache-control", "content-disposition"):
             # nginx would put these on the store's errors, too.
             headers[f"x-butai-{name}"] = headers.pop(name)
-        await _start(send, Plan(200, headers, 0), 0)
+        await _start(send, ReadPlan(200, headers, 0), 0)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self, row: Readable, plan: Plan, send: Send, receive: Receive) -> None:
+    async def _stream(self, row: ReadableAsset, plan: ReadPlan, send: Send, receive: Receive) -> None:
         assert row.object_key is not None
         wanted = f"bytes={plan.span[0]}-{plan.span[1]}" if plan.span else None
         try:
@@ -193,7 +193,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _start(send: Send, plan: Plan, length: int | None) -> None:
+async def _start(send: Send, plan: ReadPlan, length: int | None) -> None:
     headers = [(name.encode(), value.encode("latin-1")) for name, value in plan.headers.items()]
     if length is not None:
         headers.append((b"content-length", str(length).encode()))

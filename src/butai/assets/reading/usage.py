@@ -45,7 +45,7 @@ _USED = text(
 )
 
 
-class Reads:
+class ReadUsage:
     """Notes of one API process. Enter it; leaving writes what is left."""
 
     def __init__(self, database: Database) -> None:

@@ -13,12 +13,12 @@ from fastapi import APIRouter, Request, Response
 from butai.assets import queries
 from butai.assets.kinds import AssetType
 from butai.assets.library import library
-from butai.assets.queries import Place
+from butai.assets.queries import PagePosition
 from butai.assets.schemas import AssetPage, FacetsOut
 from butai.assets.search import facets, filters, pages
 from butai.assets.search.filters import Filters
 from butai.assets.search.pages import Search
-from butai.assets.states import Status
+from butai.assets.states import AssetStatus
 from butai.errors import FilterInvalid, Forbidden
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, caller
@@ -82,7 +82,7 @@ _FILTERS: list[dict[str, Any]] = [
     *_range("size", "Bytes", "integer", filters.MOST_BYTES),
     query_parameter("owner", "The caller's own", enum=("me",)),
     query_parameter("visibility", "`private`: the caller's own", enum=("public", "private")),
-    query_parameter("status", "Other than `ready`: the caller's own", enum=tuple(Status)),
+    query_parameter("status", "Other than `ready`: the caller's own", enum=tuple(AssetStatus)),
     query_parameter("trashed", "What is in the trash, of any status: the caller's own", enum=("true", "false")),
     query_parameter("all", "For operators: everybody's, private ones too", enum=("true", "false")),
 ]
@@ -134,7 +134,7 @@ async def search(request: Request) -> Response:
     following = None
     if found.has_more and found.last_value is not None and found.last_id is not None:
         at = place.page if place else 1
-        following = queries.encode_cursor(order, Place(found.last_value, found.last_id, None, at + 1))
+        following = queries.encode_cursor(order, PagePosition(found.last_value, found.last_id, None, at + 1))
     rest = {"nextCursor": following, "total": count, "totalIsExact": exact}
     body = b"".join((b'{"items":[', found.items, b"],", msgspec.json.encode(rest)[1:]))
     return Response(body, 200, _HEADERS, "application/json")

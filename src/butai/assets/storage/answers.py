@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class HeadKind(StrEnum):
     """What a HEAD was answered."""
 
     PRESENT = "present"
@@ -16,10 +16,10 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HeadAnswer:
     """One answer. `size` in bytes and `etag` (no quotes) with `PRESENT`; `code` of our errors with `UNCLEAR`."""
 
-    kind: Kind
+    kind: HeadKind
     size: int = 0
     etag: str = ""
     code: str = ""

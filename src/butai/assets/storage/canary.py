@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from butai.assets.storage.answers import Answer, Kind
+from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.heads import Heads
 
 
@@ -28,19 +28,19 @@ class Canary:
     async def probe(self) -> bool:
         """Whether the store hides what is absent (403 in place of 404). Raises `StoreUnreliable`."""
         own = await self._heads.head(self.key)
-        if own.kind is not Kind.PRESENT:
+        if own.kind is not HeadKind.PRESENT:
             raise StoreUnreliable(f"our own object {self.key} should be there, and the store says {said(own)}")
         none = await self._heads.head(f"{self._absent}{uuid.uuid4().hex}")
-        if none.kind not in (Kind.ABSENT, Kind.DENIED):
+        if none.kind not in (HeadKind.ABSENT, HeadKind.DENIED):
             raise StoreUnreliable(f"a key that cannot exist should be absent, and the store says {said(none)}")
-        return none.kind is Kind.DENIED
+        return none.kind is HeadKind.DENIED
 
 
-def said(answer: Answer) -> str:
+def said(answer: HeadAnswer) -> str:
     """An answer in words, for an operator."""
     return {
-        Kind.PRESENT: "200: it is there",
-        Kind.ABSENT: "404: it is absent",
-        Kind.DENIED: "403: access denied",
-        Kind.UNCLEAR: f"nothing clear ({answer.code})",
+        HeadKind.PRESENT: "200: it is there",
+        HeadKind.ABSENT: "404: it is absent",
+        HeadKind.DENIED: "403: access denied",
+        HeadKind.UNCLEAR: f"nothing clear ({answer.code})",
     }[answer.kind]

@@ -41,7 +41,7 @@ SLOWEST = 256 * 1024
 
 
 class Payload(Protocol):
-    """Bytes that can be sent, and sent again. `parts.Part` is one; `Whole` makes one of bytes."""
+    """Bytes that can be sent, and sent again. `parts.Part` is one; `BytesPayload` makes one of bytes."""
 
     def __len__(self) -> int: ...
 
@@ -50,7 +50,7 @@ class Payload(Protocol):
         ...
 
 
-class Whole:
+class BytesPayload:
     """Bytes in memory as a payload."""
 
     def __init__(self, body: bytes) -> None:
@@ -263,7 +263,7 @@ class Store:
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in sent
         )
-        body = Whole(f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode())
+        body = BytesPayload(f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode())
         headers = {"Content-Type": "application/xml"}
         try:
             async with self._request(

@@ -15,7 +15,7 @@ import obstore
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from butai.assets.storage.answers import Answer, Kind
+from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.client import ObjectAbsent, Store
 from butai.assets.storage.limits import RateLimit
 from butai.config import StoreSettings
@@ -33,17 +33,17 @@ HEAD_SECONDS = 10
 IN_VAIN = 100
 """HEADs in a row without a clear answer, after which the rest of a batch is not tried: the store is down."""
 
-NOT_TRIED = Answer(Kind.UNCLEAR, code="not_tried")
+NOT_TRIED = HeadAnswer(HeadKind.UNCLEAR, code="not_tried")
 
 
 class Heads(Protocol):
     """Where answers come from."""
 
-    async def head(self, key: str) -> Answer:
+    async def head(self, key: str) -> HeadAnswer:
         """One answer. Never raises for what a store does."""
         ...
 
-    async def many(self, keys: Sequence[str]) -> list[Answer]:
+    async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
         """The answers to `keys`, in their order."""
         ...
 
@@ -56,35 +56,37 @@ class StoreHeads:
         self._fast = _fast_store(store.settings)
         self._bucket = RateLimit(rate)
 
-    async def head(self, key: str) -> Answer:
+    async def head(self, key: str) -> HeadAnswer:
         """As `Heads` says."""
         await self._bucket.take()
         try:
             facts = await obstore.head_async(self._fast, key)
         except FileNotFoundError:
-            return Answer(Kind.ABSENT)
+            return HeadAnswer(HeadKind.ABSENT)
         except (PermissionDeniedError, UnauthenticatedError):
-            return Answer(Kind.DENIED)
+            return HeadAnswer(HeadKind.DENIED)
         except ValueError:
             # A key that obstore has no path for, such as one with two slashes in a row.
             return await self._odd(key)
         except Exception as error:
             # Its errors for all the rest have no common class of their own.
-            return Answer(Kind.UNCLEAR, code="store_timeout" if "timed out" in str(error) else "store_unavailable")
-        return Answer(Kind.PRESENT, facts["size"], (facts["e_tag"] or "").strip('"'))
+            return HeadAnswer(
+                HeadKind.UNCLEAR, code="store_timeout" if "timed out" in str(error) else "store_unavailable"
+            )
+        return HeadAnswer(HeadKind.PRESENT, facts["size"], (facts["e_tag"] or "").strip('"'))
 
-    async def _odd(self, key: str) -> Answer:
+    async def _odd(self, key: str) -> HeadAnswer:
         try:
             facts = await self._store.head(key)
         except ObjectAbsent:
-            return Answer(Kind.ABSENT)
+            return HeadAnswer(HeadKind.ABSENT)
         except StoreAccessDenied:
-            return Answer(Kind.DENIED)
+            return HeadAnswer(HeadKind.DENIED)
         except Unavailable as error:
-            return Answer(Kind.UNCLEAR, code=error.code)
-        return Answer(Kind.PRESENT, facts.size, facts.etag)
+            return HeadAnswer(HeadKind.UNCLEAR, code=error.code)
+        return HeadAnswer(HeadKind.PRESENT, facts.size, facts.etag)
 
-    async def many(self, keys: Sequence[str]) -> list[Answer]:
+    async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
         """As `Heads` says. After `IN_VAIN` unclear answers in a row the rest is `NOT_TRIED`."""
         answers = [NOT_TRIED] * len(keys)
         places = iter(range(len(keys)))
@@ -96,7 +98,7 @@ class StoreHeads:
                 if in_vain >= IN_VAIN:
                     return
                 answer = answers[place] = await self.head(keys[place])
-                in_vain = in_vain + 1 if answer.kind is Kind.UNCLEAR else 0
+                in_vain = in_vain + 1 if answer.kind is HeadKind.UNCLEAR else 0
 
         await asyncio.gather(*(ask() for _ in range(min(CONCURRENCY, len(keys)))))
         return answers

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from butai.assets import queries
 from butai.assets.kinds import AssetType
-from butai.assets.queries import ListRequest, Place
+from butai.assets.queries import ListRequest, PagePosition
 from butai.database import Database
 from butai.errors import FilterInvalid
 
@@ -52,7 +52,7 @@ async def answer(database: Database, user_id: str | None, asked: QueryParams) ->
     at = place.page if place else number or 1
     next_cursor = None
     if found.has_more and found.last_value is not None and found.last_id is not None:
-        next_cursor = queries.encode_cursor(order, Place(found.last_value, found.last_id, count, at + 1))
+        next_cursor = queries.encode_cursor(order, PagePosition(found.last_value, found.last_id, count, at + 1))
     pagination = {
         "page": at,
         "pageSize": limit,

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from butai.assets import keys, queries
 from butai.assets.contents.embedded_thumbnail import embedded_thumbnail
 from butai.assets.library import Library, library
-from butai.assets.queries import Readable
-from butai.assets.reading.delivery import Conditions, Plan, prepare
+from butai.assets.queries import ReadableAsset
+from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
 from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.studio_contract import documents, listing, upload
 from butai.assets.uploads import signed
@@ -58,7 +58,7 @@ async def resources(request: Request) -> Response:
 class _File(Response):
     """A file as an answer: FastAPI hands it the connection, and the body never becomes a Python object."""
 
-    def __init__(self, parts: Library, row: Readable, plan: Plan) -> None:
+    def __init__(self, parts: Library, row: ReadableAsset, plan: ReadPlan) -> None:
         super().__init__()
         self.parts, self.row, self.plan = parts, row, plan
 
@@ -91,7 +91,7 @@ def _raw_key(query: bytes) -> str:
     raise MissingParameters("key is missing")
 
 
-async def _readable(parts: Library, who: Caller, raw_key: str) -> Readable:
+async def _readable(parts: Library, who: Caller, raw_key: str) -> ReadableAsset:
     """The ready row under a key. Anonymous callers learn nothing of what is not public, not even that it is not there."""
     readings = keys.readings(raw_key)
     row = await queries.find_readable(parts.database, readings, who.user_id, who.is_operator)

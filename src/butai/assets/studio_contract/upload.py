@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from butai.assets import keys
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import AssetType, size_limit
 from butai.assets.library import Library
 from butai.assets.uploads import streaming
@@ -35,7 +35,7 @@ async def store(parts: Library, request: Request, who: Caller) -> Response:
         raise MissingParameters("The form has no file")
     early = _key_of(form) if "fileName" in form.fields else None
 
-    async def settle() -> tuple[Key, str | None]:
+    async def settle() -> tuple[AssetKey, str | None]:
         async for _ in files:
             raise InvalidRequest("The form has more than one file")
         if not form.fields.get("fileType"):
@@ -78,7 +78,7 @@ async def _no_longer_than(most: int, chunks: AsyncIterator[bytes]) -> AsyncItera
         yield chunk
 
 
-def _key_of(form: Form) -> Key:
+def _key_of(form: Form) -> AssetKey:
     name = form.fields.get("fileName")
     if not name:
         raise MissingParameters("fileName is missing")

@@ -19,7 +19,7 @@ from butai.assets.library import library
 from butai.assets.models import Asset
 from butai.assets.tus import protocol, service
 from butai.assets.tus.schemas import UploadCheck, UploadKnown, UsageOut
-from butai.assets.tus.service import Progress, Resumables
+from butai.assets.tus.service import Resumables, UploadProgress
 from butai.assets.uploads import quotas
 from butai.assets.uploads.multipart_form import body_chunks
 from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
@@ -232,11 +232,11 @@ def _resumables(request: Request) -> Resumables:
     return request.state.resumables
 
 
-def _expiry(progress: Progress) -> dict[str, str]:
+def _expiry(progress: UploadProgress) -> dict[str, str]:
     return {"upload-expires": format_datetime(progress.expires_at, usegmt=True)}
 
 
-def _asset(progress: Progress) -> dict[str, str]:
+def _asset(progress: UploadProgress) -> dict[str, str]:
     """Which asset it is for: a header of ours, which tus clients pass over."""
     return {"butai-asset-id": str(progress.asset_id)} if progress.asset_id else {}
 

@@ -20,7 +20,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets import keys
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import AssetObject
 from butai.assets.tus.digests import Digests
@@ -29,7 +29,7 @@ from butai.assets.tus.protocol import Checksum
 from butai.assets.tus.task_names import FINISH_AFTER
 from butai.assets.tus.writer import Writer
 from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import Attempt, Stored, begin, checked, fail, finish, ledger
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
 from butai.assets.uploads.streaming import UploadTools
 from butai.audit import Origin
 from butai.errors import (
@@ -56,7 +56,7 @@ class Resumables:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class UploadProgress:
     """How far an upload is. Sizes are bytes."""
 
     id: UUID
@@ -67,13 +67,15 @@ class Progress:
     asset_id: UUID | None
 
 
-def _progress(row: ResumableUpload) -> Progress:
-    return Progress(row.id, row.upload_offset, row.upload_length, row.metadata_header, row.expires_at, row.asset_id)
+def _progress(row: ResumableUpload) -> UploadProgress:
+    return UploadProgress(
+        row.id, row.upload_offset, row.upload_length, row.metadata_header, row.expires_at, row.asset_id
+    )
 
 
 async def create(
-    parts: Resumables, user_id: str, origin: Origin, key: Key, length: int, sha256: str | None, metadata: str
-) -> Progress:
+    parts: Resumables, user_id: str, origin: Origin, key: AssetKey, length: int, sha256: str | None, metadata: str
+) -> UploadProgress:
     """A row `uploading`, its room in the quota, and a place to send bytes to. Raises `FileTooLarge`, `QuotaExceeded`."""
     settings = parts.tools.settings
     limit = size_limit(settings, key.kind, key.sidecar)
@@ -81,7 +83,7 @@ async def create(
         raise SignatureMismatch("The file is empty")
     if length > limit:
         raise FileTooLarge(f"{length} bytes were declared; {limit} is the most for this kind")
-    attempt = Attempt(keys.mint_object_key(parts.tools.store.prefix))
+    attempt = UploadAttempt(keys.mint_object_key(parts.tools.store.prefix))
     lease = timedelta(hours=settings.resumable_hours)
     async with parts.tools.database.transaction() as session:
         await quotas.hold(session, settings, user_id)
@@ -120,7 +122,7 @@ async def _own(session: AsyncSession, upload_id: UUID, user_id: str | None) -> R
     return row
 
 
-async def look(parts: Resumables, user_id: str, upload_id: UUID) -> Progress:
+async def look(parts: Resumables, user_id: str, upload_id: UUID) -> UploadProgress:
     """How far an upload is. One that is whole, and whose process died before it said so, is finished first."""
     async with parts.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
@@ -142,7 +144,7 @@ async def append(
     offset: int,
     chunks: AsyncIterator[bytes],
     declared: Checksum | None,
-) -> Progress:
+) -> UploadProgress:
     """Takes one request's bytes. When they are the last, the asset is ready afterwards.
 
     What arrived before the client went away is kept; with a checksum, all of the request's bytes or none. Raises
@@ -216,9 +218,9 @@ async def _refuse(parts: Resumables, row: ResumableUpload, error: ButaiError, or
     log.info("upload.failed", asset_id=str(row.asset_id), upload_id=str(row.id), error_code=error.code)
 
 
-async def _attempt(session: AsyncSession, row: ResumableUpload) -> Attempt:
+async def _attempt(session: AsyncSession, row: ResumableUpload) -> UploadAttempt:
     number = await session.scalar(select(AssetObject.attempt).where(AssetObject.object_key == row.object_key))
-    return Attempt(row.object_key, row.asset_id, number or 0, keys.parse(row.wanted_key))
+    return UploadAttempt(row.object_key, row.asset_id, number or 0, keys.parse(row.wanted_key))
 
 
 async def _finish(
@@ -247,7 +249,7 @@ async def _finish(
     log.info("upload.completed", asset_id=str(row.asset_id), upload_id=str(row.id), size=stored.size)
 
 
-async def _joined(parts: Resumables, row: ResumableUpload, key: Key, sent: list[list[object]]) -> Stored:
+async def _joined(parts: Resumables, row: ResumableUpload, key: AssetKey, sent: list[list[object]]) -> StoredObject:
     store = parts.tools.store
     async with parts.tools.database.transaction() as session:
         upload_id = await session.scalar(select(AssetObject.upload_id).where(AssetObject.object_key == row.object_key))
@@ -259,7 +261,7 @@ async def _joined(parts: Resumables, row: ResumableUpload, key: Key, sent: list[
     digest = parts.digests.at(row.id, row.upload_length)
     sha256 = digest.hexdigest() if digest is not None else await _read_back(parts, row.object_key)
     meta = parse_meta(head) if key.sidecar is Sidecar.META else None
-    return Stored(facts.size, sha256, etag or facts.etag, head[:HEAD_BYTES], meta)
+    return StoredObject(facts.size, sha256, etag or facts.etag, head[:HEAD_BYTES], meta)
 
 
 async def _read_back(parts: Resumables, object_key: str) -> str:

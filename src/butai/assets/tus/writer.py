@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
 from butai.assets import keys
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES
 from butai.assets.models import AssetObject
 from butai.assets.tus.digests import Digests
@@ -62,7 +62,7 @@ class Writer:
         self._head = tail[:HEAD_BYTES] if row.upload_offset == len(tail) else None
         """The file's beginning, until it has been checked; None when that was done before."""
 
-    async def take(self, chunks: AsyncIterator[bytes], key: Key) -> None:
+    async def take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
         """All of one request. Raises what ends it early, after what arrived is durable."""
         try:
             await self._take(chunks, key)
@@ -72,7 +72,7 @@ class Writer:
                 await asyncio.gather(self._sending, return_exceptions=True)
             self._tools.memory.give(self._filling)
 
-    async def _take(self, chunks: AsyncIterator[bytes], key: Key) -> None:
+    async def _take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
         gone: ClientDisconnected | None = None
         try:
             async for chunk in chunks:
@@ -92,7 +92,7 @@ class Writer:
         if gone is not None:
             raise gone
 
-    async def _write(self, chunk: bytes, key: Key) -> None:
+    async def _write(self, chunk: bytes, key: AssetKey) -> None:
         self._received += len(chunk)
         if self._received > self._row.upload_length:
             raise InvalidRequest(f"More than the {self._row.upload_length} bytes that were declared")

@@ -22,10 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit, jobs
 from butai.assets import keys, transitions
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import Sidecar
 from butai.assets.models import Asset, AssetObject
-from butai.assets.states import Event, Status
+from butai.assets.states import AssetStatus, AssetTrigger
 from butai.audit import Origin
 from butai.config import AssetSettings
 from butai.errors import (
@@ -45,17 +45,17 @@ FIRST_LOOK = timedelta(seconds=15)
 
 
 @dataclass(slots=True)
-class Attempt:
+class UploadAttempt:
     """One try to write an asset's bytes. `asset_id` is None while the form has not yet said which key it is for."""
 
     object_key: str
     asset_id: UUID | None = None
     number: int = 0
-    key: Key | None = None
+    key: AssetKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """Bytes that are whole in the store. `head` is the file's beginning; `meta` the whole of a `_meta.json`."""
 
     size: int
@@ -65,7 +65,7 @@ class Stored:
     meta: dict[str, Any] | None = None
 
 
-async def ledger(session: AsyncSession, attempt: Attempt, origin: str, lease: timedelta, **declared: Any) -> None:
+async def ledger(session: AsyncSession, attempt: UploadAttempt, origin: str, lease: timedelta, **declared: Any) -> None:
     """Writes down an object's key before anything can be stored under it."""
     session.add(
         AssetObject(
@@ -84,29 +84,34 @@ async def ledger(session: AsyncSession, attempt: Attempt, origin: str, lease: ti
 
 
 async def begin(
-    session: AsyncSession, user_id: str | None, key: Key, attempt: Attempt, settings: AssetSettings, origin: Origin
+    session: AsyncSession,
+    user_id: str | None,
+    key: AssetKey,
+    attempt: UploadAttempt,
+    settings: AssetSettings,
+    origin: Origin,
 ) -> Asset:
     """A user's row for a key: the one there is, locked, with one attempt more; or a new one. Nobody's rows are for
     `derived` alone, which calls this under a lock of its own: no constraint keeps two of them apart.
 
     Fills `attempt`. Another user's key is none of ours: the row gets a public key of its own then.
     """
-    asset, event = await _own(session, user_id, key), Event.RETRIED
+    asset, event = await _own(session, user_id, key), AssetTrigger.RETRIED
     if asset is None:
         asset, created = await _create(session, user_id, key, settings)
-        event = Event.CREATED if created else event
-    if event is not Event.CREATED and asset.status in (Status.READY, Status.MISSING):
-        event = Event.REPLACING
+        event = AssetTrigger.CREATED if created else event
+    if event is not AssetTrigger.CREATED and asset.status in (AssetStatus.READY, AssetStatus.MISSING):
+        event = AssetTrigger.REPLACING
     asset.attempts += 1
     attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, key
-    await transitions.apply(session, asset, event, actor=origin.actor, new=event is Event.CREATED)
+    await transitions.apply(session, asset, event, actor=origin.actor, new=event is AssetTrigger.CREATED)
     audit.record(
         session, origin, "asset.upload", f"asset:{asset.id}", detail={"key": key.text, "attempt": attempt.number}
     )
     return asset
 
 
-async def _own(session: AsyncSession, user_id: str | None, key: Key) -> Asset | None:
+async def _own(session: AsyncSession, user_id: str | None, key: AssetKey) -> Asset | None:
     return await session.scalar(
         select(Asset)
         .where(Asset.owner_user_id == user_id, Asset.wanted_key == key.text)
@@ -114,7 +119,9 @@ async def _own(session: AsyncSession, user_id: str | None, key: Key) -> Asset | 
     )
 
 
-async def _create(session: AsyncSession, user_id: str | None, key: Key, settings: AssetSettings) -> tuple[Asset, bool]:
+async def _create(
+    session: AsyncSession, user_id: str | None, key: AssetKey, settings: AssetSettings
+) -> tuple[Asset, bool]:
     public_key = await _public_key(session, user_id, key)
     while True:
         asset_id = uuid.uuid7()
@@ -129,7 +136,7 @@ async def _create(session: AsyncSession, user_id: str | None, key: Key, settings
                 stem=key.stem,
                 display_name=key.name,
                 mime_type=key.format.mime,
-                status=Status.UPLOADING,
+                status=AssetStatus.UPLOADING,
                 owner_user_id=user_id,
                 visibility=settings.default_visibility,
                 ever_public=settings.default_visibility == "public",
@@ -148,7 +155,7 @@ async def _create(session: AsyncSession, user_id: str | None, key: Key, settings
         public_key = keys.another(key)
 
 
-async def _public_key(session: AsyncSession, user_id: str | None, key: Key) -> str:
+async def _public_key(session: AsyncSession, user_id: str | None, key: AssetKey) -> str:
     """The public key to try first. A sidecar is named after its asset's public key, so that clients find it there."""
     if key.sidecar is None:
         return key.text
@@ -164,7 +171,12 @@ async def _public_key(session: AsyncSession, user_id: str | None, key: Key) -> s
 
 
 async def finish(
-    session: AsyncSession, attempt: Attempt, stored: Stored, *, actor: str | None, origin: Origin | None = None
+    session: AsyncSession,
+    attempt: UploadAttempt,
+    stored: StoredObject,
+    *,
+    actor: str | None,
+    origin: Origin | None = None,
 ) -> Asset:
     """Points the asset at the new object. Raises `UploadInterrupted` when the attempt was given up meanwhile.
 
@@ -191,12 +203,12 @@ async def finish(
         asset.meta = stored.meta
     if asset.deleted_at is not None:
         asset.deleted_at = None
-        await transitions.apply(session, asset, Event.RESTORED, actor=actor)
+        await transitions.apply(session, asset, AssetTrigger.RESTORED, actor=actor)
     if asset.sidecar is None:
         await transitions.attach_sidecars(session, asset)
         await jobs.enqueue(session, INSPECT, {"asset_id": str(asset.id), "object_key": attempt.object_key})
     await transitions.apply(
-        session, asset, Event.COMPLETED, actor=actor, attempt=attempt.number, detail={"size": stored.size}
+        session, asset, AssetTrigger.COMPLETED, actor=actor, attempt=attempt.number, detail={"size": stored.size}
     )
     if asset.sidecar is not None:
         await session.flush()
@@ -207,7 +219,7 @@ async def finish(
 
 
 async def fail(
-    session: AsyncSession, attempt: Attempt, error: ButaiError, *, actor: str | None, origin: Origin | None = None
+    session: AsyncSession, attempt: UploadAttempt, error: ButaiError, *, actor: str | None, origin: Origin | None = None
 ) -> None:
     """Writes down why an attempt ended, and has its object removed. An attempt that succeeded stays as it is."""
     row = await session.get(AssetObject, attempt.object_key, with_for_update=True)
@@ -224,7 +236,7 @@ async def fail(
     await transitions.apply(
         session,
         asset,
-        Event.UPLOAD_FAILED,
+        AssetTrigger.UPLOAD_FAILED,
         actor=actor,
         attempt=attempt.number,
         error_code=error.code,
@@ -235,8 +247,8 @@ async def fail(
 
 
 def checked(
-    stored: Stored, key: Key, limit: int, declared_sha256: str | None, declared_size: int | None = None
-) -> Stored:
+    stored: StoredObject, key: AssetKey, limit: int, declared_sha256: str | None, declared_size: int | None = None
+) -> StoredObject:
     """The bytes, held against what their key and their sender say. Raises `UploadRefused` of the kind that fits."""
     if stored.size > limit:
         raise FileTooLarge(f"The file has {stored.size} bytes; {limit} is the most for this kind")

@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
 from butai.assets import keys, transitions
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import Asset, AssetObject
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import Attempt, Stored, begin, checked, fail, finish, ledger
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
 from butai.assets.uploads.streaming import UploadTools
 from butai.audit import Origin
 from butai.errors import (
@@ -56,13 +56,13 @@ class SignedUpload:
 
 
 async def open_upload(
-    tools: UploadTools, user_id: str, origin: Origin, key: Key, size: int | None, sha256: str | None
+    tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, size: int | None, sha256: str | None
 ) -> SignedUpload:
     """A row `uploading` and a URL that may write its object. `size`, when declared, is signed: the store enforces it."""
     limit = size_limit(tools.settings, key.kind, key.sidecar)
     if size is not None and size > limit:
         raise FileTooLarge(f"{size} bytes were declared; {limit} is the most for this kind")
-    attempt = Attempt(keys.mint_object_key(tools.store.prefix))
+    attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
     expires = tools.settings.presigned_expiry
     async with tools.database.transaction() as session:
         await quotas.hold(session, tools.settings, user_id)
@@ -108,9 +108,9 @@ async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str 
     could otherwise change the bytes after the check. Raises `UploadRefused` for bytes that are not what was promised.
     """
     key = keys.parse(asset.wanted_key)
-    attempt = Attempt(row.object_key, asset.id, row.attempt, key)
+    attempt = UploadAttempt(row.object_key, asset.id, row.attempt, key)
     limit = size_limit(tools.settings, key.kind, key.sidecar)
-    copy = Attempt(keys.mint_object_key(tools.store.prefix))
+    copy = UploadAttempt(keys.mint_object_key(tools.store.prefix))
     try:
         facts = await tools.store.head(row.object_key)
         if facts.size > limit:
@@ -137,7 +137,7 @@ async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str 
     return True
 
 
-async def _look(store: Store, object_key: str, key: Key) -> Stored:
+async def _look(store: Store, object_key: str, key: AssetKey) -> StoredObject:
     facts = await store.head(object_key)
     wanted = META_LIMIT if key.sidecar is Sidecar.META and facts.size <= META_LIMIT else HEAD_BYTES
     try:
@@ -145,7 +145,7 @@ async def _look(store: Store, object_key: str, key: Key) -> Stored:
     except RangeRefused as error:
         raise ObjectAbsent from error
     meta = parse_meta(head) if key.sidecar is Sidecar.META and facts.size <= META_LIMIT else None
-    return Stored(facts.size, None, facts.etag, head[:HEAD_BYTES], meta)
+    return StoredObject(facts.size, None, facts.etag, head[:HEAD_BYTES], meta)
 
 
 async def write_hash(session: AsyncSession, asset_id: UUID, object_key: str, sha256: str) -> None:

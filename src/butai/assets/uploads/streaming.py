@@ -18,12 +18,12 @@ import structlog
 from sqlalchemy import update
 
 from butai.assets import keys
-from butai.assets.keys import Key
+from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, AssetType, Sidecar, parse_meta, size_limit
 from butai.assets.models import Asset, AssetObject
 from butai.assets.storage.client import Store
 from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import Attempt, Stored, begin, checked, fail, finish, ledger
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
 from butai.assets.uploads.part_buffers import Part, PartMemory
 from butai.audit import Origin
 from butai.config import AssetSettings
@@ -39,7 +39,7 @@ from butai.errors import (
 
 log = structlog.get_logger(__name__)
 
-Settle = Callable[[], Awaitable[tuple[Key, str | None]]]
+Settle = Callable[[], Awaitable[tuple[AssetKey, str | None]]]
 """Tells an upload's key and the SHA-256 that the client declared, when all of the form has been read."""
 
 PARTS_IN_FLIGHT = 2
@@ -75,7 +75,7 @@ async def receive(
     tools: UploadTools,
     user_id: str,
     origin: Origin,
-    key: Key | None,
+    key: AssetKey | None,
     chunks: AsyncIterator[bytes],
     settle: Settle,
     expected: int | None = None,
@@ -88,7 +88,7 @@ async def receive(
     an upload; whatever it is, the row says it too.
     """
     lease = timedelta(seconds=tools.settings.upload_lease)
-    attempt = Attempt(keys.mint_object_key(tools.store.prefix))
+    attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
     async with tools.database.transaction() as session:
         if key is not None:
             await quotas.hold(session, tools.settings, user_id)
@@ -129,7 +129,7 @@ async def receive(
 
 
 async def _finish_persistently(
-    database: Database, attempt: Attempt, stored: Stored, user_id: str, origin: Origin
+    database: Database, attempt: UploadAttempt, stored: StoredObject, user_id: str, origin: Origin
 ) -> Asset:
     for delay in (*(0.5 * 2**n for n in range(FINISH_TRIES - 1)), None):
         try:
@@ -142,7 +142,9 @@ async def _finish_persistently(
     raise AssertionError("unreachable")
 
 
-async def _write_down(database: Database, attempt: Attempt, error: ButaiError, user_id: str, origin: Origin) -> None:
+async def _write_down(
+    database: Database, attempt: UploadAttempt, error: ButaiError, user_id: str, origin: Origin
+) -> None:
     log.info("upload.failed", asset_id=str(attempt.asset_id), attempt=attempt.number, error_code=error.code)
     try:
         async with database.transaction() as session:
@@ -153,7 +155,7 @@ async def _write_down(database: Database, attempt: Attempt, error: ButaiError, u
 
 
 @asynccontextmanager
-async def _lease(tools: UploadTools, attempt: Attempt, lease: timedelta) -> AsyncIterator[None]:
+async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -> AsyncIterator[None]:
     """Says again and again that this attempt's process lives, until the block ends."""
 
     async def renew() -> None:
@@ -178,8 +180,8 @@ async def _lease(tools: UploadTools, attempt: Attempt, lease: timedelta) -> Asyn
 
 
 async def _store(
-    tools: UploadTools, attempt: Attempt, key: Key | None, chunks: AsyncIterator[bytes], limit: int
-) -> Stored:
+    tools: UploadTools, attempt: UploadAttempt, key: AssetKey | None, chunks: AsyncIterator[bytes], limit: int
+) -> StoredObject:
     """Streams the chunks into the attempt's object. One part fills while `PARTS_IN_FLIGHT` are sent."""
     outgoing = _Outgoing(tools, attempt, key.format.mime if key else "application/octet-stream")
     size, head, head_checked = 0, b"", False
@@ -206,7 +208,7 @@ async def _store(
                 if key is not None:
                     raise
         etag = await outgoing.close()
-        return Stored(size, outgoing.sha256, etag, head, meta)
+        return StoredObject(size, outgoing.sha256, etag, head, meta)
     except BaseException:
         await asyncio.shield(outgoing.abort())
         raise
@@ -217,7 +219,7 @@ async def _store(
 class _Outgoing:
     """The object being written: one PUT when it fits a part, else a multipart upload whose id is in the ledger."""
 
-    def __init__(self, tools: UploadTools, attempt: Attempt, mime: str) -> None:
+    def __init__(self, tools: UploadTools, attempt: UploadAttempt, mime: str) -> None:
         self._tools = tools
         self._attempt = attempt
         self._mime = mime

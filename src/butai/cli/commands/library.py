@@ -66,7 +66,7 @@ def import_(
     What is imported becomes Butai's: purging or replacing an asset deletes its object (docs/moving-in.md).
     """
     from butai.assets.imports.importer import ImportOptions
-    from butai.cli.import_ import Source, run_import
+    from butai.cli.import_ import ListingSource, run_import
 
     if (listing is None) is not list_bucket:
         fail("say where the names come from: --listing FILE, or --list to ask the bucket")
@@ -80,7 +80,7 @@ def import_(
         rate=rate,
         dry_run=dry_run,
     )
-    raise SystemExit(run_import(settings, Source(listing, format, columns), options, report))
+    raise SystemExit(run_import(settings, ListingSource(listing, format, columns), options, report))
 
 
 @app.command()
@@ -102,7 +102,7 @@ def reconcile(
     """Holds a listing of the bucket against the index, and tells what is in only one of them."""
     from butai.assets.findings.reconcile import ReconcileOptions
     from butai.assets.findings.service import Action
-    from butai.cli.import_ import Source
+    from butai.cli.import_ import ListingSource
     from butai.cli.reconcile import run_reconcile
 
     if (listing is None) is not list_bucket:
@@ -113,7 +113,9 @@ def reconcile(
     settings = with_services(read_settings())
     strip = settings.store.prefix if strip_prefix is None else strip_prefix
     options = ReconcileOptions(strip, add_prefix, write=apply)
-    raise SystemExit(run_reconcile(settings, Source(listing, None, None), options, asked[0] if asked else None, limit))
+    raise SystemExit(
+        run_reconcile(settings, ListingSource(listing, None, None), options, asked[0] if asked else None, limit)
+    )
 
 
 @patrol.command("run")

@@ -14,13 +14,13 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from butai.live.broadcasts import overview
-from butai.live.responses import Told, as_json, asked_language
+from butai.live.responses import LiveRoute, as_json, asked_language
 from butai.live.schemas import ErrorOut, OutputOut, RoomId
 from butai.live.stage import stage
 from butai.web.dependencies import Operator
 from butai.web.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 
 class ShowOutput(OutputOut):

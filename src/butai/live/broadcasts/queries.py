@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from butai.database import Connection, Database
 from butai.live.reconcile.retry import ONCE, PERMANENT
-from butai.live.states import WIRE, Code, State, broadcast_status
+from butai.live.states import WIRE, Code, OutputState, broadcast_status
 from butai.live.texts import Language, words
 
 TIMELINE = 50
@@ -24,7 +24,15 @@ FIGURES: LiteralString = """output_metrics m ON m.output_id = o.id AND m.attempt
     AND m.at > now() - interval '5 seconds' AND o.state IN ('live', 'reconnecting')"""
 """What an output's figures are joined by. Those that are older say nothing any more: relays report each second."""
 
-_URGENCY = (State.FAILED, State.RECONNECTING, State.STARTING, State.PENDING, State.STOPPING, State.LIVE, State.ENDED)
+_URGENCY = (
+    OutputState.FAILED,
+    OutputState.RECONNECTING,
+    OutputState.STARTING,
+    OutputState.PENDING,
+    OutputState.STOPPING,
+    OutputState.LIVE,
+    OutputState.ENDED,
+)
 """Of several outputs to one platform, which one speaks for it: the one that most needs its host."""
 
 _BROADCAST: LiteralString = """
@@ -238,7 +246,7 @@ def _source_code(broadcast: dict[str, Any]) -> str | None:
 def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> str:
     """One word for a broadcast, made of its outputs."""
     return broadcast_status(
-        [State(row["state"]) for row in outputs],
+        [OutputState(row["state"]) for row in outputs],
         wanted=broadcast["wanted"] == "on_air",
         ended=broadcast["ended_at"] is not None,
         was_live=any(row["first_live_at"] is not None for row in outputs),
@@ -246,14 +254,14 @@ def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -
 
 
 def _urgency(row: dict[str, Any]) -> tuple[int, float]:
-    return _URGENCY.index(State(row["state"])), -row["created_at"].timestamp()
+    return _URGENCY.index(OutputState(row["state"])), -row["created_at"].timestamp()
 
 
 def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
     """An output's row as it goes out."""
     error = shown_error(row["error_code"], row["platform"], language)
     if error is not None:
-        if row["state"] == State.FAILED:
+        if row["state"] == OutputState.FAILED:
             # It was tried as often as it should be; the rest is the host's.
             error["retryable"] = False
         error |= {"platform": row["platform"], "attempt": row["attempt"], "next_attempt_at": row["next_attempt_at"]}
@@ -265,7 +273,7 @@ def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
         "label": row["label"],
         "destination_id": row["destination_id"],
         "key_fingerprint": row["key_fingerprint"],
-        "state": WIRE[State(row["state"])],
+        "state": WIRE[OutputState(row["state"])],
         "since": row["state_since"],
         "confirmation": row["confirmation"],
         "attempt": row["attempt"],
@@ -309,7 +317,7 @@ def _event(row: dict[str, Any], language: Language) -> dict[str, Any]:
 
 def _wire(state: str | None) -> str | None:
     try:
-        return WIRE[State(state)] if state else None
+        return WIRE[OutputState(state)] if state else None
     except ValueError:
         return state
 

@@ -12,14 +12,14 @@ from butai.identity import Caller
 from butai.live.access import rules
 from butai.live.broadcasts import queries, service
 from butai.live.broadcasts.service import Start
-from butai.live.responses import Told, as_json, asked_language
+from butai.live.responses import LiveRoute, as_json, asked_language
 from butai.live.schemas import AddIn, HistoryOut, RoomId, StartIn, StatusOut, StopIn, TimelineOut
 from butai.live.stage import Stage, stage
 from butai.web.dependencies import HostOrUser, origin
 from butai.web.parameters import Moment
 from butai.web.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 _KEY = Header(
     alias="Idempotency-Key",

@@ -29,10 +29,10 @@ from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import active, capacity, hosted_broadcast, hosted_room, outputs_of
 from butai.live.broadcasts import idempotency
-from butai.live.destinations.service import Place, places
+from butai.live.destinations.service import OutputTarget, places
 from butai.live.models import Broadcast, Output, Room
 from butai.live.stage import Stage
-from butai.live.states import Code, State
+from butai.live.states import Code, OutputState
 
 MOST_OUTPUTS = 10
 """Outputs of one broadcast that are not over: each costs bandwidth of the host's show."""
@@ -139,7 +139,7 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
         stage.database.transaction() as session,
     ):
         broadcast, room, output = await _locked(session, caller, output_id)
-        if broadcast.ended_at is not None or broadcast.wanted == "off_air" or output.state == State.ENDED:
+        if broadcast.ended_at is not None or broadcast.wanted == "off_air" or output.state == OutputState.ENDED:
             raise NotLive
         if output.error_code == Code.NO_DESTINATION:
             await _find_place(session, stage, room, broadcast, output)
@@ -191,7 +191,7 @@ async def add_outputs(
         wanted = [place for place in found.values() if place is not None]
         if not wanted:
             raise NoDestination(platform=platforms[0])
-        there = [output for output in await outputs_of(session, broadcast) if output.state != State.ENDED]
+        there = [output for output in await outputs_of(session, broadcast) if output.state != OutputState.ENDED]
         new = [place for place in _once(wanted) if not any(_same(place, output) for output in there)]
         if len(there) + len(new) > MOST_OUTPUTS:
             raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
@@ -257,7 +257,7 @@ async def _begin(
     return broadcast
 
 
-def _output(broadcast: Broadcast, place: Place) -> Output:
+def _output(broadcast: Broadcast, place: OutputTarget) -> Output:
     return Output(
         id=uuid7(),
         broadcast_id=broadcast.id,
@@ -268,7 +268,7 @@ def _output(broadcast: Broadcast, place: Place) -> Output:
         backup_ingest_url=place.backup_ingest_url,
         sealed_key=place.sealed_key,
         key_fingerprint=place.key_fingerprint,
-        state=State.PENDING,
+        state=OutputState.PENDING,
     )
 
 
@@ -283,7 +283,7 @@ def _nowhere(broadcast: Broadcast, platform: str) -> Output:
         sealed_key=b"",
         key_fingerprint="",
         wanted="off",
-        state=State.FAILED,
+        state=OutputState.FAILED,
         error_code=Code.NO_DESTINATION,
     )
 
@@ -293,7 +293,9 @@ async def _find_place(session: AsyncSession, stage: Stage, room: Room, broadcast
     found = (await places(session, stage, room.owner_user_id, [output.platform], []))[output.platform]
     if found is None:
         raise NoDestination(platform=output.platform)
-    others = [one for one in await outputs_of(session, broadcast) if one.id != output.id and one.state != State.ENDED]
+    others = [
+        one for one in await outputs_of(session, broadcast) if one.id != output.id and one.state != OutputState.ENDED
+    ]
     if any(_same(found, one) for one in others):
         raise NotLive("Another output of this broadcast goes there already")
     output.destination_id, output.label = found.destination_id, found.label
@@ -315,17 +317,17 @@ async def _locked(session: AsyncSession, caller: Caller, output_id: UUID) -> tup
     return broadcast, room, output
 
 
-def _all_known(found: dict[str | UUID, Place | None], ids: Sequence[UUID]) -> None:
+def _all_known(found: dict[str | UUID, OutputTarget | None], ids: Sequence[UUID]) -> None:
     if any(found[one] is None for one in ids):
         raise DestinationNotFound
 
 
-def _once(wanted: Sequence[Place]) -> list[Place]:
+def _once(wanted: Sequence[OutputTarget]) -> list[OutputTarget]:
     """Without doubles: a platform's destination may have been named by its id as well."""
     return list({place.destination_id or place.platform: place for place in wanted}.values())
 
 
-def _same(place: Place, output: Output) -> bool:
+def _same(place: OutputTarget, output: Output) -> bool:
     if place.destination_id is None:
         return output.destination_id is None and output.platform == place.platform and bool(output.ingest_url)
     return output.destination_id == place.destination_id

@@ -24,7 +24,7 @@ from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, Unauthentic
 from butai.identity import Identity
 from butai.live.broadcasts import queries
 from butai.live.broadcasts.routes import room_asked_for
-from butai.live.responses import Told, asked_language
+from butai.live.responses import LiveRoute, asked_language
 from butai.live.schemas import RoomId
 from butai.live.stage import Stage, stage
 from butai.live.texts import Language, language
@@ -33,7 +33,7 @@ from butai.web.problems import documented
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 _EACH = 1.0
 """Seconds between two metrics."""

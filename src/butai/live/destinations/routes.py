@@ -8,16 +8,16 @@ from fastapi import APIRouter, Request, Response
 from pydantic import SecretStr
 
 from butai.live.destinations import service
-from butai.live.destinations.service import Wanted
+from butai.live.destinations.service import DestinationValues
 from butai.live.models import Destination
-from butai.live.responses import Told, as_json, asked_language
+from butai.live.responses import LiveRoute, as_json, asked_language
 from butai.live.schemas import DestinationEdit, DestinationIn, DestinationOut, DestinationsOut, TestOut
 from butai.live.stage import stage
 from butai.live.texts import words
 from butai.web.dependencies import SignedIn, origin
 from butai.web.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 
 def _shown(destination: Destination) -> dict[str, object]:
@@ -42,7 +42,7 @@ async def create(request: Request, who: SignedIn, wanted: DestinationIn) -> Resp
         who,
         origin(request, who),
         wanted.platform,
-        Wanted(
+        DestinationValues(
             wanted.label, wanted.ingest_url, wanted.backup_ingest_url, stream_key=wanted.stream_key.get_secret_value()
         ),
     )
@@ -77,7 +77,7 @@ async def get(request: Request, who: SignedIn, destination_id: UUID) -> Response
 async def change(request: Request, who: SignedIn, destination_id: UUID, edit: DestinationEdit) -> Response:
     """A show that runs keeps what it began with. An ingest URL on another host needs the stream key again."""
     cleared = "backup_ingest_url" in edit.model_fields_set and edit.backup_ingest_url is None
-    wanted = Wanted(edit.label, edit.ingest_url, edit.backup_ingest_url, cleared, _plain(edit.stream_key))
+    wanted = DestinationValues(edit.label, edit.ingest_url, edit.backup_ingest_url, cleared, _plain(edit.stream_key))
     return as_json(_shown(await service.change(stage(request), who, origin(request, who), destination_id, wanted)))
 
 

@@ -39,7 +39,7 @@ MOST_DESTINATIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DestinationValues:
     """A change to a destination; None leaves a field as it is. `clear_backup`: no backup ingest any more."""
 
     label: str | None = None
@@ -50,7 +50,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OutputTarget:
     """Where an output goes: of a saved destination, or of the environment (`destination_id` None)."""
 
     destination_id: UUID | None
@@ -62,7 +62,7 @@ class Place:
     key_fingerprint: str
 
 
-async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wanted: Wanted) -> Destination:
+async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wanted: DestinationValues) -> Destination:
     """A new destination of the caller. Raises `InvalidDestination`, `SecretKeyInvalid`, `Conflict` beyond the most."""
     assert caller.user_id is not None
     default, backup = _defaults(stage.settings, platform)
@@ -112,7 +112,9 @@ async def get(stage: Stage, caller: Caller, destination_id: UUID) -> Destination
         return await _own(session, caller, destination_id)
 
 
-async def change(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID, wanted: Wanted) -> Destination:
+async def change(
+    stage: Stage, caller: Caller, origin: Origin, destination_id: UUID, wanted: DestinationValues
+) -> Destination:
     """A running output keeps what it began with. Raises `DestinationNotFound`, `InvalidDestination`.
 
     Another host needs the key again: whoever borrows a session could otherwise have a key, which nobody can read here,
@@ -169,9 +171,9 @@ async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUI
 
 async def places(
     session: AsyncSession, stage: Stage, owner: str, platforms: Sequence[str], ids: Sequence[UUID]
-) -> dict[str | UUID, Place | None]:
+) -> dict[str | UUID, OutputTarget | None]:
     """Where to go, for each platform (the owner's newest destination, else the environment's) or destination id."""
-    found: dict[str | UUID, Place | None] = {}
+    found: dict[str | UUID, OutputTarget | None] = {}
     if ids:
         rows = await session.scalars(
             select(Destination).where(
@@ -253,7 +255,7 @@ async def renew_seals(stage: Stage) -> int:
     return renewed
 
 
-def _hosts_known(settings: LiveSettings, destination: Destination, wanted: Wanted) -> bool:
+def _hosts_known(settings: LiveSettings, destination: Destination, wanted: DestinationValues) -> bool:
     """Whether a change keeps to hosts that the key goes to already, or to the platform's own."""
     known = {destination.ingest_url, destination.backup_ingest_url, *_defaults(settings, destination.platform)}
     hosts = {parse(url).host for url in known if url}
@@ -276,7 +278,7 @@ def _defaults(settings: LiveSettings, platform: str) -> tuple[str, str | None]:
     return "", None
 
 
-def _of_environment(stage: Stage, platform: str) -> Place | None:
+def _of_environment(stage: Stage, platform: str) -> OutputTarget | None:
     settings = stage.settings
     secret = {"youtube": settings.youtube_stream_key, "twitch": settings.twitch_stream_key}.get(platform)
     key = secret.get_secret_value() if secret else ""
@@ -284,11 +286,11 @@ def _of_environment(stage: Stage, platform: str) -> Place | None:
         return None
     url, backup = _defaults(settings, platform)
     sealed, mark = stage.sealer.seal(key, ENVIRONMENT), stage.sealer.fingerprint(key)
-    return Place(None, platform, "", url, backup, sealed, mark)
+    return OutputTarget(None, platform, "", url, backup, sealed, mark)
 
 
-def _place(row: Destination) -> Place:
-    return Place(
+def _place(row: Destination) -> OutputTarget:
+    return OutputTarget(
         row.id, row.platform, row.label, row.ingest_url, row.backup_ingest_url, row.sealed_key, row.key_fingerprint
     )
 

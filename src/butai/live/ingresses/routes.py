@@ -9,13 +9,13 @@ from fastapi import APIRouter, Path, Request, Response
 from butai.live.ingresses import service
 from butai.live.ingresses.schemas import IngressesOut, IngressIn, IngressMade
 from butai.live.models import Ingress
-from butai.live.responses import Told, as_json
+from butai.live.responses import LiveRoute, as_json
 from butai.live.schemas import RoomId
 from butai.live.stage import stage
 from butai.web.dependencies import HostOrUser, origin
 from butai.web.problems import documented
 
-router = APIRouter(prefix="/api/live/rooms/{room_id}/ingress", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live/rooms/{room_id}/ingress", tags=["live"], route_class=LiveRoute)
 
 IngressId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_-]+$")]
 

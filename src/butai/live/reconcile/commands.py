@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from butai.live.states import Event, State
+from butai.live.states import OutputState, OutputTrigger
 
 # To write
 
@@ -22,8 +22,8 @@ class Move:
     and must still be."""
 
     output_id: UUID
-    event: Event
-    before: State
+    event: OutputTrigger
+    before: OutputState
     attempt: int
     at: float
     changes: Mapping[str, Any]

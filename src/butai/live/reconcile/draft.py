@@ -13,7 +13,7 @@ from butai.config import RetrySettings
 from butai.live.reconcile import retry
 from butai.live.reconcile.commands import Move, Write
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import Code, Event, next_state
+from butai.live.states import Code, OutputTrigger, next_state
 
 WORDLESS: dict[str, Any] = {"error_code": None, "error_cause": None, "error_detail": None}
 """Columns of an output that is well."""
@@ -51,7 +51,7 @@ class Draft:
             return
         self.move(
             output,
-            Event.RETRY_PLANNED,
+            OutputTrigger.RETRY_PLANNED,
             at,
             code=verdict.code,
             next_attempt_at=max(verdict.again_at, not_before),
@@ -67,7 +67,7 @@ class Draft:
         """No further attempt without a host's word."""
         self.move(
             output,
-            Event.FAILED,
+            OutputTrigger.FAILED,
             self.time(output, at),
             code=code,
             next_attempt_at=None,
@@ -82,7 +82,7 @@ class Draft:
         off_live = self.off_live(output, self.now)
         self.move(
             output,
-            Event.STOP_ASKED,
+            OutputTrigger.STOP_ASKED,
             self.now,
             code=code,
             next_attempt_at=None,
@@ -94,7 +94,7 @@ class Draft:
         """It is off the air for good. `code`: why, when nobody asked for it."""
         self.move(
             output,
-            Event.ENDED,
+            OutputTrigger.ENDED,
             self.now,
             code=code,
             next_attempt_at=None,
@@ -120,7 +120,9 @@ class Draft:
             "budget_from": budget.began,
         }
 
-    def move(self, output: OutputRow, event: Event, at: float, *, code: str | None = None, **changes: Any) -> None:
+    def move(
+        self, output: OutputRow, event: OutputTrigger, at: float, *, code: str | None = None, **changes: Any
+    ) -> None:
         """Raises `IllegalTransition`. `changes`: columns beside the state."""
         after = next_state(output.state, event)
         changes["state"] = after

@@ -30,7 +30,7 @@ from butai.live.reconcile.commands import (
 from butai.live.reconcile.draft import WORDLESS, Draft, Policy
 from butai.live.reconcile.reports import Observed, OutputReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import Code, Event, State
+from butai.live.states import Code, OutputState, OutputTrigger
 
 START_LIMIT = 45.0
 """Seconds that an attempt may take until it is live (`egress_start_timeout`)."""
@@ -98,11 +98,11 @@ class _Planner:
     def _hear_of(self, output: OutputRow, report: OutputReport) -> None:
         if report.attempt != output.attempt or not output.trying:
             return
-        if report.phase == "live" and output.state in (State.STARTING, State.RECONNECTING):
+        if report.phase == "live" and output.state in (OutputState.STARTING, OutputState.RECONNECTING):
             at = self.draft.time(output, report.at)
             self.draft.move(
                 output,
-                Event.ACCEPTED,
+                OutputTrigger.ACCEPTED,
                 at,
                 confirmation="transport",
                 live_since=at,
@@ -110,12 +110,12 @@ class _Planner:
                 last_live_at=at,
                 **WORDLESS,
             )
-        elif report.phase == "stalled" and output.state is State.LIVE:
+        elif report.phase == "stalled" and output.state is OutputState.LIVE:
             code = _code(report.code, Code.DESTINATION_STALLED)
             at = self.draft.time(output, report.at)
             self.draft.move(
                 output,
-                Event.INTERRUPTED,
+                OutputTrigger.INTERRUPTED,
                 at,
                 code=code,
                 error_code=code,
@@ -124,7 +124,7 @@ class _Planner:
                 **self.draft.off_live(output, at),
             )
         elif report.phase == "failed":
-            was_up = output.state in (State.LIVE, State.RECONNECTING)
+            was_up = output.state in (OutputState.LIVE, OutputState.RECONNECTING)
             assumed = Code.DESTINATION_CLOSED if was_up else Code.DESTINATION_UNREACHABLE
             self.draft.fail(output, _code(report.code, assumed), report.detail, report.at, report.not_before)
         elif report.phase == "ended":
@@ -179,7 +179,7 @@ class _Planner:
             if output.waiting and self._wanted(output) and (output.next_attempt_at or 0.0) < next_at:
                 self.draft.move(
                     output,
-                    Event.RETRY_PLANNED,
+                    OutputTrigger.RETRY_PLANNED,
                     self.draft.time(output, at),
                     code=Code.EGRESS_UNAVAILABLE,
                     next_attempt_at=next_at,
@@ -205,7 +205,7 @@ class _Planner:
                 return
         elif code in _SOURCE_FAILED_FOR_GOOD:
             for output in self._all:
-                if not output.over and output.state is not State.STOPPING:
+                if not output.over and output.state is not OutputState.STOPPING:
                     self.draft.give_up(output, code, None, source.detail, self.now)
         self.draft.write(EndBegun(code, self.now))
         self.row = replace(self.row, wanted="off_air", stop_asked_at=self.now, end_code=code)
@@ -218,13 +218,13 @@ class _Planner:
             self._retry_now(output, output.retry_asked_at)
         output = self.draft.outputs[output_id]
         if not self._wanted(output):
-            if self._on_air and output.state is State.FAILED and output.error_code != Code.NO_DESTINATION:
+            if self._on_air and output.state is OutputState.FAILED and output.error_code != Code.NO_DESTINATION:
                 # Taken off by hand. What failed otherwise shows so in a broadcast that is over, too.
                 self.draft.end(output, output.error_code)
-            elif not output.over and output.state is not State.STOPPING:
+            elif not output.over and output.state is not OutputState.STOPPING:
                 self.draft.stop(output, self.row.end_code)
         output = self.draft.outputs[output_id]
-        if output.state is State.STOPPING:
+        if output.state is OutputState.STOPPING:
             self._confirm_end(output)
 
     def _confirm_end(self, output: OutputRow) -> None:
@@ -240,7 +240,7 @@ class _Planner:
 
     def _retry_now(self, output: OutputRow, asked_at: float) -> None:
         hurry = self._wanted(output) and (
-            output.state is State.FAILED or (output.waiting and output.state is not State.PENDING)
+            output.state is OutputState.FAILED or (output.waiting and output.state is not OutputState.PENDING)
         )
         if not hurry:
             self.draft.write(ForgetRetry(output.id, asked_at))
@@ -248,7 +248,7 @@ class _Planner:
             return
         self.draft.move(
             output,
-            Event.RETRIED,
+            OutputTrigger.RETRIED,
             self.now,
             next_attempt_at=self.now,
             retry_asked_at=None,
@@ -263,15 +263,15 @@ class _Planner:
 
     def _look_at_clock(self, output_id: UUID) -> None:
         output = self.draft.outputs[output_id]
-        if not output.trying or output.state is State.LIVE or not self._wanted(output):
+        if not output.trying or output.state is OutputState.LIVE or not self._wanted(output):
             return
         began = max(output.attempt_started_at or 0.0, output.state_since)
-        if output.state is State.STARTING:
+        if output.state is OutputState.STARTING:
             began = output.attempt_started_at or output.state_since
         if self.now < began + START_LIMIT:
             self.timers.append(began + START_LIMIT)
             return
-        stalled = output.state is State.RECONNECTING and output.error_code == Code.DESTINATION_STALLED
+        stalled = output.state is OutputState.RECONNECTING and output.error_code == Code.DESTINATION_STALLED
         code = Code.DESTINATION_STALLED if stalled else Code.EGRESS_START_TIMEOUT
         self.draft.fail(output, code, f"not live after {START_LIMIT:.0f} s", self.now)
 
@@ -293,7 +293,7 @@ class _Planner:
             latest = self.seen.latest.get(output.id)
             self.draft.move(
                 output,
-                Event.STARTED,
+                OutputTrigger.STARTED,
                 self.now,
                 # Above what the engine has seen, should the tables have been put back.
                 attempt=max(output.attempt, latest.attempt if latest else 0) + 1,
@@ -304,7 +304,9 @@ class _Planner:
     def _finish(self) -> None:
         if self._on_air:
             # One that failed may be tried again by hand; one without a destination was never wanted on air.
-            done = [output.state is State.ENDED or (output.over and output.wanted == "off") for output in self._all]
+            done = [
+                output.state is OutputState.ENDED or (output.over and output.wanted == "off") for output in self._all
+            ]
             if done and all(done):
                 self.draft.write(BroadcastEnded(None, self.now))
                 self.row = replace(self.row, wanted="off_air", ended_at=self.now)

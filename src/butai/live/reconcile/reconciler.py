@@ -45,7 +45,7 @@ LOOK_ANEW = 30.0
 """Seconds after which the rows are read without any reason."""
 
 
-class Gate:
+class RowAccess:
     """So many transactions at once, and one clock: shared by all reconcilers of a controller."""
 
     def __init__(self, database: Database, at_once: int) -> None:
@@ -77,11 +77,11 @@ async def _patience() -> AsyncIterator[None]:
         raise DatabaseUnavailable from error
 
 
-class Reconciler:
+class BroadcastReconciler:
     """One broadcast. `run` until it is over or the lease is lost; cancelled, it leaves the engine running."""
 
     def __init__(
-        self, lease: Lease, gate: Gate, egress: Egress, policy: Policy, measured: Callable[[MetricsReport], None]
+        self, lease: Lease, gate: RowAccess, egress: Egress, policy: Policy, measured: Callable[[MetricsReport], None]
     ) -> None:
         self.lease = lease
         self._gate, self._egress, self._policy, self._measured = gate, egress, policy, measured

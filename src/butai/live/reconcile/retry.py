@@ -69,7 +69,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RetryDecision:
     """`again_at`: when to try again; None for never by itself. `code` is what to show, `cause` the last cause beneath it."""
 
     again_at: float | None
@@ -78,20 +78,20 @@ class Verdict:
     budget: Budget
 
 
-def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Random) -> Verdict:
+def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Random) -> RetryDecision:
     """What follows from a failed attempt."""
     code, now = failure.code, failure.at
     if code is Code.EGRESS_UNAVAILABLE:
-        return Verdict(now + engine_delay(1, random), code, None, budget)
+        return RetryDecision(now + engine_delay(1, random), code, None, budget)
     spent = Budget(budget.tries + 1, now if budget.began is None else budget.began)
     if code in PERMANENT or (code in ONCE and failure.code_before == code):
-        return Verdict(None, code, None, spent)
+        return RetryDecision(None, code, None, spent)
     if _exhausted(settings, failure, spent):
-        return Verdict(None, Code.RETRIES_EXHAUSTED, code, spent)
+        return RetryDecision(None, Code.RETRIES_EXHAUSTED, code, spent)
     again_at = now + _wait(settings, failure, spent.tries, random)
     if failure.attempt_started_at is not None:
         again_at = max(again_at, failure.attempt_started_at + settings.least_wait)
-    return Verdict(again_at, code, None, spent)
+    return RetryDecision(again_at, code, None, spent)
 
 
 def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budget:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-from butai.live.states import State
+from butai.live.states import OutputState
 
 Platform = Literal["youtube", "twitch", "custom"]
 
@@ -24,7 +24,7 @@ class OutputRow:
     backup_ingest_url: str | None
     sealed_key: bytes = field(repr=False)
     wanted: Literal["on", "off"]
-    state: State
+    state: OutputState
     state_since: float
     confirmation: Literal["none", "transport", "platform"] = "none"
     attempt: int = 0
@@ -44,13 +44,13 @@ class OutputRow:
     @property
     def over(self) -> bool:
         """Nothing more happens by itself."""
-        return self.state in (State.ENDED, State.FAILED)
+        return self.state in (OutputState.ENDED, OutputState.FAILED)
 
     @property
     def trying(self) -> bool:
         """Attempt number `attempt` goes on, or should."""
         return (
-            self.state in (State.STARTING, State.LIVE, State.RECONNECTING)
+            self.state in (OutputState.STARTING, OutputState.LIVE, OutputState.RECONNECTING)
             and self.attempt > 0
             and self.next_attempt_at is None
         )
@@ -58,8 +58,8 @@ class OutputRow:
     @property
     def waiting(self) -> bool:
         """For its first attempt, or for the next one."""
-        return self.state is State.PENDING or (
-            self.state in (State.STARTING, State.RECONNECTING) and self.next_attempt_at is not None
+        return self.state is OutputState.PENDING or (
+            self.state in (OutputState.STARTING, OutputState.RECONNECTING) and self.next_attempt_at is not None
         )
 
     @property

@@ -30,7 +30,7 @@ from butai.live.reconcile.commands import (
     Write,
 )
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import State, next_state
+from butai.live.states import OutputState, next_state
 
 ACTOR = "controller"
 """Who acts in events and the audit trail when nobody asked."""
@@ -109,7 +109,7 @@ def _change_output(session: AsyncSession, broadcast: Broadcast, output: Output, 
         if _seconds(output.retry_asked_at) == one.asked_at:
             output.retry_asked_at = None
         return
-    state = State(output.state)
+    state = OutputState(output.state)
     if (state, output.attempt) != (one.before, one.attempt):
         raise RowsMoved
     if next_state(state, one.event) is not one.changes["state"]:
@@ -206,7 +206,7 @@ def _as_row(broadcast: Broadcast, outputs: Iterable[Output]) -> BroadcastRow:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return value.timestamp()
-    return State(value) if name == "state" else value
+    return OutputState(value) if name == "state" else value
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from butai.live.responses import Told, as_json
+from butai.live.responses import LiveRoute, as_json
 from butai.live.rooms import service
 from butai.live.schemas import RoomId, RoomIn, RoomOut, RoomsOut, TokenIn, TokenOut, WatchIn
 from butai.live.stage import stage
@@ -14,7 +14,7 @@ from butai.web.dependencies import HostOrUser, SignedIn, origin
 from butai.web.parameters import Moment
 from butai.web.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 
 @router.post(
@@ -89,7 +89,7 @@ async def watch(request: Request, wanted: WatchIn) -> Response:
     return as_json(_joining(await service.watch(stage(request), wanted.invitation.get_secret_value()), "viewer"))
 
 
-def _joining(joining: service.Joining, role: str) -> dict[str, str]:
+def _joining(joining: service.JoinGrant, role: str) -> dict[str, str]:
     return {
         "room_id": joining.room_id,
         "role": role,

@@ -40,7 +40,7 @@ _PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Joining:
+class JoinGrant:
     """What somebody joins a room with."""
 
     token: str
@@ -160,7 +160,7 @@ async def _kept(
 
 async def make_token(
     stage: Stage, caller: Caller, origin: Origin, room_id: str, role: Role, identity: str | None, name: str
-) -> Joining:
+) -> JoinGrant:
     """A token for a room by its host. Raises `NotHost`."""
     async with audit.refusal(stage.database, origin, "live.token_made", room_id):
         async with stage.database.transaction() as session:
@@ -174,7 +174,7 @@ async def make_token(
                 identity = f"{role}-{secrets.token_hex(6)}"
             audit.record(session, origin, "live.token_made", room_id, role=role, identity=identity)
         hours = stage.settings.host_token_hours if role == "host" else GUEST_HOURS
-        return Joining(
+        return JoinGrant(
             stage.tokens.make(room.livekit_project, role, room_id, identity, name, hours),
             identity,
             stage.projects.get(room.livekit_project).public_url,
@@ -183,7 +183,7 @@ async def make_token(
         )
 
 
-async def watch(stage: Stage, shown: str) -> Joining:
+async def watch(stage: Stage, shown: str) -> JoinGrant:
     """A viewer's own way into a room, for whoever shows an invitation: a viewer's token that its host has made.
 
     An invitation is given to many, and LiveKit lets one participant of an identity in: so each gets a token of their own,
@@ -198,7 +198,7 @@ async def watch(stage: Stage, shown: str) -> Joining:
         raise InvitationInvalid
     identity = f"viewer-{secrets.token_hex(6)}"
     hours = min(invitation.seconds / 3600, GUEST_HOURS)
-    return Joining(
+    return JoinGrant(
         stage.tokens.make(room.livekit_project, "viewer", room.room_id, identity, "", hours),
         identity,
         stage.projects.get(room.livekit_project).public_url,

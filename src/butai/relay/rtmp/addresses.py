@@ -22,7 +22,7 @@ class AddressInvalid(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class IngestAddress:
     """`rtmps://host:443/live2?backup=1`: `app` is `live2?backup=1`, since the query stands before the key."""
 
     secure: bool
@@ -37,7 +37,7 @@ class Address:
         return f"rtmp{'s' if self.secure else ''}://{host}:{self.port}/{self.app}"
 
 
-def parse(url: str) -> Address:
+def parse(url: str) -> IngestAddress:
     """The parts of an ingest URL without its key. Raises `AddressInvalid`."""
     if not 0 < len(url) <= _LONGEST or not _PRINTABLE.fullmatch(url):
         raise AddressInvalid(f"An ingest URL has 1 to {_LONGEST} plain characters")
@@ -60,7 +60,7 @@ def parse(url: str) -> Address:
         raise AddressInvalid("The ingest URL names no application, such as /live2 or /app")
     if parts.fragment:
         raise AddressInvalid("An ingest URL has no #")
-    return Address(
+    return IngestAddress(
         parts.scheme == "rtmps", host, port or PORTS[parts.scheme], app + (f"?{parts.query}" if parts.query else "")
     )
 

@@ -23,7 +23,7 @@ import structlog
 from butai.errors import LiveKitNotConfigured
 from butai.live.egress.presets import PRESETS
 from butai.live.egress.relay.process import EXIT_RUNNING_ALREADY, Watched, lock_holder, peer, prepare_folder, spawn
-from butai.live.projects import Key, Projects
+from butai.live.projects import LiveKitKey, Projects
 from butai.live.reconcile.port import EngineFenced, EngineUnavailable, Hear
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
@@ -153,15 +153,15 @@ class RelayEgress:
         pid = peer(writer)
         try:
             async with asyncio.timeout(WELCOME_PATIENCE):
-                writer.write(messages.encode(messages.Hello(self._controller, epoch)))
+                writer.write(messages.encode(messages.HelloLine(self._controller, epoch)))
                 line = await reader.readline()
             if not line:
                 writer.close()
                 return None
             answer = messages.read_by_controller(line)
-            if isinstance(answer, messages.Refused):
+            if isinstance(answer, messages.RefusedLine):
                 raise EngineFenced
-            if isinstance(answer, messages.Welcome):
+            if isinstance(answer, messages.WelcomeLine):
                 engine = RelayEngine(self, broadcast_id, reader, writer, Watched(pid), answer)
                 self._engines.add(engine)
                 self._feeding = self._feeding or asyncio.create_task(self._feed())
@@ -212,16 +212,16 @@ class RelayEngine:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         watched: Watched,
-        welcome: messages.Welcome,
+        welcome: messages.WelcomeLine,
     ) -> None:
         self._egress, self._broadcast_id = egress, broadcast_id
         self._reader, self._writer, self._watched, self._welcome = reader, writer, watched, welcome
         self._hear: Hear = lambda _: None
         self._reading: asyncio.Task[None] | None = None
-        self._configuration: messages.Configure | None = None
+        self._configuration: messages.ConfigureLine | None = None
         self._broadcast: BroadcastRow | None = None
         self._token_at = 0.0
-        self._signed_by: Key | None = None
+        self._signed_by: LiveKitKey | None = None
         self._silent_ticks = 0
         self._lost_silent = False
 
@@ -252,7 +252,7 @@ class RelayEngine:
             why = f"no LiveKit project {broadcast.livekit_project} is configured"
             self._hear(SourceReport("failed", time.time(), Code.LIVEKIT_UNAUTHORIZED, why))
             return
-        self._configuration = messages.Configure(
+        self._configuration = messages.ConfigureLine(
             broadcast_id=str(broadcast.id),
             livekit_url=project.url,
             token=self._token(broadcast),
@@ -277,15 +277,15 @@ class RelayEngine:
             detail = "the stream key cannot be opened with the keys of this installation"
             self._hear(OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail))
             return
-        self._say(messages.StartOutput(str(output_id), attempt, url, key, self._egress.allow_private))
+        self._say(messages.StartOutputLine(str(output_id), attempt, url, key, self._egress.allow_private))
 
     def stop_output(self, output_id: UUID) -> None:
         """One push."""
-        self._say(messages.StopOutput(str(output_id)))
+        self._say(messages.StopOutputLine(str(output_id)))
 
     def stop(self) -> None:
         """All pushes and the process."""
-        self._say(messages.Stop())
+        self._say(messages.StopLine())
 
     def kill(self) -> None:
         """The process."""
@@ -301,7 +301,7 @@ class RelayEngine:
     def tick(self, *, ping: bool) -> None:
         """Each five seconds. A relay that is not heard any more is taken for lost, and ended."""
         if ping:
-            self._say(messages.Ping())
+            self._say(messages.PingLine())
         if self._configuration is None or self._broadcast is None:
             return
         self._silent_ticks += 1
@@ -311,7 +311,7 @@ class RelayEngine:
             self._watched.kill()
         self._renew(self._configuration, self._broadcast)
 
-    def _renew(self, configuration: messages.Configure, broadcast: BroadcastRow) -> None:
+    def _renew(self, configuration: messages.ConfigureLine, broadcast: BroadcastRow) -> None:
         """Another token when the last is old, or its key has been exchanged: LiveKit may not know that one for long."""
         try:
             key = self._egress.projects.get(broadcast.livekit_project).key
@@ -335,7 +335,7 @@ class RelayEngine:
             while line := await self._reader.readline():
                 self._silent_ticks = 0
                 said = messages.read_by_controller(line)
-                if isinstance(said, messages.Bye):
+                if isinstance(said, messages.ByeLine):
                     bye = said.reason
                 else:
                     self._take(said)
@@ -362,13 +362,13 @@ class RelayEngine:
 
     def _take(self, said: messages.FromRelay) -> None:
         match said:
-            case messages.Output():
+            case messages.OutputLine():
                 with contextlib.suppress(ValueError):
                     output_id = UUID(said.output_id)
                     self._hear(OutputReport(output_id, said.attempt, said.phase, said.at, said.code, said.detail))
-            case messages.Source():
+            case messages.SourceLine():
                 self._hear(SourceReport(said.phase, said.at, said.code, said.detail))
-            case messages.Metrics():
+            case messages.MetricsLine():
                 for one in said.outputs:
                     self._hear(_metrics(one, said))
             case _:
@@ -380,7 +380,7 @@ class RelayEngine:
         self._watched.close()
 
 
-def _metrics(one: messages.OutputMetrics, said: messages.Metrics) -> MetricsReport:
+def _metrics(one: messages.OutputMetrics, said: messages.MetricsLine) -> MetricsReport:
     data = {
         "bitrate_kbps": one.bitrate_kbps,
         "fps": one.fps,
