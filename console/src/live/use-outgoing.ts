@@ -58,7 +58,10 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
   useEffect(() => {
     let over = false;
     void attempt("3d", async () => {
-      const [{ Scene: Drawn }, { Publisher: Sender }] = await Promise.all([import("../three/scene"), import("./publisher")]);
+      const [{ Scene: Drawn }, { Publisher: Sender }] = await Promise.all([
+        import("../three/scene"),
+        import("./publisher"),
+      ]);
       if (over || !canvas.current) return;
       const first = latest.current;
       scene.current = new Drawn(canvas.current, first, first.fps);
@@ -170,7 +173,8 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
 
   useEffect(() => {
     if (!soundBlocked) return;
-    const click = () => void publisher.current?.unblock().then(() => setSoundBlocked(publisher.current?.soundIsBlocked ?? false));
+    const click = () =>
+      void publisher.current?.unblock().then(() => setSoundBlocked(publisher.current?.soundIsBlocked ?? false));
     document.addEventListener("click", click);
     return () => document.removeEventListener("click", click);
   }, [soundBlocked]);

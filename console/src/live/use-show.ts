@@ -133,7 +133,13 @@ export function useShow(room: string | null): Show & { take: (status: StatusOut)
 }
 
 /** Listens until `over`, coming back after each end of the stream behind the last event that it had. */
-async function follow(room: string, language: Language, over: AbortSignal, tell: (news: News) => void, onAir: () => boolean) {
+async function follow(
+  room: string,
+  language: Language,
+  over: AbortSignal,
+  tell: (news: News) => void,
+  onAir: () => boolean,
+) {
   let last = "";
   while (!over.aborted) {
     const broken = new AbortController();

@@ -76,7 +76,11 @@ export class Pace {
    */
   private busy(): boolean {
     const now = performance.now();
-    for (let first = this.begun[0]; first && this.gl.clientWaitSync(first.made, 0, 0) !== this.gl.TIMEOUT_EXPIRED; first = this.begun[0]) {
+    for (
+      let first = this.begun[0];
+      first && this.gl.clientWaitSync(first.made, 0, 0) !== this.gl.TIMEOUT_EXPIRED;
+      first = this.begun[0]
+    ) {
       const took = now - first.at;
       this.restUntil = this.goesOut || took < SLOW ? 0 : now + Math.min(took, LONGEST_REST);
       this.gl.deleteSync(first.made);

@@ -68,7 +68,8 @@ async function sha256(file: File): Promise<string> {
 
 let count = 0;
 /** Later ones sort after earlier ones. */
-const newId = () => `${Date.now().toString(36)}-${(count++).toString(36).padStart(4, "0")}-${Math.random().toString(36).slice(2, 8)}`;
+const newId = () =>
+  `${Date.now().toString(36)}-${(count++).toString(36).padStart(4, "0")}-${Math.random().toString(36).slice(2, 8)}`;
 
 export function UploadsProvider({ children }: { children: ReactNode }) {
   const client = useQueryClient();
@@ -143,11 +144,16 @@ export function UploadsProvider({ children }: { children: ReactNode }) {
         removeFingerprintOnSuccess: true,
         metadata: { filename: item.key, filetype: mime, ...(digest ? { sha256: digest } : {}) },
         onProgress: (sent) => change(item.id, { sent }),
-        onSuccess: ({ lastResponse }) => finished(item.id, { state: "done", asset: lastResponse.getHeader("butai-asset-id") }),
+        onSuccess: ({ lastResponse }) =>
+          finished(item.id, { state: "done", asset: lastResponse.getHeader("butai-asset-id") }),
         onError: (error) => {
           const answer = "originalResponse" in error ? error.originalResponse : null;
           const problem = answer ? problemIn(answer.getStatus(), answer.getBody()) : null;
-          change(item.id, { state: "failed", code: problem?.code ?? "unreachable", reason: problem?.message ?? error.message });
+          change(item.id, {
+            state: "failed",
+            code: problem?.code ?? "unreachable",
+            reason: problem?.message ?? error.message,
+          });
         },
         onShouldRetry: (error) => {
           const status = error.originalResponse?.getStatus() ?? 0;
@@ -190,7 +196,10 @@ export function UploadsProvider({ children }: { children: ReactNode }) {
           const place = placeOf(name);
           const until = file && place ? take(id, file, place.mime, Promise.resolve()) : Promise.resolve();
           const state = !file ? "lost" : paused ? "paused" : "waiting";
-          set((all) => [...all.filter((one) => one.id !== id), { id, name, key, size, sent: 0, state, kept: Boolean(file) }]);
+          set((all) => [
+            ...all.filter((one) => one.id !== id),
+            { id, name, key, size, sent: 0, state, kept: Boolean(file) },
+          ]);
           await until;
         });
     });
@@ -214,7 +223,11 @@ export function UploadsProvider({ children }: { children: ReactNode }) {
         const id = lost?.id ?? newId();
         fresh.push({ ...plain, id, key, state: "waiting" });
         const kept = keeping.current
-          .then(() => (work.current.has(id) ? keep({ id, user: user ?? "", name: file.name, key, size: file.size, paused: false, file }) : false))
+          .then(() =>
+            work.current.has(id)
+              ? keep({ id, user: user ?? "", name: file.name, key, size: file.size, paused: false, file })
+              : false,
+          )
           .then((whole) => change(id, { kept: whole }));
         keeping.current = kept;
         const until = take(id, file, place.mime, kept);
@@ -222,7 +235,10 @@ export function UploadsProvider({ children }: { children: ReactNode }) {
       }
       const ids = new Set(fresh.map((one) => one.id));
       const keys = new Set(fresh.map((one) => one.key));
-      set((all) => [...all.filter((one) => !ids.has(one.id) && !(OVER.includes(one.state) && keys.has(one.key))), ...fresh]);
+      set((all) => [
+        ...all.filter((one) => !ids.has(one.id) && !(OVER.includes(one.state) && keys.has(one.key))),
+        ...fresh,
+      ]);
     },
     [change, take, user],
   );

@@ -77,7 +77,10 @@ export async function forget(id: string): Promise<void> {
 
 export async function pauseKept(id: string, paused: boolean): Promise<void> {
   try {
-    const known = await run<Known | undefined>("readonly", (uploads) => uploads.get(id) as IDBRequest<Known | undefined>);
+    const known = await run<Known | undefined>(
+      "readonly",
+      (uploads) => uploads.get(id) as IDBRequest<Known | undefined>,
+    );
     if (known) await run("readwrite", (uploads) => uploads.put({ ...known, paused }));
   } catch {
     // It goes on by itself after a reload, then.
@@ -86,7 +89,10 @@ export async function pauseKept(id: string, paused: boolean): Promise<void> {
 
 export async function find(id: string): Promise<Kept | null> {
   try {
-    const known = await run<Known | undefined>("readonly", (uploads) => uploads.get(id) as IDBRequest<Known | undefined>);
+    const known = await run<Known | undefined>(
+      "readonly",
+      (uploads) => uploads.get(id) as IDBRequest<Known | undefined>,
+    );
     if (!known) return null;
     const file = await run<File | undefined>("readonly", (_, files) => files.get(id) as IDBRequest<File | undefined>);
     return { ...known, file: file ?? null };
@@ -99,7 +105,10 @@ export async function find(id: string): Promise<Kept | null> {
 export async function keptBy(user: string): Promise<string[]> {
   try {
     const all = await run<Known[]>("readonly", (uploads) => uploads.getAll() as IDBRequest<Known[]>);
-    return all.filter((one) => one.user === user).map((one) => one.id).sort();
+    return all
+      .filter((one) => one.user === user)
+      .map((one) => one.id)
+      .sort();
   } catch {
     return [];
   }

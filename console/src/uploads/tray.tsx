@@ -93,11 +93,18 @@ function Line({ item }: { item: Item }) {
         {item.state === "paused" ? button(t.uploads.resume, resume) : null}
         {item.state === "failed" && item.key ? button(t.uploads.retry, resume) : null}
         {here && item.asset ? (
-          <Link to="/library" search={{ open: item.asset }} className="button quiet" aria-label={`${t.uploads.open}: ${item.name}`}>
+          <Link
+            to="/library"
+            search={{ open: item.asset }}
+            className="button quiet"
+            aria-label={`${t.uploads.open}: ${item.name}`}
+          >
             {t.uploads.open}
           </Link>
         ) : null}
-        {here ? null : button(item.state === "failed" || item.state === "lost" ? t.uploads.dismiss : t.uploads.cancel, cancel)}
+        {here
+          ? null
+          : button(item.state === "failed" || item.state === "lost" ? t.uploads.dismiss : t.uploads.cancel, cancel)}
       </div>
     </li>
   );

@@ -1,7 +1,17 @@
 /** The cards, of which only those near the window are in the document: 100,000 of them scroll like a hundred. */
 import { useInfiniteQuery, type InfiniteData } from "@tanstack/react-query";
 import { defaultRangeExtractor, useWindowVirtualizer, type Range } from "@tanstack/react-virtual";
-import { memo, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState, type FocusEvent, type KeyboardEvent } from "react";
+import {
+  memo,
+  useCallback,
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+  type FocusEvent,
+  type KeyboardEvent,
+} from "react";
 
 import { listAssets, type Card, type CardPage, type Filters } from "../../api/library";
 import { listKey } from "../../api/lists";
@@ -29,7 +39,15 @@ function useCards(data: InfiniteData<CardPage> | undefined): Card[] {
   }, [data]);
 }
 
-export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Filters; sort: string; onOpen: (id: string) => void }) {
+export const Grid = memo(function Grid({
+  filters,
+  sort,
+  onOpen,
+}: {
+  filters: Filters;
+  sort: string;
+  onOpen: (id: string) => void;
+}) {
   const { t } = useTexts();
   const box = useRef<HTMLDivElement>(null);
   const [{ width, top }, setPlace] = useState({ width: 0, top: 0 });
@@ -76,7 +94,8 @@ export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Fil
     rangeExtractor: useCallback(
       (range: Range) => {
         const shown = defaultRangeExtractor(range);
-        if (!focused || activeRow >= range.count || (activeRow >= (shown[0] ?? 0) && activeRow <= (shown.at(-1) ?? -1))) return shown;
+        if (!focused || activeRow >= range.count || (activeRow >= (shown[0] ?? 0) && activeRow <= (shown.at(-1) ?? -1)))
+          return shown;
         return [...shown, activeRow].sort((a, b) => a - b);
       },
       [focused, activeRow],
@@ -103,7 +122,14 @@ export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Fil
   const move = (event: KeyboardEvent<HTMLDivElement>) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const screen = columns * Math.max(Math.floor(innerHeight / height), 1);
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: screen, PageUp: -screen }[event.key];
+    const step = {
+      ArrowRight: 1,
+      ArrowLeft: -1,
+      ArrowDown: columns,
+      ArrowUp: -columns,
+      PageDown: screen,
+      PageUp: -screen,
+    }[event.key];
     const last = cards.length - 1;
     let to: number;
     if (event.key === "Home") to = 0;

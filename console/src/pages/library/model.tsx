@@ -28,7 +28,12 @@ export default function Model({ asset, mayKeep }: { asset: AssetOut; mayKeep: bo
     <div className="model">
       <Shown key={motion ? avatar : asset.url} asset={asset} url={motion ? avatar : asset.url} mayKeep={mayKeep} />
       {motion && known.length ? (
-        <Select label={t.detail.avatar} value={avatar ?? ""} options={known.map((one) => [one.url, one.name] as const)} onChange={setChosen} />
+        <Select
+          label={t.detail.avatar}
+          value={avatar ?? ""}
+          options={known.map((one) => [one.url, one.name] as const)}
+          onChange={setChosen}
+        />
       ) : null}
     </div>
   );
@@ -163,7 +168,10 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
         <Select
           label={t.detail.animation}
           value={animation}
-          options={[["", t.detail.noAnimation], ...(animations.data?.items ?? []).map((one) => [one.url, one.name] as const)]}
+          options={[
+            ["", t.detail.noAnimation],
+            ...(animations.data?.items ?? []).map((one) => [one.url, one.name] as const),
+          ]}
           onChange={(to) => {
             setAnimation(to);
             scene.current?.animate(to || null).catch(() => {

@@ -46,7 +46,8 @@ function Operations() {
   }, [tab, counted]);
   // A filter is no place to come back to; a show that was opened is.
   const change = useCallback<Change>(
-    (values) => void navigate({ search: (now: OperationsSearch) => ({ ...now, ...values }), replace: !("show" in values) }),
+    (values) =>
+      void navigate({ search: (now: OperationsSearch) => ({ ...now, ...values }), replace: !("show" in values) }),
     [navigate],
   );
   return (
@@ -54,7 +55,11 @@ function Operations() {
       <div className="page-head">
         <h1>{o.title}</h1>
         {health.data ? (
-          <span className={`state ${OVERALL[health.data.status]}`} role="status" data-health={health.isError ? "unknown" : health.data.status}>
+          <span
+            className={`state ${OVERALL[health.data.status]}`}
+            role="status"
+            data-health={health.isError ? "unknown" : health.data.status}
+          >
             {o.status[health.data.status]}
           </span>
         ) : null}

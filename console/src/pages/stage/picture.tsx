@@ -37,7 +37,12 @@ export function Preview({
           data-connection={connection}
           data-avatar={outgoing.avatar}
         />
-        <span className={connection === "on" ? "over low good" : connection === "reconnecting" ? "over low bad" : "over low"} role="status">
+        <span
+          className={
+            connection === "on" ? "over low good" : connection === "reconnecting" ? "over low bad" : "over low"
+          }
+          role="status"
+        >
           {t.stage.connection[connection]}
         </span>
         {outgoing.avatar === "loading" ? <span className="over">{t.stage.avatarLoading}</span> : null}
@@ -92,14 +97,27 @@ export function Choices({
   return (
     <section className="panel stage-choices" aria-label={t.stage.sources}>
       <div className="row">
-        <button type="button" disabled={!outgoing.ready} onClick={() => void (off ? outgoing.step() : outgoing.leave())}>
+        <button
+          type="button"
+          disabled={!outgoing.ready}
+          onClick={() => void (off ? outgoing.step() : outgoing.leave())}
+        >
           {off ? t.stage.toStudio : t.stage.leave}
         </button>
         <label className="check">
-          <input type="checkbox" checked={choice.camera} onChange={(event) => change({ camera: event.target.checked })} /> {t.stage.camera}
+          <input
+            type="checkbox"
+            checked={choice.camera}
+            onChange={(event) => change({ camera: event.target.checked })}
+          />{" "}
+          {t.stage.camera}
         </label>
         <label className="check">
-          <input type="checkbox" checked={choice.microphone} onChange={(event) => change({ microphone: event.target.checked })} />{" "}
+          <input
+            type="checkbox"
+            checked={choice.microphone}
+            onChange={(event) => change({ microphone: event.target.checked })}
+          />{" "}
           {t.stage.microphone}
         </label>
       </div>
@@ -117,10 +135,18 @@ export function Choices({
           type="hdr"
           value={
             typeof choice.background === "string"
-              ? { name: colour ? t.stage.colours[colour[0]] : choice.background, thumbnail: null, colour: choice.background }
+              ? {
+                  name: colour ? t.stage.colours[colour[0]] : choice.background,
+                  thumbnail: null,
+                  colour: choice.background,
+                }
               : choice.background
           }
-          extra={colours.map(([name, value]) => ({ name: t.stage.colours[name], colour: value, choose: () => change({ background: value }) }))}
+          extra={colours.map(([name, value]) => ({
+            name: t.stage.colours[name],
+            colour: value,
+            choose: () => change({ background: value }),
+          }))}
           onChoose={(one) => change({ background: one })}
         />
         <Picker
@@ -156,7 +182,8 @@ export function Choices({
           />
         )}
         <label className="check">
-          <input type="checkbox" checked={choice.light} onChange={(event) => change({ light: event.target.checked })} /> {t.stage.light}
+          <input type="checkbox" checked={choice.light} onChange={(event) => change({ light: event.target.checked })} />{" "}
+          {t.stage.light}
         </label>
       </div>
     </section>

@@ -102,7 +102,11 @@ export function StagePage() {
           </div>
         </section>
       ) : null}
-      {room ? <Studio key={room} room={room} listed={listed} /> : !failed && !rooms.isError ? <p className="dim">{t.loading}</p> : null}
+      {room ? (
+        <Studio key={room} room={room} listed={listed} />
+      ) : !failed && !rooms.isError ? (
+        <p className="dim">{t.loading}</p>
+      ) : null}
     </div>
   );
 }
@@ -166,7 +170,9 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
     }
   }, [renewing, status, onAir, add, tellError]);
   const keyChanged = (id: string) => {
-    const unwell = status?.outputs.find((output) => output.destination_id === id && isUp(output) && output.state !== "live");
+    const unwell = status?.outputs.find(
+      (output) => output.destination_id === id && isUp(output) && output.state !== "live",
+    );
     if (!onAir || !unwell) return;
     void stopOutput(unwell.id)
       .then(take)
@@ -176,7 +182,12 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
 
   return (
     <div className="stage-columns">
-      <Preview outgoing={outgoing} noAvatar={newest.isSuccess && avatar === null} light={choice.light} program={connection === "on" ? null : program} />
+      <Preview
+        outgoing={outgoing}
+        noAvatar={newest.isSuccess && avatar === null}
+        light={choice.light}
+        program={connection === "on" ? null : program}
+      />
       <div className="stage-side">
         <ShowPanel
           room={room}

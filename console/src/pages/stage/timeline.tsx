@@ -5,7 +5,9 @@ import { platformName } from "./destination-form";
 
 /** Viewers come and go all the time: of those in the room only the host is told of. */
 const ofSomebodyElse = (event: EventOut, host: string | null) =>
-  event.actor === "livekit" && /^(participant|track)\./.test(event.event) && (host === null || event.detail.identity !== host);
+  event.actor === "livekit" &&
+  /^(participant|track)\./.test(event.event) &&
+  (host === null || event.detail.identity !== host);
 
 export function Timeline({ events, host }: { events: EventOut[]; host: string | null }) {
   const { t, language } = useTexts();
@@ -19,7 +21,9 @@ export function Timeline({ events, host }: { events: EventOut[]; host: string | 
       <ol tabIndex={0} aria-label={t.stage.timeline}>
         {told.map((event) => (
           <li key={event.id} data-event={event.event} className={event.to ?? ""}>
-            <time dateTime={event.at}>{new Date(event.at).toLocaleTimeString(language === "zh" ? "zh-CN" : "en-GB")}</time>
+            <time dateTime={event.at}>
+              {new Date(event.at).toLocaleTimeString(language === "zh" ? "zh-CN" : "en-GB")}
+            </time>
             <span>
               {event.platform ? <b>{platformName(event.platform)} </b> : null}
               {words[event.event] ?? event.event.replaceAll(/[._]/g, " ")}
