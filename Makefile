@@ -40,6 +40,7 @@ screenshots: .venv/dev.stamp livekit console ## Pictures of the console for READ
 format: .venv/dev.stamp
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+	scripts/console --format
 
 lock: $(UV) ## Write the locks anew after pyproject.toml or requirements/dev.in changed
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml -o requirements/run.txt

@@ -24,7 +24,7 @@ export class Pace {
     private readonly goesOut: boolean,
     draw: () => void,
   ) {
-    this.ticker.onmessage = () => {
+    this.ticker.addEventListener("message", () => {
       try {
         if (!this.over && !this.busy()) draw();
       } catch (error) {
@@ -34,7 +34,7 @@ export class Pace {
         // Only now the next one: a slow computer draws fewer pictures, and is not buried in beats.
         this.ticker.postMessage(null);
       }
-    };
+    });
   }
 
   beat(fps: number): void {

@@ -178,6 +178,7 @@ export function UploadsProvider({ children }: { children: ReactNode }) {
       if (one.state !== "waiting" || keys.has(one.key)) continue;
       free -= 1;
       keys.add(one.key);
+      // oxlint-disable-next-line react/set-state-in-effect -- the queue is state of this component
       change(one.id, { state: "checking" });
       void run(one);
     }

@@ -27,12 +27,12 @@ let opened: Promise<IDBDatabase> | undefined;
 function database(): Promise<IDBDatabase> {
   opened ??= new Promise((resolve, reject) => {
     const asked = indexedDB.open(NAME, 1);
-    asked.onupgradeneeded = () => {
+    asked.addEventListener("upgradeneeded", () => {
       asked.result.createObjectStore(UPLOADS, { keyPath: "id" });
       asked.result.createObjectStore(FILES);
-    };
-    asked.onsuccess = () => resolve(asked.result);
-    asked.onerror = () => reject(asked.error ?? new Error("no database"));
+    });
+    asked.addEventListener("success", () => resolve(asked.result));
+    asked.addEventListener("error", () => reject(asked.error ?? new Error("no database")));
   });
   return opened;
 }
@@ -44,8 +44,8 @@ async function run<T>(
   const transaction = (await database()).transaction([UPLOADS, FILES], mode);
   return new Promise((resolve, reject) => {
     const asked = work(transaction.objectStore(UPLOADS), transaction.objectStore(FILES));
-    transaction.oncomplete = () => resolve(asked.result);
-    transaction.onabort = () => reject(transaction.error ?? new Error("nothing is kept"));
+    transaction.addEventListener("complete", () => resolve(asked.result));
+    transaction.addEventListener("abort", () => reject(transaction.error ?? new Error("nothing is kept")));
   });
 }
 
@@ -108,7 +108,7 @@ export async function keptBy(user: string): Promise<string[]> {
     return all
       .filter((one) => one.user === user)
       .map((one) => one.id)
-      .sort();
+      .toSorted();
   } catch {
     return [];
   }

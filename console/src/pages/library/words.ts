@@ -91,7 +91,7 @@ function written(t: Texts, fact: string, value: unknown, number: Intl.NumberForm
     return value.map(String).join(", ");
   }
   if (typeof value === "boolean") return value ? t.assets.yes : "";
-  if (typeof value !== "number") return String(value);
+  if (typeof value !== "number") return typeof value === "string" ? value : "";
   switch (fact) {
     case "frame_time":
       return number.format(1 / value);

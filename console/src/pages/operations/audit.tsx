@@ -118,7 +118,7 @@ function about(entry: EntryOut): string {
       ([name, value]) =>
         name !== "as_operator" && value !== null && value !== "" && !(Array.isArray(value) && !value.length),
     )
-    .map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : String(value)}`)
+    .map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
     .join(", ");
 }
 

@@ -42,7 +42,8 @@ function Operations() {
   const counted = Boolean(health.data);
   // Where they do not all fit, the one that is open is seen; the counts make them wider.
   useEffect(() => {
-    void tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    // oxlint-disable-next-line react/exhaustive-effect-dependencies -- looks at what these two have changed in the document
   }, [tab, counted]);
   // A filter is no place to come back to; a show that was opened is.
   const change = useCallback<Change>(

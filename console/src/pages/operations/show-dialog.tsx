@@ -205,7 +205,7 @@ function ShowTimeline({ id, onAir }: { id: string; onAir: boolean }) {
       ) : null}
       {found.data?.length === 0 ? <p className="dim">{o.noTimeline}</p> : null}
       {found.data?.length ? (
-        // Scrolls by itself, so it has to be reached by keyboard.
+        // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- scrolls by itself, so it has to be reached by keyboard
         <ol className="ops-timeline" tabIndex={0} aria-label={o.timeline}>
           {found.data.toReversed().map((event) => (
             <Happened key={event.id} event={event} />

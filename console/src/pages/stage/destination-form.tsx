@@ -37,7 +37,10 @@ export function DestinationForm({
     event.preventDefault();
     const form = event.currentTarget;
     const values = new FormData(form);
-    const text = (name: string) => String(values.get(name) ?? "").trim();
+    const text = (name: string) => {
+      const value = values.get(name);
+      return typeof value === "string" ? value.trim() : "";
+    };
     setBusy(true);
     setFailed(null);
     try {

@@ -1,4 +1,6 @@
 /** What goes out, as it goes out, and what it is made of. */
+import type { RefObject } from "react";
+
 import { Link } from "@tanstack/react-router";
 
 import { ApiError } from "../../api/http";
@@ -7,18 +9,21 @@ import { useTexts } from "../../i18n";
 import type { Texts } from "../../i18n/en";
 import { NIGHT, type Choice } from "../../live/choice";
 import type { Preset } from "../../api/live";
-import type { Outgoing, Trouble } from "../../live/use-outgoing";
+import type { Trouble } from "../../live/troubles";
+import type { Outgoing } from "../../live/use-outgoing";
 import { Picker } from "./picker";
 
 const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
 const COLOURS = { night: NIGHT, white: "#ffffff", green: "#00b140", rose: "#f2d5dc" } as const;
 
 export function Preview({
+  canvas,
   outgoing,
   noAvatar,
   light,
   program,
 }: {
+  canvas: RefObject<HTMLCanvasElement | null>;
   outgoing: Outgoing;
   noAvatar: boolean;
   light: boolean;
@@ -31,7 +36,7 @@ export function Preview({
     <section className="stage-preview" aria-label={t.stage.preview}>
       <div className="stage-box wide">
         <canvas
-          ref={outgoing.canvas}
+          ref={canvas}
           role="img"
           aria-label={t.stage.preview}
           data-connection={connection}

@@ -41,12 +41,12 @@ export function ShowPanel({
   const onAir = isOnAir(status);
   const [late, setLate] = useState(false);
   useEffect(() => {
-    if (show.news !== "old") {
-      setLate(false);
-      return;
-    }
+    if (show.news !== "old") return;
     const timer = setTimeout(() => setLate(true), MOMENT);
-    return () => clearTimeout(timer);
+    return () => {
+      clearTimeout(timer);
+      setLate(false);
+    };
   }, [show.news]);
 
   const start = async () => {
