@@ -1,7 +1,6 @@
 /**
- * Uploads under way, kept in the browser's database with their files: after a reload they go on by themselves. Used by
- * `context.tsx`. A file that is too large for that, or a browser that keeps nothing, leaves the name alone, and the file
- * has to be chosen again.
+ * Uploads under way, kept in the browser's database with their files: after a reload they go on by themselves. Of a file that
+ * is too large for that, or in a browser that keeps nothing, the name alone is kept, and the file has to be chosen again.
  */
 export interface Kept {
   id: string;
