@@ -3,6 +3,9 @@ PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
 LANES ?= 0
+# Python keeps what it compiled, even where the environment says not to: the tests start hundreds of processes, and each
+# would spend two seconds on compiling the libraries anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test test-fast check bench docs format lock livekit console screenshots system clean
 
