@@ -34,6 +34,6 @@ def assemble(database: Database, store: Store, settings: AssetSettings, http: Ht
     return Library(database, store, uploads, Delivery(store, http), settings, http, ReadUsage(database))
 
 
-def library(request: Request) -> Library:
+def get_library(request: Request) -> Library:
     """The process's library."""
     return request.state.library

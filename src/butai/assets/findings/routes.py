@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
 from butai.assets.findings.service import Action, act
-from butai.assets.library import library
+from butai.assets.library import get_library
 from butai.web.dependencies import Operator, SmallBodies, origin
 from butai.web.problems import documented
 
@@ -35,6 +35,6 @@ async def act_on_finding(
 ) -> Response:
     """`adopt` takes an object into the library, `trash` moves it away (and deletes it after the trash period), or puts the
     row into the trash, `ignore` closes the finding for good. Row and object are looked at again first."""
-    parts = library(request)
-    resolution = await act(parts.database, parts.store, parts.settings, finding_id, action, origin(request, who))
+    library = get_library(request)
+    resolution = await act(library.database, library.store, library.settings, finding_id, action, origin(request, who))
     return Response(msgspec.json.encode({"resolution": resolution}), 200, media_type="application/json")

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from butai import audit, jobs
-from butai.assets.library import library
+from butai.assets.library import get_library
 from butai.assets.patrol import queries
 from butai.assets.patrol.schemas import FindingKind, PatrolAsked, PatrolOut
 from butai.assets.patrol.task_names import PATROL_NOW
@@ -32,7 +32,7 @@ async def get_patrol(
     closed: Annotated[bool, Query(description="Resolved findings, too")] = False,
 ) -> Response:
     """What the patrol did and found, newest first. A run that goes on is seen going on."""
-    database = library(request).database
+    database = get_library(request).database
     settings: Settings = request.state.settings
     body = await queries.summary(database, settings.alerts.stale_hours) | {
         "runs": await queries.runs(database, limit, before_run),
@@ -44,7 +44,7 @@ async def get_patrol(
 @router.post("/run", status_code=202, responses=documented(400, 403, 408, 413), summary="Go on a round now")
 async def run_patrol(request: Request, who: Operator, asked: PatrolAsked) -> Response:
     """Looks for every file, due or not. It begins when a worker is free, unless one goes on already."""
-    async with library(request).database.transaction() as session:
+    async with get_library(request).database.transaction() as session:
         await jobs.enqueue(session, PATROL_NOW, {"dry_run": asked.dryRun, "requested_by": who.user_id})
         audit.record(session, origin(request, who), "patrol.run", None, detail={"dry_run": asked.dryRun})
     return Response(status_code=202)

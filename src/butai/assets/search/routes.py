@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from butai.assets import queries
 from butai.assets.kinds import AssetType
-from butai.assets.library import library
+from butai.assets.library import get_library
 from butai.assets.queries import PagePosition
 from butai.assets.schemas import AssetPage, FacetsOut
 from butai.assets.search import facets, filters, pages
@@ -123,7 +123,7 @@ async def search(request: Request) -> Response:
     cursor = asked.get("cursor")
     place = queries.decode_cursor(cursor, order) if cursor else None
     limit = _limit(asked.get("limit"))
-    database = library(request).database
+    database = get_library(request).database
     found = await pages.page(database, Search(wanted, who.user_id, order, limit, place))
     count, exact = None, False
     if place is None and not found.has_more:
@@ -152,7 +152,7 @@ async def list_facets(request: Request) -> Response:
     """How many of each type, licence, format, expression and tag are among the assets that the filters leave. Counted
     over 10,000 of them at most (`isExact`)."""
     who = await caller(request)
-    found = await facets.facets(library(request).database, _wanted(request, who, _NOTHING), who.user_id)
+    found = await facets.facets(get_library(request).database, _wanted(request, who, _NOTHING), who.user_id)
     body = {
         "counted": found.counted,
         "isExact": found.is_exact,

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from butai.assets import keys, queries
 from butai.assets.contents.embedded_thumbnail import embedded_thumbnail
-from butai.assets.library import Library, library
+from butai.assets.library import Library, get_library
 from butai.assets.queries import ReadableAsset
 from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
 from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
@@ -52,24 +52,24 @@ hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)
 async def resources(request: Request) -> Response:
     """A page of a list, newest first unless sorted otherwise. Without any paging: everything, up to 10,000 items."""
     who = await signed_in(request)
-    return await listing.answer(library(request).database, who.user_id, request.query_params)
+    return await listing.answer(get_library(request).database, who.user_id, request.query_params)
 
 
 class _File(Response):
     """A file as an answer: FastAPI hands it the connection, and the body never becomes a Python object."""
 
-    def __init__(self, parts: Library, row: ReadableAsset, plan: ReadPlan) -> None:
+    def __init__(self, library: Library, row: ReadableAsset, plan: ReadPlan) -> None:
         super().__init__()
-        self.parts, self.row, self.plan = parts, row, plan
+        self.library, self.row, self.plan = library, row, plan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
         try:
-            await self.parts.delivery.send(self.row, self.plan, scope, send, receive)
+            await self.library.delivery.send(self.row, self.plan, scope, send, receive)
         except (AssetMissing, StoreAccessDenied):
-            self.parts.reads.failed(self.row.id)
+            self.library.reads.failed(self.row.id)
             raise
-        self.parts.reads.used(self.row.id)
+        self.library.reads.used(self.row.id)
 
 
 @hot.head("/api/s3/read-object", operation_id="head_object", summary="What a read would answer", **documents.READ)
@@ -77,9 +77,9 @@ class _File(Response):
 async def read_object(request: Request) -> Response:
     """The file under a key: the caller's own first, then what is public. Ranges, ETag and HEAD work as HTTP has them."""
     who = await caller(request)
-    parts = library(request)
-    row = await _readable(parts, who, _raw_key(request.scope["query_string"]))
-    return _File(parts, row, prepare(row, Conditions.of(request.scope)))
+    library = get_library(request)
+    row = await _readable(library, who, _raw_key(request.scope["query_string"]))
+    return _File(library, row, prepare(row, Conditions.of(request.scope)))
 
 
 def _raw_key(query: bytes) -> str:
@@ -91,10 +91,10 @@ def _raw_key(query: bytes) -> str:
     raise MissingParameters("key is missing")
 
 
-async def _readable(parts: Library, who: Caller, raw_key: str) -> ReadableAsset:
+async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsset:
     """The ready row under a key. Anonymous callers learn nothing of what is not public, not even that it is not there."""
     readings = keys.readings(raw_key)
-    row = await queries.find_readable(parts.database, readings, who.user_id, who.is_operator)
+    row = await queries.find_readable(library.database, readings, who.user_id, who.is_operator)
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
     if row.status == "missing":
@@ -129,20 +129,20 @@ async def vrm_thumbnail(
     ],
 ) -> Response:
     """The thumbnail that a VRM carries. Only our own read-object URLs are taken, and no request ever goes out."""
-    parts = library(request)
-    row = await _readable(parts, who, _key_in_url(request, parts, url))
+    library = get_library(request)
+    row = await _readable(library, who, _key_in_url(request, library, url))
     plan = prepare(row, Conditions.of(request.scope))
     headers = {name: plan.headers[name] for name in ("etag", "cache-control", "vary", "cross-origin-resource-policy")}
     if plan.status == 304:
         return Response(status_code=304, headers=headers)
     assert row.object_key is not None
-    found = await embedded_thumbnail(parts.store, row.object_key, row.size_bytes or 0)
+    found = await embedded_thumbnail(library.store, row.object_key, row.size_bytes or 0)
     if found is None:
         raise AssetNotFound("The avatar has no picture inside")
     return Response(found[0], 200, {**headers, "x-content-type-options": "nosniff"}, found[1])
 
 
-def _key_in_url(request: Request, parts: Library, url: str) -> str:
+def _key_in_url(request: Request, library: Library, url: str) -> str:
     if not url:
         raise MissingParameters("url is missing")
     try:
@@ -150,7 +150,7 @@ def _key_in_url(request: Request, parts: Library, url: str) -> str:
     except ValueError as error:
         raise InvalidRequest("url cannot be read") from error
     if split.scheme or split.netloc:
-        own = (seen_origin(request.scope["scheme"], request.scope["headers"]), normal_origin(parts.http.public_url))
+        own = (seen_origin(request.scope["scheme"], request.scope["headers"]), normal_origin(library.http.public_url))
         named = normal_origin(url)
         if named is None or named not in own:
             raise InvalidRequest("url leads to another origin")
@@ -173,7 +173,7 @@ def _key_in_url(request: Request, parts: Library, url: str) -> str:
 async def upload_file(request: Request) -> Response:
     """Stores one file under the caller's key; the same key again is the same asset with new bytes."""
     who = await signed_in(request)
-    return await upload.store(library(request), request, who)
+    return await upload.store(get_library(request), request, who)
 
 
 @router.post(
@@ -187,10 +187,10 @@ async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest)
     """A URL that takes the bytes for 15 minutes, past this service. The asset is `uploading` until they are there."""
     if not wanted.fileName or not wanted.fileType:
         raise MissingParameters("fileName and fileType are needed")
-    parts = library(request)
+    library = get_library(request)
     assert who.user_id is not None
     opened = await signed.open_upload(
-        parts.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
+        library.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
     )
     body = {
         "success": True,

@@ -22,11 +22,11 @@ FORM_ROOM = 1024**2
 """Bytes of a form beside its file: text fields have at most 64 KiB, their headers less."""
 
 
-async def store(parts: Library, request: Request, who: Caller) -> Response:
+async def store(library: Library, request: Request, who: Caller) -> Response:
     """Stores the one file of a form under the caller's key. Raises every error of an upload."""
     chunks = _no_longer_than(
-        max(size_limit(parts.settings, kind, None) for kind in AssetType) + FORM_ROOM,
-        body_chunks(request.receive, parts.settings.upload_idle_timeout),
+        max(size_limit(library.settings, kind, None) for kind in AssetType) + FORM_ROOM,
+        body_chunks(request.receive, library.settings.upload_idle_timeout),
     )
     form = Form(request.headers.get("content-type", ""), chunks)
     files = form.file_parts()
@@ -44,7 +44,7 @@ async def store(parts: Library, request: Request, who: Caller) -> Response:
 
     assert who.user_id is not None
     done = await streaming.receive(
-        parts.uploads, who.user_id, origin(request, who), early, file.chunks(), settle, _declared_length(request)
+        library.uploads, who.user_id, origin(request, who), early, file.chunks(), settle, _declared_length(request)
     )
     body = {
         "success": True,

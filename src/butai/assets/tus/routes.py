@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from butai.assets import keys
 from butai.assets.kinds import AssetType, size_limit
-from butai.assets.library import library
+from butai.assets.library import get_library
 from butai.assets.models import Asset
 from butai.assets.tus import protocol, service
 from butai.assets.tus.schemas import UploadCheck, UploadKnown, UsageOut
@@ -86,7 +86,7 @@ def _documented(*parameters: dict[str, Any], body: bool = False, needed: bool = 
 @around.options("/uploads", include_in_schema=False)
 async def tus_options(request: Request) -> Response:
     """What this server can: asked by clients before they begin, without signing in."""
-    settings = library(request).settings
+    settings = get_library(request).settings
     return Response(
         status_code=204,
         headers={
@@ -250,7 +250,7 @@ def _asset(progress: UploadProgress) -> dict[str, str]:
 )
 async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> Response:
     """Among the caller's own ready files; of other people's nothing is told."""
-    async with library(request).database.transaction() as session:
+    async with get_library(request).database.transaction() as session:
         found = await session.scalar(
             select(Asset)
             .where(
@@ -283,9 +283,9 @@ async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> R
 )
 async def get_usage(request: Request, who: SignedIn) -> Response:
     """The caller's files, the trash and uploads under way counted, and how much there may be."""
-    parts = library(request)
+    library = get_library(request)
     assert who.user_id is not None
-    async with parts.database.transaction() as session:
+    async with library.database.transaction() as session:
         now = await quotas.usage(session, who.user_id)
     return _json(
         {
@@ -293,8 +293,8 @@ async def get_usage(request: Request, who: SignedIn) -> Response:
             "files": now.files,
             "reservedBytes": now.reserved_bytes,
             "reservedFiles": now.reserved_files,
-            "quotaBytes": parts.settings.quota_bytes or None,
-            "quotaFiles": parts.settings.quota_files or None,
+            "quotaBytes": library.settings.quota_bytes or None,
+            "quotaFiles": library.settings.quota_files or None,
         }
     )
 

@@ -74,18 +74,18 @@ def _progress(row: ResumableUpload) -> UploadProgress:
 
 
 async def create(
-    parts: Resumables, user_id: str, origin: Origin, key: AssetKey, length: int, sha256: str | None, metadata: str
+    resumables: Resumables, user_id: str, origin: Origin, key: AssetKey, length: int, sha256: str | None, metadata: str
 ) -> UploadProgress:
     """A row `uploading`, its room in the quota, and a place to send bytes to. Raises `FileTooLarge`, `QuotaExceeded`."""
-    settings = parts.tools.settings
+    settings = resumables.tools.settings
     limit = size_limit(settings, key.kind, key.sidecar)
     if length == 0:
         raise SignatureMismatch("The file is empty")
     if length > limit:
         raise FileTooLarge(f"{length} bytes were declared; {limit} is the most for this kind")
-    attempt = UploadAttempt(keys.mint_object_key(parts.tools.store.prefix))
+    attempt = UploadAttempt(keys.mint_object_key(resumables.tools.store.prefix))
     lease = timedelta(hours=settings.resumable_hours)
-    async with parts.tools.database.transaction() as session:
+    async with resumables.tools.database.transaction() as session:
         await quotas.hold(session, settings, user_id)
         await begin(session, user_id, key, attempt, settings, origin)
         await ledger(session, attempt, "resumable", lease, size=length, sha256=sha256)
@@ -122,22 +122,22 @@ async def _own(session: AsyncSession, upload_id: UUID, user_id: str | None) -> R
     return row
 
 
-async def look(parts: Resumables, user_id: str, upload_id: UUID) -> UploadProgress:
+async def look(resumables: Resumables, user_id: str, upload_id: UUID) -> UploadProgress:
     """How far an upload is. One that is whole, and whose process died before it said so, is finished first."""
-    async with parts.tools.database.transaction() as session:
+    async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
     while row.state == "finishing":
         # Whoever hears of all bytes takes the upload for done, and it is not: it may yet be refused.
         if row.updated_at + FINISH_AFTER < datetime.now(UTC):
-            await finish_left(parts, upload_id)
+            await finish_left(resumables, upload_id)
         await asyncio.sleep(0.2)
-        async with parts.tools.database.transaction() as session:
+        async with resumables.tools.database.transaction() as session:
             row = await _own(session, upload_id, user_id)
     return _progress(row)
 
 
 async def append(
-    parts: Resumables,
+    resumables: Resumables,
     user_id: str,
     origin: Origin,
     upload_id: UUID,
@@ -150,7 +150,7 @@ async def append(
     What arrived before the client went away is kept; with a checksum, all of the request's bytes or none. Raises
     `UploadOffsetWrong`, `UploadTaken`, `UploadChecksumWrong`, `UploadRefused` of any kind, `ClientDisconnected`.
     """
-    async with parts.tools.database.transaction() as session:
+    async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
         if row.state == "done":
             if offset != row.upload_length:
@@ -165,43 +165,43 @@ async def append(
         upload_id_of_store = await session.scalar(
             select(AssetObject.upload_id).where(AssetObject.object_key == row.object_key)
         )
-    writer = Writer(parts.tools, parts.digests, row, tail, upload_id_of_store, declared)
+    writer = Writer(resumables.tools, resumables.digests, row, tail, upload_id_of_store, declared)
     if row.state == "open":
         key = keys.parse(row.wanted_key)
         try:
             await writer.take(chunks, key)
         except UploadRefused as error:
-            await _refuse(parts, row, error, origin)
+            await _refuse(resumables, row, error, origin)
             raise
     if writer.offset == row.upload_length:
-        await _finish(parts, row, writer.number, origin, writer.parts)
+        await _finish(resumables, row, writer.number, origin, writer.parts)
     row.upload_offset, row.expires_at = writer.offset, writer.expires_at
     return _progress(row)
 
 
-async def finish_left(parts: Resumables, upload_id: UUID) -> None:
+async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
     """Finishes an upload that is whole, and that its process did not finish. Raises as `append` does."""
-    async with parts.tools.database.transaction() as session:
+    async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, None)
         if row.state != "finishing":
             return
         row.writer += 1
     log.info("upload.finish_taken_over", upload_id=str(upload_id))
-    await _finish(parts, row, row.writer, Origin(row.user_id), row.parts)
+    await _finish(resumables, row, row.writer, Origin(row.user_id), row.parts)
 
 
-async def cancel(parts: Resumables, user_id: str, origin: Origin, upload_id: UUID) -> None:
+async def cancel(resumables: Resumables, user_id: str, origin: Origin, upload_id: UUID) -> None:
     """The client wants it no more: its bytes go, and its room in the quota is free again."""
-    async with parts.tools.database.transaction() as session:
+    async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
         if row.state != "done":
             row.writer += 1
     if row.state != "done":
-        await _refuse(parts, row, UploadCancelled(), origin)
+        await _refuse(resumables, row, UploadCancelled(), origin)
 
 
-async def _refuse(parts: Resumables, row: ResumableUpload, error: ButaiError, origin: Origin) -> None:
-    async with parts.tools.database.transaction() as session:
+async def _refuse(resumables: Resumables, row: ResumableUpload, error: ButaiError, origin: Origin) -> None:
+    async with resumables.tools.database.transaction() as session:
         asked = await session.execute(
             update(ResumableUpload)
             .where(
@@ -214,7 +214,7 @@ async def _refuse(parts: Resumables, row: ResumableUpload, error: ButaiError, or
         if not asked.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
             raise UploadTaken
         await fail(session, await _attempt(session, row), error, actor=row.user_id, origin=origin)
-    parts.digests.forget(row.id)
+    resumables.digests.forget(row.id)
     log.info("upload.failed", asset_id=str(row.asset_id), upload_id=str(row.id), error_code=error.code)
 
 
@@ -224,19 +224,19 @@ async def _attempt(session: AsyncSession, row: ResumableUpload) -> UploadAttempt
 
 
 async def _finish(
-    parts: Resumables, row: ResumableUpload, number: int, origin: Origin, sent: list[list[object]]
+    resumables: Resumables, row: ResumableUpload, number: int, origin: Origin, sent: list[list[object]]
 ) -> None:
     """Joins the parts, checks the whole, and points the asset at it."""
     row.writer = number
     key = keys.parse(row.wanted_key)
     try:
-        stored = await _joined(parts, row, key, sent)
-        limit = size_limit(parts.tools.settings, key.kind, key.sidecar)
+        stored = await _joined(resumables, row, key, sent)
+        limit = size_limit(resumables.tools.settings, key.kind, key.sidecar)
         stored = checked(stored, key, limit, row.declared_sha256, row.upload_length)
     except UploadRefused as error:
-        await _refuse(parts, row, error, origin)
+        await _refuse(resumables, row, error, origin)
         raise
-    async with parts.tools.database.transaction() as session:
+    async with resumables.tools.database.transaction() as session:
         asked = await session.execute(
             update(ResumableUpload)
             .where(ResumableUpload.id == row.id, ResumableUpload.writer == number)
@@ -245,29 +245,31 @@ async def _finish(
         if not asked.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
             raise UploadTaken
         await finish(session, await _attempt(session, row), stored, actor=row.user_id, origin=origin)
-    parts.digests.forget(row.id)
+    resumables.digests.forget(row.id)
     log.info("upload.completed", asset_id=str(row.asset_id), upload_id=str(row.id), size=stored.size)
 
 
-async def _joined(parts: Resumables, row: ResumableUpload, key: AssetKey, sent: list[list[object]]) -> StoredObject:
-    store = parts.tools.store
-    async with parts.tools.database.transaction() as session:
+async def _joined(
+    resumables: Resumables, row: ResumableUpload, key: AssetKey, sent: list[list[object]]
+) -> StoredObject:
+    store = resumables.tools.store
+    async with resumables.tools.database.transaction() as session:
         upload_id = await session.scalar(select(AssetObject.upload_id).where(AssetObject.object_key == row.object_key))
     assert upload_id is not None
     etag = await store.complete_multipart(row.object_key, upload_id, [(int(str(n)), str(tag)) for n, tag, _ in sent])
     facts = await store.head(row.object_key)
     wanted = META_LIMIT if key.sidecar is Sidecar.META and facts.size <= META_LIMIT else HEAD_BYTES
     head = await store.read(row.object_key, 0, wanted)
-    digest = parts.digests.at(row.id, row.upload_length)
-    sha256 = digest.hexdigest() if digest is not None else await _read_back(parts, row.object_key)
+    digest = resumables.digests.at(row.id, row.upload_length)
+    sha256 = digest.hexdigest() if digest is not None else await _read_back(resumables, row.object_key)
     meta = parse_meta(head) if key.sidecar is Sidecar.META else None
     return StoredObject(facts.size, sha256, etag or facts.etag, head[:HEAD_BYTES], meta)
 
 
-async def _read_back(parts: Resumables, object_key: str) -> str:
+async def _read_back(resumables: Resumables, object_key: str) -> str:
     """The SHA-256 of what is stored: several processes had a part in it, and a digest cannot be handed on."""
     digest = hashlib.sha256()
-    async with parts.tools.store.open(object_key) as body:
+    async with resumables.tools.store.open(object_key) as body:
         async for chunk in body.chunks():
             await asyncio.to_thread(digest.update, chunk)
     return digest.hexdigest()
