@@ -382,8 +382,8 @@ class Patrol:
             )
         if (lately or 0) + looked.counts[Ruling.LOST] > LEAST_MASS:
             raise StoreUnreliable(
-                "patrol_mass_missing",
-                f"{lately} files were found missing in ten minutes, one by one: the next is left to a whole round",
+                f"{lately} files were found missing in ten minutes, one by one: the next is left to a whole run",
+                code="patrol_mass_missing",
             )
 
 

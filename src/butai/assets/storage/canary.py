@@ -11,7 +11,7 @@ from butai.assets.storage.heads import Heads
 class StoreUnreliable(Exception):
     """The store's answers cannot be believed now. `code` is the alert's; `detail` is for an operator."""
 
-    def __init__(self, detail: str, code: str = "patrol_unreliable") -> None:
+    def __init__(self, detail: str, *, code: str = "patrol_unreliable") -> None:
         super().__init__(detail)
         self.code, self.detail = code, detail
 
