@@ -3,6 +3,9 @@ PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
 LANES ?= 0
+# Python keeps what it compiled, even where the environment says not to: the tests start hundreds of processes, and each
+# would spend two seconds on compiling the libraries anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test test-fast check bench docs format lock livekit console screenshots system clean
 
@@ -40,6 +43,7 @@ screenshots: .venv/dev.stamp livekit console ## Pictures of the console for READ
 format: .venv/dev.stamp
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+	scripts/console --format
 
 lock: $(UV) ## Write the locks anew after pyproject.toml or requirements/dev.in changed
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml -o requirements/run.txt

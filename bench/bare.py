@@ -1,7 +1,7 @@
 """The list route with nothing around it: what `list_page` measures the whole middleware against.
 
-The same handler of `butai.assets.contract` under FastAPI and uvicorn, but no identity (every caller is the same user),
-no request id, no metrics, no log line. Started by `servers.bare`; takes the settings of `butai api`, and a port.
+The same handler of `butai.assets.studio_contract.routes` under FastAPI and uvicorn, but no identity (every caller is the
+same user), no request id, no metrics, no log line. Started by `servers.bare`; takes the settings of `butai api`, and a port.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from butai.assets import contract
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai.assets.library import assemble
+from butai.assets.storage.client import Store
+from butai.assets.studio_contract import routes
 from butai.config import Settings
 from butai.database import Database
 from butai.identity import Caller
@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield {"library": library, "identity": _Somebody()}
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.include_router(contract.hot)
+    app.include_router(routes.hot)
     return app
 
 

@@ -31,7 +31,7 @@ from butai import database
 from butai.config import DatabaseSettings
 from butai.database import Database
 from butai.embedded.postgres import EmbeddedPostgres
-from butai.live import queries
+from butai.live.broadcasts import queries
 
 BROADCASTS, OUTPUTS_EACH = 200, 2
 CHANGES_A_SECOND = 20

@@ -21,9 +21,9 @@ import servers
 from harness import Benchmark, Failed, Figures, Limit, Ratio, arguments, cpu_of, main, versions
 from pydantic import SecretStr
 
-from butai.assets.inspection import Reader, read_facts
+from butai.assets.contents.tasks import Reader, read_facts
 from butai.assets.kinds import AssetType
-from butai.assets.storage import Store, Whole
+from butai.assets.storage.client import BytesPayload, Store
 from butai.config import StoreSettings
 from butai.embedded.seaweed import EmbeddedSeaweed
 
@@ -247,7 +247,7 @@ async def fill(settings: StoreSettings) -> tuple[list[int], int]:
             body = avatar(number)
             sizes.append(len(body))
             (json_bytes,) = struct.unpack_from("<I", body, 12)
-            await store.put(name(number), Whole(body), "model/gltf-binary")
+            await store.put(name(number), BytesPayload(body), "model/gltf-binary")
     return sizes, json_bytes
 
 

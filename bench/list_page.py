@@ -17,7 +17,7 @@ import seed
 import servers
 from harness import Benchmark, Failed, Figures, Ratio, arguments, in_words, main, need, tool_version, versions, wrk
 
-from butai.assets.queries import Place, encode_cursor, parse_sort
+from butai.assets.queries import PagePosition, encode_cursor, parse_sort
 
 LIST = "/api/s3/resources?type=vrm&pageSize=100"
 CURSORS = 2000
@@ -110,7 +110,7 @@ def paths(url: str) -> tuple[list[str], list[str], str]:
     where = "type = 'vrm' AND status = 'ready' AND deleted_at IS NULL AND sidecar IS NULL AND visibility = 'public'"
 
     def butai(value: str, asset_id: str) -> str:
-        return f"{LIST}&cursor={encode_cursor(order, Place(value, asset_id, 667_000, 2))}"
+        return f"{LIST}&cursor={encode_cursor(order, PagePosition(value, asset_id, 667_000, 2))}"
 
     with psycopg.connect(url) as connection:
         rows = connection.execute(

@@ -129,11 +129,11 @@ class Relay:
 
     def phases(self) -> dict[str, str]:
         """The newest of each output."""
-        return {line.output_id: line.phase for line in self.lines if isinstance(line, messages.Output)}
+        return {line.output_id: line.phase for line in self.lines if isinstance(line, messages.OutputLine)}
 
-    def metrics(self) -> list[messages.Metrics]:
+    def metrics(self) -> list[messages.MetricsLine]:
         """All that came."""
-        return [line for line in self.lines if isinstance(line, messages.Metrics)]
+        return [line for line in self.lines if isinstance(line, messages.MetricsLine)]
 
 
 @contextlib.asynccontextmanager
@@ -163,15 +163,15 @@ async def relay(folder: Path, livekit: LiveKit, room: str) -> AsyncIterator[Rela
 
         async def ping() -> None:
             while True:
-                ours.say(messages.Ping())
+                ours.say(messages.PingLine())
                 await asyncio.sleep(5)
 
         tasks = [asyncio.create_task(listen()), asyncio.create_task(ping())]
-        ours.say(messages.Hello("bench", 1))
+        ours.say(messages.HelloLine("bench", 1))
         seen = token(livekit, room, f"relay-{broadcast}", hidden=True)
-        ours.say(messages.Configure(broadcast, livekit.url, seen, HOST, PRESET))
+        ours.say(messages.ConfigureLine(broadcast, livekit.url, seen, HOST, PRESET))
         yield ours
-        ours.say(messages.Stop())
+        ours.say(messages.StopLine())
         async with asyncio.timeout(15):
             await process.wait()
         for task in tasks:

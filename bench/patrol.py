@@ -24,7 +24,7 @@ import psycopg
 import servers
 from harness import Benchmark, Failed, Figures, Limit, Ratio, arguments, cpu_of, main, need, tool_version, versions, wrk
 
-from butai.assets.patrol.heads import CONCURRENCY, _fast_store  # pyright: ignore[reportPrivateUsage]
+from butai.assets.storage.heads import CONCURRENCY, _fast_store  # pyright: ignore[reportPrivateUsage]
 from butai.config import StoreSettings
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
@@ -48,8 +48,8 @@ import asyncio, json, os, sys, time, psutil
 from butai import log
 from butai.config import Settings
 from butai.database import Database
-from butai.assets.storage import Store
-from butai.assets.patrol.patrolling import Patrol
+from butai.assets.storage.client import Store
+from butai.assets.patrol.run import Patrol
 async def main():
     settings = Settings()
     log.configure(settings.log, settings.secrets())

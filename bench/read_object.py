@@ -35,7 +35,7 @@ from harness import (
     wrk,
 )
 
-from butai.assets import sigv4
+from butai.assets.storage import sigv4
 from butai.embedded.seaweed import EmbeddedSeaweed
 
 SIZES = (5, 50)

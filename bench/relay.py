@@ -101,7 +101,7 @@ async def air(folder: Path, livekit: LiveKit, room: str, outputs: int, seconds: 
         relay = await opened.enter_async_context(media.relay(folder, livekit, room))
         for number, sink in enumerate(sinks):
             url = f"rtmp://127.0.0.1:{sink.port}/live"
-            relay.say(media.messages.StartOutput(str(number), 1, url, "bench", allow_private=True))
+            relay.say(media.messages.StartOutputLine(str(number), 1, url, "bench", allow_private=True))
         await media.until(
             lambda: list(relay.phases().values()) == ["live"] * outputs, 30, f"{outputs} outputs are live in {room}"
         )

@@ -124,7 +124,7 @@ def parts(folder: Path) -> Figures:
     store.kill()
     store.wait()
     with timed(figures, "api"):
-        subprocess.run([sys.executable, "-c", "import butai.cli, butai.api"], check=True)
+        subprocess.run([sys.executable, "-c", "import butai.cli.__main__, butai.api"], check=True)
     figures["warm"] = figures["postgres"] + figures["weed"] + figures["api"]
     figures["cold"] = figures["warm"] + figures["initdb"]
     return figures

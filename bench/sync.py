@@ -95,7 +95,7 @@ async def show(folder: Path, server: EmbeddedLiveKit, number: int, seconds: floa
         await opened.enter_async_context(media.host(server.livekit, room))
         relay = await opened.enter_async_context(media.relay(folder, server.livekit, room))
         url = f"rtmp://127.0.0.1:{sink.port}/live"
-        relay.say(media.messages.StartOutput("0", 1, url, "bench", allow_private=True))
+        relay.say(media.messages.StartOutputLine("0", 1, url, "bench", allow_private=True))
         await media.until(lambda: relay.phases() == {"0": "live"}, 30, "the output is live")
         before = counted()
         await asyncio.sleep(seconds)

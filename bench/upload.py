@@ -34,7 +34,7 @@ from harness import (
     versions,
 )
 
-from butai.assets import sigv4
+from butai.assets.storage import sigv4
 from butai.embedded.seaweed import EmbeddedSeaweed
 
 SIZE = 100

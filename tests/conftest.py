@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import socket
@@ -11,26 +10,21 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 from xml.etree import ElementTree
 
 import aiohttp
 import hypothesis
-import psycopg
 import pytest
-import uvicorn
-from psycopg import sql
 from pydantic import SecretStr
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from yarl import URL
 
-from butai import database as database_module
 from butai.api import create_app
-from butai.assets import sigv4
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai.assets.library import assemble
+from butai.assets.storage import sigv4
+from butai.assets.storage.client import Store
 from butai.config import (
     AssetSettings,
     DatabaseSettings,
@@ -45,7 +39,9 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from butai.worker import make_app
+from tests.databases import Databases, run_databases
 from tests.fakes.store_proxy import StoreProxy
+from tests.prompt_server import run_server
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all programs that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,13 +67,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server whose database `butai` is migrated and serves as the template."""
-    # These databases outlive nothing: no waiting for the disk.
-    quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), settings=quick) as server:
-        database_module.migrate(server.url)
-        yield server
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """A Postgres with a migrated database to copy."""
+    with run_databases(tmp_path_factory.mktemp("postgres")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres(databases: Databases) -> EmbeddedPostgres:
+    """The server of all databases but those of tests that start their own."""
+    return databases.server
 
 
 @pytest.fixture(scope="session")
@@ -104,18 +103,10 @@ def proxy(_proxy: StoreProxy) -> Iterator[StoreProxy]:
 
 
 @pytest.fixture
-def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+def database_url(databases: Databases) -> Iterator[str]:
     """A fresh migrated database."""
-    name = f"test_{uuid.uuid4().hex}"
-    template = urlsplit(postgres.url).path.lstrip("/")
-    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER butai").format(sql.Identifier(name), sql.Identifier(template))
-        )
-    parts = urlsplit(postgres.url)
-    yield urlunsplit(parts._replace(path=f"/{name}"))
-    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    with databases.fresh() as url:
+        yield url
 
 
 @pytest.fixture
@@ -204,19 +195,8 @@ async def serving(settings: Settings, port: int = 0) -> AsyncIterator[Api]:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", port))
     port = listener.getsockname()[1]
-    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        assert not task.done(), task
-        await asyncio.sleep(0.01)
-    try:
-        async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Api(f"http://127.0.0.1:{port}", settings, client)
-    finally:
-        server.should_exit = True
-        await task
+    async with run_server(create_app(settings), listener), aiohttp.ClientSession(auto_decompress=False) as client:
+        yield Api(f"http://127.0.0.1:{port}", settings, client)
 
 
 @pytest.fixture

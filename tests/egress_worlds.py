@@ -20,13 +20,13 @@ from pydantic import SecretStr
 from butai.config import DatabaseSettings, LiveKitSettings, LiveSettings
 from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit
-from butai.live.desired import BroadcastRow
-from butai.live.egress.livekit import LiveKitEgress
-from butai.live.egress.poller import Pace
-from butai.live.egress.port import Egress, Engine
-from butai.live.egress.relay import RelayEgress
-from butai.live.observations import EngineGone, Heard, OutputReport, SourceReport
+from butai.live.egress.livekit.livekit import LiveKitEgress
+from butai.live.egress.livekit.poller import Pace
+from butai.live.egress.relay.engine import RelayEgress
 from butai.live.projects import Projects
+from butai.live.reconcile.port import Egress, Engine
+from butai.live.reconcile.reports import EngineGone, Heard, OutputReport, SourceReport
+from butai.live.reconcile.rows import BroadcastRow
 from tests.fakes.livekit_egress import Refuse, StandIn, Unreachable
 from tests.livekit_shows import SECRET, LiveKitShows
 from tests.platforms import Platform

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from butai.config import DatabaseSettings, LiveKitSettings
 from butai.controller import Controller
 from butai.database import Database
-from butai.live.egress.livekit import LiveKitEgress
-from butai.live.egress.poller import Pace
+from butai.live.egress.livekit.livekit import LiveKitEgress
+from butai.live.egress.livekit.poller import Pace
 from butai.live.projects import Projects
 from tests.fakes.livekit_egress import StandIn
 from tests.shows import KEY, Shows, shows

@@ -13,8 +13,8 @@ import psycopg
 from aiohttp import web
 from psycopg.rows import dict_row
 
-from butai.assets.patrol.patrolling import Patrol, Run
-from butai.assets.storage import Store, Whole
+from butai.assets.patrol.run import Patrol, Run
+from butai.assets.storage.client import BytesPayload, Store
 from butai.config import Settings
 from butai.database import Database
 
@@ -59,7 +59,7 @@ class Studio:
             asset_id, key = uuid4(), f"{self.store.prefix}objects/{uuid4().hex}"
             body = f"file {number}".encode()
             async with slots:
-                return asset_id, key, body, await self.store.put(key, Whole(body), "model/gltf-binary")
+                return asset_id, key, body, await self.store.put(key, BytesPayload(body), "model/gltf-binary")
 
         for asset_id, key, body, etag in await asyncio.gather(*(put(number) for number in range(count))):
             await self.do(
@@ -81,7 +81,7 @@ class Studio:
     async def bring_back(self, *ids: UUID) -> None:
         """As they were, byte for byte; the index is not touched."""
         for asset_id in ids:
-            await self.store.put(self.keys[asset_id], Whole(self.bodies[asset_id]), "model/gltf-binary")
+            await self.store.put(self.keys[asset_id], BytesPayload(self.bodies[asset_id]), "model/gltf-binary")
 
     async def rows(self) -> dict[UUID, dict[str, Any]]:
         """All of each asset's row."""

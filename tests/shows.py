@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from butai.config import DatabaseSettings, LiveKitSettings, LiveSettings, RetrySettings
 from butai.controller import Controller
 from butai.database import Database
-from butai.live.egress.relay import RelayEgress
+from butai.live.egress.relay.engine import RelayEgress
 from butai.live.projects import Projects
 from tests.fakes.controller_process import RELAY
 

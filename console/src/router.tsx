@@ -2,13 +2,7 @@
  * The console's pages and their addresses. The server answers each of them with the same document (src/butai/console.py):
  * a new address has to be named there too. Each page but the library is a script of its own, loaded when it is opened.
  */
-import {
-  createRootRoute,
-  createRoute,
-  createRouter,
-  lazyRouteComponent,
-  redirect,
-} from "@tanstack/react-router";
+import { createRootRoute, createRoute, createRouter, lazyRouteComponent, redirect } from "@tanstack/react-router";
 
 import { LibraryPage } from "./pages/library/library-page";
 import { readSearch } from "./pages/library/search";
@@ -37,7 +31,8 @@ const library = createRoute({
 const stage = createRoute({
   getParentRoute: () => root,
   path: "/stage",
-  validateSearch: (found: Record<string, unknown>): { room?: string } => (typeof found.room === "string" ? { room: found.room } : {}),
+  validateSearch: (found: Record<string, unknown>): { room?: string } =>
+    typeof found.room === "string" ? { room: found.room } : {},
   component: lazyRouteComponent(() => import("./pages/stage/stage-page"), "StagePage"),
 });
 

@@ -19,50 +19,56 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
-from butai import __version__, audit_routes, console, docs_page, health_routes, job_routes, problems
+from butai import __version__
 from butai.alerts import routes as alert_routes
-from butai.apikeys import ApiKeys
-from butai.assets import contract, routes
+from butai.assets import routes
+from butai.assets.findings import routes as findings_routes
+from butai.assets.library import Library, assemble
 from butai.assets.patrol import routes as patrol_routes
-from butai.assets.resumable import routes as resumable_routes
 from butai.assets.search import routes as search_routes
-from butai.assets.storage import Store
-from butai.assets.wiring import Library, assemble
-from butai.calling import NEEDS_SIGN_IN
+from butai.assets.storage.client import Store
+from butai.assets.studio_contract import routes as contract
+from butai.assets.tus import routes as tus_routes
+from butai.assets.tus.digests import Digests
+from butai.assets.tus.service import Resumables
 from butai.config import Settings
 from butai.database import Database
-from butai.health import Health
-from butai.http_server import ending
 from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
+from butai.identity.api_keys import ApiKeys
 from butai.live import audit_routes as live_audit_routes
-from butai.live import (
-    destination_routes,
-    destinations,
-    event_routes,
-    ingress_routes,
-    room_routes,
-    show_routes,
-    webhook_routes,
-)
-from butai.live import routes as live_routes
+from butai.live.broadcasts import overview_routes, stream_routes
+from butai.live.broadcasts import routes as live_routes
+from butai.live.destinations import routes as destination_routes
+from butai.live.destinations import service
 from butai.live.feed import Feed
+from butai.live.ingresses import routes as ingress_routes
 from butai.live.projects import Projects
+from butai.live.rooms import routes as room_routes
+from butai.live.stage import Stage
 from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
-from butai.live.webhooks import Intake
-from butai.live.wiring import Stage
-from butai.observe import Metrics, Observed
+from butai.live.webhooks import routes as webhook_routes
+from butai.live.webhooks.intake import Intake
+from butai.operations import audit_routes, console, job_routes
+from butai.operations import routes as health_routes
+from butai.operations.health import Health
+from butai.web import docs, problems
+from butai.web.dependencies import NEEDS_SIGN_IN
+from butai.web.metrics import Metrics
+from butai.web.request_log import RequestLog
+from butai.web.uvicorn_limits import ending
 
 log = structlog.get_logger(__name__)
 
 
-class State(TypedDict):
+class RequestState(TypedDict):
     """What routes find in `request.state`, beside `request_id`."""
 
     settings: Settings
     database: Database
     identity: Identity
     library: Library
+    resumables: Resumables
     stage: Stage
     webhooks: Intake
     health: Health
@@ -71,7 +77,7 @@ class State(TypedDict):
 def create_app(settings: Settings) -> ASGIApp:
     """The application with all its middleware. Opens nothing until the server starts it."""
     metrics = Metrics()
-    return Observed(_application(settings, metrics), metrics, settings.http.access_log)
+    return RequestLog(_application(settings, metrics), metrics, settings.http.access_log)
 
 
 def document() -> dict[str, Any]:
@@ -82,7 +88,7 @@ def document() -> dict[str, Any]:
 def _application(settings: Settings, metrics: Metrics) -> FastAPI:
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[RequestState]:
         async with AsyncExitStack() as opened:
             database = await opened.enter_async_context(Database(settings.database))
             store = await opened.enter_async_context(Store(settings.store))
@@ -115,6 +121,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "database": database,
                 "identity": identity,
                 "library": parts,
+                "resumables": Resumables(parts.uploads, Digests()),
                 "stage": live,
                 "webhooks": webhooks,
                 "health": health,
@@ -139,25 +146,25 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(contract.router)
     app.include_router(routes.router)
     app.include_router(patrol_routes.router)
-    app.include_router(patrol_routes.findings)
-    app.include_router(resumable_routes.router)
-    app.include_router(resumable_routes.around)
+    app.include_router(findings_routes.router)
+    app.include_router(tus_routes.router)
+    app.include_router(tus_routes.around)
     app.include_router(alert_routes.router)
     app.include_router(job_routes.router)
     app.include_router(audit_routes.router)
     app.include_router(health_routes.router)
     for part in (
         live_routes,
-        show_routes,
+        overview_routes,
         room_routes,
         ingress_routes,
         destination_routes,
         live_audit_routes,
-        event_routes,
+        stream_routes,
     ):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
-    docs_page.install(app)
+    docs.install(app)
     console.install(app)
     if settings.http.cors_origins:
         app.add_middleware(
@@ -200,7 +207,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
 
 async def _renew_seals(stage: Stage) -> None:
     try:
-        await destinations.renew_seals(stage)
+        await service.renew_seals(stage)
     except Exception as error:
         # Nothing is lost: the older keys still open, and the next start tries again.
         log.warning("stream_keys.not_renewed", reason=type(error).__name__)

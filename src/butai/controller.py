@@ -26,12 +26,12 @@ from psycopg.types.json import Jsonb
 from butai.config import LiveSettings, Settings
 from butai.database import UNREACHABLE, Connection, Database
 from butai.errors import DatabaseUnavailable
-from butai.live.draft import Policy
-from butai.live.egress.port import Egress
-from butai.live.leases import Leases
-from butai.live.observations import MetricsReport
-from butai.live.reconciler import Gate, Reconciler
-from butai.live.transitions import Lease
+from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.leases import Leases
+from butai.live.reconcile.port import Egress
+from butai.live.reconcile.reconciler import BroadcastReconciler, RowAccess
+from butai.live.reconcile.reports import MetricsReport
+from butai.live.reconcile.transitions import Lease
 
 log = structlog.get_logger(__name__)
 
@@ -69,10 +69,10 @@ class Controller:
         self._egresses = {egress.name: egress for egress in egresses}
         self._host = egresses[0].host
         self._leases = Leases(database, name, self._host, settings.lease, list(self._egresses))
-        self._gate = Gate(database, min(TRANSACTIONS, database.settings.pool_size))
+        self._gate = RowAccess(database, min(TRANSACTIONS, database.settings.pool_size))
         rules = {"youtube": settings.youtube_retry, "twitch": settings.twitch_retry, "custom": settings.custom_retry}
         self._policies = {egress.name: Policy(rules, egress.host, random.random) for egress in egresses}
-        self._held: dict[UUID, tuple[Reconciler, asyncio.Task[None]]] = {}
+        self._held: dict[UUID, tuple[BroadcastReconciler, asyncio.Task[None]]] = {}
         self._metrics: dict[UUID, MetricsReport] = {}
         self._free = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -172,11 +172,13 @@ class Controller:
 
     def _keep(self, lease: Lease, egress: str) -> None:
         log.info("lease.taken", broadcast_id=str(lease.broadcast_id), epoch=lease.epoch)
-        reconciler = Reconciler(lease, self._gate, self._egresses[egress], self._policies[egress], self._measure)
+        reconciler = BroadcastReconciler(
+            lease, self._gate, self._egresses[egress], self._policies[egress], self._measure
+        )
         task = asyncio.create_task(self._reconcile(reconciler))
         self._held[lease.broadcast_id] = (reconciler, task)
 
-    async def _reconcile(self, reconciler: Reconciler) -> None:
+    async def _reconcile(self, reconciler: BroadcastReconciler) -> None:
         broadcast_id = reconciler.lease.broadcast_id
         try:
             await reconciler.run()

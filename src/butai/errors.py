@@ -322,5 +322,5 @@ class SecretKeyInvalid(Unavailable):
 class BrokenOff(Exception):
     """A body ended before its end, after its answer had begun: no code can be sent any more, so it has none.
 
-    `butai.observe` lets the server close the connection, which is how a client learns of it.
+    `butai.web.metrics` lets the server close the connection, which is how a client learns of it.
     """

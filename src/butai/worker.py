@@ -14,15 +14,15 @@ from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException, UniqueViolation
 from procrastinate.jobs import Status
 
-from butai import job_desk
 from butai.alerts import tasks as alert_tasks
 from butai.assets import tasks
+from butai.assets.library import assemble
 from butai.assets.patrol import tasks as patrol_tasks
-from butai.assets.resumable import tasks as resumable_tasks
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai.assets.storage.client import Store
+from butai.assets.tus import tasks as resumable_tasks
 from butai.config import Settings
 from butai.database import UNREACHABLE, Database
+from butai.jobs.service import MOST_DEATHS, explain_failures, forget, note_failure
 from butai.live import tasks as live_tasks
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:
     database: Database = context.additional_context["library"].database
     for job in await manager.get_stalled_jobs(seconds_since_heartbeat=HEARTBEAT * 3):
         log.warning("job.stalled", job_id=job.id, task=job.task_name, attempts=job.attempts)
-        if job.attempts + 1 < job_desk.MOST_DEATHS or job.id is None:
+        if job.attempts + 1 < MOST_DEATHS or job.id is None:
             try:
                 await manager.retry_job(job)
             except UniqueViolation:
@@ -53,14 +53,14 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:
         # It may be what kills them.
         await manager.finish_job(job, Status.FAILED, delete_job=False)
         async with database.transaction() as session:
-            await job_desk.note_failure(session, job.id, "worker_died", f"its worker died {job_desk.MOST_DEATHS} times")
+            await note_failure(session, job.id, "worker_died", f"its worker died {MOST_DEATHS} times")
 
 
 async def forget_jobs(context: JobContext, timestamp: int) -> None:
     """Deletes jobs that are over for a month."""
     database: Database = context.additional_context["library"].database
     async with database.transaction() as session:
-        await job_desk.forget(session, KEPT_DAYS)
+        await forget(session, KEPT_DAYS)
 
 
 def make_app(url: str) -> App:
@@ -73,9 +73,9 @@ def make_app(url: str) -> App:
     alert_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)
-    forget = app.task(name="jobs.forget", pass_context=True, queueing_lock="jobs.forget")(forget_jobs)
-    app.periodic(cron="41 4 * * *")(forget)
-    job_desk.explain_failures(app)
+    tidy = app.task(name="jobs.forget", pass_context=True, queueing_lock="jobs.forget")(forget_jobs)
+    app.periodic(cron="41 4 * * *")(tidy)
+    explain_failures(app)
     return app
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pygltflib
 import pytest
 
-from butai.assets.inspection import READ_LIMIT, Facts, read_facts
+from butai.assets.contents.tasks import READ_LIMIT, Facts, read_facts
 from butai.assets.kinds import AssetType
 from tests import avatars, files
 

@@ -22,8 +22,8 @@ import psycopg
 import pytest
 from aiohttp import web
 
-from butai.assets import sigv4
-from butai.assets.storage import Store
+from butai.assets.storage import sigv4
+from butai.assets.storage.client import Store
 from butai.config import HttpSettings, Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests import files

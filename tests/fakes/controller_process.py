@@ -8,7 +8,7 @@ import sys
 from butai import log
 from butai.config import Settings
 from butai.controller import run
-from butai.live.egress.relay import RelayEgress, default_folder
+from butai.live.egress.relay.engine import RelayEgress, default_folder
 from butai.live.projects import Projects
 
 RELAY = (sys.executable, "-m", "tests.fakes.reporting_relay")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from butai.relay import messages
-from butai.relay.messages import Bye, FromRelay, Metrics, Output, OutputMetrics, Source, Welcome
+from butai.relay.messages import ByeLine, FromRelay, MetricsLine, OutputLine, OutputMetrics, SourceLine, WelcomeLine
 
 EXIT_RUNNING_ALREADY = 3
 ABANDONED_AFTER = 30.0
@@ -41,8 +41,8 @@ class ReportingRelay:
         self.epoch = -1
         self.configured = False
         self.deaf = False
-        self.source = Source(phase="connecting", at=time.time())
-        self.outputs: dict[str, Output] = {}
+        self.source = SourceLine(phase="connecting", at=time.time())
+        self.outputs: dict[str, OutputLine] = {}
         self.since: dict[str, float] = {}
         self.writer: asyncio.StreamWriter | None = None
         self.heard_at = time.monotonic()
@@ -65,7 +65,7 @@ class ReportingRelay:
         for output in list(self.outputs.values()):
             if output.phase not in ("failed", "ended"):
                 self._set(output.output_id, output.attempt, "ended")
-        self.tell(Bye(reason))
+        self.tell(ByeLine(reason))
         server.close()
         if control:
             control.close()
@@ -83,7 +83,7 @@ class ReportingRelay:
             for output in self.outputs.values():
                 self.tell(output)
         elif "source" in order:
-            self.source = Source(order["source"], time.time(), order.get("code", ""))
+            self.source = SourceLine(order["source"], time.time(), order.get("code", ""))
             self.tell(self.source)
         elif "end" in order:
             if not self.end.done():
@@ -97,7 +97,7 @@ class ReportingRelay:
             self.writer.write(messages.encode(line))
 
     def _set(self, output_id: str, attempt: int, phase: Any, code: str = "") -> None:
-        self.outputs[output_id] = Output(output_id, attempt, phase, time.time(), code)
+        self.outputs[output_id] = OutputLine(output_id, attempt, phase, time.time(), code)
         self.tell(self.outputs[output_id])
 
     def _note(self, what: str, **more: Any) -> None:
@@ -117,10 +117,10 @@ class ReportingRelay:
             if not line:
                 return
             hello = messages.read_by_relay(line)
-            assert isinstance(hello, messages.Hello)
+            assert isinstance(hello, messages.HelloLine)
             if hello.epoch < self.epoch:
                 self._note("refused", epoch=hello.epoch)
-                writer.write(messages.encode(messages.Refused(self.epoch)))
+                writer.write(messages.encode(messages.RefusedLine(self.epoch)))
                 writer.close()
                 return
             self._note("hello", epoch=hello.epoch, controller=hello.controller)
@@ -129,7 +129,7 @@ class ReportingRelay:
             if before is not None:
                 before.close()
             self.heard_at = time.monotonic()
-            self.tell(Welcome(self.run_id, os.getpid(), self.configured, self.source, list(self.outputs.values())))
+            self.tell(WelcomeLine(self.run_id, os.getpid(), self.configured, self.source, list(self.outputs.values())))
             while self.writer is writer and (line := await reader.readline()):
                 self.heard_at = time.monotonic()
                 order = messages.read_by_relay(line)
@@ -139,28 +139,28 @@ class ReportingRelay:
 
     def _do(self, order: messages.FromController) -> None:
         match order:
-            case messages.Configure():
+            case messages.ConfigureLine():
                 assert order.token.count(".") == 2
                 self._note("configure", host=order.host_identity, width=order.preset.width)
                 self.configured = True
                 if self.source.phase == "connecting":
-                    self.source = Source("live", time.time())
+                    self.source = SourceLine("live", time.time())
                 self.tell(self.source)
-            case messages.StartOutput():
+            case messages.StartOutputLine():
                 self._note("start", output=order.output_id, attempt=order.attempt, url=order.url)
                 self._start(order)
-            case messages.StopOutput():
+            case messages.StopOutputLine():
                 self._note("stop_output", output=order.output_id)
                 known = self.outputs.get(order.output_id)
                 self._set(order.output_id, known.attempt if known else 0, "ended")
-            case messages.Stop():
+            case messages.StopLine():
                 self._note("stop")
                 if not self.end.done():
                     self.end.set_result("stopped")
             case _:
                 self._note("ping")
 
-    def _start(self, order: messages.StartOutput) -> None:
+    def _start(self, order: messages.StartOutputLine) -> None:
         known = self.outputs.get(order.output_id)
         if known is not None and known.attempt >= order.attempt:
             self.tell(known)
@@ -175,7 +175,7 @@ class ReportingRelay:
         if phase:
             self._set(order.output_id, order.attempt, phase, code)
 
-    def _scripted(self, order: messages.StartOutput) -> tuple[str, str]:
+    def _scripted(self, order: messages.StartOutputLine) -> tuple[str, str]:
         try:
             script = json.loads((self.folder / "script.json").read_text())
         except FileNotFoundError:
@@ -199,7 +199,7 @@ class ReportingRelay:
             now = time.monotonic()
             running = [one for one in self.outputs.values() if one.phase not in ("failed", "ended")]
             self.tell(
-                Metrics(
+                MetricsLine(
                     time.time(),
                     [
                         OutputMetrics(

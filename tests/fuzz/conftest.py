@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psutil
-import psycopg
 import pytest
-from psycopg import sql
 from pydantic import SecretStr
 
 from butai.config import (
@@ -29,10 +26,10 @@ from butai.config import (
     Settings,
     StoreSettings,
 )
-from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from tests.conftest import NEXTAUTH_SECRET
+from tests.databases import Databases
 from tests.fakes.store_proxy import StoreProxy
 from tests.processes import free_port, process
 
@@ -218,30 +215,14 @@ class Target:
 
 
 @contextlib.contextmanager
-def cloned_database(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """The address of a fresh migrated database."""
-    name = f"fuzz_{uuid.uuid4().hex}"
-    parts = urlsplit(postgres.url)
-    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER butai").format(
-                sql.Identifier(name), sql.Identifier(parts.path.lstrip("/"))
-            )
-        )
-    yield urlunsplit(parts._replace(path=f"/{name}"))
-    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-@contextlib.contextmanager
 def attacked(
-    postgres: EmbeddedPostgres, seaweed: EmbeddedSeaweed, proxy: StoreProxy, folder: Path, **more: str
+    databases: Databases, seaweed: EmbeddedSeaweed, proxy: StoreProxy, folder: Path, **more: str
 ) -> Iterator[Target]:
     """A service of its own with a database of its own, behind the proxy. `more`: further environment."""
     proxy.heal()
     store = seaweed.store
     log, port = folder / "api.log", free_port()
-    with cloned_database(postgres) as database_url:
+    with databases.fresh() as database_url:
         settings = Settings(
             database=DatabaseSettings(url=SecretStr(database_url)),
             store=StoreSettings(
@@ -265,11 +246,11 @@ def attacked(
 
 @pytest.fixture(scope="module")
 def target(
-    postgres: EmbeddedPostgres, seaweed: EmbeddedSeaweed, _proxy: StoreProxy, tmp_path_factory: pytest.TempPathFactory
+    databases: Databases, seaweed: EmbeddedSeaweed, _proxy: StoreProxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
     """One service for all tests of a file; uploads there may stand still for two seconds."""
     more = {"BUTAI_UPLOAD_IDLE_TIMEOUT": "2", "BUTAI_DEV_SIGN_IN": "true"}
-    with attacked(postgres, seaweed, _proxy, tmp_path_factory.mktemp("fuzz"), **more) as target:
+    with attacked(databases, seaweed, _proxy, tmp_path_factory.mktemp("fuzz"), **more) as target:
         yield target
         target.assert_well()
         assert target.answers

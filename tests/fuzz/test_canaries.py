@@ -33,6 +33,7 @@ from butai.identity import sessions
 from tests import files
 from tests.canaries import leaks
 from tests.conftest import NEXTAUTH_SECRET
+from tests.databases import Databases
 from tests.fakes.store_proxy import StoreProxy
 from tests.fuzz.conftest import Target, attacked
 from tests.processes import environment, free_port, process
@@ -254,7 +255,7 @@ def commands(right: Settings, folder: Path, wrong: Settings, more: dict[str, str
 
 @pytest.mark.slow
 def test_no_secret_comes_out_anywhere(
-    postgres: EmbeddedPostgres,
+    databases: Databases,
     seaweed: EmbeddedSeaweed,
     _proxy: StoreProxy,
     tmp_path: Path,
@@ -271,7 +272,7 @@ def test_no_secret_comes_out_anywhere(
         "BUTAI_DEV_SIGN_IN": "true",
         "BUTAI_LOG_LEVEL": "debug",
     }
-    with attacked(postgres, seaweed, _proxy, tmp_path, **more) as target:
+    with attacked(databases, seaweed, _proxy, tmp_path, **more) as target:
         made = subprocess.run(
             [sys.executable, "-m", "butai.cli", "apikey", "create", "--user", "alice"],
             env=environment(target.settings, **more),
@@ -302,7 +303,7 @@ def test_no_secret_comes_out_anywhere(
         with process(target.settings, worker_log, "worker", **more, BUTAI_LOG_FORMAT="text") as worker:
             until(lambda: b"worker.started" in worker_log.read_bytes(), "the worker did not start")
             works(target, token, target.cookie("alice"))
-            fails(target, postgres, token, refused)
+            fails(target, databases.server, token, refused)
             until(lambda: b"not currently accepting" in worker_log.read_bytes(), "the worker missed nothing")
             until(lambda: b"object.removed" in worker_log.read_bytes(), "the worker removed nothing")
             works(target, token, target.cookie("alice"))

@@ -27,15 +27,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from butai import calling, http_server
-from butai.assets.forms import FilePart, Form
-from butai.assets.inspect.glb import Glb, read_glb
+from butai.assets.contents.embedded_thumbnail import locate
+from butai.assets.contents.readers.glb import Glb, read_glb
 from butai.assets.keys import read_url
 from butai.assets.kinds import check_glb, parse_meta
-from butai.assets.thumbnails import locate
+from butai.assets.uploads.multipart_form import FilePart, Form
 from butai.config import Settings
 from butai.errors import InvalidRequest, SignatureMismatch, UploadRefused
-from butai.http_server import HEAD_LIMIT, BoundedHttp
+from butai.web import dependencies, uvicorn_limits
+from butai.web.uvicorn_limits import HEAD_LIMIT, BoundedHttp
 from tests import files
 from tests.conftest import serving
 from tests.fuzz.conftest import Answer, Target
@@ -293,7 +293,7 @@ def test_an_edit_that_cannot_be_is_400(target: Target, avatar: str, body: Any) -
         (b'{"fileName": "vrm/a.vrm", "fileType": "x", "size": ' + b"9" * 5000 + b"}", "invalid_request"),
         (b'{"fileName": "vrm/a.vrm", "fileType": "x", "sha256": "../x"}', "invalid_request"),
         (b"[" * 100_000, "invalid_request"),
-        (b'{"a": "' + b"x" * calling.BODY_LIMIT + b'"}', "body_too_large"),
+        (b'{"a": "' + b"x" * dependencies.BODY_LIMIT + b'"}', "body_too_large"),
     ],
     ids=lambda value: repr(value)[:50],
 )
@@ -957,7 +957,7 @@ async def _hello(scope: Scope, receive: Receive, send: Send) -> None:
     ids=["silence", "half a head", "half a second head", "half a body"],
 )
 async def test_a_head_that_does_not_end_is_408(monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes) -> None:
-    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(uvicorn_limits, "HEAD_SECONDS", 0.5)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     # A connection that has been answered is closed after the keep-alive.
@@ -983,7 +983,7 @@ async def test_a_head_that_does_not_end_is_408(monkeypatch: pytest.MonkeyPatch, 
 
 
 async def test_json_that_does_not_come_is_408(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(dependencies, "BODY_SECONDS", 0.5)
     async with serving(settings) as api:
         head = f"POST /api/s3/presigned-url HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: {api.cookie('a')['Cookie']}\r\n"
         reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))

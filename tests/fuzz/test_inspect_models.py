@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from butai.assets.inspection import READ_LIMIT, Facts, read_facts
+from butai.assets.contents.tasks import READ_LIMIT, Facts, read_facts
 from butai.assets.kinds import AssetType
 from butai.errors import UploadRefused
 from tests import avatars, files

@@ -19,9 +19,9 @@ import pytest
 from sqlalchemy import text
 
 from butai.api import document
-from butai.apikeys import create_api_key
 from butai.config import Settings
 from butai.database import Database
+from butai.identity.api_keys import create_api_key
 from tests.fakes.livekit_egress import StandIn
 from tests.fuzz.seeds import plant, users_file
 from tests.processes import api_process

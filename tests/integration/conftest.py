@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from butai.assets.storage import Store
+from butai.assets.storage.client import Store
 from butai.config import LiveKitSettings, LiveSettings, Settings
 from butai.database import Database
 from tests.live_api import SECRET

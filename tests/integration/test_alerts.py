@@ -16,14 +16,14 @@ from pydantic import SecretStr
 
 from butai import log
 from butai.alerts.delivery import AlertNotDelivered, deliver, services
-from butai.alerts.raising import raise_alert, resolve_alert
-from butai.alerts.watching import watch
-from butai.alerts_command import send_test
-from butai.apikeys import create_api_key
-from butai.assets.patrol.patrolling import Patrol
-from butai.assets.storage import Store
+from butai.alerts.rules import watch
+from butai.alerts.service import raise_alert, resolve_alert
+from butai.assets.patrol.run import Patrol
+from butai.assets.storage.client import Store
+from butai.cli.alerts import send_test
 from butai.config import AlertSettings, LogSettings, Settings
 from butai.database import Database
+from butai.identity.api_keys import create_api_key
 from tests import files
 from tests.conftest import Api
 from tests.fakes.store_proxy import StoreProxy

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from butai import console
 from butai.config import IdentitySettings, Settings
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from butai.operations import console
 from tests.conftest import NEXTAUTH_SECRET, Api, serving
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from butai import database as database_module
 from butai.embedded.postgres import EmbeddedPostgres
-from butai.live.egress.port import EngineFenced
-from butai.live.egress.relay import RelayEgress
-from butai.live.egress.relay_process import FolderRefused, prepare_folder
+from butai.live.egress.relay.engine import RelayEgress
+from butai.live.egress.relay.process import FolderRefused, prepare_folder
+from butai.live.reconcile.port import EngineFenced
 from tests.fakes.controller_process import RELAY
 from tests.shows import PROJECTS, Shows, shows, until
 

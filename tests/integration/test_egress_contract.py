@@ -1,4 +1,4 @@
-"""What the reconciler may count on, whichever engine carries a broadcast: one suite, held by both (`butai.live.egress.port`)."""
+"""What the reconciler may count on, whichever engine carries a broadcast: `butai.live.reconcile.port`, held by both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from butai.embedded.livekit import EmbeddedLiveKit
-from butai.live.observations import EngineGone, MetricsReport, OutputReport, SourceReport
+from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from tests.egress_worlds import LiveKitWorld, RelayWorld, Room, World, until
 from tests.platforms import Platform
 

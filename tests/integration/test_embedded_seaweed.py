@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from butai.assets import sigv4
+from butai.assets.storage import sigv4
 from butai.embedded import seaweed
 from butai.embedded.process import StartError
 from butai.embedded.seaweed import EmbeddedSeaweed, Store

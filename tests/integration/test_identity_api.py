@@ -7,9 +7,9 @@ import re
 import aiohttp
 import pytest
 
-from butai.apikeys import create_api_key, revoke_api_key
 from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE
+from butai.identity.api_keys import create_api_key, revoke_api_key
 from tests.conftest import Api
 
 LIST = "/api/s3/resources?type=vrm"

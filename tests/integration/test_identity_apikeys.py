@@ -17,11 +17,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from butai.apikeys import ApiKeys, create_api_key, list_api_keys, revoke_api_key
 from butai.config import DatabaseSettings, IdentitySettings
 from butai.database import Database
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
 from butai.identity import Caller, Identity
+from butai.identity.api_keys import ApiKeys, create_api_key, list_api_keys, revoke_api_key
 
 SETTINGS = IdentitySettings(nextauth_secret=SecretStr(""), auth_secret=SecretStr(""))
 
@@ -249,7 +249,7 @@ async def test_a_known_key_works_while_postgres_is_away_and_an_unknown_one_is_un
 
 
 async def test_the_memory_for_keys_is_bounded(database: Database, keys: ApiKeys, monkeypatch: Any) -> None:
-    monkeypatch.setattr("butai.apikeys.CACHE_KEYS", 2)
+    monkeypatch.setattr("butai.identity.api_keys.CACHE_KEYS", 2)
     for _ in range(4):
         await keys.check((await make(database))[1].encode())
     assert len(keys._known) == 2

@@ -24,11 +24,13 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from yarl import URL
 
-from butai.assets import keys, sigv4
-from butai.assets.importing import BATCH, Importer, ImportOptions, ImportStopped, Outcome, Tally, Verdict
-from butai.assets.listing_formats import Format, Listed
-from butai.assets.listings import BucketListing, FileListing, Listing, ListingDenied
-from butai.assets.storage import Store
+from butai.assets import keys
+from butai.assets.imports.bucket_listing import BucketListing, ListingDenied
+from butai.assets.imports.importer import BATCH, Importer, ImportOptions, ImportStopped, ImportVerdict, Outcome, Tally
+from butai.assets.imports.listing_formats import ListedObject, ListingFormat
+from butai.assets.imports.listings import FileListing, Listing
+from butai.assets.storage import sigv4
+from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.database import Database
 from butai.embedded.seaweed import EmbeddedSeaweed
@@ -89,9 +91,9 @@ class Names:
     """A listing in memory, with lines of the test's choice."""
 
     def __init__(self, settings: Settings, names: Iterable[str]) -> None:
-        self._lines = [Listed(settings.store.prefix + name) for name in names]
+        self._lines = [ListedObject(settings.store.prefix + name) for name in names]
 
-    async def batches(self, size: int) -> AsyncIterator[list[Listed]]:
+    async def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
         for start in range(0, len(self._lines), size):
             yield self._lines[start : start + size]
 
@@ -99,10 +101,12 @@ class Names:
         return 0, None
 
 
-async def import_(settings: Settings, listing: Listing | Iterable[str], **chosen: Any) -> tuple[Tally, list[Verdict]]:
+async def import_(
+    settings: Settings, listing: Listing | Iterable[str], **chosen: Any
+) -> tuple[Tally, list[ImportVerdict]]:
     """One run; every verdict in order."""
     chosen = {"visibility": "public", "strip_prefix": settings.store.prefix} | chosen
-    verdicts: list[Verdict] = []
+    verdicts: list[ImportVerdict] = []
     source = listing if not isinstance(listing, Iterable) or isinstance(listing, FileListing) else None
     async with Database(settings.database) as database, Store(settings.store) as store:
         importer = Importer(database, store, ImportOptions(**chosen), verdicts.append)
@@ -563,7 +567,7 @@ async def test_a_library_that_moves_in_keeps_its_order(
         f"key,last_modified\n{prefix}vrm/a.vrm,2021-05-01T00:00:00Z\n{prefix}vrm/b.vrm,2023-05-01T00:00:00Z\n"
         f"{prefix}vrm/c.vrm,2022-05-01T00:00:00Z\n"
     )
-    await import_(settings, FileListing(path, Format.CSV))
+    await import_(settings, FileListing(path, ListingFormat.CSV))
     items = await api.items("anyone")
     assert [item["name"] for item in items] == ["b", "c", "a"]
     assert items[2]["createdAt"].startswith("2021-05-01")

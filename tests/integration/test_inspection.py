@@ -10,11 +10,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from butai.assets import inspection
-from butai.assets.attempts import INSPECT
-from butai.assets.derived import store_thumbnail
-from butai.assets.storage import Store, Whole
-from butai.assets.wiring import assemble
+from butai.assets.contents import tasks
+from butai.assets.contents.thumbnails import store_thumbnail
+from butai.assets.library import assemble
+from butai.assets.storage.client import BytesPayload, Store
+from butai.assets.uploads.attempts import INSPECT
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import UploadRefused
@@ -190,7 +190,7 @@ async def test_a_thumbnail_that_its_owner_threw_away_stays_away(
 async def test_the_backlog_finds_what_nobody_has_looked_into(
     api: Api, run_jobs: RunJobs, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "BACKLOG_BATCH", 2)
+    monkeypatch.setattr(tasks, "BACKLOG_BATCH", 2)
     ids = [await upload(api, f"vrm/A{number}.vrm", avatars.vrm1(PICTURE)) for number in range(5)]
     whole = bytearray(avatars.vrm1())
     whole[20:60] = b"\xff" * 40
@@ -230,7 +230,7 @@ async def test_a_store_that_stays_away_is_the_reason_in_the_end(
     one = await upload(api, "vrm/Aoi.vrm", avatars.vrm1(PICTURE))
     fault = proxy.fault("GET", status=403, code="AccessDenied")
     async with database.transaction() as session:
-        await session.execute(text("UPDATE procrastinate_jobs SET attempts = :n"), {"n": inspection.RETRIES})
+        await session.execute(text("UPDATE procrastinate_jobs SET attempts = :n"), {"n": tasks.RETRIES})
     await run_jobs()
     assert fault.met
     proxy.heal()
@@ -245,7 +245,7 @@ async def test_an_imported_object_that_was_written_anew_is_looked_into_again(
     [(key,)] = await rows(database, "SELECT object_key FROM assets WHERE sidecar IS NULL")
     other, body = files.png(9, 9), avatars.vrm0(files.png(9, 9))
     async with Store(settings.store) as store:
-        etag = await store.put(key, Whole(body), "model/gltf-binary")
+        etag = await store.put(key, BytesPayload(body), "model/gltf-binary")
     async with database.transaction() as session:
         # As an import run writes what it finds.
         await session.execute(
@@ -287,8 +287,8 @@ async def test_facts_of_an_object_that_was_replaced_meanwhile_are_not_written(
     await upload(api, "vrm/Aoi.vrm", avatars.vrm0())
     async with Store(settings.store) as store:
         library = assemble(database, store, settings.assets, settings.http)
-        target = inspection._Target(UUID(one), old, etag, 1, inspection.AssetType.VRM, "vrm")
-        await inspection._write(library, target, inspection.Facts(triangles=99), None)
+        target = tasks._Target(UUID(one), old, etag, 1, tasks.AssetType.VRM, "vrm")
+        await tasks._write(library, target, tasks.Facts(triangles=99), None)
         await store_thumbnail(library, UUID(one), old, PICTURE, "image/png")
     assert (await shown(api, one))["triangles"] is None
     await run_jobs()
@@ -368,7 +368,7 @@ async def test_what_is_no_picture_is_no_thumbnail(api: Api, database: Database, 
 async def test_a_file_that_takes_too_long_is_left_aside(
     api: Api, run_jobs: RunJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "SECONDS", 0.0)
+    monkeypatch.setattr(tasks, "SECONDS", 0.0)
     one = await upload(api, "vrm/Aoi.vrm", avatars.vrm1())
     await run_jobs()
     assert (await shown(api, one))["inspectError"] == "inspection_timeout"

@@ -14,14 +14,15 @@ import pytest
 from procrastinate.jobs import Status
 from psycopg.rows import dict_row
 
-from butai import job_desk, jobs
-from butai.apikeys import create_api_key
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai import jobs
+from butai.assets.library import assemble
+from butai.assets.storage.client import Store
 from butai.audit import Origin
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import Conflict, StoreUnavailable
+from butai.identity.api_keys import create_api_key
+from butai.jobs import service
 from butai.worker import make_app, retry_stalled
 from tests.conftest import Api
 from tests.processes import process
@@ -51,7 +52,7 @@ async def fail_once(settings: Settings, database: Database, error: Exception) ->
         raise error
 
     app.task(name="test.fails", pass_context=True)(act)
-    from butai.job_desk import explain_failures
+    from butai.jobs.service import explain_failures
 
     explain_failures(app)
     async with Store(settings.store) as store, app.open_async():
@@ -162,7 +163,7 @@ async def test_a_dead_worker_s_job_whose_like_waits_holds_up_no_other(settings: 
     ]
     with pytest.raises(Conflict):
         async with database.transaction() as session:
-            await job_desk.retry(session, Origin("test"), left[2]["id"])
+            await service.retry(session, Origin("test"), left[2]["id"])
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from butai.alerts.raising import raise_alert
-from butai.assets.patrol.patrolling import PATROL_LOCK
-from butai.assets.storage import ObjectAbsent, Whole
+from butai.alerts.service import raise_alert
+from butai.assets.patrol.run import PATROL_LOCK
+from butai.assets.storage.client import BytesPayload, ObjectAbsent
 from butai.config import Settings
-from butai.job_desk import note_failure
+from butai.jobs.service import note_failure
 from tests import files
 from tests.fakes.store_proxy import StoreProxy
 from tests.patrols import Hooks, Studio
@@ -103,7 +103,7 @@ async def strays(studio: Studio, folder: Path, count: int) -> tuple[list[str], s
     """Objects with no row, and a listing of them."""
     keys = [f"{studio.store.prefix}vrm/stray{number}.vrm" for number in range(count)]
     for number, key in enumerate(keys):
-        await studio.store.put(key, Whole(files.vrm(number)), "model/gltf-binary")
+        await studio.store.put(key, BytesPayload(files.vrm(number)), "model/gltf-binary")
     listing = folder / "listing.csv"
     listing.write_text("key,size\n" + "".join(f"{key},{len(files.vrm(1))}\n" for key in keys))
     return keys, str(listing)

@@ -16,10 +16,10 @@ import pytest
 from livekit import api as livekit_api
 from pydantic import SecretStr
 
-from butai.apikeys import create_api_key
 from butai.config import LiveSettings, Settings
 from butai.database import Database
-from butai.live import destinations
+from butai.identity.api_keys import create_api_key
+from butai.live.destinations import service
 from butai.live.stream_keys import Sealer
 from tests.conftest import Api, serving
 from tests.live_api import CANARY, ROOM, SECRET, Listener, bearer, go_live, make_room, save, sql
@@ -192,7 +192,7 @@ async def test_a_key_goes_to_another_host_only_when_it_is_known(api: Api) -> Non
 
 
 async def test_destinations_are_not_without_number(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destinations, "MOST_DESTINATIONS", 2)
+    monkeypatch.setattr(service, "MOST_DESTINATIONS", 2)
     first = await save(api)
     await save(api)
     wanted = {"platform": "youtube", "stream_key": CANARY}

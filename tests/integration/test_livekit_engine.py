@@ -12,8 +12,8 @@ from livekit.protocol.egress import EgressStatus
 
 from butai.controller import Controller
 from butai.errors import DatabaseUnavailable
-from butai.live.egress.ledger import Ledger
-from butai.live.egress.livekit import LiveKitEgress
+from butai.live.egress.livekit.ledger import Ledger
+from butai.live.egress.livekit.livekit import LiveKitEgress
 from tests.fakes.livekit_egress import Accept, Refuse, Unreachable
 from tests.livekit_shows import LiveKitShows, livekit_shows
 from tests.shows import KEY, until

@@ -20,7 +20,7 @@ import pytest
 from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, Settings
-from butai.live.states import WIRE, State
+from butai.live.states import WIRE, OutputState
 from tests.conftest import serving
 from tests.fakes.livekit_egress import Replay
 from tests.livekit_shows import SECRET, LiveKitShows
@@ -253,7 +253,7 @@ async def watch(stage: LiveKitShows, one: Played) -> None:
                 (one.broadcast_id,),
             )
             for row in await cursor.fetchall():
-                said = f"{WIRE[State(row['state'])]} {row['error_code'] or ''}".strip()
+                said = f"{WIRE[OutputState(row['state'])]} {row['error_code'] or ''}".strip()
                 changes = one.changes[row["ingest_url"]]
                 # A broadcast that ends by itself passes through `stopping`, too quick to be seen each time.
                 if (said != "stopping" or one.stopped) and (not changes or changes[-1][1] != said):

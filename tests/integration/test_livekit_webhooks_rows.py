@@ -21,9 +21,9 @@ from butai.errors import WebhookRefused
 from butai.live.projects import Projects
 from butai.live.stream_keys import Sealer
 from butai.live.tasks import LEAST_DAYS, SWEEP_BATCH
-from butai.live.webhook_events import TIMELINE
-from butai.live.webhooks import Intake, sealed_for
-from butai.observe import Metrics
+from butai.live.webhooks.intake import Intake, sealed_for
+from butai.live.webhooks.payload import TIMELINE
+from butai.web.metrics import Metrics
 from tests.conftest import Api, serving
 from tests.live_api import ROOM, go_live, make_room, save, sql
 from tests.unit.test_livekit_webhooks import recorded

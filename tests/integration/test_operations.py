@@ -19,10 +19,10 @@ from livekit import api as livekit_api
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from butai import audit_routes
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
-from butai.health import PART_SECONDS
+from butai.operations import audit_routes
+from butai.operations.health import PART_SECONDS
 from tests.conftest import Api, serving
 from tests.fakes.livekit_egress import StandIn
 from tests.live_api import SECRET, bearer, go_live, make_room, save, sql

@@ -14,11 +14,12 @@ import psycopg
 import pytest
 
 from butai.assets import transitions
-from butai.assets.patrol import patrolling, tasks
-from butai.assets.patrol.heads import StoreHeads
-from butai.assets.patrol.patrolling import Patrol, PatrolBusy, Run
-from butai.assets.storage import Whole
-from butai.assets.wiring import assemble
+from butai.assets.library import assemble
+from butai.assets.patrol import run as patrolling
+from butai.assets.patrol import tasks
+from butai.assets.patrol.run import Patrol, PatrolBusy, Run
+from butai.assets.storage.client import BytesPayload
+from butai.assets.storage.heads import StoreHeads
 from butai.config import Settings
 from butai.errors import DatabaseUnavailable, Unavailable
 from tests import files
@@ -138,7 +139,7 @@ async def test_errors_are_never_a_finding(studio: Studio, proxy: StoreProxy, sta
 async def test_a_store_that_hangs_stops_the_run(
     studio: Studio, proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 1)
+    monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 1)
     await studio.fill(30)
     fault = proxy.fault("HEAD", hang=True)
     fault.matches = lambda request: request.method == "HEAD" and "/objects/" in request.path
@@ -150,7 +151,7 @@ async def test_a_store_that_hangs_stops_the_run(
 
 async def test_other_bytes_are_a_mismatch_and_the_state_stays(studio: Studio) -> None:
     ids = await studio.fill(10)
-    await studio.store.put(studio.keys[ids[2]], Whole(b"something else entirely"), "text/plain")
+    await studio.store.put(studio.keys[ids[2]], BytesPayload(b"something else entirely"), "text/plain")
     for _ in range(2):
         assert (await studio.go()).mismatched == 1
     assert await studio.statuses() == {"ready": 10}
@@ -320,7 +321,7 @@ async def test_files_in_use_are_due_each_round(settings: Settings, studio: Studi
 
 
 async def test_operators_see_runs_and_findings_and_others_do_not(api: Api, studio: Studio) -> None:
-    from butai.apikeys import create_api_key
+    from butai.identity.api_keys import create_api_key
 
     ids = await studio.fill(3)
     await studio.lose(ids[0])

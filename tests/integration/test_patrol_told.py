@@ -15,9 +15,9 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from butai.assets.patrol import patrolling
-from butai.assets.patrol.patrolling import Run
-from butai.assets.storage import Whole
+from butai.assets.patrol import run as patrolling
+from butai.assets.patrol.run import Run
+from butai.assets.storage.client import BytesPayload
 from butai.config import AlertSettings
 from tests.fakes.store_proxy import Fault, StoreProxy
 from tests.patrols import Hooks, Studio
@@ -155,7 +155,7 @@ async def test_all_is_denied_in_the_middle(watch: Watch, hides: bool, monkeypatc
 async def test_errors_throttling_and_silence(
     watch: Watch, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 1)
+    monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 1)
     studio = watch.studio
     ids = await studio.fill(30)
     # Of one file: it is asked for again at the next round, and nobody is told.
@@ -200,7 +200,7 @@ async def test_lost_in_an_outage_and_found_missing_when_it_is_over(watch: Watch)
 async def test_other_bytes_are_told_and_the_status_stays(watch: Watch) -> None:
     studio = watch.studio
     ids = await studio.fill(10)
-    await studio.store.put(studio.keys[ids[2]], Whole(b"something else entirely"), "text/plain")
+    await studio.store.put(studio.keys[ids[2]], BytesPayload(b"something else entirely"), "text/plain")
     run, changed, heard = await watch.go()
     assert run.mismatched == 1
     # Its event gives it a place in the change feed; the status stays.

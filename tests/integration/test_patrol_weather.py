@@ -68,7 +68,7 @@ async def test_no_healthy_row_is_ever_marked(
     if not studio.keys:
         await studio.fill(FILES)
         assert (await studio.go()).found == FILES
-    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 0.4)
+    monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 0.4)
     ids = list(studio.keys)
     lost = set(ids[:gone])
     await studio.lose(*lost)
@@ -102,7 +102,7 @@ async def test_no_healthy_row_is_ever_marked(
     proxy.heal()
     proxy.hide_absence = hides
     # Fair weather has no silence to be cut short, and a busy machine may take its time.
-    monkeypatch.setattr("butai.assets.patrol.heads.HEAD_SECONDS", 30)
+    monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 30)
     for _ in range(3):
         studio.now += timedelta(minutes=11)
         await studio.go()

@@ -10,7 +10,7 @@ from psycopg import sql
 from sqlalchemy import text
 
 from butai.assets import queries
-from butai.assets.queries import ListRequest, Place, parse_sort
+from butai.assets.queries import ListRequest, PagePosition, parse_sort
 from butai.database import Database
 
 ROWS = """
@@ -48,7 +48,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("placed", [False, True])
 async def test_a_page_reads_no_more_rows_than_it_shows(filled: Database, field: str, down: str, placed: bool) -> None:
     order = parse_sort(down + field)
-    place = Place(VALUES[field], "0190a5a5-0000-7000-8000-000000000000", None, 2) if placed else None
+    place = PagePosition(VALUES[field], "0190a5a5-0000-7000-8000-000000000000", None, 2) if placed else None
     request = ListRequest(queries.AssetType.VRM, "user 0", order, 100, place)
     statement, parameters = queries.page_statement(request)
     async with filled.reads.connection() as connection:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from butai.apikeys import create_api_key
-from butai.assets import finding_actions
-from butai.assets.finding_actions import Action, act
-from butai.assets.listings import FileListing
-from butai.assets.reconcile import ReconcileOptions, Reconciler
-from butai.assets.storage import ObjectAbsent, Store, Whole
+from butai.assets.findings import service
+from butai.assets.findings.reconcile import ListingReconciler, ReconcileOptions
+from butai.assets.findings.service import Action, act
+from butai.assets.imports.listings import FileListing
+from butai.assets.storage.client import BytesPayload, ObjectAbsent, Store
 from butai.audit import Origin
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import Conflict, StoreUnavailable
+from butai.identity.api_keys import create_api_key
 from tests import files
 from tests.conftest import Api
 
@@ -35,7 +35,7 @@ class Bench:
         path = self.folder / "listing.csv"
         path.write_text("key,size\n" + "".join(f'"{name}",1\n' for name in names))
         options = ReconcileOptions(strip_prefix=self.store.prefix, write=write)
-        return await Reconciler(self.database, self.store, self.settings.patrol, options).run(FileListing(path))
+        return await ListingReconciler(self.database, self.store, self.settings.patrol, options).run(FileListing(path))
 
     async def rows(self, statement: str) -> list[Any]:
         async with self.database.transaction() as session:
@@ -64,7 +64,7 @@ async def bench(api: Api, database: Database, settings: Settings, tmp_path: Path
 
 async def orphan(bench: Bench, name: str = "vrm/orphan.vrm") -> str:
     key = bench.store.prefix + name
-    await bench.store.put(key, Whole(files.vrm(2)), "model/gltf-binary")
+    await bench.store.put(key, BytesPayload(files.vrm(2)), "model/gltf-binary")
     return key
 
 
@@ -117,7 +117,7 @@ async def test_a_stale_listing_deletes_nothing(bench: Bench, run_jobs: Any) -> N
     await bench.compare()
     finding = await bench.finding()
     # Somebody wrote it anew.
-    await bench.store.put(key, Whole(files.vrm(3)), "model/gltf-binary")
+    await bench.store.put(key, BytesPayload(files.vrm(3)), "model/gltf-binary")
     with pytest.raises(Conflict):
         await bench.act(Action.TRASH)
     await run_jobs()
@@ -146,7 +146,7 @@ async def test_a_crash_between_copy_and_delete_loses_nothing(
         raise StoreUnavailable
 
     with monkeypatch.context() as patched:
-        patched.setattr(finding_actions.jobs, "enqueue", crash)
+        patched.setattr(service.jobs, "enqueue", crash)
         with pytest.raises(StoreUnavailable):
             await bench.act(Action.TRASH)
     assert crashed
@@ -166,7 +166,7 @@ async def test_a_row_whose_object_is_gone_goes_to_the_trash(bench: Bench) -> Non
     assert found.absent_keys == [key]
     with pytest.raises(Conflict):
         await bench.act(Action.ADOPT)
-    await bench.store.put(key, Whole(files.vrm(1)), "model/gltf-binary")
+    await bench.store.put(key, BytesPayload(files.vrm(1)), "model/gltf-binary")
     with pytest.raises(Conflict):
         await bench.act(Action.TRASH)
     await bench.store.delete(key)
@@ -192,7 +192,7 @@ async def test_what_was_written_anew_after_the_act_stays(bench: Bench, run_jobs:
     key = await orphan(bench)
     await bench.compare()
     assert await bench.act(Action.TRASH) == "trashed"
-    await bench.store.put(key, Whole(files.vrm(7)), "model/gltf-binary")
+    await bench.store.put(key, BytesPayload(files.vrm(7)), "model/gltf-binary")
     await run_jobs()
     assert (await bench.store.head(key)).size == len(files.vrm(7))
     # And is found like any other.
@@ -219,7 +219,7 @@ async def test_findings_end_by_themselves(bench: Bench) -> None:
     open_ones = "SELECT kind FROM findings WHERE resolved_at IS NULL ORDER BY kind"
     assert [row[0] for row in await bench.rows(open_ones)] == ["object_without_row", "row_without_object"]
     await bench.store.delete(stray)
-    await bench.store.put(known, Whole(body), "model/gltf-binary")
+    await bench.store.put(known, BytesPayload(body), "model/gltf-binary")
     await bench.compare()
     assert await bench.rows(open_ones) == []
     assert {row[0] for row in await bench.rows("SELECT resolution FROM findings")} == {"agrees"}

@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from butai.embedded.livekit import EmbeddedLiveKit
 from butai.relay.clock import PATIENCE
 from butai.relay.messages import (
-    Bye,
-    Configure,
+    ByeLine,
+    ConfigureLine,
     FromController,
     Line,
-    Metrics,
-    Output,
-    Ping,
+    MetricsLine,
+    OutputLine,
+    PingLine,
     Preset,
-    Source,
-    StartOutput,
-    Stop,
-    StopOutput,
-    Welcome,
+    SourceLine,
+    StartOutputLine,
+    StopLine,
+    StopOutputLine,
+    WelcomeLine,
 )
 from tests.integration.test_relay_process import RelayProcess
 from tests.integration.test_relay_source import rooms, server, token  # noqa: F401
@@ -78,12 +78,12 @@ class Broadcast:
     outputs: dict[str, str] = field(default_factory=dict)
     """The newest output's id for each platform's name."""
 
-    async def connect(self) -> Welcome:
+    async def connect(self) -> WelcomeLine:
         """Becomes its (next) controller."""
         self.epoch += 1
         await until(self.relay.socket.exists)
         self.controller = await Controller.connect(self.relay.socket, self.epoch)
-        welcome = await self.controller.hear(Welcome)
+        welcome = await self.controller.hear(WelcomeLine)
         self.tasks = [asyncio.create_task(self._listen(self.controller)), asyncio.create_task(self._ping())]
         return welcome
 
@@ -103,7 +103,7 @@ class Broadcast:
     async def _ping(self) -> None:
         while True:
             await asyncio.sleep(5)
-            self.say(Ping())
+            self.say(PingLine())
 
     def say(self, line: FromController) -> None:
         assert self.controller is not None
@@ -112,7 +112,7 @@ class Broadcast:
     def configure(self) -> None:
         livekit = self.server.livekit
         relay = token(livekit, self.room, "relay", relay=True)
-        self.say(Configure("b1", livekit.url, relay, "host", self.preset, grace=self.grace))
+        self.say(ConfigureLine("b1", livekit.url, relay, "host", self.preset, grace=self.grace))
 
     async def host(self, *arguments: str) -> HostProcess:
         size = (f"--width={self.preset.width}", f"--height={self.preset.height}", "--kbps=1000")
@@ -125,26 +125,28 @@ class Broadcast:
         """A first attempt is another output's; those that follow are of the platform's newest."""
         if attempt == 1:
             self.outputs[platform.name] = f"{platform.name}-{key}"
-        self.say(StartOutput(self.outputs[platform.name], attempt, platform.url, key, allow_private=True))
+        self.say(StartOutputLine(self.outputs[platform.name], attempt, platform.url, key, allow_private=True))
 
     def stop_output(self, platform: Platform) -> None:
-        self.say(StopOutput(self.outputs[platform.name]))
+        self.say(StopOutputLine(self.outputs[platform.name]))
 
-    def output(self, platform: Platform) -> Output | None:
+    def output(self, platform: Platform) -> OutputLine | None:
         lines = [
-            line for line in self.said if isinstance(line, Output) and line.output_id == self.outputs.get(platform.name)
+            line
+            for line in self.said
+            if isinstance(line, OutputLine) and line.output_id == self.outputs.get(platform.name)
         ]
         return lines[-1] if lines else None
 
-    async def phase(self, platform: Platform, phase: str, within: float = 15.0) -> Output:
+    async def phase(self, platform: Platform, phase: str, within: float = 15.0) -> OutputLine:
         await until(lambda: (line := self.output(platform)) is not None and line.phase == phase, within)
         line = self.output(platform)
         assert line is not None
         return line
 
-    async def source(self, phase: str, within: float = 15.0) -> Source:
-        def last() -> Source | None:
-            lines = [line for line in self.said if isinstance(line, Source)]
+    async def source(self, phase: str, within: float = 15.0) -> SourceLine:
+        def last() -> SourceLine | None:
+            lines = [line for line in self.said if isinstance(line, SourceLine)]
             return lines[-1] if lines else None
 
         await until(lambda: (line := last()) is not None and line.phase == phase, within)
@@ -153,8 +155,8 @@ class Broadcast:
         return line
 
     @property
-    def metrics(self) -> Metrics:
-        return next(line for line in reversed(self.said) if isinstance(line, Metrics))
+    def metrics(self) -> MetricsLine:
+        return next(line for line in reversed(self.said) if isinstance(line, MetricsLine))
 
     async def close(self) -> None:
         for task in self.tasks:
@@ -164,7 +166,7 @@ class Broadcast:
             self.relay.process.kill()
         # Shown by pytest when the test failed.
         print(self.relay.stderr())
-        print(*(line for line in self.said if not isinstance(line, Metrics)), sep="\n")
+        print(*(line for line in self.said if not isinstance(line, MetricsLine)), sep="\n")
         self.relay.close()
         for host in self.hosts:
             await host.kill()
@@ -336,8 +338,8 @@ async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platf
     await broadcast.phase(twitch, "live")
     since = len(broadcast.said)
     # One each second.
-    await until(lambda: sum(isinstance(line, Metrics) for line in broadcast.said[since:]) >= 8, 20)
-    metrics = [line for line in broadcast.said if isinstance(line, Metrics)][-5:]
+    await until(lambda: sum(isinstance(line, MetricsLine) for line in broadcast.said[since:]) >= 8, 20)
+    metrics = [line for line in broadcast.said if isinstance(line, MetricsLine)][-5:]
     for name in broadcast.outputs.values():
         own = [one for line in metrics for one in line.outputs if one.output_id == name]
         assert len(own) == len(metrics) == 5
@@ -514,8 +516,8 @@ async def test_the_room_is_deleted(broadcast: Broadcast, youtube: Platform) -> N
     assert (await broadcast.source("ended", 3)).code == "source_ended"
     # What becomes of the outputs is the controller's to say.
     await rises(youtube, "f1")
-    broadcast.say(Stop())
-    await until(lambda: any(isinstance(line, Bye) for line in broadcast.said))
+    broadcast.say(StopLine())
+    await until(lambda: any(isinstance(line, ByeLine) for line in broadcast.said))
     assert await broadcast.relay.ended() == 0
     await until(lambda: bool(youtube.published("f1", "publish_done")))
 
@@ -544,7 +546,7 @@ async def test_an_end_by_signal_is_in_order(broadcast: Broadcast, youtube: Platf
     await broadcast.source("live")
     broadcast.relay.process.send_signal(how)
     assert await broadcast.relay.ended() == 0, "it looks like a crash"
-    assert [line.reason for line in broadcast.said if isinstance(line, Bye)] == ["stopped"]
+    assert [line.reason for line in broadcast.said if isinstance(line, ByeLine)] == ["stopped"]
     line = broadcast.output(youtube)
     assert line is not None and (line.phase, line.code) == ("failed", "egress_lost"), "nobody asked for this end"
     await until(lambda: bool(youtube.published(key, "publish_done")))

@@ -17,12 +17,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from butai.relay.messages import Bye, Configure, Output, Ping, Preset, Source, StartOutput, Stop, Welcome
+from butai.relay.messages import (
+    ByeLine,
+    ConfigureLine,
+    OutputLine,
+    PingLine,
+    Preset,
+    SourceLine,
+    StartOutputLine,
+    StopLine,
+    WelcomeLine,
+)
 from tests.unit.test_relay_outputs import until
 from tests.unit.test_relay_server import Controller
 
 TOKEN, KEY = "canary-token-5e0a", "canary-key-9d41"
-CONFIGURE = Configure("b1", "ws://127.0.0.1:9", TOKEN, "host", Preset(320, 180, 30, 500))
+CONFIGURE = ConfigureLine("b1", "ws://127.0.0.1:9", TOKEN, "host", Preset(320, 180, 30, 500))
 
 
 class RelayProcess:
@@ -64,22 +74,22 @@ def relay(tmp_path: Path) -> Iterator[RelayProcess]:
 
 async def test_the_folder_is_closed_and_left_as_it_was(relay: RelayProcess) -> None:
     controller = await Controller.connect(relay.socket)
-    assert (await controller.hear(Welcome)).pid == relay.process.pid
+    assert (await controller.hear(WelcomeLine)).pid == relay.process.pid
     assert stat.S_IMODE(relay.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(relay.socket.stat().st_mode) == 0o600
-    controller.say(Stop())
-    assert (await controller.hear(Bye)).reason == "stopped"
+    controller.say(StopLine())
+    assert (await controller.hear(ByeLine)).reason == "stopped"
     assert await relay.ended() == 0
     assert list(relay.folder.iterdir()) == []
 
 
 async def test_sigterm_is_an_end_in_order(relay: RelayProcess) -> None:
     controller = await Controller.connect(relay.socket)
-    await controller.hear(Welcome)
+    await controller.hear(WelcomeLine)
     controller.say(CONFIGURE)
-    await controller.hear(Source)
+    await controller.hear(SourceLine)
     relay.process.send_signal(signal.SIGTERM)
-    assert (await controller.hear(Bye)).reason == "stopped"
+    assert (await controller.hear(ByeLine)).reason == "stopped"
     assert await relay.ended() == 0
     assert list(relay.folder.iterdir()) == []
 
@@ -93,7 +103,7 @@ async def test_there_is_never_a_second_one(relay: RelayProcess) -> None:
     finally:
         second.close()
     controller = await Controller.connect(relay.socket)
-    assert (await controller.hear(Welcome)).pid == relay.process.pid
+    assert (await controller.hear(WelcomeLine)).pid == relay.process.pid
 
 
 async def test_the_next_one_starts_after_a_sigkill(relay: RelayProcess) -> None:
@@ -105,7 +115,7 @@ async def test_the_next_one_starts_after_a_sigkill(relay: RelayProcess) -> None:
     try:
         await until(lambda: _connects(relay.socket))
         controller = await Controller.connect(relay.socket)
-        assert (await controller.hear(Welcome)).pid == second.process.pid
+        assert (await controller.hear(WelcomeLine)).pid == second.process.pid
     finally:
         second.close()
 
@@ -148,30 +158,30 @@ async def test_a_bad_start_is_one_line(tmp_path: Path) -> None:
 
 async def test_it_outlives_the_controller_that_read_its_log(relay: RelayProcess) -> None:
     controller = await Controller.connect(relay.socket, 1)
-    await controller.hear(Welcome)
+    await controller.hear(WelcomeLine)
     controller.say(CONFIGURE)
-    await controller.hear(Source)
+    await controller.hear(SourceLine)
     controller.writer.transport.abort()
     assert relay.process.stderr is not None
     relay.process.stderr.close()
     relay.process.stderr = None
     for epoch in (2, 3, 4):
         controller = await Controller.connect(relay.socket, epoch)
-        assert (await controller.hear(Welcome)).configured
-        controller.say(Ping())
+        assert (await controller.hear(WelcomeLine)).configured
+        controller.say(PingLine())
     assert relay.process.poll() is None
-    controller.say(Stop())
-    await controller.hear(Bye)
+    controller.say(StopLine())
+    await controller.hear(ByeLine)
     assert await relay.ended() == 0
 
 
 async def test_no_secret_is_in_argv_environment_or_log(relay: RelayProcess) -> None:
     controller = await Controller.connect(relay.socket)
-    await controller.hear(Welcome)
+    await controller.hear(WelcomeLine)
     controller.say(CONFIGURE)
     # Nobody listens there.
-    controller.say(StartOutput("o1", 1, "rtmp://127.0.0.1:9/live2", KEY, True))
-    failed = await controller.hear(Output, lambda line: line.phase in ("failed", "live"))
+    controller.say(StartOutputLine("o1", 1, "rtmp://127.0.0.1:9/live2", KEY, True))
+    failed = await controller.hear(OutputLine, lambda line: line.phase in ("failed", "live"))
     assert KEY not in repr(failed)
     process = psutil.Process(relay.process.pid)
     assert "canary" not in " ".join(process.cmdline()) + repr(process.environ())

@@ -15,8 +15,7 @@ from livekit import api
 from numpy.typing import NDArray
 
 from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
-from butai.relay.messages import Configure, Preset
-from butai.relay.messages import Source as SourceLine
+from butai.relay.messages import ConfigureLine, Preset, SourceLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import WAITING, Screen
 from butai.relay.source import HostSource
@@ -51,7 +50,7 @@ class Watched:
         self.said: list[SourceLine] = []
         self.screen, self.mixer = Screen(PRESET.width, PRESET.height), Mixer(48000)
         given = {"token": token(livekit, room, "relay", relay=True), "livekit_url": livekit.url, **more}
-        configure = Configure("b1", host_identity="host", preset=PRESET, grace=grace, **given)  # pyright: ignore[reportArgumentType]
+        configure = ConfigureLine("b1", host_identity="host", preset=PRESET, grace=grace, **given)  # pyright: ignore[reportArgumentType]
         self.source = HostSource(configure, self.screen, self.mixer, self.said.append)
         self.running = asyncio.create_task(self.source.run())
         self.hosts: list[HostProcess] = []

@@ -20,9 +20,11 @@ from psycopg.rows import dict_row
 from tusclient import client as tus
 
 from butai.assets import keys
-from butai.assets.resumable import names, uploads
-from butai.assets.storage import Store
-from butai.assets.wiring import assemble
+from butai.assets.library import assemble
+from butai.assets.storage.client import Store
+from butai.assets.tus import service, task_names
+from butai.assets.tus.digests import Digests
+from butai.assets.tus.service import Resumables
 from butai.audit import Origin
 from butai.config import Settings
 from butai.database import Database
@@ -344,7 +346,8 @@ async def test_whole_but_not_finished_is_finished_by_the_next_who_asks(
         )
         if by_worker:
             await rows(
-                api.settings, f"UPDATE procrastinate_jobs SET scheduled_at = now() WHERE task_name = '{names.FINISH}'"
+                api.settings,
+                f"UPDATE procrastinate_jobs SET scheduled_at = now() WHERE task_name = '{task_names.FINISH}'",
             )
             await run_jobs()
         else:
@@ -412,8 +415,9 @@ async def test_a_part_whose_sending_never_began_is_given_back(settings: Settings
     body = big(9 * MIB)
     async with Store(settings.store) as store:
         library = assemble(database, store, settings.assets, settings.http)
+        resumables = Resumables(library.uploads, Digests())
         key = keys.parse("scene/a.glb")
-        made = await uploads.create(library.resumables, "alice", Origin("alice"), key, len(body), None, "")
+        made = await service.create(resumables, "alice", Origin("alice"), key, len(body), None, "")
 
         async def at_once() -> AsyncIterator[bytes]:
             # Never waits, so the first part's task has no turn before the request is refused.
@@ -421,7 +425,7 @@ async def test_a_part_whose_sending_never_began_is_given_back(settings: Settings
             yield b"more"
 
         with pytest.raises(InvalidRequest):
-            await uploads.append(library.resumables, "alice", Origin("alice"), made.id, 0, at_once(), None)
+            await service.append(resumables, "alice", Origin("alice"), made.id, 0, at_once(), None)
         memory = library.uploads.memory
         assert memory._made == len(memory._free) > 0  # pyright: ignore[reportPrivateUsage]
 

@@ -17,12 +17,12 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
-from butai.apikeys import create_api_key
-from butai.assets import purging
+from butai.assets import purge
 from butai.assets.queries import parse_sort
 from butai.assets.search import filters, pages, rarity
 from butai.assets.search.pages import Search
 from butai.database import Database
+from butai.identity.api_keys import create_api_key
 from tests import files
 from tests.conftest import Api
 from tests.integration.test_query_plans import nodes
@@ -630,7 +630,7 @@ async def test_who_follows_the_feed_sees_what_the_list_shows(api: Api, database:
             await api.call("POST", f"{path}/restore", user)
         if what == "purge":
             async with database.transaction() as session:
-                purged += await purging.purge(session, UUID(asset), datetime.now(UTC) + timedelta(days=1))
+                purged += await purge.purge(session, UUID(asset), datetime.now(UTC) + timedelta(days=1))
 
     for _ in range(250):
         await act(rng.choice(("alice", "bob")))

@@ -7,11 +7,11 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets.delivery import Conditions, content_disposition, prepare
-from butai.assets.queries import Readable
+from butai.assets.queries import ReadableAsset
+from butai.assets.reading.delivery import Conditions, content_disposition, prepare
 from butai.errors import RangeNotSatisfiable
 
-ROW = Readable(
+ROW = ReadableAsset(
     UUID(int=1), "vrm/a.vrm", "vrm/a.vrm", "ready", "alice", "o", "model/gltf-binary", 1000, "e", "a", None, "vrm", True
 )
 
@@ -47,7 +47,9 @@ def test_ranges_are_cut_to_the_file(first: int, last: int) -> None:
 
 @given(st.text(min_size=1, max_size=50))
 def test_no_name_breaks_out_of_its_header(name: str) -> None:
-    row = Readable(ROW.id, "k", f"vrm/{name}", "ready", None, "o", "model/gltf-binary", 1, "e", "a", None, "vrm", True)
+    row = ReadableAsset(
+        ROW.id, "k", f"vrm/{name}", "ready", None, "o", "model/gltf-binary", 1, "e", "a", None, "vrm", True
+    )
     try:
         value = content_disposition(row)
     except UnicodeEncodeError:

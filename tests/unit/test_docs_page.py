@@ -8,15 +8,15 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from butai import docs_page
 from butai.api import document
+from butai.web import docs
 
 ORIGIN = "https://api.example"
 
 
 def test_every_operation_and_every_shape_is_there_and_every_link_leads_somewhere() -> None:
     whole = document()
-    html = docs_page.page(whole, ORIGIN)
+    html = docs.page(whole, ORIGIN)
     for path, operations in whole["paths"].items():
         assert f"<code>{path}</code>" in html
         for operation in operations.values():
@@ -27,7 +27,7 @@ def test_every_operation_and_every_shape_is_there_and_every_link_leads_somewhere
 
 
 def test_the_examples_are_lines_for_the_address_that_the_reader_used() -> None:
-    html = docs_page.page(document(), ORIGIN)
+    html = docs.page(document(), ORIGIN)
     upload = f"curl -b jar -F file=@avatar.vrm -F fileName=vrm/Aoi.vrm -F fileType=model/vrm {ORIGIN}/api/s3/upload"
     assert f"<pre>{upload}</pre>" in html
     assert html.count(f"{ORIGIN}/") == html.count("<pre>")
@@ -62,7 +62,7 @@ def test_nothing_in_the_document_can_become_markup() -> None:
             "securitySchemes": {"x": {"type": "apiKey", "in": "header", "name": evil, "description": evil}},
         },
     }
-    html = docs_page.page(poisoned, f"http://{evil}")
+    html = docs.page(poisoned, f"http://{evil}")
     tags: set[str] = set()
     attributes: set[str] = set()
 
@@ -78,10 +78,10 @@ def test_nothing_in_the_document_can_become_markup() -> None:
 
 
 def test_its_policy_lets_in_the_page_s_own_style_and_no_script() -> None:
-    html = docs_page.page(document(), ORIGIN)
+    html = docs.page(document(), ORIGIN)
     styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
     assert len(styles) == 1
-    policy = docs_page.HEADERS["content-security-policy"]
+    policy = docs.HEADERS["content-security-policy"]
     assert base64.b64encode(hashlib.sha256(styles[0].encode()).digest()).decode() in policy
     assert "default-src 'none'" in policy
     assert "script-src" not in policy

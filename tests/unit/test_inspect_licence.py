@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets.inspect.licence import Licence, licence_0, licence_1
+from butai.assets.contents.readers.licence import Licence, licence_0, licence_1
 
 STRICTEST = Licence()
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from butai.assets import decoding
-from butai.assets.inspect.pictures import picture_facts
-from butai.assets.inspect.sound import HEAD, TAIL, sound_facts
+from butai.assets.contents import decode_tasks
+from butai.assets.contents.readers.pictures import picture_facts
+from butai.assets.contents.readers.sound import HEAD, TAIL, sound_facts
 from butai.errors import UploadRefused
 from tests import files
 
@@ -74,7 +74,7 @@ async def test_a_sound_s_head_and_its_whole(sine: Path, extension: str) -> None:
     assert facts["duration"] == pytest.approx(5, abs=0.15)
     assert (facts["title"], facts["artist"]) == ("舞台", "Aoi")
     assert facts["channels"] == 2
-    whole, problem = await decoding._child("sound", str(path))  # pyright: ignore[reportPrivateUsage]
+    whole, problem = await decode_tasks._child("sound", str(path))  # pyright: ignore[reportPrivateUsage]
     assert problem is None
     assert whole["duration"] == pytest.approx(5, abs=0.15)
     told = ffmpeg("-i", str(path), "-af", "ebur128", "-f", "null", "-")
@@ -88,7 +88,7 @@ async def test_a_sound_s_head_and_its_whole(sine: Path, extension: str) -> None:
 async def test_a_waveform_rises_with_its_sound(tmp_path: Path) -> None:
     path = tmp_path / "ramp.wav"
     ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:duration=100", "-af", "afade=t=in:d=100:curve=tri", str(path))
-    whole, _ = await decoding._child("sound", str(path))  # pyright: ignore[reportPrivateUsage]
+    whole, _ = await decode_tasks._child("sound", str(path))  # pyright: ignore[reportPrivateUsage]
     assert len(whole["peaks"]) == 800
     eighths = [max(whole["peaks"][start : start + 100]) for start in range(0, 800, 100)]
     assert eighths == sorted(eighths)
@@ -116,7 +116,7 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
     png = files.png(7, 5)
     assert await picture_facts(Bytes(png), len(png), "png") == {"width": 7, "height": 5}
     for name, size in (("sky.hdr", (64, 32)), ("sky.exr", (512, 256))):
-        found, problem = await decoding._child("picture", str(tmp_path / name))  # pyright: ignore[reportPrivateUsage]
+        found, problem = await decode_tasks._child("picture", str(tmp_path / name))  # pyright: ignore[reportPrivateUsage]
         assert problem is None
         preview = Image.open(io.BytesIO(base64.b64decode(found["jpeg"])))
         assert preview.size == size
@@ -126,7 +126,7 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
         assert isinstance(high, int)
         assert high - low > 60
     sun = Image.open(
-        io.BytesIO(base64.b64decode((await decoding._child("picture", str(tmp_path / "sky.hdr")))[0]["jpeg"]))
+        io.BytesIO(base64.b64decode((await decode_tasks._child("picture", str(tmp_path / "sky.hdr")))[0]["jpeg"]))
     )  # pyright: ignore[reportPrivateUsage]
     grey = sun.convert("L")
     assert grey.getpixel((40, 8)) > grey.getpixel((10, 20)) + 40  # pyright: ignore[reportOperatorIssue]
@@ -136,21 +136,21 @@ async def test_what_asks_for_too_much_is_stopped(tmp_path: Path, monkeypatch: py
     # A small file that says it is gigantic.
     bomb = tmp_path / "bomb.hdr"
     bomb.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 60000 +X 60000\n" + bytes(4000))
-    assert await decoding._child("picture", str(bomb)) == ({}, "decode_failed")  # pyright: ignore[reportPrivateUsage]
+    assert await decode_tasks._child("picture", str(bomb)) == ({}, "decode_failed")  # pyright: ignore[reportPrivateUsage]
     for kind, body in (("sound", b"ID3" + bytes(5000)), ("picture", b"\x76\x2f\x31\x01" + bytes(500))):
         (tmp_path / "broken").write_bytes(body)
-        assert (await decoding._child(kind, str(tmp_path / "broken")))[1] == "decode_failed"  # pyright: ignore[reportPrivateUsage]
+        assert (await decode_tasks._child(kind, str(tmp_path / "broken")))[1] == "decode_failed"  # pyright: ignore[reportPrivateUsage]
     ffmpeg("-f", "lavfi", "-i", "sine=duration=600", "-ac", "2", str(tmp_path / "long.flac"))
-    monkeypatch.setattr(decoding, "SECONDS", 0.2)
+    monkeypatch.setattr(decode_tasks, "SECONDS", 0.2)
     began = asyncio.get_running_loop().time()
-    assert (await decoding._child("sound", str(tmp_path / "long.flac")))[1] == "decode_too_long"  # pyright: ignore[reportPrivateUsage]
+    assert (await decode_tasks._child("sound", str(tmp_path / "long.flac")))[1] == "decode_too_long"  # pyright: ignore[reportPrivateUsage]
     assert asyncio.get_running_loop().time() - began < 10
 
 
 def test_the_child_s_memory_is_bounded() -> None:
     code = (
         "import resource, sys; sys.argv = ['x', 'sound', '/nonexistent']\n"
-        "from butai.assets.inspect import decode_child as child\n"
+        "from butai.assets.contents.readers import decode_child as child\n"
         "child.sound = lambda path: bytearray(3 * 1024**3) and {}\n"
         "child.main()"
     )
@@ -225,6 +225,6 @@ async def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
         ("list.m4a", f"ffconcat version 1.0\nfile {url}\n"),
     ):
         (tmp_path / name).write_text(text)
-        assert await decoding._child("sound", str(tmp_path / name)) == ({}, "decode_failed")  # pyright: ignore[reportPrivateUsage]
+        assert await decode_tasks._child("sound", str(tmp_path / name)) == ({}, "decode_failed")  # pyright: ignore[reportPrivateUsage]
     server.close()
     assert asked == []

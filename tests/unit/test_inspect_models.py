@@ -11,10 +11,10 @@ from typing import Any
 import pygltflib
 import pytest
 
-from butai.assets.inspect import animations, claims, gltf, vrm
-from butai.assets.inspect.glb import Glb, read_glb, read_gltf
-from butai.assets.inspect.images import IMAGES_LIMIT, image_places, image_size, image_sizes
-from butai.assets.inspection import Facts, read_facts
+from butai.assets.contents.readers import animations, claims, gltf, vrm
+from butai.assets.contents.readers.glb import Glb, read_glb, read_gltf
+from butai.assets.contents.readers.images import IMAGES_LIMIT, image_places, image_size, image_sizes
+from butai.assets.contents.tasks import Facts, read_facts
 from butai.assets.kinds import AssetType
 from butai.errors import GlbInvalid, InspectionTooLarge, SignatureMismatch
 from tests import avatars, files

@@ -11,8 +11,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from butai.assets.listing_formats import UNREADABLE, Format, Listed, ListingError, guess_columns
-from butai.assets.listings import FileListing
+from butai.assets.imports.listing_formats import UNREADABLE, ListedObject, ListingError, ListingFormat, guess_columns
+from butai.assets.imports.listings import FileListing
 
 ODD = [
     "vrm/plain.vrm",
@@ -29,11 +29,11 @@ ODD = [
 ]
 
 
-def read(path: Path, format: Format | None = None, columns: str | None = None) -> list[Listed]:
+def read(path: Path, format: ListingFormat | None = None, columns: str | None = None) -> list[ListedObject]:
     return list(FileListing(path, format, columns))
 
 
-def names(path: Path, format: Format | None = None, columns: str | None = None) -> list[str]:
+def names(path: Path, format: ListingFormat | None = None, columns: str | None = None) -> list[str]:
     found = read(path, format, columns)
     assert all(entry.problem is None for entry in found), found
     return [entry.key for entry in found]
@@ -71,7 +71,7 @@ def write_report(folder: Path, parts: list[str], schema: str = SCHEMA, format: s
 def test_an_inventory_report_is_read_in_all_its_parts_with_keys_decoded(tmp_path: Path, encode) -> None:
     parts = ["\n".join(inventory_line(key, encode) for key in half) + "\n" for half in (ODD[:5], ODD[5:])]
     listing = FileListing(write_report(tmp_path, parts))
-    assert listing.format is Format.INVENTORY
+    assert listing.format is ListingFormat.INVENTORY
     found = list(listing)
     assert [entry.key for entry in found] == ODD
     assert found[0].modified == datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -110,9 +110,9 @@ def test_an_inventory_csv_without_its_manifest_is_guessed_or_told(tmp_path: Path
     assert names(path) == ODD
     other = tmp_path / "other.csv"
     other.write_text("\n".join(quoted("12", quote_plus(key, safe="/"), "studio") for key in ODD))
-    assert names(other, Format.INVENTORY, "Size, Key, Bucket") == ODD
+    assert names(other, ListingFormat.INVENTORY, "Size, Key, Bucket") == ODD
     with pytest.raises(ListingError, match="name no Key"):
-        read(other, Format.INVENTORY, "Size, Bucket")
+        read(other, ListingFormat.INVENTORY, "Size, Bucket")
 
 
 def test_columns_are_guessed_from_their_values() -> None:
@@ -130,7 +130,7 @@ def test_aws_s3_ls_keeps_keys_as_they_stand(tmp_path: Path, human: bool) -> None
     lines += ["", f"Total Objects: {len(ODD)}", "   Total Size: 13574"]
     path.write_text("\n".join(lines) + "\n")
     listing = FileListing(path)
-    assert listing.format is Format.AWS_LS
+    assert listing.format is ListingFormat.AWS_LS
     assert [entry.key for entry in listing] == ODD
     assert listing.progress() == (path.stat().st_size, path.stat().st_size)
     assert read(path)[0].modified == datetime(2024, 5, 1, 12).astimezone()
@@ -186,7 +186,7 @@ def test_bytes_that_are_no_text_do_not_stop_a_listing(tmp_path: Path) -> None:
 
 
 def test_what_is_no_listing_is_refused_in_one_line(tmp_path: Path) -> None:
-    def refused(body: bytes, match: str, **how: Format) -> None:
+    def refused(body: bytes, match: str, **how: ListingFormat) -> None:
         path = tmp_path / "list"
         path.write_bytes(body)
         with pytest.raises(ListingError, match=match) as caught:
@@ -199,8 +199,8 @@ def test_what_is_no_listing_is_refused_in_one_line(tmp_path: Path) -> None:
     refused(b"{}", "cannot tell what kind")
     refused(b'[{"Path": "vrm/a.vrm"}, {"Path": "vrm/b', "not copied whole")
     refused(b'[{"Path": "vrm/a.vrm"}, 7]', "rclone")
-    refused(b"x" * 100_000, "longer|more than", format=Format.AWS_LS)
-    refused(b"a,b\n1,2\n", "key", format=Format.CSV)
+    refused(b"x" * 100_000, "longer|more than", format=ListingFormat.AWS_LS)
+    refused(b"a,b\n1,2\n", "key", format=ListingFormat.CSV)
     refused(gzip.compress(b"2024-05-01 12:00:00 1 vrm/a.vrm\n" * 50_000)[:-200], "not copied whole")
     refused(b'{"fileSchema": "Bucket, Key", "fileFormat": "CSV"}', "not the manifest")
     with pytest.raises(ListingError, match="No such file"):

@@ -9,12 +9,20 @@ from typing import Any
 import pytest
 
 from butai.config import RetrySettings
-from butai.live.actions import BroadcastEnded, EngineLost, Move, StartEngine, StartOutput, StopEngine, StopOutput
-from butai.live.desired import BroadcastRow, OutputRow
-from butai.live.draft import Policy
-from butai.live.observations import KEPT, EngineGone, Observations, OutputReport, SourceReport
-from butai.live.plan import ABANDONED_AFTER, plan
-from butai.live.states import Code, Event, State
+from butai.live.reconcile.commands import (
+    BroadcastEnded,
+    EngineLost,
+    Move,
+    StartEngine,
+    StartOutput,
+    StopEngine,
+    StopOutput,
+)
+from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.plan import ABANDONED_AFTER, plan
+from butai.live.reconcile.reports import KEPT, EngineGone, Observations, OutputReport, SourceReport
+from butai.live.reconcile.rows import BroadcastRow, OutputRow
+from butai.live.states import Code, OutputState, OutputTrigger
 
 NOW = 5000.0
 A, B = uuid.uuid4(), uuid.uuid4()
@@ -22,11 +30,11 @@ RULES = RetrySettings()
 POLICY = Policy({"youtube": RULES, "twitch": RULES, "custom": RULES}, "here", lambda: 0.5)
 
 
-def output(output_id: uuid.UUID = A, state: State = State.LIVE, attempt: int = 2, **more: Any) -> OutputRow:
+def output(output_id: uuid.UUID = A, state: OutputState = OutputState.LIVE, attempt: int = 2, **more: Any) -> OutputRow:
     row = OutputRow(
         output_id, "custom", "rtmp://a", None, b"k", "on", state, 4000.0, attempt=attempt, attempt_started_at=NOW - 1
     )
-    if state is State.LIVE:
+    if state is OutputState.LIVE:
         row = replace(row, live_since=4000.0, last_live_at=4000.0, first_live_at=4000.0)
     return replace(row, **more)
 
@@ -51,7 +59,7 @@ def report(attempt: int, phase: Any, at: float = NOW, code: str = "", output_id:
     return OutputReport(output_id, attempt, phase, at, code)
 
 
-def moves(row: BroadcastRow, seen: Observations, now: float = NOW) -> list[tuple[Event, str | None]]:
+def moves(row: BroadcastRow, seen: Observations, now: float = NOW) -> list[tuple[OutputTrigger, str | None]]:
     return [(one.event, one.code) for one in plan(row, seen.snapshot(), now, POLICY).writes if isinstance(one, Move)]
 
 
@@ -95,23 +103,23 @@ def test_a_report_of_another_attempt_than_the_rows_changes_nothing() -> None:
     assert moves(row, running(report(1, "failed", code="destination_closed"))) == []
     assert moves(row, running(report(3, "failed", code="destination_closed"))) == []
     assert moves(row, running(report(2, "failed", code="destination_closed"))) == [
-        (Event.RETRY_PLANNED, "destination_closed")
+        (OutputTrigger.RETRY_PLANNED, "destination_closed")
     ]
 
 
 def test_a_report_while_the_next_attempt_is_waited_for_changes_nothing() -> None:
-    row = broadcast(output(state=State.RECONNECTING, next_attempt_at=NOW + 5))
+    row = broadcast(output(state=OutputState.RECONNECTING, next_attempt_at=NOW + 5))
     assert moves(row, running(report(2, "live"))) == []
 
 
 def test_reports_of_an_engine_that_the_rows_do_not_know_change_nothing() -> None:
     row = broadcast(output(), engine_ref="r0")
     found = moves(row, running(report(2, "failed", code="key_rejected"), ref="r1"))
-    assert found == [(Event.RETRY_PLANNED, "egress_lost")]
+    assert found == [(OutputTrigger.RETRY_PLANNED, "egress_lost")]
 
 
 def test_an_attempt_is_started_once_and_again_only_by_a_new_engine_connection() -> None:
-    row = broadcast(output(state=State.STARTING, attempt=1))
+    row = broadcast(output(state=OutputState.STARTING, attempt=1))
     seen = running()
     made = plan(row, seen.snapshot(), NOW, POLICY)
     assert [type(one) for one in made.orders] == [StartOutput]
@@ -122,12 +130,12 @@ def test_an_attempt_is_started_once_and_again_only_by_a_new_engine_connection() 
 
 
 def test_the_time_limit_ends_the_old_attempt_before_the_next_begins() -> None:
-    row = broadcast(output(state=State.STARTING, attempt=1, attempt_started_at=NOW - 45))
+    row = broadcast(output(state=OutputState.STARTING, attempt=1, attempt_started_at=NOW - 45))
     seen = running(report(1, "connecting", NOW - 45))
     made = plan(row, seen.snapshot(), NOW, POLICY)
     [move] = [one for one in made.writes if isinstance(one, Move)]
     assert (move.event, move.code, move.changes["next_attempt_at"]) == (
-        Event.RETRY_PLANNED,
+        OutputTrigger.RETRY_PLANNED,
         Code.EGRESS_START_TIMEOUT,
         NOW + 3,
     )
@@ -136,28 +144,28 @@ def test_the_time_limit_ends_the_old_attempt_before_the_next_begins() -> None:
     waiting = broadcast(replace(row.outputs[0], **dict(move.changes)))
     assert moves(waiting, seen, NOW + 4) == []
     seen.heard(report(1, "ended", NOW + 4))
-    assert moves(waiting, seen, NOW + 4) == [(Event.STARTED, None)]
+    assert moves(waiting, seen, NOW + 4) == [(OutputTrigger.STARTED, None)]
 
 
 def test_a_stop_of_one_that_waits_is_over_at_once_and_touches_no_other() -> None:
-    row = broadcast(output(state=State.RECONNECTING, next_attempt_at=NOW + 9, wanted="off"), output(B, attempt=1))
+    row = broadcast(output(state=OutputState.RECONNECTING, next_attempt_at=NOW + 9, wanted="off"), output(B, attempt=1))
     seen = running(report(2, "failed", NOW - 5), report(1, "live", NOW - 50, output_id=B))
     made = plan(row, seen.snapshot(), NOW, POLICY)
     assert [(one.output_id, one.event) for one in made.writes if isinstance(one, Move)] == [
-        (A, Event.STOP_ASKED),
-        (A, Event.ENDED),
+        (A, OutputTrigger.STOP_ASKED),
+        (A, OutputTrigger.ENDED),
     ]
     assert made.orders == ()
 
 
 def test_a_stop_is_over_after_ten_seconds_whatever_the_engine_says() -> None:
-    stopping = output(state=State.STOPPING, wanted="off")
+    stopping = output(state=OutputState.STOPPING, wanted="off")
     row = broadcast(replace(stopping, state_since=NOW - 9.9), output(B, attempt=1))
     seen = running(report(2, "live", NOW - 50), report(1, "live", NOW - 50, output_id=B))
     seen.ordered_stop(A, NOW - 9.9)
     made = plan(row, seen.snapshot(), NOW, POLICY)
     assert made.writes == () and made.wake_at == pytest.approx(NOW + 0.1)
-    assert moves(row, seen, NOW + 0.1) == [(Event.ENDED, Code.STOP_UNCONFIRMED)]
+    assert moves(row, seen, NOW + 0.1) == [(OutputTrigger.ENDED, Code.STOP_UNCONFIRMED)]
 
 
 def test_losing_an_engine_that_was_told_to_end_fails_nothing() -> None:
@@ -167,7 +175,7 @@ def test_losing_an_engine_that_was_told_to_end_fails_nothing() -> None:
     seen.heard(EngineGone(NOW))
     made = plan(row, seen.snapshot(), NOW, POLICY)
     assert [type(one) for one in made.writes] == [EngineLost, Move, Move, BroadcastEnded]
-    assert moves(row, seen) == [(Event.STOP_ASKED, None), (Event.ENDED, None)]
+    assert moves(row, seen) == [(OutputTrigger.STOP_ASKED, None), (OutputTrigger.ENDED, None)]
 
 
 def test_an_engine_elsewhere_is_outwaited_and_not_started_beside() -> None:
@@ -177,7 +185,7 @@ def test_an_engine_elsewhere_is_outwaited_and_not_started_beside() -> None:
     [lost] = [one for one in made.writes if isinstance(one, EngineLost)]
     assert lost.next_at == NOW - 10 + ABANDONED_AFTER
     after = broadcast(
-        output(state=State.RECONNECTING, next_attempt_at=NOW),
+        output(state=OutputState.RECONNECTING, next_attempt_at=NOW),
         engine_host="there",
         engine_ref=None,
         engine_seen_at=NOW - 10,
@@ -203,19 +211,19 @@ def test_the_first_crash_is_answered_at_once_and_the_next_ones_wait() -> None:
 
 
 def test_a_livekit_that_cannot_be_reached_is_tried_with_another_engine() -> None:
-    row = broadcast(output(state=State.STARTING, attempt=1))
+    row = broadcast(output(state=OutputState.STARTING, attempt=1))
     seen = running(report(1, "connecting", NOW - 1))
     seen.heard(SourceReport("failed", NOW, "livekit_unreachable"))
     made = plan(row, seen.snapshot(), NOW, POLICY)
     assert StopEngine() in made.orders and not [one for one in made.writes if isinstance(one, Move)]
     seen.ordered_end(NOW)
     seen.heard(EngineGone(NOW + 1))
-    assert moves(row, seen, NOW + 1) == [(Event.RETRY_PLANNED, Code.LIVEKIT_UNREACHABLE)]
+    assert moves(row, seen, NOW + 1) == [(OutputTrigger.RETRY_PLANNED, Code.LIVEKIT_UNREACHABLE)]
 
 
 def test_what_was_never_wanted_keeps_its_error_and_keeps_no_broadcast_up() -> None:
-    nowhere = output(B, State.FAILED, attempt=0, wanted="off", error_code="no_destination")
-    row = broadcast(output(state=State.ENDED, wanted="off"), nowhere)
+    nowhere = output(B, OutputState.FAILED, attempt=0, wanted="off", error_code="no_destination")
+    row = broadcast(output(state=OutputState.ENDED, wanted="off"), nowhere)
     made = plan(row, running().snapshot(), NOW, POLICY)
     assert made.writes == (BroadcastEnded(None, NOW),)
     up = broadcast(output(), nowhere)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from butai.config import RetrySettings
-from butai.live.actions import (
+from butai.live.reconcile.commands import (
     BroadcastEnded,
     Configure,
     EndBegun,
@@ -33,9 +33,9 @@ from butai.live.actions import (
     StopEngine,
     StopOutput,
 )
-from butai.live.desired import BroadcastRow, OutputRow
-from butai.live.draft import Policy
-from butai.live.observations import (
+from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.plan import STOP_LIMIT, plan
+from butai.live.reconcile.reports import (
     OVER,
     EngineGone,
     Observations,
@@ -44,8 +44,8 @@ from butai.live.observations import (
     SourceReport,
     StartFailed,
 )
-from butai.live.plan import STOP_LIMIT, plan
-from butai.live.states import Event, State, next_state
+from butai.live.reconcile.rows import BroadcastRow, OutputRow
+from butai.live.states import OutputState, OutputTrigger, next_state
 
 RULES = RetrySettings(base=1, cap=8, attempts=4, minutes=10, stable=60)
 POLICY = Policy({"youtube": RULES, "twitch": RULES, "custom": RULES}, "here", lambda: 0.5)
@@ -78,7 +78,7 @@ def apply(row: BroadcastRow, made: Plan) -> BroadcastRow:
             case Move():
                 output = outputs[one.output_id]
                 assert (output.state, output.attempt) == (one.before, one.attempt)
-                assert output.state is not State.ENDED
+                assert output.state is not OutputState.ENDED
                 assert next_state(output.state, one.event) is one.changes["state"]
                 outputs[one.output_id] = replace(output, **one.changes)
             case ForgetRetry():
@@ -143,7 +143,7 @@ class Show(RuleBasedStateMachine):
         self.step()
 
     def _output(self) -> OutputRow:
-        return OutputRow(uuid.uuid4(), "custom", "rtmp://a", None, b"k", "on", State.PENDING, self.now)
+        return OutputRow(uuid.uuid4(), "custom", "rtmp://a", None, b"k", "on", OutputState.PENDING, self.now)
 
     # The controller
 
@@ -169,10 +169,12 @@ class Show(RuleBasedStateMachine):
     def _count(self, made: Plan) -> None:
         for one in made.writes:
             if isinstance(one, Move):
-                if one.event is Event.STARTED:
+                if one.event is OutputTrigger.STARTED:
                     self.tries[one.output_id] = self.tries.get(one.output_id, 0) + 1
                     assert self.tries[one.output_id] <= RULES.attempts
-                if one.event is Event.RETRIED or (one.before is State.LIVE and one.changes.get("tries") in (0, 1)):
+                if one.event is OutputTrigger.RETRIED or (
+                    one.before is OutputState.LIVE and one.changes.get("tries") in (0, 1)
+                ):
                     self.tries[one.output_id] = one.changes["tries"]
 
     def _obey(self, order: object) -> None:
@@ -372,16 +374,20 @@ class Show(RuleBasedStateMachine):
         for output in self.row.outputs if hasattr(self, "row") else ():
             if output.id in self.ended:
                 assert replace(output, wanted="off", retry_asked_at=None) == self.ended[output.id]
-            elif output.state is State.ENDED:
+            elif output.state is OutputState.ENDED:
                 self.ended[output.id] = replace(output, wanted="off", retry_asked_at=None)
 
     @invariant()
     def budgets_hold(self) -> None:
         for output in self.row.outputs if hasattr(self, "row") else ():
             assert output.tries <= RULES.attempts
-            assert (output.next_attempt_at is None) or output.state in (State.STARTING, State.RECONNECTING)
-            assert (output.live_since is not None) == (output.state is State.LIVE)
-            assert (output.confirmation == "none") or output.state in (State.LIVE, State.STOPPING, State.ENDED)
+            assert (output.next_attempt_at is None) or output.state in (OutputState.STARTING, OutputState.RECONNECTING)
+            assert (output.live_since is not None) == (output.state is OutputState.LIVE)
+            assert (output.confirmation == "none") or output.state in (
+                OutputState.LIVE,
+                OutputState.STOPPING,
+                OutputState.ENDED,
+            )
 
     def teardown(self) -> None:
         """Whatever happened, a stop ends it, in at most ten seconds and one look."""
@@ -395,7 +401,7 @@ class Show(RuleBasedStateMachine):
             self.now += 1.0
             self.step()
         assert self.row.ended_at is not None
-        assert all(output.state in (State.ENDED, State.FAILED) for output in self.row.outputs)
+        assert all(output.state in (OutputState.ENDED, OutputState.FAILED) for output in self.row.outputs)
         assert self.engine is None
 
 

@@ -14,10 +14,10 @@ from pydantic import SecretStr
 
 from butai.config import LiveSettings
 from butai.errors import SecretKeyInvalid
-from butai.live.queries import _retryable
+from butai.live.broadcasts.queries import _retryable
 from butai.live.states import Code
 from butai.live.stream_keys import SealBroken, Sealer
-from butai.live.words import language, words
+from butai.live.texts import language, words
 
 SUBJECT = UUID(int=7)
 KEY = "canary-1c9e-stream-key"

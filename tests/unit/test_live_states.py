@@ -6,32 +6,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.live.states import TABLE, WIRE, Event, IllegalTransition, State, broadcast_status, next_state
+from butai.live.states import (
+    TABLE,
+    WIRE,
+    IllegalOutputTransition,
+    OutputState,
+    OutputTrigger,
+    broadcast_status,
+    next_state,
+)
 
 
-@given(st.sampled_from(State), st.sampled_from(Event))
-def test_every_pair_is_in_the_table_or_raises(state: State, event: Event) -> None:
+@given(st.sampled_from(OutputState), st.sampled_from(OutputTrigger))
+def test_every_pair_is_in_the_table_or_raises(state: OutputState, event: OutputTrigger) -> None:
     if (state, event) in TABLE:
         assert next_state(state, event) is TABLE[state, event]
     else:
-        with pytest.raises(IllegalTransition) as raised:
+        with pytest.raises(IllegalOutputTransition) as raised:
             next_state(state, event)
         assert (raised.value.state, raised.value.event) == (state, event)
 
 
 def test_nothing_leaves_ended_and_only_a_host_leaves_failed() -> None:
-    assert not [event for (state, event) in TABLE if state is State.ENDED]
-    assert {event for (state, event) in TABLE if state is State.FAILED} == {Event.RETRIED, Event.ENDED}
+    assert not [event for (state, event) in TABLE if state is OutputState.ENDED]
+    assert {event for (state, event) in TABLE if state is OutputState.FAILED} == {
+        OutputTrigger.RETRIED,
+        OutputTrigger.ENDED,
+    }
 
 
 def test_every_state_is_reached_from_the_first_and_can_end() -> None:
-    reached = {State.PENDING}
+    reached = {OutputState.PENDING}
     while (more := reached | {after for (before, _), after in TABLE.items() if before in reached}) != reached:
         reached = more
-    assert reached == set(State)
-    for state in set(State) - {State.ENDED}:
-        assert TABLE[state, Event.ENDED] is State.ENDED
-    assert set(WIRE) == set(State)
+    assert reached == set(OutputState)
+    for state in set(OutputState) - {OutputState.ENDED}:
+        assert TABLE[state, OutputTrigger.ENDED] is OutputState.ENDED
+    assert set(WIRE) == set(OutputState)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +60,12 @@ def test_every_state_is_reached_from_the_first_and_can_end() -> None:
     ],
 )
 def test_a_broadcast_on_air_shows_what_its_outputs_are(states: list[str], shown: str) -> None:
-    assert broadcast_status(map(State, states), wanted=True, ended=False, was_live=False) == shown
+    assert broadcast_status(map(OutputState, states), wanted=True, ended=False, was_live=False) == shown
 
 
 def test_a_broadcast_that_is_over_shows_whether_it_ever_was() -> None:
-    failed = [State.FAILED, State.FAILED]
+    failed = [OutputState.FAILED, OutputState.FAILED]
     assert broadcast_status(failed, wanted=False, ended=True, was_live=False) == "error"
     assert broadcast_status(failed, wanted=False, ended=True, was_live=True) == "ended"
-    assert broadcast_status([State.ENDED], wanted=False, ended=True, was_live=False) == "ended"
-    assert broadcast_status([State.LIVE], wanted=False, ended=False, was_live=True) == "stopping"
+    assert broadcast_status([OutputState.ENDED], wanted=False, ended=True, was_live=False) == "ended"
+    assert broadcast_status([OutputState.LIVE], wanted=False, ended=False, was_live=True) == "stopping"

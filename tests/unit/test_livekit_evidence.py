@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from livekit.protocol.egress import EgressInfo, EgressStatus
 
-from butai.live.egress.evidence import (
+from butai.live.egress.livekit.evidence import (
     RULES,
     Seen,
     due,

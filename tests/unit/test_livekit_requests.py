@@ -9,9 +9,9 @@ from livekit import api
 from livekit.protocol.egress import ParticipantEgressRequest, StartEgressRequest, StreamProtocol
 
 from butai.config import LiveSettings
-from butai.live.desired import BroadcastRow
-from butai.live.egress.requests import encoding, full_url, start_request
-from butai.live.presets import PRESETS
+from butai.live.egress.livekit.requests import encoding, full_url, start_request
+from butai.live.egress.presets import PRESETS
+from butai.live.reconcile.rows import BroadcastRow
 
 BROADCAST = BroadcastRow(
     id=UUID(int=1),

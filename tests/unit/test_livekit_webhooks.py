@@ -18,9 +18,9 @@ from pydantic import SecretStr
 from butai.config import LiveKitSettings, LiveSettings
 from butai.errors import InvalidRequest, WebhookRefused
 from butai.live.projects import Projects
-from butai.live.webhook_events import TIMELINE, read
-from butai.live.webhook_reading import blanked
-from butai.live.webhook_signatures import LEEWAY, WINDOW, verify
+from butai.live.webhooks.archive import blanked
+from butai.live.webhooks.payload import TIMELINE, read
+from butai.live.webhooks.signatures import LEEWAY, WINDOW, verify
 from tests.webhooks import KEY, SECRET, encoded, event, joined, sign
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"

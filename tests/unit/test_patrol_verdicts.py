@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from butai.assets.patrol.heads import Bucket
-from butai.assets.patrol.looking import Canary, PatrolStopped, look
-from butai.assets.patrol.verdicts import Answer, Kind, Row, Ruling, is_mass, rule
+from butai.assets.patrol.probe import probe_batch
+from butai.assets.patrol.verdicts import Row, Ruling, is_mass, rule
+from butai.assets.storage.answers import HeadAnswer, HeadKind
+from butai.assets.storage.canary import Canary, StoreUnreliable
+from butai.assets.storage.limits import RateLimit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RECHECK = timedelta(minutes=10)
@@ -28,28 +30,28 @@ def row(status: str = "ready", suspected: datetime | None = None, number: int = 
 @pytest.mark.parametrize(
     ("answer", "hides", "status", "suspected", "ruling"),
     [
-        (Answer(Kind.PRESENT, 10, "e"), False, "ready", None, R.FOUND),
-        (Answer(Kind.PRESENT, 10, "e"), True, "missing", None, R.RECOVERED),
-        (Answer(Kind.PRESENT, 11, "e"), False, "ready", None, R.MISMATCH),
-        (Answer(Kind.PRESENT, 10, "f"), False, "ready", None, R.MISMATCH),
+        (HeadAnswer(HeadKind.PRESENT, 10, "e"), False, "ready", None, R.FOUND),
+        (HeadAnswer(HeadKind.PRESENT, 10, "e"), True, "missing", None, R.RECOVERED),
+        (HeadAnswer(HeadKind.PRESENT, 11, "e"), False, "ready", None, R.MISMATCH),
+        (HeadAnswer(HeadKind.PRESENT, 10, "f"), False, "ready", None, R.MISMATCH),
         # Other bytes under a lost file's key are not that file.
-        (Answer(Kind.PRESENT, 11, "e"), False, "missing", None, R.MISMATCH),
+        (HeadAnswer(HeadKind.PRESENT, 11, "e"), False, "missing", None, R.MISMATCH),
         # A store that tells no ETag.
-        (Answer(Kind.PRESENT, 10, ""), False, "ready", None, R.FOUND),
-        (Answer(Kind.ABSENT), False, "ready", None, R.LOST),
-        (Answer(Kind.ABSENT), False, "missing", None, R.STILL_MISSING),
+        (HeadAnswer(HeadKind.PRESENT, 10, ""), False, "ready", None, R.FOUND),
+        (HeadAnswer(HeadKind.ABSENT), False, "ready", None, R.LOST),
+        (HeadAnswer(HeadKind.ABSENT), False, "missing", None, R.STILL_MISSING),
         # A store that shows what is absent, and denies: a right is broken, not a file.
-        (Answer(Kind.DENIED), False, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
-        (Answer(Kind.DENIED), True, "ready", None, R.SUSPECT),
-        (Answer(Kind.DENIED), True, "ready", NOW - RECHECK + timedelta(seconds=1), R.SUSPECT),
-        (Answer(Kind.DENIED), True, "ready", NOW - RECHECK, R.LOST),
-        (Answer(Kind.DENIED), True, "missing", None, R.STILL_MISSING),
-        (Answer(Kind.UNCLEAR, code="store_timeout"), True, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
-        (Answer(Kind.UNCLEAR, code="store_unavailable"), False, "missing", None, R.UNDECIDED),
+        (HeadAnswer(HeadKind.DENIED), False, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
+        (HeadAnswer(HeadKind.DENIED), True, "ready", None, R.SUSPECT),
+        (HeadAnswer(HeadKind.DENIED), True, "ready", NOW - RECHECK + timedelta(seconds=1), R.SUSPECT),
+        (HeadAnswer(HeadKind.DENIED), True, "ready", NOW - RECHECK, R.LOST),
+        (HeadAnswer(HeadKind.DENIED), True, "missing", None, R.STILL_MISSING),
+        (HeadAnswer(HeadKind.UNCLEAR, code="store_timeout"), True, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
+        (HeadAnswer(HeadKind.UNCLEAR, code="store_unavailable"), False, "missing", None, R.UNDECIDED),
     ],
 )
 def test_each_answer_has_its_ruling(
-    answer: Answer, hides: bool, status: str, suspected: datetime | None, ruling: Ruling
+    answer: HeadAnswer, hides: bool, status: str, suspected: datetime | None, ruling: Ruling
 ) -> None:
     assert rule(row(status, suspected), answer, hides_absence=hides, now=NOW, recheck=RECHECK) is ruling
 
@@ -69,24 +71,24 @@ class Weather:
     """A store and what befalls it. `faults`: (first request, how many, what), counted over all requests there ever were.
     A fault lasts three requests at least: what ends sooner is one request's own, and says nothing about a store."""
 
-    objects: dict[str, Answer]
+    objects: dict[str, HeadAnswer]
     hides_absence: bool
     faults: list[tuple[int, int, str]] = field(default_factory=list)
     asked: int = 0
     met: int = 0
 
-    async def head(self, key: str) -> Answer:
+    async def head(self, key: str) -> HeadAnswer:
         number, self.asked = self.asked, self.asked + 1
         for start, length, what in self.faults:
             if start <= number < start + length:
                 self.met += 1
-                return {"denied": Answer(Kind.DENIED), "absent": Answer(Kind.ABSENT)}.get(
-                    what, Answer(Kind.UNCLEAR, code=what)
+                return {"denied": HeadAnswer(HeadKind.DENIED), "absent": HeadAnswer(HeadKind.ABSENT)}.get(
+                    what, HeadAnswer(HeadKind.UNCLEAR, code=what)
                 )
-        absent = Kind.DENIED if self.hides_absence else Kind.ABSENT
-        return self.objects.get(key, Answer(absent))
+        absent = HeadKind.DENIED if self.hides_absence else HeadKind.ABSENT
+        return self.objects.get(key, HeadAnswer(absent))
 
-    async def many(self, keys: Sequence[str]) -> list[Answer]:
+    async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
         return [await self.head(key) for key in keys]
 
 
@@ -111,20 +113,20 @@ def test_no_healthy_row_is_ever_marked(
     rows = {number: row(number=number) for number in range(size)}
     lost = set(range(min(gone, size)))
     weather = Weather(
-        {one.object_key: Answer(Kind.PRESENT, 10, "e") for number, one in rows.items() if number not in lost},
+        {one.object_key: HeadAnswer(HeadKind.PRESENT, 10, "e") for number, one in rows.items() if number not in lost},
         hides,
         faults,
     )
     canary = Canary(weather, "")
-    weather.objects[canary.key] = Answer(Kind.PRESENT, 6, "c")
+    weather.objects[canary.key] = HeadAnswer(HeadKind.PRESENT, 6, "c")
 
     def patrol(at: datetime) -> None:
         try:
             known = asyncio.run(canary.probe())
             looked = asyncio.run(
-                look(list(rows.values()), weather, canary, hides_absence=known, now=at, recheck=RECHECK)
+                probe_batch(list(rows.values()), weather, canary, hides_absence=known, now=at, recheck=RECHECK)
             )
-        except PatrolStopped:
+        except StoreUnreliable:
             return
         for one, ruling, _ in looked.rows:
             number = one.id.int
@@ -155,7 +157,7 @@ def test_the_faults_were_met() -> None:
 
 
 async def test_a_bucket_keeps_its_rate() -> None:
-    bucket = Bucket(200)
+    bucket = RateLimit(200)
     loop = asyncio.get_running_loop()
     began = loop.time()
     for _ in range(20):
@@ -168,7 +170,7 @@ async def test_a_bucket_keeps_its_rate() -> None:
 
 
 async def test_many_at_a_bucket_each_wake_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket = Bucket(500)
+    bucket = RateLimit(500)
     slept: list[float] = []
     sleep = asyncio.sleep
 
@@ -176,7 +178,7 @@ async def test_many_at_a_bucket_each_wake_once(monkeypatch: pytest.MonkeyPatch) 
         slept.append(seconds)
         await sleep(seconds)
 
-    monkeypatch.setattr("butai.assets.patrol.heads.asyncio.sleep", counted)
+    monkeypatch.setattr("butai.assets.storage.heads.asyncio.sleep", counted)
     loop = asyncio.get_running_loop()
     began = loop.time()
     await asyncio.gather(*(bucket.take() for _ in range(150)))

@@ -20,10 +20,10 @@ from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, LiveSettings
 from butai.errors import LiveKitNotConfigured
-from butai.live.desired import BroadcastRow
-from butai.live.egress.relay import RelayEgress, RelayEngine
-from butai.live.egress.relay_process import Watched
+from butai.live.egress.relay.engine import RelayEgress, RelayEngine
+from butai.live.egress.relay.process import Watched
 from butai.live.projects import Projects, ProjectsInvalid
+from butai.live.reconcile.rows import BroadcastRow
 from butai.live.tokens import Tokens
 from butai.relay import messages
 
@@ -193,8 +193,8 @@ async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchang
     ours, relays = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
     orders, reports = await asyncio.open_connection(sock=relays)
-    source = messages.Source("connecting", 0.0)
-    welcome = messages.Welcome("r1", process.pid, False, source, [])
+    source = messages.SourceLine("connecting", 0.0)
+    welcome = messages.WelcomeLine("r1", process.pid, False, source, [])
     engine = RelayEngine(egress, uuid.uuid4(), reader, writer, Watched(process.pid, process), welcome)
     heard: asyncio.Queue[Any] = asyncio.Queue()
     engine.follow(heard.put_nowait, lambda: None)
@@ -207,7 +207,7 @@ async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchang
         reports.write(messages.encode(source))
         await heard.get()
         found: list[Any] = []
-        while not isinstance(line := messages.read_by_relay(await orders.readline()), messages.Stop):
+        while not isinstance(line := messages.read_by_relay(await orders.readline()), messages.StopLine):
             found.append(line)
         return found
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from butai.relay.messages import Output, StartOutput
+from butai.relay.messages import OutputLine, StartOutputLine
 from butai.relay.outputs import Outputs, Report
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp.publisher import PublishError, Stats
@@ -19,7 +19,7 @@ KEY = Packet("video", b"k" * 100, 0, 0, True)
 class FakePush:
     """Publishes at once; ends when told."""
 
-    def __init__(self, order: StartOutput, report: Report) -> None:
+    def __init__(self, order: StartOutputLine, report: Report) -> None:
         self.order, self.report = order, report
         self.stats = Stats()
         self.sent: list[Packet] = []
@@ -47,7 +47,7 @@ class Stage:
     """Outputs with all that they say."""
 
     def __init__(self) -> None:
-        self.said: list[Output] = []
+        self.said: list[OutputLine] = []
         self.pushes: list[FakePush] = []
         self.wanted: list[bool] = []
         self.keyframes = 0
@@ -55,7 +55,7 @@ class Stage:
             VIDEO, AUDIO, self.said.append, wanted=self.wanted.append, keyframe=self._keyframe, make=self._make
         )
 
-    def _make(self, order: StartOutput, video: VideoFormat, audio: AudioFormat, report: Report) -> FakePush:
+    def _make(self, order: StartOutputLine, video: VideoFormat, audio: AudioFormat, report: Report) -> FakePush:
         assert (video, audio) == (VIDEO, AUDIO)
         self.pushes.append(FakePush(order, report))
         return self.pushes[-1]
@@ -67,8 +67,8 @@ class Stage:
         return [line.phase for line in self.said if line.output_id == output_id]
 
 
-def order(output_id: str = "o1", attempt: int = 1) -> StartOutput:
-    return StartOutput(output_id, attempt, "rtmp://127.0.0.1/app", "canary-key-71c2")
+def order(output_id: str = "o1", attempt: int = 1) -> StartOutputLine:
+    return StartOutputLine(output_id, attempt, "rtmp://127.0.0.1/app", "canary-key-71c2")
 
 
 async def until(condition: Callable[[], bool], within: float = 10.0) -> None:

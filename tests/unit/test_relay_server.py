@@ -15,22 +15,22 @@ import pytest
 
 from butai.relay import messages
 from butai.relay.messages import (
-    Bye,
-    Configure,
+    ByeLine,
+    ConfigureLine,
     FromController,
     FromRelay,
-    Hello,
+    HelloLine,
     Line,
-    Metrics,
-    Output,
-    Ping,
+    MetricsLine,
+    OutputLine,
+    PingLine,
     Preset,
-    Refused,
-    Source,
-    StartOutput,
-    Stop,
-    StopOutput,
-    Welcome,
+    RefusedLine,
+    SourceLine,
+    StartOutputLine,
+    StopLine,
+    StopOutputLine,
+    WelcomeLine,
 )
 from butai.relay.mixer import Mixer
 from butai.relay.outputs import Report
@@ -40,13 +40,15 @@ from butai.relay.server import Relay
 from tests.unit.test_relay_outputs import FakePush, until
 
 L = TypeVar("L", bound=Line)
-CONFIGURE = Configure("b1", "ws://127.0.0.1:1", "canary-token", "host", Preset(320, 180, 30, 500))
-START = StartOutput("o1", 1, "rtmp://127.0.0.1/app", "canary-key-71c2", True)
+CONFIGURE = ConfigureLine("b1", "ws://127.0.0.1:1", "canary-token", "host", Preset(320, 180, 30, 500))
+START = StartOutputLine("o1", 1, "rtmp://127.0.0.1/app", "canary-key-71c2", True)
 
 
 class FakeSource:
-    def __init__(self, configure: Configure, screen: Screen, mixer: Mixer, report: Callable[[Source], None]) -> None:
-        self.line = Source(phase="connecting", at=time.time())
+    def __init__(
+        self, configure: ConfigureLine, screen: Screen, mixer: Mixer, report: Callable[[SourceLine], None]
+    ) -> None:
+        self.line = SourceLine(phase="connecting", at=time.time())
         self.pictures = 0
         self.tokens = [configure.token]
         self.closed = False
@@ -55,7 +57,7 @@ class FakeSource:
     def renew(self, token: str) -> None:
         self.tokens.append(token)
 
-    def say(self, line: Source) -> None:
+    def say(self, line: SourceLine) -> None:
         self.line = line
         self.report(line)
 
@@ -77,12 +79,12 @@ class Stage:
         self.running = asyncio.create_task(self.relay.run())
 
     def _source(
-        self, configure: Configure, screen: Screen, mixer: Mixer, report: Callable[[Source], None]
+        self, configure: ConfigureLine, screen: Screen, mixer: Mixer, report: Callable[[SourceLine], None]
     ) -> FakeSource:
         self.sources.append(FakeSource(configure, screen, mixer, report))
         return self.sources[-1]
 
-    def _push(self, order: StartOutput, _video: VideoFormat, _audio: AudioFormat, report: Report) -> FakePush:
+    def _push(self, order: StartOutputLine, _video: VideoFormat, _audio: AudioFormat, report: Report) -> FakePush:
         self.pushes.append(FakePush(order, report))
         return self.pushes[-1]
 
@@ -102,7 +104,7 @@ class Controller:
                     controller = cls(*await asyncio.open_unix_connection(path))
                     break
                 await asyncio.sleep(0.01)
-        controller.say(Hello(f"c{epoch}", epoch))
+        controller.say(HelloLine(f"c{epoch}", epoch))
         return controller
 
     def say(self, line: FromController) -> None:
@@ -139,23 +141,23 @@ async def test_only_its_user_may_speak_to_it(stage: Stage) -> None:
 
 async def test_a_broadcast_from_hello_to_bye(stage: Stage) -> None:
     controller = await Controller.connect(stage.path)
-    welcome = await controller.hear(Welcome)
+    welcome = await controller.hear(WelcomeLine)
     assert (welcome.configured, welcome.outputs, welcome.pid) == (False, [], os.getpid())
     controller.say(CONFIGURE)
-    assert (await controller.hear(Source)).phase == "connecting"
+    assert (await controller.hear(SourceLine)).phase == "connecting"
     controller.say(START)
-    await controller.hear(Output, lambda line: line.phase == "publishing")
+    await controller.hear(OutputLine, lambda line: line.phase == "publishing")
     await until(lambda: len(stage.pushes[0].sent) > 30)
     packets = stage.pushes[0].sent
     assert {packet.kind for packet in packets} == {"video", "audio"}
     assert [packet.dts for packet in packets] == sorted(packet.dts for packet in packets)
     assert next(packet for packet in packets if packet.kind == "video").keyframe
-    metrics = await controller.hear(Metrics)
+    metrics = await controller.hear(MetricsLine)
     assert [one.output_id for one in metrics.outputs] == ["o1"] and metrics.rss_mib > 10
-    controller.say(StopOutput("o1"))
-    await controller.hear(Output, lambda line: line.phase == "ended")
-    controller.say(Stop())
-    assert (await controller.hear(Bye)).reason == "stopped"
+    controller.say(StopOutputLine("o1"))
+    await controller.hear(OutputLine, lambda line: line.phase == "ended")
+    controller.say(StopLine())
+    assert (await controller.hear(ByeLine)).reason == "stopped"
     assert await controller.hung_up()
     assert await stage.running == "stopped"
     assert stage.sources[0].closed
@@ -163,46 +165,46 @@ async def test_a_broadcast_from_hello_to_bye(stage: Stage) -> None:
 
 async def test_another_controller_takes_over_and_the_media_does_not_notice(stage: Stage) -> None:
     first = await Controller.connect(stage.path, 1)
-    run_id = (await first.hear(Welcome)).run_id
+    run_id = (await first.hear(WelcomeLine)).run_id
     first.say(CONFIGURE)
     first.say(START)
-    await first.hear(Output, lambda line: line.phase == "publishing")
+    await first.hear(OutputLine, lambda line: line.phase == "publishing")
     stage.pushes[0].report("live", "", "")
-    await first.hear(Output, lambda line: line.phase == "live")
-    stage.sources[0].say(Source(phase="live", at=time.time()))
+    await first.hear(OutputLine, lambda line: line.phase == "live")
+    stage.sources[0].say(SourceLine(phase="live", at=time.time()))
     # It dies without a word.
     first.writer.transport.abort()
     sent = len(stage.pushes[0].sent)
     second = await Controller.connect(stage.path, 2)
-    welcome = await second.hear(Welcome)
+    welcome = await second.hear(WelcomeLine)
     assert welcome.run_id == run_id and welcome.configured and welcome.source.phase == "live"
     assert [(line.output_id, line.attempt, line.phase) for line in welcome.outputs] == [("o1", 1, "live")]
     second.say(START)
-    await second.hear(Output, lambda line: line.phase == "live")
+    await second.hear(OutputLine, lambda line: line.phase == "live")
     assert len(stage.pushes) == 1
     await until(lambda: len(stage.pushes[0].sent) > sent + 20)
 
 
 async def test_a_controller_whose_lease_is_over_is_refused(stage: Stage) -> None:
     ruling = await Controller.connect(stage.path, 7)
-    await ruling.hear(Welcome)
+    await ruling.hear(WelcomeLine)
     late = await Controller.connect(stage.path, 6)
-    assert (await late.hear(Refused)).epoch == 7
+    assert (await late.hear(RefusedLine)).epoch == 7
     assert await late.hung_up()
-    ruling.say(StopOutput("x"))
-    await ruling.hear(Output)
+    ruling.say(StopOutputLine("x"))
+    await ruling.hear(OutputLine)
 
 
 async def test_a_new_hello_ends_the_connection_before_it(stage: Stage) -> None:
     first = await Controller.connect(stage.path, 7)
-    await first.hear(Welcome)
+    await first.hear(WelcomeLine)
     second = await Controller.connect(stage.path, 7)
-    await second.hear(Welcome)
+    await second.hear(WelcomeLine)
     assert await first.hung_up()
     # What the first one still says is not obeyed.
-    first.say(Stop())
-    second.say(StopOutput("x"))
-    await second.hear(Output)
+    first.say(StopLine())
+    second.say(StopOutputLine("x"))
+    await second.hear(OutputLine)
     assert not stage.running.done()
 
 
@@ -218,18 +220,18 @@ async def test_who_does_not_say_hello_is_hung_up_on(stage: Stage, line: bytes) -
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
     controller = await Controller.connect(stage.path)
-    await controller.hear(Welcome)
+    await controller.hear(WelcomeLine)
 
 
 async def test_a_bad_line_ends_the_talk_and_nothing_else(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
     controller.say(START)
-    await controller.hear(Output, lambda line: line.phase == "publishing")
+    await controller.hear(OutputLine, lambda line: line.phase == "publishing")
     controller.writer.write(b'{"type":"start_output","key":"canary-key-71c2","attempt":"x"}\n')
     assert await controller.hung_up()
     again = await Controller.connect(stage.path, 1)
-    assert (await again.hear(Welcome)).outputs[0].phase == "publishing"
+    assert (await again.hear(WelcomeLine)).outputs[0].phase == "publishing"
     captured = capsys.readouterr()
     assert "canary" not in captured.out + captured.err
 
@@ -237,14 +239,14 @@ async def test_a_bad_line_ends_the_talk_and_nothing_else(stage: Stage, capsys: p
 async def test_an_output_before_the_configuration_fails(stage: Stage) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(START)
-    assert (await controller.hear(Output)).code == "egress_unavailable"
+    assert (await controller.hear(OutputLine)).code == "egress_unavailable"
 
 
 async def test_a_second_configuration_only_renews_the_token(stage: Stage) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
-    await controller.hear(Source)
-    controller.say(Configure("b1", "ws://127.0.0.1:1", "other", "host", Preset(640, 360, 60, 900)))
+    await controller.hear(SourceLine)
+    controller.say(ConfigureLine("b1", "ws://127.0.0.1:1", "other", "host", Preset(640, 360, 60, 900)))
     await until(lambda: stage.sources[0].tokens == ["canary-token", "other"])
     assert len(stage.sources) == 1
 
@@ -256,10 +258,10 @@ async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
     controller.say(START)
     for _ in range(6):
         await asyncio.sleep(0.5)
-        controller.say(Ping())
+        controller.say(PingLine())
     assert not stage.running.done()
     begun = time.monotonic()
-    assert (await controller.hear(Bye)).reason == "abandoned"
+    assert (await controller.hear(ByeLine)).reason == "abandoned"
     assert 1.0 < time.monotonic() - begun < 4
     assert await stage.running == "abandoned"
     assert stage.pushes[0].stops == 1 and stage.sources[0].closed
@@ -274,14 +276,14 @@ async def test_a_relay_that_nobody_speaks_to_ends(tmp_path: Path) -> None:
 async def test_a_controller_that_does_not_read_is_hung_up_on(stage: Stage) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
-    await controller.hear(Source)
+    await controller.hear(SourceLine)
     for _ in range(200):
-        stage.sources[0].say(Source(phase="live", at=time.time(), detail="x" * 20_000))
+        stage.sources[0].say(SourceLine(phase="live", at=time.time(), detail="x" * 20_000))
         await asyncio.sleep(0)
     with pytest.raises((AssertionError, ConnectionResetError)):
-        await controller.hear(Bye)
+        await controller.hear(ByeLine)
     again = await Controller.connect(stage.path, 1)
-    await again.hear(Welcome)
+    await again.hear(WelcomeLine)
     assert not stage.running.done()
 
 
@@ -294,7 +296,7 @@ async def test_a_source_that_breaks_ends_the_relay(tmp_path: Path) -> None:
     running = asyncio.create_task(relay.run())
     controller = await Controller.connect(tmp_path / "b1.sock")
     controller.say(CONFIGURE)
-    assert (await controller.hear(Bye)).reason == "crashed"
+    assert (await controller.hear(ByeLine)).reason == "crashed"
     assert await running == "crashed"
 
 
@@ -303,7 +305,7 @@ async def test_an_end_that_nobody_asked_for_is_no_stop(stage: Stage, reason: str
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
     controller.say(START)
-    await controller.hear(Output, lambda line: line.phase == "publishing")
+    await controller.hear(OutputLine, lambda line: line.phase == "publishing")
     stage.relay.end(reason)
-    assert (await controller.hear(Output, lambda line: line.phase == "failed")).code == code
-    assert (await controller.hear(Bye)).reason == reason
+    assert (await controller.hear(OutputLine, lambda line: line.phase == "failed")).code == code
+    assert (await controller.hear(ByeLine)).reason == reason

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from butai.relay import source as module
-from butai.relay.messages import Configure, Preset
-from butai.relay.messages import Source as SourceLine
+from butai.relay.messages import ConfigureLine, Preset, SourceLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
 from butai.relay.source import TICK, HostSource
@@ -22,7 +21,7 @@ class Quiet:
         self.now, self.said = 1000.0, list[SourceLine]()
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         preset = Preset(320, 180, 30, 500)
-        configure = Configure("b1", "ws://127.0.0.1:9", "token", "host", preset)
+        configure = ConfigureLine("b1", "ws://127.0.0.1:9", "token", "host", preset)
         self.source = HostSource(configure, Screen(preset.width, preset.height), Mixer(48000), self.said.append)
         self.source._presence.host(here=True, muted=False)  # pyright: ignore[reportPrivateUsage]
         self.source._media()  # pyright: ignore[reportPrivateUsage]

@@ -26,7 +26,7 @@ from butai.relay.rtmp.chunks import (
     ProtocolError,
 )
 from butai.relay.rtmp.failures import closed, redact, refused
-from butai.relay.rtmp.session import Acknowledged, Connected, Event, Pong, Publishing, Refused, Session
+from butai.relay.rtmp.session import Acknowledged, Connected, Event, Pong, Publishing, PublishRefused, Session
 
 KEY = "canary-5b7e-key"
 ADDRESS = parse("rtmps://b.rtmps.youtube.com:443/live2?backup=1")
@@ -222,7 +222,7 @@ def test_a_no_to_a_courtesy_ends_nothing_also_after_the_start(number: int) -> No
 def test_a_refusal_is_one_whatever_its_level(word: str) -> None:
     server = Server()
     server.publishing()
-    assert server.answer("onStatus", 0, None, {"level": "status", "code": word}) == [Refused(word, "")]
+    assert server.answer("onStatus", 0, None, {"level": "status", "code": word}) == [PublishRefused(word, "")]
 
 
 def test_a_chunk_stream_may_begin_without_naming_its_stream() -> None:
@@ -265,7 +265,7 @@ def test_any_command_is_understood_or_refused(values: list[object], name: str, n
         events = server.answer(name, number, *values)
     except ProtocolError:
         return
-    assert all(isinstance(event, Refused) for event in events)
+    assert all(isinstance(event, PublishRefused) for event in events)
 
 
 @pytest.mark.parametrize("stream", [math.nan, math.inf, 0, -1, 2**40, "1", None])
@@ -292,7 +292,7 @@ def test_a_stream_that_is_none_is_refused(stream: object) -> None:
     ],
 )
 def test_status_words_have_codes_and_no_key(word: str, said: str, step: str, code: str) -> None:
-    error = refused(Refused(word, said), step, KEY)
+    error = refused(PublishRefused(word, said), step, KEY)
     assert error.code == code
     assert KEY[:6] not in error.detail
 
@@ -310,7 +310,7 @@ def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:
     hidden = "[the platform's words name the key]"
     for echo in (KEY.upper(), KEY.replace("-", "%2D"), KEY[:9] + "\n" + KEY[9:], "x" * 296 + KEY, KEY[-6:]):
         assert redact(f"no such stream: {echo}", KEY) == hidden
-    error = refused(Refused("NetStream.Publish.BadName", KEY), "publish", KEY)
+    error = refused(PublishRefused("NetStream.Publish.BadName", KEY), "publish", KEY)
     assert error.detail == f"NetStream.Publish.BadName: {hidden}"
 
 

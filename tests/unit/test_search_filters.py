@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets.inspect.licence import Licence
+from butai.assets.contents.readers.licence import Licence
 from butai.assets.kinds import AssetType
 from butai.assets.search.filters import LICENCE, NAMES, VALUES, Filters, check_sign_in, parse
-from butai.assets.states import Status
+from butai.assets.states import AssetStatus
 from butai.errors import FilterInvalid, Unauthenticated
 
 
@@ -52,7 +52,7 @@ def test_nothing_asked_is_what_lists_show() -> None:
         ("min_size=0&max_size=5", Filters(ranges=(("size_bytes", ">=", 0), ("size_bytes", "<=", 5)))),
         ("owner=me", Filters(mine=True)),
         ("visibility=private", Filters(visibility="private")),
-        ("status=failed", Filters(status=Status.FAILED)),
+        ("status=failed", Filters(status=AssetStatus.FAILED)),
         ("trashed=true", Filters(trashed=True, status=None)),
         ("trashed=true&status=ready", Filters(trashed=True)),
         ("trashed=false&all=false", Filters()),

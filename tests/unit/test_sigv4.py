@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from butai.assets.sigv4 import Credentials, presign
+from butai.assets.storage.sigv4 import Credentials, presign
 
 # AWS, "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)", the example of that page.
 EXAMPLE = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")

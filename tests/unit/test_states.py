@@ -7,45 +7,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from butai.assets.states import TABLE, Event, IllegalTransition, Status, next_status
+from butai.assets.states import TABLE, AssetStatus, AssetTrigger, IllegalAssetTransition, next_status
 
 
-@given(st.sampled_from([None, *Status]), st.sampled_from(Event))
-def test_every_pair_is_in_the_table_or_raises(status: Status | None, event: Event) -> None:
+@given(st.sampled_from([None, *AssetStatus]), st.sampled_from(AssetTrigger))
+def test_every_pair_is_in_the_table_or_raises(status: AssetStatus | None, event: AssetTrigger) -> None:
     if (status, event) in TABLE:
         assert next_status(status, event) is TABLE[status, event]
     else:
-        with pytest.raises(IllegalTransition) as raised:
+        with pytest.raises(IllegalAssetTransition) as raised:
             next_status(status, event)
         assert (raised.value.status, raised.value.event) == (status, event)
 
 
-@given(st.lists(st.sampled_from(Event), max_size=50))
-def test_late_and_repeated_events_never_lead_out_of_the_states(events: list[Event]) -> None:
-    status: Status | None = None
+@given(st.lists(st.sampled_from(AssetTrigger), max_size=50))
+def test_late_and_repeated_events_never_lead_out_of_the_states(events: list[AssetTrigger]) -> None:
+    status: AssetStatus | None = None
     for event in events:
         try:
             status = next_status(status, event)
-        except IllegalTransition:
+        except IllegalAssetTransition:
             continue
-        assert status in Status
+        assert status in AssetStatus
 
 
 def test_nothing_begins_but_by_creation_or_import() -> None:
-    assert {event for (status, event) in TABLE if status is None} == {Event.CREATED, Event.IMPORTED}
+    assert {event for (status, event) in TABLE if status is None} == {AssetTrigger.CREATED, AssetTrigger.IMPORTED}
 
 
 def test_every_state_is_reached_and_can_become_ready() -> None:
-    reached: set[Status | None] = {None}
+    reached: set[AssetStatus | None] = {None}
     while True:
         more = reached | {after for (before, _), after in TABLE.items() if before in reached}
         if more == reached:
             break
         reached = more
-    assert reached == {None, *Status}
-    for status in Status:
-        assert Status.READY in {after for (before, _), after in TABLE.items() if before is status} | {
-            TABLE[TABLE[status, Event.RETRIED], Event.COMPLETED] if (status, Event.RETRIED) in TABLE else None
+    assert reached == {None, *AssetStatus}
+    for status in AssetStatus:
+        assert AssetStatus.READY in {after for (before, _), after in TABLE.items() if before is status} | {
+            TABLE[TABLE[status, AssetTrigger.RETRIED], AssetTrigger.COMPLETED]
+            if (status, AssetTrigger.RETRIED) in TABLE
+            else None
         }
 
 
@@ -54,47 +56,47 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.status: Status | None = None
+        self.status: AssetStatus | None = None
         self.bytes_whole = False
         self.running = 0
 
     @rule()
     def upload_begins(self) -> None:
         event = {
-            None: Event.CREATED,
-            Status.READY: Event.REPLACING,
-            Status.MISSING: Event.REPLACING,
-        }.get(self.status, Event.RETRIED)
+            None: AssetTrigger.CREATED,
+            AssetStatus.READY: AssetTrigger.REPLACING,
+            AssetStatus.MISSING: AssetTrigger.REPLACING,
+        }.get(self.status, AssetTrigger.RETRIED)
         self.status = next_status(self.status, event)
         self.running += 1
 
     @precondition(lambda self: self.running > 0)
     @rule()
     def upload_completes(self) -> None:
-        self.status = next_status(self.status, Event.COMPLETED)
+        self.status = next_status(self.status, AssetTrigger.COMPLETED)
         self.bytes_whole, self.running = True, self.running - 1
 
-    @precondition(lambda self: self.running == 1 and self.status is not Status.FAILED)
+    @precondition(lambda self: self.running == 1 and self.status is not AssetStatus.FAILED)
     @rule()
     def newest_upload_fails(self) -> None:
-        self.status = next_status(self.status, Event.UPLOAD_FAILED)
+        self.status = next_status(self.status, AssetTrigger.UPLOAD_FAILED)
         self.running -= 1
 
-    @precondition(lambda self: self.status is Status.READY)
+    @precondition(lambda self: self.status is AssetStatus.READY)
     @rule()
     def store_loses_it(self) -> None:
-        self.status = next_status(self.status, Event.LOST)
+        self.status = next_status(self.status, AssetTrigger.LOST)
         self.bytes_whole = False
 
-    @precondition(lambda self: self.status is Status.MISSING)
+    @precondition(lambda self: self.status is AssetStatus.MISSING)
     @rule()
     def it_is_found_again(self) -> None:
-        self.status = next_status(self.status, Event.RECOVERED)
+        self.status = next_status(self.status, AssetTrigger.RECOVERED)
         self.bytes_whole = True
 
     @invariant()
     def ready_means_whole(self) -> None:
-        assert (self.status is Status.READY) == self.bytes_whole
+        assert (self.status is AssetStatus.READY) == self.bytes_whole
 
 
 TestLife = Life.TestCase

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets.resumable.protocol import ALGORITHMS, Checksum, checksum, metadata, whole_number
+from butai.assets.tus.protocol import ALGORITHMS, Checksum, checksum, metadata, whole_number
 from butai.errors import InvalidRequest
 
 

@@ -112,7 +112,12 @@ export async function listAssets(
   cursor: string | null,
   signal?: AbortSignal,
 ): Promise<CardPage> {
-  const asked = query({ ...parameters(filters), sort, limit: cursor ? NEXT_PAGES : FIRST_PAGE, cursor: cursor ?? undefined });
+  const asked = query({
+    ...parameters(filters),
+    sort,
+    limit: cursor ? NEXT_PAGES : FIRST_PAGE,
+    cursor: cursor ?? undefined,
+  });
   const page = await ask<AssetPage>(`/api/assets${asked}`, { signal });
   return { items: page.items.map(card), nextCursor: page.nextCursor };
 }

@@ -57,7 +57,9 @@ export async function refreshAssets(client: QueryClient): Promise<void> {
 function withFirst(list: CachedList, first: CardPage): CachedList {
   const fresh = new Set(first.items.map((card) => card.id));
   const rest = list.pages.map((page) =>
-    page.items.some((card) => fresh.has(card.id)) ? { ...page, items: page.items.filter((card) => !fresh.has(card.id)) } : page,
+    page.items.some((card) => fresh.has(card.id))
+      ? { ...page, items: page.items.filter((card) => !fresh.has(card.id)) }
+      : page,
   );
   const [front, ...others] = rest;
   return { ...list, pages: front ? [{ ...front, items: [...first.items, ...front.items] }, ...others] : list.pages };

@@ -33,9 +33,11 @@ export const viewerToken = (room: string) => ask<TokenOut>(`${at(room)}/tokens`,
 /** Programs like OBS that may send into a room. */
 export const waysInto = (room: string) => ask<IngressesOut>(`${at(room)}/ingress`);
 
-export const listDestinations = (signal?: AbortSignal) => ask<{ data: DestinationOut[] }>("/api/live/destinations", { signal });
+export const listDestinations = (signal?: AbortSignal) =>
+  ask<{ data: DestinationOut[] }>("/api/live/destinations", { signal });
 
-export const addDestination = (wanted: DestinationIn) => ask<DestinationOut>("/api/live/destinations", { json: wanted });
+export const addDestination = (wanted: DestinationIn) =>
+  ask<DestinationOut>("/api/live/destinations", { json: wanted });
 
 export const changeDestination = (id: string, edit: DestinationEdit) =>
   ask<DestinationOut>(`/api/live/destinations/${id}`, { method: "PATCH", json: edit });
@@ -45,7 +47,8 @@ export const removeDestination = (id: string) => ask<void>(`/api/live/destinatio
 export const testDestination = (id: string) =>
   ask<{ ok: boolean; steps: StepOut[] }>(`/api/live/destinations/${id}/test`, { method: "POST" });
 
-export const getStatus = (room: string, signal?: AbortSignal) => ask<StatusOut>(`/api/live/status${query({ room_id: room })}`, { signal });
+export const getStatus = (room: string, signal?: AbortSignal) =>
+  ask<StatusOut>(`/api/live/status${query({ room_id: room })}`, { signal });
 
 /** The stream of a room's events; see live/use-show.ts. */
 export const eventsOf = (room: string) => `/api/live/events${query({ room_id: room })}`;
@@ -62,7 +65,8 @@ export const stopOutput = (id: string) => ask<StatusOut>(`/api/live/outputs/${id
 export const addOutputs = (session: string, destinations: string[]) =>
   ask<StatusOut>(`/api/live/broadcasts/${session}/outputs`, { json: { destination_ids: destinations } });
 
-export const showsOf = (room: string, signal?: AbortSignal) => ask<HistoryOut>(`/api/live/broadcasts${query({ room_id: room })}`, { signal });
+export const showsOf = (room: string, signal?: AbortSignal) =>
+  ask<HistoryOut>(`/api/live/broadcasts${query({ room_id: room })}`, { signal });
 
 export const timelineOf = (session: string, signal?: AbortSignal) =>
   ask<{ data: EventOut[]; next_after: number | null }>(`/api/live/broadcasts/${session}/timeline`, { signal });

@@ -29,7 +29,10 @@ export interface Page<T> {
 
 const PAGE = 20;
 
-const page = <T>(items: T[], next: string | number | null): Page<T> => ({ items, next: next === null ? null : String(next) });
+const page = <T>(items: T[], next: string | number | null): Page<T> => ({
+  items,
+  next: next === null ? null : String(next),
+});
 
 export const getHealth = (signal?: AbortSignal) => ask<HealthOut>("/api/health", { signal });
 
@@ -58,7 +61,9 @@ export async function wholeTimeline(id: string, signal?: AbortSignal): Promise<E
   const found: EventOut[] = [];
   let after = 0;
   for (let count = 0; count < TIMELINE_PAGES; count += 1) {
-    const one = await ask<TimelineOut>(`/api/live/broadcasts/${id}/timeline${query({ after, limit: 500 })}`, { signal });
+    const one = await ask<TimelineOut>(`/api/live/broadcasts/${id}/timeline${query({ after, limit: 500 })}`, {
+      signal,
+    });
     found.push(...one.data);
     if (one.next_after === null) break;
     after = one.next_after;
@@ -68,9 +73,14 @@ export async function wholeTimeline(id: string, signal?: AbortSignal): Promise<E
 
 export const endShowById = (id: string) => ask<unknown>("/api/live/stop", { json: { session_id: id } });
 
-export const getPatrol = (signal?: AbortSignal) => ask<PatrolOut>(`/api/assets/patrol${query({ limit: 1 })}`, { signal });
+export const getPatrol = (signal?: AbortSignal) =>
+  ask<PatrolOut>(`/api/assets/patrol${query({ limit: 1 })}`, { signal });
 
-export async function listFindings(asked: { kind?: string; closed?: boolean }, before: string | null, signal?: AbortSignal) {
+export async function listFindings(
+  asked: { kind?: string; closed?: boolean },
+  before: string | null,
+  signal?: AbortSignal,
+) {
   const found = await ask<PatrolOut>(
     `/api/assets/patrol${query({ ...asked, limit: PAGE, before_finding: before ?? undefined })}`,
     { signal },
@@ -81,7 +91,9 @@ export async function listFindings(asked: { kind?: string; closed?: boolean }, b
 }
 
 export async function listRuns(before: string | null, signal?: AbortSignal) {
-  const found = await ask<PatrolOut>(`/api/assets/patrol${query({ limit: PAGE, before_run: before ?? undefined })}`, { signal });
+  const found = await ask<PatrolOut>(`/api/assets/patrol${query({ limit: PAGE, before_run: before ?? undefined })}`, {
+    signal,
+  });
   const last = found.runs.at(-1);
   return page(found.runs, last && found.runs.length === PAGE ? last.id : null);
 }
@@ -107,7 +119,9 @@ export const actOnFinding = (id: number, action: FindingAction) =>
   ask<unknown>(`/api/assets/findings/${id}/${action}`, { method: "POST" });
 
 export async function listJobs(asked: { status?: string; task?: string }, before: string | null, signal?: AbortSignal) {
-  const found = await ask<JobsOut>(`/api/jobs${query({ ...asked, before: before ?? undefined, limit: PAGE })}`, { signal });
+  const found = await ask<JobsOut>(`/api/jobs${query({ ...asked, before: before ?? undefined, limit: PAGE })}`, {
+    signal,
+  });
   return page(found.jobs, found.nextBefore);
 }
 
@@ -133,10 +147,17 @@ export interface AuditAsked {
   to?: string;
 }
 
-const audited = ({ room, subject, ...rest }: AuditAsked) => ({ ...rest, room_id: room, subject: room ? undefined : subject });
+const audited = ({ room, subject, ...rest }: AuditAsked) => ({
+  ...rest,
+  room_id: room,
+  subject: room ? undefined : subject,
+});
 
 export async function listAudit(asked: AuditAsked, before: string | null, signal?: AbortSignal) {
-  const found = await ask<TrailOut>(`/api/audit${query({ ...audited(asked), before: before ?? undefined, limit: 50 })}`, { signal });
+  const found = await ask<TrailOut>(
+    `/api/audit${query({ ...audited(asked), before: before ?? undefined, limit: 50 })}`,
+    { signal },
+  );
   return page(found.entries, found.nextBefore);
 }
 

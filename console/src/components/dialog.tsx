@@ -47,6 +47,7 @@ export function Dialog({
     };
   }, [wide]);
   return (
+    // oxlint-disable-next-line jsx-a11y/no-noninteractive-element-interactions -- a click beside the dialog; keys have Escape
     <dialog
       ref={ref}
       className={wide ? "wide" : undefined}

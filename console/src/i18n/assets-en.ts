@@ -2,13 +2,24 @@
 export const assetsEn = {
   /** Each part of a licence, and each word that src/butai/assets/inspect/licence.py has for it. */
   licence: {
-    avatar: { name: "Who may perform", values: { author: "Only its author", licensee: "Those with a licence", everyone: "Everyone" } },
+    avatar: {
+      name: "Who may perform",
+      values: { author: "Only its author", licensee: "Those with a licence", everyone: "Everyone" },
+    },
     commercial: {
       name: "Commercial use",
-      values: { forbidden: "Not allowed", personal_non_profit: "Persons, without profit", personal_profit: "Persons, for profit too", corporation: "Everyone, companies too" },
+      values: {
+        forbidden: "Not allowed",
+        personal_non_profit: "Persons, without profit",
+        personal_profit: "Persons, for profit too",
+        corporation: "Everyone, companies too",
+      },
     },
     redistribution: { name: "Redistribution", values: { forbidden: "Not allowed", allowed: "Allowed" } },
-    modification: { name: "Changes", values: { forbidden: "Not allowed", allowed: "Allowed", allowed_redistribution: "Allowed, and may be passed on" } },
+    modification: {
+      name: "Changes",
+      values: { forbidden: "Not allowed", allowed: "Allowed", allowed_redistribution: "Allowed, and may be passed on" },
+    },
     credit: { name: "Credit", values: { required: "Required", unnecessary: "Not needed" } },
     violent: { name: "Violent scenes", values: { true: "Allowed", false: "Not allowed" } },
     sexual: { name: "Sexual scenes", values: { true: "Allowed", false: "Not allowed" } },
@@ -19,7 +30,12 @@ export const assetsEn = {
   licenceMore: "Further conditions",
   noLicence: "This file brings no licence. Count on the strictest one.",
   /** On a card there is room for a word or two. */
-  short: { forbidden: "Non-commercial", personal_non_profit: "Non-profit", personal_profit: "Personal use", corporation: "Commercial" },
+  short: {
+    forbidden: "Non-commercial",
+    personal_non_profit: "Non-profit",
+    personal_profit: "Personal use",
+    corporation: "Commercial",
+  },
   formats: {
     vrm0: "VRM 0.x",
     vrm1: "VRM 1.0",

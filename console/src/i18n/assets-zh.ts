@@ -6,10 +6,18 @@ export const assetsZh: AssetTexts = {
     avatar: { name: "谁可以扮演", values: { author: "仅作者", licensee: "获得授权的人", everyone: "所有人" } },
     commercial: {
       name: "商业使用",
-      values: { forbidden: "不允许", personal_non_profit: "个人，非营利", personal_profit: "个人，可营利", corporation: "所有人，包括企业" },
+      values: {
+        forbidden: "不允许",
+        personal_non_profit: "个人，非营利",
+        personal_profit: "个人，可营利",
+        corporation: "所有人，包括企业",
+      },
     },
     redistribution: { name: "再分发", values: { forbidden: "不允许", allowed: "允许" } },
-    modification: { name: "修改", values: { forbidden: "不允许", allowed: "允许", allowed_redistribution: "允许，并可再分发" } },
+    modification: {
+      name: "修改",
+      values: { forbidden: "不允许", allowed: "允许", allowed_redistribution: "允许，并可再分发" },
+    },
     credit: { name: "署名", values: { required: "必须署名", unnecessary: "无需署名" } },
     violent: { name: "暴力内容", values: { true: "允许", false: "不允许" } },
     sexual: { name: "性内容", values: { true: "允许", false: "不允许" } },

@@ -47,7 +47,8 @@ export const en = {
     any: "Any",
     clear: "Clear filters",
     count: (total: number, exact: boolean) => `${exact ? "" : "about "}${total.toLocaleString("en")} files`,
-    empty: "Drop avatars (VRM), animations (VRMA, FBX, BVH), music, skies (HDR, EXR) or scenes (GLB) anywhere on this page.",
+    empty:
+      "Drop avatars (VRM), animations (VRMA, FBX, BVH), music, skies (HDR, EXR) or scenes (GLB) anywhere on this page.",
     emptySearch: "Try other words, or fewer filters.",
     upload: "Upload files",
     drop: "Drop to upload",
@@ -218,7 +219,12 @@ export const en = {
     goLive: "Go live",
     starting: "Starting…",
     preset: "Quality",
-    presets: { "720p30": "720p, 30 fps", "720p60": "720p, 60 fps", "1080p30": "1080p, 30 fps", "1080p60": "1080p, 60 fps" },
+    presets: {
+      "720p30": "720p, 30 fps",
+      "720p60": "720p, 60 fps",
+      "1080p30": "1080p, 30 fps",
+      "1080p60": "1080p, 60 fps",
+    },
     light: "Small picture (for slow computers)",
     end: "End the show",
     endAsk: "End the show on all platforms?",

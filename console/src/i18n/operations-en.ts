@@ -40,7 +40,8 @@ export const operationsEn = {
   health: "Health",
   answered: (ms: number) => `answered in ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`,
   living: (count: number) => (count === 1 ? "1 alive" : `${count} alive`),
-  heard: (seconds: number) => `last heard of ${seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`} ago`,
+  heard: (seconds: number) =>
+    `last heard of ${seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`} ago`,
   never: "never heard of",
   lastRound: (time: string) => `last round ${time}`,
   noRound: "no round yet",
@@ -62,10 +63,13 @@ export const operationsEn = {
   },
   figuresNote: "Requests are those of the process that answered, over the last minute.",
   assets: "Files",
-  assetStates: { ready: "Ready", uploading: "Uploading", failed: "Failed", missing: "Missing", trashed: "In the trash" } as Record<
-    string,
-    string | undefined
-  >,
+  assetStates: {
+    ready: "Ready",
+    uploading: "Uploading",
+    failed: "Failed",
+    missing: "Missing",
+    trashed: "In the trash",
+  } as Record<string, string | undefined>,
   noAssets: "No files yet.",
   uncounted: "Could not be counted in time.",
   onAir: "On air now",
@@ -83,7 +87,8 @@ export const operationsEn = {
   showOf: (room: string) => `Show of ${room}`,
   noShow: "There is no such show.",
   end: "End the show",
-  endAsk: (room: string, owner: string) => `End the show of ${room}, which belongs to ${owner}? All platforms go off the air.`,
+  endAsk: (room: string, owner: string) =>
+    `End the show of ${room}, which belongs to ${owner}? All platforms go off the air.`,
   stopOutput: "Stop",
   stopOutputOf: (name: string) => `Stop ${name}`,
   stopOutputAsk: (name: string) => `Stop ${name} only? The other platforms go on.`,
@@ -126,10 +131,12 @@ export const operationsEn = {
   resolved: "Resolved too",
   object: "Object",
   found: "Found",
-  resolutions: { adopted: "adopted", trashed: "moved to the trash", ignored: "ignored", recovered: "came back" } as Record<
-    string,
-    string | undefined
-  >,
+  resolutions: {
+    adopted: "adopted",
+    trashed: "moved to the trash",
+    ignored: "ignored",
+    recovered: "came back",
+  } as Record<string, string | undefined>,
   by: (who: string) => `by ${who}`,
   act: { adopt: "Adopt", trash: "Trash", ignore: "Ignore" },
   actAsk: {
@@ -137,15 +144,27 @@ export const operationsEn = {
     trash: (key: string) => `Move ${key} to the trash? It is deleted for good after the trash period.`,
     ignore: (key: string) => `Ignore ${key}? This finding is closed for good.`,
   },
-  actOn: { adopt: (key: string) => `Adopt ${key}`, trash: (key: string) => `Trash ${key}`, ignore: (key: string) => `Ignore ${key}` },
+  actOn: {
+    adopt: (key: string) => `Adopt ${key}`,
+    trash: (key: string) => `Trash ${key}`,
+    ignore: (key: string) => `Ignore ${key}`,
+  },
   acted: "Done. It is in the audit trail.",
   runs: "Rounds",
   noRuns: "No round yet.",
   runKinds: { scheduled: "By the clock", asked: "Asked for", reconcile: "Listing" },
   runStates: { running: "Goes on", finished: "Finished", stopped: "Stopped" },
   onlyLooked: "only looked",
-  progress: (checked: number, due: number) => `${checked.toLocaleString("en")} of ${due.toLocaleString("en")} looked at`,
-  counts: { found: "there", missing: "missing", suspected: "suspect", recovered: "came back", mismatched: "changed", undecided: "undecided" },
+  progress: (checked: number, due: number) =>
+    `${checked.toLocaleString("en")} of ${due.toLocaleString("en")} looked at`,
+  counts: {
+    found: "there",
+    missing: "missing",
+    suspected: "suspect",
+    recovered: "came back",
+    mismatched: "changed",
+    undecided: "undecided",
+  },
   job: "Job",
   task: "Task",
   jobStates: {

@@ -164,7 +164,8 @@ export const zh: Texts = {
     },
     programSends: (name) => `${name} 正在向这个房间推流,播出的就是它的画面。“登上舞台”会用上面的画面取代它。`,
     soundBlocked: "浏览器暂时拦截了声音，点击任意位置即可打开。",
-    slow: (pictures, light) => `每秒只画出 ${pictures} 帧。请${light ? "" : "勾选“小画面”、"}关闭其他标签页和程序，或换一个更轻的形象。`,
+    slow: (pictures, light) =>
+      `每秒只画出 ${pictures} 帧。请${light ? "" : "勾选“小画面”、"}关闭其他标签页和程序，或换一个更轻的形象。`,
     trouble: {
       "3d": "这个浏览器无法显示 3D(WebGL)。",
       room: "你不在舞台上。",

@@ -194,7 +194,9 @@ export class Publisher {
       this.microphone = null;
     }
     if (!on) return;
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true } });
+    const stream = await navigator.mediaDevices.getUserMedia({
+      audio: { echoCancellation: true, noiseSuppression: true },
+    });
     if (mine !== this.asked) {
       for (const track of stream.getTracks()) track.stop();
       return;

@@ -65,7 +65,9 @@ async function lumaOf(track: MediaStreamTrack): Promise<number | null> {
       if (frame.codedWidth < WIDTH / 4 || !frame.format?.startsWith("I420")) continue;
       const planes = new Uint8Array(frame.allocationSize());
       const [luma] = await frame.copyTo(planes);
-      return luma ? (planes[luma.offset + (frame.codedHeight >> 1) * luma.stride + (frame.codedWidth >> 1)] ?? null) : null;
+      return luma
+        ? (planes[luma.offset + (frame.codedHeight >> 1) * luma.stride + (frame.codedWidth >> 1)] ?? null)
+        : null;
     } finally {
       frame.close();
     }

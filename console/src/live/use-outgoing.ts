@@ -1,19 +1,13 @@
 /** The stage's canvas and its sound, made of what was chosen, and the way out of both into the room. Used by the stage's page. */
-import { useCallback, useEffect, useRef, useState, type RefObject } from "react";
+import { useCallback, useEffect, useEffectEvent, useReducer, useRef, useState, type RefObject } from "react";
 
 import type { Scene } from "../three/scene";
 import { claimStage, pictureOf, releaseStage, setOnStage, wasOnStage, type Choice } from "./choice";
 import type { Connection, Publisher } from "./publisher";
 import { sendsFullRange } from "./range";
-
-/** What does not work, and with it the error, where there is one with words of its own. */
-export interface Trouble {
-  what: "3d" | "room" | "avatar" | "animation" | "background" | "music" | "camera" | "microphone";
-  error: unknown;
-}
+import { troublesAfter, type Trouble } from "./troubles";
 
 export interface Outgoing {
-  canvas: RefObject<HTMLCanvasElement | null>;
   connection: Connection;
   /** Whether the stage can be stepped on. */
   ready: boolean;
@@ -29,38 +23,46 @@ export interface Outgoing {
 /** How long it has to be too slow before that is told, in seconds. */
 const PATIENCE = 6;
 
-export function useOutgoing(room: string, choice: Choice, avatar: string | null, onAir: boolean): Outgoing {
-  const canvas = useRef<HTMLCanvasElement>(null);
+export function useOutgoing(
+  canvas: RefObject<HTMLCanvasElement | null>,
+  room: string,
+  choice: Choice,
+  avatar: string | null,
+  onAir: boolean,
+): Outgoing {
   const scene = useRef<Scene>(null);
   const publisher = useRef<Publisher>(null);
   const [connection, setConnection] = useState<Connection>("off");
   const [ready, setReady] = useState(false);
-  const [shown, setShown] = useState<Outgoing["avatar"]>("none");
+  /** The avatar that was loaded last, and whether that went well. */
+  const [loaded, setLoaded] = useState<{ url: string; well: boolean } | null>(null);
   const [soundBlocked, setSoundBlocked] = useState(false);
   const [slow, setSlow] = useState<number | null>(null);
-  const [troubles, setTroubles] = useState<Trouble[]>([]);
+  const [troubles, tellTrouble] = useReducer(troublesAfter, []);
   const picture = pictureOf(choice);
   const { width, height, fps } = picture;
-  const latest = useRef(picture);
-  latest.current = picture;
+  const latest = useEffectEvent(() => picture);
 
   /** Does it, and remembers what became of it. */
   const attempt = useCallback(async (what: Trouble["what"], work: () => Promise<unknown> | undefined) => {
-    setTroubles((all) => (all.some((one) => one.what === what) ? all.filter((one) => one.what !== what) : all));
+    tellTrouble({ kind: "begun", what });
     try {
       await work();
     } catch (error) {
       if (error instanceof DOMException && error.name === "AbortError") return;
-      setTroubles((all) => [...all.filter((one) => one.what !== what), { what, error }]);
+      tellTrouble({ kind: "failed", what, error });
     }
   }, []);
 
   useEffect(() => {
     let over = false;
     void attempt("3d", async () => {
-      const [{ Scene: Drawn }, { Publisher: Sender }] = await Promise.all([import("../three/scene"), import("./publisher")]);
+      const [{ Scene: Drawn }, { Publisher: Sender }] = await Promise.all([
+        import("../three/scene"),
+        import("./publisher"),
+      ]);
       if (over || !canvas.current) return;
-      const first = latest.current;
+      const first = latest();
       scene.current = new Drawn(canvas.current, first, first.fps);
       publisher.current = new Sender(room, canvas.current, first, setConnection);
       setReady(true);
@@ -75,29 +77,30 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
       void publisher.current?.dispose();
       publisher.current = null;
     };
-  }, [room, attempt]);
+  }, [canvas, room, attempt]);
 
   useEffect(() => {
     if (!ready) return;
     scene.current?.resize({ width, height }, fps);
-    void publisher.current?.setPicture(latest.current).catch(() => undefined);
+    void publisher.current?.setPicture(latest()).catch(() => undefined);
   }, [ready, width, height, fps]);
 
   useEffect(() => {
     if (!ready || !avatar) return;
     let over = false;
-    setShown("loading");
+    let well = false;
     void attempt("avatar", async () => {
       await scene.current?.load(avatar);
       await scene.current?.drawn();
-      if (!over) setShown("shown");
-    }).finally(() => {
-      if (!over) setShown((now) => (now === "loading" ? "none" : now));
+      well = true;
+    }).then(() => {
+      if (!over) setLoaded({ url: avatar, well });
     });
     return () => {
       over = true;
     };
   }, [ready, avatar, attempt]);
+  const shown = !ready || !avatar ? "none" : loaded?.url !== avatar ? "loading" : loaded.well ? "shown" : "none";
   const animation = choice.animation?.url ?? null;
   useEffect(() => {
     if (shown === "shown") void attempt("animation", () => scene.current?.animate(animation));
@@ -170,7 +173,8 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
 
   useEffect(() => {
     if (!soundBlocked) return;
-    const click = () => void publisher.current?.unblock().then(() => setSoundBlocked(publisher.current?.soundIsBlocked ?? false));
+    const click = () =>
+      void publisher.current?.unblock().then(() => setSoundBlocked(publisher.current?.soundIsBlocked ?? false));
     document.addEventListener("click", click);
     return () => document.removeEventListener("click", click);
   }, [soundBlocked]);
@@ -189,5 +193,5 @@ export function useOutgoing(room: string, choice: Choice, avatar: string | null,
     return () => clearInterval(timer);
   }, [ready, fps]);
 
-  return { canvas, connection, ready, avatar: shown, troubles, soundBlocked, slow, step, leave };
+  return { connection, ready, avatar: shown, troubles, soundBlocked, slow, step, leave };
 }

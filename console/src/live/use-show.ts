@@ -2,7 +2,7 @@
  * A room's show as it happens. The service tells by server-sent events. Each second without any is counted: after a few of
  * them the page asks, and when there is no answer it says that what it shows may be old.
  */
-import { useCallback, useEffect, useReducer, useRef } from "react";
+import { useCallback, useEffect, useEffectEvent, useReducer } from "react";
 
 import { eventsOf, getStatus, isOnAir, type EventOut, type Figures, type StatusOut } from "../api/live";
 import { ApiError, problemOf } from "../api/http";
@@ -25,7 +25,6 @@ export interface Show {
 }
 
 type News =
-  | { kind: "room" }
   | { kind: "status"; status: StatusOut }
   | { kind: "answer"; status: StatusOut }
   | { kind: "change"; event: EventOut; status: StatusOut | null }
@@ -49,8 +48,6 @@ const highest = (events: EventOut[]) => events.reduce((most, event) => Math.max(
 
 function next(show: Show, news: News): Show {
   switch (news.kind) {
-    case "room":
-      return EMPTY;
     case "status":
     case "answer": {
       const { status } = news;
@@ -95,7 +92,7 @@ function merged(old: EventOut[], fresh: EventOut[]): EventOut[] {
   if (!fresh.length) return old;
   const all = new Map(old.map((event) => [event.id, event]));
   for (const event of fresh) all.set(event.id, event);
-  return [...all.values()].sort((a, b) => a.id - b.id).slice(-KEPT);
+  return [...all.values()].toSorted((a, b) => a.id - b.id).slice(-KEPT);
 }
 
 function idle(room: string): StatusOut {
@@ -115,17 +112,14 @@ function idle(room: string): StatusOut {
   };
 }
 
-/** `null` while no room is chosen. `take`: a status that an action was answered with. */
-export function useShow(room: string | null): Show & { take: (status: StatusOut) => void } {
+/** Of one room: a component that comes to show another one needs a `key`. `take`: a status that an action was answered with. */
+export function useShow(room: string): Show & { take: (status: StatusOut) => void } {
   const { language } = useTexts();
   const [show, tell] = useReducer(next, EMPTY);
-  const onAir = useRef(false);
-  onAir.current = isOnAir(show.status);
-  useEffect(() => tell({ kind: "room" }), [room]);
+  const onAir = useEffectEvent(() => isOnAir(show.status));
   useEffect(() => {
-    if (!room) return;
     const over = new AbortController();
-    void follow(room, language, over.signal, tell, () => onAir.current);
+    void follow(room, language, over.signal, tell, () => onAir());
     return () => over.abort();
   }, [room, language]);
   const take = useCallback((status: StatusOut) => tell({ kind: "answer", status }), []);
@@ -133,7 +127,13 @@ export function useShow(room: string | null): Show & { take: (status: StatusOut)
 }
 
 /** Listens until `over`, coming back after each end of the stream behind the last event that it had. */
-async function follow(room: string, language: Language, over: AbortSignal, tell: (news: News) => void, onAir: () => boolean) {
+async function follow(
+  room: string,
+  language: Language,
+  over: AbortSignal,
+  tell: (news: News) => void,
+  onAir: () => boolean,
+) {
   let last = "";
   while (!over.aborted) {
     const broken = new AbortController();

@@ -16,7 +16,18 @@ import {
 import { ApiError } from "../api/http";
 import type { Joining } from "../api/watch";
 
-export type Watching = "joining" | "waiting" | "live" | "paused" | "sound" | "reconnecting" | "closed" | "elsewhere" | "removed" | "refused" | "failed";
+export type Watching =
+  | "joining"
+  | "waiting"
+  | "live"
+  | "paused"
+  | "sound"
+  | "reconnecting"
+  | "closed"
+  | "elsewhere"
+  | "removed"
+  | "refused"
+  | "failed";
 
 export interface Seen {
   state: Watching;

@@ -25,7 +25,12 @@ export function Shell() {
           <a href="/docs">{t.apiDocs}</a>
         </nav>
         <div className="shell-end">
-          <button type="button" className="quiet" lang={language === "en" ? "zh" : "en"} onClick={() => speak(language === "en" ? "zh" : "en")}>
+          <button
+            type="button"
+            className="quiet"
+            lang={language === "en" ? "zh" : "en"}
+            onClick={() => speak(language === "en" ? "zh" : "en")}
+          >
             {t.language}
           </button>
           {session?.userId ? (

@@ -30,7 +30,13 @@ for (const side of ["left", "right"] as const) {
     ["toes", "Toes"],
   ];
   for (const [from, to] of pairs) BONES[side + from] = `${side}${to}` as VRMHumanBoneName;
-  for (const [finger, own] of [["thumb", "Thumb"], ["index", "Index"], ["middle", "Middle"], ["ring", "Ring"], ["pinky", "Little"]] as const)
+  for (const [finger, own] of [
+    ["thumb", "Thumb"],
+    ["index", "Index"],
+    ["middle", "Middle"],
+    ["ring", "Ring"],
+    ["pinky", "Little"],
+  ] as const)
     ["Proximal", "Intermediate", "Distal"].forEach((joint, place) => {
       const name = own === "Thumb" ? (["Metacarpal", "Proximal", "Distal"][place] ?? joint) : joint;
       BONES[`${side}hand${finger}${place + 1}`] = `${side}${own}${name}` as VRMHumanBoneName;
@@ -38,7 +44,11 @@ for (const side of ["left", "right"] as const) {
 }
 
 /** The clip on the avatar's bones, or null when no bone of it is known. */
-export function mixamoClip(root: THREE.Object3D | null, clip: THREE.AnimationClip | null, vrm: VRM): THREE.AnimationClip | null {
+export function mixamoClip(
+  root: THREE.Object3D | null,
+  clip: THREE.AnimationClip | null,
+  vrm: VRM,
+): THREE.AnimationClip | null {
   if (!root || !clip) return null;
   root.updateWorldMatrix(true, true);
   const tracks: THREE.KeyframeTrack[] = [];
@@ -64,7 +74,9 @@ export function mixamoClip(root: THREE.Object3D | null, clip: THREE.AnimationCli
         values[at + 2] = -(values[at + 2] ?? 0);
       }
     }
-    tracks.push(new THREE.QuaternionKeyframeTrack(`${own.name}.quaternion`, Array.from(track.times), Array.from(values)));
+    tracks.push(
+      new THREE.QuaternionKeyframeTrack(`${own.name}.quaternion`, Array.from(track.times), Array.from(values)),
+    );
   }
   return tracks.length ? new THREE.AnimationClip(clip.name, clip.duration, tracks) : null;
 }

@@ -24,7 +24,7 @@ export class Pace {
     private readonly goesOut: boolean,
     draw: () => void,
   ) {
-    this.ticker.onmessage = () => {
+    this.ticker.addEventListener("message", () => {
       try {
         if (!this.over && !this.busy()) draw();
       } catch (error) {
@@ -34,7 +34,7 @@ export class Pace {
         // Only now the next one: a slow computer draws fewer pictures, and is not buried in beats.
         this.ticker.postMessage(null);
       }
-    };
+    });
   }
 
   beat(fps: number): void {
@@ -76,7 +76,11 @@ export class Pace {
    */
   private busy(): boolean {
     const now = performance.now();
-    for (let first = this.begun[0]; first && this.gl.clientWaitSync(first.made, 0, 0) !== this.gl.TIMEOUT_EXPIRED; first = this.begun[0]) {
+    for (
+      let first = this.begun[0];
+      first && this.gl.clientWaitSync(first.made, 0, 0) !== this.gl.TIMEOUT_EXPIRED;
+      first = this.begun[0]
+    ) {
       const took = now - first.at;
       this.restUntil = this.goesOut || took < SLOW ? 0 : now + Math.min(took, LONGEST_REST);
       this.gl.deleteSync(first.made);

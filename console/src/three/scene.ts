@@ -52,7 +52,12 @@ export class Scene {
     fps = 30,
     transparent = !size,
   ) {
-    this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: transparent, preserveDrawingBuffer: true });
+    this.renderer = new THREE.WebGLRenderer({
+      canvas,
+      antialias: true,
+      alpha: transparent,
+      preserveDrawingBuffer: true,
+    });
     this.renderer.outputColorSpace = THREE.SRGBColorSpace;
     this.renderer.toneMapping = THREE.NoToneMapping;
     if (size) {
@@ -129,7 +134,10 @@ export class Scene {
     else this.look(centre, Math.max(size.x, size.y, size.z, 0.1) * 2.6);
     if (!vrm && this.clips[0]) this.play(this.clips[0]);
     this.rest();
-    return { expressions: vrm?.expressionManager?.expressions.map((one) => one.expressionName) ?? [], isVrm: Boolean(vrm) };
+    return {
+      expressions: vrm?.expressionManager?.expressions.map((one) => one.expressionName) ?? [],
+      isVrm: Boolean(vrm),
+    };
   }
 
   /** Plays a VRMA, FBX or BVH on the avatar; null lets it stand. */
@@ -205,7 +213,10 @@ export class Scene {
     if (!video) return;
     const texture = new THREE.VideoTexture(video);
     texture.colorSpace = THREE.SRGBColorSpace;
-    const mesh = new THREE.Mesh(new THREE.PlaneGeometry(4, 2.25), new THREE.MeshBasicMaterial({ map: texture, toneMapped: false }));
+    const mesh = new THREE.Mesh(
+      new THREE.PlaneGeometry(4, 2.25),
+      new THREE.MeshBasicMaterial({ map: texture, toneMapped: false }),
+    );
     mesh.position.set(16 - 2.3, 1.425, 0);
     this.overlay.add(mesh);
     this.cameraPicture = { mesh, texture };
@@ -220,7 +231,17 @@ export class Scene {
     const { width: w, height: h } = this.canvas;
     const side = Math.min(w / width, h / height);
     const context = small.getContext("2d");
-    context?.drawImage(this.canvas, (w - width * side) / 2, (h - height * side) / 2, width * side, height * side, 0, 0, width, height);
+    context?.drawImage(
+      this.canvas,
+      (w - width * side) / 2,
+      (h - height * side) / 2,
+      width * side,
+      height * side,
+      0,
+      0,
+      width,
+      height,
+    );
     return new Promise((resolve) => small.toBlob(resolve, "image/png"));
   }
 
@@ -230,7 +251,13 @@ export class Scene {
    */
   compress(): void {
     const grey = new THREE.Color().setRGB(VEIL.grey, VEIL.grey, VEIL.grey, THREE.SRGBColorSpace);
-    const material = new THREE.MeshBasicMaterial({ color: grey, opacity: VEIL.opacity, transparent: true, depthTest: false, toneMapped: false });
+    const material = new THREE.MeshBasicMaterial({
+      color: grey,
+      opacity: VEIL.opacity,
+      transparent: true,
+      depthTest: false,
+      toneMapped: false,
+    });
     this.veil = new THREE.Mesh(new THREE.PlaneGeometry(16, 9), material);
     this.veil.position.set(8, 4.5, 0);
     this.veil.renderOrder = 1;
@@ -262,7 +289,11 @@ export class Scene {
   private fit(): void {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const ratio = Math.min(devicePixelRatio, 2);
-    if (!width || !height || (this.canvas.width === Math.floor(width * ratio) && this.canvas.height === Math.floor(height * ratio)))
+    if (
+      !width ||
+      !height ||
+      (this.canvas.width === Math.floor(width * ratio) && this.canvas.height === Math.floor(height * ratio))
+    )
       return;
     this.renderer.setPixelRatio(ratio);
     this.renderer.setSize(width, height, false);
@@ -275,7 +306,8 @@ export class Scene {
     const phase = this.elapsed % BLINK_EACH;
     this.vrm?.expressionManager?.setValue("blink", phase < 0.16 ? Math.sin((phase / 0.16) * Math.PI) : 0);
     if (!this.mixer) {
-      const chest = this.vrm?.humanoid.getNormalizedBoneNode("chest") ?? this.vrm?.humanoid.getNormalizedBoneNode("spine");
+      const chest =
+        this.vrm?.humanoid.getNormalizedBoneNode("chest") ?? this.vrm?.humanoid.getNormalizedBoneNode("spine");
       if (chest) chest.rotation.x = Math.sin(this.elapsed * 1.6) * 0.02;
     }
   }

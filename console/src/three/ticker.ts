@@ -4,7 +4,7 @@
  */
 let timer: ReturnType<typeof setInterval> | undefined;
 let answered = true;
-self.onmessage = (event: MessageEvent<number | null>) => {
+self.addEventListener("message", (event: MessageEvent<number | null>) => {
   if (event.data === null) {
     answered = true;
     return;
@@ -15,4 +15,4 @@ self.onmessage = (event: MessageEvent<number | null>) => {
     answered = false;
     self.postMessage(null);
   }, event.data);
-};
+});

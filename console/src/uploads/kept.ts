@@ -1,7 +1,6 @@
 /**
- * Uploads under way, kept in the browser's database with their files: after a reload they go on by themselves. Used by
- * `context.tsx`. A file that is too large for that, or a browser that keeps nothing, leaves the name alone, and the file
- * has to be chosen again.
+ * Uploads under way, kept in the browser's database with their files: after a reload they go on by themselves. Of a file that
+ * is too large for that, or in a browser that keeps nothing, the name alone is kept, and the file has to be chosen again.
  */
 export interface Kept {
   id: string;
@@ -27,12 +26,12 @@ let opened: Promise<IDBDatabase> | undefined;
 function database(): Promise<IDBDatabase> {
   opened ??= new Promise((resolve, reject) => {
     const asked = indexedDB.open(NAME, 1);
-    asked.onupgradeneeded = () => {
+    asked.addEventListener("upgradeneeded", () => {
       asked.result.createObjectStore(UPLOADS, { keyPath: "id" });
       asked.result.createObjectStore(FILES);
-    };
-    asked.onsuccess = () => resolve(asked.result);
-    asked.onerror = () => reject(asked.error ?? new Error("no database"));
+    });
+    asked.addEventListener("success", () => resolve(asked.result));
+    asked.addEventListener("error", () => reject(asked.error ?? new Error("no database")));
   });
   return opened;
 }
@@ -44,8 +43,8 @@ async function run<T>(
   const transaction = (await database()).transaction([UPLOADS, FILES], mode);
   return new Promise((resolve, reject) => {
     const asked = work(transaction.objectStore(UPLOADS), transaction.objectStore(FILES));
-    transaction.oncomplete = () => resolve(asked.result);
-    transaction.onabort = () => reject(transaction.error ?? new Error("nothing is kept"));
+    transaction.addEventListener("complete", () => resolve(asked.result));
+    transaction.addEventListener("abort", () => reject(transaction.error ?? new Error("nothing is kept")));
   });
 }
 
@@ -77,7 +76,10 @@ export async function forget(id: string): Promise<void> {
 
 export async function pauseKept(id: string, paused: boolean): Promise<void> {
   try {
-    const known = await run<Known | undefined>("readonly", (uploads) => uploads.get(id) as IDBRequest<Known | undefined>);
+    const known = await run<Known | undefined>(
+      "readonly",
+      (uploads) => uploads.get(id) as IDBRequest<Known | undefined>,
+    );
     if (known) await run("readwrite", (uploads) => uploads.put({ ...known, paused }));
   } catch {
     // It goes on by itself after a reload, then.
@@ -86,7 +88,10 @@ export async function pauseKept(id: string, paused: boolean): Promise<void> {
 
 export async function find(id: string): Promise<Kept | null> {
   try {
-    const known = await run<Known | undefined>("readonly", (uploads) => uploads.get(id) as IDBRequest<Known | undefined>);
+    const known = await run<Known | undefined>(
+      "readonly",
+      (uploads) => uploads.get(id) as IDBRequest<Known | undefined>,
+    );
     if (!known) return null;
     const file = await run<File | undefined>("readonly", (_, files) => files.get(id) as IDBRequest<File | undefined>);
     return { ...known, file: file ?? null };
@@ -99,7 +104,10 @@ export async function find(id: string): Promise<Kept | null> {
 export async function keptBy(user: string): Promise<string[]> {
   try {
     const all = await run<Known[]>("readonly", (uploads) => uploads.getAll() as IDBRequest<Known[]>);
-    return all.filter((one) => one.user === user).map((one) => one.id).sort();
+    return all
+      .filter((one) => one.user === user)
+      .map((one) => one.id)
+      .toSorted();
   } catch {
     return [];
   }

@@ -4,7 +4,8 @@ import { useEffect, useRef, useState } from "react";
 
 import { bytes, useTexts } from "../i18n";
 import type { Texts } from "../i18n/en";
-import { useUploadItems, useUploads, type Item } from "./context";
+import { useUploadItems, useUploads } from "./context";
+import type { Item } from "./queue";
 
 /** More lines than this help nobody; the heading counts them all. */
 const LINES = 50;
@@ -45,14 +46,14 @@ export function UploadTray() {
   );
 }
 
-function shownOf(items: Item[]): Item[] {
+function shownOf(items: readonly Item[]): readonly Item[] {
   if (items.length <= LINES) return items;
   const first = items.filter((one) => !["waiting", "done", "known"].includes(one.state));
   return [...first, ...items.filter((one) => !first.includes(one))].slice(0, LINES);
 }
 
 /** What has begun and ended lately, in words: a line each, which is read when it is added. */
-function useNews(items: Item[]): { id: number; text: string }[] {
+function useNews(items: readonly Item[]): { id: number; text: string }[] {
   const { t } = useTexts();
   const told = useRef(new Map<string, string>());
   const next = useRef(1);
@@ -93,11 +94,18 @@ function Line({ item }: { item: Item }) {
         {item.state === "paused" ? button(t.uploads.resume, resume) : null}
         {item.state === "failed" && item.key ? button(t.uploads.retry, resume) : null}
         {here && item.asset ? (
-          <Link to="/library" search={{ open: item.asset }} className="button quiet" aria-label={`${t.uploads.open}: ${item.name}`}>
+          <Link
+            to="/library"
+            search={{ open: item.asset }}
+            className="button quiet"
+            aria-label={`${t.uploads.open}: ${item.name}`}
+          >
             {t.uploads.open}
           </Link>
         ) : null}
-        {here ? null : button(item.state === "failed" || item.state === "lost" ? t.uploads.dismiss : t.uploads.cancel, cancel)}
+        {here
+          ? null
+          : button(item.state === "failed" || item.state === "lost" ? t.uploads.dismiss : t.uploads.cancel, cancel)}
       </div>
     </li>
   );

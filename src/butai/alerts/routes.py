@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from butai import audit
 from butai.alerts import queries
-from butai.alerts.raising import test_message
-from butai.calling import Operator, SmallBodies, origin
+from butai.alerts.service import test_message
 from butai.database import Database
-from butai.problems import documented
+from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/alerts", tags=["alerts"], route_class=SmallBodies)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from procrastinate import App, JobContext, RetryStrategy
 
 from butai.alerts.delivery import AlertNotDelivered, deliver
-from butai.alerts.raising import DELIVER
-from butai.alerts.watching import watch
+from butai.alerts.rules import watch
+from butai.alerts.service import DELIVER
 from butai.config import Settings
 from butai.database import Database
 from butai.errors import DatabaseUnavailable

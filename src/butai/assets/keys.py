@@ -15,7 +15,7 @@ import unicodedata
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from butai.assets.kinds import FORMATS, SIDECAR_FORMATS, AssetType, Format, Sidecar
+from butai.assets.kinds import FORMATS, SIDECAR_FORMATS, AssetType, FileFormat, Sidecar
 from butai.errors import KeyInvalid, TypeUnsupported
 
 MAX_KEY_BYTES = 1024
@@ -41,7 +41,7 @@ _SUFFIX_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class AssetKey:
     """A wanted key that may exist. `stem` joins a file with its sidecars: `vrm/X` for `vrm/X.vrm` and `vrm/X_thumb.png`."""
 
     text: str
@@ -49,7 +49,7 @@ class Key:
     sidecar: Sidecar | None
     stem: str
     extension: str
-    format: Format
+    format: FileFormat
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ def _kind(text: str) -> AssetType:
     raise KeyInvalid(f"Keys begin with one of: {', '.join(f'{name}/' for name in PREFIXES)}")
 
 
-def parse(text: str) -> Key:
+def parse(text: str) -> AssetKey:
     """A key that may be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension its list does not keep."""
     text = _well_formed(text)
     kind = _kind(text)
@@ -96,13 +96,13 @@ def parse(text: str) -> Key:
         extension = match["kind"].rpartition(".")[2].lower()
         sidecar = Sidecar.META if extension == "json" else Sidecar.THUMB
         stem = folder + slash + match["stem"]
-        return Key(text, kind, sidecar, stem, extension, SIDECAR_FORMATS[sidecar][extension])
+        return AssetKey(text, kind, sidecar, stem, extension, SIDECAR_FORMATS[sidecar][extension])
     name, dot, extension = file.rpartition(".")
     extension = extension.lower()
     found = FORMATS[kind].get(extension) if dot and name else None
     if found is None:
         raise TypeUnsupported(f"{kind} keeps .{', .'.join(FORMATS[kind])}")
-    return Key(text, kind, None, folder + slash + name, extension, found)
+    return AssetKey(text, kind, None, folder + slash + name, extension, found)
 
 
 def readings(raw: str) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def _decoded(text: str) -> str:
         raise KeyInvalid("The key is not valid UTF-8") from error
 
 
-def another(key: Key) -> str:
+def another(key: AssetKey) -> str:
     """A public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; a clash is retried."""
     tag = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
     room = MAX_SEGMENT_BYTES - len(key.text.rpartition("/")[2].encode()) - 9

@@ -17,7 +17,7 @@ from butai.config import AssetSettings
 from butai.errors import GlbInvalid, SignatureMismatch
 
 HEAD_BYTES = 64
-"""How much of a file's beginning `Format.check` wants: the longest signature (BVH behind a BOM and blank lines) fits."""
+"""How much of a file's beginning `FileFormat.check` wants: the longest signature (BVH behind a BOM and blank lines) fits."""
 
 GLB_JSON_LIMIT = 16 * 1024**2
 """Largest JSON chunk of a GLB that is believed; real avatars have 100 KB to 2 MB."""
@@ -103,52 +103,52 @@ def _check_fbx(head: bytes, _size: int | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class FileFormat:
     """One file format. `check(head, size)` raises when the first bytes are of something else."""
 
     mime: str
     check: Check
 
 
-_GLB = Format("model/gltf-binary", check_glb)
-_PNG = Format("image/png", _starts_with(b"\x89PNG\r\n\x1a\n"))
-_JPEG = Format("image/jpeg", _starts_with(b"\xff\xd8\xff"))
-_WEBP = Format("image/webp", _has_at(8, b"WEBP", b"RIFF"))
-_OGG = Format("audio/ogg", _starts_with(b"OggS"))
-_M4A = Format("audio/mp4", _has_at(4, b"ftyp"))
-_GLTF = Format("model/gltf+json", _text_starts_with(b"{"))
-_JSON = Format("application/json", _text_starts_with(b"{"))
+_GLB = FileFormat("model/gltf-binary", check_glb)
+_PNG = FileFormat("image/png", _starts_with(b"\x89PNG\r\n\x1a\n"))
+_JPEG = FileFormat("image/jpeg", _starts_with(b"\xff\xd8\xff"))
+_WEBP = FileFormat("image/webp", _has_at(8, b"WEBP", b"RIFF"))
+_OGG = FileFormat("audio/ogg", _starts_with(b"OggS"))
+_M4A = FileFormat("audio/mp4", _has_at(4, b"ftyp"))
+_GLTF = FileFormat("model/gltf+json", _text_starts_with(b"{"))
+_JSON = FileFormat("application/json", _text_starts_with(b"{"))
 _IMAGES = {"png": _PNG, "jpg": _JPEG, "jpeg": _JPEG, "webp": _WEBP}
 
-FORMATS: dict[AssetType, dict[str, Format]] = {
+FORMATS: dict[AssetType, dict[str, FileFormat]] = {
     AssetType.VRM: {"vrm": _GLB, "glb": _GLB},
     AssetType.ANIMATION: {
-        "fbx": Format("application/octet-stream", _check_fbx),
+        "fbx": FileFormat("application/octet-stream", _check_fbx),
         "vrma": _GLB,
         "glb": _GLB,
-        "bvh": Format("application/octet-stream", _text_starts_with(b"HIERARCHY")),
+        "bvh": FileFormat("application/octet-stream", _text_starts_with(b"HIERARCHY")),
     },
     AssetType.BGM: {
-        "mp3": Format("audio/mpeg", _check_mp3),
+        "mp3": FileFormat("audio/mpeg", _check_mp3),
         "ogg": _OGG,
         "oga": _OGG,
         "opus": _OGG,
-        "wav": Format("audio/wav", _has_at(8, b"WAVE", b"RIFF")),
-        "flac": Format("audio/flac", _starts_with(b"fLaC")),
+        "wav": FileFormat("audio/wav", _has_at(8, b"WAVE", b"RIFF")),
+        "flac": FileFormat("audio/flac", _starts_with(b"fLaC")),
         "m4a": _M4A,
         "mp4": _M4A,
-        "aac": Format("audio/aac", _starts_with(b"\xff\xf1", b"\xff\xf9", b"ID3")),
-        "webm": Format("audio/webm", _starts_with(b"\x1a\x45\xdf\xa3")),
+        "aac": FileFormat("audio/aac", _starts_with(b"\xff\xf1", b"\xff\xf9", b"ID3")),
+        "webm": FileFormat("audio/webm", _starts_with(b"\x1a\x45\xdf\xa3")),
     },
     AssetType.HDR: {
-        "hdr": Format("image/vnd.radiance", _starts_with(b"#?RADIANCE", b"#?RGBE")),
-        "exr": Format("image/x-exr", _starts_with(b"\x76\x2f\x31\x01")),
+        "hdr": FileFormat("image/vnd.radiance", _starts_with(b"#?RADIANCE", b"#?RGBE")),
+        "exr": FileFormat("image/x-exr", _starts_with(b"\x76\x2f\x31\x01")),
         **_IMAGES,
     },
     AssetType.SCENE: {"glb": _GLB, "gltf": _GLTF, "vrm": _GLB, **_IMAGES},
 }
 
-SIDECAR_FORMATS: dict[Sidecar, dict[str, Format]] = {Sidecar.THUMB: _IMAGES, Sidecar.META: {"json": _JSON}}
+SIDECAR_FORMATS: dict[Sidecar, dict[str, FileFormat]] = {Sidecar.THUMB: _IMAGES, Sidecar.META: {"json": _JSON}}
 
 META_LIMIT = 1024**2
 """Largest `_meta.json`: it is parsed whole, and real ones have a few KB."""

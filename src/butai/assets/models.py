@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai.assets.kinds import AssetType, Sidecar
-from butai.assets.states import Status
+from butai.assets.states import AssetStatus
 from butai.database import Model
 
 LISTED = "status = 'ready' AND deleted_at IS NULL AND sidecar IS NULL"
@@ -66,7 +66,7 @@ def _list_indexes() -> list[Index]:
     return made
 
 
-def _one_of(column: str, values: type[AssetType] | type[Sidecar] | type[Status] | tuple[str, ...]) -> str:
+def _one_of(column: str, values: type[AssetType] | type[Sidecar] | type[AssetStatus] | tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
@@ -76,7 +76,7 @@ class Asset(Model):
     __tablename__ = "assets"
     __table_args__ = (
         CheckConstraint(_one_of("type", AssetType), name="type"),
-        CheckConstraint(_one_of("status", Status), name="status"),
+        CheckConstraint(_one_of("status", AssetStatus), name="status"),
         CheckConstraint(_one_of("sidecar", Sidecar), name="sidecar"),
         CheckConstraint(_one_of("visibility", ("public", "private")), name="visibility"),
         CheckConstraint(

@@ -78,7 +78,7 @@ class _Cursor(msgspec.Struct, array_like=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PagePosition:
     """Where in a list a page begins: behind this sort value and id."""
 
     value: str
@@ -87,13 +87,13 @@ class Place:
     page: int
 
 
-def encode_cursor(sort: Sort, place: Place) -> str:
+def encode_cursor(sort: Sort, place: PagePosition) -> str:
     """An opaque cursor."""
     packed = msgspec.json.encode(_Cursor(sort.text, place.value, place.id, place.total, place.page))
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
-def decode_cursor(text: str, sort: Sort) -> Place:
+def decode_cursor(text: str, sort: Sort) -> PagePosition:
     """Raises `CursorInvalid` for anything that `encode_cursor` did not make for this order."""
     try:
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -108,7 +108,7 @@ def decode_cursor(text: str, sort: Sort) -> Place:
         raise CursorInvalid from error
     if cursor.sort != sort.text or "\0" in cursor.value or cursor.page < 1:
         raise CursorInvalid
-    return Place(cursor.value, cursor.id, cursor.total, cursor.page)
+    return PagePosition(cursor.value, cursor.id, cursor.total, cursor.page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class ListRequest:
     user_id: str | None
     sort: Sort
     limit: int
-    place: Place | None = None
+    place: PagePosition | None = None
     offset: int = 0
     q: str | None = None
 
@@ -250,7 +250,7 @@ async def total(database: Database, request: ListRequest, *, exactly: bool = Fal
 
 
 @dataclass(frozen=True, slots=True)
-class Readable:
+class ReadableAsset:
     """A row that a read found. `public`: anyone may read it, at this moment."""
 
     id: UUID
@@ -300,7 +300,7 @@ READABLE = f"""
 
 async def find_readable(
     database: Database, keys: tuple[str, ...], user_id: str | None, operator: bool = False
-) -> Readable | None:
+) -> ReadableAsset | None:
     """The row that this caller may read under one of these keys, most literal key first; None when there is none."""
     parameters = {"user": user_id, "keys": list(keys), "operator": operator}
 
@@ -308,7 +308,7 @@ async def find_readable(
         return await (await connection.execute(READABLE, parameters, binary=True)).fetchone()
 
     row = await database.read(ask)
-    return Readable(*row) if row else None
+    return ReadableAsset(*row) if row else None
 
 
 _ASSET = """

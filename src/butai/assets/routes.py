@@ -8,14 +8,15 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from butai.assets import queries, service, signed
+from butai.assets import queries, service
+from butai.assets.library import get_library
 from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut, WaveformOut
 from butai.assets.service import Edit
-from butai.assets.wiring import library
-from butai.calling import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
+from butai.assets.uploads import signed
 from butai.errors import AssetNotFound, Unauthenticated
 from butai.identity import Caller
-from butai.problems import documented
+from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=SmallBodies)
 
@@ -39,7 +40,7 @@ async def changes(
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
 ) -> Response:
     """Each asset that the caller may see and that changed, once, with its newest state, and the ids that are gone."""
-    found = await queries.changes(library(request).database, since, who.user_id, who.is_operator, limit)
+    found = await queries.changes(get_library(request).database, since, who.user_id, who.is_operator, limit)
     body = {
         "assets": found.assets,
         "gone": found.gone,
@@ -62,7 +63,7 @@ async def get_asset(request: Request, who: AnyCaller, asset_id: UUID) -> Respons
 
 
 async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
-    row = await queries.get_asset(library(request).database, asset_id, who.user_id, who.is_operator)
+    row = await queries.get_asset(get_library(request).database, asset_id, who.user_id, who.is_operator)
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
     return Response(msgspec.json.encode(row), 200, _NO_STORE, "application/json")
@@ -77,7 +78,7 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
 )
 async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Response:
     """For whoever may see the asset; 404 while it is not made yet, too."""
-    database = library(request).database
+    database = get_library(request).database
     found = None
     if await queries.get_asset(database, asset_id, who.user_id, who.is_operator) is not None:
         found = await queries.waveform(database, asset_id)
@@ -95,7 +96,7 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
 async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:
     """By the owner or an operator. Public to private takes effect at once."""
     wanted = Edit(edit.displayName, edit.visibility, edit.description, edit.tags)
-    async with library(request).database.transaction() as session:
+    async with get_library(request).database.transaction() as session:
         await service.edit(session, who, origin(request, who), asset_id, wanted)
     return await _answer(request, who, asset_id)
 
@@ -105,7 +106,7 @@ async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: Asse
 )
 async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
     """Out of all lists and reads at once; gone for good after the trash period. Again is fine."""
-    async with library(request).database.transaction() as session:
+    async with get_library(request).database.transaction() as session:
         await service.trash(session, who, origin(request, who), asset_id)
     return Response(status_code=204)
 
@@ -118,7 +119,7 @@ async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Respon
 )
 async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
     """As it was. Again is fine."""
-    async with library(request).database.transaction() as session:
+    async with get_library(request).database.transaction() as session:
         await service.restore(session, who, origin(request, who), asset_id)
     return await _answer(request, who, asset_id)
 
@@ -132,5 +133,5 @@ async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Resp
 async def complete_upload(request: Request, who: SignedIn, asset_id: UUID) -> Response:
     """Checks what the store has and makes the asset ready. Again is fine."""
     assert who.user_id is not None
-    await signed.complete(library(request).uploads, who.user_id, origin(request, who), asset_id)
+    await signed.complete(get_library(request).uploads, who.user_id, origin(request, who), asset_id)
     return await _answer(request, who, asset_id)

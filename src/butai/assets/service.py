@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai import audit
 from butai.assets import transitions
 from butai.assets.models import Asset
-from butai.assets.states import Event
+from butai.assets.states import AssetTrigger
 from butai.audit import Origin
 from butai.errors import AssetNotFound, Forbidden
 from butai.identity import Caller
@@ -56,7 +56,9 @@ async def edit(session: AsyncSession, caller: Caller, origin: Origin, asset_id: 
         return
     if asset.visibility == "public":
         asset.ever_public = True
-    await transitions.apply(session, asset, Event.EDITED, actor=caller.user_id, detail={"changed": sorted(changes)})
+    await transitions.apply(
+        session, asset, AssetTrigger.EDITED, actor=caller.user_id, detail={"changed": sorted(changes)}
+    )
     audit.record(session, origin, "asset.edit", f"asset:{asset.id}", detail=changes)
 
 
@@ -66,7 +68,7 @@ async def trash(session: AsyncSession, caller: Caller, origin: Origin, asset_id:
     if asset.deleted_at is not None:
         return
     asset.deleted_at = datetime.now(UTC)
-    await transitions.apply(session, asset, Event.TRASHED, actor=caller.user_id)
+    await transitions.apply(session, asset, AssetTrigger.TRASHED, actor=caller.user_id)
     audit.record(session, origin, "asset.trash", f"asset:{asset.id}")
     await _tell_owner(session, asset, caller)
 
@@ -77,7 +79,7 @@ async def restore(session: AsyncSession, caller: Caller, origin: Origin, asset_i
     if asset.deleted_at is None:
         return
     asset.deleted_at = None
-    await transitions.apply(session, asset, Event.RESTORED, actor=caller.user_id)
+    await transitions.apply(session, asset, AssetTrigger.RESTORED, actor=caller.user_id)
     audit.record(session, origin, "asset.restore", f"asset:{asset.id}")
     await _tell_owner(session, asset, caller)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Status(StrEnum):
+class AssetStatus(StrEnum):
     """What the index says of a file. On the wire and in the table."""
 
     UPLOADING = "uploading"
@@ -24,7 +24,7 @@ class Status(StrEnum):
     MISSING = "missing"
 
 
-class Event(StrEnum):
+class AssetTrigger(StrEnum):
     """What can happen to an asset. Each one leaves a row in `asset_events`."""
 
     CREATED = "created"
@@ -43,17 +43,17 @@ class Event(StrEnum):
     INSPECTED = "inspected"
 
 
-class IllegalTransition(Exception):
+class IllegalAssetTransition(Exception):
     """The table has no arrow for this event in this state: a bug, or a late observer."""
 
-    def __init__(self, status: Status | None, event: Event) -> None:
+    def __init__(self, status: AssetStatus | None, event: AssetTrigger) -> None:
         super().__init__(f"{event} cannot happen to an asset that is {status or 'absent'}")
         self.status, self.event = status, event
 
 
-_S, _E = Status, Event
+_S, _E = AssetStatus, AssetTrigger
 
-TABLE: dict[tuple[Status | None, Event], Status] = {
+TABLE: dict[tuple[AssetStatus | None, AssetTrigger], AssetStatus] = {
     (None, _E.CREATED): _S.UPLOADING,
     # What a listing names has been verified by HEAD before the row is written.
     (None, _E.IMPORTED): _S.READY,
@@ -82,15 +82,15 @@ TABLE: dict[tuple[Status | None, Event], Status] = {
     (_S.READY, _E.MISMATCH): _S.READY,
     **{
         (status, event): status
-        for status in Status
+        for status in AssetStatus
         for event in (_E.EDITED, _E.TRASHED, _E.RESTORED, _E.PURGED, _E.INSPECTED)
     },
 }
 
 
-def next_status(status: Status | None, event: Event) -> Status:
-    """The state after `event`. Raises `IllegalTransition` where the table has no arrow."""
+def next_status(status: AssetStatus | None, event: AssetTrigger) -> AssetStatus:
+    """The state after `event`. Raises `IllegalAssetTransition` where the table has no arrow."""
     try:
         return TABLE[status, event]
     except KeyError:
-        raise IllegalTransition(status, event) from None
+        raise IllegalAssetTransition(status, event) from None

@@ -12,12 +12,14 @@ from procrastinate import App, JobContext, RetryStrategy
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm.attributes import set_committed_value
 
-from butai.assets import decoding, inspection, purging, signed
-from butai.assets.attempts import Attempt, fail
+from butai.assets import purge as purging
+from butai.assets.contents import decode_tasks, tasks
+from butai.assets.library import Library
 from butai.assets.models import Asset, AssetObject
-from butai.assets.storage import ObjectAbsent
+from butai.assets.storage.client import ObjectAbsent
 from butai.assets.transitions import REMOVE_MOVED, REMOVE_OBJECTS
-from butai.assets.wiring import Library
+from butai.assets.uploads import signed
+from butai.assets.uploads.attempts import UploadAttempt, fail
 from butai.errors import Unavailable, UploadInterrupted, UploadRefused
 
 log = structlog.get_logger(__name__)
@@ -152,7 +154,7 @@ async def _sweep_signed(library: Library, row: AssetObject, asset: Asset) -> Non
 async def _give_up(library: Library, row: AssetObject) -> None:
     error = UploadInterrupted("The upload was not finished in time")
     async with library.database.transaction() as session:
-        await fail(session, Attempt(row.object_key, row.asset_id, row.attempt), error, actor="worker")
+        await fail(session, UploadAttempt(row.object_key, row.asset_id, row.attempt), error, actor="worker")
     log.info("upload.given_up", asset_id=str(row.asset_id), object_key=row.object_key)
 
 
@@ -194,5 +196,5 @@ def register(app: App) -> None:
     app.periodic(cron="* * * * * */10")(sweep)
     purge = app.task(name="assets.purge_trash", pass_context=True, queueing_lock="assets.purge_trash")(purge_trash)
     app.periodic(cron="7 * * * *")(purge)
-    inspection.register(app)
-    decoding.register(app)
+    tasks.register(app)
+    decode_tasks.register(app)

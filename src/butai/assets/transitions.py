@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai import jobs
 from butai.assets.kinds import Sidecar
 from butai.assets.models import Asset, AssetEvent, AssetObject
-from butai.assets.states import Event, Status, next_status
+from butai.assets.states import AssetStatus, AssetTrigger, next_status
 
 CHANGES_LOCK = 0x6275_7461_6901
 """Every writer holds it shared until its commit; the reader of the change feed takes it alone for a moment (`queries`).
@@ -60,7 +60,7 @@ async def lock(session: AsyncSession, asset_id: UUID) -> Asset | None:
 async def apply(
     session: AsyncSession,
     asset: Asset,
-    event: Event,
+    event: AssetTrigger,
     *,
     actor: str | None,
     attempt: int | None = None,
@@ -73,21 +73,21 @@ async def apply(
 
     An attempt that fails while a newer one runs is written down and moves nothing: `attempt` says which one speaks.
     """
-    before = None if new else Status(asset.status)
+    before = None if new else AssetStatus(asset.status)
     after = next_status(before, event)
-    stale = attempt is not None and attempt < asset.attempts and event is Event.UPLOAD_FAILED
+    stale = attempt is not None and attempt < asset.attempts and event is AssetTrigger.UPLOAD_FAILED
     if stale:
         after = before or after
     change = await next_change(session)
     asset.status = after
     # That we looked into a file is news for those who sync, not a change of it: years of files may be looked into at once.
-    asset.updated_at = asset.updated_at if event is Event.INSPECTED else change.at
+    asset.updated_at = asset.updated_at if event is AssetTrigger.INSPECTED else change.at
     asset.change_seq = change.seq
-    if after is Status.FAILED and not stale:
+    if after is AssetStatus.FAILED and not stale:
         asset.error_code, asset.error_detail = error_code, error_detail
-    elif after is not Status.FAILED:
+    elif after is not AssetStatus.FAILED:
         asset.error_code = asset.error_detail = None
-    asset.missing_since = (asset.missing_since or change.at) if after is Status.MISSING else None
+    asset.missing_since = (asset.missing_since or change.at) if after is AssetStatus.MISSING else None
     session.add(
         AssetEvent(
             asset_id=asset.id,
@@ -129,7 +129,7 @@ async def attach_sidecars(session: AsyncSession, asset: Asset) -> None:
             Asset.owner_user_id.is_not_distinct_from(asset.owner_user_id),
             Asset.type == asset.type,
             Asset.sidecar.is_not(None),
-            Asset.status == Status.READY,
+            Asset.status == AssetStatus.READY,
             Asset.deleted_at.is_(None),
         )
         .order_by(Asset.created_at)
@@ -164,7 +164,7 @@ async def refresh_owners(session: AsyncSession, sidecar: Asset, actor: str | Non
     )
     for asset in rows.all():
         await attach_sidecars(session, asset)
-        await apply(session, asset, Event.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
+        await apply(session, asset, AssetTrigger.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
 
 
 _ITEM_FIELDS = frozenset(

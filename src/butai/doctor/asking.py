@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 from yarl import URL
 
-from butai.assets.storage import Store
+from butai.assets.storage.client import Store
 from butai.doctor.findings import CHECK_SECONDS
 
 SHOWN = 64 * 1024

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from butai.assets.storage import Store
+from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.doctor.asking import Asking
 from butai.doctor.findings import Findings

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from butai.config import LiveKitSettings, Settings
 from butai.doctor.asking import send
 from butai.doctor.findings import Findings
-from butai.live.projects import DEFAULT, Key, Project, Projects, ProjectsInvalid
+from butai.live.projects import DEFAULT, LiveKitKey, Project, Projects, ProjectsInvalid
 
 SHORTEST_SECRET = 32
 """Characters: below it LiveKit itself refuses to start, but for its --dev mode."""
@@ -93,10 +93,10 @@ async def _examine_environment(settings: Settings, findings: Findings) -> None:
     if missing:
         findings.broken("configured", f"{' and '.join(missing)} not set", f"export {'=… '.join(missing)}=…")
         return
-    await _examine(findings, _ENVIRONMENT, of.url, Key(of.api_key, secret))
+    await _examine(findings, _ENVIRONMENT, of.url, LiveKitKey(of.api_key, secret))
 
 
-async def _examine(findings: Findings, place: _Place, url: str, key: Key, *, spare: bool = False) -> None:
+async def _examine(findings: Findings, place: _Place, url: str, key: LiveKitKey, *, spare: bool = False) -> None:
     """`spare`: a key that signs nothing (yet, or any more)."""
     parts = urlsplit(url)
     address = f"{_SCHEMES[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}/twirp/livekit.RoomService/ListRooms"

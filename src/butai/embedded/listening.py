@@ -1,4 +1,4 @@
-"""Whether the API can listen where it is told to, who is there already, and when it is ready. Called by `butai.up`."""
+"""Whether the API can listen where it is told to, who is there already, and when it is ready. Called by `butai.cli.up`."""
 
 from __future__ import annotations
 

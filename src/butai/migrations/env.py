@@ -9,12 +9,12 @@ from alembic import context
 from sqlalchemy import create_engine, text
 
 import butai.alerts.models
-import butai.apikeys
 import butai.assets.models
 import butai.assets.patrol.models
-import butai.assets.resumable.models
-import butai.audit
-import butai.job_desk
+import butai.assets.tus.models
+import butai.audit.models
+import butai.identity.api_keys
+import butai.jobs.models
 import butai.live.models  # noqa: F401  (the models must be known)
 from butai.database import Model, sqlalchemy_url
 

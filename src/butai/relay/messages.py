@@ -3,9 +3,9 @@
 The relay listens (`<folder>/<broadcast_id>.sock`, mode 0600), since it outlives its controller: whoever holds the
 broadcast's lease next connects and goes on. Stream keys travel here and nowhere else, never in argv or the environment.
 
-A controller's first line is `Hello`. Its `epoch` is the lease's: a relay that has heard a higher one refuses a lower one
-(`Refused`, then it hangs up), and a new `Hello` ends the connection before it. So at most one controller rules a relay.
-The relay answers `Welcome`: what it is doing. Then `Configure` once, to a relay that says it has none.
+A controller's first line is `HelloLine`. Its `epoch` is the lease's: a relay that has heard a higher one refuses a lower one
+(`RefusedLine`, then it hangs up), and a new `HelloLine` ends the connection before it. So at most one controller rules a relay.
+The relay answers `WelcomeLine`: what it is doing. Then `ConfigureLine` once, to a relay that says it has none.
 
 Times are seconds since 1970, as floats.
 """
@@ -45,14 +45,14 @@ class Preset(msgspec.Struct, frozen=True):
 # From the controller
 
 
-class Hello(Line, tag="hello", frozen=True, omit_defaults=True):
+class HelloLine(Line, tag="hello", frozen=True, omit_defaults=True):
     """Who speaks. `epoch`: of the lease."""
 
     controller: str
     epoch: int
 
 
-class Configure(Line, tag="configure", frozen=True, omit_defaults=True):
+class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     """What to send. `token`: joins the room hidden, and may only subscribe. `video_source`: `camera`, `screen_share` or
     `any`; `video_name`: the track of that name before all others. `grace`: seconds without the host's media until
     `ended` (`on_lost="end"`) or nothing but a report (`on_lost="stay"`).
@@ -72,7 +72,7 @@ class Configure(Line, tag="configure", frozen=True, omit_defaults=True):
         return f"Configure({self.broadcast_id})"
 
 
-class StartOutput(Line, tag="start_output", frozen=True, omit_defaults=True):
+class StartOutputLine(Line, tag="start_output", frozen=True, omit_defaults=True):
     """Begin an attempt. A relay that runs this output's attempt already does nothing; an older one it ends first.
 
     `url`: without the key. `allow_private`: loopback and private addresses may be pushed to.
@@ -88,24 +88,24 @@ class StartOutput(Line, tag="start_output", frozen=True, omit_defaults=True):
         return f"StartOutput({self.output_id}, {self.attempt})"
 
 
-class StopOutput(Line, tag="stop_output", frozen=True, omit_defaults=True):
-    """End an output's push. Answered by `Output(phase="ended")`, also when there was none."""
+class StopOutputLine(Line, tag="stop_output", frozen=True, omit_defaults=True):
+    """End an output's push. Answered by `OutputLine(phase="ended")`, also when there was none."""
 
     output_id: str
 
 
-class Stop(Line, tag="stop", frozen=True, omit_defaults=True):
-    """End everything and exit. Answered by `Bye`."""
+class StopLine(Line, tag="stop", frozen=True, omit_defaults=True):
+    """End everything and exit. Answered by `ByeLine`."""
 
 
-class Ping(Line, tag="ping", frozen=True, omit_defaults=True):
+class PingLine(Line, tag="ping", frozen=True, omit_defaults=True):
     """The controller lives. A relay that hears nothing for 30 s ends by itself."""
 
 
 # From the relay
 
 
-class Output(Line, tag="output", frozen=True, omit_defaults=True):
+class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
     """An output's attempt changed. `code`: of live.md's errors, in `failed` (and the cause in `stalled`). `detail`: for
     operators, without the key.
     """
@@ -118,7 +118,7 @@ class Output(Line, tag="output", frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class Source(Line, tag="source", frozen=True, omit_defaults=True):
+class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
     """The host's media changed. `code` in `ended` and `failed`: `source_ended`, `room_not_found`, `livekit_unauthorized`,
     `livekit_unreachable`.
     """
@@ -144,7 +144,7 @@ class OutputMetrics(msgspec.Struct, frozen=True):
     uptime_s: float
 
 
-class Metrics(Line, tag="metrics", frozen=True, omit_defaults=True):
+class MetricsLine(Line, tag="metrics", frozen=True, omit_defaults=True):
     """Each second. `source_fps`: frames that came from the room; `encode_load`: share of a core."""
 
     at: float
@@ -154,30 +154,30 @@ class Metrics(Line, tag="metrics", frozen=True, omit_defaults=True):
     rss_mib: float = 0.0
 
 
-class Welcome(Line, tag="welcome", frozen=True, omit_defaults=True):
+class WelcomeLine(Line, tag="welcome", frozen=True, omit_defaults=True):
     """What this relay is and does. `run_id` is another one in each process."""
 
     run_id: str
     pid: int
     configured: bool
-    source: Source
-    outputs: list[Output]
+    source: SourceLine
+    outputs: list[OutputLine]
 
 
-class Refused(Line, tag="refused", frozen=True, omit_defaults=True):
-    """A `Hello` of an epoch that is over."""
+class RefusedLine(Line, tag="refused", frozen=True, omit_defaults=True):
+    """A `HelloLine` of an epoch that is over."""
 
     epoch: int
 
 
-class Bye(Line, tag="bye", frozen=True, omit_defaults=True):
+class ByeLine(Line, tag="bye", frozen=True, omit_defaults=True):
     """The last line: the relay exits. `reason`: `stopped`, `abandoned` (no controller for 30 s), `crashed`."""
 
     reason: str
 
 
-FromController = Hello | Configure | StartOutput | StopOutput | Stop | Ping
-FromRelay = Output | Source | Metrics | Welcome | Refused | Bye
+FromController = HelloLine | ConfigureLine | StartOutputLine | StopOutputLine | StopLine | PingLine
+FromRelay = OutputLine | SourceLine | MetricsLine | WelcomeLine | RefusedLine | ByeLine
 
 LINE_LIMIT = 64 * 1024
 """Bytes of a line."""

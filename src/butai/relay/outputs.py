@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from butai.relay.messages import Output, OutputMetrics, OutputPhase, StartOutput
+from butai.relay.messages import OutputLine, OutputMetrics, OutputPhase, StartOutputLine
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
 
@@ -43,10 +43,10 @@ class Push(Protocol):
 
 
 Report = Callable[[OutputPhase, str, str], None]
-MakePush = Callable[[StartOutput, VideoFormat, AudioFormat, Report], Push]
+MakePush = Callable[[StartOutputLine, VideoFormat, AudioFormat, Report], Push]
 
 
-def rtmp(order: StartOutput, video: VideoFormat, audio: AudioFormat, report: Report) -> Push:
+def rtmp(order: StartOutputLine, video: VideoFormat, audio: AudioFormat, report: Report) -> Push:
     """The real one."""
     target = Target(url=order.url, key=order.key, allow_private=order.allow_private)
     return Publisher(target, video, audio, report=report)
@@ -55,7 +55,7 @@ def rtmp(order: StartOutput, video: VideoFormat, audio: AudioFormat, report: Rep
 @dataclass
 class _Attempt:
     push: Push
-    line: Output
+    line: OutputLine
     task: asyncio.Task[None] | None = None
     stopping: bool = False
     live_since: float | None = None
@@ -80,7 +80,7 @@ class Outputs:
         self,
         video: VideoFormat,
         audio: AudioFormat,
-        report: Callable[[Output], None],
+        report: Callable[[OutputLine], None],
         *,
         wanted: Callable[[bool], None],
         keyframe: Callable[[], None],
@@ -94,7 +94,7 @@ class Outputs:
         self._cut_off = ""
 
     @property
-    def lines(self) -> list[Output]:
+    def lines(self) -> list[OutputLine]:
         """Where each output stands."""
         return [attempt.line for attempt in self._attempts.values()]
 
@@ -105,7 +105,7 @@ class Outputs:
                 for packet in packets:
                     attempt.push.send(packet)
 
-    async def start(self, order: StartOutput) -> None:
+    async def start(self, order: StartOutputLine) -> None:
         """Begins the attempt, after the end of an older one. An attempt that is known is only reported again."""
         async with self._lock(order.output_id):
             known = self._attempts.get(order.output_id)
@@ -121,7 +121,7 @@ class Outputs:
         async with self._lock(output_id):
             attempt = self._attempts.get(output_id)
             if attempt is None:
-                self._report(Output(output_id, 0, "ended", time.time()))
+                self._report(OutputLine(output_id, 0, "ended", time.time()))
                 return
             await self._end(attempt)
             if attempt.line.phase == "failed":
@@ -160,13 +160,13 @@ class Outputs:
     def _lock(self, output_id: str) -> asyncio.Lock:
         return self._orders.setdefault(output_id, asyncio.Lock())
 
-    def _begin(self, order: StartOutput) -> None:
+    def _begin(self, order: StartOutputLine) -> None:
         def report(phase: OutputPhase, code: str, detail: str) -> None:
             if attempt.running and (phase, code) != (attempt.line.phase, attempt.line.code):
                 self._set(attempt, phase, code, detail)
 
         push = self._make(order, self._video, self._audio, report)
-        attempt = _Attempt(push, Output(order.output_id, order.attempt, "connecting", time.time()))
+        attempt = _Attempt(push, OutputLine(order.output_id, order.attempt, "connecting", time.time()))
         attempt.before = _Totals(0, 0, time.monotonic())
         self._attempts[order.output_id] = attempt
         self._report(attempt.line)
@@ -206,7 +206,7 @@ class Outputs:
 
     def _set(self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "") -> None:
         before = attempt.line
-        attempt.line = Output(before.output_id, before.attempt, phase, time.time(), code, detail)
+        attempt.line = OutputLine(before.output_id, before.attempt, phase, time.time(), code, detail)
         if phase == "publishing":
             # The picture that the output begins with.
             self._keyframe()

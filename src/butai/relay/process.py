@@ -39,7 +39,7 @@ LONGEST_SOCKET_PATH = 107
 EXIT_CRASHED, EXIT_CANNOT_START, EXIT_RUNNING_ALREADY = 1, 2, 3
 
 
-class StartError(Exception):
+class RelayStartError(Exception):
     """The relay cannot start. `status`: to exit with. The text is one line for a person."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _lock(given.folder, given.broadcast) as socket_path:
             reason = uvloop.run(_serve(socket_path, given.broadcast, given.lifeline_fd))
-    except StartError as error:
+    except RelayStartError as error:
         print(f"butai relay: {error}", file=sys.stderr)  # noqa: T201
         return error.status
     return EXIT_CRASHED if reason == "crashed" else 0
@@ -104,7 +104,7 @@ async def _serve(socket_path: Path, broadcast_id: str, lifeline: int | None) -> 
     try:
         reason = await relay.run()
     except OSError as error:
-        raise StartError(EXIT_CANNOT_START, f"the socket cannot be made: {error.strerror}") from error
+        raise RelayStartError(EXIT_CANNOT_START, f"the socket cannot be made: {error.strerror}") from error
     log.info("relay.ended", reason=reason)
     return reason
 
@@ -113,7 +113,7 @@ def _watch(loop: asyncio.AbstractEventLoop, lifeline: int, end: Callable[[str], 
     try:
         os.set_blocking(lifeline, False)
     except OSError as error:
-        raise StartError(EXIT_CANNOT_START, f"--lifeline-fd: {error.strerror}") from error
+        raise RelayStartError(EXIT_CANNOT_START, f"--lifeline-fd: {error.strerror}") from error
 
     def readable() -> None:
         with contextlib.suppress(BlockingIOError):
@@ -127,12 +127,12 @@ def _watch(loop: asyncio.AbstractEventLoop, lifeline: int, end: Callable[[str], 
 
 @contextlib.contextmanager
 def _lock(folder: Path, broadcast_id: str) -> Iterator[Path]:
-    """Holds the broadcast for this process; gives the path of its socket. Raises `StartError`."""
+    """Holds the broadcast for this process; gives the path of its socket. Raises `RelayStartError`."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", broadcast_id):
-        raise StartError(EXIT_CANNOT_START, "a broadcast's id has letters, digits, - and _, at most 64")
+        raise RelayStartError(EXIT_CANNOT_START, "a broadcast's id has letters, digits, - and _, at most 64")
     socket_path = folder.absolute() / f"{broadcast_id}.sock"
     if len(os.fsencode(socket_path)) > LONGEST_SOCKET_PATH:
-        raise StartError(
+        raise RelayStartError(
             EXIT_CANNOT_START, f"{socket_path} is longer than {LONGEST_SOCKET_PATH} bytes: take a shorter folder"
         )
     lock_path = folder / f"{broadcast_id}.lock"
@@ -141,9 +141,9 @@ def _lock(folder: Path, broadcast_id: str) -> Iterator[Path]:
         folder.chmod(0o700)
         descriptor = _take(lock_path)
     except OSError as error:
-        raise StartError(EXIT_CANNOT_START, f"{folder} cannot be used: {error.strerror}") from error
+        raise RelayStartError(EXIT_CANNOT_START, f"{folder} cannot be used: {error.strerror}") from error
     if descriptor is None:
-        raise StartError(EXIT_RUNNING_ALREADY, f"another relay runs {broadcast_id}")
+        raise RelayStartError(EXIT_RUNNING_ALREADY, f"another relay runs {broadcast_id}")
     try:
         yield socket_path
     finally:

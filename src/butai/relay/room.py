@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from livekit import rtc
 
-from butai.relay.messages import Configure
+from butai.relay.messages import ConfigureLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
 from butai.relay.tracks import Kind, Offer, TrackSource, choose
@@ -56,7 +56,7 @@ class JoinError(Exception):
 class JoinedRoom:
     """A room, from `join` to `close`. `media` is called for each picture and each stretch of sound that is not silence."""
 
-    def __init__(self, configure: Configure, screen: Screen, mixer: Mixer, media: Callable[[], None]) -> None:
+    def __init__(self, configure: ConfigureLine, screen: Screen, mixer: Mixer, media: Callable[[], None]) -> None:
         self._configure, self._screen, self._mixer, self._media = configure, screen, mixer, media
         self._room = rtc.Room()
         self._readers: dict[str, asyncio.Task[None]] = {}

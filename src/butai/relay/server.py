@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from butai.relay import messages
-from butai.relay.messages import FromRelay, Metrics, Output, StartOutput, Welcome
+from butai.relay.messages import FromRelay, MetricsLine, OutputLine, StartOutputLine, WelcomeLine
 from butai.relay.mixer import Mixer
 from butai.relay.outputs import MakePush, Outputs, rtmp
 from butai.relay.picture import Screen
@@ -36,10 +36,10 @@ BACKLOG = 1024**2
 """Bytes that a controller may leave unread before it is hung up on."""
 
 
-class Source(Protocol):
+class MediaSource(Protocol):
     """Where the media comes from. `HostSource` is it."""
 
-    line: messages.Source
+    line: messages.SourceLine
 
     @property
     def pictures(self) -> int:
@@ -59,12 +59,12 @@ class Source(Protocol):
         ...
 
 
-MakeSource = Callable[[messages.Configure, Screen, Mixer, Callable[[messages.Source], None]], Source]
+MakeSource = Callable[[messages.ConfigureLine, Screen, Mixer, Callable[[messages.SourceLine], None]], MediaSource]
 
 
 @dataclass
 class _Media:
-    source: Source
+    source: MediaSource
     pipeline: Pipeline
     outputs: Outputs
     following: asyncio.Task[None]
@@ -93,7 +93,7 @@ class Relay:
         self._controller: asyncio.StreamWriter | None = None
         self._heard_at = time.monotonic()
         self._media: _Media | None = None
-        self._idle = messages.Source(phase="connecting", at=time.time())
+        self._idle = messages.SourceLine(phase="connecting", at=time.time())
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._orders: set[asyncio.Task[None]] = set()
         self._talks: set[asyncio.Task[None]] = set()
@@ -126,7 +126,7 @@ class Relay:
         except Exception:
             log.exception("relay.close_failed")
             reason = "crashed"
-        self._tell(messages.Bye(reason))
+        self._tell(messages.ByeLine(reason))
         await self._hang_up()
         for talk in list(self._talks):
             talk.cancel()
@@ -169,12 +169,12 @@ class Relay:
         if not line:
             return
         hello = messages.read_by_relay(line)
-        if not isinstance(hello, messages.Hello):
+        if not isinstance(hello, messages.HelloLine):
             log.warning("controller.bad_line", error="no hello")
             return
         if hello.epoch < self._epoch:
             log.warning("controller.refused", controller=hello.controller, epoch=hello.epoch, ruling=self._epoch)
-            writer.write(messages.encode(messages.Refused(self._epoch)))
+            writer.write(messages.encode(messages.RefusedLine(self._epoch)))
             return
         self._epoch = hello.epoch
         before, self._controller = self._controller, writer
@@ -191,9 +191,9 @@ class Relay:
             self._heard_at = time.monotonic()
             self._obey(order)
 
-    def _welcome(self) -> Welcome:
+    def _welcome(self) -> WelcomeLine:
         media = self._media
-        return Welcome(
+        return WelcomeLine(
             run_id=self._run_id,
             pid=os.getpid(),
             configured=media is not None,
@@ -203,25 +203,25 @@ class Relay:
 
     def _obey(self, order: messages.FromController) -> None:
         match order:
-            case messages.Configure():
+            case messages.ConfigureLine():
                 self._configure(order)
-            case messages.StartOutput():
+            case messages.StartOutputLine():
                 self._start(order)
-            case messages.StopOutput():
+            case messages.StopOutputLine():
                 if self._media is None:
-                    self._tell(Output(order.output_id, 0, "ended", time.time()))
+                    self._tell(OutputLine(order.output_id, 0, "ended", time.time()))
                 else:
                     self._spawn(self._media.outputs.stop(order.output_id))
-            case messages.Stop():
+            case messages.StopLine():
                 self._asked = True
                 self.end("stopped")
-            case messages.Hello() | messages.Ping():
+            case messages.HelloLine() | messages.PingLine():
                 pass
 
-    def _start(self, order: StartOutput) -> None:
+    def _start(self, order: StartOutputLine) -> None:
         if self._media is None:
             code, detail = "egress_unavailable", "the relay is not configured"
-            self._tell(Output(order.output_id, order.attempt, "failed", time.time(), code, detail))
+            self._tell(OutputLine(order.output_id, order.attempt, "failed", time.time(), code, detail))
         else:
             self._spawn(self._media.outputs.start(order))
 
@@ -245,7 +245,7 @@ class Relay:
 
     # The media
 
-    def _configure(self, order: messages.Configure) -> None:
+    def _configure(self, order: messages.ConfigureLine) -> None:
         if self._media is not None:
             self._media.source.renew(order.token)
             return
@@ -308,7 +308,7 @@ class Relay:
             seconds, used, came = now - before, time.process_time() - cpu, self._media.source.pictures - pictures
             before, cpu, pictures = now, cpu + used, pictures + came
             self._tell(
-                Metrics(
+                MetricsLine(
                     at=time.time(),
                     outputs=self._media.outputs.metrics(now),
                     source_fps=round(came / seconds, 1),

@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
-from butai.relay.messages import Configure, SourcePhase
-from butai.relay.messages import Source as SourceLine
+from butai.relay.messages import ConfigureLine, SourceLine, SourcePhase
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
 from butai.relay.presence import Presence
@@ -46,7 +45,7 @@ class HostSource:
 
     def __init__(
         self,
-        configure: Configure,
+        configure: ConfigureLine,
         screen: Screen,
         mixer: Mixer,
         report: Callable[[SourceLine], None],

@@ -44,7 +44,13 @@ export const CardView = memo(function CardView({
       </span>
       <span className="picture">
         {pictured ? (
-          <img src={card.thumbnail ?? ""} alt="" loading="lazy" decoding="async" onError={() => setBroken(card.thumbnail)} />
+          <img
+            src={card.thumbnail ?? ""}
+            alt=""
+            loading="lazy"
+            decoding="async"
+            onError={() => setBroken(card.thumbnail)}
+          />
         ) : (
           <Icon of={card.category} size={56} />
         )}

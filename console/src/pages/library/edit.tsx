@@ -36,7 +36,13 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
         visibility: changed.visibility,
         warning: changed.warnings.length > 0,
       }));
-      tell(values.visibility ? (values.visibility === "public" ? t.detail.madePublic : t.detail.madePrivate) : t.detail.saved);
+      tell(
+        values.visibility
+          ? values.visibility === "public"
+            ? t.detail.madePublic
+            : t.detail.madePrivate
+          : t.detail.saved,
+      );
       void refreshAssets(client);
     },
   });
@@ -79,12 +85,18 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
   return (
     <form className="edit" onSubmit={submit}>
       <Field label={t.detail.rename}>
-        {(id) => <input id={id} value={name} maxLength={200} required onChange={(event) => setName(event.target.value)} />}
+        {(id) => (
+          <input id={id} value={name} maxLength={200} required onChange={(event) => setName(event.target.value)} />
+        )}
       </Field>
       <Field label={t.detail.description}>
-        {(id) => <textarea id={id} value={description} rows={2} onChange={(event) => setDescription(event.target.value)} />}
+        {(id) => (
+          <textarea id={id} value={description} rows={2} onChange={(event) => setDescription(event.target.value)} />
+        )}
       </Field>
-      <Field label={t.detail.tags}>{(id) => <input id={id} value={tags} onChange={(event) => setTags(event.target.value)} />}</Field>
+      <Field label={t.detail.tags}>
+        {(id) => <input id={id} value={tags} onChange={(event) => setTags(event.target.value)} />}
+      </Field>
       <Select
         label={t.detail.visibility}
         value={asset.visibility}
@@ -104,7 +116,10 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
           onClick={() => {
             const link = new URL(asset.url, location.href).href;
             // Browsers have no clipboard for pages without HTTPS.
-            void (navigator.clipboard?.writeText(link) ?? Promise.reject(new Error(link))).then(() => tell(t.copied), () => tell(link));
+            void (navigator.clipboard?.writeText(link) ?? Promise.reject(new Error(link))).then(
+              () => tell(t.copied),
+              () => tell(link),
+            );
           }}
         >
           {t.detail.copyLink}

@@ -11,11 +11,28 @@ import { formatName, term } from "./words";
 
 const PAUSE = 250;
 const LICENCE = ["commercial", "redistribution", "modification", "credit"] as const;
-const NARROWING = ["owner", "status", "trashed", "visibility", "commercial", "redistribution", "modification", "credit", "format", "tag"] as const;
+const NARROWING = [
+  "owner",
+  "status",
+  "trashed",
+  "visibility",
+  "commercial",
+  "redistribution",
+  "modification",
+  "credit",
+  "format",
+  "tag",
+] as const;
 /** From here on there is room for the filters themselves. */
 const ROOM = "(min-width: 48rem)";
 
-export function FilterBar({ search, onChange }: { search: LibrarySearch; onChange: (values: Partial<LibrarySearch>) => void }) {
+export function FilterBar({
+  search,
+  onChange,
+}: {
+  search: LibrarySearch;
+  onChange: (values: Partial<LibrarySearch>) => void;
+}) {
   const { t } = useTexts();
   const panel = useId();
   const [typed, setTyped] = useState(search.q ?? "");
@@ -67,7 +84,13 @@ export function FilterBar({ search, onChange }: { search: LibrarySearch; onChang
           <Icon of="filter" /> {t.library.filters}
           {narrowed ? <span className="how-many">{narrowed}</span> : null}
         </button>
-        <select aria-label={t.library.sort} value={search.sort ?? "-created_at"} onChange={(event) => onChange({ sort: event.target.value === "-created_at" ? undefined : event.target.value })}>
+        <select
+          aria-label={t.library.sort}
+          value={search.sort ?? "-created_at"}
+          onChange={(event) =>
+            onChange({ sort: event.target.value === "-created_at" ? undefined : event.target.value })
+          }
+        >
           <option value="-created_at">{t.library.newest}</option>
           <option value="created_at">{t.library.oldest}</option>
           <option value="-updated_at">{t.library.lastChanged}</option>
@@ -105,7 +128,12 @@ function Narrow({ search, onChange }: { search: LibrarySearch; onChange: (values
     placeholderData: keepPreviousData,
   }).data;
   const any = ["", t.library.any] as const;
-  const labels = { commercial: t.library.commercial, redistribution: t.library.redistribution, modification: t.library.modification, credit: t.library.credit };
+  const labels = {
+    commercial: t.library.commercial,
+    redistribution: t.library.redistribution,
+    modification: t.library.modification,
+    credit: t.library.credit,
+  };
   const formats = facets?.formats ?? [];
   return (
     <>
@@ -174,12 +202,21 @@ function Narrow({ search, onChange }: { search: LibrarySearch; onChange: (values
 
 type Counted = readonly { value: string; count: number }[];
 
-function choices(facets: FacetsOut | undefined, part: string, chosen: string | undefined, say: (value: string) => string) {
+function choices(
+  facets: FacetsOut | undefined,
+  part: string,
+  chosen: string | undefined,
+  say: (value: string) => string,
+) {
   return counted(facets?.licence[part] ?? [], chosen, say);
 }
 
 /** What is chosen is there to be seen, whatever is counted. */
-function counted(found: Counted, chosen: string | undefined, say: (value: string) => string): (readonly [string, string])[] {
+function counted(
+  found: Counted,
+  chosen: string | undefined,
+  say: (value: string) => string,
+): (readonly [string, string])[] {
   const all = found.map((one) => [one.value, `${say(one.value)} (${one.count})`] as const);
   return chosen && !found.some((one) => one.value === chosen) ? [...all, [chosen, say(chosen)]] : all;
 }

@@ -1,9 +1,19 @@
 /** The cards, of which only those near the window are in the document: 100,000 of them scroll like a hundred. */
-import { useInfiniteQuery, type InfiniteData } from "@tanstack/react-query";
+import { useInfiniteQuery } from "@tanstack/react-query";
 import { defaultRangeExtractor, useWindowVirtualizer, type Range } from "@tanstack/react-virtual";
-import { memo, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState, type FocusEvent, type KeyboardEvent } from "react";
+import {
+  memo,
+  useCallback,
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+  type FocusEvent,
+  type KeyboardEvent,
+} from "react";
 
-import { listAssets, type Card, type CardPage, type Filters } from "../../api/library";
+import { listAssets, type Filters } from "../../api/library";
 import { listKey } from "../../api/lists";
 import { useTexts } from "../../i18n";
 import { CardView } from "./card";
@@ -15,21 +25,15 @@ const FOOT = 62;
 /** So many rows before the end the next page is asked for. */
 const AHEAD = 16;
 
-/** All cards in one list. Pages only ever come at the end, and 1,000 of them are not put together anew for each. */
-function useCards(data: InfiniteData<CardPage> | undefined): Card[] {
-  const before = useRef<{ pages: CardPage[]; cards: Card[] }>({ pages: [], cards: [] });
-  return useMemo(() => {
-    const pages = data?.pages ?? [];
-    const last = before.current;
-    const grown = last.pages.length <= pages.length && last.pages.every((page, place) => page === pages[place]);
-    const cards = grown ? last.cards : [];
-    for (const page of pages.slice(grown ? last.pages.length : 0)) for (const card of page.items) cards.push(card);
-    before.current = { pages, cards };
-    return cards;
-  }, [data]);
-}
-
-export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Filters; sort: string; onOpen: (id: string) => void }) {
+export const Grid = memo(function Grid({
+  filters,
+  sort,
+  onOpen,
+}: {
+  filters: Filters;
+  sort: string;
+  onOpen: (id: string) => void;
+}) {
   const { t } = useTexts();
   const box = useRef<HTMLDivElement>(null);
   const [{ width, top }, setPlace] = useState({ width: 0, top: 0 });
@@ -59,7 +63,8 @@ export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Fil
     // Comparing 100,000 cards with those of a moment ago takes longer than drawing what is seen of them.
     structuralSharing: false,
   });
-  const cards = useCards(list.data);
+  const pages = list.data?.pages;
+  const cards = useMemo(() => pages?.flatMap((page) => page.items) ?? [], [pages]);
   const rows = Math.ceil(cards.length / columns);
   const height = cell + FOOT + GAP;
 
@@ -67,6 +72,7 @@ export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Fil
   const [active, setActive] = useState(0);
   const activeRow = Math.floor(Math.min(active, Math.max(cards.length - 1, 0)) / columns);
   const [focused, setFocused] = useState(false);
+  // oxlint-disable-next-line react/incompatible-library -- the React Compiler, which would skip this one, is not used
   const virtual = useWindowVirtualizer({
     count: rows,
     estimateSize: () => height,
@@ -76,8 +82,9 @@ export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Fil
     rangeExtractor: useCallback(
       (range: Range) => {
         const shown = defaultRangeExtractor(range);
-        if (!focused || activeRow >= range.count || (activeRow >= (shown[0] ?? 0) && activeRow <= (shown.at(-1) ?? -1))) return shown;
-        return [...shown, activeRow].sort((a, b) => a - b);
+        if (!focused || activeRow >= range.count || (activeRow >= (shown[0] ?? 0) && activeRow <= (shown.at(-1) ?? -1)))
+          return shown;
+        return [...shown, activeRow].toSorted((a, b) => a - b);
       },
       [focused, activeRow],
     ),
@@ -103,7 +110,14 @@ export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Fil
   const move = (event: KeyboardEvent<HTMLDivElement>) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const screen = columns * Math.max(Math.floor(innerHeight / height), 1);
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: screen, PageUp: -screen }[event.key];
+    const step = {
+      ArrowRight: 1,
+      ArrowLeft: -1,
+      ArrowDown: columns,
+      ArrowUp: -columns,
+      PageDown: screen,
+      PageUp: -screen,
+    }[event.key];
     const last = cards.length - 1;
     let to: number;
     if (event.key === "Home") to = 0;
@@ -152,6 +166,7 @@ export const Grid = memo(function Grid({ filters, sort, onOpen }: { filters: Fil
         </div>
       ) : null}
       {cards.length && width ? (
+        // oxlint-disable-next-line jsx-a11y/no-noninteractive-element-interactions -- the cards inside have the focus
         <div
           className="grid"
           role="list"

@@ -32,7 +32,11 @@ export function LibraryPage() {
 
   const change = useCallback(
     (values: Partial<LibrarySearch>) =>
-      void navigate({ search: (now: LibrarySearch) => ({ ...now, ...values }), replace: !("open" in values), resetScroll: false }),
+      void navigate({
+        search: (now: LibrarySearch) => ({ ...now, ...values }),
+        replace: !("open" in values),
+        resetScroll: false,
+      }),
     [navigate],
   );
   const openCard = useCallback((id: string) => change({ open: id }), [change]);
@@ -109,7 +113,12 @@ function useDrop(add: (files: Iterable<File>) => void): boolean {
       setOver(false);
       if (event.dataTransfer) add(event.dataTransfer.files);
     };
-    const all = [["dragenter", enter], ["dragleave", leave], ["dragover", hold], ["drop", drop]] as const;
+    const all = [
+      ["dragenter", enter],
+      ["dragleave", leave],
+      ["dragover", hold],
+      ["drop", drop],
+    ] as const;
     for (const [name, listener] of all) addEventListener(name, listener);
     return () => {
       for (const [name, listener] of all) removeEventListener(name, listener);

@@ -22,7 +22,12 @@ export function LicenceCard({ asset }: { asset: AssetOut }) {
       {licence.spec ? null : <p className="notice warn">{t.assets.noLicence}</p>}
       <dl className="terms">
         {parts.map(([part, { name }]) => (
-          <div key={part} className={`term ${termClass(part, licence[part])}`} data-part={part} data-value={String(licence[part])}>
+          <div
+            key={part}
+            className={`term ${termClass(part, licence[part])}`}
+            data-part={part}
+            data-value={String(licence[part])}
+          >
             <dt>{name}</dt>
             <dd>{term(t, part, licence[part])}</dd>
           </div>

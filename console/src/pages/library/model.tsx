@@ -1,6 +1,6 @@
 /** The 3D preview: avatars, scenes, skies; an animation on an avatar. A VRM that brought no thumbnail gets the one made here. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useEffect, useRef, useState, type KeyboardEvent } from "react";
+import { useEffect, useEffectEvent, useRef, useState, type KeyboardEvent } from "react";
 
 import { listAssets, storeThumbnail, type AssetOut } from "../../api/library";
 import { refreshAssets } from "../../api/lists";
@@ -28,7 +28,12 @@ export default function Model({ asset, mayKeep }: { asset: AssetOut; mayKeep: bo
     <div className="model">
       <Shown key={motion ? avatar : asset.url} asset={asset} url={motion ? avatar : asset.url} mayKeep={mayKeep} />
       {motion && known.length ? (
-        <Select label={t.detail.avatar} value={avatar ?? ""} options={known.map((one) => [one.url, one.name] as const)} onChange={setChosen} />
+        <Select
+          label={t.detail.avatar}
+          value={avatar ?? ""}
+          options={known.map((one) => [one.url, one.name] as const)}
+          onChange={setChosen}
+        />
       ) : null}
     </div>
   );
@@ -52,6 +57,14 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
   const motion = asset.type === "animation";
   const label = `${t.detail.preview}: ${asset.displayName}. ${t.detail.orbitHint}`;
 
+  const labelOf = useEffectEvent(() => label);
+  const tellNoAnimation = useEffectEvent(() => tell(t.detail.animationFailed, true));
+  const wantsPicture = useEffectEvent(() => mayKeep && asset.type === "vrm" && !asset.thumbnail);
+  const keepPicture = useEffectEvent(async (picture: Blob) => {
+    await storeThumbnail(asset.s3Key, picture);
+    await refreshAssets(client);
+  });
+
   useEffect(() => {
     const place = box.current;
     if (!place || !url) return;
@@ -60,6 +73,7 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
     const canvas = document.createElement("canvas");
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", labelOf());
     canvas.dataset.state = "loading";
     place.prepend(canvas);
     const settle = (now: State) => {
@@ -84,20 +98,18 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
       }
       const loaded = await made.load(url);
       if (over) return;
-      if (motion) await made.animate(asset.url).catch(() => tell(t.detail.animationFailed, true));
+      if (motion) await made.animate(asset.url).catch(() => tellNoAnimation());
       await made.drawn();
       settle("shown");
       if (over || motion) return;
       setExpressions(loaded.expressions);
       setIsVrm(loaded.isVrm);
-      if (!loaded.isVrm || !mayKeep || asset.type !== "vrm" || asset.thumbnail) return;
+      if (!loaded.isVrm || !wantsPicture()) return;
       setMaking(true);
       try {
         await made.drawn(FRAMES_BEFORE);
         const picture = await made.picture(THUMBNAIL, THUMBNAIL);
-        if (!picture) return;
-        await storeThumbnail(asset.s3Key, picture);
-        await refreshAssets(client);
+        if (picture) await keepPicture(picture);
       } catch {
         // The next who looks at it makes one.
       } finally {
@@ -111,12 +123,10 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
       made.dispose();
       canvas.remove();
     };
-    // The picture is made once for a file, whatever else of it changes.
-    // eslint-disable-next-line react-hooks/exhaustive-deps
-  }, [asset.url, asset.type, url]);
+  }, [asset.url, asset.type, url, motion]);
   useEffect(() => {
     box.current?.querySelector("canvas")?.setAttribute("aria-label", label);
-  }, [label, url]);
+  }, [label]);
 
   const animations = useQuery({
     queryKey: ["assets", "animations"],
@@ -145,6 +155,7 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
 
   return (
     <>
+      {/* oxlint-disable-next-line jsx-a11y/no-static-element-interactions -- the canvas that is put into it has the focus */}
       <div ref={box} className="stage-box" onKeyDown={press}>
         {state === "loading" ? <span className="over">{t.loading}</span> : null}
         {state === "failed" ? <span className="over bad">{t.detail.previewFailed}</span> : null}
@@ -163,7 +174,10 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
         <Select
           label={t.detail.animation}
           value={animation}
-          options={[["", t.detail.noAnimation], ...(animations.data?.items ?? []).map((one) => [one.url, one.name] as const)]}
+          options={[
+            ["", t.detail.noAnimation],
+            ...(animations.data?.items ?? []).map((one) => [one.url, one.name] as const),
+          ]}
           onChange={(to) => {
             setAnimation(to);
             scene.current?.animate(to || null).catch(() => {

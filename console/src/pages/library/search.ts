@@ -31,6 +31,7 @@ export function readSearch(given: Record<string, unknown>): LibrarySearch {
     sort: one("sort", SORTS),
     open: text("open"),
   };
-  for (const name of Object.keys(search) as (keyof LibrarySearch)[]) if (search[name] === undefined) delete search[name];
+  for (const name of Object.keys(search) as (keyof LibrarySearch)[])
+    if (search[name] === undefined) delete search[name];
   return search;
 }

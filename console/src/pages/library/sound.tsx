@@ -15,7 +15,10 @@ function barsOf(peaks: number[]): number[] {
   const count = Math.min(BARS, peaks.length);
   const top = peaks.reduce((most, peak) => Math.max(most, peak), 1);
   return Array.from({ length: count }, (_, bar) => {
-    const stretch = peaks.slice(Math.floor((bar * peaks.length) / count), Math.floor(((bar + 1) * peaks.length) / count));
+    const stretch = peaks.slice(
+      Math.floor((bar * peaks.length) / count),
+      Math.floor(((bar + 1) * peaks.length) / count),
+    );
     return Math.max(...stretch, 0) / top;
   });
 }
@@ -36,7 +39,9 @@ export function Sound({ asset }: { asset: AssetOut }) {
   const length = wave.data?.durationSeconds ?? asset.durationSeconds ?? 0;
   const path = useMemo(() => {
     const bars = barsOf(wave.data?.peaks ?? []);
-    return bars.map((share, x) => `M${x + 0.5} ${HIGH / 2 - (share * HIGH) / 2.1}V${HIGH / 2 + (share * HIGH) / 2.1}`).join("");
+    return bars
+      .map((share, x) => `M${x + 0.5} ${HIGH / 2 - (share * HIGH) / 2.1}V${HIGH / 2 + (share * HIGH) / 2.1}`)
+      .join("");
   }, [wave.data]);
   const wide = Math.min(BARS, wave.data?.peaks.length ?? 0);
   const share = length ? Math.min(at / length, 1) : 0;

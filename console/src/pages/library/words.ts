@@ -49,7 +49,18 @@ const TOLD: Record<string, readonly string[]> = {
     "generator",
   ],
   animation: ["names", "frames", "frame_time", "joints", "bones", "expressions", "look_at", "spec_version"],
-  sound: ["title", "artist", "album", "year", "genre", "channels", "sample_rate", "bitrate", "loudness_lufs", "peak_dbfs"],
+  sound: [
+    "title",
+    "artist",
+    "album",
+    "year",
+    "genre",
+    "channels",
+    "sample_rate",
+    "bitrate",
+    "loudness_lufs",
+    "peak_dbfs",
+  ],
   picture: ["resolution", "compression"],
 };
 
@@ -74,12 +85,13 @@ function written(t: Texts, fact: string, value: unknown, number: Intl.NumberForm
   if (value === null || value === undefined || value === "" || value === 0) return "";
   if (Array.isArray(value)) {
     if (!value.length || value.includes(undefined)) return "";
-    if (fact === "largest_image" || fact === "resolution") return value.map((side) => number.format(Number(side))).join(" × ");
+    if (fact === "largest_image" || fact === "resolution")
+      return value.map((side) => number.format(Number(side))).join(" × ");
     if (fact === "bones") return number.format(value.length);
     return value.map(String).join(", ");
   }
   if (typeof value === "boolean") return value ? t.assets.yes : "";
-  if (typeof value !== "number") return String(value);
+  if (typeof value !== "number") return typeof value === "string" ? value : "";
   switch (fact) {
     case "frame_time":
       return number.format(1 / value);

@@ -32,7 +32,12 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
   const { o, language } = useOperationsTexts();
   const list = usePages(["alerts", open], (before, signal) => listAlerts(open, before, signal));
   const columns: Column<AlertOut>[] = [
-    { name: o.severity, cell: (alert) => <span className={`state ${open ? PILLS[alert.severity] : ""}`}>{o.severities[alert.severity]}</span> },
+    {
+      name: o.severity,
+      cell: (alert) => (
+        <span className={`state ${open ? PILLS[alert.severity] : ""}`}>{o.severities[alert.severity]}</span>
+      ),
+    },
     {
       name: o.alert,
       kind: "wide",
@@ -50,7 +55,14 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
     { name: o.since, cell: (alert) => <time dateTime={alert.openedAt}>{when(alert.openedAt, language)}</time> },
     ...(open
       ? []
-      : [{ name: o.until, cell: (alert: AlertOut) => <time dateTime={alert.resolvedAt ?? ""}>{when(alert.resolvedAt, language)}</time> }]),
+      : [
+          {
+            name: o.until,
+            cell: (alert: AlertOut) => (
+              <time dateTime={alert.resolvedAt ?? ""}>{when(alert.resolvedAt, language)}</time>
+            ),
+          },
+        ]),
     { name: o.times, kind: "number", cell: (alert) => alert.count },
     { name: o.notified, cell: (alert) => (alert.notified === null ? "–" : alert.notified ? o.yes : o.no) },
   ];
@@ -62,7 +74,13 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
       </div>
       <Listed list={list} empty={empty}>
         {(rows) => (
-          <Table label={title} columns={columns} rows={rows} keyOf={(alert) => alert.id} marks={(alert) => ({ "data-code": alert.code })} />
+          <Table
+            label={title}
+            columns={columns}
+            rows={rows}
+            keyOf={(alert) => alert.id}
+            marks={(alert) => ({ "data-code": alert.code })}
+          />
         )}
       </Listed>
     </section>

@@ -71,7 +71,12 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
       </div>
       <form className="ops-filters" role="search" onSubmit={(event) => event.preventDefault()}>
         <FilterField label={o.actor} value={search.actor} onChange={(actor) => onChange({ actor })} />
-        <FilterField label={o.action} hint={o.actionHint} value={search.action} onChange={(action) => onChange({ action })} />
+        <FilterField
+          label={o.action}
+          hint={o.actionHint}
+          value={search.action}
+          onChange={(action) => onChange({ action })}
+        />
         <FilterField label={o.room} value={search.room} onChange={(room) => onChange({ room })} />
         <Select
           label={o.result}
@@ -82,7 +87,11 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
         <Moment label={o.from} value={search.from} onChange={(from) => onChange({ from })} />
         <Moment label={o.to} value={search.to} onChange={(to) => onChange({ to })} />
         {filtered ? (
-          <button type="button" className="quiet" onClick={() => onChange(Object.fromEntries(NAMES.map((name) => [name, undefined])))}>
+          <button
+            type="button"
+            className="quiet"
+            onClick={() => onChange(Object.fromEntries(NAMES.map((name) => [name, undefined])))}
+          >
             {o.clear}
           </button>
         ) : null}
@@ -105,13 +114,24 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
 /** What the entry says beside its columns. */
 function about(entry: EntryOut): string {
   return Object.entries(entry.detail)
-    .filter(([name, value]) => name !== "as_operator" && value !== null && value !== "" && !(Array.isArray(value) && !value.length))
-    .map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : String(value)}`)
+    .filter(
+      ([name, value]) =>
+        name !== "as_operator" && value !== null && value !== "" && !(Array.isArray(value) && !value.length),
+    )
+    .map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
     .join(", ");
 }
 
 /** A moment in the reader's own time; in the address it is UTC. */
-function Moment({ label, value, onChange }: { label: string; value: string | undefined; onChange: (value: string | undefined) => void }) {
+function Moment({
+  label,
+  value,
+  onChange,
+}: {
+  label: string;
+  value: string | undefined;
+  onChange: (value: string | undefined) => void;
+}) {
   return (
     <Field label={label}>
       {(id) => (

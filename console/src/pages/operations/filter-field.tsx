@@ -1,5 +1,5 @@
 /** A text to narrow a list by: it takes effect when typing pauses, or at once with Enter. */
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useEffectEvent, useRef, useState } from "react";
 
 import { Field } from "../../components/field";
 
@@ -19,10 +19,6 @@ export function FilterField({
   const [typed, setTyped] = useState(value ?? "");
   // What came back is what was said: whoever has typed on meanwhile is not interrupted.
   const said = useRef(value);
-  const say = useRef(onChange);
-  useEffect(() => {
-    say.current = onChange;
-  });
   useEffect(() => {
     if (value === said.current) return;
     said.current = value;
@@ -32,12 +28,11 @@ export function FilterField({
     const wanted = text.trim() || undefined;
     if (wanted === said.current) return;
     said.current = wanted;
-    say.current(wanted);
+    onChange(wanted);
   };
-  const later = useRef(settle);
-  later.current = settle;
+  const pauseOver = useEffectEvent((text: string) => settle(text));
   useEffect(() => {
-    const timer = setTimeout(() => later.current(typed), PAUSE);
+    const timer = setTimeout(() => pauseOver(typed), PAUSE);
     return () => clearTimeout(timer);
   }, [typed]);
   return (

@@ -86,7 +86,13 @@ export function Jobs({ search, onChange }: { search: OperationsSearch; onChange:
             {o.retry}
           </button>
         ) : job.status === "todo" ? (
-          <button type="button" className="danger" disabled={busy} aria-label={o.cancelJobOf(job.id)} onClick={() => setCancelling(job)}>
+          <button
+            type="button"
+            className="danger"
+            disabled={busy}
+            aria-label={o.cancelJobOf(job.id)}
+            onClick={() => setCancelling(job)}
+          >
             {o.cancelJob}
           </button>
         ) : (

@@ -10,7 +10,10 @@ export const LOOK = 3000;
 
 export const KEY = "operations";
 
-export function usePages<T>(key: readonly unknown[], load: (before: string | null, signal: AbortSignal) => Promise<Page<T>>) {
+export function usePages<T>(
+  key: readonly unknown[],
+  load: (before: string | null, signal: AbortSignal) => Promise<Page<T>>,
+) {
   return useInfiniteQuery({
     queryKey: [KEY, ...key],
     queryFn: ({ pageParam, signal }) => load(pageParam, signal),

@@ -42,11 +42,13 @@ function Operations() {
   const counted = Boolean(health.data);
   // Where they do not all fit, the one that is open is seen; the counts make them wider.
   useEffect(() => {
-    void tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    // oxlint-disable-next-line react/exhaustive-effect-dependencies -- looks at what these two have changed in the document
   }, [tab, counted]);
   // A filter is no place to come back to; a show that was opened is.
   const change = useCallback<Change>(
-    (values) => void navigate({ search: (now: OperationsSearch) => ({ ...now, ...values }), replace: !("show" in values) }),
+    (values) =>
+      void navigate({ search: (now: OperationsSearch) => ({ ...now, ...values }), replace: !("show" in values) }),
     [navigate],
   );
   return (
@@ -54,7 +56,11 @@ function Operations() {
       <div className="page-head">
         <h1>{o.title}</h1>
         {health.data ? (
-          <span className={`state ${OVERALL[health.data.status]}`} role="status" data-health={health.isError ? "unknown" : health.data.status}>
+          <span
+            className={`state ${OVERALL[health.data.status]}`}
+            role="status"
+            data-health={health.isError ? "unknown" : health.data.status}
+          >
             {o.status[health.data.status]}
           </span>
         ) : null}

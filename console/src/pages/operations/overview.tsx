@@ -24,7 +24,8 @@ export function Overview({ health }: { health: HealthOut | undefined }) {
   const { t, o, language } = useOperationsTexts();
   if (!health) return <p className="dim">{t.loading}</p>;
   const { figures } = health;
-  const number = (value: number | null) => (value === null ? "–" : value.toLocaleString(language === "zh" ? "zh-CN" : "en-GB"));
+  const number = (value: number | null) =>
+    value === null ? "–" : value.toLocaleString(language === "zh" ? "zh-CN" : "en-GB");
   const bad: Partial<Record<keyof typeof o.figure, boolean>> = {
     outputsInTrouble: true,
     jobsFailed: true,
@@ -60,7 +61,11 @@ export function Overview({ health }: { health: HealthOut | undefined }) {
         ) : Object.keys(figures.assets).length ? (
           <dl className="ops-figures">
             {Object.entries(figures.assets).map(([state, count]) => (
-              <div key={state} data-assets={state} className={["failed", "missing"].includes(state) && count ? "bad" : undefined}>
+              <div
+                key={state}
+                data-assets={state}
+                className={["failed", "missing"].includes(state) && count ? "bad" : undefined}
+              >
                 <dt>{o.assetStates[state] ?? state}</dt>
                 <dd>{number(count)}</dd>
               </div>

@@ -47,7 +47,12 @@ function Glance() {
       <div className="row between">
         <h2>{o.tabs.patrol}</h2>
         <div className="row">
-          <button type="button" className="primary" disabled={busy} onClick={() => void act(() => runPatrol(false), o.asked)}>
+          <button
+            type="button"
+            className="primary"
+            disabled={busy}
+            onClick={() => void act(() => runPatrol(false), o.asked)}
+          >
             {o.run}
           </button>
           <button type="button" disabled={busy} onClick={() => void act(() => runPatrol(true), o.dryAsked)}>
@@ -88,7 +93,11 @@ function Findings({ search, onChange }: { search: OperationsSearch; onChange: Ch
   const columns: Column<FindingOut>[] = [
     {
       name: o.kind,
-      cell: (finding) => <span className={`state ${finding.resolvedAt ? "" : finding.kind === "missing" ? "bad" : "warn"}`}>{o.kinds[finding.kind]}</span>,
+      cell: (finding) => (
+        <span className={`state ${finding.resolvedAt ? "" : finding.kind === "missing" ? "bad" : "warn"}`}>
+          {o.kinds[finding.kind]}
+        </span>
+      ),
     },
     {
       name: o.object,
@@ -139,7 +148,11 @@ function Findings({ search, onChange }: { search: OperationsSearch; onChange: Ch
           onChange={(value) => onChange({ kind: (value || undefined) as OperationsSearch["kind"] })}
         />
         <label className="check">
-          <input type="checkbox" checked={search.closed ?? false} onChange={(event) => onChange({ closed: event.target.checked || undefined })} />
+          <input
+            type="checkbox"
+            checked={search.closed ?? false}
+            onChange={(event) => onChange({ closed: event.target.checked || undefined })}
+          />
           {o.resolved}
         </label>
       </form>
@@ -220,13 +233,24 @@ function Runs() {
         </>
       ),
     },
-    { name: o.ended, cell: (run) => (run.endedAt ? <time dateTime={run.endedAt}>{when(run.endedAt, language)}</time> : "–") },
+    {
+      name: o.ended,
+      cell: (run) => (run.endedAt ? <time dateTime={run.endedAt}>{when(run.endedAt, language)}</time> : "–"),
+    },
   ];
   return (
     <section className="panel" data-list="runs">
       <h2>{o.runs}</h2>
       <Listed list={list} empty={o.noRuns}>
-        {(rows) => <Table label={o.runs} columns={columns} rows={rows} keyOf={(run) => run.id} marks={(run) => ({ "data-run": run.state })} />}
+        {(rows) => (
+          <Table
+            label={o.runs}
+            columns={columns}
+            rows={rows}
+            keyOf={(run) => run.id}
+            marks={(run) => ({ "data-run": run.state })}
+          />
+        )}
       </Listed>
     </section>
   );

@@ -27,7 +27,11 @@ export interface OperationsSearch {
 export function readSearch(given: Record<string, unknown>): OperationsSearch {
   const text = (name: string) => {
     const value = given[name];
-    return typeof value === "string" && value ? value.slice(0, 200) : typeof value === "number" ? String(value) : undefined;
+    return typeof value === "string" && value
+      ? value.slice(0, 200)
+      : typeof value === "number"
+        ? String(value)
+        : undefined;
   };
   const one = <T extends string>(name: string, of: readonly T[]) => of.find((value) => value === given[name]);
   const moment = (name: string) => {
@@ -50,7 +54,8 @@ export function readSearch(given: Record<string, unknown>): OperationsSearch {
     from: moment("from"),
     to: moment("to"),
   };
-  for (const name of Object.keys(search) as (keyof OperationsSearch)[]) if (search[name] === undefined) delete search[name];
+  for (const name of Object.keys(search) as (keyof OperationsSearch)[])
+    if (search[name] === undefined) delete search[name];
   return search;
 }
 

@@ -3,7 +3,14 @@ import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 
 import { retryOutput, stopOutput } from "../../api/live";
-import { endShowById, getShow, wholeTimeline, type EventOut, type ShowOut, type ShowOutput } from "../../api/operations";
+import {
+  endShowById,
+  getShow,
+  wholeTimeline,
+  type EventOut,
+  type ShowOut,
+  type ShowOutput,
+} from "../../api/operations";
 import { Confirm, Dialog } from "../../components/dialog";
 import { clock, when } from "../../i18n";
 import { platformName } from "../stage/destination-form";
@@ -67,7 +74,13 @@ function Show({ show }: { show: ShowOut }) {
             type="button"
             className="danger"
             disabled={busy || show.status === "stopping"}
-            onClick={() => setAsked({ title: o.endAsk(show.room_id, show.owner), action: o.end, work: () => endShowById(show.session_id) })}
+            onClick={() =>
+              setAsked({
+                title: o.endAsk(show.room_id, show.owner),
+                action: o.end,
+                work: () => endShowById(show.session_id),
+              })
+            }
           >
             {show.status === "stopping" ? t.live.stopping : o.end}
           </button>
@@ -93,7 +106,9 @@ function Show({ show }: { show: ShowOut }) {
             onAir={onAir}
             busy={busy}
             onRetry={() => void act(() => retryOutput(output.id))}
-            onStop={(name) => setAsked({ title: o.stopOutputAsk(name), action: o.stopOutput, work: () => stopOutput(output.id) })}
+            onStop={(name) =>
+              setAsked({ title: o.stopOutputAsk(name), action: o.stopOutput, work: () => stopOutput(output.id) })
+            }
           />
         ))}
       </ul>
@@ -136,7 +151,9 @@ function Output({
         <b>{name}</b>
         <span className={`state ${output.state}`}>{t.live[output.state]}</span>
         {output.attempt > 1 ? <span className="dim">{o.attempt(output.attempt)}</span> : null}
-        {output.metrics && output.state === "live" ? <span className="dim">{Math.round(output.metrics.bitrate_kbps)} kbit/s</span> : null}
+        {output.metrics && output.state === "live" ? (
+          <span className="dim">{Math.round(output.metrics.bitrate_kbps)} kbit/s</span>
+        ) : null}
         <span className="grow" />
         {onAir && !over && output.state !== "live" ? (
           <button type="button" disabled={busy} aria-label={o.retryOutputOf(name)} onClick={onRetry}>
@@ -144,7 +161,13 @@ function Output({
           </button>
         ) : null}
         {onAir && !over ? (
-          <button type="button" className="quiet" disabled={busy} aria-label={o.stopOutputOf(name)} onClick={() => onStop(name)}>
+          <button
+            type="button"
+            className="quiet"
+            disabled={busy}
+            aria-label={o.stopOutputOf(name)}
+            onClick={() => onStop(name)}
+          >
             {o.stopOutput}
           </button>
         ) : null}
@@ -182,7 +205,7 @@ function ShowTimeline({ id, onAir }: { id: string; onAir: boolean }) {
       ) : null}
       {found.data?.length === 0 ? <p className="dim">{o.noTimeline}</p> : null}
       {found.data?.length ? (
-        // Scrolls by itself, so it has to be reached by keyboard.
+        // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- scrolls by itself, so it has to be reached by keyboard
         <ol className="ops-timeline" tabIndex={0} aria-label={o.timeline}>
           {found.data.toReversed().map((event) => (
             <Happened key={event.id} event={event} />

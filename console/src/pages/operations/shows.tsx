@@ -24,8 +24,20 @@ export function Shows({ search, onChange }: { search: OperationsSearch; onChange
           </button>
         ) : null}
       </form>
-      <Part title={o.onAir} state="on_air" narrowed={narrowed} empty={filtered ? o.nothingFits : o.noOnAir} onChange={onChange} />
-      <Part title={o.past} state="over" narrowed={narrowed} empty={filtered ? o.nothingFits : o.noPast} onChange={onChange} />
+      <Part
+        title={o.onAir}
+        state="on_air"
+        narrowed={narrowed}
+        empty={filtered ? o.nothingFits : o.noOnAir}
+        onChange={onChange}
+      />
+      <Part
+        title={o.past}
+        state="over"
+        narrowed={narrowed}
+        empty={filtered ? o.nothingFits : o.noPast}
+        onChange={onChange}
+      />
       {search.show ? <ShowDialog id={search.show} onClose={() => onChange({ show: undefined })} /> : null}
     </>
   );
@@ -45,13 +57,20 @@ function Part({
   onChange: Change;
 }) {
   const { t, o, language } = useOperationsTexts();
-  const list = usePages(["shows", state, narrowed], (before, signal) => listShows({ state, ...narrowed }, before, signal));
+  const list = usePages(["shows", state, narrowed], (before, signal) =>
+    listShows({ state, ...narrowed }, before, signal),
+  );
   const columns: Column<ShowOut>[] = [
     {
       name: o.room,
       kind: "wide",
       cell: (show) => (
-        <button type="button" className="link" aria-label={o.openShow(show.room_id)} onClick={() => onChange({ show: show.session_id })}>
+        <button
+          type="button"
+          className="link"
+          aria-label={o.openShow(show.room_id)}
+          onClick={() => onChange({ show: show.session_id })}
+        >
           {show.room_id}
         </button>
       ),

@@ -1,3 +1,4 @@
+/* oxlint-disable jsx-a11y/no-redundant-roles, jsx-a11y/no-interactive-element-to-noninteractive-role -- see below */
 /**
  * A table that becomes cards where it is narrow. Then its parts are no longer laid out as a table, and browsers forget that
  * they are one: so the roles are said out loud.
@@ -26,6 +27,7 @@ export function Table<T>({
   marks?: (row: T) => Record<`data-${string}`, string | number>;
 }) {
   return (
+    // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- scrolls by itself, so it has to be reached by keyboard
     <div className="table-box ops-table" tabIndex={0} role="group" aria-label={label}>
       <table role="table" aria-label={label}>
         <thead role="rowgroup">

@@ -37,7 +37,10 @@ export function DestinationForm({
     event.preventDefault();
     const form = event.currentTarget;
     const values = new FormData(form);
-    const text = (name: string) => String(values.get(name) ?? "").trim();
+    const text = (name: string) => {
+      const value = values.get(name);
+      return typeof value === "string" ? value.trim() : "";
+    };
     setBusy(true);
     setFailed(null);
     try {
@@ -45,7 +48,11 @@ export function DestinationForm({
       const label = text("label");
       const ingest_url = text("ingest_url");
       const kept = one
-        ? await changeDestination(one.id, { stream_key, label, ...(ingest_url && ingest_url !== one.ingest_url ? { ingest_url } : {}) })
+        ? await changeDestination(one.id, {
+            stream_key,
+            label,
+            ...(ingest_url && ingest_url !== one.ingest_url ? { ingest_url } : {}),
+          })
         : await addDestination({ platform, stream_key, label, ingest_url: ingest_url || null });
       form.reset();
       onDone(kept);
@@ -79,7 +86,14 @@ export function DestinationForm({
           <legend>{t.stage.platform}</legend>
           {PLATFORMS.map(([value, name]) => (
             <label key={value} className="check">
-              <input type="radio" name="platform" value={value} checked={platform === value} onChange={() => setPlatform(value)} /> {name}
+              <input
+                type="radio"
+                name="platform"
+                value={value}
+                checked={platform === value}
+                onChange={() => setPlatform(value)}
+              />{" "}
+              {name}
             </label>
           ))}
         </fieldset>
@@ -91,7 +105,9 @@ export function DestinationForm({
       <details>
         <summary>{t.more}</summary>
         <div className="stack">
-          <Field label={t.stage.label}>{(id) => <input id={id} name="label" defaultValue={one?.label} maxLength={100} autoComplete="off" />}</Field>
+          <Field label={t.stage.label}>
+            {(id) => <input id={id} name="label" defaultValue={one?.label} maxLength={100} autoComplete="off" />}
+          </Field>
           {custom ? null : address}
         </div>
       </details>

@@ -2,7 +2,13 @@
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 
-import { listDestinations, removeDestination, testDestination, type DestinationOut, type StepOut } from "../../api/live";
+import {
+  listDestinations,
+  removeDestination,
+  testDestination,
+  type DestinationOut,
+  type StepOut,
+} from "../../api/live";
 import { Confirm, Dialog } from "../../components/dialog";
 import { useTellError } from "../../components/toasts";
 import { useTexts } from "../../i18n";
@@ -50,7 +56,11 @@ export function Destinations({
   const ids = idsOf(all, chosen);
   const changing = all?.find((one) => one.id === changed);
   const again = () => client.invalidateQueries({ queryKey: KEY });
-  const remove = useMutation({ mutationFn: (id: string) => removeDestination(id), onError: tellError, onSettled: again });
+  const remove = useMutation({
+    mutationFn: (id: string) => removeDestination(id),
+    onError: tellError,
+    onSettled: again,
+  });
   const added = (made: DestinationOut) => {
     setAdding(false);
     if (chosen !== null) onChoose([...ids, made.id]);
@@ -97,7 +107,10 @@ export function Destinations({
         </Dialog>
       ) : null}
       {changing ? (
-        <Dialog title={t.stage.changeKeyOf(changing.label || platformName(changing.platform))} onClose={() => onChanging(null)}>
+        <Dialog
+          title={t.stage.changeKeyOf(changing.label || platformName(changing.platform))}
+          onClose={() => onChanging(null)}
+        >
           {shown?.includes(changing.id) ? <p className="notice">{t.stage.keyInShow}</p> : null}
           <DestinationForm
             one={changing}

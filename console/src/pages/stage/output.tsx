@@ -57,7 +57,12 @@ export function Output({
   const { error } = output;
   const badKey = ["key_rejected", "invalid_destination"].includes(error?.cause?.code ?? error?.code ?? "");
   return (
-    <li className={`output ${output.state}`} data-platform={output.platform} data-state={output.state} data-code={error?.code ?? ""}>
+    <li
+      className={`output ${output.state}`}
+      data-platform={output.platform}
+      data-state={output.state}
+      data-code={error?.code ?? ""}
+    >
       <div className="row between">
         <b className="name">
           {platformName(output.platform)} {output.label}

@@ -105,7 +105,11 @@ function Choices({
             ))}
         {items?.map((one) => (
           <li key={one.id}>
-            <button type="button" className="pick" onClick={() => onChoose({ url: one.url, name: one.name, thumbnail: one.thumbnail })}>
+            <button
+              type="button"
+              className="pick"
+              onClick={() => onChoose({ url: one.url, name: one.name, thumbnail: one.thumbnail })}
+            >
               <Picture picture={one} />
               <span className="name">{one.name}</span>
             </button>
@@ -114,7 +118,8 @@ function Choices({
       </ul>
       {items && !items.length ? (
         <p className="dim">
-          {q ? t.library.emptySearch : t.stage.nothingToChoose} {q ? null : <Link to="/library">{t.stage.toLibrary}</Link>}
+          {q ? t.library.emptySearch : t.stage.nothingToChoose}{" "}
+          {q ? null : <Link to="/library">{t.stage.toLibrary}</Link>}
         </p>
       ) : null}
       {found.data?.nextCursor ? <p className="dim">{t.stage.searchForMore}</p> : null}
@@ -125,5 +130,11 @@ function Choices({
 
 function Picture({ picture }: { picture: { thumbnail: string | null; colour?: string } }) {
   if (picture.thumbnail) return <img className="pick-picture" src={picture.thumbnail} alt="" loading="lazy" />;
-  return <span className="pick-picture" style={picture.colour ? { background: picture.colour } : undefined} aria-hidden="true" />;
+  return (
+    <span
+      className="pick-picture"
+      style={picture.colour ? { background: picture.colour } : undefined}
+      aria-hidden="true"
+    />
+  );
 }

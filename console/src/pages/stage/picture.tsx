@@ -1,4 +1,6 @@
 /** What goes out, as it goes out, and what it is made of. */
+import type { RefObject } from "react";
+
 import { Link } from "@tanstack/react-router";
 
 import { ApiError } from "../../api/http";
@@ -7,18 +9,21 @@ import { useTexts } from "../../i18n";
 import type { Texts } from "../../i18n/en";
 import { NIGHT, type Choice } from "../../live/choice";
 import type { Preset } from "../../api/live";
-import type { Outgoing, Trouble } from "../../live/use-outgoing";
+import type { Trouble } from "../../live/troubles";
+import type { Outgoing } from "../../live/use-outgoing";
 import { Picker } from "./picker";
 
 const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
 const COLOURS = { night: NIGHT, white: "#ffffff", green: "#00b140", rose: "#f2d5dc" } as const;
 
 export function Preview({
+  canvas,
   outgoing,
   noAvatar,
   light,
   program,
 }: {
+  canvas: RefObject<HTMLCanvasElement | null>;
   outgoing: Outgoing;
   noAvatar: boolean;
   light: boolean;
@@ -31,13 +36,18 @@ export function Preview({
     <section className="stage-preview" aria-label={t.stage.preview}>
       <div className="stage-box wide">
         <canvas
-          ref={outgoing.canvas}
+          ref={canvas}
           role="img"
           aria-label={t.stage.preview}
           data-connection={connection}
           data-avatar={outgoing.avatar}
         />
-        <span className={connection === "on" ? "over low good" : connection === "reconnecting" ? "over low bad" : "over low"} role="status">
+        <span
+          className={
+            connection === "on" ? "over low good" : connection === "reconnecting" ? "over low bad" : "over low"
+          }
+          role="status"
+        >
           {t.stage.connection[connection]}
         </span>
         {outgoing.avatar === "loading" ? <span className="over">{t.stage.avatarLoading}</span> : null}
@@ -92,14 +102,27 @@ export function Choices({
   return (
     <section className="panel stage-choices" aria-label={t.stage.sources}>
       <div className="row">
-        <button type="button" disabled={!outgoing.ready} onClick={() => void (off ? outgoing.step() : outgoing.leave())}>
+        <button
+          type="button"
+          disabled={!outgoing.ready}
+          onClick={() => void (off ? outgoing.step() : outgoing.leave())}
+        >
           {off ? t.stage.toStudio : t.stage.leave}
         </button>
         <label className="check">
-          <input type="checkbox" checked={choice.camera} onChange={(event) => change({ camera: event.target.checked })} /> {t.stage.camera}
+          <input
+            type="checkbox"
+            checked={choice.camera}
+            onChange={(event) => change({ camera: event.target.checked })}
+          />{" "}
+          {t.stage.camera}
         </label>
         <label className="check">
-          <input type="checkbox" checked={choice.microphone} onChange={(event) => change({ microphone: event.target.checked })} />{" "}
+          <input
+            type="checkbox"
+            checked={choice.microphone}
+            onChange={(event) => change({ microphone: event.target.checked })}
+          />{" "}
           {t.stage.microphone}
         </label>
       </div>
@@ -117,10 +140,18 @@ export function Choices({
           type="hdr"
           value={
             typeof choice.background === "string"
-              ? { name: colour ? t.stage.colours[colour[0]] : choice.background, thumbnail: null, colour: choice.background }
+              ? {
+                  name: colour ? t.stage.colours[colour[0]] : choice.background,
+                  thumbnail: null,
+                  colour: choice.background,
+                }
               : choice.background
           }
-          extra={colours.map(([name, value]) => ({ name: t.stage.colours[name], colour: value, choose: () => change({ background: value }) }))}
+          extra={colours.map(([name, value]) => ({
+            name: t.stage.colours[name],
+            colour: value,
+            choose: () => change({ background: value }),
+          }))}
           onChoose={(one) => change({ background: one })}
         />
         <Picker
@@ -156,7 +187,8 @@ export function Choices({
           />
         )}
         <label className="check">
-          <input type="checkbox" checked={choice.light} onChange={(event) => change({ light: event.target.checked })} /> {t.stage.light}
+          <input type="checkbox" checked={choice.light} onChange={(event) => change({ light: event.target.checked })} />{" "}
+          {t.stage.light}
         </label>
       </div>
     </section>

@@ -41,12 +41,12 @@ export function ShowPanel({
   const onAir = isOnAir(status);
   const [late, setLate] = useState(false);
   useEffect(() => {
-    if (show.news !== "old") {
-      setLate(false);
-      return;
-    }
+    if (show.news !== "old") return;
     const timer = setTimeout(() => setLate(true), MOMENT);
-    return () => clearTimeout(timer);
+    return () => {
+      clearTimeout(timer);
+      setLate(false);
+    };
   }, [show.news]);
 
   const start = async () => {
@@ -74,7 +74,12 @@ export function ShowPanel({
   const up = status?.outputs.filter(isUp) ?? [];
   const live = up.filter((output) => output.state === "live").length;
   return (
-    <section className="panel stage-show" data-status={status?.status ?? "unknown"} data-news={show.news} data-late={late}>
+    <section
+      className="panel stage-show"
+      data-status={status?.status ?? "unknown"}
+      data-news={show.news}
+      data-late={late}
+    >
       <header className="row">
         <h2>{t.stage.show}</h2>
         {status ? (
@@ -113,7 +118,9 @@ export function ShowPanel({
       ) : null}
       {onAir && status.source ? (
         <p
-          className={({ live: "dim", connecting: "notice" } as Record<string, string>)[status.source.state] ?? "notice warn"}
+          className={
+            ({ live: "dim", connecting: "notice" } as Record<string, string>)[status.source.state] ?? "notice warn"
+          }
           data-source={status.source.state}
         >
           {t.stage.source[status.source.state]}
@@ -141,13 +148,20 @@ export function ShowPanel({
         </ul>
       ) : null}
       {onAir ? (
-        <button type="button" className="danger big" disabled={status.status === "stopping"} onClick={() => setEnding(true)}>
+        <button
+          type="button"
+          className="danger big"
+          disabled={status.status === "stopping"}
+          onClick={() => setEnding(true)}
+        >
           {status.status === "stopping" ? t.live.stopping : t.stage.end}
         </button>
       ) : null}
       {status?.status === "idle" ? <p className="dim">{t.stage.nothing}</p> : null}
       <Timeline events={show.timeline} host={host} />
-      {ending ? <Confirm title={t.stage.endAsk} action={t.stage.end} onNo={() => setEnding(false)} onYes={() => void end()} /> : null}
+      {ending ? (
+        <Confirm title={t.stage.endAsk} action={t.stage.end} onNo={() => setEnding(false)} onYes={() => void end()} />
+      ) : null}
     </section>
   );
 }

@@ -1,7 +1,7 @@
 /** The stage: what goes out, where to, and what is true about it. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useBlocker, useNavigate, useSearch } from "@tanstack/react-router";
-import { useCallback, useEffect, useRef, useState } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 
 import { addOutputs, isOnAir, isUp, listRooms, makeRoom, stopOutput, waysInto, type RoomListed } from "../../api/live";
 import { ApiError } from "../../api/http";
@@ -102,7 +102,11 @@ export function StagePage() {
           </div>
         </section>
       ) : null}
-      {room ? <Studio key={room} room={room} listed={listed} /> : !failed && !rooms.isError ? <p className="dim">{t.loading}</p> : null}
+      {room ? (
+        <Studio key={room} room={room} listed={listed} />
+      ) : !failed && !rooms.isError ? (
+        <p className="dim">{t.loading}</p>
+      ) : null}
     </div>
   );
 }
@@ -116,8 +120,12 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
   const [choice, change] = useChoice(room);
   const newest = useAssets("vrm", "", choice.avatar === null);
   const first = newest.data?.items[0];
-  const avatar = choice.avatar ?? (first ? { url: first.url, name: first.name, thumbnail: first.thumbnail } : null);
-  const outgoing = useOutgoing(room, choice, avatar?.url ?? null, onAir);
+  const avatar = useMemo(
+    () => choice.avatar ?? (first ? { url: first.url, name: first.name, thumbnail: first.thumbnail } : null),
+    [choice.avatar, first],
+  );
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const outgoing = useOutgoing(canvas, room, choice, avatar?.url ?? null, onAir);
   // Who is on stage stays who is there, whatever is uploaded later.
   const { connection } = outgoing;
   useEffect(() => {
@@ -151,32 +159,46 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
   // A show keeps the key that an output began with: with another one it has to begin anew.
   /** The destination whose key is being typed. */
   const [changing, setChanging] = useState<string | null>(null);
-  const [renewing, setRenewing] = useState<string[]>([]);
+  /** Destinations that are added again as soon as their output has ended. */
+  const renewing = useRef(new Set<string>());
+  const session = status?.session_id ?? null;
   const add = useCallback(
     async (id: string) => {
-      if (status?.session_id) take(await addOutputs(status.session_id, [id]));
+      if (session) take(await addOutputs(session, [id]));
     },
-    [status?.session_id, take],
+    [session, take],
   );
   useEffect(() => {
-    for (const id of renewing) {
+    for (const id of renewing.current) {
       if (status?.outputs.some((output) => output.destination_id === id && output.state !== "ended")) continue;
-      setRenewing((all) => all.filter((one) => one !== id));
+      renewing.current.delete(id);
       if (onAir) void add(id).catch(tellError);
     }
-  }, [renewing, status, onAir, add, tellError]);
+  }, [status, onAir, add, tellError]);
   const keyChanged = (id: string) => {
-    const unwell = status?.outputs.find((output) => output.destination_id === id && isUp(output) && output.state !== "live");
+    const unwell = status?.outputs.find(
+      (output) => output.destination_id === id && isUp(output) && output.state !== "live",
+    );
     if (!onAir || !unwell) return;
+    // Before it is asked to end: the news of its end may come before the answer.
+    renewing.current.add(id);
     void stopOutput(unwell.id)
       .then(take)
-      .then(() => setRenewing((all) => [...all, id]))
-      .catch(tellError);
+      .catch((error) => {
+        renewing.current.delete(id);
+        tellError(error);
+      });
   };
 
   return (
     <div className="stage-columns">
-      <Preview outgoing={outgoing} noAvatar={newest.isSuccess && avatar === null} light={choice.light} program={connection === "on" ? null : program} />
+      <Preview
+        canvas={canvas}
+        outgoing={outgoing}
+        noAvatar={newest.isSuccess && avatar === null}
+        light={choice.light}
+        program={connection === "on" ? null : program}
+      />
       <div className="stage-side">
         <ShowPanel
           room={room}

@@ -27,7 +27,11 @@ export function WatchPage() {
         <h1>{w.title(room)}</h1>
         {mayInvite && !invitation ? <Invite room={room} /> : null}
       </div>
-      {known || invitation ? <Picture key={room} room={room} invitation={invitation} onLetIn={setMayInvite} /> : <Refused title={w.invitedOnly} more={w.invitedMore} signIn />}
+      {known || invitation ? (
+        <Picture key={room} room={room} invitation={invitation} onLetIn={setMayInvite} />
+      ) : (
+        <Refused title={w.invitedOnly} more={w.invitedMore} signIn />
+      )}
     </div>
   );
 }
@@ -85,7 +89,13 @@ function Picture({
   useEffect(() => onLetIn(letIn), [letIn, onLetIn]);
   if (state === "refused") {
     const expired = error?.code === "invitation_invalid";
-    return <Refused title={expired ? w.expired : w.invitedOnly} more={expired ? w.expiredMore : w.invitedMore} signIn={!expired} />;
+    return (
+      <Refused
+        title={expired ? w.expired : w.invitedOnly}
+        more={expired ? w.expiredMore : w.invitedMore}
+        signIn={!expired}
+      />
+    );
   }
   const said: Partial<Record<Seen["state"], [string, string?]>> = {
     joining: [w.joining],
@@ -103,7 +113,14 @@ function Picture({
   return (
     <section className="panel watch-panel" data-state={state} data-blocked={seen.blocked}>
       <div className="stage-box wide watch-box" ref={box}>
-        <video ref={video} playsInline autoPlay muted aria-label={w.title(room)} hidden={state !== "live" && state !== "reconnecting"} />
+        <video
+          ref={video}
+          playsInline
+          autoPlay
+          muted
+          aria-label={w.title(room)}
+          hidden={state !== "live" && state !== "reconnecting"}
+        />
         <audio ref={sound} autoPlay muted={muted} />
         <div className="watch-said" role="status">
           {title ? (

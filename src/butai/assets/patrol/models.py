@@ -1,4 +1,4 @@
-"""The patrol's tables, and those of findings. Written by `runs`, `looking` and `butai.assets.reconcile`."""
+"""The patrol's tables, and those of findings. Written by `runs`, `looking` and `butai.assets.findings.reconcile`."""
 
 from __future__ import annotations
 

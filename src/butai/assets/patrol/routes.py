@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from butai import audit, jobs
-from butai.assets.finding_actions import Action, act
+from butai.assets.library import get_library
 from butai.assets.patrol import queries
-from butai.assets.patrol.names import PATROL_NOW
-from butai.assets.patrol.schemas import FindingActed, FindingKind, PatrolAsked, PatrolOut
-from butai.assets.wiring import library
-from butai.calling import Operator, SmallBodies, origin
+from butai.assets.patrol.schemas import FindingKind, PatrolAsked, PatrolOut
+from butai.assets.patrol.task_names import PATROL_NOW
 from butai.config import Settings
-from butai.problems import documented
+from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.problems import documented
 
-findings = APIRouter(prefix="/api/assets/findings", tags=["patrol"], route_class=SmallBodies)
 router = APIRouter(prefix="/api/assets/patrol", tags=["patrol"], route_class=SmallBodies)
 
 _MOST = 2**63 - 1
@@ -34,7 +32,7 @@ async def get_patrol(
     closed: Annotated[bool, Query(description="Resolved findings, too")] = False,
 ) -> Response:
     """What the patrol did and found, newest first. A run that goes on is seen going on."""
-    database = library(request).database
+    database = get_library(request).database
     settings: Settings = request.state.settings
     body = await queries.summary(database, settings.alerts.stale_hours) | {
         "runs": await queries.runs(database, limit, before_run),
@@ -46,23 +44,7 @@ async def get_patrol(
 @router.post("/run", status_code=202, responses=documented(400, 403, 408, 413), summary="Go on a round now")
 async def run_patrol(request: Request, who: Operator, asked: PatrolAsked) -> Response:
     """Looks for every file, due or not. It begins when a worker is free, unless one goes on already."""
-    async with library(request).database.transaction() as session:
+    async with get_library(request).database.transaction() as session:
         await jobs.enqueue(session, PATROL_NOW, {"dry_run": asked.dryRun, "requested_by": who.user_id})
         audit.record(session, origin(request, who), "patrol.run", None, detail={"dry_run": asked.dryRun})
     return Response(status_code=202)
-
-
-@findings.post(
-    "/{finding_id}/{action}",
-    response_model=FindingActed,
-    responses=documented(400, 403, 404, 409, 504),
-    summary="Adopt, trash or ignore what was found",
-)
-async def act_on_finding(
-    request: Request, who: Operator, finding_id: Annotated[int, Path(ge=1, le=_MOST)], action: Action
-) -> Response:
-    """`adopt` takes an object into the library, `trash` moves it away (and deletes it after the trash period), or puts the
-    row into the trash, `ignore` closes the finding for good. Row and object are looked at again first."""
-    parts = library(request)
-    resolution = await act(parts.database, parts.store, parts.settings, finding_id, action, origin(request, who))
-    return Response(msgspec.json.encode({"resolution": resolution}), 200, media_type="application/json")

@@ -75,9 +75,3 @@ class PatrolAsked(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dryRun": True}]})
 
     dryRun: bool = False
-
-
-class FindingActed(BaseModel):
-    """How a finding was closed: `adopted`, `trashed`, `ignored`."""
-
-    resolution: str

@@ -7,10 +7,11 @@ from uuid import UUID
 import structlog
 from procrastinate import App, JobContext, RetryStrategy
 
-from butai.assets.patrol.names import PATROL, PATROL_NOW, RECHECK
-from butai.assets.patrol.patrolling import Patrol, PatrolBusy
+from butai.assets.library import Library
 from butai.assets.patrol.queries import is_due
-from butai.assets.wiring import Library
+from butai.assets.patrol.run import Patrol, PatrolBusy
+from butai.assets.patrol.task_names import PATROL, PATROL_NOW
+from butai.assets.reading.usage import RECHECK
 from butai.config import Settings
 from butai.errors import Unavailable
 

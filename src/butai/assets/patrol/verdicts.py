@@ -18,24 +18,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-
-class Kind(StrEnum):
-    """What a HEAD was answered."""
-
-    PRESENT = "present"
-    ABSENT = "absent"
-    DENIED = "denied"
-    UNCLEAR = "unclear"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer. `size` in bytes and `etag` (no quotes) with `PRESENT`; `code` of our errors with `UNCLEAR`."""
-
-    kind: Kind
-    size: int = 0
-    etag: str = ""
-    code: str = ""
+from butai.assets.storage.answers import HeadAnswer, HeadKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +50,16 @@ GRAVE = frozenset({Ruling.SUSPECT, Ruling.LOST})
 """Rulings against a row that was well. They are looked at again before anything is written."""
 
 
-def rule(row: Row, answer: Answer, *, hides_absence: bool, now: datetime, recheck: timedelta) -> Ruling:
+def rule(row: Row, answer: HeadAnswer, *, hides_absence: bool, now: datetime, recheck: timedelta) -> Ruling:
     """The ruling on one row by one answer."""
-    if answer.kind is Kind.PRESENT:
+    if answer.kind is HeadKind.PRESENT:
         # A row without size or ETag (a copy whose store told none) agrees with any.
         same = row.size in (None, answer.size) and (not row.etag or not answer.etag or row.etag == answer.etag)
         if not same:
             return Ruling.MISMATCH
         return Ruling.FOUND if row.status == "ready" else Ruling.RECOVERED
-    absent = answer.kind is Kind.ABSENT
-    denied = answer.kind is Kind.DENIED and hides_absence
+    absent = answer.kind is HeadKind.ABSENT
+    denied = answer.kind is HeadKind.DENIED and hides_absence
     if not absent and not denied:
         return Ruling.UNDECIDED
     if row.status != "ready":

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from butai.assets.inspect import licence
+from butai.assets.contents.readers import licence
 from butai.assets.kinds import AssetType
-from butai.assets.states import Status
+from butai.assets.states import AssetStatus
 from butai.errors import FilterInvalid, Unauthenticated
 
 LICENCE: dict[str, tuple[str, ...]] = {
@@ -106,14 +106,14 @@ class Filters:
     ranges: tuple[tuple[str, Literal[">=", "<="], float | int], ...] = ()
     mine: bool = False
     visibility: Literal["public", "private"] | None = None
-    status: Status | None = Status.READY
+    status: AssetStatus | None = AssetStatus.READY
     trashed: bool = False
     everything: bool = False
 
     @property
     def listed(self) -> bool:
         """Whether these are the rows that lists are of: the indexes that are ordered hold no others."""
-        return self.status is Status.READY and not self.trashed
+        return self.status is AssetStatus.READY and not self.trashed
 
     @property
     def needs_sign_in(self) -> bool:
@@ -179,7 +179,7 @@ def parse(query: Iterable[tuple[str, str]], others: frozenset[str] = frozenset()
         elif values:
             any_of.append(tuple(f"{name}={value}" for value in values))
     trashed = _flag("trashed", single)
-    status = _one_of("status", single.get("status"), tuple(Status))
+    status = _one_of("status", single.get("status"), tuple(AssetStatus))
     visibility = _one_of("visibility", single.get("visibility"), ("public", "private"))
     return Filters(
         types=_types(single.get("type")),
@@ -190,7 +190,7 @@ def parse(query: Iterable[tuple[str, str]], others: frozenset[str] = frozenset()
         ranges=tuple(_ranges(single)),
         mine=_one_of("owner", single.get("owner"), ("me",)) is not None,
         visibility=visibility,  # pyright: ignore[reportArgumentType]
-        status=Status(status) if status else None if trashed else Status.READY,
+        status=AssetStatus(status) if status else None if trashed else AssetStatus.READY,
         trashed=trashed,
         everything=_flag("all", single),
     )

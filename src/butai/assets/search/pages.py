@@ -25,7 +25,7 @@ from psycopg import sql
 
 from butai.assets.kinds import AssetType
 from butai.assets.models import LISTED
-from butai.assets.queries import EXACT_TOTAL, SORT_COLUMNS, Page, Place, Sort
+from butai.assets.queries import EXACT_TOTAL, SORT_COLUMNS, Page, PagePosition, Sort
 from butai.assets.search import rarity
 from butai.assets.search.filters import HIDDEN_NAME, WORDS, Filters
 from butai.database import Connection, Database
@@ -59,7 +59,7 @@ class Search:
     user_id: str | None
     sort: Sort
     limit: int
-    place: Place | None = None
+    place: PagePosition | None = None
 
 
 # What a studio's own `_meta.json` says under the names of a summary gives way to it.

@@ -1,6 +1,6 @@
 """`GET /api/assets` and `/api/assets/facets`: the library's own list, by what is inside files.
 
-Parses, calls `pages` or `facets`, answers. Both are hot (`butai.direct`), and so document their parameters by hand.
+Parses, calls `pages` or `facets`, answers. Both are hot (`butai.web.hot_route`), and so document their parameters by hand.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from fastapi import APIRouter, Request, Response
 
 from butai.assets import queries
 from butai.assets.kinds import AssetType
-from butai.assets.queries import Place
+from butai.assets.library import get_library
+from butai.assets.queries import PagePosition
 from butai.assets.schemas import AssetPage, FacetsOut
 from butai.assets.search import facets, filters, pages
 from butai.assets.search.filters import Filters
 from butai.assets.search.pages import Search
-from butai.assets.states import Status
-from butai.assets.wiring import library
-from butai.calling import TAKES_SIGN_IN, caller
-from butai.direct import DirectRoute, query_parameter
+from butai.assets.states import AssetStatus
 from butai.errors import FilterInvalid, Forbidden
 from butai.identity import Caller
-from butai.problems import documented
+from butai.web.dependencies import TAKES_SIGN_IN, caller
+from butai.web.hot_route import DirectRoute, query_parameter
+from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRoute)
 
@@ -82,7 +82,7 @@ _FILTERS: list[dict[str, Any]] = [
     *_range("size", "Bytes", "integer", filters.MOST_BYTES),
     query_parameter("owner", "The caller's own", enum=("me",)),
     query_parameter("visibility", "`private`: the caller's own", enum=("public", "private")),
-    query_parameter("status", "Other than `ready`: the caller's own", enum=tuple(Status)),
+    query_parameter("status", "Other than `ready`: the caller's own", enum=tuple(AssetStatus)),
     query_parameter("trashed", "What is in the trash, of any status: the caller's own", enum=("true", "false")),
     query_parameter("all", "For operators: everybody's, private ones too", enum=("true", "false")),
 ]
@@ -123,7 +123,7 @@ async def search(request: Request) -> Response:
     cursor = asked.get("cursor")
     place = queries.decode_cursor(cursor, order) if cursor else None
     limit = _limit(asked.get("limit"))
-    database = library(request).database
+    database = get_library(request).database
     found = await pages.page(database, Search(wanted, who.user_id, order, limit, place))
     count, exact = None, False
     if place is None and not found.has_more:
@@ -134,7 +134,7 @@ async def search(request: Request) -> Response:
     following = None
     if found.has_more and found.last_value is not None and found.last_id is not None:
         at = place.page if place else 1
-        following = queries.encode_cursor(order, Place(found.last_value, found.last_id, None, at + 1))
+        following = queries.encode_cursor(order, PagePosition(found.last_value, found.last_id, None, at + 1))
     rest = {"nextCursor": following, "total": count, "totalIsExact": exact}
     body = b"".join((b'{"items":[', found.items, b"],", msgspec.json.encode(rest)[1:]))
     return Response(body, 200, _HEADERS, "application/json")
@@ -152,7 +152,7 @@ async def list_facets(request: Request) -> Response:
     """How many of each type, licence, format, expression and tag are among the assets that the filters leave. Counted
     over 10,000 of them at most (`isExact`)."""
     who = await caller(request)
-    found = await facets.facets(library(request).database, _wanted(request, who, _NOTHING), who.user_id)
+    found = await facets.facets(get_library(request).database, _wanted(request, who, _NOTHING), who.user_id)
     body = {
         "counted": found.counted,
         "isExact": found.is_exact,

@@ -1,15 +1,13 @@
 """Ingest addresses: what one may look like, and which hosts a server may be sent to.
 
-Called when a destination is saved and again when it is connected to: between the two a name may have been pointed
-elsewhere. Pure, but for `resolve`.
+An address is checked when a destination is saved and again when it is connected to: a name may have been pointed elsewhere
+in between. Pure.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
-import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -24,7 +22,7 @@ class AddressInvalid(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class IngestAddress:
     """`rtmps://host:443/live2?backup=1`: `app` is `live2?backup=1`, since the query stands before the key."""
 
     secure: bool
@@ -39,7 +37,7 @@ class Address:
         return f"rtmp{'s' if self.secure else ''}://{host}:{self.port}/{self.app}"
 
 
-def parse(url: str) -> Address:
+def parse(url: str) -> IngestAddress:
     """The parts of an ingest URL without its key. Raises `AddressInvalid`."""
     if not 0 < len(url) <= _LONGEST or not _PRINTABLE.fullmatch(url):
         raise AddressInvalid(f"An ingest URL has 1 to {_LONGEST} plain characters")
@@ -62,7 +60,7 @@ def parse(url: str) -> Address:
         raise AddressInvalid("The ingest URL names no application, such as /live2 or /app")
     if parts.fragment:
         raise AddressInvalid("An ingest URL has no #")
-    return Address(
+    return IngestAddress(
         parts.scheme == "rtmps", host, port or PORTS[parts.scheme], app + (f"?{parts.query}" if parts.query else "")
     )
 
@@ -91,10 +89,3 @@ def is_private(address: str) -> bool:
         if not found.is_global or int(found) >> 125 != 1:
             return True
     return not found.is_global or found.is_multicast
-
-
-async def resolve(host: str, port: int, timeout: float = 5.0) -> list[str]:
-    """The host's IP addresses, as the system orders them. Raises `OSError` (`socket.gaierror`), `TimeoutError`."""
-    async with asyncio.timeout(timeout):
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from butai.relay.rtmp.addresses import Address, AddressInvalid, check_key, is_private, parse, resolve
+from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_key, is_private, parse
 from butai.relay.rtmp.failures import PublishError, from_os
+from butai.relay.rtmp.resolver import resolve
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Target:
     key: str = field(repr=False)
     allow_private: bool = False
 
-    def address(self) -> Address:
+    def address(self) -> IngestAddress:
         """Raises `PublishError` (`invalid_destination`)."""
         try:
             check_key(self.key)
@@ -80,7 +81,11 @@ _trusting = functools.cache(ssl.create_default_context)
 
 
 async def connect(
-    target: Target, address: Address, limits: Limits, tls: ssl.SSLContext | None = None, noted: Noted | None = None
+    target: Target,
+    address: IngestAddress,
+    limits: Limits,
+    tls: ssl.SSLContext | None = None,
+    noted: Noted | None = None,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """An open connection. `noted(step, seconds)` is told of each step that went well. Raises `PublishError`."""
     deadline = time.monotonic() + limits.connect_timeout
@@ -140,7 +145,7 @@ async def _tcp(host: str, port: int, seconds: float) -> socket.socket:
 
 
 async def _wrap(
-    raw: socket.socket, address: Address, tls: ssl.SSLContext | None, deadline: float, done: Callable[[str], None]
+    raw: socket.socket, address: IngestAddress, tls: ssl.SSLContext | None, deadline: float, done: Callable[[str], None]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     context = (tls or _trusting()) if address.secure else None
     patience = max(0.1, deadline - time.monotonic())

@@ -28,7 +28,7 @@ _LATE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TcpProgress:
     """TCP's word. `acked`: bytes that the other kernel has. `waiting`: bytes that it has not."""
 
     acked: int
@@ -99,7 +99,7 @@ class Evidence:
         self.bytes = max(self.bytes, asked[1])
         return now - asked[0]
 
-    def look(self, progress: Progress, sent: int, now: float) -> None:
+    def look(self, progress: TcpProgress, sent: int, now: float) -> None:
         """What TCP says now, and how many bytes are sent."""
         moved = progress.acked > self._tcp_acked or not progress.waiting
         if moved:

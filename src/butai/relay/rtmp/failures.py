@@ -8,7 +8,7 @@ import socket
 import ssl
 from urllib.parse import unquote
 
-from butai.relay.rtmp.session import Refused
+from butai.relay.rtmp.session import PublishRefused
 
 TRY_AGAIN = frozenset(
     {
@@ -53,7 +53,7 @@ def redact(text: str, key: str) -> str:
     return line[:300].strip()
 
 
-def refused(said: Refused, step: str, key: str) -> PublishError:
+def refused(said: PublishRefused, step: str, key: str) -> PublishError:
     """A status word as a code. `step`: of the session."""
     words = f"{said.word} {said.said}".lower()
     detail = f"{redact(said.word, key)}: {redact(said.said, key)}"

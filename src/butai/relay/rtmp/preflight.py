@@ -1,6 +1,6 @@
 """A destination tried without going live: each step of the way to it, with how long it took or why it failed.
 
-Called by `butai.live.destinations` for a host who wants to know before the show.
+Called by `butai.live.destinations.service` for a host who wants to know before the show.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import ssl
 import time
 from dataclasses import dataclass, replace
 
-from butai.relay.rtmp.addresses import Address
+from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
 from butai.relay.rtmp.connection import Limits, Noted, Target, bearable, connect
 from butai.relay.rtmp.failures import PublishError, closed, from_os, refused
-from butai.relay.rtmp.session import Connected, Event, Publishing, Refused, Session
+from butai.relay.rtmp.session import Connected, Event, Publishing, PublishRefused, Session
 
 BANDWIDTH_TEST = "?bandwidthtest=true"
 """Behind the key: Twitch takes the publish and shows it to nobody."""
@@ -68,7 +68,7 @@ async def check(
 
 async def _talk(
     target: Target,
-    address: Address,
+    address: IngestAddress,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     publish: bool,
@@ -102,7 +102,7 @@ async def _talk(
             began, step = time.monotonic(), session.step
         for event in events:
             match event:
-                case Refused():
+                case PublishRefused():
                     raise refused(event, "publish" if taken_at is not None else session.step, target.key)
                 case Connected():
                     noted("connect", time.monotonic() - began)

@@ -20,9 +20,9 @@ from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
 from butai.relay.rtmp.connection import Limits, Target, bearable, connect
-from butai.relay.rtmp.evidence import Evidence, Progress
+from butai.relay.rtmp.evidence import Evidence, TcpProgress
 from butai.relay.rtmp.failures import PublishError, closed, refused
-from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, Refused, Session
+from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, PublishRefused, Session
 
 __all__ = ["Limits", "PublishError", "Publisher", "Stats", "Target"]
 
@@ -215,7 +215,7 @@ class Publisher:
                 self._evidence.media_begins(self.stats.bytes_sent, now)
                 session.formats(self._video, self._audio)
                 self._taking = True
-            case Refused():
+            case PublishRefused():
                 if not self._stopping.is_set():
                     raise refused(event, session.step, self._target.key)
                 self._dismissed.set()
@@ -268,12 +268,12 @@ class Publisher:
             elif self._evidence.silent(now) > self._limits.publish_timeout:
                 raise PublishError("destination_stalled", "it took the key and no bytes")
 
-    def _progress(self, raw: object, writer: asyncio.StreamWriter) -> Progress:
+    def _progress(self, raw: object, writer: asyncio.StreamWriter) -> TcpProgress:
         """What waits in the transport is not even with our kernel. Where that does not tell, the transport alone does."""
         kept, told = writer.transport.get_write_buffer_size(), tcp.progress(raw)
         if told is None:
-            return Progress(self.stats.bytes_sent - kept, kept)
-        return Progress(told.acked, told.waiting + kept)
+            return TcpProgress(self.stats.bytes_sent - kept, kept)
+        return TcpProgress(told.acked, told.waiting + kept)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

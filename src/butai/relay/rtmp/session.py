@@ -17,7 +17,7 @@ from typing import Any
 
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import amf0, chunks, flv
-from butai.relay.rtmp.addresses import Address
+from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import (
     ACKNOWLEDGEMENT,
     AUDIO,
@@ -65,20 +65,20 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class PublishRefused:
     """A status that ends it. `word`: RTMP's own (`NetStream.Publish.BadName`); `said`: what else the platform says."""
 
     word: str
     said: str
 
 
-Event = Connected | Publishing | Acknowledged | Pong | Refused
+Event = Connected | Publishing | Acknowledged | Pong | PublishRefused
 
 
 class Session:
     """One connection. `output` holds what is to be sent; take it with `take`."""
 
-    def __init__(self, address: Address, key: str) -> None:
+    def __init__(self, address: IngestAddress, key: str) -> None:
         self._address = address
         self._key = key
         self._out = bytearray()
@@ -203,7 +203,7 @@ class Session:
             if number in (2, 3):
                 # releaseStream and FCPublish are courtesies that many servers do not know, and some say so late.
                 return
-            events.append(Refused(word or "_error", said))
+            events.append(PublishRefused(word or "_error", said))
         elif name == "_result" and number == 1 and self.step == "connect":
             events.append(Connected())
             self.step = "publish"
@@ -222,9 +222,9 @@ class Session:
                     self.step = "publishing"
                     events.append(Publishing())
             elif about.get("level") == "error" or word.endswith(_ENDS):
-                events.append(Refused(word, said))
+                events.append(PublishRefused(word, said))
         elif name == "close":
-            events.append(Refused("close", said))
+            events.append(PublishRefused("close", said))
 
 
 _ENDS = (".Unpublish.Success", ".Connect.Closed", ".Rejected", ".BadName", ".Denied", ".Failed")

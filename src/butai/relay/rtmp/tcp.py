@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Any
 
-from butai.relay.rtmp.evidence import Progress
+from butai.relay.rtmp.evidence import TcpProgress
 
 _SIOCOUTQ = 0x5411
 """Bytes that were written and are not acknowledged by the other kernel (linux/sockios.h)."""
@@ -15,7 +15,7 @@ _BYTES_ACKED = 120
 """Place of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, since 4.1)."""
 
 
-def progress(raw: Any) -> Progress | None:
+def progress(raw: Any) -> TcpProgress | None:
     """Of a socket, as a transport hands it out. None where the kernel does not tell."""
     if raw is None:
         return None
@@ -27,4 +27,4 @@ def progress(raw: Any) -> Progress | None:
     if len(info) < _BYTES_ACKED + 8:
         return None
     (acked,) = struct.unpack_from("Q", info, _BYTES_ACKED)
-    return Progress(acked, waiting)
+    return TcpProgress(acked, waiting)

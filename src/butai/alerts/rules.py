@@ -1,0 +1,181 @@
+"""What is looked at every few seconds for something an operator must know. Called by `tasks`.
+
+Reads what the rest of the service has written anyway, by the tables' names: so neither the library nor going live knows
+of alerts, nothing is raised that did not happen, and a crash at any moment raises late rather than never.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai.alerts.service import raise_alert, resolve_alert
+from butai.config import AlertSettings
+
+_STALE = text(
+    """
+    SELECT EXISTS (SELECT 1 FROM assets WHERE status = 'ready' AND created_at < now() - :hours * interval '1 hour')
+           AND NOT EXISTS (SELECT 1 FROM patrol_runs
+                           WHERE state = 'finished' AND kind IN ('scheduled', 'asked') AND NOT dry_run
+                             AND ended_at > now() - :hours * interval '1 hour')
+    """
+)
+
+# Failures that are the service's, not the file's or its sender's. Events are few and their ids grow with time: the newest
+# are read from the end of the primary key.
+_UPLOADS = text(
+    """
+    SELECT error_code, count(*) FILTER (WHERE at > now() - interval '15 minutes') AS lately, count(*) AS within_the_hour
+    FROM (SELECT * FROM asset_events ORDER BY id DESC LIMIT 20000) AS newest
+    WHERE event = 'upload_failed' AND at > now() - interval '1 hour'
+      AND (error_code ~ '^(store|database)_' OR error_code IN ('unavailable', 'internal', 'upload_interrupted'))
+    GROUP BY error_code
+    """
+)
+
+_JOBS = text(
+    "SELECT task_name, count(*) FROM procrastinate_jobs WHERE status = 'failed' GROUP BY task_name ORDER BY task_name"
+)
+
+# By the broadcasts, of which few are not over: outputs of all times are many.
+_OUTPUTS = text(
+    """
+    SELECT o.id, o.platform, o.error_code, o.error_cause, b.room_id
+    FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
+    WHERE (b.ended_at IS NULL OR b.ended_at > now() - interval '10 minutes')
+      AND o.state = 'failed' AND o.error_code IN ('retries_exhausted', 'egress_unavailable')
+    """
+)
+_LIVE_AGAIN = text("SELECT EXISTS (SELECT 1 FROM outputs WHERE id = CAST(:id AS uuid) AND state = 'live')")
+
+_PROJECTS = text(
+    """
+    SELECT name, coalesce(error_code, 'no_workers') AS error_code FROM livekit_projects
+    WHERE failing_since < now() - interval '10 seconds' OR worker_failures > 1
+    """
+)
+
+_OPEN = text("SELECT key FROM alerts WHERE resolved_at IS NULL AND starts_with(key, :prefix)")
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Something that is wrong now."""
+
+    key: str
+    code: str
+    severity: str
+    title: str
+    body: str
+
+
+async def watch(session: AsyncSession, settings: AlertSettings) -> None:
+    """Raises what is wrong and closes what is not any more, in one transaction."""
+    await _single(session, "patrol_stale", await _patrol(session, settings))
+    await _single(session, "jobs_failed", await _jobs(session))
+    await _family(session, "upload_failures", *await _uploads(session, settings))
+    await _live(session, await _outputs(session))
+    await _family(session, "egress", await _projects(session))
+
+
+async def _single(session: AsyncSession, key: str, wrong: Wrong | None) -> None:
+    if wrong is None:
+        await resolve_alert(session, key)
+    else:
+        await _raise(session, wrong)
+
+
+async def _family(
+    session: AsyncSession, prefix: str, wrong: list[Wrong], staying: frozenset[str] = frozenset()
+) -> None:
+    """Raises all of `wrong`, and closes the open ones of this prefix that are neither there nor `staying`."""
+    for one in wrong:
+        await _raise(session, one)
+    still = {one.key for one in wrong} | staying
+    for key in (await session.scalars(_OPEN, {"prefix": f"{prefix}:"})).all():
+        if key not in still:
+            await resolve_alert(session, key)
+
+
+async def _live(session: AsyncSession, wrong: list[Wrong]) -> None:
+    """An output that is live again has recovered; one whose broadcast is over has not, and nobody is told so."""
+    for one in wrong:
+        await _raise(session, one)
+    still = {one.key for one in wrong}
+    for key in (await session.scalars(_OPEN, {"prefix": "live:"})).all():
+        if key not in still:
+            again = await session.scalar(_LIVE_AGAIN, {"id": key.partition(":")[2]})
+            await resolve_alert(session, key, quiet=not again)
+
+
+async def _raise(session: AsyncSession, one: Wrong) -> None:
+    await raise_alert(session, key=one.key, code=one.code, severity=one.severity, title=one.title, body=one.body)
+
+
+async def _patrol(session: AsyncSession, settings: AlertSettings) -> Wrong | None:
+    if not await session.scalar(_STALE, {"hours": settings.stale_hours}):
+        return None
+    return Wrong(
+        "patrol_stale",
+        "patrol_stale",
+        "warning",
+        f"No patrol has come to its end for {settings.stale_hours:g} hours",
+        "What the store has lost since then is not known. `butai patrol status` shows the last runs.",
+    )
+
+
+async def _uploads(session: AsyncSession, settings: AlertSettings) -> tuple[list[Wrong], frozenset[str]]:
+    rows = (await session.execute(_UPLOADS)).all()
+    wrong = [
+        Wrong(
+            f"upload_failures:{row.error_code}",
+            "upload_failures",
+            "warning",
+            f"{row.lately} uploads failed within 15 minutes: {row.error_code}",
+            "`butai doctor` looks at the store and the database.",
+        )
+        for row in rows
+        if row.lately >= settings.upload_failures
+    ]
+    # Calm is an hour without one: a store that fails now and then is not well each time it works.
+    return wrong, frozenset(f"upload_failures:{row.error_code}" for row in rows)
+
+
+async def _jobs(session: AsyncSession) -> Wrong | None:
+    rows: list[Any] = list((await session.execute(_JOBS)).all())
+    total = sum(row[1] for row in rows)
+    if not total:
+        return None
+    told = "\n".join(f"{row[0]}: {row[1]}" for row in rows)
+    title = f"{total} background job{'s have' if total > 1 else ' has'} failed for good"
+    return Wrong("jobs_failed", "jobs_failed", "warning", title, f"{told}\n`butai jobs list` tells why.")
+
+
+async def _outputs(session: AsyncSession) -> list[Wrong]:
+    return [
+        Wrong(
+            f"live:{row.id}",
+            row.error_code,
+            "failure",
+            f"{row.room_id}: {row.platform} is off the air",
+            f"{row.error_code}{f', after {row.error_cause}' if row.error_cause else ''}. "
+            "Its host can try again; the other platforms go on.",
+        )
+        for row in (await session.execute(_OUTPUTS)).all()
+    ]
+
+
+async def _projects(session: AsyncSession) -> list[Wrong]:
+    return [
+        Wrong(
+            f"egress:{row.name}",
+            "egress_unavailable",
+            "failure",
+            f"LiveKit's project {row.name} carries no new shows",
+            f"{row.error_code}. What is on air is not touched. `butai doctor` looks at LiveKit.",
+        )
+        for row in (await session.execute(_PROJECTS)).all()
+    ]

@@ -1,0 +1,1 @@
+"""What is inside files: facts, thumbnails, waveforms. Read by background jobs."""

@@ -1,0 +1,142 @@
+"""What wants a whole file decoded: the waveform and loudness of music, the preview of a sky. One job for each file.
+
+Each is decoded by a child process with limits (`inspect.decode_child`), two at a time. A file that cannot be decoded is a
+reason among its own facts. Enqueued by `inspection`; registered by `tasks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import structlog
+from procrastinate import App, JobContext, RetryStrategy
+from sqlalchemy.dialects.postgresql import insert
+
+from butai.assets import transitions
+from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
+from butai.assets.kinds import AssetType
+from butai.assets.library import Library
+from butai.assets.models import Asset, AssetWaveform
+from butai.assets.states import AssetTrigger
+from butai.assets.storage.client import ObjectAbsent, Store
+from butai.errors import Unavailable, UploadRefused
+
+log = structlog.get_logger(__name__)
+
+DECODE = "assets.decode"
+"""Arguments: `asset_id`, `object_key`."""
+
+SECONDS = 60.0
+"""Longest time for one file, on a busy machine; an hour of music takes ten."""
+
+AT_ONCE = 2
+
+KINDS = {AssetType.BGM: "sound", AssetType.HDR: "picture"}
+"""Which types are decoded, and as what."""
+
+_turns = asyncio.Semaphore(AT_ONCE)
+
+
+async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
+    """Decodes one object, if it is still the asset's. Again is fine. Raises `Unavailable` for the store's failures."""
+    library: Library = context.additional_context["library"]
+    async with library.database.transaction() as session:
+        asset = await session.get(Asset, UUID(asset_id))
+    kind = KINDS.get(AssetType(asset.type)) if asset is not None else None
+    if asset is None or kind is None or asset.object_key != object_key or asset.sidecar is not None:
+        return
+    if kind == "picture" and not await wants_thumbnail(library, asset.id, object_key):
+        return
+    suffix = asset.wanted_key.rpartition(".")[2].lower()
+    async with _turns:
+        found, problem = await _decoded(library.store, object_key, kind, suffix)
+    if problem is None and kind == "picture":
+        try:
+            body = base64.b64decode(found["jpeg"])
+            await store_thumbnail(library, asset.id, object_key, body, "image/jpeg")
+        except UploadRefused:
+            problem = "decode_failed"
+    await _write(library, asset.id, object_key, kind, found, problem)
+    log.info("asset.decoded", asset_id=asset_id, kind=kind, error_code=problem)
+
+
+async def _decoded(store: Store, object_key: str, kind: str, suffix: str) -> tuple[dict[str, Any], str | None]:
+    # ffmpeg tells some formats by their names.
+    with tempfile.NamedTemporaryFile(prefix="butai-decode-", suffix=f".{suffix}") as file:
+        try:
+            async with store.open(object_key) as body:
+                async for chunk in body.chunks():
+                    await asyncio.to_thread(file.write, chunk)
+        except ObjectAbsent:
+            return {}, "asset_missing"
+        file.flush()
+        return await _child(kind, file.name)
+
+
+async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
+    """What the child answers, or a code: `decode_failed`, `decode_too_long`."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "butai.assets.contents.readers.decode_child",
+        kind,
+        path,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+        # Nothing of ours, least of all a secret, is the child's business.
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            answer, _ = await child.communicate()
+    except TimeoutError:
+        return {}, "decode_too_long"
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+    if child.returncode == -signal.SIGXCPU or child.returncode == -signal.SIGKILL:
+        return {}, "decode_too_long"
+    try:
+        return msgspec.json.decode(answer, type=dict[str, Any]), None
+    except msgspec.MsgspecError:
+        return {}, "decode_failed"
+
+
+async def _write(
+    library: Library, asset_id: UUID, object_key: str, kind: str, found: dict[str, Any], problem: str | None
+) -> None:
+    async with library.database.transaction() as session:
+        asset = await transitions.lock(session, asset_id)
+        if asset is None or asset.object_key != object_key:
+            return
+        facts = {name: value for name, value in asset.facts.items() if name != "decode_error"}
+        if problem is not None:
+            facts["decode_error"] = problem
+        elif kind == "sound":
+            told = {name: found[name] for name in ("loudness_lufs", "peak_dbfs") if found[name] is not None}
+            facts["sound"] = {**facts.get("sound", {}), "duration": found["duration"], **told}
+            asset.duration_seconds = found["duration"]
+            row = {"asset_id": asset_id, "object_key": object_key, "peaks": found["peaks"]}
+            statement = insert(AssetWaveform).values(**row)
+            await session.execute(statement.on_conflict_do_update(index_elements=["asset_id"], set_=row))
+        asset.facts = facts
+        await transitions.apply(session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem)
+
+
+def register(app: App) -> None:
+    """Makes the task known to a procrastinate app."""
+    again = RetryStrategy(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
+    app.task(name=DECODE, pass_context=True, retry=again)(decode)

@@ -1,0 +1,113 @@
+"""What motions say of themselves: VRM animations, other GLB, the heads of BVH and FBX.
+
+Pure. Called by `inspection`. Sources: VRM, `specification/VRMC_vrm_animation-1.0/README.md`; BVH as Biovision wrote it
+("HIERARCHY" and "MOTION" parts, a text); FBX has no public specification, its header is known by its readers.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any
+
+from butai.assets.contents.readers import claims, gltf
+from butai.assets.contents.readers.glb import Glb, Read, entry
+from butai.errors import SignatureMismatch
+
+BVH_LIMIT = 256 * 1024
+"""Most bytes of a BVH that are looked into. A skeleton has 10 KB; a person's with all fingers 30."""
+
+PIECE = 32 * 1024
+"""Bytes of one read of a text."""
+
+FBX_HEAD = 4096
+"""Bytes of an FBX that are read. The version of a text one stands in its first lines."""
+
+_JOINT = re.compile(rb"\b(?:ROOT|JOINT)\s")
+_MOTION = re.compile(rb"\bMOTION\s+Frames:\s*(\d{1,10})\s+Frame\s?Time:\s*([0-9.eE+-]{1,32})\s", re.IGNORECASE)
+
+
+def is_vrma(glb: Glb) -> bool:
+    """Whether a GLB is a VRM animation."""
+    return isinstance(claims.section(glb.document, "extensions").get("VRMC_vrm_animation"), dict)
+
+
+def glb_animation(glb: Glb) -> dict[str, Any]:
+    """A motion in a GLB; of a VRM animation also which bones and expressions it really moves."""
+    animations = list(gltf.animation_lengths(glb.document))
+    found: dict[str, Any] = {
+        "duration": gltf.longest(animations),
+        "animations": len(animations),
+        "names": [name for name, _ in animations[: gltf.ANIMATIONS_SHOWN] if name is not None],
+        "external_uris": gltf.external_uris(glb.document),
+    }
+    if not is_vrma(glb):
+        return found
+    motion = claims.section(glb.document, "extensions", "VRMC_vrm_animation")
+    moved = gltf.animated_nodes(glb.document)
+
+    def moving(*path: str) -> list[str]:
+        return claims.names(
+            name
+            for name, value in claims.section(motion, *path).items()
+            if entry(glb.document, "nodes", node := claims.section(value).get("node")) is not None and node in moved
+        )
+
+    return found | {
+        "spec_version": claims.text(motion.get("specVersion"), claims.NAME_LIMIT),
+        "bones": moving("humanoid", "humanBones"),
+        "expressions": moving("expressions", "preset"),
+        "custom_expressions": moving("expressions", "custom"),
+        "look_at": claims.count(claims.section(motion, "lookAt").get("node")) in moved,
+    }
+
+
+async def bvh_animation(read: Read, size: int) -> dict[str, Any]:
+    """A BVH's skeleton and length; only what was met, with `complete` false, when its motion begins beyond `BVH_LIMIT`.
+
+    Raises `SignatureMismatch`.
+    """
+    text = b""
+    while len(text) < min(BVH_LIMIT, size):
+        piece = await read(len(text), min(PIECE, size - len(text), BVH_LIMIT - len(text)))
+        if not piece:
+            break
+        # The last bytes of what was there belong to it: a word may lie across.
+        searched = max(0, len(text) - 200)
+        text += piece
+        if len(text) == len(piece) and not text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"HIERARCHY"):
+            raise SignatureMismatch
+        if (match := _MOTION.search(text, searched)) is not None:
+            found = {"joints": len(_JOINT.findall(text, 0, match.start())), "complete": True}
+            return found | _bvh_length(match)
+    return {"joints": len(_JOINT.findall(text)), "complete": False}
+
+
+def _bvh_length(match: re.Match[bytes]) -> dict[str, Any]:
+    frames = int(match[1])
+    try:
+        step = float(match[2])
+    except ValueError:
+        return {"frames": frames}
+    # In a file that says the time of a frame as 0.0083333, milliseconds would be too coarse.
+    if not 0 < step < 1000:
+        return {"frames": frames}
+    return {"frames": frames, "frame_time": step, "duration": claims.seconds(frames * step)}
+
+
+async def fbx_animation(read: Read, size: int) -> dict[str, Any]:
+    """Kind and version (7400 is 7.4) of an FBX. Nothing else can be told without reading it whole.
+
+    Raises `SignatureMismatch`.
+    """
+    head = await read(0, min(FBX_HEAD, size))
+    if head.startswith(b"Kaydara FBX Binary  \x00"):
+        version = struct.unpack_from("<I", head, 23)[0] if len(head) >= 27 else None
+        return {"encoding": "binary", "fbx_version": version if version and 1000 <= version <= 99_999 else None}
+    if not head.lstrip().startswith(b"; FBX"):
+        raise SignatureMismatch
+    if match := re.search(rb"\bFBXVersion:\s*(\d{4,5})\b", head):
+        return {"encoding": "text", "fbx_version": int(match[1])}
+    if match := re.match(rb"\s*; FBX (\d{1,2})\.(\d)\.(\d)", head):
+        return {"encoding": "text", "fbx_version": int(match[1]) * 1000 + int(match[2]) * 100 + int(match[3]) * 10}
+    return {"encoding": "text", "fbx_version": None}

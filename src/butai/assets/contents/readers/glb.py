@@ -1,0 +1,118 @@
+"""The outside of a GLB: its JSON chunk and where its binary chunk lies.
+
+Pure. Every number in a file is a claim: it is checked against the file's real size
+before it is used.
+Source: glTF 2.0, "GLB File Format Specification".
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from butai.assets.kinds import check_glb
+from butai.errors import GlbInvalid, InspectionTooLarge, SignatureMismatch
+
+Read = Callable[[int, int], Awaitable[bytes]]
+"""Reads bytes: (start, length) to at most `length` of them."""
+
+FIRST_READ = 16 * 1024
+"""Bytes of the first range read: with header and JSON of a small avatar in one."""
+
+JSON_LIMIT = 4 * 1024**2
+"""Largest JSON chunk that is read into this process: twice the largest of real avatars. Larger ones are stored all the
+same."""
+
+VALUES_LIMIT = 400_000
+"""Most values in it, by its commas and brackets. Parsing them takes a quarter of a second, in which nothing else is
+answered, and at most 60 MB; 4 MiB of `[],[],…` would make four times as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glb:
+    """`document` is the glTF; `binary` the first byte and the length of the BIN chunk's content, None without one."""
+
+    document: dict[str, Any]
+    binary: tuple[int, int] | None
+
+
+async def read_glb(read: Read, size: int) -> Glb:
+    """Opens a GLB of `size` bytes. Raises `GlbInvalid`, `SignatureMismatch`, `InspectionTooLarge`."""
+    head = await read(0, min(FIRST_READ, size))
+    check_glb(head, size)
+    (json_length,) = struct.unpack_from("<I", head, 12)
+    if json_length > JSON_LIMIT:
+        raise InspectionTooLarge(f"The JSON chunk has {json_length} bytes; {JSON_LIMIT} is the most")
+    end = 20 + json_length
+    # The BIN chunk's header stands right behind the JSON: read it in the same go.
+    wanted = min(end + 8, size)
+    if len(head) < wanted:
+        head += await read(len(head), wanted - len(head))
+    if len(head) < wanted:
+        raise GlbInvalid("The file ends inside its JSON")
+    return Glb(_parsed(head[20:end]), _binary(head, end, size))
+
+
+async def read_gltf(read: Read, size: int) -> Glb:
+    """Opens a glTF that is a text of its own, without a BIN chunk. Raises as `read_glb` does."""
+    if size > JSON_LIMIT:
+        raise InspectionTooLarge(f"The document has {size} bytes; {JSON_LIMIT} is the most")
+    text = (await read(0, size)).removeprefix(b"\xef\xbb\xbf") if size else b""
+    if not text.lstrip().startswith(b"{"):
+        raise SignatureMismatch
+    return Glb(_parsed(text), None)
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
+        raise InspectionTooLarge(f"The JSON has more than {VALUES_LIMIT} values")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GlbInvalid("The JSON chunk is not JSON") from error
+    if not isinstance(document, dict):
+        raise GlbInvalid("The JSON chunk is not an object")
+    return document
+
+
+def _binary(head: bytes, start: int, size: int) -> tuple[int, int] | None:
+    if size - start < 8:
+        return None
+    length, kind = struct.unpack_from("<II", head, start)
+    if kind != 0x004E4942 or start + 8 + length > size:
+        return None
+    return start + 8, length
+
+
+def buffer_view(glb: Glb, index: object) -> tuple[int, int] | None:
+    """First byte and length, in the file, of a buffer view in the BIN chunk. None when any number is off."""
+    views = glb.document.get("bufferViews")
+    if glb.binary is None or not isinstance(views, list) or not _is_index(index, len(views)):
+        return None
+    view = views[index]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if not isinstance(view, dict) or view.get("buffer", 0) != 0:
+        return None
+    offset, length = _count(view.get("byteOffset", 0)), _count(view.get("byteLength"))
+    if offset is None or not length or offset + length > glb.binary[1]:
+        return None
+    return glb.binary[0] + offset, length
+
+
+def entry(value: object, name: str, index: object) -> dict[str, Any] | None:
+    """`value[name][index]` when all of that is there and an object, else None."""
+    items = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(items, list) or not _is_index(index, len(items)):
+        return None
+    found = items[index]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return found if isinstance(found, dict) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _is_index(value: object, length: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < length

@@ -1,0 +1,346 @@
+"""Looks into files for what the library shows and filters by: the jobs, and what they write.
+
+`assets.inspect` is enqueued with each upload; `assets.inspect_backlog` finds what has never been looked into: imported
+files, and those that were there before this was. Both read a few ranges of the object through the store and write one
+row, unless the row has another object by then. A file that cannot be read is a reason on its own row, and nothing more.
+
+The readers are in `inspect`. Registered by `tasks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import structlog
+from procrastinate import App, JobContext, RetryStrategy
+from sqlalchemy import select
+
+from butai import jobs
+from butai.assets import transitions
+from butai.assets.contents.decode_tasks import DECODE, KINDS
+from butai.assets.contents.readers import animations, claims, gltf, vrm
+from butai.assets.contents.readers.glb import Glb, Read, read_glb, read_gltf
+from butai.assets.contents.readers.images import image_places, image_sizes
+from butai.assets.contents.readers.pictures import picture_facts
+from butai.assets.contents.readers.sound import sound_facts
+from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
+from butai.assets.kinds import AssetType
+from butai.assets.library import Library
+from butai.assets.models import Asset
+from butai.assets.states import AssetStatus, AssetTrigger
+from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
+from butai.assets.uploads.attempts import INSPECT
+from butai.errors import (
+    AssetMissing,
+    DatabaseUnavailable,
+    InspectionTooLarge,
+    SizeMismatch,
+    Unavailable,
+    UploadRefused,
+)
+
+log = structlog.get_logger(__name__)
+
+SECONDS = 20.0
+"""Longest time for one file. A good one takes a tenth of a second."""
+
+READ_LIMIT = 16 * 1024**2
+"""Most bytes that are read of one file for its facts: four times the largest document that is parsed."""
+
+RETRIES = 8
+"""How often a job comes again to a store that does not answer: 2, 4, 8, … seconds, over eight minutes in all."""
+
+BACKLOG_BATCH = 200
+BACKLOG_AT_ONCE = 4
+
+BACKLOG_SECONDS = 240.0
+"""How long one run of the backlog goes on. The next minute's run takes over, so that a worker can stop in between."""
+
+TERMS_LIMIT = 300
+"""Most words of one file that lists filter by: an avatar has some twenty expressions."""
+
+GLB_EXTENSIONS = ("vrm", "glb", "vrma")
+SOUNDS = ("mp3", "ogg", "oga", "opus", "wav", "flac", "m4a", "mp4", "aac", "webm")
+PICTURES = ("hdr", "exr", "png", "jpg", "jpeg", "webp")
+
+FAILED = "inspection_failed"
+TIMEOUT = "inspection_timeout"
+
+
+@dataclass(slots=True)
+class Facts:
+    """What was found in a file. `sections` is the JSON that is shown; `terms` are words to filter by, in lower case.
+
+    `thumbnail`: first byte, length and MIME type of a picture within the file.
+    """
+
+    sections: dict[str, Any] = field(default_factory=dict)
+    terms: list[str] = field(default_factory=list)
+    triangles: int | None = None
+    duration: float | None = None
+    thumbnail: tuple[int, int, str] | None = None
+
+
+class Reader:
+    """Ranges of one object, within its size and within a budget; counts what it read."""
+
+    def __init__(self, store: Store, object_key: str, size: int, budget: int = READ_LIMIT) -> None:
+        self._store, self._key, self._size, self._budget = store, object_key, size, budget
+        self.bytes_read = 0
+
+    async def __call__(self, start: int, length: int) -> bytes:
+        """At most `length` bytes from `start`, fewer at the end. Raises `InspectionTooLarge`, and as `Store.read` does."""
+        length = min(length, self._size - start)
+        if length <= 0:
+            return b""
+        if self.bytes_read + length > self._budget:
+            raise InspectionTooLarge(f"More than {self._budget} bytes would have to be read")
+        self.bytes_read += length
+        return await self._store.read(self._key, start, length)
+
+
+async def read_facts(read: Read, size: int, kind: AssetType, extension: str) -> Facts:
+    """What a file of `size` bytes says. Raises `UploadRefused` for one that is broken, or would take too much."""
+    if extension in GLB_EXTENSIONS:
+        return await _model(read, await read_glb(read, size), kind, "glb")
+    if extension == "gltf":
+        return await _model(read, await read_gltf(read, size), kind, "gltf")
+    if extension == "bvh":
+        return _motion(await animations.bvh_animation(read, size), "bvh")
+    if extension == "fbx":
+        return _motion(await animations.fbx_animation(read, size), "fbx")
+    if extension in SOUNDS:
+        sound = await sound_facts(read, size, extension)
+        return Facts({"sound": sound}, [f"format={extension}"], duration=claims.seconds(sound.get("duration")))
+    if extension in PICTURES:
+        picture = await picture_facts(read, size, extension)
+        return Facts({"picture": picture}, [f"format={'jpg' if extension == 'jpeg' else extension}"])
+    return Facts()
+
+
+def _motion(motion: dict[str, Any], form: str) -> Facts:
+    terms = [f"format={form}", *_expressions(motion.get("expressions", []) + motion.get("custom_expressions", []))]
+    if motion.get("bones"):
+        terms.append("humanoid")
+    return Facts({"animation": motion}, terms, duration=motion.get("duration"))
+
+
+async def _model(read: Read, glb: Glb, kind: AssetType, form: str) -> Facts:
+    vrma = animations.is_vrma(glb)
+    if vrma or kind is AssetType.ANIMATION:
+        return _motion(animations.glb_animation(glb), "vrma" if vrma else form)
+    found = _model_facts(glb, form)
+    places = image_places(glb)
+    # A parsed document may take 60 MB: it must not wait for the store with its neighbours'.
+    del glb
+    if sizes := await image_sizes(read, places):
+        found.sections["model"]["image_sizes"] = sizes
+        found.sections["model"]["largest_image"] = max(sizes, key=lambda size: size[0] * size[1])
+    return found
+
+
+def _model_facts(glb: Glb, form: str) -> Facts:
+    model = gltf.model_facts(glb)
+    found = Facts({"model": model}, [f"format={form}"], triangles=model["triangles"])
+    if (avatar := vrm.avatar(glb)) is None:
+        return found
+    model |= avatar.facts
+    found.sections["licence"] = avatar.licence.as_facts()
+    found.terms = ["format=vrm1" if avatar.spec == "1.0" else "format=vrm0", *avatar.licence.terms()]
+    if avatar.bones:
+        found.terms.append("humanoid")
+    found.terms += _expressions(avatar.expressions)
+    found.thumbnail = vrm.locate(glb)
+    return found
+
+
+def _expressions(names: Sequence[str]) -> list[str]:
+    return [f"expression={name}" for name in names]
+
+
+# One asset
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A row to look into, as it was when it was found."""
+
+    id: UUID
+    object_key: str
+    etag: str | None
+    size: int
+    type: AssetType
+    extension: str
+
+
+def _target(asset: Asset) -> _Target:
+    extension = asset.wanted_key.rpartition(".")[2].lower()
+    size = asset.size_bytes or 0
+    return _Target(asset.id, asset.object_key or "", asset.etag, size, AssetType(asset.type), extension)
+
+
+async def inspect_asset(context: JobContext, asset_id: str, object_key: str) -> None:
+    """Looks into one object, if it is still the asset's. Again is fine."""
+    library: Library = context.additional_context["library"]
+    async with library.database.transaction() as session:
+        asset = await session.get(Asset, UUID(asset_id))
+    if (
+        asset is None
+        or asset.sidecar is not None
+        or asset.object_key != object_key
+        or asset.inspected_key == object_key
+    ):
+        return
+    target = _target(asset)
+    try:
+        await _inspect(library, target)
+    except DatabaseUnavailable:
+        raise
+    except Unavailable as error:
+        if context.job.attempts < RETRIES:
+            raise
+        await _write(library, target, None, error.code)
+
+
+async def _inspect(library: Library, target: _Target) -> None:
+    """Reads and writes down. Raises `Unavailable` for the store's and the database's failures, having written nothing."""
+    began = time.monotonic()
+    reader = Reader(library.store, target.object_key, target.size)
+    facts, problem = None, None
+    try:
+        async with asyncio.timeout(SECONDS):
+            facts = await read_facts(reader, target.size, target.type, target.extension)
+    except TimeoutError:
+        problem = TIMEOUT
+    except UploadRefused as error:
+        problem = error.code
+    except ObjectAbsent:
+        problem = AssetMissing.code
+    except RangeRefused:
+        problem = SizeMismatch.code
+    except Unavailable:
+        raise
+    except Exception:
+        # A reader's mistake must not take the next file's turn.
+        log.exception("asset.inspection_crashed", asset_id=str(target.id))
+        problem = FAILED
+    if facts is not None and facts.thumbnail is not None:
+        await _keep_thumbnail(library, target, *facts.thumbnail)
+    await _write(library, target, facts, problem)
+    log.info(
+        "asset.inspected",
+        asset_id=str(target.id),
+        error_code=problem,
+        bytes_read=reader.bytes_read,
+        milliseconds=round((time.monotonic() - began) * 1000),
+    )
+
+
+async def _keep_thumbnail(library: Library, target: _Target, start: int, length: int, mime: str) -> None:
+    if not await wants_thumbnail(library, target.id, target.object_key):
+        return
+    try:
+        body = await library.store.read(target.object_key, start, length)
+        await store_thumbnail(library, target.id, target.object_key, body, mime)
+    except (UploadRefused, ObjectAbsent, RangeRefused) as error:
+        # No picture, whatever the file says; its other facts are none the worse.
+        log.info("thumbnail.refused", asset_id=str(target.id), error=type(error).__name__)
+
+
+async def _write(library: Library, target: _Target, facts: Facts | None, problem: str | None) -> None:
+    """One transaction: what was found, unless the asset has another object by now."""
+    found = facts or Facts()
+    async with library.database.transaction() as session:
+        asset = await transitions.lock(session, target.id)
+        if asset is None or (asset.object_key, asset.etag) != (target.object_key, target.etag):
+            return
+        asset.facts = found.sections
+        asset.inspected_key = target.object_key
+        asset.inspect_error = problem
+        asset.triangles = found.triangles
+        asset.duration_seconds = found.duration
+        asset.terms = list(dict.fromkeys(term.lower() for term in found.terms))[:TERMS_LIMIT]
+        detail = {"error_code": problem} if problem else {}
+        if target.type in KINDS:
+            await jobs.enqueue(session, DECODE, {"asset_id": str(target.id), "object_key": target.object_key})
+        await transitions.apply(
+            session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem, detail=detail
+        )
+
+
+# Those that were never looked into
+
+
+async def inspect_backlog(context: JobContext, timestamp: int) -> None:
+    """Looks into files that nobody has, in the order of their ids, until there are none or the run's time is over."""
+    library: Library = context.additional_context["library"]
+    deadline = time.monotonic() + BACKLOG_SECONDS
+    after: UUID | None = None
+    while time.monotonic() < deadline:
+        targets = await _waiting(library, after)
+        if not targets:
+            return
+        after = targets[-1].id
+        refused = await _all(library, targets)
+        if len(refused) == len(targets) and len(targets) > 1:
+            # Not the files' fault: the store is away. Nothing was written, so the next run finds them again.
+            log.warning("inspection.store_away", error_code=refused[0][1])
+            return
+        for target, code in refused:
+            # One among good ones: a key that the store does not let us read, as AWS answers for absent ones.
+            await _write(library, target, None, code)
+
+
+async def _waiting(library: Library, after: UUID | None) -> list[_Target]:
+    # In the words of the index `ix_assets_uninspected`.
+    waiting = select(Asset).where(
+        Asset.status == AssetStatus.READY,
+        Asset.sidecar.is_(None),
+        Asset.inspected_key.is_distinct_from(Asset.object_key),
+    )
+    if after is not None:
+        waiting = waiting.where(Asset.id > after)
+    async with library.database.transaction() as session:
+        rows = await session.scalars(waiting.order_by(Asset.id).limit(BACKLOG_BATCH))
+        return [_target(row) for row in rows]
+
+
+async def _all(library: Library, targets: Sequence[_Target]) -> list[tuple[_Target, str]]:
+    """Those that the store did not give, and why."""
+    turns = asyncio.Semaphore(BACKLOG_AT_ONCE)
+    refused: list[tuple[_Target, str]] = []
+
+    async def one(target: _Target) -> None:
+        async with turns:
+            try:
+                await _inspect(library, target)
+            except DatabaseUnavailable:
+                raise
+            except Unavailable as error:
+                refused.append((target, error.code))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for target in targets:
+                group.create_task(one(target))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return refused
+
+
+def register(app: App) -> None:
+    """Makes the tasks known to a procrastinate app."""
+    retry = RetryStrategy(max_attempts=RETRIES, exponential_wait=2, retry_exceptions={Unavailable})
+    app.task(name=INSPECT, pass_context=True, retry=retry)(inspect_asset)
+    backlog = app.task(
+        name="assets.inspect_backlog",
+        pass_context=True,
+        queueing_lock="assets.inspect_backlog",
+        lock="assets.inspect_backlog",
+    )(inspect_backlog)
+    app.periodic(cron="* * * * *")(backlog)

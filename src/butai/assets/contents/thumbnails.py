@@ -1,0 +1,176 @@
+"""Thumbnails that we make of a file's own content: a VRM's embedded picture, the preview of a sky.
+
+They are sidecars as an owner would upload them, so whatever serves, lists, hides, trashes and removes those does it for
+these. What a person uploaded is never touched: ours are the sidecars whose objects were all `derived`, by the ledger.
+
+Called by `inspection`, and by whoever decodes pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai.assets import keys, transitions
+from butai.assets.keys import AssetKey
+from butai.assets.kinds import HEAD_BYTES, Sidecar, size_limit
+from butai.assets.library import Library
+from butai.assets.models import Asset, AssetObject
+from butai.assets.states import AssetStatus, AssetTrigger
+from butai.assets.storage.client import BytesPayload
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.audit import Origin
+from butai.errors import ButaiError, UploadInterrupted, UploadRefused
+
+log = structlog.get_logger(__name__)
+
+ACTOR = "worker"
+
+LEASE = timedelta(minutes=2)
+"""Longer than the store may take for 10 MiB at its slowest; after it the sweeper takes the writer for dead."""
+
+EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+"""What a thumbnail may be."""
+
+_LOCK = 0x6275_7461_6902
+"""What a name is hashed with for the lock under which its rows are looked for and made: nobody's rows have no
+constraint."""
+
+
+async def wants_thumbnail(library: Library, asset_id: UUID, object_key: str) -> bool:
+    """Whether a thumbnail made of this object would be kept: the asset still has it, and no person gave it one."""
+    async with library.database.transaction() as session:
+        asset = await _current(session, asset_id, object_key)
+        return asset is not None and await _ours(session, asset) is not None
+
+
+async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, body: bytes, mime: str) -> None:
+    """Keeps a picture as the thumbnail of what an object shows. Again is fine; one of an earlier version is replaced.
+
+    Does nothing when the asset has another object by now, or a thumbnail from a person. Raises `UploadRefused` for what
+    is no picture, `Unavailable` as the store and the database do.
+    """
+    stored = StoredObject(len(body), hashlib.sha256(body).hexdigest(), "", body[:HEAD_BYTES])
+    attempt = UploadAttempt(keys.mint_object_key(library.store.prefix))
+    if (key := await _begin(library, asset_id, object_key, attempt, stored, mime)) is None:
+        return
+    try:
+        stored = StoredObject(
+            stored.size,
+            stored.sha256,
+            await library.store.put(attempt.object_key, BytesPayload(body), key.format.mime),
+            stored.head,
+        )
+        if await _finish(library, asset_id, object_key, attempt, stored):
+            log.info("thumbnail.derived", asset_id=str(asset_id), object_key=attempt.object_key)
+    except ButaiError as error:
+        async with library.database.transaction() as session:
+            await fail(session, attempt, error, actor=ACTOR)
+        raise
+
+
+async def _begin(
+    library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject, mime: str
+) -> AssetKey | None:
+    """The row and the ledger's line, before a byte is stored; None when there is nothing to do."""
+    async with library.database.transaction() as session:
+        asset = await _current(session, asset_id, object_key)
+        if asset is None:
+            return None
+        if (key := _key(asset, mime)) is None:
+            return None
+        checked(stored, key, size_limit(library.settings, key.kind, key.sidecar), None)
+        name = f"{asset.owner_user_id or ''}\n{asset.type}\n{asset.stem}"
+        await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, _LOCK))))
+        ours = await _ours(session, asset)
+        if ours is None:
+            return None
+        for row in ours:
+            if row.wanted_key != key.text and row.deleted_at is None:
+                # Of an earlier version, in another format.
+                await _put_away(session, row.id)
+        await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(ACTOR))
+        await ledger(session, attempt, "derived", LEASE, size=stored.size, sha256=stored.sha256)
+        return key
+
+
+def _key(asset: Asset, mime: str) -> AssetKey | None:
+    if mime not in EXTENSIONS:
+        raise UploadRefused(f"{mime} is no picture")
+    try:
+        key = keys.parse(f"{asset.stem}_thumb.{EXTENSIONS[mime]}")
+    except ButaiError:
+        # The name is as long as names may be.
+        return None
+    return key if (key.stem, key.kind, key.sidecar) == (asset.stem, asset.type, Sidecar.THUMB) else None
+
+
+async def _current(session: AsyncSession, asset_id: UUID, object_key: str) -> Asset | None:
+    asset = await session.get(Asset, asset_id)
+    if asset is None or asset.object_key != object_key or asset.sidecar is not None or asset.deleted_at is not None:
+        return None
+    return asset
+
+
+def _mark(asset: Asset) -> dict[str, Any]:
+    """What a thumbnail says of its origin. An imported object keeps its key when somebody else writes it anew."""
+    return {"derived_from": asset.object_key, "derived_etag": asset.etag}
+
+
+async def _ours(session: AsyncSession, asset: Asset) -> list[Asset] | None:
+    """The asset's thumbnails that we made; None when one is a person's, or is of this object already (also when its owner
+    threw it away)."""
+    rows = await session.scalars(
+        select(Asset).where(
+            Asset.stem == asset.stem,
+            Asset.owner_user_id.is_not_distinct_from(asset.owner_user_id),
+            Asset.type == asset.type,
+            Asset.sidecar == Sidecar.THUMB,
+        )
+    )
+    found = list(rows)
+    origins = (
+        await session.execute(
+            select(AssetObject.asset_id, AssetObject.origin).where(AssetObject.asset_id.in_([row.id for row in found]))
+        )
+    ).all()
+    for row in found:
+        made_here = {origin for owner, origin in origins if owner == row.id} == {"derived"}
+        if not made_here and row.deleted_at is None:
+            return None
+        if made_here and row.status != AssetStatus.FAILED and row.facts == _mark(asset):
+            return None
+    return [row for row in found if {origin for owner, origin in origins if owner == row.id} == {"derived"}]
+
+
+async def _put_away(session: AsyncSession, thumbnail_id: UUID) -> None:
+    row = await transitions.lock(session, thumbnail_id)
+    if row is not None and row.deleted_at is None:
+        row.deleted_at = (await session.execute(select(func.now()))).scalar_one()
+        await transitions.apply(session, row, AssetTrigger.TRASHED, actor=ACTOR)
+        await session.flush()
+
+
+async def _finish(
+    library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject
+) -> bool:
+    """Points the sidecar at the picture, unless the world has moved on."""
+    assert attempt.asset_id is not None
+    async with library.database.transaction() as session:
+        # In the order in which every end of an attempt takes them.
+        await session.get(AssetObject, attempt.object_key, with_for_update=True)
+        row = await transitions.lock(session, attempt.asset_id)
+        overtaken = row is None or row.attempts != attempt.number
+        asset = await _current(session, asset_id, object_key)
+        if overtaken or asset is None:
+            await fail(session, attempt, UploadInterrupted("Something newer came"), actor=ACTOR)
+            return False
+        thumbnail = await finish(session, attempt, stored, actor=ACTOR)
+        thumbnail.facts = _mark(asset)
+    return True

@@ -1,0 +1,1 @@
+"""Where index and store disagree, and what an operator does about it."""

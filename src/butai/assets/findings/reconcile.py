@@ -1,0 +1,282 @@
+"""Holds a listing of the bucket, which a person brings, against the index: objects with no row, rows with no object.
+
+A listing is old as soon as it is made, so it only says where to look: the store is asked for everything that does not
+agree, with the patrol's care (canaries, and no belief in a mass). Writes findings and nothing else; what is to be done
+about one is `finding_actions`. Objects whose size differs are found by the patrol, which asks for each. Called by
+`butai reconcile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg.rows import class_row
+from sqlalchemy import func, select, text
+
+from butai.assets import keys
+from butai.assets.imports.listings import Listing
+from butai.assets.patrol.models import Finding, PatrolRun
+from butai.assets.patrol.probe import probe_batch
+from butai.assets.patrol.verdicts import GRAVE, Row
+from butai.assets.patrol.writer import open_finding, resolve_finding
+from butai.assets.storage.answers import HeadKind
+from butai.assets.storage.canary import Canary
+from butai.assets.storage.client import BytesPayload, Store
+from butai.assets.storage.heads import Heads, StoreHeads
+from butai.config import PatrolSettings
+from butai.database import UNREACHABLE, Database
+from butai.errors import ButaiError, DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+BATCH = 1000
+ACTOR = "reconcile"
+
+OURS = ("butai/patrol/", "butai/import/", "butai/ready")
+"""What the service itself keeps in the bucket, behind its prefix, that is nobody's file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileOptions:
+    """`strip_prefix` and `add_prefix` as an import has them. `write`: findings are written, not only counted."""
+
+    strip_prefix: str = ""
+    add_prefix: str = ""
+    write: bool = False
+
+
+@dataclass(slots=True)
+class Compared:
+    """What came of it. Of object keys, `SHOWN` of each kind are kept."""
+
+    listed: int = 0
+    unknown: int = 0
+    absent: int = 0
+    undecided: int = 0
+    ignored: int = 0
+    unknown_keys: list[str] = field(default_factory=list)
+    absent_keys: list[str] = field(default_factory=list)
+
+
+SHOWN = 20
+
+
+class ListingReconciler:
+    """One run. Raises `StoreUnreliable` when the store cannot be believed, and what the listing raises."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        settings: PatrolSettings,
+        options: ReconcileOptions,
+        *,
+        heads: Heads | None = None,
+        tell: Callable[[Compared], None] = lambda _found: None,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._options = options
+        self._heads = heads or StoreHeads(store, settings.rate)
+        self._canary = Canary(self._heads, store.prefix)
+        self._tell = tell
+        self.found = Compared()
+
+    async def run(self, listing: Listing) -> Compared:
+        """Compares the whole of it."""
+        own = await self._heads.head(self._canary.key)
+        if own.kind is not HeadKind.PRESENT:
+            await self._store.put(self._canary.key, BytesPayload(b"canary"), "text/plain")
+        hides_absence = await self._canary.probe()
+        async with self._connected() as connection:
+            await connection.execute("CREATE TEMP TABLE listed (key text)")
+            async for batch in listing.batches(BATCH):
+                names = [self._options.add_prefix + entry.key for entry in batch if not entry.problem]
+                names = [name for name in names if _storable(name)]
+                self.found.listed += len(batch)
+                async with connection.cursor().copy("COPY listed FROM STDIN") as copy:
+                    for name in names:
+                        await copy.write_row((name,))
+                await self._unknown(connection, names)
+                self._tell(self.found)
+            await connection.execute("CREATE INDEX ON listed (key)")
+            await connection.execute("ANALYZE listed")
+            await self._without_objects(connection, hides_absence)
+            over = await self._over(connection, hides_absence) if self._options.write else []
+        if self._options.write:
+            await self._write_run(hides_absence, over)
+        return self.found
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        try:
+            async with await psycopg.AsyncConnection.connect(self._database.url, autocommit=True) as connection:
+                yield connection
+        except UNREACHABLE as error:
+            raise DatabaseUnavailable from error
+
+    # Objects with no row
+
+    async def _unknown(self, connection: psycopg.AsyncConnection[Any], names: list[str]) -> None:
+        prefix = self._store.prefix
+        names = [name for name in names if not name.startswith(tuple(prefix + ours for ours in OURS))]
+        cursor = await connection.execute(
+            """SELECT key FROM unnest(%s::text[]) AS key
+               WHERE NOT EXISTS (SELECT 1 FROM asset_objects o WHERE o.object_key = key AND o.state <> 'removed')""",
+            (names,),
+        )
+        candidates = [row[0] for row in await cursor.fetchall()]
+        answers = await self._heads.many(candidates)
+        for name, answer in zip(candidates, answers, strict=True):
+            if answer.kind is HeadKind.UNCLEAR or answer.kind is HeadKind.DENIED:
+                self.found.undecided += 1
+            if answer.kind is not HeadKind.PRESENT:
+                # Gone since the listing was made.
+                continue
+            if await self._ignored("object_without_row", name):
+                self.found.ignored += 1
+                continue
+            self.found.unknown += 1
+            if len(self.found.unknown_keys) < SHOWN:
+                self.found.unknown_keys.append(name)
+            if self._options.write:
+                detail = {"size": answer.size, "etag": answer.etag, **self._as_file(name)}
+                async with self._database.transaction() as session:
+                    await open_finding(session, "object_without_row", name, None, None, detail)
+
+    def _as_file(self, name: str) -> dict[str, Any]:
+        """What the object would be in the library."""
+        strip = self._options.strip_prefix
+        if not name.startswith(strip):
+            return {"adoptable": False}
+        try:
+            key = keys.parse(name.removeprefix(strip))
+        except ButaiError as error:
+            return {"adoptable": False, "why_not": error.code}
+        return {"adoptable": True, "s3_key": key.text, "strip_prefix": strip}
+
+    async def _ignored(self, kind: str, object_key: str) -> bool:
+        async with self._database.transaction() as session:
+            return bool(
+                await session.scalar(
+                    select(func.count())
+                    .select_from(Finding)
+                    .where(Finding.kind == kind, Finding.object_key == object_key, Finding.resolution == "ignored")
+                )
+            )
+
+    # Rows with no object
+
+    async def _without_objects(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> None:
+        after = UUID(int=0)
+        while True:
+            cursor = connection.cursor(row_factory=class_row(Row))
+            await cursor.execute(
+                """SELECT a.id, a.object_key, a.status, a.size_bytes AS size, a.etag,
+                          -- Twice suspect is for the patrol, which comes again; here somebody who may list has spoken.
+                          now() - interval '1 day' AS suspected_at
+                   FROM assets a
+                   WHERE a.status = 'ready' AND a.deleted_at IS NULL AND a.object_key IS NOT NULL AND a.id > %s
+                     AND NOT EXISTS (SELECT 1 FROM listed l WHERE l.key = a.object_key)
+                   ORDER BY a.id LIMIT %s""",
+                (after, BATCH),
+            )
+            rows = await cursor.fetchall()
+            if not rows:
+                return
+            after = rows[-1].id
+            looked = await probe_batch(
+                rows,
+                self._heads,
+                self._canary,
+                hides_absence=hides_absence,
+                now=datetime.now(UTC),
+                recheck=timedelta(minutes=self._settings.recheck_minutes),
+            )
+            for row, ruling, _ in looked.rows:
+                if ruling in GRAVE:
+                    await self._absent(row)
+            self._tell(self.found)
+
+    async def _absent(self, row: Row) -> None:
+        if await self._ignored("row_without_object", row.object_key):
+            self.found.ignored += 1
+            return
+        self.found.absent += 1
+        if len(self.found.absent_keys) < SHOWN:
+            self.found.absent_keys.append(row.object_key)
+        if self._options.write:
+            async with self._database.transaction() as session:
+                name = await session.scalar(text("SELECT s3_key FROM assets WHERE id = :id"), {"id": row.id})
+                detail = {"s3_key": name, "size": row.size, "etag": row.etag}
+                await open_finding(session, "row_without_object", row.object_key, row.id, None, detail)
+
+    async def _over(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> list[str]:
+        """Objects of open findings that are no longer so: gone by themselves, or there again."""
+        cursor = await connection.execute(
+            """SELECT object_key, kind = 'object_without_row' FROM findings f
+               WHERE resolved_at IS NULL AND (
+                 kind = 'object_without_row' AND NOT EXISTS (SELECT 1 FROM listed l WHERE l.key = f.object_key)
+                 OR kind = 'row_without_object' AND EXISTS (SELECT 1 FROM listed l WHERE l.key = f.object_key))
+               ORDER BY id"""
+        )
+        rows = await cursor.fetchall()
+        answers = await self._heads.many([row[0] for row in rows])
+        if (
+            any(answer.kind is HeadKind.DENIED for answer in answers)
+            and await self._canary.probe() is not hides_absence
+        ):
+            return []
+        gone = {HeadKind.ABSENT, HeadKind.DENIED} if hides_absence else {HeadKind.ABSENT}
+        return [
+            key
+            for (key, orphan), answer in zip(rows, answers, strict=True)
+            if (answer.kind in gone if orphan else answer.kind is HeadKind.PRESENT)
+        ]
+
+    async def _write_run(self, hides_absence: bool, over: list[str]) -> None:
+        found = self.found
+        async with self._database.transaction() as session:
+            session.add(
+                PatrolRun(
+                    kind="reconcile",
+                    dry_run=False,
+                    state="finished",
+                    hides_absence=hides_absence,
+                    due=found.listed,
+                    checked=found.listed,
+                    lost=found.absent,
+                    undecided=found.undecided,
+                    detail=f"{found.unknown} objects without a row, {found.absent} rows without an object",
+                    ended_at=func.now(),
+                )
+            )
+            # What was found earlier and is in the index by now, or has its object again.
+            settled = await session.scalars(
+                text(
+                    """SELECT object_key FROM findings f WHERE resolved_at IS NULL AND (
+                         kind = 'object_without_row' AND EXISTS (
+                           SELECT 1 FROM asset_objects o WHERE o.object_key = f.object_key AND o.state = 'current')
+                         OR kind = 'row_without_object' AND NOT EXISTS (
+                           SELECT 1 FROM assets a WHERE a.object_key = f.object_key AND a.deleted_at IS NULL))"""
+                )
+            )
+            kinds = ("object_without_row", "row_without_object")
+            await resolve_finding(session, kinds, [*settled, *over], "agrees", ACTOR)
+        log.info("reconcile.completed", listed=found.listed, unknown=found.unknown, absent=found.absent)
+
+
+def _storable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name

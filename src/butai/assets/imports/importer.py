@@ -1,0 +1,421 @@
+"""Moving in: objects that are in the bucket already get their rows in the index. No byte is copied or moved.
+
+Takes a listing's lines in batches: what is no key of the library is left out, each remaining object is verified by a HEAD,
+and one short transaction for each batch writes what the store has confirmed. A run that dies may be started again: what
+is as it was is skipped. Called by `butai.cli.import_`; needs the opened database and store, nothing else of a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import structlog
+import uuid_utils.compat as uuid
+from sqlalchemy import func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import audit
+from butai.assets import keys, transitions
+from butai.assets.imports.listing_formats import UNREADABLE, ListedObject
+from butai.assets.imports.verifier import FoundObject, Verifier
+from butai.assets.keys import AssetKey
+from butai.assets.models import Asset, AssetObject
+from butai.assets.states import AssetStatus, AssetTrigger
+from butai.assets.storage.client import ObjectFacts, Store
+from butai.audit import Origin
+from butai.database import Database
+from butai.errors import ButaiError, DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+"""Objects of one transaction. While it runs, readers of the change feed wait: 200 rows take about a third of a second,
+and they wait five seconds at most."""
+
+WRITE_TRIES = 5
+"""Tries of one batch's transaction, over about 8 s: longer than Postgres takes to restart."""
+
+ACTOR = "import"
+
+
+class Outcome(StrEnum):
+    """What became of one line of the listing."""
+
+    ADDED = "added"
+    UPDATED = "updated"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportVerdict:
+    """What became of one line, and why. `reason` is a stable code, empty for what was simply added."""
+
+    entry: ListedObject
+    outcome: Outcome
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a run has come. `counts` is by outcome and reason."""
+
+    scanned: int = 0
+    counts: Counter[tuple[Outcome, str]] = field(default_factory=Counter)
+
+    def of(self, outcome: Outcome) -> int:
+        """All of one outcome."""
+        return sum(count for (kind, _), count in self.counts.items() if kind is outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What an operator decides. `rate` is HEADs in a second, None for as fast as it goes."""
+
+    visibility: str
+    owner: str | None = None
+    strip_prefix: str = ""
+    add_prefix: str = ""
+    check_content: bool = False
+    rate: float | None = None
+    dry_run: bool = False
+
+
+class ImportStopped(Exception):
+    """The run cannot go on. The message is one line for a person; what was written stays."""
+
+
+@dataclass(slots=True, eq=False)
+class _Candidate:
+    """A line whose key the library keeps. `known` is its row as it was before the store was asked; `removed`: we deleted
+    the object once; `found` is what the store said."""
+
+    entry: ListedObject
+    object_key: str
+    key: AssetKey
+    known: Asset | None = None
+    removed: bool = False
+    found: FoundObject | None = None
+
+    @property
+    def facts(self) -> ObjectFacts:
+        assert self.found is not None
+        return self.found.facts
+
+    def unchanged(self, row: Asset) -> bool:
+        return row.status == AssetStatus.READY and (row.size_bytes, row.etag) == (self.facts.size, self.facts.etag)
+
+
+class Importer:
+    """One run. `note` is told every verdict, in no particular order; `tally` is counted up as it goes."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        options: ImportOptions,
+        note: Callable[[ImportVerdict], None] = lambda _verdict: None,
+        tally: Tally | None = None,
+    ) -> None:
+        self.tally = tally or Tally()
+        self._database = database
+        self._store = store
+        self._options = options
+        self._note = note
+        self._verifier = Verifier(store, check_content=options.check_content, rate=options.rate)
+
+    async def run(self, batches: AsyncIterator[list[ListedObject]], show: Callable[[Tally], None]) -> Tally:
+        """Takes a whole listing, in batches of at most `BATCH`; `show` is called after each.
+
+        Raises `ImportStopped` when the store or the database stays away, and what the listing raises.
+        """
+        async for batch in batches:
+            await self._take(batch)
+            show(self.tally)
+            if reason := await self._verifier.despair():
+                raise ImportStopped(reason)
+        log.info(
+            "import.completed",
+            scanned=self.tally.scanned,
+            **{outcome.value: self.tally.of(outcome) for outcome in Outcome},
+        )
+        return self.tally
+
+    async def _take(self, batch: Sequence[ListedObject]) -> None:
+        self.tally.scanned += len(batch)
+        candidates = [candidate for entry in batch if (candidate := self._candidate(entry))]
+        # In one order for everybody, so that two runs at once cannot wait for each other.
+        candidates.sort(key=lambda candidate: candidate.key.text)
+        if not candidates:
+            return
+        needless = await self._persistently(lambda session: self._look_up(session, candidates))
+        for candidate, reason in needless:
+            self._say(candidate, Outcome.SKIPPED, reason)
+            candidates.remove(candidate)
+        await asyncio.gather(*(self._verify(candidate) for candidate in candidates))
+        changed: list[_Candidate] = []
+        for candidate in candidates:
+            if candidate.found is None:
+                continue
+            if candidate.known is not None and candidate.unchanged(candidate.known):
+                self._say(candidate, Outcome.SKIPPED, "unchanged")
+            else:
+                changed.append(candidate)
+        if not changed:
+            return
+        verdicts = await self._persistently(lambda session: self._write(session, changed))
+        for candidate, outcome, reason in verdicts:
+            self._say(candidate, outcome, reason)
+
+    # What the listing itself tells
+
+    def _candidate(self, entry: ListedObject) -> _Candidate | None:
+        """A line as something to look for, or None when its verdict is spoken."""
+        if entry.problem:
+            self._say(entry, Outcome.FAILED if entry.problem == UNREADABLE else Outcome.SKIPPED, entry.problem)
+            return None
+        options = self._options
+        object_key = options.add_prefix + entry.key
+        if object_key.startswith(f"{self._store.prefix}butai/"):
+            self._say(entry, Outcome.SKIPPED, "own_object")
+            return None
+        if not object_key.startswith(options.strip_prefix):
+            self._say(entry, Outcome.SKIPPED, "outside_prefix")
+            return None
+        try:
+            key = keys.parse(object_key.removeprefix(options.strip_prefix))
+        except ButaiError as error:
+            self._say(entry, Outcome.SKIPPED, error.code, error.detail)
+            return None
+        return _Candidate(entry, object_key, key)
+
+    # What the index knows
+
+    async def _rows(
+        self, session: AsyncSession, candidates: Sequence[_Candidate], *, lock: bool
+    ) -> tuple[dict[str, Asset], dict[str, AssetObject]]:
+        """The rows that hold the candidates' public keys, and the ledger's lines for their objects."""
+        names = [candidate.key.text for candidate in candidates]
+        taken = Asset.s3_key.in_(names)
+        if self._options.owner is not None:
+            taken = or_(taken, (Asset.owner_user_id == self._options.owner) & Asset.wanted_key.in_(names))
+        assets = select(Asset).where(taken).order_by(Asset.id)
+        objects = select(AssetObject).where(AssetObject.object_key.in_([each.object_key for each in candidates]))
+        if lock:
+            assets, objects = (
+                assets.with_for_update(key_share=True),
+                objects.order_by(AssetObject.object_key).with_for_update(),
+            )
+        rows: dict[str, Asset] = {}
+        for row in await session.scalars(assets):
+            rows[row.s3_key] = row
+            if row.owner_user_id is not None and row.owner_user_id == self._options.owner:
+                rows.setdefault(row.wanted_key, row)
+        return rows, {line.object_key: line for line in await session.scalars(objects)}
+
+    async def _look_up(self, session: AsyncSession, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, str]]:
+        """Those that no HEAD is worth, and why."""
+        rows, ledger = await self._rows(session, candidates, lock=False)
+        needless: list[tuple[_Candidate, str]] = []
+        for candidate in candidates:
+            candidate.known = rows.get(candidate.key.text)
+            line = ledger.get(candidate.object_key)
+            candidate.removed = line is not None and line.state == "removed"
+            if reason := _why_not(candidate, candidate.known, line):
+                needless.append((candidate, reason))
+        return needless
+
+    # What the store says
+
+    async def _verify(self, candidate: _Candidate) -> None:
+        """Fills `found`, or speaks the verdict."""
+        known = candidate.known
+        before = (known.size_bytes, known.etag) if known is not None and known.status == AssetStatus.READY else None
+        answer = await self._verifier.look(candidate.object_key, candidate.key, before)
+        if isinstance(answer, FoundObject):
+            candidate.found = answer
+        elif answer.gone and candidate.removed:
+            # By us, after its asset was purged or replaced: the listing is older than that.
+            self._say(candidate, Outcome.SKIPPED, "removed")
+        else:
+            outcome = Outcome.SKIPPED if answer.reason == "empty" else Outcome.FAILED
+            self._say(candidate, outcome, answer.reason, answer.detail)
+
+    # What is written
+
+    async def _write(
+        self, session: AsyncSession, candidates: Sequence[_Candidate]
+    ) -> list[tuple[_Candidate, Outcome, str]]:
+        """Decides under the locks, and writes: sidecars first, so that their assets can take them over."""
+        rows, ledger = await self._rows(session, candidates, lock=not self._options.dry_run)
+        verdicts: list[tuple[_Candidate, Outcome, str]] = []
+        settled: dict[str, tuple[_Candidate, Asset | None]] = {}
+        for candidate in candidates:
+            name, row = candidate.key.text, rows.get(candidate.key.text)
+            if name in settled:
+                # Listed twice; or two spellings of one name, such as é in one character and in two.
+                same = settled[name][0].object_key == candidate.object_key
+                verdicts.append((candidate, Outcome.SKIPPED, "duplicate" if same else "key_taken"))
+            elif reason := _why_not(candidate, row, ledger.get(candidate.object_key)):
+                verdicts.append((candidate, Outcome.SKIPPED, reason))
+            elif row is not None and candidate.unchanged(row):
+                verdicts.append((candidate, Outcome.SKIPPED, "unchanged"))
+            else:
+                settled[name] = candidate, row
+                if row is None:
+                    verdicts.append((candidate, Outcome.ADDED, ""))
+                else:
+                    verdicts.append(
+                        (candidate, Outcome.UPDATED, "changed" if row.status == AssetStatus.READY else "recovered")
+                    )
+        if self._options.dry_run or not settled:
+            return verdicts
+        await self._settle_all(session, list(settled.values()), ledger)
+        audit.record(
+            session,
+            Origin(ACTOR),
+            "asset.import",
+            None,
+            detail={
+                "added": sum(outcome is Outcome.ADDED for _, outcome, _ in verdicts),
+                "updated": sum(outcome is Outcome.UPDATED for _, outcome, _ in verdicts),
+                "first_key": next(iter(settled)),
+                "last_key": next(reversed(settled)),
+                "visibility": self._options.visibility,
+                "owner": self._options.owner,
+            },
+        )
+        return verdicts
+
+    async def _settle_all(
+        self,
+        session: AsyncSession,
+        settled: Sequence[tuple[_Candidate, Asset | None]],
+        ledger: dict[str, AssetObject],
+    ) -> None:
+        # Rows go out together at each flush, not one by one before each statement.
+        with session.no_autoflush:
+            sidecars = [
+                await self._settle(session, candidate, row, ledger)
+                for candidate, row in settled
+                if candidate.key.sidecar is not None
+            ]
+            await session.flush()
+            stems = select(Asset.type, Asset.stem).where(
+                Asset.stem.in_({candidate.key.stem for candidate, _ in settled}), Asset.sidecar.is_not(None)
+            )
+            accompanied = {(kind, stem) for kind, stem in await session.execute(stems)}
+            mains: set[tuple[str, str]] = set()
+            for candidate, row in settled:
+                if candidate.key.sidecar is None:
+                    name = str(candidate.key.kind), candidate.key.stem
+                    mains.add(name)
+                    await self._settle(session, candidate, row, ledger, attach=name in accompanied)
+            await session.flush()
+            # Assets that were there before take over what is new beside them.
+            for sidecar in {(row.type, row.stem): row for row in sidecars}.values():
+                if (sidecar.type, sidecar.stem) not in mains:
+                    await transitions.refresh_owners(session, sidecar, ACTOR)
+
+    async def _settle(
+        self,
+        session: AsyncSession,
+        candidate: _Candidate,
+        row: Asset | None,
+        ledger: dict[str, AssetObject],
+        *,
+        attach: bool = False,
+    ) -> Asset:
+        new = row is None
+        asset = self._new(candidate) if row is None else row
+        facts = candidate.facts
+        asset.object_key = candidate.object_key
+        asset.size_bytes, asset.etag, asset.sha256 = facts.size, facts.etag, None
+        # The same key may hold another file by now: somebody else writes these objects.
+        asset.inspected_key = None
+        asset.last_checked_at = datetime.now(UTC)
+        if candidate.found is not None and candidate.found.meta is not None:
+            asset.meta = candidate.found.meta
+        if new:
+            session.add(asset)
+            line = ledger.get(candidate.object_key)
+            if line is None:
+                line = AssetObject(object_key=candidate.object_key)
+                session.add(line)
+            # One that was removed and is there again: somebody has put it back.
+            line.asset_id, line.origin, line.state, line.attempt = asset.id, "import", "current", 0
+            line.settled_at, line.upload_id, line.lease_until = func.now(), None, None
+        if attach:
+            await transitions.attach_sidecars(session, asset)
+        await transitions.apply(
+            session, asset, AssetTrigger.IMPORTED, actor=ACTOR, new=new, detail={"size": facts.size, "etag": facts.etag}
+        )
+        return asset
+
+    def _new(self, candidate: _Candidate) -> Asset:
+        key, options = candidate.key, self._options
+        asset = Asset(
+            id=uuid.uuid7(),
+            type=key.kind,
+            sidecar=key.sidecar,
+            s3_key=key.text,
+            wanted_key=key.text,
+            stem=key.stem,
+            display_name=key.name,
+            mime_type=key.format.mime,
+            status=AssetStatus.READY,
+            owner_user_id=options.owner,
+            visibility=options.visibility,
+            ever_public=options.visibility == "public",
+            attempts=0,
+            description="",
+            tags=[],
+            meta={},
+            change_seq=0,
+        )
+        if candidate.entry.modified is not None:
+            # Lists begin with the newest: a library that moves in keeps its order.
+            asset.created_at = min(candidate.entry.modified, datetime.now(UTC))
+        return asset
+
+    async def _persistently(self, act: Callable[[AsyncSession], Any]) -> Any:
+        """Runs a transaction, again when somebody else took a key at the same moment, or Postgres is being restarted."""
+        for attempt in range(WRITE_TRIES):
+            try:
+                async with self._database.transaction() as session:
+                    return await act(session)
+            except IntegrityError:
+                if attempt == WRITE_TRIES - 1:
+                    raise
+            except DatabaseUnavailable as error:
+                if attempt == WRITE_TRIES - 1:
+                    raise ImportStopped("the database does not answer: run this again when it does") from error
+            await asyncio.sleep(0.5 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _say(self, about: _Candidate | ListedObject, outcome: Outcome, reason: str = "", detail: str = "") -> None:
+        entry = about.entry if isinstance(about, _Candidate) else about
+        self.tally.counts[outcome, reason] += 1
+        self._note(ImportVerdict(entry, outcome, reason, detail))
+
+
+def _why_not(candidate: _Candidate, row: Asset | None, line: AssetObject | None) -> str:
+    """Why this object must be left alone; empty when it may be imported. `line` is the ledger's."""
+    if line is not None and line.state == "condemned":
+        # A job is about to delete it: a row that pointed at it would lose its bytes.
+        return "being_removed"
+    if row is None:
+        return "already_in_use" if line is not None and line.state in ("current", "writing") else ""
+    if row.object_key != candidate.object_key:
+        return "key_taken"
+    if row.deleted_at is not None:
+        return "trashed"
+    return "already_in_use" if row.status == AssetStatus.UPLOADING else ""

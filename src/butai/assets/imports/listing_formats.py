@@ -1,0 +1,279 @@
+"""How other tools write a listing: the formats, from text to lines. Pure; called by `listings`.
+
+Sources: AWS, "Amazon S3 Inventory list" (columns; keys are URL-encoded); aws-cli, `s3 ls`; rclone, `lsjson`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from itertools import islice
+from typing import Any, TextIO
+from urllib.parse import unquote_plus
+
+STRETCH = 64 * 1024
+"""Characters read at a time where lines do not count."""
+
+LONGEST_LINE = 64 * 1024
+"""Characters. A key has 1,024 bytes, 3,072 when encoded; what is longer is no listing and shall not fill the memory."""
+
+UNREADABLE = "unreadable"
+"""The one `ListedObject.problem` that is a failure: a line that says nothing we know."""
+
+
+class ListingError(Exception):
+    """A listing that cannot be used. The message is one line for a person."""
+
+
+class ListingFormat(StrEnum):
+    """How a listing is written."""
+
+    INVENTORY = "inventory"
+    AWS_LS = "aws-ls"
+    RCLONE = "rclone"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One line: an object's key in the bucket, and when it was written.
+
+    `problem`: why it is no object to import (`folder`, `old_version`, `delete_marker`, `archived`), or `UNREADABLE`; then
+    `key` is the line itself.
+    """
+
+    key: str
+    modified: datetime | None = None
+    problem: str | None = None
+
+
+def sniff(name: str, beginning: str) -> ListingFormat:
+    """The format of a listing that begins so; `name` is for the error. Raises `ListingError` for none of them."""
+    text = beginning.lstrip()
+    if not text:
+        raise ListingError(f"{name} is empty")
+    first = beginning.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    if text.startswith("{") and ('"fileSchema"' in text or '"fileFormat"' in text):
+        return ListingFormat.INVENTORY
+    if (text.startswith("[") and '"Path"' in text) or re.match(r"\[\s*\]", text):
+        return ListingFormat.RCLONE
+    if _AWS_LS.match(first) or _AWS_FOLDER.match(first):
+        return ListingFormat.AWS_LS
+    if _key_column(first) is not None:
+        return ListingFormat.CSV
+    if first.startswith('"') and '","' in first:
+        return ListingFormat.INVENTORY
+    raise ListingError(
+        f"{name}: cannot tell what kind of listing this is; say it with --format "
+        f"({', '.join(ListingFormat)}), and give a CSV a first line that names its columns, one of them key"
+    )
+
+
+def bounded_lines(text: TextIO) -> Iterator[str]:
+    """The lines with their ends. Raises `ListingError` for one that is longer than any key."""
+    while line := text.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE and not line.endswith("\n"):
+            raise ListingError(f"a line has more than {LONGEST_LINE} characters: it is no listing")
+        yield line
+
+
+# aws s3 ls --recursive
+
+_AWS_LS = re.compile(
+    r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) +(?:\d+|\d+(?:\.\d+)? (?:Bytes?|[KMGTPE]iB)) (?P<key>.+)", re.DOTALL
+)
+_AWS_FOLDER = re.compile(r" +PRE (?P<key>.+)")
+_AWS_SUMMARY = re.compile(r"\s*(?:Total (?:Objects|Size): .*)?$")
+
+
+def aws_ls(lines: Iterator[str]) -> Iterator[ListedObject]:
+    """`2024-05-01 12:00:00     123456 vrm/Aoi.vrm`: one space before the key, which stands as it is; local time."""
+    for raw in lines:
+        line = raw.rstrip("\n").removesuffix("\r")
+        if match := _AWS_LS.fullmatch(line):
+            yield to_import(match["key"], moment(match["at"]))
+        elif match := _AWS_FOLDER.fullmatch(line):
+            yield ListedObject(match["key"], problem="folder")
+        elif not _AWS_SUMMARY.fullmatch(line):
+            yield ListedObject(line, problem=UNREADABLE)
+
+
+# rclone lsjson
+
+
+def rclone(text: TextIO) -> Iterator[ListedObject]:
+    """An array of objects with `Path`, `ModTime`, `IsDir`; paths stand as they are. Raises `ListingError`."""
+    for item in _json_objects(text):
+        key = item.get("Path")
+        if not isinstance(key, str):
+            yield ListedObject(json.dumps(item)[:1000], problem=UNREADABLE)
+        elif item.get("IsDir") is True:
+            yield ListedObject(key, problem="folder")
+        else:
+            yield to_import(key, moment(item.get("ModTime")), storage_class=item.get("Tier"))
+
+
+_BETWEEN = re.compile(r"[\s,\[\]]*")
+
+
+def _json_objects(text: TextIO) -> Iterator[dict[str, Any]]:
+    """The objects of one long array, or of several, without ever holding more than one and a stretch of text."""
+    decoder = json.JSONDecoder()
+    held, place = "", 0
+    while True:
+        place = _BETWEEN.match(held, place).end()  # pyright: ignore[reportOptionalMemberAccess]  (matches nothing too)
+        try:
+            value, place = decoder.raw_decode(held, place)
+        except json.JSONDecodeError as error:
+            held, place = held[place:], 0
+            more = text.read(STRETCH)
+            if not more and not held:
+                return
+            if not more or len(held) > LONGEST_LINE:
+                raise ListingError(f"the JSON is damaged, or was not copied whole: {error.msg}") from error
+            held += more
+            continue
+        if not isinstance(value, dict):
+            raise ListingError("this is not what rclone lsjson writes: an array of objects")
+        yield value
+
+
+# A CSV that says what its columns are
+
+_KEY_NAMES = ("key", "objectkey", "s3key", "path", "objectname", "name")
+_TIME_NAMES = ("lastmodified", "lastmodifieddate", "modified", "modtime", "mtime", "date")
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _key_column(header: str) -> str | None:
+    """The delimiter of a header that names a key; None when it is no such header."""
+    for delimiter in _DELIMITERS:
+        names = [_plain(name) for name in next(csv.reader([header], delimiter=delimiter), [])]
+        if any(name in names for name in _KEY_NAMES):
+            return delimiter
+    return None
+
+
+def headed_csv(lines: Iterator[str]) -> Iterator[ListedObject]:
+    """Keys stand as they are. Only the column of the key must be there; the time is used when it is."""
+    header = next(lines, "")
+    delimiter = _key_column(header.rstrip("\r\n"))
+    if delimiter is None:
+        raise ListingError("the CSV's first line must name its columns, one of them key")
+    names = [_plain(name) for name in next(csv.reader([header], delimiter=delimiter))]
+    key = next(names.index(name) for name in _KEY_NAMES if name in names)
+    at = next((names.index(name) for name in _TIME_NAMES if name in names), None)
+    for row in csv.reader(lines, delimiter=delimiter):
+        if not row:
+            continue
+        if len(row) <= key:
+            yield ListedObject(delimiter.join(row), problem=UNREADABLE)
+        else:
+            yield to_import(row[key], moment(row[at]) if at is not None and len(row) > at else None)
+
+
+# S3 Inventory
+
+_ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Their bytes can only be read after a restore of hours (AWS, "Storage classes"). GLACIER_IR is read at once."""
+
+_STORAGE_CLASSES = _ARCHIVED | {
+    "STANDARD",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "REDUCED_REDUNDANCY",
+    "EXPRESS_ONEZONE",
+    "OUTPOSTS",
+}
+
+
+def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[ListedObject]:
+    """Rows without a header, keys URL-encoded."""
+    rows = csv.reader(lines)
+    sample: list[list[str]] = []
+    if columns is None:
+        sample = list(islice(rows, 100))
+        columns = guess_columns(sample)
+    places = {_plain(name): place for place, name in enumerate(columns)}
+    if "key" not in places:
+        raise ListingError(f"the columns name no Key: {', '.join(columns)}")
+
+    def value(row: list[str], name: str) -> str:
+        place = places.get(name)
+        return row[place] if place is not None and place < len(row) else ""
+
+    def listed(row: list[str]) -> ListedObject:
+        if len(row) <= places["key"]:
+            return ListedObject(",".join(row), problem=UNREADABLE)
+        # In this encoding a plus is a space, and a real plus is %2B.
+        key = unquote_plus(value(row, "key"), errors="surrogateescape")
+        if value(row, "isdeletemarker") == "true":
+            return ListedObject(key, problem="delete_marker")
+        if value(row, "islatest") == "false":
+            return ListedObject(key, problem="old_version")
+        return to_import(key, moment(value(row, "lastmodifieddate")), value(row, "storageclass"))
+
+    for row in sample:
+        if row:
+            yield listed(row)
+    for row in rows:
+        if row:
+            yield listed(row)
+
+
+def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The columns of an inventory's rows, as far as they matter: AWS writes Bucket, Key, then those of versions, then the
+    chosen ones. Raises `ListingError` when the rows cannot be of one bucket."""
+    rows = [row for row in rows if row]
+    if not rows:
+        return ["Bucket", "Key"]
+    width = min(len(row) for row in rows)
+    if width < 2 or len({row[0] for row in rows}) > 1:
+        raise ListingError("cannot tell the columns of this inventory: give them with --columns 'Bucket, Key, …'")
+    names = ["Bucket", "Key", *[""] * (width - 2)]
+
+    def all_are(place: int, pattern: str) -> bool:
+        values = [row[place] for row in rows if row[place]]
+        return bool(values) and all(re.fullmatch(pattern, value) for value in values)
+
+    if width > 4 and all_are(3, "true|false") and all_are(4, "true|false"):
+        names[2:5] = ["VersionId", "IsLatest", "IsDeleteMarker"]
+    for place in range(2, width):
+        if names[place]:
+            continue
+        if "LastModifiedDate" not in names and all_are(place, r"\d{4}-\d\d-\d\dT[\d:.]+Z"):
+            names[place] = "LastModifiedDate"
+        elif "StorageClass" not in names and all_are(place, "|".join(_STORAGE_CLASSES)):
+            names[place] = "StorageClass"
+    return names
+
+
+def to_import(key: str, modified: datetime | None, storage_class: object = None) -> ListedObject:
+    """A line of an object, unless its key or its storage class says that there is nothing to read."""
+    if key.endswith("/"):
+        return ListedObject(key, modified, "folder")
+    if isinstance(storage_class, str) and storage_class.upper() in _ARCHIVED:
+        return ListedObject(key, modified, "archived")
+    return ListedObject(key, modified)
+
+
+def moment(text: object) -> datetime | None:
+    """A time with its zone; one without it is this machine's. None for what is none."""
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        return at if at.tzinfo else at.astimezone()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,54 @@
+"""The end of an asset: out of the trash for good, when its time is over. Called by `tasks`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import audit
+from butai.assets import transitions
+from butai.assets.models import Asset, AssetObject, AssetTombstone
+from butai.assets.states import AssetTrigger
+from butai.audit import Origin
+
+
+async def overdue(session: AsyncSession, before: datetime, limit: int) -> list[UUID]:
+    """Assets that have been in the trash since `before`, longest first."""
+    rows = await session.scalars(
+        select(Asset.id).where(Asset.deleted_at < before).order_by(Asset.deleted_at).limit(limit)
+    )
+    return list(rows)
+
+
+async def purge(session: AsyncSession, asset_id: UUID, before: datetime) -> bool:
+    """Removes a row that has been in the trash since `before`, leaving a tombstone; its objects go by a job.
+
+    Looks again under the lock: a restore in between wins. Returns whether it purged.
+    """
+    asset = await transitions.lock(session, asset_id)
+    if asset is None or asset.deleted_at is None or asset.deleted_at >= before:
+        return False
+    objects = await session.scalars(
+        select(AssetObject.object_key).where(
+            AssetObject.asset_id == asset_id, AssetObject.state.in_(("current", "writing"))
+        )
+    )
+    for object_key in objects.all():
+        await transitions.condemn(session, object_key, after=transitions.READERS_GRACE)
+    await transitions.apply(session, asset, AssetTrigger.PURGED, actor=None)
+    session.add(
+        AssetTombstone(
+            id=asset.id,
+            type=asset.type,
+            owner_user_id=asset.owner_user_id,
+            ever_public=asset.ever_public,
+            change_seq=asset.change_seq,
+        )
+    )
+    await session.flush()
+    await session.delete(asset)
+    audit.record(session, Origin("worker"), "asset.purge", f"asset:{asset_id}")
+    return True

@@ -1,0 +1,115 @@
+"""What reads tell the patrol: which files are in use, and which could not be read. Called by `contract`, for each read.
+
+A read must not wait for a write: ids are kept in memory and written every now and then. What is lost in a crash is only
+when a file was last used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Self
+from uuid import UUID
+
+import structlog
+from sqlalchemy import text
+
+from butai import jobs
+from butai.database import Database
+from butai.errors import DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+RECHECK = "assets.recheck"
+"""Looks for a few assets at once. Arguments: `asset_ids`."""
+
+WRITE_SECONDS = 60.0
+"""Between two writings of what was used."""
+
+MOST = 50_000
+"""Ids kept between them; a file that is used will be again."""
+
+ASK_AGAIN = 60.0
+"""Seconds in which further failures of the same file ask for nothing: its check is on the way."""
+
+_USED = text(
+    """
+    INSERT INTO asset_checks (asset_id, object_key, used_at)
+    SELECT id, object_key, now() FROM assets WHERE id = ANY(CAST(:ids AS uuid[])) AND object_key IS NOT NULL ORDER BY id
+    ON CONFLICT (asset_id) DO UPDATE SET used_at = excluded.used_at,
+        -- A cold file that is in use again is due with the next round.
+        due_at = CASE WHEN asset_checks.used_at > now() - interval '1 day' THEN asset_checks.due_at
+                      ELSE least(asset_checks.due_at, now()) END
+    """
+)
+
+
+class ReadUsage:
+    """Notes of one API process. Enter it; leaving writes what is left."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._used: set[UUID] = set()
+        self._failed: set[UUID] = set()
+        self._asked: dict[UUID, float] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        with suppress(DatabaseUnavailable):
+            await self.write()
+
+    def used(self, asset_id: UUID) -> None:
+        """A file was read."""
+        if len(self._used) < MOST:
+            self._used.add(asset_id)
+
+    def failed(self, asset_id: UUID) -> None:
+        """The store did not have a file that is ready: it is looked for at once."""
+        now = time.monotonic()
+        if self._asked.get(asset_id, -ASK_AGAIN) + ASK_AGAIN > now or len(self._failed) >= MOST:
+            return
+        if len(self._asked) >= MOST:
+            self._asked.clear()
+        self._asked[asset_id] = now
+        self._failed.add(asset_id)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WRITE_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self.write()
+            except DatabaseUnavailable:
+                log.warning("reads.not_written")
+                await asyncio.sleep(1)
+
+    async def write(self) -> None:
+        """Writes what there is. Raises `DatabaseUnavailable`, with nothing lost."""
+        if not self._used and not self._failed:
+            return
+        used, failed = self._used, self._failed
+        self._used, self._failed = set(), set()
+        try:
+            async with self._database.transaction() as session:
+                if used:
+                    await session.execute(_USED, {"ids": list(used)})
+                if failed:
+                    await jobs.enqueue(session, RECHECK, {"asset_ids": [str(one) for one in sorted(failed)]})
+        except DatabaseUnavailable:
+            self._used |= used
+            self._failed |= failed
+            if failed:
+                self._wake.set()
+            raise

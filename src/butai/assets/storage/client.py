@@ -1,0 +1,383 @@
+"""The object store: any S3, over aiohttp and our own signatures.
+
+Why not a client library: after a crash a multipart upload can only be aborted by its id, which obstore keeps to
+itself; its 416 and its denied requests come as one error whose text would have to be parsed; and boto3 costs an order
+of magnitude more. What is left is plain HTTP. There is no method that lists: the service has no right to.
+
+Built by `butai.cli`; called by `uploads`, `delivery`, `thumbnails`, `tasks` and `verifying`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from butai.assets.storage import sigv4
+from butai.config import StoreSettings
+from butai.errors import StoreAccessDenied, StoreTimeout, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+TRIES = 3
+"""Tries of a request that may be repeated: enough for one dropped connection and one throttle."""
+
+SLICE = 256 * 1024
+"""Bytes handed to the socket at a time: a whole part at once would be copied into the transport's buffer."""
+
+SLOWEST = 256 * 1024
+"""Bytes per second that a store must take, on average over a part, before the part is given up."""
+
+
+class Payload(Protocol):
+    """Bytes that can be sent, and sent again. `parts.Part` is one; `BytesPayload` makes one of bytes."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, length: int) -> bytes | memoryview:
+        """Some of the bytes; fewer than asked only at the end."""
+        ...
+
+
+class BytesPayload:
+    """Bytes in memory as a payload."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def read(self, start: int, length: int) -> memoryview:
+        """A view, not a copy."""
+        return self._body[start : start + length]
+
+
+class ObjectAbsent(Exception):
+    """The store answered 404. Not for callers of the API: what it means depends on who asks."""
+
+
+class RangeRefused(Exception):
+    """The store answered 416: the object is shorter than the index says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """What a HEAD tells. `size` in bytes; `etag` without its quotes."""
+
+    size: int
+    etag: str
+    content_type: str = ""
+
+
+class ObjectBody:
+    """A body on its way from the store. Iterate once, within `Store.open`'s block."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.length = int(response.headers.get("Content-Length", "0"))
+        self.etag = response.headers.get("ETag", "").strip('"')
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they come. Raises `StoreUnavailable`, `StoreTimeout`."""
+        with _store_errors("get"):
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+
+
+class _store_errors:
+    """Turns aiohttp's errors into ours, with one log line each."""
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, (TimeoutError, aiohttp.ServerTimeoutError)):
+            log.warning("store.timeout", operation=self.operation)
+            raise StoreTimeout from error
+        if isinstance(error, (aiohttp.ClientError, OSError)):
+            log.warning("store.unavailable", operation=self.operation, error=type(error).__name__)
+            raise StoreUnavailable from error
+
+
+class Store:
+    """One bucket. An async context manager; requests share one pool of connections."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        if not settings.endpoint:
+            raise ValueError("BUTAI_S3_ENDPOINT is not set")
+        self.settings = settings
+        self.prefix = settings.prefix
+        self._credentials = sigv4.Credentials(
+            settings.access_key_id.get_secret_value(),
+            settings.secret_access_key.get_secret_value(),
+            settings.session_token.get_secret_value(),
+        )
+        self._base = self._bucket_url(settings.endpoint)
+        self._public_base = self._bucket_url(settings.public_endpoint or settings.endpoint)
+        self._session: aiohttp.ClientSession | None = None
+
+    def _bucket_url(self, endpoint: str) -> str:
+        endpoint = endpoint.rstrip("/")
+        if self.settings.path_style:
+            return f"{endpoint}/{self.settings.bucket}/"
+        parts = urlsplit(endpoint)
+        return f"{parts.scheme}://{self.settings.bucket}.{parts.netloc}{parts.path}/"
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False,
+            # Bodies are limited by the client's speed, not by a count of connections.
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+            read_bufsize=SLICE,
+            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session:
+            await self._session.close()
+
+    # Addresses
+
+    def sign(
+        self,
+        method: str,
+        key: str,
+        *,
+        expires: int = 300,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        public: bool = False,
+    ) -> str:
+        """A signed URL for one object; with `public`, as browsers reach the store. `expires` is in seconds."""
+        base = self._public_base if public else self._base
+        return sigv4.presign(
+            method,
+            base + sigv4.encode_path(key),
+            self._credentials,
+            self.settings.region,
+            expires=expires,
+            query=query,
+            headers=headers,
+        )
+
+    # Single requests
+
+    async def head(self, key: str) -> ObjectFacts:
+        """What the store says of one object. Raises `ObjectAbsent`, `StoreAccessDenied` (which on AWS also stands for
+        an absent key), `StoreUnavailable`, `StoreTimeout`."""
+        async with self._request("HEAD", key) as response:
+            return ObjectFacts(
+                int(response.headers.get("Content-Length", "0")),
+                response.headers.get("ETag", "").strip('"'),
+                response.headers.get("Content-Type", ""),
+            )
+
+    async def read(self, key: str, start: int, length: int) -> bytes:
+        """At most `length` bytes from `start`. Fewer when the object ends; raises as `head` does, and `RangeRefused`."""
+        headers = {"Range": f"bytes={start}-{start + length - 1}"}
+        async with self._request("GET", key, send_headers=headers) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk[: length - len(body)]
+                if len(body) == length:
+                    break
+            return bytes(body)
+
+    @asynccontextmanager
+    async def open(self, key: str, range_header: str | None = None) -> AsyncIterator[ObjectBody]:
+        """One object's body, or one range of it (`bytes=0-99`). Raises as `read` does."""
+        headers = {"Range": range_header} if range_header else {}
+        async with self._request("GET", key, send_headers=headers) as response:
+            yield ObjectBody(response)
+
+    async def put(self, key: str, body: Payload, content_type: str) -> str:
+        """Writes one object whole; returns its ETag."""
+        headers = {"Content-Type": content_type}
+        async with self._request("PUT", key, send_headers=headers, body=body) as response:
+            return response.headers.get("ETag", "").strip('"')
+
+    async def copy(self, source: str, key: str) -> None:
+        """Copies one object within the bucket, at most 5 GiB (S3's own limit). Raises as `head` does."""
+        headers = {"x-amz-copy-source": f"/{self.settings.bucket}/{sigv4.encode_path(source)}"}
+        async with self._request("PUT", key, send_headers=headers) as response:
+            text = await response.text()
+        # As with the joining of parts, a 200 may carry an error (AWS, CopyObject).
+        if "<Error>" in text:
+            raise StoreUnavailable(f"The store could not copy: {_error_code(text)}")
+
+    async def delete(self, key: str) -> None:
+        """Removes one object; an absent one is fine."""
+        try:
+            async with self._request("DELETE", key):
+                pass
+        except ObjectAbsent:
+            pass
+
+    async def ready(self) -> bool:
+        """Whether the store answers within two seconds, be it with a no: it is asked for a key that need not exist."""
+        if self._session is None:
+            return False
+        url = URL(self.sign("HEAD", f"{self.prefix}butai/ready"), encoded=True)
+        try:
+            async with asyncio.timeout(2), self._session.head(url, allow_redirects=False) as response:
+                return response.status < 500
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    # Multipart uploads
+
+    async def create_multipart(self, key: str, content_type: str) -> str:
+        """Begins an upload in parts; returns its id."""
+        headers = {"Content-Type": content_type}
+        async with self._request("POST", key, query={"uploads": ""}, send_headers=headers, tries=1) as response:
+            match = re.search(r"<UploadId>([^<]+)</UploadId>", await response.text())
+        if match is None:
+            raise StoreUnavailable("The store gave no upload id")
+        return match[1]
+
+    async def upload_part(self, key: str, upload_id: str, number: int, body: Payload) -> str:
+        """Sends part `number` (from 1; at least 5 MiB but for the last); returns its ETag."""
+        query = {"partNumber": str(number), "uploadId": upload_id}
+        async with self._request("PUT", key, query=query, body=body) as response:
+            return response.headers.get("ETag", "")
+
+    async def complete_multipart(self, key: str, upload_id: str, sent: Sequence[tuple[int, str]]) -> str:
+        """Makes the object of its parts (number and ETag, numbers ascending); returns its ETag. When the answer was lost,
+        a HEAD tells how it ended."""
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in sent
+        )
+        body = BytesPayload(f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode())
+        headers = {"Content-Type": "application/xml"}
+        try:
+            async with self._request(
+                "POST", key, query={"uploadId": upload_id}, send_headers=headers, body=body
+            ) as answer:
+                text = await answer.text()
+        except ObjectAbsent:
+            return (await self.head(key)).etag
+        # S3 may answer 200 and put the error into the body (AWS, CompleteMultipartUpload).
+        if "<Error>" in text:
+            raise StoreUnavailable(f"The store could not join the parts: {_error_code(text)}")
+        match = re.search(r"<ETag>([^<]+)</ETag>", text)
+        return match[1].replace("&#34;", "").replace("&quot;", "").strip('"') if match else (await self.head(key)).etag
+
+    async def abort_multipart(self, key: str, upload_id: str) -> None:
+        """Throws away an unfinished upload's parts; one that is gone is fine."""
+        try:
+            async with self._request("DELETE", key, query={"uploadId": upload_id}):
+                pass
+        except ObjectAbsent:
+            pass
+
+    # How all of them travel
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        key: str,
+        *,
+        query: dict[str, str] | None = None,
+        send_headers: dict[str, str] | None = None,
+        body: Payload | None = None,
+        tries: int = TRIES,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request and its answer; the connection is given back when the block ends."""
+        operation = f"{method.lower()}{'' if not query else ' ' + next(iter(query))}"
+        response = await self._send(operation, method, key, query, send_headers or {}, body, tries)
+        with _store_errors(operation):
+            async with response:
+                yield response
+
+    async def _send(
+        self,
+        operation: str,
+        method: str,
+        key: str,
+        query: dict[str, str] | None,
+        headers: dict[str, str],
+        body: Payload | None,
+        tries: int,
+    ) -> aiohttp.ClientResponse:
+        """Repeats a request while that may help; what is sent is in memory, so it can be sent again.
+
+        A time-out is not repeated: the caller has waited long enough. Raises what the last answer meant.
+        """
+        if self._session is None:
+            raise RuntimeError("the store is not open")
+        timeout = aiohttp.ClientTimeout(
+            total=None if body is None else self.settings.read_timeout + len(body) / SLOWEST,
+            sock_connect=self.settings.connect_timeout,
+            sock_read=self.settings.read_timeout,
+        )
+        if body is not None:
+            headers = {**headers, "Content-Length": str(len(body))}
+        # S3 refuses its own headers when they are not part of the signature.
+        must_sign = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
+        failure: Exception = StoreUnavailable()
+        for attempt in range(tries):
+            if attempt:
+                await asyncio.sleep(random.uniform(0.1, 0.2) * 2**attempt)
+            try:
+                with _store_errors(operation):
+                    response = await self._session.request(
+                        method,
+                        URL(self.sign(method, key, query=query, headers=must_sign), encoded=True),
+                        headers=headers,
+                        data=None if body is None else _slices(body),
+                        allow_redirects=False,
+                        timeout=timeout,
+                    )
+                    if response.status < 300:
+                        return response
+                    async with response:
+                        failure = await _refusal(operation, response)
+            except StoreUnavailable as error:
+                failure = error
+            if not isinstance(failure, StoreUnavailable):
+                break
+        raise failure
+
+
+async def _slices(body: Payload) -> AsyncIterator[bytes | memoryview]:
+    for start in range(0, len(body), SLICE):
+        yield body.read(start, SLICE)
+
+
+def _error_code(text: str) -> str:
+    match = re.search(r"<Code>([A-Za-z0-9]{1,64})</Code>", text)
+    return match[1] if match else "unknown"
+
+
+async def _refusal(operation: str, response: aiohttp.ClientResponse) -> Exception:
+    """What the store's answer means. A HEAD has no body to say why."""
+    code = _error_code((await response.content.read(4096)).decode(errors="replace"))
+    if response.status == 404:
+        return ObjectAbsent()
+    if response.status == 416:
+        return RangeRefused()
+    if response.status in (401, 403):
+        # One line, no trace: an operator has to change a right, not to read code.
+        log.error("store.access_denied", operation=operation, status=response.status, store_code=code)
+        return StoreAccessDenied()
+    log.warning("store.refused", operation=operation, status=response.status, store_code=code)
+    if response.status in (408, 504):
+        return StoreTimeout()
+    return StoreUnavailable()

@@ -1,0 +1,209 @@
+"""The paths that existing studio front ends already call. Their shapes are given; see docs/studio-contract.md.
+
+Routes parse, call one function, and answer. Lists and reads are hot: they answer with bytes and no models.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from butai.assets import keys, queries
+from butai.assets.contents.embedded_thumbnail import embedded_thumbnail
+from butai.assets.library import Library, get_library
+from butai.assets.queries import ReadableAsset
+from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
+from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
+from butai.assets.studio_contract import documents, listing, upload
+from butai.assets.uploads import signed
+from butai.errors import (
+    AssetMissing,
+    AssetNotFound,
+    AssetNotReady,
+    InvalidRequest,
+    KeyInvalid,
+    MissingParameters,
+    StoreAccessDenied,
+    Unauthenticated,
+)
+from butai.identity import Caller
+from butai.identity.origins import normal_origin, seen_origin
+from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, caller, origin, signed_in
+from butai.web.hot_route import DirectRoute
+from butai.web.problems import BareError, Envelope, documented, with_links
+
+router = APIRouter(tags=["studio contract"], route_class=SmallBodies)
+hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)
+
+
+@hot.get(
+    "/api/s3/resources",
+    response_model=ResourcePage,
+    responses=documented(400, model=Envelope),
+    operation_id="list_resources",
+    summary="List one type of asset: ready ones, public or the caller's own",
+    openapi_extra=documents.LIST,
+)
+async def resources(request: Request) -> Response:
+    """A page of a list, newest first unless sorted otherwise. Without any paging: everything, up to 10,000 items."""
+    who = await signed_in(request)
+    return await listing.answer(get_library(request).database, who.user_id, request.query_params)
+
+
+class _File(Response):
+    """A file as an answer: FastAPI hands it the connection, and the body never becomes a Python object."""
+
+    def __init__(self, library: Library, row: ReadableAsset, plan: ReadPlan) -> None:
+        super().__init__()
+        self.library, self.row, self.plan = library, row, plan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        try:
+            await self.library.delivery.send(self.row, self.plan, scope, send, receive)
+        except (AssetMissing, StoreAccessDenied):
+            self.library.reads.failed(self.row.id)
+            raise
+        self.library.reads.used(self.row.id)
+
+
+@hot.head("/api/s3/read-object", operation_id="head_object", summary="What a read would answer", **documents.READ)
+@hot.get("/api/s3/read-object", operation_id="read_object", summary="Read a file by its key", **documents.READ)
+async def read_object(request: Request) -> Response:
+    """The file under a key: the caller's own first, then what is public. Ranges, ETag and HEAD work as HTTP has them."""
+    who = await caller(request)
+    library = get_library(request)
+    row = await _readable(library, who, _raw_key(request.scope["query_string"]))
+    return _File(library, row, prepare(row, Conditions.of(request.scope)))
+
+
+def _raw_key(query: bytes) -> str:
+    """`key` as it stands in the query, still encoded: what its `+` and `%25` mean is for `keys.readings` to say."""
+    for parameter in query.decode("latin-1").split("&"):
+        if parameter.startswith("key="):
+            # Unencoded UTF-8, which no browser sends but some tools do.
+            return parameter[4:].encode("latin-1").decode("utf-8", "replace")
+    raise MissingParameters("key is missing")
+
+
+async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsset:
+    """The ready row under a key. Anonymous callers learn nothing of what is not public, not even that it is not there."""
+    readings = keys.readings(raw_key)
+    row = await queries.find_readable(library.database, readings, who.user_id, who.is_operator)
+    if row is None:
+        raise Unauthenticated if who.is_anonymous else AssetNotFound
+    if row.status == "missing":
+        raise AssetMissing
+    if row.status != "ready":
+        raise AssetNotReady(f"The file is {row.status}")
+    return row
+
+
+@router.get(
+    "/api/vrm-thumbnail",
+    response_class=Response,
+    responses={
+        **documented(400, 404, 409, 410, 504, model=BareError),
+        200: {"description": "The picture", "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
+        304: {"description": "The caller has it already"},
+    },
+    operation_id="get_vrm_thumbnail",
+    openapi_extra=TAKES_SIGN_IN,
+    summary="The picture inside a VRM",
+)
+async def vrm_thumbnail(
+    request: Request,
+    who: AnyCaller,
+    url: Annotated[
+        str,
+        Query(
+            description="A read-object URL of a .vrm, relative or of this origin",
+            examples=["/api/s3/read-object?key=vrm%2FAoi.vrm"],
+            json_schema_extra={"minLength": 1},
+        ),
+    ],
+) -> Response:
+    """The thumbnail that a VRM carries. Only our own read-object URLs are taken, and no request ever goes out."""
+    library = get_library(request)
+    row = await _readable(library, who, _key_in_url(request, library, url))
+    plan = prepare(row, Conditions.of(request.scope))
+    headers = {name: plan.headers[name] for name in ("etag", "cache-control", "vary", "cross-origin-resource-policy")}
+    if plan.status == 304:
+        return Response(status_code=304, headers=headers)
+    assert row.object_key is not None
+    found = await embedded_thumbnail(library.store, row.object_key, row.size_bytes or 0)
+    if found is None:
+        raise AssetNotFound("The avatar has no picture inside")
+    return Response(found[0], 200, {**headers, "x-content-type-options": "nosniff"}, found[1])
+
+
+def _key_in_url(request: Request, library: Library, url: str) -> str:
+    if not url:
+        raise MissingParameters("url is missing")
+    try:
+        split = urlsplit(url)
+    except ValueError as error:
+        raise InvalidRequest("url cannot be read") from error
+    if split.scheme or split.netloc:
+        own = (seen_origin(request.scope["scheme"], request.scope["headers"]), normal_origin(library.http.public_url))
+        named = normal_origin(url)
+        if named is None or named not in own:
+            raise InvalidRequest("url leads to another origin")
+    if split.path != "/api/s3/read-object":
+        raise InvalidRequest("url is not one of /api/s3/read-object")
+    raw = _raw_key(split.query.encode())
+    if not any(reading.lower().endswith(".vrm") for reading in keys.readings(raw)):
+        raise KeyInvalid("The key is not that of a .vrm")
+    return raw
+
+
+@hot.post(
+    "/api/s3/upload",
+    response_model=UploadOut,
+    responses=with_links(documented(400, 403, 409, 413, 415, 422, 504, model=Envelope), "get_asset", "edit_asset"),
+    openapi_extra=documents.FORM,
+    operation_id="upload_file",
+    summary="Upload a file",
+)
+async def upload_file(request: Request) -> Response:
+    """Stores one file under the caller's key; the same key again is the same asset with new bytes."""
+    who = await signed_in(request)
+    return await upload.store(get_library(request), request, who)
+
+
+@router.post(
+    "/api/s3/presigned-url",
+    response_model=PresignOut,
+    responses=with_links(documented(400, 403, 408, 413, 415, model=Envelope), "get_asset", "complete_upload"),
+    operation_id="sign_upload",
+    summary="Get a signed URL to upload to",
+)
+async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest) -> Response:
+    """A URL that takes the bytes for 15 minutes, past this service. The asset is `uploading` until they are there."""
+    if not wanted.fileName or not wanted.fileType:
+        raise MissingParameters("fileName and fileType are needed")
+    library = get_library(request)
+    assert who.user_id is not None
+    opened = await signed.open_upload(
+        library.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
+    )
+    body = {
+        "success": True,
+        "data": {
+            "url": opened.url,
+            "expiresIn": opened.expires_in,
+            "method": "PUT",
+            "headers": opened.headers,
+            "id": opened.asset_id,
+            "fileName": opened.wanted_key,
+            "s3Key": opened.s3_key,
+            "readUrl": keys.read_url(opened.s3_key),
+            "completeUrl": f"/api/assets/{opened.asset_id}/complete",
+        },
+    }
+    return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")

@@ -1,0 +1,303 @@
+"""Resumable uploads over HTTP, `/api/assets/uploads`: tus 1.0 with creation, creation-with-upload, termination, expiration
+and checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from email.utils import format_datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from sqlalchemy import select
+
+from butai.assets import keys
+from butai.assets.kinds import AssetType, size_limit
+from butai.assets.library import get_library
+from butai.assets.models import Asset
+from butai.assets.tus import protocol, service
+from butai.assets.tus.schemas import UploadCheck, UploadKnown, UsageOut
+from butai.assets.tus.service import Resumables, UploadProgress
+from butai.assets.uploads import quotas
+from butai.assets.uploads.multipart_form import body_chunks
+from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
+from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, SmallBodies, origin, signed_in
+from butai.web.problems import answer_error, documented
+
+PATH = "/api/assets/uploads"
+_HEX = 64
+
+
+class Tus(APIRoute):
+    """A route of the protocol: its version is asked for, and stands in every answer, errors too."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The framework's, in these clothes."""
+        handle = super().get_route_handler()
+
+        async def dressed(request: Request) -> Response:
+            try:
+                version = request.headers.get("tus-resumable")
+                if version is None:
+                    raise MissingParameters("Tus-Resumable is missing")
+                if version != protocol.VERSION:
+                    raise TusVersionUnsupported
+                answer = await handle(request)
+            except ButaiError as error:
+                answer = answer_error(request, error)
+                answer.headers["tus-version"] = protocol.VERSION
+            answer.headers["tus-resumable"] = protocol.VERSION
+            return answer
+
+        return dressed
+
+
+router = APIRouter(prefix=PATH, tags=["resumable uploads"], route_class=Tus)
+around = APIRouter(prefix="/api/assets", tags=["resumable uploads"], route_class=SmallBodies)
+
+
+def _header(
+    name: str, description: str, example: str, *, required: bool = True, pattern: str | None = None
+) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"} | ({"pattern": pattern} if pattern else {})
+    return {
+        "name": name,
+        "in": "header",
+        "required": required,
+        "description": description,
+        "schema": schema,
+        "example": example,
+    }
+
+
+_BYTES = "^[0-9]{1,15}$"
+_CHECKSUM = f"^({'|'.join(protocol.ALGORITHMS)}) [A-Za-z0-9+/]+={{0,2}}$"
+_VERSION = _header("Tus-Resumable", "The protocol's version", protocol.VERSION, pattern=r"^1\.0\.0$")
+_OFFSET_BODY = {"content": {protocol.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+
+
+def _documented(*parameters: dict[str, Any], body: bool = False, needed: bool = False) -> dict[str, Any]:
+    said: dict[str, Any] = NEEDS_SIGN_IN | {"parameters": [_VERSION, *parameters]}
+    return said | ({"requestBody": _OFFSET_BODY | {"required": needed}} if body else {})
+
+
+@around.options("/uploads", include_in_schema=False)
+async def tus_options(request: Request) -> Response:
+    """What this server can: asked by clients before they begin, without signing in."""
+    settings = get_library(request).settings
+    return Response(
+        status_code=204,
+        headers={
+            "tus-resumable": protocol.VERSION,
+            "tus-version": protocol.VERSION,
+            "tus-extension": protocol.EXTENSIONS,
+            "tus-max-size": str(max(size_limit(settings, kind, None) for kind in AssetType)),
+            "tus-checksum-algorithm": ",".join(protocol.ALGORITHMS),
+        },
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=documented(400, 403, 409, 412, 413, 415, 422, 460, 504),
+    response_class=Response,
+    operation_id="create_upload",
+    summary="Begin an upload that can be taken up again (tus)",
+    openapi_extra=_documented(
+        _header("Upload-Length", "Bytes of the whole file", "12345678", pattern=_BYTES),
+        _header(
+            "Upload-Metadata",
+            "`filename` is the wanted key; `sha256` (hexadecimal) is checked when given",
+            "filename dnJtL0FvaS52cm0=",
+        ),
+        body=True,
+    ),
+)
+async def create_upload(request: Request) -> Response:
+    """Where to send the bytes stands in `Location`. The asset is `uploading` until they are all there."""
+    who = await signed_in(request)
+    assert who.user_id is not None
+    if "upload-defer-length" in request.headers:
+        raise InvalidRequest("Upload-Length is needed: its room is kept from the beginning")
+    length = protocol.whole_number("Upload-Length", request.headers.get("upload-length"))
+    header = request.headers.get("upload-metadata", "")
+    said = protocol.metadata(header)
+    name = said.get("filename") or said.get("fileName")
+    if not name:
+        raise MissingParameters("Upload-Metadata has no filename, such as vrm/Aoi.vrm")
+    sha256 = said.get("sha256") or None
+    if sha256 is not None and (len(sha256) != _HEX or set(sha256.lower()) - set("0123456789abcdef")):
+        raise InvalidRequest("sha256 is 64 hexadecimal digits")
+    resumables = _resumables(request)
+    made = await service.create(resumables, who.user_id, origin(request, who), keys.parse(name), length, sha256, header)
+    headers = {"location": f"{PATH}/{made.id}"}
+    if request.headers.get("content-type", "").partition(";")[0] == protocol.BODY_TYPE:
+        made = await service.append(
+            resumables,
+            who.user_id,
+            origin(request, who),
+            made.id,
+            0,
+            body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
+            protocol.checksum(request.headers.get("upload-checksum")),
+        )
+        headers["upload-offset"] = str(made.offset)
+    return Response(status_code=201, headers=headers | _expiry(made) | _asset(made))
+
+
+@router.head(
+    "/{upload_id:uuid}",
+    responses=documented(400, 404, 410, 412),
+    response_class=Response,
+    operation_id="look_at_upload",
+    summary="How far an upload is (tus)",
+    openapi_extra=_documented(),
+)
+async def look_at_upload(request: Request, upload_id: UUID) -> Response:
+    """`Upload-Offset` is what is kept, whatever happens to this service."""
+    who = await signed_in(request)
+    assert who.user_id is not None
+    found = await service.look(_resumables(request), who.user_id, upload_id)
+    headers = {
+        "upload-offset": str(found.offset),
+        "upload-length": str(found.length),
+        "cache-control": "no-store",
+    }
+    if found.metadata:
+        headers["upload-metadata"] = found.metadata
+    return Response(status_code=200, headers=headers | _expiry(found) | _asset(found))
+
+
+@router.patch(
+    "/{upload_id:uuid}",
+    status_code=204,
+    responses=documented(400, 404, 409, 410, 412, 413, 415, 422, 460, 504),
+    response_class=Response,
+    operation_id="continue_upload",
+    summary="Send the next bytes of an upload (tus)",
+    openapi_extra=_documented(
+        _header("Upload-Offset", "Where these bytes begin; must be where the upload stands", "0", pattern=_BYTES),
+        _header(
+            "Upload-Checksum",
+            "`sha256 BASE64` of these bytes: all of them are kept, or none",
+            "sha256 AAAA",
+            required=False,
+            pattern=_CHECKSUM,
+        ),
+        body=True,
+        needed=True,
+    ),
+)
+async def continue_upload(request: Request, upload_id: UUID) -> Response:
+    """With the last bytes the asset is ready, or refused: the answer says which. A later request takes over from an
+    earlier one that still hangs somewhere (409 `upload_taken` for that one)."""
+    who = await signed_in(request)
+    assert who.user_id is not None
+    if request.headers.get("content-type", "").partition(";")[0] != protocol.BODY_TYPE:
+        raise TypeUnsupported(f"The Content-Type of these bytes is {protocol.BODY_TYPE}")
+    resumables = _resumables(request)
+    now = await service.append(
+        resumables,
+        who.user_id,
+        origin(request, who),
+        upload_id,
+        protocol.whole_number("Upload-Offset", request.headers.get("upload-offset")),
+        body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
+        protocol.checksum(request.headers.get("upload-checksum")),
+    )
+    return Response(status_code=204, headers={"upload-offset": str(now.offset)} | _expiry(now) | _asset(now))
+
+
+@router.delete(
+    "/{upload_id:uuid}",
+    status_code=204,
+    responses=documented(400, 404, 409, 410, 412),
+    response_class=Response,
+    operation_id="cancel_upload",
+    summary="Give an upload up (tus)",
+    openapi_extra=_documented(),
+)
+async def cancel_upload(request: Request, upload_id: UUID) -> Response:
+    """Its bytes are removed. The asset of an upload that is done stays."""
+    who = await signed_in(request)
+    assert who.user_id is not None
+    await service.cancel(_resumables(request), who.user_id, origin(request, who), upload_id)
+    return Response(status_code=204)
+
+
+def _resumables(request: Request) -> Resumables:
+    return request.state.resumables
+
+
+def _expiry(progress: UploadProgress) -> dict[str, str]:
+    return {"upload-expires": format_datetime(progress.expires_at, usegmt=True)}
+
+
+def _asset(progress: UploadProgress) -> dict[str, str]:
+    """Which asset it is for: a header of ours, which tus clients pass over."""
+    return {"butai-asset-id": str(progress.asset_id)} if progress.asset_id else {}
+
+
+@around.post(
+    "/uploads/check",
+    response_model=UploadKnown,
+    responses=documented(400, 408, 413),
+    operation_id="check_upload",
+    summary="Are these bytes here already",
+)
+async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> Response:
+    """Among the caller's own ready files; of other people's nothing is told."""
+    async with get_library(request).database.transaction() as session:
+        found = await session.scalar(
+            select(Asset)
+            .where(
+                Asset.owner_user_id == who.user_id,
+                Asset.sha256 == asked.sha256.lower(),
+                Asset.status == "ready",
+                Asset.deleted_at.is_(None),
+            )
+            .order_by(Asset.created_at)
+            .limit(1)
+        )
+    known = found is not None and asked.size in (None, found.size_bytes)
+    asset = None
+    if known and found is not None:
+        asset = {
+            "id": found.id,
+            "s3Key": found.s3_key,
+            "displayName": found.display_name,
+            "url": keys.read_url(found.s3_key),
+        }
+    return _json({"known": known, "asset": asset})
+
+
+@around.get(
+    "/usage",
+    response_model=UsageOut,
+    responses=documented(),
+    operation_id="get_usage",
+    summary="What you keep here",
+)
+async def get_usage(request: Request, who: SignedIn) -> Response:
+    """The caller's files, the trash and uploads under way counted, and how much there may be."""
+    library = get_library(request)
+    assert who.user_id is not None
+    async with library.database.transaction() as session:
+        now = await quotas.usage(session, who.user_id)
+    return _json(
+        {
+            "bytes": now.bytes,
+            "files": now.files,
+            "reservedBytes": now.reserved_bytes,
+            "reservedFiles": now.reserved_files,
+            "quotaBytes": library.settings.quota_bytes or None,
+            "quotaFiles": library.settings.quota_files or None,
+        }
+    )
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(body), 200, {"cache-control": "private, no-store"}, "application/json")

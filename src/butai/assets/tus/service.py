@@ -1,0 +1,279 @@
+"""Resumable uploads in the index: begun, taken up by any process, ended. Called by `routes` and `tasks`.
+
+One request after another writes an upload, and the one before may still hang in some dead connection. So each takes the
+row's `writer` number, and every step of it holds only while that number is still its own: the newest request wins at once,
+and an older one finds that out at its next step. What the offset says is in the store or in the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+import uuid_utils.compat as uuid
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai.assets import keys
+from butai.assets.keys import AssetKey
+from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
+from butai.assets.models import AssetObject
+from butai.assets.tus.digests import Digests
+from butai.assets.tus.models import ResumableUpload
+from butai.assets.tus.protocol import Checksum
+from butai.assets.tus.task_names import FINISH_AFTER
+from butai.assets.tus.writer import Writer
+from butai.assets.uploads import quotas
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.assets.uploads.streaming import UploadTools
+from butai.audit import Origin
+from butai.errors import (
+    AssetNotFound,
+    ButaiError,
+    FileTooLarge,
+    SignatureMismatch,
+    UploadCancelled,
+    UploadExpired,
+    UploadOffsetWrong,
+    UploadRefused,
+    UploadTaken,
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumables:
+    """What resumable uploads need of their process."""
+
+    tools: UploadTools
+    digests: Digests
+
+
+@dataclass(frozen=True, slots=True)
+class UploadProgress:
+    """How far an upload is. Sizes are bytes."""
+
+    id: UUID
+    offset: int
+    length: int
+    metadata: str
+    expires_at: datetime
+    asset_id: UUID | None
+
+
+def _progress(row: ResumableUpload) -> UploadProgress:
+    return UploadProgress(
+        row.id, row.upload_offset, row.upload_length, row.metadata_header, row.expires_at, row.asset_id
+    )
+
+
+async def create(
+    resumables: Resumables, user_id: str, origin: Origin, key: AssetKey, length: int, sha256: str | None, metadata: str
+) -> UploadProgress:
+    """A row `uploading`, its room in the quota, and a place to send bytes to. Raises `FileTooLarge`, `QuotaExceeded`."""
+    settings = resumables.tools.settings
+    limit = size_limit(settings, key.kind, key.sidecar)
+    if length == 0:
+        raise SignatureMismatch("The file is empty")
+    if length > limit:
+        raise FileTooLarge(f"{length} bytes were declared; {limit} is the most for this kind")
+    attempt = UploadAttempt(keys.mint_object_key(resumables.tools.store.prefix))
+    lease = timedelta(hours=settings.resumable_hours)
+    async with resumables.tools.database.transaction() as session:
+        await quotas.hold(session, settings, user_id)
+        await begin(session, user_id, key, attempt, settings, origin)
+        await ledger(session, attempt, "resumable", lease, size=length, sha256=sha256)
+        await quotas.check(session, settings, user_id)
+        row = ResumableUpload(
+            id=uuid.uuid7(),
+            user_id=user_id,
+            asset_id=attempt.asset_id,
+            object_key=attempt.object_key,
+            wanted_key=key.text,
+            upload_length=length,
+            upload_offset=0,
+            declared_sha256=sha256,
+            metadata_header=metadata,
+            state="open",
+            writer=0,
+            parts=[],
+            expires_at=datetime.now(UTC) + lease,
+        )
+        session.add(row)
+    log.info("upload.began", asset_id=str(attempt.asset_id), upload_id=str(row.id), user_id=user_id, size=length)
+    return _progress(row)
+
+
+async def _own(session: AsyncSession, upload_id: UUID, user_id: str | None) -> ResumableUpload:
+    """The row, locked. `user_id` None is the worker, who may all. Raises what its state says."""
+    row = await session.scalar(select(ResumableUpload).where(ResumableUpload.id == upload_id).with_for_update())
+    if row is None or (user_id is not None and row.user_id != user_id):
+        raise AssetNotFound("There is no such upload")
+    if row.state == "refused":
+        raise UploadExpired(row.error_detail)
+    if row.expires_at < datetime.now(UTC):
+        raise UploadExpired("The upload was not finished in time")
+    return row
+
+
+async def look(resumables: Resumables, user_id: str, upload_id: UUID) -> UploadProgress:
+    """How far an upload is. One that is whole, and whose process died before it said so, is finished first."""
+    async with resumables.tools.database.transaction() as session:
+        row = await _own(session, upload_id, user_id)
+    while row.state == "finishing":
+        # Whoever hears of all bytes takes the upload for done, and it is not: it may yet be refused.
+        if row.updated_at + FINISH_AFTER < datetime.now(UTC):
+            await finish_left(resumables, upload_id)
+        await asyncio.sleep(0.2)
+        async with resumables.tools.database.transaction() as session:
+            row = await _own(session, upload_id, user_id)
+    return _progress(row)
+
+
+async def append(
+    resumables: Resumables,
+    user_id: str,
+    origin: Origin,
+    upload_id: UUID,
+    offset: int,
+    chunks: AsyncIterator[bytes],
+    declared: Checksum | None,
+) -> UploadProgress:
+    """Takes one request's bytes. When they are the last, the asset is ready afterwards.
+
+    What arrived before the client went away is kept; with a checksum, all of the request's bytes or none. Raises
+    `UploadOffsetWrong`, `UploadTaken`, `UploadChecksumWrong`, `UploadRefused` of any kind, `ClientDisconnected`.
+    """
+    async with resumables.tools.database.transaction() as session:
+        row = await _own(session, upload_id, user_id)
+        if row.state == "done":
+            if offset != row.upload_length:
+                raise UploadOffsetWrong(f"The upload is whole: {row.upload_length} bytes")
+            return _progress(row)
+        if row.state == "open" and offset != row.upload_offset:
+            raise UploadOffsetWrong(f"The upload is at {row.upload_offset}, the request at {offset}")
+        if row.state == "finishing" and row.updated_at + FINISH_AFTER > datetime.now(UTC):
+            raise UploadTaken("The upload is whole, and being finished")
+        row.writer += 1
+        tail = await session.scalar(select(ResumableUpload.tail).where(ResumableUpload.id == upload_id)) or b""
+        upload_id_of_store = await session.scalar(
+            select(AssetObject.upload_id).where(AssetObject.object_key == row.object_key)
+        )
+    writer = Writer(resumables.tools, resumables.digests, row, tail, upload_id_of_store, declared)
+    if row.state == "open":
+        key = keys.parse(row.wanted_key)
+        try:
+            await writer.take(chunks, key)
+        except UploadRefused as error:
+            await _refuse(resumables, row, error, origin)
+            raise
+    if writer.offset == row.upload_length:
+        await _finish(resumables, row, writer.number, origin, writer.parts)
+    row.upload_offset, row.expires_at = writer.offset, writer.expires_at
+    return _progress(row)
+
+
+async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
+    """Finishes an upload that is whole, and that its process did not finish. Raises as `append` does."""
+    async with resumables.tools.database.transaction() as session:
+        row = await _own(session, upload_id, None)
+        if row.state != "finishing":
+            return
+        row.writer += 1
+    log.info("upload.finish_taken_over", upload_id=str(upload_id))
+    await _finish(resumables, row, row.writer, Origin(row.user_id), row.parts)
+
+
+async def cancel(resumables: Resumables, user_id: str, origin: Origin, upload_id: UUID) -> None:
+    """The client wants it no more: its bytes go, and its room in the quota is free again."""
+    async with resumables.tools.database.transaction() as session:
+        row = await _own(session, upload_id, user_id)
+        if row.state != "done":
+            row.writer += 1
+    if row.state != "done":
+        await _refuse(resumables, row, UploadCancelled(), origin)
+
+
+async def _refuse(resumables: Resumables, row: ResumableUpload, error: ButaiError, origin: Origin) -> None:
+    async with resumables.tools.database.transaction() as session:
+        asked = await session.execute(
+            update(ResumableUpload)
+            .where(
+                ResumableUpload.id == row.id,
+                ResumableUpload.writer == row.writer,
+                ResumableUpload.state.in_(("open", "finishing")),
+            )
+            .values(state="refused", error_code=error.code, error_detail=error.detail, tail=b"", updated_at=_now())
+        )
+        if not asked.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
+            raise UploadTaken
+        await fail(session, await _attempt(session, row), error, actor=row.user_id, origin=origin)
+    resumables.digests.forget(row.id)
+    log.info("upload.failed", asset_id=str(row.asset_id), upload_id=str(row.id), error_code=error.code)
+
+
+async def _attempt(session: AsyncSession, row: ResumableUpload) -> UploadAttempt:
+    number = await session.scalar(select(AssetObject.attempt).where(AssetObject.object_key == row.object_key))
+    return UploadAttempt(row.object_key, row.asset_id, number or 0, keys.parse(row.wanted_key))
+
+
+async def _finish(
+    resumables: Resumables, row: ResumableUpload, number: int, origin: Origin, sent: list[list[object]]
+) -> None:
+    """Joins the parts, checks the whole, and points the asset at it."""
+    row.writer = number
+    key = keys.parse(row.wanted_key)
+    try:
+        stored = await _joined(resumables, row, key, sent)
+        limit = size_limit(resumables.tools.settings, key.kind, key.sidecar)
+        stored = checked(stored, key, limit, row.declared_sha256, row.upload_length)
+    except UploadRefused as error:
+        await _refuse(resumables, row, error, origin)
+        raise
+    async with resumables.tools.database.transaction() as session:
+        asked = await session.execute(
+            update(ResumableUpload)
+            .where(ResumableUpload.id == row.id, ResumableUpload.writer == number)
+            .values(state="done", tail=b"", updated_at=_now())
+        )
+        if not asked.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
+            raise UploadTaken
+        await finish(session, await _attempt(session, row), stored, actor=row.user_id, origin=origin)
+    resumables.digests.forget(row.id)
+    log.info("upload.completed", asset_id=str(row.asset_id), upload_id=str(row.id), size=stored.size)
+
+
+async def _joined(
+    resumables: Resumables, row: ResumableUpload, key: AssetKey, sent: list[list[object]]
+) -> StoredObject:
+    store = resumables.tools.store
+    async with resumables.tools.database.transaction() as session:
+        upload_id = await session.scalar(select(AssetObject.upload_id).where(AssetObject.object_key == row.object_key))
+    assert upload_id is not None
+    etag = await store.complete_multipart(row.object_key, upload_id, [(int(str(n)), str(tag)) for n, tag, _ in sent])
+    facts = await store.head(row.object_key)
+    wanted = META_LIMIT if key.sidecar is Sidecar.META and facts.size <= META_LIMIT else HEAD_BYTES
+    head = await store.read(row.object_key, 0, wanted)
+    digest = resumables.digests.at(row.id, row.upload_length)
+    sha256 = digest.hexdigest() if digest is not None else await _read_back(resumables, row.object_key)
+    meta = parse_meta(head) if key.sidecar is Sidecar.META else None
+    return StoredObject(facts.size, sha256, etag or facts.etag, head[:HEAD_BYTES], meta)
+
+
+async def _read_back(resumables: Resumables, object_key: str) -> str:
+    """The SHA-256 of what is stored: several processes had a part in it, and a digest cannot be handed on."""
+    digest = hashlib.sha256()
+    async with resumables.tools.store.open(object_key) as body:
+        async for chunk in body.chunks():
+            await asyncio.to_thread(digest.update, chunk)
+    return digest.hexdigest()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

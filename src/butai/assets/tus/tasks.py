@@ -1,0 +1,49 @@
+"""Background jobs of resumable uploads. `butai.worker` registers and runs them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+from procrastinate import App, JobContext, RetryStrategy
+from sqlalchemy import delete
+
+from butai.assets.library import Library
+from butai.assets.tus.digests import Digests
+from butai.assets.tus.models import ResumableUpload
+from butai.assets.tus.service import Resumables, finish_left
+from butai.assets.tus.task_names import FINISH
+from butai.errors import NotFound, Unavailable, UploadInterrupted, UploadRefused
+
+log = structlog.get_logger(__name__)
+
+KEPT = timedelta(days=1)
+"""How long it is still said of an upload that it is over."""
+
+_AGAIN = RetryStrategy(max_attempts=10, exponential_wait=3, retry_exceptions={Unavailable})
+
+
+async def finish_upload(context: JobContext, upload_id: str) -> None:
+    """Finishes an upload that came whole and whose process died before it was ready."""
+    library: Library = context.additional_context["library"]
+    try:
+        await finish_left(Resumables(library.uploads, Digests()), UUID(upload_id))
+    except (UploadRefused, UploadInterrupted, NotFound) as error:
+        log.info("upload.not_finished", upload_id=upload_id, error_code=error.code)
+
+
+async def forget_uploads(context: JobContext, timestamp: int) -> None:
+    """Deletes the rows of uploads that are over. What they were for stays with the asset and its events."""
+    library: Library = context.additional_context["library"]
+    async with library.database.transaction() as session:
+        await session.execute(delete(ResumableUpload).where(ResumableUpload.expires_at < datetime.now(UTC) - KEPT))
+
+
+def register(app: App) -> None:
+    """Makes the tasks known to a procrastinate app."""
+    app.task(name=FINISH, pass_context=True, retry=_AGAIN)(finish_upload)
+    forget = app.task(name="assets.forget_uploads", pass_context=True, queueing_lock="assets.forget_uploads")(
+        forget_uploads
+    )
+    app.periodic(cron="23 * * * *")(forget)

@@ -1,0 +1,225 @@
+"""One request's bytes on their way into the store, in parts, each step written down before the next. Called by `uploads`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import jobs
+from butai.assets import keys
+from butai.assets.keys import AssetKey
+from butai.assets.kinds import HEAD_BYTES
+from butai.assets.models import AssetObject
+from butai.assets.tus.digests import Digests
+from butai.assets.tus.models import ResumableUpload
+from butai.assets.tus.protocol import Checksum
+from butai.assets.tus.task_names import FINISH, FINISH_AFTER
+from butai.assets.uploads.part_buffers import Part
+from butai.assets.uploads.streaming import UploadTools
+from butai.errors import ClientDisconnected, InvalidRequest, Unavailable, UploadChecksumWrong, UploadTaken
+
+log = structlog.get_logger(__name__)
+
+LEAST_PART = 5 * 1024**2
+"""S3 takes no smaller part but the last."""
+
+
+class Writer:
+    """Writes from where `row` stands. `offset` is how many bytes are durable; `parts` are [number, ETag, bytes] each."""
+
+    def __init__(
+        self,
+        tools: UploadTools,
+        digests: Digests,
+        row: ResumableUpload,
+        tail: bytes,
+        store_upload_id: str | None,
+        declared: Checksum | None,
+    ) -> None:
+        self._tools = tools
+        self._digests = digests
+        self._row = row
+        self._store_upload_id = store_upload_id
+        self._declared = declared
+        self._checking = hashlib.new(declared.algorithm, usedforsecurity=False) if declared else None
+        self.number = row.writer
+        self.offset = row.upload_offset
+        self.expires_at = row.expires_at
+        self.parts: list[list[Any]] = list(row.parts)
+        self._received = row.upload_offset
+        self._digest = digests.at(row.id, row.upload_offset)
+        self._filling: Part = tools.memory.take()
+        self._filling.write(tail)
+        self._sending: asyncio.Task[None] | None = None
+        self._head = tail[:HEAD_BYTES] if row.upload_offset == len(tail) else None
+        """The file's beginning, until it has been checked; None when that was done before."""
+
+    async def take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
+        """All of one request. Raises what ends it early, after what arrived is durable."""
+        try:
+            await self._take(chunks, key)
+        finally:
+            if self._sending is not None:
+                self._sending.cancel()
+                await asyncio.gather(self._sending, return_exceptions=True)
+            self._tools.memory.give(self._filling)
+
+    async def _take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
+        gone: ClientDisconnected | None = None
+        try:
+            async for chunk in chunks:
+                await self._write(chunk, key)
+        except ClientDisconnected as error:
+            if self._declared is not None:
+                raise
+            gone = error
+        await self._sent()
+        if (
+            self._checking is not None
+            and self._declared is not None
+            and not hmac.compare_digest(self._checking.digest(), self._declared.digest)
+        ):
+            raise UploadChecksumWrong
+        await self._rest()
+        if gone is not None:
+            raise gone
+
+    async def _write(self, chunk: bytes, key: AssetKey) -> None:
+        self._received += len(chunk)
+        if self._received > self._row.upload_length:
+            raise InvalidRequest(f"More than the {self._row.upload_length} bytes that were declared")
+        if self._head is not None:
+            self._head = (self._head + chunk)[:HEAD_BYTES]
+            if len(self._head) == HEAD_BYTES:
+                # What is wrong from the start is refused at the start.
+                key.format.check(self._head, self._row.upload_length)
+                self._head = None
+        if self._checking is not None:
+            self._checking.update(chunk)
+        view = memoryview(chunk)
+        while view:
+            taken = self._filling.write(view)
+            if self._digest is not None:
+                self._digest.update(view[:taken])
+            view = view[taken:]
+            if self._filling.full and view:
+                await self._send()
+
+    async def _send(self) -> None:
+        """Sends the filled part beside the filling of the next; one at a time, so that they are written down in order."""
+        await self._sent()
+        part, self._filling = self._filling, self._tools.memory.take()
+        received = self._received_in_parts() + len(part)
+        digest = self._digest.copy() if self._digest is not None else None
+        self._sending = asyncio.create_task(self._store(part, received, digest))
+        # Not in the task itself: one that is cancelled before it begins never comes to its own end.
+        self._sending.add_done_callback(lambda _: self._tools.memory.give(part))
+
+    def _received_in_parts(self) -> int:
+        return sum(size for _, _, size in self.parts)
+
+    async def _sent(self) -> None:
+        if self._sending is not None:
+            sending, self._sending = self._sending, None
+            await sending
+
+    async def _store(self, part: Part, offset: int, digest: hashlib._Hash | None) -> None:
+        number = await self._reserve()
+        upload_id = await self._open()
+        etag = await self._tools.store.upload_part(self._row.object_key, upload_id, number, part)
+        self.parts.append([number, etag, len(part)])
+        if self._declared is None:
+            await self._commit(offset, b"")
+            self._digests.keep(self._row.id, offset, digest)
+
+    async def _rest(self) -> None:
+        """What is left in hand: a part, when it is large enough or the last; else it waits in the row."""
+        length, tail = len(self._filling), b""
+        if length and (self._received == self._row.upload_length or length >= LEAST_PART):
+            await self._send()
+            await self._sent()
+        else:
+            tail = bytes(self._filling.read(0, length))
+        if self._declared is not None or tail:
+            await self._commit(self._received, tail)
+        self._digests.keep(self._row.id, self._received, self._digest)
+
+    async def _reserve(self) -> int:
+        """A part number that no other request has, or had."""
+        async with self._tools.database.transaction() as session:
+            number = await session.scalar(
+                text(
+                    "UPDATE resumable_uploads SET next_part = next_part + 1 "
+                    "WHERE id = :id AND writer = :writer AND state = 'open' RETURNING next_part - 1"
+                ),
+                {"id": self._row.id, "writer": self.number},
+            )
+        if number is None:
+            raise UploadTaken
+        return number
+
+    async def _open(self) -> str:
+        """The store's multipart upload. Two requests may begin one each: the first that is written down counts."""
+        if self._store_upload_id is None:
+            store, key = self._tools.store, self._row.object_key
+            made = await store.create_multipart(key, keys.parse(self._row.wanted_key).format.mime)
+            async with self._tools.database.transaction() as session:
+                self._store_upload_id = await session.scalar(
+                    text(
+                        "UPDATE asset_objects SET upload_id = coalesce(upload_id, :made) "
+                        "WHERE object_key = :key AND state = 'writing' RETURNING upload_id"
+                    ),
+                    {"made": made, "key": key},
+                )
+            if self._store_upload_id != made:
+                try:
+                    await store.abort_multipart(key, made)
+                except Unavailable:
+                    log.warning("upload.abort_failed", object_key=key)
+            if self._store_upload_id is None:
+                raise UploadTaken
+        return self._store_upload_id
+
+    async def _commit(self, offset: int, tail: bytes) -> None:
+        expires = datetime.now(UTC) + timedelta(hours=self._tools.settings.resumable_hours)
+        async with self._tools.database.transaction() as session:
+            if not await self._write_down(session, offset, tail, expires):
+                raise UploadTaken
+        self.offset, self.expires_at = offset, expires
+
+    async def _write_down(self, session: AsyncSession, offset: int, tail: bytes, expires: datetime) -> bool:
+        # In the same step as the last byte: who asks and hears of all bytes takes the upload for done.
+        whole = offset == self._row.upload_length
+        done = await session.execute(
+            update(ResumableUpload)
+            .where(
+                ResumableUpload.id == self._row.id,
+                ResumableUpload.writer == self.number,
+                ResumableUpload.state == "open",
+            )
+            .values(
+                upload_offset=offset,
+                parts=self.parts,
+                tail=tail,
+                updated_at=datetime.now(UTC),
+                expires_at=expires,
+                state="finishing" if whole else "open",
+            )
+        )
+        if not done.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
+            return False
+        await session.execute(
+            update(AssetObject).where(AssetObject.object_key == self._row.object_key).values(lease_until=expires)
+        )
+        if whole:
+            at = datetime.now(UTC) + FINISH_AFTER * 1.5
+            await jobs.enqueue(session, FINISH, {"upload_id": str(self._row.id)}, at=at)
+        return True

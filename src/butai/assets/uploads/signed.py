@@ -1,0 +1,155 @@
+"""Uploads that go past us: the client gets a signed URL, sends the bytes to the store, and tells us, or does not.
+
+`open_upload` and `complete` are called by the routes; `settle` also by the sweeper, which completes what arrived
+without a word and expires what never came. The bytes were never seen here: their beginning is read back and checked,
+and their SHA-256 is made by a job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import jobs
+from butai.assets import keys, transitions
+from butai.assets.keys import AssetKey
+from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
+from butai.assets.models import Asset, AssetObject
+from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
+from butai.assets.uploads import quotas
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.assets.uploads.streaming import UploadTools
+from butai.audit import Origin
+from butai.errors import (
+    AssetNotFound,
+    AssetNotReady,
+    FileTooLarge,
+    StoreAccessDenied,
+    UploadInterrupted,
+    UploadRefused,
+)
+
+ARRIVAL_GRACE = timedelta(minutes=5)
+"""A transfer that began in the URL's last second may run on for a while."""
+
+COPY_LEASE = timedelta(minutes=10)
+"""A copy within the store takes seconds; after this its maker is taken for dead."""
+
+HASH_OBJECT = "assets.hash_object"
+"""The task that reads an object once and writes its SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedUpload:
+    """Where to send the bytes. `headers` must be sent with exactly these values, or the store refuses."""
+
+    asset_id: UUID
+    s3_key: str
+    wanted_key: str
+    url: str
+    headers: dict[str, str]
+    expires_in: int
+
+
+async def open_upload(
+    tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, size: int | None, sha256: str | None
+) -> SignedUpload:
+    """A row `uploading` and a URL that may write its object. `size`, when declared, is signed: the store enforces it."""
+    limit = size_limit(tools.settings, key.kind, key.sidecar)
+    if size is not None and size > limit:
+        raise FileTooLarge(f"{size} bytes were declared; {limit} is the most for this kind")
+    attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
+    expires = tools.settings.presigned_expiry
+    async with tools.database.transaction() as session:
+        await quotas.hold(session, tools.settings, user_id)
+        asset = await begin(session, user_id, key, attempt, tools.settings, origin)
+        await ledger(session, attempt, "signed", timedelta(seconds=expires) + ARRIVAL_GRACE, size=size, sha256=sha256)
+        await quotas.check(session, tools.settings, user_id)
+        s3_key, wanted_key = asset.s3_key, asset.wanted_key
+    # The type is not signed: browsers name it as they like, and ours comes from the key.
+    headers = {} if size is None else {"Content-Length": str(size)}
+    url = tools.store.sign("PUT", attempt.object_key, expires=expires, headers=headers, public=True)
+    assert attempt.asset_id is not None
+    return SignedUpload(attempt.asset_id, s3_key, wanted_key, url, headers, expires)
+
+
+async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: UUID) -> None:
+    """The client's word that the bytes are there. Raises `AssetNotReady` while the store knows nothing of them,
+    `UploadRefused` when they are not what was promised, `AssetNotFound` for what is not the caller's.
+
+    Again is fine: an upload that is already done stays done.
+    """
+    async with tools.database.transaction() as session:
+        asset = await session.scalar(select(Asset).where(Asset.id == asset_id, Asset.owner_user_id == user_id))
+        if asset is None:
+            raise AssetNotFound
+        row = await session.scalar(
+            select(AssetObject)
+            .where(AssetObject.asset_id == asset_id, AssetObject.origin == "signed", AssetObject.state == "writing")
+            .order_by(AssetObject.attempt.desc())
+            .limit(1)
+        )
+        if row is None:
+            if asset.status == "ready":
+                return
+            raise UploadInterrupted(asset.error_detail)
+    if not await settle(tools, row, asset, user_id, origin):
+        raise AssetNotReady("The store does not have the file yet")
+
+
+async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str | None, origin: Origin | None) -> bool:
+    """Looks for an attempt's object, checks it, and finishes or fails the attempt. False when nothing has arrived.
+
+    The object that the URL can write is copied first, and the copy is what is checked and kept: whoever holds the URL
+    could otherwise change the bytes after the check. Raises `UploadRefused` for bytes that are not what was promised.
+    """
+    key = keys.parse(asset.wanted_key)
+    attempt = UploadAttempt(row.object_key, asset.id, row.attempt, key)
+    limit = size_limit(tools.settings, key.kind, key.sidecar)
+    copy = UploadAttempt(keys.mint_object_key(tools.store.prefix))
+    try:
+        facts = await tools.store.head(row.object_key)
+        if facts.size > limit:
+            raise FileTooLarge(f"The file has {facts.size} bytes; {limit} is the most for this kind")
+        async with tools.database.transaction() as session:
+            await ledger(session, copy, "upload", COPY_LEASE)
+        await tools.store.copy(row.object_key, copy.object_key)
+        stored = checked(
+            await _look(tools.store, copy.object_key, key), key, limit, row.declared_sha256, row.declared_size
+        )
+    except (ObjectAbsent, StoreAccessDenied):
+        # AWS says "denied" for "absent" to those who may not list.
+        return False
+    except UploadRefused as error:
+        async with tools.database.transaction() as session:
+            await fail(session, attempt, error, actor=actor, origin=origin)
+            await fail(session, copy, error, actor=actor)
+        raise
+    copy.asset_id, copy.number, copy.key = asset.id, row.attempt, key
+    async with tools.database.transaction() as session:
+        await finish(session, copy, stored, actor=actor, origin=origin)
+        await transitions.condemn(session, row.object_key, after=timedelta(seconds=tools.settings.presigned_expiry))
+        await jobs.enqueue(session, HASH_OBJECT, {"asset_id": str(asset.id), "object_key": copy.object_key})
+    return True
+
+
+async def _look(store: Store, object_key: str, key: AssetKey) -> StoredObject:
+    facts = await store.head(object_key)
+    wanted = META_LIMIT if key.sidecar is Sidecar.META and facts.size <= META_LIMIT else HEAD_BYTES
+    try:
+        head = await store.read(object_key, 0, wanted) if facts.size else b""
+    except RangeRefused as error:
+        raise ObjectAbsent from error
+    meta = parse_meta(head) if key.sidecar is Sidecar.META and facts.size <= META_LIMIT else None
+    return StoredObject(facts.size, None, facts.etag, head[:HEAD_BYTES], meta)
+
+
+async def write_hash(session: AsyncSession, asset_id: UUID, object_key: str, sha256: str) -> None:
+    """Keeps a SHA-256 that was made after the fact, if the asset still has this object."""
+    await session.execute(
+        update(Asset).where(Asset.id == asset_id, Asset.object_key == object_key).values(sha256=sha256)
+    )

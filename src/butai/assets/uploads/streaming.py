@@ -1,0 +1,327 @@
+"""How bytes come in through a form: streamed into the store and hashed on the way, in bounded memory.
+
+`receive` is what the upload route calls. The steps in the index are in `attempts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy import update
+
+from butai.assets import keys
+from butai.assets.keys import AssetKey
+from butai.assets.kinds import HEAD_BYTES, META_LIMIT, AssetType, Sidecar, parse_meta, size_limit
+from butai.assets.models import Asset, AssetObject
+from butai.assets.storage.client import Store
+from butai.assets.uploads import quotas
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.assets.uploads.part_buffers import Part, PartMemory
+from butai.audit import Origin
+from butai.config import AssetSettings
+from butai.database import Database
+from butai.errors import (
+    ButaiError,
+    DatabaseUnavailable,
+    FileTooLarge,
+    SignatureMismatch,
+    Unavailable,
+    UploadInterrupted,
+)
+
+log = structlog.get_logger(__name__)
+
+Settle = Callable[[], Awaitable[tuple[AssetKey, str | None]]]
+"""Tells an upload's key and the SHA-256 that the client declared, when all of the form has been read."""
+
+PARTS_IN_FLIGHT = 2
+"""Parts of one upload that are being sent while another fills: the store's pause at the end of a part goes unnoticed.
+With 8 MiB a part, an upload holds at most 24 MiB."""
+
+FINISH_TRIES = 4
+"""Tries of the last transaction of an upload, over about 4 s: longer than Postgres takes to restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What an upload's answer is made of."""
+
+    asset_id: UUID
+    s3_key: str
+    wanted_key: str
+    mime_type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTools:
+    """What uploads need of their process."""
+
+    database: Database
+    store: Store
+    memory: PartMemory
+    settings: AssetSettings
+
+
+async def receive(
+    tools: UploadTools,
+    user_id: str,
+    origin: Origin,
+    key: AssetKey | None,
+    chunks: AsyncIterator[bytes],
+    settle: Settle,
+    expected: int | None = None,
+) -> Uploaded:
+    """Carries one file from a form into the store and the index.
+
+    `key` is None when the form sends its file before its fields: the bytes go to an object that belongs to nobody
+    yet, and `settle` tells the key (and a declared SHA-256) once the form has been read to its end. `expected`: bytes to keep
+    room for in the user's quota. Raises any error of
+    an upload; whatever it is, the row says it too.
+    """
+    lease = timedelta(seconds=tools.settings.upload_lease)
+    attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
+    async with tools.database.transaction() as session:
+        if key is not None:
+            await quotas.hold(session, tools.settings, user_id)
+            await begin(session, user_id, key, attempt, tools.settings, origin)
+        await ledger(session, attempt, "upload", lease, size=expected)
+        if key is not None:
+            await quotas.check(session, tools.settings, user_id)
+    log.info("upload.began", asset_id=str(attempt.asset_id), attempt=attempt.number, user_id=user_id)
+    try:
+        async with _lease(tools, attempt, lease):
+            limit = (
+                size_limit(tools.settings, key.kind, key.sidecar)
+                if key
+                else max(size_limit(tools.settings, kind, None) for kind in AssetType)
+            )
+            stored = await _store(tools, attempt, key, chunks, limit)
+            final, declared = await settle()
+            if key is None:
+                async with tools.database.transaction() as session:
+                    await begin(session, user_id, final, attempt, tools.settings, origin)
+                    await session.execute(
+                        update(AssetObject)
+                        .where(AssetObject.object_key == attempt.object_key)
+                        .values(asset_id=attempt.asset_id, attempt=attempt.number)
+                    )
+            stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), declared)
+            await quotas.settle(tools.database, tools.settings, user_id, attempt.object_key, stored.size)
+            asset = await _finish_persistently(tools.database, attempt, stored, user_id, origin)
+    except BaseException as error:
+        cause = error if isinstance(error, ButaiError) else UploadInterrupted()
+        if isinstance(error, Exception) and not isinstance(error, ButaiError):
+            log.exception("upload.crashed", asset_id=str(attempt.asset_id))
+        # Whoever cancels this request must not cancel the writing down of it.
+        await asyncio.shield(_write_down(tools.database, attempt, cause, user_id, origin))
+        raise
+    log.info("upload.completed", asset_id=str(asset.id), attempt=attempt.number, size=stored.size)
+    return Uploaded(asset.id, asset.s3_key, asset.wanted_key, asset.mime_type, stored.size)
+
+
+async def _finish_persistently(
+    database: Database, attempt: UploadAttempt, stored: StoredObject, user_id: str, origin: Origin
+) -> Asset:
+    for delay in (*(0.5 * 2**n for n in range(FINISH_TRIES - 1)), None):
+        try:
+            async with database.transaction() as session:
+                return await finish(session, attempt, stored, actor=user_id, origin=origin)
+        except DatabaseUnavailable:
+            if delay is None:
+                raise
+            await asyncio.sleep(delay)
+    raise AssertionError("unreachable")
+
+
+async def _write_down(
+    database: Database, attempt: UploadAttempt, error: ButaiError, user_id: str, origin: Origin
+) -> None:
+    log.info("upload.failed", asset_id=str(attempt.asset_id), attempt=attempt.number, error_code=error.code)
+    try:
+        async with database.transaction() as session:
+            await fail(session, attempt, error, actor=user_id, origin=origin)
+    except DatabaseUnavailable:
+        # The lease runs out and the sweeper does it.
+        log.warning("upload.failure_not_written", asset_id=str(attempt.asset_id))
+
+
+@asynccontextmanager
+async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -> AsyncIterator[None]:
+    """Says again and again that this attempt's process lives, until the block ends."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(lease.total_seconds() / 3)
+            try:
+                async with tools.database.transaction() as session:
+                    await session.execute(
+                        update(AssetObject)
+                        .where(AssetObject.object_key == attempt.object_key, AssetObject.state == "writing")
+                        .values(lease_until=datetime.now(UTC) + lease)
+                    )
+            except DatabaseUnavailable:
+                log.warning("upload.lease_not_renewed", object_key=attempt.object_key)
+
+    task = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _store(
+    tools: UploadTools, attempt: UploadAttempt, key: AssetKey | None, chunks: AsyncIterator[bytes], limit: int
+) -> StoredObject:
+    """Streams the chunks into the attempt's object. One part fills while `PARTS_IN_FLIGHT` are sent."""
+    outgoing = _Outgoing(tools, attempt, key.format.mime if key else "application/octet-stream")
+    size, head, head_checked = 0, b"", False
+    try:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise FileTooLarge(f"The file is larger than {limit} bytes, the most for this kind")
+            if not head_checked:
+                head = (head + chunk[: HEAD_BYTES - len(head)]) if len(head) < HEAD_BYTES else head
+                if len(head) == HEAD_BYTES:
+                    # What is wrong from the start is refused at the start.
+                    head_checked = True
+                    if key is not None:
+                        key.format.check(head, None)
+            await outgoing.write(chunk)
+        # A `_meta.json` is wanted whole; where the key is not yet known, whatever is small enough may be one.
+        body = outgoing.small_body() if size <= META_LIMIT and (key is None or key.sidecar is Sidecar.META) else None
+        meta = None
+        if body is not None:
+            try:
+                meta = parse_meta(body)
+            except SignatureMismatch:
+                if key is not None:
+                    raise
+        etag = await outgoing.close()
+        return StoredObject(size, outgoing.sha256, etag, head, meta)
+    except BaseException:
+        await asyncio.shield(outgoing.abort())
+        raise
+    finally:
+        outgoing.release()
+
+
+class _Outgoing:
+    """The object being written: one PUT when it fits a part, else a multipart upload whose id is in the ledger."""
+
+    def __init__(self, tools: UploadTools, attempt: UploadAttempt, mime: str) -> None:
+        self._tools = tools
+        self._attempt = attempt
+        self._mime = mime
+        self._upload_id: str | None = None
+        self._opening: asyncio.Task[str] | None = None
+        self._etags: dict[int, str] = {}
+        self._filling: Part | None = None
+        self._sending: deque[tuple[Part, asyncio.Task[None]]] = deque()
+        self._sent = 0
+        self._digest = hashlib.sha256()
+        self._hashed: asyncio.Task[None] | None = None
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    async def write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view:
+            if self._filling is None:
+                self._filling = self._tools.memory.take()
+            view = view[self._filling.write(view) :]
+            if self._filling.full and view:
+                await self._send_filled()
+
+    def small_body(self) -> bytes:
+        return b"" if self._filling is None else bytes(self._filling.read(0, len(self._filling)))
+
+    async def close(self) -> str:
+        """Sends what is left; returns the object's ETag."""
+        store, key = self._tools.store, self._attempt.object_key
+        if self._filling is None:
+            self._filling = self._tools.memory.take()
+        if self._upload_id is None:
+            _, etag = await asyncio.gather(
+                asyncio.to_thread(self._filling.hash_into, self._digest), store.put(key, self._filling, self._mime)
+            )
+            return etag
+        await self._send_filled()
+        while self._sending:
+            await self._oldest_sent()
+        return await store.complete_multipart(
+            key, self._upload_id, [(n + 1, self._etags[n + 1]) for n in range(self._sent)]
+        )
+
+    async def abort(self) -> None:
+        """Stops sending and has the store forget the parts. What it cannot do now, the removal job does later."""
+        for _, task in self._sending:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in self._sending), return_exceptions=True)
+        try:
+            if self._opening is not None:
+                # Also when the upload was cancelled while the store was about to answer with the id.
+                upload_id = await self._opening
+                await self._tools.store.abort_multipart(self._attempt.object_key, upload_id)
+        except Unavailable:
+            log.warning("upload.abort_left_to_job", object_key=self._attempt.object_key)
+
+    def release(self) -> None:
+        """Gives all parts back. Nothing may be on its way any more."""
+        for part in (self._filling, *(part for part, _ in self._sending)):
+            if part is not None:
+                self._tools.memory.give(part)
+        self._filling = None
+        self._sending.clear()
+
+    async def _send_filled(self) -> None:
+        if self._upload_id is None:
+            self._opening = asyncio.create_task(self._open())
+            self._upload_id = await asyncio.shield(self._opening)
+        if len(self._sending) == PARTS_IN_FLIGHT:
+            await self._oldest_sent()
+        part, self._filling = self._filling, None
+        assert part is not None
+        self._sent += 1
+        self._hashed = asyncio.create_task(self._hash(part, self._hashed))
+        self._sending.append((part, asyncio.create_task(self._send(part, self._sent, self._hashed))))
+
+    async def _open(self) -> str:
+        upload_id = await self._tools.store.create_multipart(self._attempt.object_key, self._mime)
+        async with self._tools.database.transaction() as session:
+            await session.execute(
+                update(AssetObject)
+                .where(AssetObject.object_key == self._attempt.object_key)
+                .values(upload_id=upload_id)
+            )
+        return upload_id
+
+    async def _hash(self, part: Part, before: asyncio.Task[None] | None) -> None:
+        """Runs in a thread beside the sending, one part after another: hashing lets go of the interpreter's lock."""
+        if before is not None:
+            await before
+        await asyncio.to_thread(part.hash_into, self._digest)
+
+    async def _send(self, part: Part, number: int, hashed: asyncio.Task[None]) -> None:
+        assert self._upload_id is not None
+        _, self._etags[number] = await asyncio.gather(
+            hashed, self._tools.store.upload_part(self._attempt.object_key, self._upload_id, number, part)
+        )
+
+    async def _oldest_sent(self) -> None:
+        part, task = self._sending[0]
+        await task
+        self._sending.popleft()
+        self._tools.memory.give(part)

@@ -1,0 +1,5 @@
+"""The audit trail: who did what, when, from where, and how it ended."""
+
+from butai.audit.service import Origin, record
+
+__all__ = ["Origin", "record"]

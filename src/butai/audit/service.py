@@ -1,0 +1,49 @@
+"""Adds entries to the audit trail.
+
+An entry is written in the transaction of the act it records, so that the trail holds exactly what happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai.audit.models import AuditEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an act came from. `actor` is a user id, or the name of a process (`worker`)."""
+
+    actor: str | None
+    ip: str | None = None
+    user_agent: str | None = None
+    request_id: str | None = None
+
+
+def record(
+    session: AsyncSession,
+    origin: Origin,
+    action: str,
+    subject: str | None,
+    *,
+    result: str = "ok",
+    error_code: str | None = None,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Adds one entry to the session; it is written with the session's transaction."""
+    session.add(
+        AuditEntry(
+            actor=origin.actor,
+            action=action,
+            subject=subject,
+            result=result,
+            error_code=error_code,
+            ip=origin.ip,
+            user_agent=(origin.user_agent or "")[:400] or None,
+            request_id=origin.request_id,
+            detail=detail or {},
+        )
+    )

@@ -1,0 +1,140 @@
+"""`butai jobs`, `alerts`, `apikey` and `livekit`: what operators look after."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from butai.cli.environment import fail, read_settings, with_database
+
+if TYPE_CHECKING:
+    from butai.database import Database
+
+app = typer.Typer()
+apikey = typer.Typer(no_args_is_help=True, help="API keys for programs and operators.")
+app.add_typer(apikey, name="apikey")
+livekit = typer.Typer(no_args_is_help=True, help="What LiveKit has told.")
+app.add_typer(livekit, name="livekit")
+alerts = typer.Typer(no_args_is_help=True, help="What an operator is told of.")
+app.add_typer(alerts, name="alerts")
+jobs = typer.Typer(no_args_is_help=True, help="Background jobs: which failed for good, and why.")
+app.add_typer(jobs, name="jobs")
+
+
+@jobs.command("list")
+def jobs_list(
+    status: Annotated[str | None, typer.Option(help="todo, doing, failed (for good), cancelled.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only of this task, such as assets.inspect.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+) -> None:
+    """Jobs, newest first, each with its last failure."""
+    from butai.cli.jobs import show
+
+    asyncio.run(with_database(lambda database: show(database, status, task, limit)))
+
+
+@jobs.command("retry")
+def jobs_retry(
+    job_id: Annotated[int | None, typer.Argument(help="A job that failed for good.")] = None,
+    all_failed: Annotated[bool, typer.Option("--all-failed", help="All of them.")] = False,
+) -> None:
+    """Puts what failed for good back into the queue."""
+    from butai.cli.jobs import retry
+
+    if (job_id is None) is not all_failed:
+        fail("say which: a job's number, or --all-failed")
+    asyncio.run(with_database(lambda database: retry(database, job_id)))
+
+
+@jobs.command("cancel")
+def jobs_cancel(job_id: int) -> None:
+    """Takes a waiting job out of the queue."""
+    from butai.cli.jobs import cancel
+
+    asyncio.run(with_database(lambda database: cancel(database, job_id)))
+
+
+@alerts.command("test")
+def alerts_test() -> None:
+    """Sends a test message to each of BUTAI_ALERT_URLS, now."""
+    from butai.cli.alerts import send_test
+
+    raise SystemExit(asyncio.run(send_test(read_settings().alerts)))
+
+
+@alerts.command("list")
+def alerts_list() -> None:
+    """The newest alerts."""
+    from butai.cli.alerts import show
+
+    asyncio.run(with_database(show))
+
+
+@apikey.command("create")
+def apikey_create(
+    user: Annotated[str, typer.Option(help="Whom the key acts as.")],
+    scope: Annotated[list[str] | None, typer.Option(help="user, operator; may be given twice.")] = None,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+) -> None:
+    """Makes a key and prints it, this once."""
+    from butai.identity.api_keys import create_api_key
+
+    async def make(database: Database) -> str:
+        async with database.transaction() as session:
+            return (await create_api_key(session, user, scope or ["user"], name))[1]
+
+    print(asyncio.run(with_database(make)))
+
+
+@apikey.command("list")
+def apikey_list(user: Annotated[str | None, typer.Option(help="Only this user's.")] = None) -> None:
+    """All keys, without their secrets."""
+    from butai.identity.api_keys import list_api_keys
+
+    async def show(database: Database) -> None:
+        async with database.transaction() as session:
+            for key in await list_api_keys(session, user):
+                state = "revoked" if key.revoked_at else "active"
+                used = key.last_used_at.isoformat(timespec="seconds") if key.last_used_at else "never used"
+                print(f"{key.id}  {key.user_id}  {','.join(key.scopes)}  {state}  {used}  {key.name}")
+
+    asyncio.run(with_database(show))
+
+
+@apikey.command("revoke")
+def apikey_revoke(key_id: str) -> None:
+    """Ends a key, everywhere within ten seconds."""
+    from butai.identity.api_keys import revoke_api_key
+
+    async def end(database: Database) -> None:
+        async with database.transaction() as session:
+            await revoke_api_key(session, key_id)
+
+    asyncio.run(with_database(end))
+    print("Revoked.")
+
+
+@livekit.command("webhooks")
+def livekit_webhooks(
+    room: Annotated[str | None, typer.Option(help="Only of this room.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+) -> None:
+    """The last webhooks that LiveKit sent, newest first, one line of JSON each. What looks secret is blanked."""
+    import msgspec
+
+    from butai.errors import SecretKeyInvalid
+    from butai.live.stream_keys import Sealer
+    from butai.live.webhooks.archive import newest
+
+    try:
+        sealer = Sealer(read_settings().live)
+    except SecretKeyInvalid as error:
+        fail(error.detail)
+
+    async def show(database: Database) -> None:
+        for one in await newest(database, sealer, room, limit):
+            print(msgspec.json.encode(one).decode())
+
+    asyncio.run(with_database(show))

@@ -1,0 +1,159 @@
+"""`butai up`, `api`, `worker`, `controller`, `migrate`, `doctor`, `version`, `openapi`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from butai import __version__
+from butai.cli.environment import fail, read_settings, with_services
+
+app = typer.Typer()
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="Where the API listens; BUTAI_PORT, or 8080.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where Postgres and the store keep their files.")] = None,
+) -> None:
+    """Everything on this machine: Postgres, an S3 store, the API, the worker. Ctrl-C ends it."""
+    from butai.cli.up import run_up
+
+    raise SystemExit(run_up(read_settings(), port, data_dir))
+
+
+@app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="BUTAI_HOST, or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="BUTAI_PORT, or 8080.")] = None,
+) -> None:
+    """The HTTP API."""
+    import uvicorn
+
+    from butai.api import create_app
+    from butai.errors import SecretKeyInvalid
+    from butai.live.projects import Projects, ProjectsInvalid
+    from butai.live.stream_keys import Sealer
+    from butai.web.uvicorn_limits import BoundedHttp, EndingServer
+
+    settings = with_services(read_settings())
+    try:
+        Sealer(settings.live)
+        Projects(settings.livekit, settings.live)
+    except SecretKeyInvalid as error:
+        fail(error.detail)
+    except ProjectsInvalid as error:
+        fail(str(error))
+    config = uvicorn.Config(
+        create_app(settings),
+        host=host or settings.http.host,
+        port=port or settings.http.port,
+        loop="uvloop",
+        http=BoundedHttp,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.http.trusted_proxies,
+        timeout_graceful_shutdown=10,
+        # Above any keep-alive of a proxy before us, so that it is never us who close first.
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=64 * 1024,
+        ws="websockets-sansio",
+        # Those who watch have nothing to say.
+        ws_max_size=4096,
+    )
+    server = EndingServer(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(3)
+
+
+@app.command()
+def worker() -> None:
+    """The background jobs."""
+    from butai.worker import run
+
+    asyncio.run(run(with_services(read_settings())))
+
+
+@app.command()
+def controller() -> None:
+    """Keeps broadcasts on the air as their hosts want them. A stop leaves what is on air to the next controller."""
+    from butai.controller import run
+    from butai.database import Database
+    from butai.errors import SecretKeyInvalid
+    from butai.live.egress.livekit.livekit import LiveKitEgress
+    from butai.live.egress.relay.engine import RelayEgress, default_folder
+    from butai.live.egress.relay.process import FolderRefused
+    from butai.live.projects import Projects, ProjectsInvalid
+    from butai.live.reconcile.port import Egress
+    from butai.live.stream_keys import Sealer
+
+    settings = with_services(read_settings(), store=False)
+    live = settings.live
+    try:
+        projects, sealer = Projects(settings.livekit, live), Sealer(live)
+    except SecretKeyInvalid as error:
+        fail(error.detail)
+    except ProjectsInvalid as error:
+        fail(str(error))
+    if not projects.configured:
+        fail("LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are not all set (or run: butai up)")
+
+    def egresses(name: str, database: Database) -> list[Egress]:
+        # Both, whichever new broadcasts take: what is on air stays where it is.
+        relays = RelayEgress(
+            live.relay_folder or default_folder(),
+            projects,
+            sealer.open,
+            controller=name,
+            allow_private=live.allow_private_ingest,
+        )
+        return [relays, LiveKitEgress(live, projects, database, sealer.open, controller=name)]
+
+    try:
+        asyncio.run(run(settings, egresses))
+    except FolderRefused as error:
+        fail(str(error))
+
+
+@app.command()
+def migrate() -> None:
+    """Brings the database to this version's tables."""
+    from butai import database
+
+    settings = with_services(read_settings(), store=False)
+    database.migrate(settings.database.url.get_secret_value())
+    print(f"The database is at {database.head_revision()}.")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Looks at the database, the store, sign-in, LiveKit and the clocks, and says what to do about each finding."""
+    from butai.doctor import run_doctor
+
+    raise SystemExit(run_doctor(read_settings(), as_json=as_json))
+
+
+@app.command()
+def version() -> None:
+    """This version."""
+    print(__version__)
+
+
+@app.command()
+def openapi() -> None:
+    """The OpenAPI document, as JSON."""
+    import json
+
+    from butai.api import document
+
+    print(json.dumps(document(), indent=1, ensure_ascii=False))

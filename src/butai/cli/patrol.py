@@ -1,0 +1,88 @@
+"""`butai patrol` as a person meets it: progress while it runs, a line for each outcome, an exit status.
+
+Called by `butai.cli` alone. The patrol itself is `butai.assets.patrol`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from butai.assets.patrol import queries
+from butai.assets.patrol.run import Patrol, PatrolBusy, Run
+from butai.assets.storage.client import Store
+from butai.config import AlertSettings, Settings
+from butai.database import Database
+from butai.errors import Unavailable
+
+
+def run_patrol(settings: Settings, *, dry_run: bool, everything: bool) -> int:
+    """Goes on a round. Returns the exit status: 1 when it stopped before its end, 2 when another one goes on."""
+    console = Console(stderr=True)
+    try:
+        run = asyncio.run(_run(settings, dry_run, everything, console))
+    except PatrolBusy:
+        console.print("Another patrol goes on: butai patrol status")
+        return 2
+    except Unavailable as error:
+        console.print(f"The patrol broke off: {error.detail}. The next one takes it up.")
+        return 1
+    except KeyboardInterrupt:
+        console.print("Broken off. The next patrol takes it up.")
+        return 130
+    counts = (
+        (run.found, "there"),
+        (run.lost, "missing"),
+        (run.suspected, "suspect: looked for once more in a while"),
+        (run.recovered, "there again"),
+        (run.mismatched, "other than the index says"),
+        (run.undecided, "without a clear answer"),
+    )
+    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to look for"
+    console.print(f"{run.checked} files looked for: {told}.{' Nothing was changed.' if dry_run else ''}")
+    if run.state == "stopped":
+        console.print(f"Stopped ({run.stop_code}): {run.detail}. No file of the last batch was marked.")
+        return 1
+    return 0
+
+
+async def _run(settings: Settings, dry_run: bool, everything: bool, console: Console) -> Run:
+    columns = (
+        TextColumn("Patrol"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[amiss]} amiss"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("", total=None, amiss=0)
+
+        def tell(run: Run) -> None:
+            amiss = run.lost + run.suspected + run.mismatched
+            progress.update(bar, total=run.due, completed=run.checked, amiss=amiss)
+
+        async with Database(settings.database) as database, Store(settings.store) as store:
+            patrol = Patrol(database, store, settings.patrol)
+            return await patrol.run("asked", dry_run=dry_run, everything=everything, requested_by="cli", tell=tell)
+
+
+async def show(database: Database, alerts: AlertSettings) -> None:
+    """Prints the last runs and the open findings."""
+    console = Console()
+    summary = await queries.summary(database, alerts.stale_hours)
+    table = Table("run", "kind", "state", "began", "looked for", "missing", "mismatched", box=None)
+    for run in await queries.runs(database, 10):
+        state = run["stopCode"] or run["state"]
+        kind = f"{run['kind']}{' (dry)' if run['dryRun'] else ''}"
+        cells = (run["id"], kind, state, f"{run['startedAt']:%Y-%m-%d %H:%M:%S}", f"{run['checked']} of {run['due']}")
+        table.add_row(*(str(cell) for cell in (*cells, run["missing"], run["mismatched"])))
+    console.print(table)
+    if summary["stale"]:
+        console.print(f"No round has come to its end for {alerts.stale_hours:g} hours: is a worker running?")
+    for finding in await queries.findings(database, 50):
+        name = finding["detail"].get("s3_key", finding["objectKey"])
+        console.print(f"{finding['id']}  {finding['kind']}  {name}  since {finding['foundAt']:%Y-%m-%d %H:%M}")

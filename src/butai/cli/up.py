@@ -1,0 +1,348 @@
+"""`butai up`: everything on one machine, with one command.
+
+Called by `butai.cli` alone. Postgres, the S3 store and LiveKit start side by side, the API loads meanwhile, the database
+is brought up to date, then controller and worker follow; and all of it is kept running until Ctrl-C. What this prints is
+the story (`butai.cli.banner`); the details are in `<data-dir>/logs`.
+
+Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process lives as long as the service and does little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import stat
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import structlog
+
+from butai import __version__
+from butai.cli.banner import Running, introduction
+from butai.config import Settings
+from butai.embedded.folder import folder_errors, make_folder, read_state, take_lock, write_state
+from butai.embedded.lifeline import ControllerProgram
+from butai.embedded.listening import is_loopback, readiness, url_from_here, usable_port
+from butai.embedded.livekit import MISSING, EmbeddedLiveKit, livekit_binary
+from butai.embedded.postgres import EmbeddedPostgres
+from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, pause, stop_on
+from butai.embedded.seaweed import EmbeddedSeaweed
+from butai.embedded.supervisor import Program, Supervisor, describe
+
+log = structlog.get_logger(__name__)
+
+_NEEDED = 64 * 1024**2
+_LOW_SPACE = 256 * 1024**2
+"""Below this many free bytes the next large uploads fail: said once."""
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 60.0
+"""Seconds for the API to become ready once its parts are."""
+_LONGEST_FOLDER = 60
+"""Bytes of a folder for sockets: the path of one has at most 107, of which `/BROADCAST-ID.sock` takes 42."""
+
+
+def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
+    """Run everything until SIGINT, SIGTERM or SIGHUP. Returns the exit status: 0, or 1 after one line on stderr.
+
+    `port` 0 takes any free port. What the environment names (BUTAI_DATABASE_URL, BUTAI_S3_ENDPOINT) is used, not started.
+    """
+    supervisor = Supervisor(_say)
+    status = 0
+    try:
+        stop_on(*_STOPPING)
+        stack = _Stack(settings, port, data_dir or settings.up.data_dir, supervisor)
+        with contextlib.closing(stack):
+            stack.start()
+        stack.introduce()
+        supervisor.watch(stack.look_at_space)
+    except StopRequested:
+        _tell("\nStopping.")
+    except StartError as error:
+        print(f"butai: {error}", file=sys.stderr, flush=True)
+        status = 1
+    finally:
+        supervisor.stop()
+        # All is done; one more Ctrl-C while Python ends must not turn this into a failure.
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+    if status == 0:
+        _tell("Stopped.")
+    return status
+
+
+class _Stack:
+    """The services of one run, and what they need to know of each other."""
+
+    def __init__(self, settings: Settings, port: int | None, data_dir: Path, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._space_told = False
+        self._migration: Child | None = None
+        self._folder = make_folder(data_dir, needed_bytes=_NEEDED)
+        self._lock = _take_folder(self._folder)
+        self._logs = make_folder(self._folder / "logs", needed_bytes=0)
+        self._migrate_log = self._logs / "migrate.log"
+        _log_to(self._logs / "up.log")
+        self._host = settings.http.host
+        self._port = usable_port(self._host, settings.http.port if port is None else port)
+        self._postgres = (
+            None
+            if settings.database.url.get_secret_value()
+            else EmbeddedPostgres(self._folder / "postgres", log_file=self._logs / "postgres.log")
+        )
+        self._store = (
+            None
+            if settings.store.endpoint
+            else EmbeddedSeaweed(
+                self._folder / "store", bucket=settings.store.bucket, log_file=self._logs / "store.log"
+            )
+        )
+        self._livekit_missing = "" if settings.livekit.url or livekit_binary() else f"going live is off, {MISSING}"
+        self._livekit = (
+            None
+            if settings.livekit.url or self._livekit_missing
+            else EmbeddedLiveKit(
+                self._folder / "livekit",
+                log_file=self._logs / "livekit.log",
+                webhooks=[f"{url_from_here(self._host, self._port)}/api/live/webhook"],
+            )
+        )
+
+    def start(self) -> None:
+        """Returns when the API answers that it is ready. Raises `StartError`."""
+        _tell(f"Butai {__version__}, data in {self._folder}")
+        # All of these settle ports and secrets, so that what comes next can be told of them before they run.
+        if self._postgres:
+            self._postgres.prepare()
+        if self._store:
+            self._store.prepare()
+        if self._livekit:
+            self._livekit.prepare()
+        environment = self._environment()
+        python = [sys.executable, "-m", "butai.cli"]
+        api = Program([*python, "api"], environment, self._logs / "api.log")
+        worker = Program([*python, "worker"], environment, self._logs / "worker.log")
+        controller = None
+        if not self._livekit_missing or self._settings.live.livekit_projects_file:
+            controller = ControllerProgram([*python, "controller"], environment, self._logs / "controller.log")
+
+        services = {
+            "postgres": self._postgres,
+            "store": self._store,
+            "livekit": self._livekit,
+            "api": api,
+            "worker": worker,
+            "controller": controller,
+        }
+        for name, service in services.items():
+            if service:
+                self._supervisor.add(name, service)
+        # The slowest first: the API needs more than a second to load, the store most of one.
+        api_log_from = api.log_file.stat().st_size if api.log_file.exists() else 0
+        self._supervisor.launch(api)
+        for service in (self._store, self._livekit):
+            if service:
+                self._supervisor.launch(service)
+        if self._postgres:
+            if not self._postgres.cluster.exists():
+                unlike = ", under a user of its own since it will not run as root" if os.geteuid() == 0 else ""
+                _say("postgres", f"creating the database{unlike}")
+                argv = [sys.executable, "-m", "butai.embedded.first_tables"]
+                self._migration = Child(argv, env=environment, log=self._migrate_log)
+            self._supervisor.launch(self._postgres)
+            self._postgres.wait_ready()
+            _say("postgres", f"ready on 127.0.0.1:{self._postgres.port}")
+        if not self._migration and _current_revision(environment["BUTAI_DATABASE_URL"]) != _head_revision():
+            self._migration = Child([*python, "migrate"], env=environment, log=self._migrate_log)
+        if self._store:
+            self._store.wait_ready()
+            _say("store", f"ready on {self._store.store.endpoint}, bucket {self._store.bucket}")
+        if self._livekit:
+            self._livekit.wait_ready()
+            _say("livekit", f"ready on {self._livekit.livekit.url}")
+        if self._migration:
+            self._wait_for(self._migration)
+        self._wait_for_api(api, api_log_from)
+        _say("api", f"ready after {_seconds_since_start():.1f} s")
+        # Last, since loading them would take a core from what people wait for.
+        if controller:
+            self._supervisor.launch(controller)
+        self._supervisor.launch(worker)
+
+    def close(self) -> None:
+        """End what is neither a service nor done."""
+        if self._migration:
+            self._migration.stop(signal.SIGKILL)
+
+    def _environment(self) -> dict[str, str]:
+        """For the API, the worker, the controller and the migration. Only the same user can read it (/proc/PID/environ)."""
+        environment = dict(os.environ)
+        state_file = self._folder / "up.json"
+        if self._postgres:
+            environment["BUTAI_DATABASE_URL"] = self._postgres.url
+        if self._store:
+            store = self._store.store
+            environment |= {
+                "BUTAI_S3_ENDPOINT": store.endpoint,
+                "BUTAI_S3_PUBLIC_ENDPOINT": self._settings.store.public_endpoint,
+                "BUTAI_S3_REGION": store.region,
+                "BUTAI_S3_BUCKET": store.bucket,
+                "BUTAI_S3_ACCESS_KEY_ID": store.credentials.access_key_id,
+                "BUTAI_S3_SECRET_ACCESS_KEY": store.credentials.secret_access_key,
+                "BUTAI_S3_SESSION_TOKEN": "",
+                "BUTAI_S3_PATH_STYLE": "true",
+            }
+        if not self._settings.identity.nextauth_secret.get_secret_value():
+            state = read_state(state_file)
+            if "nextauth_secret" not in state:
+                state["nextauth_secret"] = secrets.token_urlsafe(32)
+                write_state(state_file, state)
+            environment["NEXTAUTH_SECRET"] = state["nextauth_secret"]
+        if self._livekit:
+            livekit = self._livekit.livekit
+            environment |= {
+                "LIVEKIT_URL": livekit.url,
+                "LIVEKIT_API_KEY": livekit.api_key,
+                "LIVEKIT_API_SECRET": livekit.api_secret,
+            }
+        live = self._settings.live
+        if not live.secret_key.get_secret_value() and live.secret_key_file is None:
+            environment["BUTAI_SECRET_KEY_FILE"] = str(self._folder / "secret.key")
+        if live.relay_folder is None:
+            environment["BUTAI_RELAY_FOLDER"] = str(_relay_folder(self._folder))
+        if not os.environ.get("BUTAI_ALLOW_PRIVATE_INGEST"):
+            environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true"
+        environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
+        if self._signs_in and not os.environ.get("BUTAI_OPERATORS"):
+            # Whoever reaches this machine's loopback signs in as anybody; this says as whom to see the operations.
+            environment["BUTAI_OPERATORS"] = '["operator"]'
+        environment["BUTAI_HOST"] = self._host
+        environment["BUTAI_PORT"] = str(self._port)
+        return environment
+
+    @property
+    def _signs_in(self) -> bool:
+        """Development sign-in: as the environment says, else on when only this machine can reach us."""
+        if os.environ.get("BUTAI_DEV_SIGN_IN"):
+            return self._settings.identity.dev_sign_in
+        return is_loopback(self._host)
+
+    def _wait_for(self, migration: Child) -> None:
+        """Until the tables are up to date, which is done in a process of its own: Alembic would stay in our memory."""
+        _say("database", "bringing the tables up to date")
+        if migration.wait(timeout=3600.0) != 0:
+            said = log_tail(self._migrate_log, lines=1)
+            raise StartError(f"the tables could not be brought up to date: {said} (see {self._migrate_log})")
+
+    def _wait_for_api(self, api: Program, log_from: int) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            said = readiness(self._host, self._port)
+            if said == "":
+                return
+            status = api.child.poll() if api.child else None
+            if status is not None:
+                last = log_tail(api.log_file, log_from, lines=1)
+                raise StartError(f"the API ended at once, {describe(status)}: {last} (see {api.log_file})")
+            if time.monotonic() >= deadline:
+                raise StartError(f"the API is not ready after {_PATIENCE:.0f} s ({said}): see {api.log_file}")
+            pause(0.02)
+
+    def introduce(self) -> None:
+        """Tell where everything is, how to begin, and what is not configured."""
+        running = Running(
+            url=url_from_here(self._host, self._port),
+            folder=self._folder,
+            logs=self._logs,
+            signs_in=self._signs_in,
+            livekit_url=self._livekit.livekit.url if self._livekit else self._settings.livekit.url,
+            livekit_missing=self._livekit_missing,
+        )
+        _tell(introduction(self._settings, running, _seconds_since_start()))
+
+    def look_at_space(self) -> None:
+        """Called now and then: a full disk is told before it hurts."""
+        with contextlib.suppress(OSError):
+            space = os.statvfs(self._folder)
+            free = space.f_bavail * space.f_frsize
+            if free < _LOW_SPACE and not self._space_told:
+                _say("butai", f"only {free // 1024**2} MiB are free in {self._folder}: uploads will soon fail")
+            self._space_told = free < _LOW_SPACE
+
+
+def _tell(text: str) -> None:
+    # Nobody may be listening any more (`butai up | head`), which is no reason to stop.
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def _say(name: str, text: str) -> None:
+    _tell(f"  {name:10} {text}")
+
+
+def _seconds_since_start() -> float:
+    """How long ago this process began, in seconds: what the person waited, with the loading of Python."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _take_folder(folder: Path) -> int:
+    """The lock of the data folder, held until this process ends. Raises `StartError` when another `up` holds it."""
+    path = folder / "lock"
+    # A while for the children of a killed `up`, which hold no lock of this one but are a moment from their end.
+    lock = take_lock(path)
+    if lock is None:
+        with contextlib.suppress(OSError):
+            raise StartError(
+                f"butai up already runs on {folder} (process {path.read_text().strip()}): "
+                "stop that one, or choose another folder with --data-dir and another port with --port"
+            )
+        raise StartError(f"butai up already runs on {folder}")
+    with folder_errors(folder):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _log_to(path: Path) -> None:
+    """Our own events go to a file; the terminal gets the story."""
+    with folder_errors(path.parent), open_log(path) as descriptor:
+        file = os.fdopen(os.dup(descriptor), "w", buffering=1)
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file))
+
+
+def _relay_folder(folder: Path) -> Path:
+    """Where relays have their sockets: in the data folder, or in /tmp where that is too long a path. Raises `StartError`."""
+    path = folder / "relays"
+    if len(os.fsencode(path)) <= _LONGEST_FOLDER:
+        return make_folder(path, needed_bytes=0)
+    path = Path("/tmp") / f"butai-{os.geteuid()}-{zlib.crc32(os.fsencode(folder)):08x}"
+    path = make_folder(path, needed_bytes=0)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StartError(f"{path} is not this user's alone: remove it, or name another folder in BUTAI_RELAY_FOLDER")
+    return path
+
+
+def _head_revision() -> str:
+    """The newest migration's number: files are named `0001_what.py`. As `butai.database`, which is slow to load."""
+    return max(path.name[:4] for path in (Path(__file__).parent / "migrations" / "versions").glob("[0-9]*_*.py"))
+
+
+def _current_revision(url: str) -> str | None:
+    """What the database has been brought to; None for an empty one. Raises `StartError` when it does not answer."""
+    import psycopg
+
+    try:
+        with psycopg.connect(url, connect_timeout=10) as connection:
+            if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+                return None
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            return row[0] if row else None
+    except psycopg.OperationalError as error:
+        first = str(error).strip().splitlines()[0]
+        raise StartError(f"the database does not answer: {first}") from error

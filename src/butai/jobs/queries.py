@@ -1,0 +1,32 @@
+"""Lists background jobs, each with its last failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from butai.database import Connection, Database
+
+_JOBS = """
+    SELECT j.id, j.task_name AS task, j.status::text AS status, j.attempts, j.scheduled_at AS "scheduledAt", j.args,
+           (SELECT max(e.at) FROM procrastinate_events e WHERE e.job_id = j.id) AS "changedAt",
+           f.code AS "errorCode", f.text AS "errorDetail"
+    FROM procrastinate_jobs j LEFT JOIN job_failures f ON f.job_id = j.id
+    WHERE (%(status)s::text IS NULL OR j.status::text = %(status)s) AND (%(task)s::text IS NULL OR j.task_name = %(task)s)
+      AND (%(before)s::bigint IS NULL OR j.id < %(before)s)
+    ORDER BY j.id DESC LIMIT %(limit)s
+"""
+
+
+async def listed(
+    database: Database, limit: int, *, status: str | None = None, task: str | None = None, before: int | None = None
+) -> list[dict[str, Any]]:
+    """Jobs, newest first, as `GET /api/jobs` shows them. Arguments are ids, never secrets."""
+
+    async def ask(connection: Connection) -> list[dict[str, Any]]:
+        cursor = connection.cursor(row_factory=dict_row)
+        await cursor.execute(_JOBS, {"status": status, "task": task, "before": before, "limit": limit})
+        return await cursor.fetchall()
+
+    return await database.read(ask)

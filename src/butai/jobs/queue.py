@@ -1,0 +1,50 @@
+"""Puts background jobs into the queue.
+
+A job is written in the caller's transaction, through procrastinate's own SQL function: it exists exactly if the change
+does, and the API loads no job library.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+_DEFER = text(
+    """
+    SELECT procrastinate_defer_jobs_v1(ARRAY[
+        ROW(:queue, :task, :priority, :lock, :queueing_lock, CAST(:args AS jsonb), CAST(:at AS timestamptz))
+    ]::procrastinate_job_to_defer_v1[])
+    """
+)
+
+
+async def enqueue(
+    session: AsyncSession,
+    task: str,
+    args: dict[str, Any],
+    *,
+    queue: str = "default",
+    at: datetime | None = None,
+    lock: str | None = None,
+    priority: int = 0,
+) -> None:
+    """Puts a job for `task` (its full name, such as `assets.remove_objects`) into the session's transaction.
+
+    `at`: not before this moment. `lock`: jobs of one lock run one after another.
+    """
+    await session.execute(
+        _DEFER,
+        {
+            "queue": queue,
+            "task": task,
+            "priority": priority,
+            "lock": lock,
+            "queueing_lock": None,
+            "args": json.dumps(args),
+            "at": at,
+        },
+    )

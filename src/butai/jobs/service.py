@@ -1,0 +1,132 @@
+"""What an operator does about jobs: retry, cancel; and why each failed, written down as it fails.
+
+A job that failed for good stays in procrastinate's own table; the reason is in `job_failures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy import func, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import audit
+from butai.audit import Origin
+from butai.database import Database
+from butai.errors import ButaiError, Conflict, DatabaseUnavailable, NotFound
+from butai.jobs.models import JobFailure
+
+if TYPE_CHECKING:
+    # The API loads this module, and needs no job library.
+    from procrastinate import App, JobContext
+
+log = structlog.get_logger(__name__)
+
+MOST_DEATHS = 5
+"""Attempts of a job whose workers died; the next one may be what kills them."""
+
+
+async def note_failure(session: AsyncSession, job_id: int, code: str, line: str) -> None:
+    """Keeps the newest reason of a job."""
+    statement = insert(JobFailure).values(job_id=job_id, code=code, text=line[:300])
+    values = {"at": func.now(), "code": statement.excluded.code, "text": statement.excluded.text}
+    await session.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+
+
+def explain_failures(app: App) -> None:
+    """Has each task of the app write down why it failed. Call it when all tasks are known."""
+    for task in app.tasks.values():
+        task.func = _explained(task.func)
+
+
+def _explained(act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(act)
+    async def explained(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await act(*args, **kwargs)
+        except Exception as error:
+            job = getattr(args[0], "job", None) if args else None
+            if job is not None and job.id is not None:
+                await _write_failure(args[0], job.id, error)
+            raise
+
+    return explained
+
+
+async def _write_failure(context: JobContext, job_id: int, error: Exception) -> None:
+    # An exception that is not ours may quote an address or a key: its kind has to do.
+    code = error.code if isinstance(error, ButaiError) else type(error).__name__
+    line = error.detail if isinstance(error, ButaiError) else "see the worker's log"
+    database: Database = context.additional_context["library"].database
+    try:
+        async with database.transaction() as session:
+            await note_failure(session, job_id, code, line)
+    except DatabaseUnavailable:
+        log.warning("job.failure_not_written", job_id=job_id, code=code)
+
+
+async def retry(session: AsyncSession, origin: Origin, job_id: int) -> None:
+    """Puts a failed job back into the queue. Raises `NotFound`, `Conflict`."""
+    await _expect(session, job_id, "failed")
+    waits = "SELECT 1 FROM procrastinate_jobs w WHERE w.status = 'todo' AND w.queueing_lock = j.queueing_lock"
+    if await session.scalar(text(f"SELECT EXISTS ({waits}) FROM procrastinate_jobs j WHERE id = :id"), {"id": job_id}):
+        raise Conflict("Another job that does the same waits already")
+    await session.execute(text("SELECT procrastinate_retry_job_v2(:id, now(), NULL, NULL, NULL)"), {"id": job_id})
+    audit.record(session, origin, "jobs.retry", f"job:{job_id}")
+
+
+async def cancel(session: AsyncSession, origin: Origin, job_id: int) -> None:
+    """Takes a waiting job out of the queue. Raises `NotFound`, `Conflict`."""
+    await _expect(session, job_id, "todo")
+    await session.execute(text("SELECT procrastinate_cancel_job_v1(:id, false, false)"), {"id": job_id})
+    audit.record(session, origin, "jobs.cancel", f"job:{job_id}")
+
+
+async def _expect(session: AsyncSession, job_id: int, status: str) -> None:
+    found = await session.scalar(
+        text("SELECT status::text FROM procrastinate_jobs WHERE id = :id FOR UPDATE"), {"id": job_id}
+    )
+    if found is None:
+        raise NotFound("There is no such job")
+    if found != status:
+        raise Conflict(f"The job is {found}, not {status}")
+
+
+async def retry_all(session: AsyncSession, origin: Origin) -> tuple[int, int]:
+    """Puts all that failed for good back into the queue. Returns how many, and how many were put away: another job that
+    does the same waits, as it does for all that is done every minute, so there is nothing left to try."""
+    failed = await session.scalars(text("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id"))
+    retried = put_away = 0
+    for job_id in failed.all():
+        try:
+            await retry(session, origin, job_id)
+            retried += 1
+        except Conflict:
+            await session.execute(
+                text("UPDATE procrastinate_jobs SET status = 'aborted' WHERE id = :id"), {"id": job_id}
+            )
+            audit.record(session, origin, "jobs.put_away", f"job:{job_id}")
+            put_away += 1
+    return retried, put_away
+
+
+async def forget(session: AsyncSession, days: float) -> None:
+    """Deletes what is over for so many days, and reasons of jobs that are gone."""
+    await session.execute(
+        text(
+            """
+            DELETE FROM procrastinate_jobs j
+            WHERE status IN ('failed', 'cancelled', 'aborted', 'succeeded')
+              AND NOT EXISTS (SELECT 1 FROM procrastinate_events e
+                              WHERE e.job_id = j.id AND e.at > now() - :days * interval '1 day')
+            """
+        ),
+        {"days": days},
+    )
+    await session.execute(
+        text("DELETE FROM job_failures f WHERE NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = f.job_id)")
+    )

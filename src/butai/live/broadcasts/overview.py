@@ -1,0 +1,91 @@
+"""The shows of all rooms, on air and past, for operators. Read by `show_routes`, straight from Postgres.
+
+A broadcast's id grows with the time it began, so a page goes on behind the last id of the one before, and the newest come
+first by the primary key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg.rows import dict_row
+
+from butai.database import Connection, Database
+from butai.live.broadcasts.queries import FIGURES, shown_error, shown_output, shown_status
+from butai.live.texts import Language
+
+_SHOWS: LiteralString = """
+SELECT b.id, b.room_id, r.owner_user_id, b.livekit_project, b.egress, b.wanted, b.preset, b.started_by, b.created_at,
+       b.ended_at, b.end_code, b.source_phase, b.lease_holder
+FROM broadcasts b JOIN rooms r ON r.room_id = b.room_id
+"""
+_OUTPUTS: LiteralString = f"""
+SELECT o.broadcast_id, o.id, o.destination_id, o.platform, o.label, o.key_fingerprint, o.state, o.state_since,
+       o.confirmation, o.attempt, o.next_attempt_at, o.live_since, o.first_live_at, o.error_code, o.error_cause,
+       o.error_detail, o.created_at, m.data AS metrics
+FROM outputs o
+LEFT JOIN {FIGURES}
+WHERE o.broadcast_id = ANY(%s) ORDER BY o.id
+"""
+
+
+async def shows(
+    database: Database,
+    language: Language,
+    limit: int,
+    *,
+    session_id: UUID | None = None,
+    on_air: bool | None = None,
+    room_id: str | None = None,
+    owner: str | None = None,
+    before: UUID | None = None,
+) -> tuple[list[dict[str, Any]], bool]:
+    """Broadcasts with their outputs, newest first, and whether there are more."""
+    # Put together by what is asked: a plan for "or everything" could use no index.
+    where: list[LiteralString] = []
+    if session_id is not None:
+        where.append("b.id = %(session_id)s")
+    if on_air is not None:
+        where.append("b.ended_at IS NULL" if on_air else "b.ended_at IS NOT NULL")
+    if room_id is not None:
+        where.append("b.room_id = %(room_id)s")
+    if owner is not None:
+        where.append("r.owner_user_id = %(owner)s")
+    if before is not None:
+        where.append("b.id < %(before)s")
+    statement: LiteralString = _SHOWS + (("WHERE " + " AND ".join(where)) if where else "")
+    asked = {"session_id": session_id, "room_id": room_id, "owner": owner, "before": before, "limit": limit + 1}
+
+    async def ask(connection: Connection) -> list[dict[str, Any]]:
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(statement + " ORDER BY b.id DESC LIMIT %(limit)s", asked)
+            rows = (await cursor.fetchall())[: limit + 1]
+            of: dict[UUID, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
+            if rows:
+                await cursor.execute(_OUTPUTS, [list(of)])
+                for output in await cursor.fetchall():
+                    of[output["broadcast_id"]].append(output)
+            return [_show(row, of[row["id"]], language) for row in rows]
+
+    found = await database.read(ask)
+    return found[:limit], len(found) > limit
+
+
+def _show(row: dict[str, Any], outputs: list[dict[str, Any]], language: Language) -> dict[str, Any]:
+    return {
+        "session_id": row["id"],
+        "room_id": row["room_id"],
+        "owner": row["owner_user_id"],
+        "started_by": row["started_by"],
+        "project": row["livekit_project"],
+        "egress": row["egress"],
+        "preset": row["preset"],
+        "status": shown_status(row, outputs),
+        "source": row["source_phase"],
+        "controller": row["lease_holder"] if row["ended_at"] is None else None,
+        "started_at": row["created_at"],
+        "ended_at": row["ended_at"],
+        "end": shown_error(row["end_code"], None, language),
+        "outputs": [shown_output(one, language) | {"error_detail": one["error_detail"]} for one in outputs],
+    }

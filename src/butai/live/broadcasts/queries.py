@@ -1,0 +1,352 @@
+"""What is on air, and was: status, timeline, history, audit. Read by `routes` and `event_routes`, straight from Postgres.
+
+Answers are plain dicts in the shape that goes out. Nothing here looks at a sealed key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg.rows import dict_row
+
+from butai.database import Connection, Database
+from butai.live.reconcile.retry import ONCE, PERMANENT
+from butai.live.states import WIRE, Code, OutputState, broadcast_status
+from butai.live.texts import Language, words
+
+TIMELINE = 50
+"""Events within a status; all of them are in the timeline."""
+
+FIGURES: LiteralString = """output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
+    AND m.at > now() - interval '5 seconds' AND o.state IN ('live', 'reconnecting')"""
+"""What an output's figures are joined by. Those that are older say nothing any more: relays report each second."""
+
+_URGENCY = (
+    OutputState.FAILED,
+    OutputState.RECONNECTING,
+    OutputState.STARTING,
+    OutputState.PENDING,
+    OutputState.STOPPING,
+    OutputState.LIVE,
+    OutputState.ENDED,
+)
+"""Of several outputs to one platform, which one speaks for it: the one that most needs its host."""
+
+_BROADCAST: LiteralString = """
+SELECT id, room_id, wanted, preset, created_at, ended_at, end_code, stop_asked_at, source_phase, source_since, source_code,
+       started_by, egress, host_identity
+FROM broadcasts
+"""
+_OUTPUTS: LiteralString = f"""
+SELECT o.id, o.destination_id, o.platform, o.label, o.key_fingerprint, o.state, o.state_since, o.confirmation, o.attempt,
+       o.next_attempt_at, o.live_since, o.first_live_at, o.last_live_at, o.error_code, o.error_cause, o.created_at,
+       o.ended_at, m.data AS metrics
+FROM outputs o
+LEFT JOIN {FIGURES}
+WHERE o.broadcast_id = %s ORDER BY o.id
+"""
+_FIGURES: LiteralString = f"""
+SELECT o.id, m.data FROM outputs o
+JOIN {FIGURES}
+WHERE o.broadcast_id = """
+_EVENT: LiteralString = """
+SELECT id, at, room_id, broadcast_id, output_id, platform, event, from_state, to_state, attempt, code, actor, detail
+FROM live_events
+"""
+_NEWEST: LiteralString = (
+    _EVENT
+    + """
+WHERE broadcast_id = %s
+  -- Viewers come and go all the time; the whole timeline has them.
+  AND (actor IS DISTINCT FROM 'livekit' OR NOT (event LIKE 'participant.%%' OR event LIKE 'track.%%')
+       OR detail ->> 'identity' = %s)
+ORDER BY id DESC LIMIT %s
+"""
+)
+_INGRESSES: LiteralString = """
+SELECT ingress_id, kind, name, state, state_at AS since FROM ingresses
+WHERE room_id = %s AND deleted_at IS NULL ORDER BY created_at, ingress_id
+"""
+
+
+async def status(
+    database: Database, language: Language, *, session_id: UUID | None = None, room_id: str | None = None
+) -> dict[str, Any] | None:
+    """A broadcast by its id, or a room's newest. None when there is none."""
+
+    async def ask(connection: Connection) -> dict[str, Any] | None:
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            if session_id is not None:
+                await cursor.execute(_BROADCAST + "WHERE id = %s", [session_id])
+            else:
+                await cursor.execute(_BROADCAST + "WHERE room_id = %s ORDER BY created_at DESC LIMIT 1", [room_id])
+            broadcast = await cursor.fetchone()
+            if broadcast is None:
+                return None
+            outputs = await (await cursor.execute(_OUTPUTS, [broadcast["id"]])).fetchall()
+            asked = [broadcast["id"], broadcast["host_identity"], TIMELINE]
+            events = await (await cursor.execute(_NEWEST, asked)).fetchall()
+            ways_in = await (await cursor.execute(_INGRESSES, [broadcast["room_id"]])).fetchall()
+            return _status(broadcast, outputs, events[::-1], language) | {"ingress": ways_in}
+
+    return await database.read(ask)
+
+
+async def figures(database: Database, *, session_id: UUID | None, room_id: str | None) -> dict[str, Any]:
+    """The fresh figures of a broadcast's outputs by their ids, or of the one that a room has on air."""
+
+    async def ask(connection: Connection) -> dict[str, Any]:
+        which = (
+            "%s" if session_id is not None else "(SELECT id FROM broadcasts WHERE room_id = %s AND ended_at IS NULL)"
+        )
+        cursor = await connection.execute(_FIGURES + which, [session_id or room_id])
+        return {str(output_id): data for output_id, data in await cursor.fetchall()}
+
+    return await database.read(ask)
+
+
+async def room_of(database: Database, session_id: UUID) -> str | None:
+    """The room of a broadcast."""
+
+    async def ask(connection: Connection) -> str | None:
+        row = await (await connection.execute("SELECT room_id FROM broadcasts WHERE id = %s", [session_id])).fetchone()
+        return row[0] if row else None
+
+    return await database.read(ask)
+
+
+async def owner_of(database: Database, room_id: str) -> tuple[str, str] | None:
+    """The owner of a room, and its LiveKit project."""
+
+    async def ask(connection: Connection) -> tuple[str, str] | None:
+        asked = "SELECT owner_user_id, livekit_project FROM rooms WHERE room_id = %s"
+        return await (await connection.execute(asked, [room_id])).fetchone()
+
+    return await database.read(ask)
+
+
+async def events(
+    database: Database,
+    language: Language,
+    *,
+    session_id: UUID | None = None,
+    room_id: str | None = None,
+    after: int = 0,
+    limit: int = 500,
+) -> list[dict[str, Any]]:
+    """Events of a broadcast or a room behind the one with the id `after`, oldest first."""
+
+    async def ask(connection: Connection) -> list[dict[str, Any]]:
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            where = "WHERE broadcast_id = %s" if session_id is not None else "WHERE room_id = %s"
+            await cursor.execute(
+                _EVENT + where + " AND id > %s ORDER BY id LIMIT %s", [session_id or room_id, after, limit]
+            )
+            return [_event(row, language) for row in await cursor.fetchall()]
+
+    return await database.read(ask)
+
+
+async def newest_event(database: Database, *, session_id: UUID | None, room_id: str | None) -> int:
+    """The id of the last event of a broadcast or a room; 0 when there is none."""
+
+    async def ask(connection: Connection) -> int:
+        where = "WHERE broadcast_id = %s" if session_id is not None else "WHERE room_id = %s"
+        row = await (
+            await connection.execute("SELECT coalesce(max(id), 0) FROM live_events " + where, [session_id or room_id])
+        ).fetchone()
+        return row[0] if row else 0
+
+    return await database.read(ask)
+
+
+async def history(
+    database: Database, room_id: str, before: datetime | None, limit: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """A room's broadcasts, newest first, and whether there are more."""
+
+    async def ask(connection: Connection) -> list[dict[str, Any]]:
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(
+                _BROADCAST
+                + "WHERE room_id = %s AND (%s::timestamptz IS NULL OR created_at < %s) ORDER BY created_at DESC LIMIT %s",
+                [room_id, before, before, limit + 1],
+            )
+            rows = await cursor.fetchall()
+            if not rows:
+                return []
+            await cursor.execute(
+                "SELECT broadcast_id, platform, state, first_live_at, error_code FROM outputs "
+                "WHERE broadcast_id = ANY(%s) ORDER BY id",
+                [[row["id"] for row in rows]],
+            )
+            of: dict[UUID, list[dict[str, Any]]] = {}
+            for output in await cursor.fetchall():
+                of.setdefault(output.pop("broadcast_id"), []).append(output)
+            return [_past(row, of.get(row["id"], [])) for row in rows]
+
+    found = await database.read(ask)
+    return found[:limit], len(found) > limit
+
+
+async def audit_entries(
+    database: Database, room_id: str | None, before: int | None, limit: int
+) -> list[dict[str, Any]]:
+    """Entries about a room, or about all that is live, newest first, older than the entry `before`."""
+
+    async def ask(connection: Connection) -> list[dict[str, Any]]:
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(
+                "SELECT id, at, actor, action, subject, result, error_code, ip, user_agent, detail FROM audit "
+                "WHERE (%(subject)s::text IS NULL OR subject = %(subject)s) AND action LIKE 'live.%%' "
+                "AND (%(before)s::bigint IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s",
+                {"subject": f"room:{room_id}" if room_id is not None else None, "before": before, "limit": limit},
+            )
+            return [_entry(row) for row in await cursor.fetchall()]
+
+    return await database.read(ask)
+
+
+def _status(
+    broadcast: dict[str, Any], outputs: list[dict[str, Any]], newest: list[dict[str, Any]], language: Language
+) -> dict[str, Any]:
+    shown = [shown_output(row, language) for row in outputs]
+    platforms: dict[str, dict[str, Any]] = {}
+    for row, output in sorted(zip(outputs, shown, strict=True), key=lambda pair: _urgency(pair[0])):
+        platforms.setdefault(row["platform"], output)
+    return {
+        "session_id": broadcast["id"],
+        "room_id": broadcast["room_id"],
+        "status": shown_status(broadcast, outputs),
+        "preset": broadcast["preset"],
+        "started_at": broadcast["created_at"],
+        "ended_at": broadcast["ended_at"],
+        "end": shown_error(broadcast["end_code"], None, language),
+        "source": {
+            "state": broadcast["source_phase"],
+            "since": broadcast["source_since"],
+            "error": shown_error(_source_code(broadcast), None, language),
+        },
+        "platforms": platforms,
+        "outputs": shown,
+        "timeline": [_event(row, language) for row in newest],
+    }
+
+
+def _source_code(broadcast: dict[str, Any]) -> str | None:
+    if broadcast["source_code"]:
+        return broadcast["source_code"]
+    waits = broadcast["source_phase"] in ("waiting", "lost") and broadcast["ended_at"] is None
+    return Code.NO_MEDIA if waits else None
+
+
+def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> str:
+    """One word for a broadcast, made of its outputs."""
+    return broadcast_status(
+        [OutputState(row["state"]) for row in outputs],
+        wanted=broadcast["wanted"] == "on_air",
+        ended=broadcast["ended_at"] is not None,
+        was_live=any(row["first_live_at"] is not None for row in outputs),
+    )
+
+
+def _urgency(row: dict[str, Any]) -> tuple[int, float]:
+    return _URGENCY.index(OutputState(row["state"])), -row["created_at"].timestamp()
+
+
+def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
+    """An output's row as it goes out."""
+    error = shown_error(row["error_code"], row["platform"], language)
+    if error is not None:
+        if row["state"] == OutputState.FAILED:
+            # It was tried as often as it should be; the rest is the host's.
+            error["retryable"] = False
+        error |= {"platform": row["platform"], "attempt": row["attempt"], "next_attempt_at": row["next_attempt_at"]}
+        if row["error_cause"]:
+            error["cause"] = shown_error(row["error_cause"], row["platform"], language)
+    return {
+        "id": row["id"],
+        "platform": row["platform"],
+        "label": row["label"],
+        "destination_id": row["destination_id"],
+        "key_fingerprint": row["key_fingerprint"],
+        "state": WIRE[OutputState(row["state"])],
+        "since": row["state_since"],
+        "confirmation": row["confirmation"],
+        "attempt": row["attempt"],
+        "next_attempt_at": row["next_attempt_at"],
+        "live_since": row["live_since"],
+        "error": error,
+        "metrics": row["metrics"],
+    }
+
+
+def shown_error(code: str | None, platform: str | None, language: Language) -> dict[str, Any] | None:
+    """A code with its words."""
+    if not code:
+        return None
+    message, action = words(code, platform, language)
+    return {"code": code, "message": message, "action": action, "retryable": _retryable(code)}
+
+
+def _retryable(code: str) -> bool:
+    """Whether we try again by ourselves."""
+    return code in ONCE or (code not in PERMANENT and code in set(Code))
+
+
+def _event(row: dict[str, Any], language: Language) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": row["id"],
+        "at": row["at"],
+        "event": row["event"],
+        "session_id": row["broadcast_id"],
+        "output_id": row["output_id"],
+        "platform": row["platform"],
+        "from": _wire(row["from_state"]),
+        "to": _wire(row["to_state"]),
+        "attempt": row["attempt"],
+        "error": shown_error(row["code"], row["platform"], language),
+        "actor": row["actor"],
+        "detail": row["detail"],
+    }
+    return shown
+
+
+def _wire(state: str | None) -> str | None:
+    try:
+        return WIRE[OutputState(state)] if state else None
+    except ValueError:
+        return state
+
+
+def _past(row: dict[str, Any], outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "session_id": row["id"],
+        "room_id": row["room_id"],
+        "status": shown_status(row, outputs),
+        "started_at": row["created_at"],
+        "ended_at": row["ended_at"],
+        "end_code": row["end_code"],
+        "platforms": list(dict.fromkeys(output["platform"] for output in outputs)),
+    }
+
+
+def _entry(row: dict[str, Any]) -> dict[str, Any]:
+    detail = row["detail"]
+    subject = row["subject"] or ""
+    return {
+        "id": row["id"],
+        "at": row["at"],
+        "actor": row["actor"],
+        "action": row["action"],
+        "room_id": subject.removeprefix("room:") if subject.startswith("room:") else None,
+        "session_id": detail.get("session_id"),
+        "platforms": detail.get("platforms", []),
+        "result": row["result"],
+        "error_code": row["error_code"],
+        "ip": row["ip"],
+        "user_agent": row["user_agent"],
+    }

@@ -1,0 +1,356 @@
+"""What hosts ask for: go on air, stop, try one output again, take one off, add one. Called by `routes`.
+
+Only what is *wanted* is written here; a controller makes it so (`butai.live.reconcile.reconciler`). So stop is idempotent
+by design, and a crash anywhere is no more than a late reconcile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from butai.audit import Origin
+from butai.errors import (
+    AlreadyLive,
+    BroadcastNotFound,
+    DestinationNotFound,
+    InvalidRequest,
+    NoDestination,
+    NotHost,
+    NotLive,
+)
+from butai.identity import Caller
+from butai.live import audit
+from butai.live.access import active, capacity, hosted_broadcast, hosted_room, outputs_of
+from butai.live.broadcasts import idempotency
+from butai.live.destinations.service import OutputTarget, places
+from butai.live.models import Broadcast, Output, Room
+from butai.live.stage import Stage
+from butai.live.states import Code, OutputState
+
+MOST_OUTPUTS = 10
+"""Outputs of one broadcast that are not over: each costs bandwidth of the host's show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a host wants on air. Platforms (`youtube`, `twitch`) or destinations by id, or both."""
+
+    room_id: str
+    platforms: Sequence[str] = ()
+    destination_ids: Sequence[UUID] = ()
+    preset: str | None = None
+    source_grace: float | None = None
+    on_source_lost: Literal["end", "stay"] | None = None
+    video_source: str = "any"
+    video_name: str = ""
+
+    @property
+    def spoken_of(self) -> list[str]:
+        """For the audit trail."""
+        return [*self.platforms, *(["by destination"] if self.destination_ids else [])]
+
+
+async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key: str | None) -> tuple[UUID, bool]:
+    """A new broadcast of a room: its id, and whether it was begun now (not answered from an earlier request).
+
+    Raises `NotHost`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`, `IdempotencyMismatch`.
+    """
+    async with (
+        audit.refusal(stage.database, origin, "live.start", wanted.room_id, wanted.spoken_of),
+        stage.database.transaction() as session,
+    ):
+        # Locked, so that two starts of one room take turns.
+        room = await hosted_room(session, caller, wanted.room_id, lock=True)
+        who = origin.actor or ""
+        if key is not None:
+            before = await idempotency.earlier(session, who, key, _as_request(wanted))
+            if before is not None:
+                return UUID(before["session_id"]), False
+        running = await active(session, room.room_id)
+        if running is not None:
+            raise AlreadyLive(session_id=str(running.id))
+        broadcast = await _begin(session, stage, caller, origin, room, wanted)
+        if key is not None:
+            await idempotency.keep(session, who, key, {"session_id": str(broadcast.id)})
+        return broadcast.id, True
+
+
+async def stop(
+    stage: Stage, caller: Caller, origin: Origin, session_id: UUID | None, room_id: str | None
+) -> UUID | None:
+    """Takes a broadcast off the air, and says which; again and again is fine. None when there never was one.
+
+    Raises `NotHost`, `InvalidRequest`.
+    """
+    if session_id is None and room_id is None:
+        raise InvalidRequest("Say which: session_id or room_id")
+    about = room_id if session_id is None else await _room_of(stage, session_id)
+    async with audit.refusal(stage.database, origin, "live.stop", about), stage.database.transaction() as session:
+        if session_id is not None:
+            broadcast = await session.get(Broadcast, session_id, with_for_update=True)
+            room = await hosted_broadcast(session, caller, broadcast)
+            if room_id not in (None, room.room_id):
+                raise InvalidRequest("This session_id is of another room; say one of the two")
+        else:
+            assert room_id is not None
+            room = await hosted_room(session, caller, room_id)
+            broadcast = await session.scalar(
+                select(Broadcast)
+                .where(Broadcast.room_id == room_id)
+                .order_by(Broadcast.ended_at.is_(None).desc(), Broadcast.created_at.desc())
+                .limit(1)
+                .with_for_update()
+            )
+        if broadcast is None:
+            return None
+        if broadcast.ended_at is None and broadcast.wanted == "on_air":
+            broadcast.wanted, broadcast.stop_asked_at = "off_air", func.now()
+            found = await outputs_of(session, broadcast)
+            for output in found:
+                output.wanted = "off"
+            audit.tell(session, broadcast, "broadcast.stop_asked", origin)
+            audit.record(
+                session,
+                origin,
+                "live.stop",
+                broadcast.room_id,
+                session_id=broadcast.id,
+                platforms=_platforms(found),
+                **capacity(caller, room),
+            )
+        return broadcast.id
+
+
+async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: UUID) -> UUID:
+    """Has an output tried now: one that gave up, or that waits for its time. Returns the broadcast's id.
+
+    Raises `NotHost`, `NotLive`, `NoDestination` when it never had one and still has none.
+    """
+    about = await _room_of(stage, None, output_id)
+    async with (
+        audit.refusal(stage.database, origin, "live.output_retry", about),
+        stage.database.transaction() as session,
+    ):
+        broadcast, room, output = await _locked(session, caller, output_id)
+        if broadcast.ended_at is not None or broadcast.wanted == "off_air" or output.state == OutputState.ENDED:
+            raise NotLive
+        if output.error_code == Code.NO_DESTINATION:
+            await _find_place(session, stage, room, broadcast, output)
+        output.wanted, output.retry_asked_at = "on", func.now()
+        audit.tell(session, broadcast, "output.retry_asked", origin, output=output)
+        _record(session, origin, "live.output_retry", broadcast, output, **capacity(caller, room))
+        return broadcast.id
+
+
+async def stop_output(stage: Stage, caller: Caller, origin: Origin, output_id: UUID) -> UUID:
+    """Takes one output off the air and leaves the others. Again is fine. Raises `NotHost`."""
+    about = await _room_of(stage, None, output_id)
+    async with (
+        audit.refusal(stage.database, origin, "live.output_stop", about),
+        stage.database.transaction() as session,
+    ):
+        broadcast, room, output = await _locked(session, caller, output_id)
+        if broadcast.ended_at is None and output.wanted == "on":
+            output.wanted = "off"
+            audit.tell(session, broadcast, "output.stop_asked", origin, output=output)
+            _record(session, origin, "live.output_stop", broadcast, output, **capacity(caller, room))
+        return broadcast.id
+
+
+async def add_outputs(
+    stage: Stage,
+    caller: Caller,
+    origin: Origin,
+    session_id: UUID,
+    platforms: Sequence[str],
+    destination_ids: Sequence[UUID],
+) -> UUID:
+    """Adds outputs to a broadcast on air. One that goes there already is left as it is.
+
+    Raises `NotHost`, `NotLive`, `NoDestination`, `DestinationNotFound`.
+    """
+    about = await _room_of(stage, session_id)
+    async with (
+        audit.refusal(stage.database, origin, "live.output_added", about),
+        stage.database.transaction() as session,
+    ):
+        broadcast = await session.get(Broadcast, session_id, with_for_update=True)
+        room = await hosted_broadcast(session, caller, broadcast)
+        assert broadcast is not None
+        if broadcast.ended_at is not None or broadcast.wanted == "off_air":
+            raise NotLive
+        found = await places(session, stage, room.owner_user_id, platforms, destination_ids)
+        _all_known(found, destination_ids)
+        wanted = [place for place in found.values() if place is not None]
+        if not wanted:
+            raise NoDestination(platform=platforms[0])
+        there = [output for output in await outputs_of(session, broadcast) if output.state != OutputState.ENDED]
+        new = [place for place in _once(wanted) if not any(_same(place, output) for output in there)]
+        if len(there) + len(new) > MOST_OUTPUTS:
+            raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
+        for place in new:
+            output = _output(broadcast, place)
+            session.add(output)
+            await session.flush()
+            audit.tell(session, broadcast, "output.added", origin, output=output)
+            _record(session, origin, "live.output_added", broadcast, output, **capacity(caller, room))
+        return broadcast.id
+
+
+async def _room_of(stage: Stage, session_id: UUID | None, output_id: UUID | None = None) -> str | None:
+    """The room that a request speaks of, for writing down that it was refused."""
+    async with stage.database.transaction() as session:
+        if output_id is not None:
+            session_id = await session.scalar(select(Output.broadcast_id).where(Output.id == output_id))
+        return await session.scalar(select(Broadcast.room_id).where(Broadcast.id == session_id))
+
+
+async def _begin(
+    session: AsyncSession, stage: Stage, caller: Caller, origin: Origin, room: Room, wanted: Start
+) -> Broadcast:
+    found = await places(session, stage, room.owner_user_id, wanted.platforms, wanted.destination_ids)
+    _all_known(found, wanted.destination_ids)
+    there = _once([place for place in found.values() if place is not None])
+    missing = [str(name) for name, place in found.items() if place is None]
+    if not there:
+        raise NoDestination(f"No destination is saved for {', '.join(missing) or 'this show'}", platform=missing[0])
+    if len(there) > MOST_OUTPUTS:
+        raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
+    settings = stage.settings
+    broadcast = Broadcast(
+        id=uuid7(),
+        room_id=room.room_id,
+        started_by=origin.actor,
+        host_identity=room.host_identity,
+        wanted="on_air",
+        preset=wanted.preset or settings.preset,
+        video_source=wanted.video_source,
+        video_name=wanted.video_name,
+        source_grace=settings.source_grace if wanted.source_grace is None else wanted.source_grace,
+        on_source_lost=wanted.on_source_lost or settings.on_source_lost,
+        egress=settings.egress,
+        livekit_project=room.livekit_project,
+    )
+    session.add(broadcast)
+    await session.flush()
+    outputs = [_output(broadcast, place) for place in there] + [_nowhere(broadcast, name) for name in missing]
+    session.add_all(outputs)
+    await session.flush()
+    audit.tell(session, broadcast, "broadcast.started", origin, platforms=_platforms(outputs), preset=broadcast.preset)
+    audit.record(
+        session,
+        origin,
+        "live.start",
+        room.room_id,
+        session_id=broadcast.id,
+        platforms=_platforms(outputs),
+        missing=missing,
+        **capacity(caller, room),
+    )
+    return broadcast
+
+
+def _output(broadcast: Broadcast, place: OutputTarget) -> Output:
+    return Output(
+        id=uuid7(),
+        broadcast_id=broadcast.id,
+        destination_id=place.destination_id,
+        platform=place.platform,
+        label=place.label,
+        ingest_url=place.ingest_url,
+        backup_ingest_url=place.backup_ingest_url,
+        sealed_key=place.sealed_key,
+        key_fingerprint=place.key_fingerprint,
+        state=OutputState.PENDING,
+    )
+
+
+def _nowhere(broadcast: Broadcast, platform: str) -> Output:
+    """What was asked for and cannot be: it has failed before it began, and says why."""
+    return Output(
+        id=uuid7(),
+        broadcast_id=broadcast.id,
+        destination_id=None,
+        platform=platform,
+        ingest_url="",
+        sealed_key=b"",
+        key_fingerprint="",
+        wanted="off",
+        state=OutputState.FAILED,
+        error_code=Code.NO_DESTINATION,
+    )
+
+
+async def _find_place(session: AsyncSession, stage: Stage, room: Room, broadcast: Broadcast, output: Output) -> None:
+    """A destination that was saved since. Raises `NoDestination`; `NotLive` when another output has gone there since."""
+    found = (await places(session, stage, room.owner_user_id, [output.platform], []))[output.platform]
+    if found is None:
+        raise NoDestination(platform=output.platform)
+    others = [
+        one for one in await outputs_of(session, broadcast) if one.id != output.id and one.state != OutputState.ENDED
+    ]
+    if any(_same(found, one) for one in others):
+        raise NotLive("Another output of this broadcast goes there already")
+    output.destination_id, output.label = found.destination_id, found.label
+    output.ingest_url, output.backup_ingest_url = found.ingest_url, found.backup_ingest_url
+    output.sealed_key, output.key_fingerprint = found.sealed_key, found.key_fingerprint
+    output.error_code = None
+
+
+async def _locked(session: AsyncSession, caller: Caller, output_id: UUID) -> tuple[Broadcast, Room, Output]:
+    """An output with its broadcast, the broadcast's row first. Raises `NotHost`, also for an id that is none."""
+    broadcast_id = await session.scalar(select(Output.broadcast_id).where(Output.id == output_id))
+    if broadcast_id is None:
+        raise NotHost
+    broadcast = await session.get(Broadcast, broadcast_id, with_for_update=True)
+    room = await hosted_broadcast(session, caller, broadcast)
+    output = await session.get(Output, output_id, with_for_update=True)
+    if broadcast is None or output is None:
+        raise BroadcastNotFound
+    return broadcast, room, output
+
+
+def _all_known(found: dict[str | UUID, OutputTarget | None], ids: Sequence[UUID]) -> None:
+    if any(found[one] is None for one in ids):
+        raise DestinationNotFound
+
+
+def _once(wanted: Sequence[OutputTarget]) -> list[OutputTarget]:
+    """Without doubles: a platform's destination may have been named by its id as well."""
+    return list({place.destination_id or place.platform: place for place in wanted}.values())
+
+
+def _same(place: OutputTarget, output: Output) -> bool:
+    if place.destination_id is None:
+        return output.destination_id is None and output.platform == place.platform and bool(output.ingest_url)
+    return output.destination_id == place.destination_id
+
+
+def _platforms(outputs: Sequence[Output]) -> list[str]:
+    return list(dict.fromkeys(output.platform for output in outputs))
+
+
+def _record(
+    session: AsyncSession, origin: Origin, action: str, broadcast: Broadcast, output: Output, **detail: Any
+) -> None:
+    audit.record(
+        session,
+        origin,
+        action,
+        broadcast.room_id,
+        session_id=broadcast.id,
+        platforms=[output.platform],
+        output_id=str(output.id),
+        **detail,
+    )
+
+
+def _as_request(wanted: Start) -> dict[str, Any]:
+    return {name: getattr(wanted, name) for name in Start.__dataclass_fields__}

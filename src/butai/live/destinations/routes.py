@@ -1,0 +1,116 @@
+"""`/api/live/destinations`: the caller's own places to send to. Keys come in and never go out."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from pydantic import SecretStr
+
+from butai.live.destinations import service
+from butai.live.destinations.service import DestinationValues
+from butai.live.models import Destination
+from butai.live.responses import LiveRoute, as_json, asked_language
+from butai.live.schemas import DestinationEdit, DestinationIn, DestinationOut, DestinationsOut, TestOut
+from butai.live.stage import stage
+from butai.live.texts import words
+from butai.web.dependencies import SignedIn, origin
+from butai.web.problems import documented
+
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
+
+
+def _shown(destination: Destination) -> dict[str, object]:
+    return DestinationOut.model_validate(destination).model_dump()
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
+
+
+@router.post(
+    "/destinations",
+    status_code=201,
+    response_model=DestinationOut,
+    responses=documented(400, 408, 409, 413, 422),
+    summary="Save a destination",
+)
+async def create(request: Request, who: SignedIn, wanted: DestinationIn) -> Response:
+    """The key is sealed; from now on only its fingerprint is shown."""
+    made = await service.create(
+        stage(request),
+        who,
+        origin(request, who),
+        wanted.platform,
+        DestinationValues(
+            wanted.label, wanted.ingest_url, wanted.backup_ingest_url, stream_key=wanted.stream_key.get_secret_value()
+        ),
+    )
+    return as_json(_shown(made), 201)
+
+
+@router.get(
+    "/destinations", response_model=DestinationsOut, responses=documented(), summary="The caller's destinations"
+)
+async def list_destinations(request: Request, who: SignedIn) -> Response:
+    """Newest first."""
+    return as_json({"data": [_shown(one) for one in await service.listed(stage(request), who)]})
+
+
+@router.get(
+    "/destinations/{destination_id}",
+    response_model=DestinationOut,
+    responses=documented(400, 404),
+    summary="One destination",
+)
+async def get(request: Request, who: SignedIn, destination_id: UUID) -> Response:
+    """One of the caller's own."""
+    return as_json(_shown(await service.get(stage(request), who, destination_id)))
+
+
+@router.patch(
+    "/destinations/{destination_id}",
+    response_model=DestinationOut,
+    responses=documented(400, 404, 408, 413, 422),
+    summary="Change a destination",
+)
+async def change(request: Request, who: SignedIn, destination_id: UUID, edit: DestinationEdit) -> Response:
+    """A show that runs keeps what it began with. An ingest URL on another host needs the stream key again."""
+    cleared = "backup_ingest_url" in edit.model_fields_set and edit.backup_ingest_url is None
+    wanted = DestinationValues(edit.label, edit.ingest_url, edit.backup_ingest_url, cleared, _plain(edit.stream_key))
+    return as_json(_shown(await service.change(stage(request), who, origin(request, who), destination_id, wanted)))
+
+
+@router.delete(
+    "/destinations/{destination_id}", status_code=204, responses=documented(400, 404), summary="Forget a destination"
+)
+async def delete(request: Request, who: SignedIn, destination_id: UUID) -> Response:
+    """Its key is forgotten with it. A show that runs goes on."""
+    await service.delete(stage(request), who, origin(request, who), destination_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/destinations/{destination_id}/test",
+    response_model=TestOut,
+    responses=documented(400, 404),
+    summary="Try a destination without going live",
+)
+async def test(request: Request, who: SignedIn, destination_id: UUID) -> Response:
+    """Name, TCP, TLS, RTMP; and for Twitch a publish that nobody sees (`?bandwidthtest=true`)."""
+    destination = await service.get(stage(request), who, destination_id)
+    steps = await service.test(stage(request), who, origin(request, who), destination_id)
+    shown = []
+    for step in steps:
+        said = words(step.code, destination.platform, asked_language(request)) if not step.ok else (None, None)
+        shown.append(
+            {
+                "name": step.name,
+                "ok": step.ok,
+                "ms": step.ms,
+                "code": step.code or None,
+                "message": said[0],
+                "action": said[1],
+            }
+        )
+    return as_json({"ok": all(step.ok for step in steps), "steps": shown})

@@ -1,0 +1,317 @@
+"""Destinations: where a user's shows may go. Called by `destination_routes`, and by `service` when a show begins.
+
+A stream key comes in once and never goes out: what is stored is sealed, what is shown is a fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from butai import audit
+from butai.audit import Origin
+from butai.config import LiveSettings
+from butai.errors import Conflict, DestinationNotFound, InvalidDestination, SecretKeyInvalid
+from butai.identity import Caller
+from butai.live.models import Destination, Output
+from butai.live.stage import Stage
+from butai.live.stream_keys import SealBroken
+from butai.relay.rtmp.addresses import AddressInvalid, check_key, is_private, parse
+from butai.relay.rtmp.connection import Target
+from butai.relay.rtmp.preflight import Step, bandwidth_test, check
+from butai.relay.rtmp.resolver import resolve
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 100
+
+ENVIRONMENT = UUID(int=0)
+"""The subject under which the keys of the environment are sealed into outputs."""
+
+MOST_DESTINATIONS = 200
+"""Of one user: lists of them are answered whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationValues:
+    """A change to a destination; None leaves a field as it is. `clear_backup`: no backup ingest any more."""
+
+    label: str | None = None
+    ingest_url: str | None = None
+    backup_ingest_url: str | None = None
+    clear_backup: bool = False
+    stream_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTarget:
+    """Where an output goes: of a saved destination, or of the environment (`destination_id` None)."""
+
+    destination_id: UUID | None
+    platform: str
+    label: str
+    ingest_url: str
+    backup_ingest_url: str | None
+    sealed_key: bytes
+    key_fingerprint: str
+
+
+async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wanted: DestinationValues) -> Destination:
+    """A new destination of the caller. Raises `InvalidDestination`, `SecretKeyInvalid`, `Conflict` beyond the most."""
+    assert caller.user_id is not None
+    default, backup = _defaults(stage.settings, platform)
+    url = wanted.ingest_url or default
+    if not url:
+        raise InvalidDestination("A custom destination needs its ingest_url")
+    backup_url = wanted.backup_ingest_url or (backup if not wanted.ingest_url and not wanted.clear_backup else None)
+    for one in filter(None, (url, backup_url)):
+        await check_url(stage.settings, one)
+    key = _checked_key(wanted.stream_key or "")
+    made = uuid7()
+    destination = Destination(
+        id=made,
+        owner_user_id=caller.user_id,
+        platform=platform,
+        label=wanted.label or "",
+        ingest_url=url,
+        backup_ingest_url=backup_url,
+        sealed_key=stage.sealer.seal(key, made),
+        key_fingerprint=stage.sealer.fingerprint(key),
+    )
+    async with stage.database.transaction() as session:
+        mine = select(func.count()).where(Destination.owner_user_id == caller.user_id, Destination.deleted_at.is_(None))
+        if (await session.scalar(mine) or 0) >= MOST_DESTINATIONS:
+            raise Conflict(f"A user has at most {MOST_DESTINATIONS} destinations; delete one first")
+        session.add(destination)
+        _record(session, origin, "live.destination_made", destination)
+        await session.flush()
+        await session.refresh(destination)
+    return destination
+
+
+async def listed(stage: Stage, caller: Caller) -> Sequence[Destination]:
+    """The caller's own, newest first."""
+    async with stage.database.transaction() as session:
+        found = await session.scalars(
+            select(Destination)
+            .where(Destination.owner_user_id == caller.user_id, Destination.deleted_at.is_(None))
+            .order_by(Destination.created_at.desc(), Destination.id.desc())
+        )
+        return found.all()
+
+
+async def get(stage: Stage, caller: Caller, destination_id: UUID) -> Destination:
+    """One of the caller's own. Raises `DestinationNotFound`."""
+    async with stage.database.transaction() as session:
+        return await _own(session, caller, destination_id)
+
+
+async def change(
+    stage: Stage, caller: Caller, origin: Origin, destination_id: UUID, wanted: DestinationValues
+) -> Destination:
+    """A running output keeps what it began with. Raises `DestinationNotFound`, `InvalidDestination`.
+
+    Another host needs the key again: whoever borrows a session could otherwise have a key, which nobody can read here,
+    sent to a server of their own.
+    """
+    for url in filter(None, (wanted.ingest_url, wanted.backup_ingest_url)):
+        await check_url(stage.settings, url)
+    async with stage.database.transaction() as session:
+        destination = await _own(session, caller, destination_id, lock=True)
+        if wanted.stream_key is None and not _hosts_known(stage.settings, destination, wanted):
+            raise InvalidDestination("Another host needs the stream key again: send stream_key with it")
+        if wanted.label is not None:
+            destination.label = wanted.label
+        if wanted.ingest_url is not None:
+            destination.ingest_url = wanted.ingest_url
+        if wanted.backup_ingest_url is not None or wanted.clear_backup:
+            destination.backup_ingest_url = wanted.backup_ingest_url
+        if wanted.stream_key is not None:
+            key = _checked_key(wanted.stream_key)
+            destination.sealed_key = stage.sealer.seal(key, destination.id)
+            destination.key_fingerprint = stage.sealer.fingerprint(key)
+        destination.updated_at = func.now()
+        _record(session, origin, "live.destination_changed", destination)
+        await session.flush()
+        await session.refresh(destination)
+    return destination
+
+
+async def delete(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> None:
+    """Out of all lists; its key is forgotten. Raises `DestinationNotFound`."""
+    async with stage.database.transaction() as session:
+        destination = await _own(session, caller, destination_id, lock=True)
+        destination.deleted_at = func.now()
+        destination.sealed_key = b""
+        _record(session, origin, "live.destination_deleted", destination)
+
+
+async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> list[Step]:
+    """The way to a destination, step by step. Twitch is asked about the key as well, by a publish that nobody sees."""
+    async with stage.database.transaction() as session:
+        destination = await _own(session, caller, destination_id)
+    try:
+        key = stage.sealer.open(destination.sealed_key, destination.id)
+    except SealBroken as error:
+        raise SecretKeyInvalid(f"The stream key cannot be opened, {error}; or save it again") from None
+    target = Target(destination.ingest_url, key, stage.settings.allow_private_ingest)
+    twitch = destination.platform == "twitch"
+    steps = await check(bandwidth_test(target) if twitch else target, publish=twitch)
+    async with stage.database.transaction() as session:
+        failed = next((step.code for step in steps if not step.ok), None)
+        _record(session, origin, "live.destination_tested", destination, error_code=failed)
+    return steps
+
+
+async def places(
+    session: AsyncSession, stage: Stage, owner: str, platforms: Sequence[str], ids: Sequence[UUID]
+) -> dict[str | UUID, OutputTarget | None]:
+    """Where to go, for each platform (the owner's newest destination, else the environment's) or destination id."""
+    found: dict[str | UUID, OutputTarget | None] = {}
+    if ids:
+        rows = await session.scalars(
+            select(Destination).where(
+                Destination.id.in_(ids), Destination.owner_user_id == owner, Destination.deleted_at.is_(None)
+            )
+        )
+        known = {row.id: _place(row) for row in rows}
+        found |= {one: known.get(one) for one in ids}
+    for platform in platforms:
+        row = await session.scalar(
+            select(Destination)
+            .where(
+                Destination.owner_user_id == owner,
+                Destination.platform == platform,
+                Destination.deleted_at.is_(None),
+            )
+            .order_by(Destination.created_at.desc(), Destination.id.desc())
+            .limit(1)
+        )
+        found[platform] = _place(row) if row is not None else _of_environment(stage, platform)
+    return found
+
+
+async def check_url(settings: LiveSettings, url: str) -> None:
+    """Raises `InvalidDestination`. A host that no name server knows may be saved: it may be one of tomorrow."""
+    try:
+        address = parse(url)
+    except AddressInvalid as error:
+        raise InvalidDestination(str(error)) from None
+    if settings.allow_private_ingest:
+        return
+    try:
+        found = await resolve(address.host, address.port, 3.0)
+    except (OSError, TimeoutError, UnicodeError):
+        return
+    if all(map(is_private, found)):
+        raise InvalidDestination("The host leads to a private address; BUTAI_ALLOW_PRIVATE_INGEST allows that")
+
+
+async def renew_seals(stage: Stage) -> int:
+    """Seals anew what older keys of `BUTAI_SECRET_KEY` sealed, so that those can be taken away. How many it were.
+
+    Run by `butai.api` when it starts. What no key opens stays as it is, and is logged. Several processes at once are fine.
+    """
+    renewed = 0
+    for table in (Destination, Output):
+        last = UUID(int=0)
+        while True:
+            stale = (
+                select(table.id, table.sealed_key)
+                .where(
+                    table.id > last,
+                    func.length(table.sealed_key) > 0,
+                    func.substring(table.sealed_key, 2, 4) != stage.sealer.newest,
+                )
+                .order_by(table.id)
+                .limit(_BATCH)
+            )
+            async with stage.database.transaction() as session:
+                found = (await session.execute(stale)).all()
+                for one, blob in found:
+                    try:
+                        new, mark = stage.sealer.renewed(blob)
+                    except SealBroken as error:
+                        log.warning("stream_key.lost", table=table.__tablename__, id=str(one), reason=str(error))
+                        continue
+                    # Unless somebody has saved another key in between.
+                    await session.execute(
+                        update(table)
+                        .where(table.id == one, table.sealed_key == blob)
+                        .values(sealed_key=new, key_fingerprint=mark)
+                    )
+                    renewed += 1
+            if len(found) < _BATCH:
+                break
+            last = found[-1][0]
+    if renewed:
+        log.info("stream_keys.renewed", count=renewed)
+    return renewed
+
+
+def _hosts_known(settings: LiveSettings, destination: Destination, wanted: DestinationValues) -> bool:
+    """Whether a change keeps to hosts that the key goes to already, or to the platform's own."""
+    known = {destination.ingest_url, destination.backup_ingest_url, *_defaults(settings, destination.platform)}
+    hosts = {parse(url).host for url in known if url}
+    return all(parse(url).host in hosts for url in (wanted.ingest_url, wanted.backup_ingest_url) if url)
+
+
+def _checked_key(key: str) -> str:
+    try:
+        check_key(key)
+    except AddressInvalid as error:
+        raise InvalidDestination(str(error)) from None
+    return key
+
+
+def _defaults(settings: LiveSettings, platform: str) -> tuple[str, str | None]:
+    if platform == "youtube":
+        return settings.youtube_ingest_url, settings.youtube_backup_ingest_url or None
+    if platform == "twitch":
+        return settings.twitch_ingest_url, None
+    return "", None
+
+
+def _of_environment(stage: Stage, platform: str) -> OutputTarget | None:
+    settings = stage.settings
+    secret = {"youtube": settings.youtube_stream_key, "twitch": settings.twitch_stream_key}.get(platform)
+    key = secret.get_secret_value() if secret else ""
+    if not key:
+        return None
+    url, backup = _defaults(settings, platform)
+    sealed, mark = stage.sealer.seal(key, ENVIRONMENT), stage.sealer.fingerprint(key)
+    return OutputTarget(None, platform, "", url, backup, sealed, mark)
+
+
+def _place(row: Destination) -> OutputTarget:
+    return OutputTarget(
+        row.id, row.platform, row.label, row.ingest_url, row.backup_ingest_url, row.sealed_key, row.key_fingerprint
+    )
+
+
+async def _own(session: AsyncSession, caller: Caller, destination_id: UUID, *, lock: bool = False) -> Destination:
+    query = select(Destination).where(
+        Destination.id == destination_id,
+        Destination.owner_user_id == caller.user_id,
+        Destination.deleted_at.is_(None),
+    )
+    found = await session.scalar(query.with_for_update() if lock else query)
+    if found is None:
+        raise DestinationNotFound
+    return found
+
+
+def _record(
+    session: AsyncSession, origin: Origin, action: str, destination: Destination, error_code: str | None = None
+) -> None:
+    about = {"platforms": [destination.platform], "fingerprint": destination.key_fingerprint}
+    result = "ok" if error_code is None else "failed"
+    audit.record(
+        session, origin, action, f"destination:{destination.id}", result=result, error_code=error_code, detail=about
+    )

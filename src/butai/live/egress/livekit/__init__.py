@@ -1,0 +1,1 @@
+"""LiveKit Egress as an engine."""

@@ -1,0 +1,1 @@
+"""The built-in relay as an engine: one process for each broadcast."""

@@ -1,0 +1,1 @@
+"""Ways into a room for OBS and other encoders, over RTMP or WHIP."""

@@ -1,0 +1,1 @@
+"""Makes each broadcast what its host wants: decided by pure functions, done by the reconciler."""

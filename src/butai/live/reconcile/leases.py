@@ -1,0 +1,145 @@
+"""Which controller looks after which broadcast: leases in Postgres, by its clock.
+
+Called by `butai.controller`. A lease is renewed at a third of its time; a controller that no longer speaks loses its
+broadcasts to whoever sweeps next. The epoch grows with each new holder: rows (`transitions`) and relays refuse the older
+one, so a controller that was away and does not know it yet can do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from butai.database import Connection, Database
+from butai.live.reconcile.transitions import Lease
+
+BATCH = 50
+"""Broadcasts taken in one statement: several controllers share what became free."""
+SILENT_AFTER = 60
+"""Seconds after which a controller that was not heard counts as gone."""
+
+_ACQUIRE = """
+    UPDATE broadcasts AS b
+    SET lease_holder = %(holder)s, lease_until = now() + make_interval(secs => %(seconds)s), lease_epoch = b.lease_epoch + 1
+    FROM (SELECT id FROM broadcasts
+          WHERE ended_at IS NULL AND egress = ANY(%(egress)s) AND (lease_until IS NULL OR lease_until < now())
+            AND id <> ALL(%(held)s::uuid[])
+          ORDER BY created_at LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED) AS free
+    WHERE b.id = free.id
+    RETURNING b.id, b.lease_epoch, b.egress
+"""
+
+# Also one that has run out, as long as nobody took it: the epoch says so.
+_RENEW = """
+    UPDATE broadcasts AS b
+    SET lease_until = now() + make_interval(secs => %(seconds)s),
+        engine_seen_at = CASE WHEN held.engine THEN now() ELSE b.engine_seen_at END
+    FROM (SELECT * FROM unnest(%(ids)s::uuid[], %(epochs)s::bigint[], %(engines)s::boolean[])
+                   AS h (id, epoch, engine) ORDER BY id) AS held
+    WHERE b.id = held.id AND b.lease_holder = %(holder)s AND b.lease_epoch = held.epoch AND b.ended_at IS NULL
+    RETURNING b.id
+"""
+
+_RELEASE = """
+    WITH given AS (
+        UPDATE broadcasts AS b SET lease_holder = NULL, lease_until = NULL
+        FROM unnest(%(ids)s::uuid[], %(epochs)s::bigint[]) AS held (id, epoch)
+        WHERE b.id = held.id AND b.lease_holder = %(holder)s AND b.lease_epoch = held.epoch
+        RETURNING b.id)
+    SELECT pg_notify('butai_wanted', id::text) FROM given
+"""
+
+_BEAT = """
+    INSERT INTO controllers (id, host, broadcasts) VALUES (%(id)s, %(host)s, %(broadcasts)s)
+    ON CONFLICT (id) DO UPDATE SET seen_at = now(), broadcasts = excluded.broadcasts
+    RETURNING extract(epoch FROM clock_timestamp())::float8,
+              EXISTS (SELECT 1 FROM controllers
+                      WHERE host <> %(host)s AND seen_at > now() - make_interval(secs => %(silent)s))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """`database_time`: seconds since 1970 by Postgres's clock. `alone`: no controller of another host lives."""
+
+    database_time: float
+    alone: bool
+
+
+class Leases:
+    """One controller's. `seconds`: of a lease. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, database: Database, holder: str, host: str, seconds: float, egresses: Sequence[str]) -> None:
+        self._database, self.holder, self._host = database, holder, host
+        self._seconds, self._egresses = seconds, list(egresses)
+
+    async def acquire(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
+        """Takes what is free, `BATCH` at most, each with the name of its egress. Not what we hold: a lease of ours that ran
+        out while Postgres was away is renewed, which keeps the reports that wait."""
+        asked = {
+            "holder": self.holder,
+            "seconds": self._seconds,
+            "egress": self._egresses,
+            "batch": BATCH,
+            "held": list(held),
+        }
+
+        async def act(connection: Connection) -> list[tuple[Lease, str]]:
+            rows = await (await connection.execute(_ACQUIRE, asked)).fetchall()
+            return [(Lease(broadcast_id, self.holder, epoch), egress) for broadcast_id, epoch, egress in rows]
+
+        return await self._database.read(act)
+
+    async def renew(self, held: Sequence[tuple[Lease, bool]]) -> set[UUID]:
+        """Keeps what is held; the flag says whether its engine is ours and heard us. Gives those that still are."""
+        if not held:
+            return set()
+        asked = {
+            **self._columns([lease for lease, _ in held]),
+            "seconds": self._seconds,
+            "engines": [engine for _, engine in held],
+        }
+
+        async def act(connection: Connection) -> set[UUID]:
+            return {row[0] for row in await (await connection.execute(_RENEW, asked)).fetchall()}
+
+        return await self._database.read(act)
+
+    async def release(self, held: Sequence[Lease]) -> None:
+        """Gives back, and wakes the other controllers."""
+        if held:
+            columns = self._columns(held)
+
+            async def act(connection: Connection) -> None:
+                await connection.execute(_RELEASE, columns)
+
+            await self._database.read(act)
+
+    async def beat(self, broadcasts: int) -> Heartbeat:
+        """Says that this controller lives, and looks at the clock and for others."""
+        asked = {"id": self.holder, "host": self._host, "broadcasts": broadcasts, "silent": SILENT_AFTER}
+
+        async def act(connection: Connection) -> Heartbeat:
+            row = await (await connection.execute(_BEAT, asked)).fetchone()
+            assert row is not None
+            return Heartbeat(row[0], not row[1])
+
+        return await self._database.read(act)
+
+    async def leave(self) -> None:
+        """This controller ends; with it go the rows of those that never said so."""
+
+        async def act(connection: Connection) -> None:
+            await connection.execute(
+                "DELETE FROM controllers WHERE id = %s OR seen_at < now() - interval '1 day'", (self.holder,)
+            )
+
+        await self._database.read(act)
+
+    def _columns(self, held: Sequence[Lease]) -> dict[str, object]:
+        return {
+            "holder": self.holder,
+            "ids": [lease.broadcast_id for lease in held],
+            "epochs": [lease.epoch for lease in held],
+        }

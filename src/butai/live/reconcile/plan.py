@@ -1,0 +1,387 @@
+"""What to do about one broadcast: a pure function of what is wanted, what is seen, and the time.
+
+Pure, and it may be called at any time: where everything is as it should be, it asks for nothing. Nothing is remembered
+here; whatever must survive is in the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+from butai.live.reconcile import retry
+from butai.live.reconcile.commands import (
+    BroadcastEnded,
+    Configure,
+    EndBegun,
+    EngineHurried,
+    EngineLost,
+    EngineStarted,
+    ForgetRetry,
+    KillEngine,
+    Order,
+    Plan,
+    SourceChanged,
+    StartEngine,
+    StartOutput,
+    StopEngine,
+    StopOutput,
+)
+from butai.live.reconcile.draft import WORDLESS, Draft, Policy
+from butai.live.reconcile.reports import Observed, OutputReport
+from butai.live.reconcile.rows import BroadcastRow, OutputRow
+from butai.live.states import Code, OutputState, OutputTrigger
+
+START_LIMIT = 45.0
+"""Seconds that an attempt may take until it is live (`egress_start_timeout`)."""
+STOP_LIMIT = 10.0
+"""Seconds until a stop that nobody confirms is over all the same."""
+KILL_AFTER = 8.5
+"""Seconds that an engine gets to end by itself. The relay gives itself 8."""
+ABANDONED_AFTER = 40.0
+"""Seconds after its controller's last renewal when a relay on another host has surely ended: its last ping came within 4
+(`butai.controller`), it ends 30 after that, and its goodbyes take at most 4."""
+
+_SOURCE_FAILED_FOR_GOOD = (Code.ROOM_NOT_FOUND, Code.LIVEKIT_UNAUTHORIZED)
+
+
+def plan(desired: BroadcastRow, observed: Observed, now: float, policy: Policy) -> Plan:
+    """The writes and orders that lead from `observed` to `desired`."""
+    return _Planner(desired, observed, now, policy).plan()
+
+
+class _Planner:
+    """One call. Rows change in memory as moves are found, so that each step sees what the ones before it did."""
+
+    def __init__(self, desired: BroadcastRow, observed: Observed, now: float, policy: Policy) -> None:
+        self.row, self.seen, self.now, self.policy = desired, observed, now, policy
+        self.draft = Draft(desired, now, policy)
+        self.orders: list[Order] = []
+        self.timers: list[float | None] = []
+
+    def plan(self) -> Plan:
+        if self.row.ended_at is None:
+            self._hear()
+            self._follow_engine()
+            self._follow_source()
+            for output_id in list(self.draft.outputs):
+                self._follow_host(output_id)
+                self._look_at_clock(output_id)
+            self._start_what_is_due()
+            self._finish()
+        self._order()
+        later = [at for at in self.timers if at is not None and at > self.now]
+        return Plan(tuple(self.draft.writes), tuple(self.orders), min(later, default=None))
+
+    @property
+    def _on_air(self) -> bool:
+        return self.row.wanted == "on_air" and self.row.ended_at is None
+
+    @property
+    def _all(self) -> list[OutputRow]:
+        return list(self.draft.outputs.values())
+
+    @property
+    def _usable(self) -> bool:
+        """An engine runs that may be given something to do."""
+        return self.seen.engine == "running" and self.seen.stop_sent_at is None
+
+    # What the engine said
+
+    def _hear(self) -> None:
+        """Reports of the engine that the rows know. Another one's cannot speak of their attempts."""
+        if self.seen.ref is not None and self.seen.ref == self.row.engine_ref:
+            for report in self.seen.reports:
+                if report.output_id in self.draft.outputs:
+                    self._hear_of(self.draft.outputs[report.output_id], report)
+
+    def _hear_of(self, output: OutputRow, report: OutputReport) -> None:
+        if report.attempt != output.attempt or not output.trying:
+            return
+        if report.phase == "live" and output.state in (OutputState.STARTING, OutputState.RECONNECTING):
+            at = self.draft.time(output, report.at)
+            self.draft.move(
+                output,
+                OutputTrigger.ACCEPTED,
+                at,
+                confirmation="transport",
+                live_since=at,
+                first_live_at=output.first_live_at or at,
+                last_live_at=at,
+                **WORDLESS,
+            )
+        elif report.phase == "stalled" and output.state is OutputState.LIVE:
+            code = _code(report.code, Code.DESTINATION_STALLED)
+            at = self.draft.time(output, report.at)
+            self.draft.move(
+                output,
+                OutputTrigger.INTERRUPTED,
+                at,
+                code=code,
+                error_code=code,
+                error_cause=None,
+                error_detail=report.detail or None,
+                **self.draft.off_live(output, at),
+            )
+        elif report.phase == "failed":
+            was_up = output.state in (OutputState.LIVE, OutputState.RECONNECTING)
+            assumed = Code.DESTINATION_CLOSED if was_up else Code.DESTINATION_UNREACHABLE
+            self.draft.fail(output, _code(report.code, assumed), report.detail, report.at, report.not_before)
+        elif report.phase == "ended":
+            # Nobody asked it to.
+            self.draft.fail(output, Code.EGRESS_LOST, report.detail, report.at)
+
+    def _follow_engine(self) -> None:
+        row, seen = self.row, self.seen
+        if seen.gone is not None:
+            asked = seen.stop_sent_at is not None and not seen.killed
+            unheard = seen.source is not None and seen.source.code == Code.LIVEKIT_UNREACHABLE
+            code = Code.LIVEKIT_UNREACHABLE if unheard else _code(seen.gone.code, Code.EGRESS_LOST)
+            self._lose(None if asked and not unheard else code, seen.gone.detail, seen.gone.at)
+        elif row.engine_ref is not None and (seen.engine != "running" or seen.ref != row.engine_ref):
+            self._lose(Code.EGRESS_LOST, "it was not there any more", self.now)
+        if seen.start_failed is not None:
+            self._miss(seen.start_failed.detail, seen.start_failed.at)
+        if seen.engine == "running" and seen.ref is not None and seen.ref != self.row.engine_ref:
+            self.draft.write(EngineStarted(seen.ref, self.policy.host, self.now))
+            self.row = replace(
+                self.row,
+                engine_ref=seen.ref,
+                engine_host=self.policy.host,
+                engine_seen_at=self.now,
+                engine_next_at=None,
+            )
+
+    def _lose(self, code: Code | None, detail: str, at: float) -> None:
+        """The engine of the rows is gone, and every attempt with it."""
+        row, seen, failures, next_at = self.row, self.seen, self.row.engine_failures, None
+        if code is not None and self._on_air:
+            steady = seen.since is not None and at - seen.since >= retry.ENGINE_STEADY
+            failures = 1 if steady else failures + 1
+            # The first death is answered at once; who dies again before it was well has to wait.
+            next_at = at if failures == 1 else at + retry.engine_delay(failures - 1, self.policy.random)
+        if row.engine_ref is not None and row.engine_host != self.policy.host:
+            # On another machine, and nobody there says whether it is gone: until then, it may push.
+            next_at = max(next_at or 0.0, (row.engine_seen_at or self.now) + ABANDONED_AFTER)
+        self.draft.write(EngineLost(code, detail, failures, next_at, at))
+        self.row = replace(row, engine_ref=None, engine_failures=failures, engine_next_at=next_at)
+        for output in self._all:
+            if output.trying and self._wanted(output):
+                self.draft.fail(output, code or Code.EGRESS_LOST, detail, at)
+
+    def _miss(self, detail: str, at: float) -> None:
+        """No engine came up. That costs no output's budget."""
+        failures = self.row.engine_failures + 1
+        next_at = at + retry.engine_delay(failures, self.policy.random)
+        self.draft.write(EngineLost(Code.EGRESS_UNAVAILABLE, detail, failures, next_at, at))
+        self.row = replace(self.row, engine_failures=failures, engine_next_at=next_at)
+        for output in self._all:
+            if output.waiting and self._wanted(output) and (output.next_attempt_at or 0.0) < next_at:
+                self.draft.move(
+                    output,
+                    OutputTrigger.RETRY_PLANNED,
+                    self.draft.time(output, at),
+                    code=Code.EGRESS_UNAVAILABLE,
+                    next_attempt_at=next_at,
+                    error_code=Code.EGRESS_UNAVAILABLE,
+                    error_cause=None,
+                    error_detail=detail or None,
+                )
+
+    def _follow_source(self) -> None:
+        source = self.seen.source
+        if source is None or self.seen.ref != self.row.engine_ref:
+            return
+        code = _code(source.code, Code.SOURCE_ENDED) if source.phase in ("ended", "failed") else None
+        if (source.phase, code) != (self.row.source_phase, self.row.source_code):
+            at = min(source.at, self.now)
+            self.draft.write(SourceChanged(source.phase, code, at))
+            self.row = replace(self.row, source_phase=source.phase, source_since=at, source_code=code)
+        if code is None or source.phase not in ("ended", "failed") or not self._on_air:
+            return
+        if code is Code.LIVEKIT_UNREACHABLE:
+            # The relay has given up; another one may fare better, as long as the outputs' budgets last.
+            if any(not output.over for output in self._all):
+                return
+        elif code in _SOURCE_FAILED_FOR_GOOD:
+            for output in self._all:
+                if not output.over and output.state is not OutputState.STOPPING:
+                    self.draft.give_up(output, code, None, source.detail, self.now)
+        self.draft.write(EndBegun(code, self.now))
+        self.row = replace(self.row, wanted="off_air", stop_asked_at=self.now, end_code=code)
+
+    # What the host wants, and what the clock says
+
+    def _follow_host(self, output_id: UUID) -> None:
+        output = self.draft.outputs[output_id]
+        if output.retry_asked_at is not None:
+            self._retry_now(output, output.retry_asked_at)
+        output = self.draft.outputs[output_id]
+        if not self._wanted(output):
+            if self._on_air and output.state is OutputState.FAILED and output.error_code != Code.NO_DESTINATION:
+                # Taken off by hand. What failed otherwise shows so in a broadcast that is over, too.
+                self.draft.end(output, output.error_code)
+            elif not output.over and output.state is not OutputState.STOPPING:
+                self.draft.stop(output, self.row.end_code)
+        output = self.draft.outputs[output_id]
+        if output.state is OutputState.STOPPING:
+            self._confirm_end(output)
+
+    def _confirm_end(self, output: OutputRow) -> None:
+        waited = self.now - output.state_since
+        if self.seen.engine != "running" and self._elsewhere_until is None:
+            self.draft.end(output, Code.STOP_UNCONFIRMED if self.seen.killed else self.row.end_code)
+        elif self.seen.engine == "running" and self.seen.carries(output.id) is None:
+            self.draft.end(output, self.row.end_code)
+        elif waited >= STOP_LIMIT:
+            self.draft.end(output, Code.STOP_UNCONFIRMED)
+        else:
+            self.timers.append(output.state_since + STOP_LIMIT)
+
+    def _retry_now(self, output: OutputRow, asked_at: float) -> None:
+        hurry = self._wanted(output) and (
+            output.state is OutputState.FAILED or (output.waiting and output.state is not OutputState.PENDING)
+        )
+        if not hurry:
+            self.draft.write(ForgetRetry(output.id, asked_at))
+            self.draft.outputs[output.id] = replace(output, retry_asked_at=None)
+            return
+        self.draft.move(
+            output,
+            OutputTrigger.RETRIED,
+            self.now,
+            next_attempt_at=self.now,
+            retry_asked_at=None,
+            tries=0,
+            budget_from=None,
+            ended_at=None,
+            **WORDLESS,
+        )
+        if self.seen.engine == "absent" and (self.row.engine_next_at or 0.0) > self.now and not self._elsewhere_until:
+            self.draft.write(EngineHurried(self.now))
+            self.row = replace(self.row, engine_next_at=None)
+
+    def _look_at_clock(self, output_id: UUID) -> None:
+        output = self.draft.outputs[output_id]
+        if not output.trying or output.state is OutputState.LIVE or not self._wanted(output):
+            return
+        began = max(output.attempt_started_at or 0.0, output.state_since)
+        if output.state is OutputState.STARTING:
+            began = output.attempt_started_at or output.state_since
+        if self.now < began + START_LIMIT:
+            self.timers.append(began + START_LIMIT)
+            return
+        stalled = output.state is OutputState.RECONNECTING and output.error_code == Code.DESTINATION_STALLED
+        code = Code.DESTINATION_STALLED if stalled else Code.EGRESS_START_TIMEOUT
+        self.draft.fail(output, code, f"not live after {START_LIMIT:.0f} s", self.now)
+
+    def _start_what_is_due(self) -> None:
+        for output in self._all:
+            if not output.waiting or not self._wanted(output):
+                continue
+            if output.next_attempt_at is not None and self.now < output.next_attempt_at:
+                self.timers.append(output.next_attempt_at)
+                continue
+            if not self._usable:
+                continue
+            if self.seen.carries(output.id) is not None:
+                # The attempt before is still being ended.
+                stopped = self.seen.stops.get(output.id)
+                if stopped is None or self.now < stopped + STOP_LIMIT:
+                    self.timers.append((stopped or self.now) + STOP_LIMIT)
+                    continue
+            latest = self.seen.latest.get(output.id)
+            self.draft.move(
+                output,
+                OutputTrigger.STARTED,
+                self.now,
+                # Above what the engine has seen, should the tables have been put back.
+                attempt=max(output.attempt, latest.attempt if latest else 0) + 1,
+                attempt_started_at=self.now,
+                next_attempt_at=None,
+            )
+
+    def _finish(self) -> None:
+        if self._on_air:
+            # One that failed may be tried again by hand; one without a destination was never wanted on air.
+            done = [
+                output.state is OutputState.ENDED or (output.over and output.wanted == "off") for output in self._all
+            ]
+            if done and all(done):
+                self.draft.write(BroadcastEnded(None, self.now))
+                self.row = replace(self.row, wanted="off_air", ended_at=self.now)
+            return
+        if not all(output.over for output in self._all):
+            return
+        carried = any(self.seen.carries(output_id) is not None for output_id in self.draft.outputs)
+        asked = self.seen.stop_sent_at
+        if carried and (asked is None or self.now < asked + STOP_LIMIT):
+            return
+        self.draft.write(BroadcastEnded(self.row.end_code, self.now))
+        self.row = replace(self.row, ended_at=self.now)
+
+    # Orders
+
+    def _order(self) -> None:
+        seen = self.seen
+        source_gave_up = seen.source is not None and seen.source.phase == "failed" and seen.engine == "running"
+        if not self._on_air or source_gave_up:
+            self._end_engine()
+        elif seen.engine == "absent":
+            next_at = max(self.row.engine_next_at or 0.0, self._elsewhere_until or 0.0)
+            if self.now >= next_at:
+                self.orders.append(StartEngine())
+            else:
+                self.timers.append(next_at)
+        elif self._usable:
+            if not seen.configured:
+                self.orders.append(Configure())
+            for output in self._all:
+                self._order_output(output)
+
+    def _end_engine(self) -> None:
+        seen = self.seen
+        if seen.engine == "absent":
+            return
+        if seen.stop_sent_at is None:
+            self.orders.append(StopEngine())
+            self.timers.append(self.now + KILL_AFTER)
+        elif self.now < seen.stop_sent_at + KILL_AFTER:
+            self.timers.append(seen.stop_sent_at + KILL_AFTER)
+        elif not seen.killed:
+            self.orders.append(KillEngine())
+        if seen.stop_sent_at is not None:
+            self.timers.append(seen.stop_sent_at + STOP_LIMIT)
+
+    def _order_output(self, output: OutputRow) -> None:
+        carried = self.seen.carries(output.id)
+        latest = self.seen.latest.get(output.id)
+        if output.trying:
+            known = carried == output.attempt or (latest is not None and latest.attempt == output.attempt)
+            if not known:
+                self.orders.append(StartOutput(output.id, output.attempt, output.door, output.sealed_key))
+        elif carried is not None:
+            stopped = self.seen.stops.get(output.id)
+            if stopped is None or self.now >= stopped + STOP_LIMIT:
+                self.orders.append(StopOutput(output.id))
+                stopped = self.now
+            self.timers.append(stopped + STOP_LIMIT)
+
+    def _wanted(self, output: OutputRow) -> bool:
+        return self._on_air and output.wanted == "on"
+
+    @property
+    def _elsewhere_until(self) -> float | None:
+        """Until when an engine on another host may still push."""
+        row = self.row
+        if row.engine_host in (None, self.policy.host) or row.engine_seen_at is None:
+            return None
+        until = row.engine_seen_at + ABANDONED_AFTER
+        return until if self.now < until else None
+
+
+def _code(code: str, otherwise: Code) -> Code:
+    try:
+        return Code(code)
+    except ValueError:
+        return otherwise

@@ -1,0 +1,136 @@
+"""When an output that broke is tried again, and when not. Pure; called by `butai.live.reconcile.plan`.
+
+Ours is the only retry there is: the engine makes one attempt and says how it ended. Delays are "full jitter" over their
+upper half: uniform over [d/2, d] with d = min(cap, base·2ⁿ), so that many outputs that broke together do not come back
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from butai.config import RetrySettings
+from butai.live.states import Code
+
+Random = Callable[[], float]
+"""Uniform over [0, 1)."""
+
+PERMANENT = frozenset(
+    {
+        Code.NOT_HOST,
+        Code.NO_DESTINATION,
+        Code.INVALID_DESTINATION,
+        Code.NO_MEDIA,
+        Code.SOURCE_ENDED,
+        Code.ROOM_NOT_FOUND,
+        Code.LIVEKIT_UNAUTHORIZED,
+        Code.RETRIES_EXHAUSTED,
+    }
+)
+"""Trying again would change nothing."""
+
+ONCE = frozenset({Code.KEY_REJECTED, Code.TLS_FAILED, Code.EGRESS_START_TIMEOUT})
+"""May be a platform's bad moment: tried once more. Twice in a row, it is what it says."""
+ONCE_WAIT = 3.0
+"""Seconds."""
+
+SLOW_WAIT = 15.0
+"""Seconds before `already_publishing` is tried again: the platform must first give up on the other one."""
+
+LONGEST_ATTEMPT = 16.0
+"""Seconds that an attempt takes at most until it fails: 8 to connect, 8 to publish (the publisher's limits)."""
+
+ENGINE_BASE, ENGINE_CAP = 5.0, 60.0
+"""Seconds between two starts of an engine that does not come up."""
+
+ENGINE_STEADY = 60.0
+"""Seconds after which an engine counts as well: its next death is its first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What an output has spent: `tries` attempts failed, the first of them when it `began`."""
+
+    tries: int = 0
+    began: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that ended. `last_live_at`: when this output was on air last; `code_before`: of the failure before this
+    one, with no live in between."""
+
+    code: Code
+    at: float
+    attempt_started_at: float | None = None
+    last_live_at: float | None = None
+    code_before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDecision:
+    """`again_at`: when to try again; None for never by itself. `code` is what to show, `cause` the last cause beneath it."""
+
+    again_at: float | None
+    code: Code
+    cause: Code | None
+    budget: Budget
+
+
+def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Random) -> RetryDecision:
+    """What follows from a failed attempt."""
+    code, now = failure.code, failure.at
+    if code is Code.EGRESS_UNAVAILABLE:
+        return RetryDecision(now + engine_delay(1, random), code, None, budget)
+    spent = Budget(budget.tries + 1, now if budget.began is None else budget.began)
+    if code in PERMANENT or (code in ONCE and failure.code_before == code):
+        return RetryDecision(None, code, None, spent)
+    if _exhausted(settings, failure, spent):
+        return RetryDecision(None, Code.RETRIES_EXHAUSTED, code, spent)
+    again_at = now + _wait(settings, failure, spent.tries, random)
+    if failure.attempt_started_at is not None:
+        again_at = max(again_at, failure.attempt_started_at + settings.least_wait)
+    return RetryDecision(again_at, code, None, spent)
+
+
+def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budget:
+    """The budget when a stretch of live of so many seconds ends: whole again after a stable one. After a shorter one at
+    least the window's tries are left beside the one that ends now."""
+    if live_for >= settings.stable:
+        return Budget()
+    if settings.window > 0:
+        return Budget(min(budget.tries, max(settings.attempts - settings.window_tries - 1, 0)), budget.began)
+    return budget
+
+
+def engine_delay(failures: int, random: Random) -> float:
+    """Seconds until the next start of an engine that failed to start, or died young, `failures` times in a row."""
+    return _jitter(min(ENGINE_CAP, ENGINE_BASE * 2 ** min(failures - 1, 10)), random)
+
+
+def _exhausted(settings: RetrySettings, failure: Failure, spent: Budget) -> bool:
+    limit, seconds = settings.attempts, settings.minutes * 60
+    if _window_is_open(settings, failure):
+        limit, seconds = max(limit, settings.window_tries + 1), seconds + settings.window
+    began = failure.at if spent.began is None else spent.began
+    return spent.tries >= limit or failure.at - began >= seconds
+
+
+def _wait(settings: RetrySettings, failure: Failure, tries: int, random: Random) -> float:
+    if failure.code in ONCE:
+        return ONCE_WAIT
+    if failure.code is Code.ALREADY_PUBLISHING:
+        return SLOW_WAIT
+    wait = _jitter(min(settings.cap, settings.base * 2 ** min(tries - 1, 30)), random)
+    if _window_is_open(settings, failure) and settings.window_tries > 0:
+        wait = min(wait, max(settings.window / settings.window_tries - LONGEST_ATTEMPT, 0.5))
+    return wait
+
+
+def _window_is_open(settings: RetrySettings, failure: Failure) -> bool:
+    return failure.last_live_at is not None and failure.at < failure.last_live_at + settings.window
+
+
+def _jitter(longest: float, random: Random) -> float:
+    return longest / 2 * (1 + random())

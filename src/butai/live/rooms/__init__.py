@@ -1,0 +1,1 @@
+"""Rooms, who owns them, and the tokens to join them with."""

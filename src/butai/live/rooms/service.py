@@ -1,0 +1,263 @@
+"""Rooms and their tokens. Called by `room_routes`.
+
+A room is LiveKit's; what we keep is who owns it. Making one here is idempotent for its owner. One that was made elsewhere
+is claimed by a signed-in user who shows a token that may administer it; without one, what runs at LiveKit already is not
+given away, since our host token would rule it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import aiohttp
+import structlog
+from livekit import api
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+
+from butai.audit import Origin
+from butai.errors import InvalidRequest, InvitationInvalid, NotHost, ProjectUnknown, RoomTaken, Unauthenticated
+from butai.identity import Caller
+from butai.live import audit
+from butai.live.access import hosted_room
+from butai.live.models import Room
+from butai.live.projects import DEFAULT
+from butai.live.stage import Stage
+from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
+from butai.live.tokens import EMPTY_SECONDS, STAY_SECONDS, HostClaims, Role
+
+log = structlog.get_logger(__name__)
+
+GUEST_HOURS = 12.0
+_PATIENCE = 1.0
+"""Seconds for each of the two things that LiveKit is asked when a room is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinGrant:
+    """What somebody joins a room with."""
+
+    token: str
+    identity: str
+    livekit_url: str
+    room_id: str
+    host_identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A room and the token that rules it."""
+
+    room: Room
+    host_token: str
+    livekit_url: str
+
+
+async def make_room(
+    stage: Stage,
+    caller: Caller,
+    origin: Origin,
+    room_id: str | None,
+    shown_token: str | None,
+    project: str | None = None,
+) -> Made:
+    """A new room, the caller's own again, or one that the shown host token rules. `project`: the LiveKit that a new one is
+    made in; a claimed one is in its token's.
+
+    Raises `Unauthenticated` for a token that is none, `RoomTaken` for another owner's or one that runs at LiveKit and was
+    never claimed, `InvalidRequest` for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`.
+    """
+    assert caller.user_id is not None
+    action = "live.room_made" if shown_token is None else "live.room_claimed"
+    claims = None if shown_token is None else stage.tokens.read_host(shown_token)
+    if claims is not None and not (_usable(claims.room) and claims.identity.isprintable()):
+        raise InvalidRequest("The token's room or identity cannot be used here")
+    named = room_id or (claims.room if claims else None)
+    async with audit.refusal(stage.database, origin, action, named):
+        if shown_token is not None and (claims is None or named != claims.room):
+            raise Unauthenticated("The host token rules no such room")
+        new_id = named or f"room-{secrets.token_urlsafe(12)}"
+        async with stage.database.transaction() as session:
+            known = await session.get(Room, new_id)
+        place = _project(stage, project, claims, known)
+        room = await _kept(stage, caller, origin, action, new_id, claims, place, known)
+        if project is not None and project != room.livekit_project:
+            raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, for good")
+    await _open_at_livekit(stage, room)
+    return Made(room, _host_token(stage, room, caller), stage.projects.get(room.livekit_project).public_url)
+
+
+def _project(stage: Stage, wanted: str | None, claims: HostClaims | None, known: Room | None) -> str:
+    names = stage.projects.names
+    if wanted is not None and wanted not in names:
+        raise ProjectUnknown(f"There is no LiveKit project {wanted} here")
+    if claims is not None:
+        if wanted not in (None, claims.project):
+            raise InvalidRequest(f"The host token is of the LiveKit project {claims.project}")
+        return claims.project
+    if known is not None:
+        return known.livekit_project
+    if wanted is not None or DEFAULT in names:
+        return wanted or DEFAULT
+    if len(names) > 1:
+        raise ProjectUnknown("There are several LiveKit projects here: say which with project")
+    return names[0] if names else DEFAULT
+
+
+async def listed(stage: Stage, caller: Caller, before: datetime | None, limit: int) -> tuple[Sequence[Room], bool]:
+    """The caller's own rooms, newest first, and whether there are more."""
+    query = select(Room).where(Room.owner_user_id == caller.user_id)
+    if before is not None:
+        query = query.where(Room.created_at < before)
+    async with stage.database.transaction() as session:
+        found = (await session.scalars(query.order_by(Room.created_at.desc()).limit(limit + 1))).all()
+    return found[:limit], len(found) > limit
+
+
+async def _kept(
+    stage: Stage,
+    caller: Caller,
+    origin: Origin,
+    action: str,
+    room_id: str,
+    claims: HostClaims | None,
+    project: str,
+    known: Room | None,
+) -> Room:
+    """The room's row, made now if need be. `known`: what was there a moment ago."""
+    identity = claims.identity if claims else f"host-{secrets.token_hex(6)}"
+    # Before the row: a room that nobody can join helps nobody.
+    stage.tokens.make(project, "host", room_id, identity, "", stage.settings.host_token_hours)
+    if known is None and claims is None and await _runs_at_livekit(stage, project, room_id):
+        raise RoomTaken("This room runs already; show a token that may administer it as host_token to claim it")
+    async with stage.database.transaction() as session:
+        made = await session.scalar(
+            insert(Room)
+            .values(
+                room_id=room_id,
+                owner_user_id=caller.user_id,
+                host_identity=identity,
+                origin="claimed" if claims else "made",
+                livekit_project=project,
+            )
+            .on_conflict_do_nothing()
+            .returning(Room)
+        )
+        room = made or await session.scalar(select(Room).where(Room.room_id == room_id))
+        assert room is not None
+        if room.owner_user_id != caller.user_id or (claims and claims.project != room.livekit_project):
+            raise RoomTaken
+        if made is not None:
+            audit.record(session, origin, action, room_id)
+    return room
+
+
+async def make_token(
+    stage: Stage, caller: Caller, origin: Origin, room_id: str, role: Role, identity: str | None, name: str
+) -> JoinGrant:
+    """A token for a room by its host. Raises `NotHost`."""
+    async with audit.refusal(stage.database, origin, "live.token_made", room_id):
+        async with stage.database.transaction() as session:
+            room = await hosted_room(session, caller, room_id)
+            if role == "host" and caller.kind == "host_token":
+                # A token that is about to end must not make itself another: its owner can.
+                raise NotHost("Only the room's owner, signed in, gets another host token")
+            if role == "host":
+                identity = room.host_identity
+            elif identity is None or identity == room.host_identity:
+                identity = f"{role}-{secrets.token_hex(6)}"
+            audit.record(session, origin, "live.token_made", room_id, role=role, identity=identity)
+        hours = stage.settings.host_token_hours if role == "host" else GUEST_HOURS
+        return JoinGrant(
+            stage.tokens.make(room.livekit_project, role, room_id, identity, name, hours),
+            identity,
+            stage.projects.get(room.livekit_project).public_url,
+            room_id,
+            room.host_identity,
+        )
+
+
+async def watch(stage: Stage, shown: str) -> JoinGrant:
+    """A viewer's own way into a room, for whoever shows an invitation: a viewer's token that its host has made.
+
+    An invitation is given to many, and LiveKit lets one participant of an identity in: so each gets a token of their own,
+    which is good no longer than the invitation. Raises `InvitationInvalid`.
+    """
+    invitation = stage.tokens.read_viewer(shown)
+    if invitation is None or invitation.seconds < 1:
+        raise InvitationInvalid
+    async with stage.database.transaction() as session:
+        room = await session.get(Room, invitation.room)
+    if room is None or room.livekit_project != invitation.project:
+        raise InvitationInvalid
+    identity = f"viewer-{secrets.token_hex(6)}"
+    hours = min(invitation.seconds / 3600, GUEST_HOURS)
+    return JoinGrant(
+        stage.tokens.make(room.livekit_project, "viewer", room.room_id, identity, "", hours),
+        identity,
+        stage.projects.get(room.livekit_project).public_url,
+        room.room_id,
+        room.host_identity,
+    )
+
+
+def _usable(room_id: str) -> bool:
+    return len(room_id) <= LONGEST_ROOM_ID and re.fullmatch(ROOM_ID, room_id) is not None
+
+
+def _host_token(stage: Stage, room: Room, caller: Caller) -> str:
+    return stage.tokens.make(
+        room.livekit_project,
+        "host",
+        room.room_id,
+        room.host_identity,
+        caller.name or "",
+        stage.settings.host_token_hours,
+    )
+
+
+async def _open_at_livekit(stage: Stage, room: Room) -> None:
+    """Has LiveKit keep an empty room for longer than its 20 s: a host who reloads comes back to the same one.
+
+    Best effort: a room that is not there yet is made by the first to join, as its token says.
+    """
+    wanted = api.CreateRoomRequest(
+        name=room.room_id,
+        empty_timeout=EMPTY_SECONDS,
+        departure_timeout=max(STAY_SECONDS, int(stage.settings.source_grace) + 30),
+        sync_streams=True,
+    )
+    try:
+        async with asking(stage, room.livekit_project) as livekit:
+            await livekit.room.create_room(wanted)
+    except NO_ANSWER as error:
+        log.warning("room.not_opened_at_livekit", room_id=room.room_id, reason=type(error).__name__)
+
+
+async def _runs_at_livekit(stage: Stage, project: str, room_id: str) -> bool:
+    """Whether LiveKit has such a room. One that does not answer has no rooms to take."""
+    try:
+        async with asking(stage, project) as livekit:
+            return bool((await livekit.room.list_rooms(api.ListRoomsRequest(names=[room_id]))).rooms)
+    except NO_ANSWER as error:
+        log.warning("room.not_looked_up_at_livekit", room_id=room_id, reason=type(error).__name__)
+        return False
+
+
+NO_ANSWER = (TimeoutError, aiohttp.ClientError, api.TwirpError, OSError)
+"""What `asking` may end with."""
+
+
+@asynccontextmanager
+async def asking(stage: Stage, project: str, seconds: float = _PATIENCE) -> AsyncIterator[api.LiveKitAPI]:
+    """LiveKit's API of a project, for so many seconds. What it asks is asked once. Raises `LiveKitNotConfigured`."""
+    at = stage.projects.get(project)
+    async with asyncio.timeout(seconds):
+        async with api.LiveKitAPI(at.http_url, at.key.api_key, at.key.api_secret, failover=False) as asked:
+            yield asked

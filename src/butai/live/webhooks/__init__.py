@@ -1,0 +1,1 @@
+"""LiveKit's webhooks: verified, stored, shown in the timeline, passed on as a hint."""

@@ -1,0 +1,165 @@
+"""The intake of LiveKit's webhooks: verified, kept, told in the timeline, and passed on as a hint. Called by `webhook_routes`.
+
+A webhook is answered when it is committed: what was answered 200 survives any crash, and what was not is sent again by
+LiveKit. So that a commit is not paid for each, those that come within `GATHER` share one statement (group commit): while
+one batch is written the next one gathers. A webhook never changes the state of an output. LiveKit drops what waited for
+half a minute, merges updates and sends them late; whoever hears `butai_livekit` looks for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from butai.database import Connection, Database
+from butai.errors import DatabaseUnavailable, InvalidRequest, WebhookRefused
+from butai.live.projects import Projects
+from butai.live.stream_keys import Sealer
+from butai.live.webhooks import batch as webhook_batch
+from butai.live.webhooks.batch import Kept
+from butai.live.webhooks.payload import read
+from butai.live.webhooks.signatures import verify
+from butai.web.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+GATHER = 0.003
+"""Seconds for which a batch's first webhook waits for others. Under load it costs nothing, since the database takes longer;
+LiveKit waits for seconds."""
+
+AT_ONCE = 256
+"""Webhooks in one statement."""
+
+MOST_WAITING = 32 * 1024**2
+"""Bytes of bodies that wait for the database. Beyond them LiveKit is asked to come again."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    kept: Kept
+    size: int
+    done: asyncio.Future[None] = field(repr=False)
+
+    def answer(self, error: Exception | None) -> None:
+        """To whoever waits still."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
+class Intake:
+    """Of one process. An async context manager: what has come is written before it closes."""
+
+    def __init__(
+        self,
+        database: Database,
+        projects: Projects,
+        sealer: Sealer,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock`: seconds since 1970, for the age of signatures."""
+        self._database, self._projects, self._sealer, self._metrics = database, projects, sealer, metrics
+        self._clock = clock
+        self._waiting: list[_Waiting] = []
+        self._bytes = 0
+        self._writer: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Intake:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writer is not None:
+            await asyncio.gather(self._writer, return_exceptions=True)
+
+    async def take(self, authorization: bytes | None, body: bytes) -> None:
+        """One webhook: returns when it is committed, or was before.
+
+        Raises `WebhookRefused`, `InvalidRequest`, `DatabaseUnavailable`.
+        """
+        try:
+            project = verify(self._projects, authorization, body, self._clock())
+            heard = read(body)
+            text = body.decode()
+        except WebhookRefused as error:
+            self._refused(error.more["reason"])
+            raise
+        except UnicodeDecodeError:
+            self._refused("rubbish")
+            raise InvalidRequest("This is no webhook of LiveKit's") from None
+        except InvalidRequest:
+            self._refused("rubbish")
+            raise
+        # Without a key of ours nothing can be sealed, and nothing is kept in the clear.
+        sealed = self._sealer.seal(text, sealed_for(heard.id)) if self._sealer.ready else b""
+        await self._write(Kept(project.name, heard, sealed), len(body))
+        self._metrics.webhook(heard.event if heard.told else "other").inc()
+
+    def _refused(self, reason: str) -> None:
+        self._metrics.webhook_refused(reason).inc()
+        log.info("webhook.refused", reason=reason)
+
+    async def _write(self, kept: Kept, size: int) -> None:
+        if self._bytes + size > MOST_WAITING:
+            raise DatabaseUnavailable("Too many webhooks wait for the database")
+        waiting = _Waiting(kept, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._bytes += size
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_all())
+        await waiting.done
+
+    async def _write_all(self) -> None:
+        """Batch after batch, until nobody waits."""
+        await asyncio.sleep(GATHER)
+        while self._waiting:
+            batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+            self._bytes -= sum(one.size for one in batch)
+            try:
+                await self._commit([one.kept for one in batch])
+            except DatabaseUnavailable:
+                # Those behind would find it no better: their senders are told at once, not one time-out after another.
+                batch, self._waiting, self._bytes = batch + self._waiting, [], 0
+                for one in batch:
+                    one.answer(DatabaseUnavailable())
+            except Exception as error:
+                log.error("webhooks.not_written", count=len(batch), reason=type(error).__name__)
+                await self._one_by_one(batch)
+            else:
+                for one in batch:
+                    one.answer(None)
+
+    async def _one_by_one(self, batch: list[_Waiting]) -> None:
+        """Each by itself: one that Postgres will not take does not stand in the way of the others."""
+        for one in batch:
+            try:
+                await self._commit([one.kept])
+            except DatabaseUnavailable as error:
+                one.answer(error)
+            except Exception as error:
+                log.error("webhook.not_written", event_id=one.kept.heard.id, reason=type(error).__name__)
+                one.answer(error)
+            else:
+                one.answer(None)
+
+    async def _commit(self, batch: list[Kept]) -> None:
+        """On a connection that commits each statement by itself. Doing it twice is harmless: the id says that it was done."""
+
+        async def act(connection: Connection) -> None:
+            await connection.execute(webhook_batch.STATEMENT, webhook_batch.parameters(batch))
+
+        await self._database.read(act)
+
+
+def sealed_for(event_id: str) -> UUID:
+    """The subject under which a body is sealed: of this purpose, and of this webhook alone."""
+    return UUID(bytes=hashlib.sha256(b"butai livekit webhook\0" + event_id.encode()).digest()[:16])

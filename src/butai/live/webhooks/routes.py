@@ -1,0 +1,83 @@
+"""`POST /api/live/webhook`: where LiveKit says what happens in its rooms. Believed by its signature, not by a sign-in.
+
+On `DirectRoute`, since a busy LiveKit sends thousands a second and waits for each answer before it sends a room's next one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from butai.errors import BodyTooLarge, ClientDisconnected
+from butai.live.webhooks.intake import Intake
+from butai.web.hot_route import DirectRoute
+from butai.web.problems import documented
+
+router = APIRouter(prefix="/api/live", tags=["live"], route_class=DirectRoute)
+
+LARGEST = 256 * 1024
+"""Bytes of a body: a room's metadata may have 64 KiB, and an egress lists its outputs twice. LiveKit's have 0.5 to 3 KiB."""
+
+_DOCUMENTED: dict[str, Any] = {
+    "security": [{"livekit": []}],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/webhook+json": {
+                "schema": {
+                    "type": "object",
+                    "description": "LiveKit's WebhookEvent",
+                    "properties": {
+                        "event": {"type": "string", "minLength": 1},
+                        "id": {"type": "string", "minLength": 1},
+                        "createdAt": {
+                            "type": "string",
+                            "pattern": "^[0-9]{1,11}$",
+                            "description": "Seconds since 1970",
+                        },
+                    },
+                    "required": ["event", "id", "createdAt"],
+                }
+            }
+        },
+    },
+}
+
+_TAKEN = Response()
+
+
+@router.post(
+    "/webhook",
+    response_class=Response,
+    responses=documented(400, 413) | {200: {"description": "Kept. Sent again, it is known by its id"}},
+    openapi_extra=_DOCUMENTED,
+    summary="What LiveKit reports",
+)
+async def webhook(request: Request) -> Response:
+    """For LiveKit's `webhook` setting, or a LiveKit Cloud project's. Answers 200 once it is committed."""
+    intake: Intake = request.state.webhooks
+    body = await _body(request)
+    authorization = next((value for name, value in request.scope["headers"] if name == b"authorization"), None)
+    await intake.take(authorization, body)
+    return _TAKEN
+
+
+async def _body(request: Request) -> bytes:
+    """The raw bytes, which are what is signed. Raises `BodyTooLarge` as soon as that is known."""
+    for name, value in request.scope["headers"]:
+        if name == b"content-length" and int(value) > LARGEST:
+            raise BodyTooLarge
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > LARGEST:
+            raise BodyTooLarge
+        parts.append(part)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,185 @@
+"""The web console: its pages, its scripts, and who is looking at them. Installed by `butai.api`.
+
+The sources are in `console/` at the root; `make console` builds them into `console_dist` beside this module. Every page is
+the same document, in which the console's own router finds the address. Without a build there is one plain page that says
+how to make it, and the service is the same otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+
+from butai import __version__
+from butai.config import Settings
+from butai.errors import ButaiError, NotFound
+from butai.identity import ANONYMOUS, Identity
+from butai.live.stage import Stage
+from butai.web.dependencies import TAKES_SIGN_IN
+
+DIST = Path(__file__).parent / "console_dist"
+
+PAGES = ("/", "/library", "/stage", "/operations", "/watch/{room}")
+"""The addresses that the console's router knows (`console/src/router.tsx`)."""
+
+_COMPRESSED = {".js", ".css", ".html", ".svg", ".json"}
+
+
+class SessionOut(BaseModel):
+    """Who is signed in, as far as the credential tells. `devSignIn`: whether `/dev/sign-in` answers here."""
+
+    userId: str | None
+    name: str | None
+    operator: bool
+    devSignIn: bool
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    body: bytes
+    zipped: bytes | None
+    etag: str
+    media_type: str
+
+
+class _Build:
+    """The files of the build, 2 MB in all: read and compressed once, each when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._stamp = 0
+        self._names: frozenset[str] = frozenset()
+        self._kept: dict[str, _File] = {}
+
+    async def file(self, path: str) -> _File | None:
+        """None for what is not of the build, whatever else that path may lead to."""
+        found = self._kept.get(path)
+        if found is None or path == "index.html":
+            self._look()
+            found = self._kept.get(path)
+        if found is None and path in self._names:
+            found = self._kept[path] = await asyncio.to_thread(_read, DIST / path)
+        return found
+
+    def _look(self) -> None:
+        """Whether it was built anew: all names are other ones then."""
+        try:
+            stamp = (DIST / "index.html").stat().st_mtime_ns
+        except FileNotFoundError:
+            stamp = 0
+        if stamp != self._stamp:
+            self._stamp, self._kept = stamp, {}
+            files = (file for file in DIST.rglob("*") if file.is_file()) if stamp else ()
+            self._names = frozenset(str(file.relative_to(DIST)) for file in files)
+
+
+def _read(file: Path) -> _File:
+    body = file.read_bytes()
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    zipped = gzip.compress(body, 9, mtime=0) if file.suffix in _COMPRESSED and len(body) > 500 else None
+    return _File(body, zipped, f'"{hashlib.sha256(body).hexdigest()[:24]}"', kind)
+
+
+def _answer(request: Request, file: _File, headers: dict[str, str]) -> Response:
+    """The file, compressed where that is understood; 304 where it is known already."""
+    headers |= {"vary": "Accept-Encoding", "etag": file.etag, "x-content-type-options": "nosniff"}
+    if file.etag in request.headers.get("if-none-match", ""):
+        return Response(None, 304, headers)
+    if file.zipped and "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(file.zipped, 200, headers | {"content-encoding": "gzip"}, file.media_type)
+    return Response(file.body, 200, headers, file.media_type)
+
+
+def policy(livekit: list[str]) -> str:
+    """The pages' content security policy. `livekit`: addresses of the servers that a page talks to (`wss://…`).
+
+    No script but our own, and none inline. `blob:` and `data:` are where three.js finds a model's textures and buffers.
+    """
+    talks: set[str] = set()
+    for url in livekit:
+        parts = urlsplit(url)
+        secure = parts.scheme in ("wss", "https")
+        talks |= {f"{scheme}://{parts.netloc}" for scheme in (("wss", "https") if secure else ("ws", "http"))}
+    connect = " ".join(["'self'", "blob:", "data:", *sorted(talks)])
+    return (
+        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        f"media-src 'self' blob:; worker-src 'self' blob:; connect-src {connect}; "
+        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Serves the console's pages at `PAGES`, its files under `/console/`, and `/api/session`."""
+
+    build = _Build()
+
+    @app.get(
+        "/api/session",
+        tags=["process"],
+        summary="Who is signed in",
+        response_model=SessionOut,
+        openapi_extra=TAKES_SIGN_IN,
+    )
+    async def session(request: Request, response: Response) -> SessionOut:
+        """For a page to know what to offer. A credential that is not good is nobody's; this never answers 401."""
+        identity: Identity = request.state.identity
+        settings: Settings = request.state.settings
+        try:
+            who = await identity.identify_request(request.scope)
+        except ButaiError:
+            # A stale cookie must not stand between a person and the sign-in.
+            who = ANONYMOUS
+        response.headers["cache-control"] = "private, no-store"
+        return SessionOut(
+            userId=who.user_id,
+            name=who.name,
+            operator=who.is_operator,
+            devSignIn=settings.identity.dev_sign_in,
+            version=__version__,
+        )
+
+    async def page(request: Request) -> Response:
+        """The console's document."""
+        document = await build.file("index.html")
+        if document is None:
+            return HTMLResponse(_UNBUILT.format(version=escape(__version__)), headers={"cache-control": "no-store"})
+        stage: Stage = request.state.stage
+        headers = {
+            "content-security-policy": policy(stage.projects.public_urls),
+            "cache-control": "no-cache",
+            "referrer-policy": "same-origin",
+            "permissions-policy": "camera=(self), microphone=(self)",
+        }
+        return _answer(request, document, headers)
+
+    for path in PAGES:
+        app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
+
+    @app.api_route("/console/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def files(request: Request, path: str) -> Response:
+        """Scripts and styles. Their names change with what is in them, so a browser keeps them."""
+        file = await build.file(path)
+        if file is None or path == "index.html":
+            raise NotFound
+        lasting = path.startswith("assets/")
+        return _answer(
+            request, file, {"cache-control": "public, max-age=31536000, immutable" if lasting else "no-cache"}
+        )
+
+
+_UNBUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Butai</title>
+<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">
+<style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}}</style>
+<h1>Butai 舞台</h1><p>Version {version}. The service runs; its console is not built: install Node 20 with npm, then
+<code>make console</code>.</p>
+<ul><li><a href="/docs">API documentation</a><li><a href="/readyz">State</a><li><a href="/metrics">Metrics</a></ul></html>"""

@@ -1,0 +1,266 @@
+"""How the service fares, in one look: its parts, and a few figures. Called by `health_routes`, for the operators' page.
+
+Each part is asked by itself and has two seconds: one that hangs is said to hang and holds up no other. What the processes
+say of themselves (workers, controllers, the patrol) stands in Postgres; without it, they are `unknown`. Several pages that
+look at once are one look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, LiteralString
+
+from livekit import api
+from psycopg.rows import dict_row
+
+from butai import __version__
+from butai.assets.library import Library
+from butai.config import Settings
+from butai.database import Connection, Database
+from butai.errors import DatabaseUnavailable
+from butai.live.rooms.service import NO_ANSWER, asking
+from butai.live.stage import Stage
+from butai.web.metrics import Metrics
+
+PART_SECONDS = 2.0
+"""For each part."""
+_KEPT = 1.0
+"""Seconds for which a look is as good as a new one."""
+_ASSETS_KEPT = 30.0
+"""… and the count of all assets, which reads an index of them all."""
+_RATE_OVER = 60.0
+
+SILENT_WORKER = 9
+"""Seconds: three heartbeats (`butai.worker`)."""
+SILENT_CONTROLLER = 15
+
+_PROCESSES: LiteralString = """
+SELECT (SELECT count(*) FROM procrastinate_workers
+        WHERE last_heartbeat > now() - make_interval(secs => %(worker)s)) AS workers,
+       (SELECT extract(epoch FROM now() - max(last_heartbeat))::float8 FROM procrastinate_workers) AS worker_seconds,
+       (SELECT count(*) FROM controllers WHERE seen_at > now() - make_interval(secs => %(controller)s)) AS controllers,
+       (SELECT extract(epoch FROM now() - max(seen_at))::float8 FROM controllers) AS controller_seconds,
+       (SELECT max(ended_at) FROM patrol_runs
+        WHERE state = 'finished' AND kind IN ('scheduled', 'asked') AND NOT dry_run) AS last_round,
+       EXISTS (SELECT 1 FROM assets
+               WHERE status = 'ready' AND created_at < now() - %(stale)s * interval '1 hour') AS worth_a_round
+"""
+_PROJECTS: LiteralString = "SELECT name, polled_at, error_code, worker_failures FROM livekit_projects"
+
+_FIGURES: LiteralString = """
+SELECT (SELECT count(*) FROM broadcasts WHERE ended_at IS NULL) AS "showsOnAir",
+       (SELECT count(*) FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
+        WHERE b.ended_at IS NULL AND o.state = 'live') AS "outputsLive",
+       (SELECT count(*) FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
+        WHERE b.ended_at IS NULL AND o.state IN ('reconnecting', 'failed')) AS "outputsInTrouble",
+       (SELECT count(*) FROM broadcasts
+        WHERE ended_at IS NULL AND egress = 'relay' AND engine_seen_at > now() - interval '15 seconds') AS relays,
+       (SELECT count(*) FROM procrastinate_jobs
+        WHERE status = 'todo' AND coalesce(scheduled_at, now()) <= now()) AS "jobsWaiting",
+       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing') AS "jobsRunning",
+       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'failed') AS "jobsFailed",
+       (SELECT count(*) FROM alerts WHERE resolved_at IS NULL) AS "alertsOpen",
+       (SELECT count(*) FROM findings WHERE resolved_at IS NULL) AS "findingsOpen",
+       (SELECT count(*) FROM asset_objects WHERE state = 'writing' AND lease_until > now())
+       + (SELECT count(*) FROM resumable_uploads
+          WHERE state = 'open' AND expires_at > now() AND updated_at > now() - interval '1 minute') AS uploads
+"""
+_ASSETS: LiteralString = """
+SELECT CASE WHEN deleted_at IS NOT NULL THEN 'trashed' ELSE status END, count(*)
+FROM assets WHERE sidecar IS NULL GROUP BY 1
+"""
+
+FIGURES = (
+    *("showsOnAir", "outputsLive", "outputsInTrouble", "relays", "jobsWaiting", "jobsRunning", "jobsFailed"),
+    *("alertsOpen", "findingsOpen", "uploads"),
+)
+
+
+class Health:
+    """One process's view."""
+
+    def __init__(self, settings: Settings, library: Library, stage: Stage, metrics: Metrics) -> None:
+        self._settings, self._library, self._stage, self._metrics = settings, library, stage, metrics
+        self._database: Database = stage.database
+        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), metrics.answered)])
+        self._assets: tuple[float, dict[str, int]] | None = None
+        self._look: asyncio.Task[dict[str, Any]] | None = None
+        self._looked_at = float("-inf")
+        self._left: set[asyncio.Task[Any]] = set()
+        """What did not answer in time, until it has ended."""
+
+    async def look(self) -> dict[str, Any]:
+        """All of it, within `PART_SECONDS` and a little."""
+        now = time.monotonic()
+        if self._look is None or (self._look.done() and now > self._looked_at + _KEPT):
+            self._look, self._looked_at = asyncio.create_task(self._all()), now
+        # One reader who hangs up must not take it from the others.
+        return await asyncio.shield(self._look)
+
+    async def close(self) -> None:
+        """Ends what still waits for an answer."""
+        waiting = [*self._left, *([self._look] if self._look else [])]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _all(self) -> dict[str, Any]:
+        projects = self._stage.projects.names
+        database, store, processes, egress, figures, assets, *livekits = await asyncio.gather(
+            self._bounded(self._database.ready),
+            self._bounded(self._library.store.ready),
+            self._bounded(self._processes),
+            self._bounded(self._egress),
+            self._bounded(self._figures),
+            self._bounded(self._count_assets),
+            *(self._bounded(lambda name=name: self._livekit(name)) for name in projects),
+        )
+        parts = [_answers("database", *database), _answers("store", *store)]
+        known: dict[str, Any] = egress[0] or {}
+        parts += [_livekit_part(name, *found, known.get(name)) for name, found in zip(projects, livekits, strict=True)]
+        if not projects:
+            parts.append(_part("livekit", "off", "livekit_not_configured"))
+        parts += _processes_parts(processes[0], self._settings.alerts.stale_hours, goes_live=bool(projects))
+        return {
+            "status": _status(parts),
+            "at": datetime.now(UTC),
+            "version": __version__,
+            "parts": parts,
+            "figures": dict.fromkeys(FIGURES)
+            | (figures[0] or {})
+            | {"assets": assets[0], "requestsInFlight": self._metrics.in_flight, "requestsPerSecond": self._rate()},
+        }
+
+    async def _bounded(self, ask: Callable[[], Awaitable[Any]]) -> tuple[Any, float, str | None]:
+        """An answer, or None; its milliseconds; why there is none. Never longer than `PART_SECONDS`."""
+        began = time.perf_counter()
+
+        async def asked() -> Any:
+            return await ask()
+
+        task = asyncio.create_task(asked())
+        # Not `wait_for`: it waits until a cancelled task has ended, and that may hang as well.
+        done, _ = await asyncio.wait({task}, timeout=PART_SECONDS)
+        taken = round((time.perf_counter() - began) * 1000, 1)
+        if not done:
+            task.cancel()
+            self._left.add(task)
+            task.add_done_callback(self._ended)
+            return None, taken, "no_answer"
+        try:
+            return task.result(), taken, None
+        except DatabaseUnavailable as error:
+            return None, taken, error.code
+        except Exception as error:
+            # Whatever a part does, the others are shown. Its text may hold an address.
+            return None, taken, type(error).__name__
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _livekit(self, project: str) -> str | None:
+        """None when it answers, else why not."""
+        try:
+            async with asking(self._stage, project, PART_SECONDS) as livekit:
+                await livekit.room.list_rooms(api.ListRoomsRequest(names=["butai-health"]))
+        except api.TwirpError as error:
+            return "livekit_unauthorized" if error.status in (401, 403) else "livekit_unreachable"
+        except NO_ANSWER:
+            return "livekit_unreachable"
+        return None
+
+    async def _processes(self) -> dict[str, Any]:
+        stale = self._settings.alerts.stale_hours
+        asked = {"worker": SILENT_WORKER, "controller": SILENT_CONTROLLER, "stale": stale}
+        return await self._row(_PROCESSES, asked)
+
+    async def _egress(self) -> dict[str, dict[str, Any]]:
+        async def ask(connection: Connection) -> dict[str, dict[str, Any]]:
+            async with connection.cursor(row_factory=dict_row) as cursor:
+                await cursor.execute(_PROJECTS)
+                return {row.pop("name"): row for row in await cursor.fetchall()}
+
+        return await self._database.read(ask)
+
+    async def _figures(self) -> dict[str, Any]:
+        return await self._row(_FIGURES, {})
+
+    async def _count_assets(self) -> dict[str, int]:
+        if self._assets is None or time.monotonic() > self._assets[0] + _ASSETS_KEPT:
+
+            async def ask(connection: Connection) -> dict[str, int]:
+                return dict(await (await connection.execute(_ASSETS)).fetchall())
+
+            self._assets = time.monotonic(), await self._database.read(ask)
+        return self._assets[1]
+
+    async def _row(self, statement: LiteralString, values: dict[str, Any]) -> dict[str, Any]:
+        async def ask(connection: Connection) -> dict[str, Any]:
+            async with connection.cursor(row_factory=dict_row) as cursor:
+                await cursor.execute(statement, values)
+                row = await cursor.fetchone()
+                assert row is not None
+                return row
+
+        return await self._database.read(ask)
+
+    def _rate(self) -> float:
+        """Requests per second of this process, over the last minute."""
+        now = time.monotonic()
+        self._samples.append((now, self._metrics.answered))
+        while len(self._samples) > 2 and self._samples[1][0] < now - _RATE_OVER:
+            self._samples.popleft()
+        since, count = self._samples[0]
+        return round((self._metrics.answered - count) / max(now - since, 0.001), 2)
+
+
+def _part(name: str, state: str, code: str | None = None, ms: float | None = None, **more: Any) -> dict[str, Any]:
+    return {"name": name, "project": None, "state": state, "code": code, "ms": ms, "detail": more}
+
+
+def _answers(name: str, ready: bool | None, ms: float, why: str | None) -> dict[str, Any]:
+    return _part(name, "ok" if ready else "down", None if ready else why or f"{name}_unavailable", ms)
+
+
+def _livekit_part(
+    project: str, trouble: str | None, ms: float, why: str | None, egress: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Of one project. Its egress workers are known where shows were carried by them."""
+    code = why or trouble
+    state, more = "down" if code else "ok", {}
+    if egress is not None:
+        more = {"egressWorkers": egress["worker_failures"] == 0, "polledAt": egress["polled_at"]}
+        if state == "ok" and egress["worker_failures"]:
+            state, code = "warning", "egress_unavailable"
+    return _part("livekit", state, code, ms, **more) | {"project": project}
+
+
+def _processes_parts(row: dict[str, Any] | None, stale_hours: float, *, goes_live: bool) -> list[dict[str, Any]]:
+    """What the processes wrote of themselves."""
+    if row is None:
+        return [_part(name, "unknown", "database_unavailable") for name in ("worker", "controller", "patrol")]
+    found: list[dict[str, Any]] = []
+    for name in ("worker", "controller"):
+        alive, seconds = row[f"{name}s"], row[f"{name}_seconds"]
+        silent = "off" if name == "controller" and not goes_live else "down"
+        state = "ok" if alive else silent
+        code = None if alive else f"no_{name}"
+        found.append(_part(name, state, code, alive=alive, seconds=None if seconds is None else round(seconds, 1)))
+    last: datetime | None = row["last_round"]
+    age = None if last is None else (datetime.now(UTC) - last).total_seconds()
+    stale = row["worth_a_round"] and (age is None or age > stale_hours * 3600)
+    found.append(_part("patrol", "warning" if stale else "ok", "patrol_stale" if stale else None, lastFinishedAt=last))
+    return found
+
+
+def _status(parts: list[dict[str, Any]]) -> str:
+    """`down`: nobody can be served. `degraded`: something is not as it should be."""
+    if any(part["state"] == "down" and part["name"] in ("database", "store") for part in parts):
+        return "down"
+    return "ok" if all(part["state"] in ("ok", "off") for part in parts) else "degraded"

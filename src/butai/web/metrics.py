@@ -1,0 +1,108 @@
+"""The figures of one API process, in the format that Prometheus reads."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from butai.database import Connection, Database
+from butai.errors import DatabaseUnavailable
+
+JOBS_SECONDS = 10.0
+"""Between two looks at the jobs' table, however often metrics are asked for."""
+
+_JOBS = """
+    SELECT status::text, task_name, count(*),
+           coalesce(extract(epoch FROM now() - min(CASE WHEN status = 'todo' AND coalesce(scheduled_at, now()) <= now()
+               THEN coalesce(scheduled_at,
+                             (SELECT min(at) FROM procrastinate_events e WHERE e.job_id = j.id)) END)), 0)::float8
+    FROM procrastinate_jobs j WHERE status IN ('todo', 'doing', 'failed') GROUP BY 1, 2
+"""
+
+
+async def _jobs_and_alerts(connection: Connection) -> tuple[list[Any], int]:
+    jobs = await (await connection.execute(_JOBS)).fetchall()
+    row = await (await connection.execute("SELECT count(*) FROM alerts WHERE resolved_at IS NULL")).fetchone()
+    return jobs, row[0] if row else 0
+
+
+class Metrics:
+    """The process's own registry, so that tests can have several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.requests = Histogram(
+            "butai_http_request_seconds",
+            "Time to the end of the answer.",
+            ("method", "route", "status"),
+            # From a cached list to the upload of a scene over a home connection.
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 300),
+            registry=self.registry,
+        )
+        self.in_flight = 0
+        """A plain number: a gauge takes a lock twice for each request."""
+        self.answered = 0
+        """All requests that have ended, for `butai.operations.health`."""
+        gauge = Gauge("butai_http_requests_in_flight", "Requests being answered.", registry=self.registry)
+        gauge.set_function(lambda: self.in_flight)
+        self._children: dict[tuple[str, str, int], Any] = {}
+        webhooks = Counter(
+            "butai_livekit_webhooks", "Webhooks of LiveKit that are kept.", ("event",), registry=self.registry
+        )
+        refused = Counter(
+            "butai_livekit_webhooks_refused", "Webhooks that were not believed.", ("reason",), registry=self.registry
+        )
+        # Both are told apart by words of ours, of which there are few.
+        self.webhook = lru_cache(maxsize=64)(webhooks.labels)
+        self.webhook_refused = lru_cache(maxsize=64)(refused.labels)
+
+        self._jobs = Gauge("butai_jobs", "Background jobs.", ("status", "task"), registry=self.registry)
+        self._oldest = Gauge(
+            "butai_jobs_oldest_due_seconds", "How long the oldest job that is due has waited.", registry=self.registry
+        )
+        self._alerts = Gauge("butai_alerts_open", "Alerts that are open.", registry=self.registry)
+        self._jobs_at = float("-inf")
+
+    async def look_at_jobs(self, database: Database) -> None:
+        """Reads what the database knows of jobs and alerts, at most every `JOBS_SECONDS`."""
+        now = time.monotonic()
+        if now < self._jobs_at + JOBS_SECONDS:
+            return
+        self._jobs_at = now
+        try:
+            # procrastinate need not be loaded for two sums.
+            jobs, alerts = await database.read(_jobs_and_alerts)
+        except DatabaseUnavailable:
+            return
+        self._jobs.clear()
+        for status, task, count, _ in jobs:
+            self._jobs.labels(status, task).set(count)
+        self._oldest.set(max((seconds for *_, seconds in jobs), default=0))
+        self._alerts.set(alerts)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one request. Label lookups are kept: they cost more than the counting."""
+        self.answered += 1
+        key = (method, route, status)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self.requests.labels(method, route, str(status))
+        child.observe(seconds)
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
