@@ -20,6 +20,7 @@ BENCHMARKS = (
     "start",
     "relay",
     "faults",
+    "publisher",
     "controller",
     "webhooks",
     "egress",

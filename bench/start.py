@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,7 +45,12 @@ STATEMENTS = [
     Limit("uploads and reads again after SIGKILL of the API", "cold", "api_back", "s", at_most=5),
     Limit("uploads and reads again after SIGKILL of Postgres", "cold", "postgres_back", "s", at_most=5),
     Limit("uploads and reads again after SIGKILL of the store", "cold", "weed_back", "s", at_most=5),
+    Limit("answers again after SIGKILL of LiveKit", "cold", "livekit_back", "s", at_most=5),
+    Limit("runs again after SIGKILL of the worker", "cold", "worker_back", "s", at_most=5),
+    Limit("runs again after SIGKILL of the controller", "cold", "controller_back", "s", at_most=5),
     Limit("children alive 1 s after SIGKILL of butai up", "cold", "alive", "", at_most=0),
+    Limit("second Ctrl-C, with an upload in flight, to the end", "warm, killed", "second_stop", "s", at_most=3),
+    Limit("butai demo live, where no service is, to its end", "warm", "demo", "s", at_most=15),
     Limit("clean stop", "warm", "stop", "s"),
     Limit("idle CPU of the whole stack", "warm, killed", "idle_percent", "% core", at_most=7),
     Limit("idle memory of the whole stack (PSS)", "warm, killed", "pss_mib", "MiB", at_most=600),
@@ -135,7 +142,19 @@ def cold(folder: Path) -> Figures:
             psutil.wait_procs([victim], 2)
             with timed(figures, f"{role}_back"):
                 wait_until(lambda: serves(url), 30)
-        wait_until(lambda: any(one.cmdline()[-1:] == ["worker"] for one in children(process)), 30)
+        for role in ("worker", "controller"):
+            wait_until(lambda role=role: runs(process, role), 30)
+            victim = child(process, role)
+            victim.kill()
+            psutil.wait_procs([victim], 2)
+            with timed(figures, f"{role}_back"):
+                wait_until(lambda role=role: runs(process, role), 30)
+        port = json.loads((folder / "livekit" / "livekit.json").read_text())["port"]
+        victim = child(process, "livekit-server")
+        victim.kill()
+        psutil.wait_procs([victim], 2)
+        with timed(figures, "livekit_back"):
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/"), 30)
         family = children(process)
         process.kill()
         process.wait()
@@ -160,9 +179,29 @@ def idle(folder: Path, seconds: float) -> Figures:
         memory = [one.memory_full_info() for one in [psutil.Process(process.pid), *children(process)]]
         figures["pss_mib"] = sum(one.pss for one in memory) / 1024**2
         figures["rss_mib"] = sum(one.rss for one in memory) / 1024**2
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+        with upload_in_flight(url):
+            process.send_signal(signal.SIGINT)
+            time.sleep(1.0)
+            if process.poll() is not None:
+                raise Failed("the upload in flight is not waited for")
+            with timed(figures, "second_stop"):
+                process.send_signal(signal.SIGINT)
+                process.wait(30)
     return figures
+
+
+@contextlib.contextmanager
+def upload_in_flight(url: str) -> Iterator[None]:
+    """One whose body never ends, and that the service has begun to read."""
+    cookie = ask(url, "GET", "/dev/sign-in?user=bench")[2]["set-cookie"].split(";")[0]
+    where = urlsplit(url)
+    with socket.create_connection((where.hostname, where.port)) as slow:
+        slow.sendall(
+            f"POST /api/s3/upload HTTP/1.1\r\nHost: {where.netloc}\r\nCookie: {cookie}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n--b\r\n".encode()
+        )
+        wait_until(lambda: answers(f"{url}/readyz"), 5)
+        yield
 
 
 def warm(folder: Path) -> Figures:
@@ -174,6 +213,11 @@ def warm(folder: Path) -> Figures:
         with timed(figures, "stop"):
             process.send_signal(signal.SIGINT)
             process.wait(30)
+    with timed(figures, "demo"):
+        demo = [sys.executable, "-m", "butai.cli", "demo", "live", "--url", url]
+        ended = subprocess.run(demo, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    if ended.returncode != 1:
+        raise Failed(f"butai demo live found a service where none is: {ended.stdout.decode()}")
     shutil.rmtree(folder)
     return figures
 
@@ -258,11 +302,18 @@ def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def child(process: subprocess.Popen[bytes], role: str) -> psutil.Process:
-    """`api`, `postgres` (the postmaster) or `weed`."""
+    """`api`, `worker`, `controller`, `postgres` (the postmaster), `weed` or `livekit-server`."""
     for one in psutil.Process(process.pid).children():
         if role in (one.name(), one.cmdline()[-1]):
             return one
     raise Failed(f"butai up has no {role}")
+
+
+def runs(process: subprocess.Popen[bytes], role: str) -> bool:
+    """`worker` or `controller`."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(one.cmdline()[-1:] == [role] for one in children(process))
+    return False
 
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:

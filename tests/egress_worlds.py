@@ -102,6 +102,8 @@ class World(Protocol):
     rows go on to be read by whoever asks, and refuse the older one's starts."""
     kill_ends: bool
     """Whether `kill` alone ends the pushes. LiveKit can only be asked, which is `stop`: nobody kills without it."""
+    speed: float
+    """How much faster than ours the engine's clock runs."""
     kill_code: str
     """Of an engine that was killed: a relay's process is gone then; of LiveKit nobody knows, and its poller sees to the rest."""
     outputs: dict[str, UUID]
@@ -163,6 +165,33 @@ def row(broadcast_id: UUID, room_id: str, grace: float) -> BroadcastRow:
     )
 
 
+class Room:
+    """A room of a real LiveKit, with a host in it. Broadcasts may share it: each relay is a guest of its own."""
+
+    def __init__(self, server: EmbeddedLiveKit) -> None:
+        self.livekit, self.room_id = server.livekit, f"room-{uuid.uuid4()}"
+        self._host: HostProcess | None = None
+
+    async def host_joins(self) -> None:
+        """Unless the host is there."""
+        if self._host is None:
+            grants = api.VideoGrants(room_join=True, room=self.room_id)
+            token = api.AccessToken(self.livekit.api_key, self.livekit.api_secret)
+            token = token.with_identity("host").with_grants(grants)
+            size = ("--width=320", "--height=180", "--kbps=400")
+            self._host = await HostProcess.start(self.livekit.url, token.to_jwt(), *size)
+
+    async def host_leaves(self) -> None:
+        """With a goodbye."""
+        if self._host is not None:
+            await self._host.stop()
+            self._host = None
+
+    async def close(self) -> None:
+        if self._host is not None:
+            await self._host.kill()
+
+
 class RelayWorld:
     """A real livekit-server, a real publisher, real relays, two real RTMP servers."""
 
@@ -172,24 +201,22 @@ class RelayWorld:
     hangs_up = True
     kill_ends = True
     kill_code = "egress_crashed"
+    speed = 1.0
 
-    def __init__(self, server: EmbeddedLiveKit, platforms: dict[str, Platform]) -> None:
-        self.server, self.platforms = server, platforms
+    def __init__(self, room: Room, platforms: dict[str, Platform]) -> None:
+        self.room, self.platforms = room, platforms
         self.folder = Path(tempfile.mkdtemp(prefix="worlds-", dir="/tmp"))
         self.outputs = {name: uuid.uuid4() for name in NAMES}
         self.keys = {name: f"canary-{uuid.uuid4().hex}" for name in NAMES}
-        self.broadcast = row(uuid.uuid4(), f"room-{uuid.uuid4()}", 3.0)
+        self.broadcast = row(uuid.uuid4(), room.room_id, 3.0)
         self.egresses: list[Egress] = []
         self.engines: list[Engine] = []
 
     async def open(self) -> None:
-        await self.host_returns()
+        await self.room.host_joins()
 
     async def host_returns(self) -> None:
-        livekit = self.server.livekit
-        grants = api.VideoGrants(room_join=True, room=self.broadcast.room_id)
-        token = api.AccessToken(livekit.api_key, livekit.api_secret).with_identity("host").with_grants(grants)
-        self.host = await HostProcess.start(livekit.url, token.to_jwt(), "--width=320", "--height=180", "--kbps=400")
+        await self.room.host_joins()
 
     async def close(self) -> None:
         for engine in self.engines:
@@ -200,12 +227,11 @@ class RelayWorld:
         for platform in self.platforms.values():
             if not platform.alive:
                 platform.start()
-        await self.host.kill()
         # Relays tidy up in it, too.
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def engine(self, epoch: int = 1) -> tuple[Engine, Ear]:
-        livekit = self.server.livekit
+        livekit = self.room.livekit
         settings = LiveKitSettings(url=livekit.url, api_key=livekit.api_key, api_secret=SecretStr(livekit.api_secret))
         projects = Projects(settings, LiveSettings())
         egress = RelayEgress(self.folder, projects, bytes.decode, controller=f"c{epoch}", allow_private=True)
@@ -240,7 +266,7 @@ class RelayWorld:
         self.platforms[name].start()
 
     async def host_leaves(self) -> None:
-        await self.host.stop()
+        await self.room.host_leaves()
 
 
 class LiveKitWorld:

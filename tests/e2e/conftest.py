@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
@@ -45,18 +45,10 @@ async def console(console_browser: Browser, settings: Settings) -> AsyncIterator
 expect.set_options(timeout=15_000)
 
 GRACE = 14.0
-"""Seconds of `BUTAI_SOURCE_GRACE` here: more than a host who is gone for ten, and not a minute of waiting."""
+"""Seconds of `BUTAI_SOURCE_GRACE`: longer than a host's absence of ten seconds or a restart of LiveKit, and not a minute."""
 
 
-@pytest.fixture(scope="module")
-def soon() -> float:
-    """Five seconds; more on a machine that is too busy even to load the API in a fair part of that (1.3 s when it is not)."""
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import butai.cli.__main__, butai.api"], check=True)
-    return max(5.0, 3 * (time.monotonic() - began))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def authority() -> Iterator[Authority]:
     """Whom the service's processes trust."""
     folder = Path(tempfile.mkdtemp(prefix="butai-authority-"))
@@ -64,11 +56,24 @@ def authority() -> Iterator[Authority]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module")
-def stage(seaweed: EmbeddedSeaweed, authority: Authority) -> Iterator[Stage]:
-    """The running service."""
-    with Stage(seaweed, BUTAI_SOURCE_GRACE=str(GRACE), SSL_CERT_FILE=str(authority.file)) as running:
+@pytest.fixture(scope="package")
+def _stage(seaweed: EmbeddedSeaweed, authority: Authority) -> Iterator[Stage]:
+    more = {
+        "BUTAI_SOURCE_GRACE": str(GRACE),
+        # Its ten seconds between two tries are a default, and only waiting here.
+        "BUTAI_YOUTUBE_RETRY": '{"least_wait": 3.0}',
+        "BUTAI_OPERATORS": '["root"]',
+        "SSL_CERT_FILE": str(authority.file),
+    }
+    with Stage(seaweed, **more) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def stage(_stage: Stage) -> Stage:
+    """The running service: one for all modules that need no settings of their own, whole at the start of each."""
+    _stage.mend()
+    return _stage
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +111,45 @@ def _well(platform: Platform) -> Platform:
 
 @dataclass
 class OnAir:
-    """A show that has been started on both platforms, and their keys."""
+    """A show that has been started, its two platforms, and their keys. Outputs are labelled `youtube` and `twitch`."""
 
     show: Show
     youtube: Platform
     twitch: Platform
     youtube_key: str
     twitch_key: str
+
+    async def add(self, label: str, url: str, key: str) -> float:
+        """Adds a Twitch output to the running show, and waits until the status tells of it. From then on the label means
+        this one. Returns when it was asked for, in seconds since 1970."""
+        show = self.show
+        wanted = await show.destination("twitch", url, key, label)
+        known = {output["id"] for output in show.now.outputs.values()}
+        asked = time.time()
+        await show.call("POST", f"/api/live/broadcasts/{show.session}/outputs", {"destination_ids": [wanted]})
+        await show.until(lambda: label in show.now.outputs and show.now.outputs[label]["id"] not in known, 10)
+        return asked
+
+    async def add_twitch(self, url: str = "", *, refused: bool = False, live: bool = False) -> float:
+        """Adds the output `twitch` under a new key: to the platform, which may refuse the key, or to `url`. With `live`
+        waits until it is on air. Returns when it was asked for."""
+        self.twitch_key = new_key("tw")
+        if refused:
+            self.twitch.refuse.add(self.twitch_key)
+        asked = await self.add("twitch", url or self.twitch.url, self.twitch_key)
+        if live:
+            await self.show.until_live("twitch")
+        return asked
+
+    async def youtube_alone(self) -> None:
+        """Takes all other outputs off the show, in whatever state they are."""
+        show = self.show
+        others = [output for label, output in show.now.outputs.items() if label != "youtube"]
+        for output in others:
+            if output["state"] not in ("ended", "stopping"):
+                await show.call("POST", f"/api/live/outputs/{output['id']}/stop")
+        labels = [output["label"] for output in others]
+        await show.until(lambda: all(show.state(label) == "ended" for label in labels), 20)
 
     def youtube_bytes(self) -> int:
         """That arrived there since its publish began."""
@@ -121,6 +158,11 @@ class OnAir:
     def twitch_bytes(self) -> int:
         """That arrived there since its publish began."""
         return self.twitch.bytes_in(self.twitch_key)
+
+
+def new_key(prefix: str) -> str:
+    """A stream key that no other output has."""
+    return f"{prefix}{uuid.uuid4().hex[:16]}"
 
 
 Start = Callable[..., contextlib.AbstractAsyncContextManager[OnAir]]
@@ -139,7 +181,7 @@ def on_air(stage: Stage, youtube: Platform, twitch: Platform) -> Start:
         host: tuple[str, ...] = ("--width=640", "--height=360", "--kbps=800"),
     ) -> AsyncIterator[OnAir]:
         async with Show(stage, host=host) as show:
-            it = OnAir(show, youtube, twitch, f"yt{uuid.uuid4().hex[:16]}", f"tw{uuid.uuid4().hex[:16]}")
+            it = OnAir(show, youtube, twitch, new_key("yt"), new_key("tw"))
             if prepare is not None:
                 prepare(it)
             first = await show.destination("youtube", youtube.url, it.youtube_key)
@@ -152,3 +194,77 @@ def on_air(stage: Stage, youtube: Platform, twitch: Platform) -> Start:
             yield it
 
     return begin
+
+
+class SharedShow:
+    """A show on YouTube that the tests of a module break one after the other; another one begins when it is not well."""
+
+    def __init__(self, stage: Stage, youtube: Platform, twitch: Platform) -> None:
+        self._stage, self._platforms = stage, (youtube, twitch)
+        self._opened = contextlib.AsyncExitStack()
+        self._on_air: OnAir | None = None
+
+    async def well(self) -> OnAir:
+        """The show, once host and YouTube are live and Twitch is off it."""
+        self._stage.mend()
+        if self._on_air is not None:
+            try:
+                await self._mend(self._on_air)
+            except (AssertionError, aiohttp.ClientError, TimeoutError) as error:
+                print(f"another show begins, since the last one is not well: {error}")
+                self._on_air = None
+        return self._on_air or await self.anew()
+
+    async def _mend(self, on_air: OnAir) -> None:
+        show = on_air.show
+        assert show.host is not None
+        assert show.now.status not in ("stopping", "ended", "error"), f"it is {show.now.status}"
+        if show.host.process.returncode is not None:
+            await show.host_on()
+        looks = len(show.seen)
+        await show.until(lambda: len(show.seen) > looks + 1, 15)
+        await on_air.youtube_alone()
+        await show.until(lambda: show.now.status == show.state("youtube") == show.now.source == "live", 30)
+
+    async def anew(self, *, both: bool = False, **more: Any) -> OnAir:
+        """Another show, live on YouTube or on both, though its host's first picture may not have come yet. `more`: of
+        the request that starts it."""
+        await self.end()
+        show = await self._opened.enter_async_context(Show(self._stage))
+        self._on_air = it = OnAir(show, *self._platforms, new_key("yt"), new_key("tw"))
+        labels = {"youtube": (it.youtube.url, it.youtube_key)}
+        if both:
+            labels["twitch"] = (it.twitch.url, it.twitch_key)
+        destinations = [await show.destination(label, *place) for label, place in labels.items()]
+        await show.host_on()
+        await show.start(*destinations, **more)
+        await show.until_live(*labels)
+        return it
+
+    async def end(self) -> None:
+        """Ends the show, if there is one."""
+        self._on_air = None
+        await self._opened.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_show(stage: Stage, _youtube: Platform, _twitch: Platform) -> AsyncIterator[SharedShow]:
+    """What `on_youtube` and `on_both` come from, for modules whose loop is the module's."""
+    shared = SharedShow(stage, _youtube, _twitch)
+    try:
+        yield shared
+    finally:
+        await shared.end()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def on_youtube(shared_show: SharedShow, youtube: Platform, twitch: Platform) -> OnAir:
+    """The module's show, live on YouTube alone; both platforms are well."""
+    return await shared_show.well()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def on_both(on_youtube: OnAir) -> OnAir:
+    """The module's show, live on YouTube and, under a new key, on Twitch."""
+    await on_youtube.add_twitch(live=True)
+    return on_youtube

@@ -1,7 +1,7 @@
 """The whole service for the tests of going live: real processes, each of which a test may break.
 
-`Stage` is what a module shares: Postgres, LiveKit, API, controller. `Show` is what each test has for itself: a user, a
-room, a host who publishes, destinations, and a watch over what the service says of them.
+`Stage` is what modules share: Postgres, LiveKit, API, controller. `Show` is a user, a room, a host who publishes,
+destinations, and a watch over what the service says of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IDENTITY = IdentitySettings(NEXTAUTH_SECRET=SecretStr(SECRET))  # pyright: ignor
 
 
 class Stage:
-    """Started once for a module. `more`: settings, as environment variables."""
+    """Started once for many tests. `more`: settings, as environment variables."""
 
     def __init__(self, seaweed: EmbeddedSeaweed, **more: str) -> None:
         # Short: relays have their sockets in it.
@@ -71,6 +71,15 @@ class Stage:
             self.__exit__()
             raise
         return self
+
+    def mend(self) -> None:
+        """Starts whatever does not run any more."""
+        for server in (self.postgres, self.livekit):
+            if server.child is None or server.child.poll() is not None:
+                server.start()
+        for role in ("api", "controller"):
+            if not self.alive(role):
+                self.start(role)
 
     def __exit__(self, *_: object) -> None:
         for role in ("controller", "api"):

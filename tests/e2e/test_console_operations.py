@@ -17,13 +17,12 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Response, expect
 
-from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.canaries import leaks
 from tests.e2e.browsers import WITHOUT_3D, axe, chromium
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage, eventually
 from tests.e2e.visitors import NARROW, WIDE, picture, until_ready, visitor
-from tests.platforms import Authority, Platform
+from tests.platforms import Platform
 
 # One browser for all of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,16 +32,14 @@ FOR_OPERATORS = re.compile(r"/api/(health|audit|jobs|alerts|live/shows|assets/(p
 
 
 @pytest.fixture(scope="module")
-def stage(seaweed: EmbeddedSeaweed, authority: Authority) -> Iterator[Stage]:
-    """The running service, with an operator and a worker. (No grace of seconds: hosts come and go here.)"""
-    more = {"BUTAI_OPERATORS": '["root"]', "BUTAI_SOURCE_GRACE": "60", "SSL_CERT_FILE": str(authority.file)}
-    with Stage(seaweed, **more) as running:
-        running.start("worker")
-        try:
-            until_ready(running)
-            yield running
-        finally:
-            running.end("worker")
+def stage(stage: Stage) -> Iterator[Stage]:
+    """The running service, with a worker."""
+    stage.start("worker")
+    try:
+        until_ready(stage)
+        yield stage
+    finally:
+        stage.end("worker")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -13,23 +13,13 @@ import pytest_asyncio
 from livekit import api
 from playwright.async_api import Browser, Page, expect
 
-from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.e2e.browsers import WITHOUT_3D, axe, chromium
 from tests.e2e.stage import Show, Stage, eventually
-from tests.e2e.visitors import NARROW, WIDE, picture, until_ready, visitor
-from tests.platforms import Authority
+from tests.e2e.visitors import NARROW, WIDE, picture, visitor
 from tests.studio_host import HostProcess, read_stamp
 
 # One browser for all of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def stage(seaweed: EmbeddedSeaweed, authority: Authority) -> Iterator[Stage]:
-    """The running service. (No grace of seconds: hosts come and go here.)"""
-    with Stage(seaweed, BUTAI_SOURCE_GRACE="60", SSL_CERT_FILE=str(authority.file)) as running:
-        until_ready(running)
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

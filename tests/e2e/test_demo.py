@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,13 +98,11 @@ def relays(up: Up) -> list[psutil.Process]:
 
 
 def test_without_a_service_it_says_what_to_run() -> None:
-    began = time.monotonic()
     process = demo("--url", f"http://127.0.0.1:{free_port()}")
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "run `butai up`" in said
     assert "Traceback" not in said
-    assert time.monotonic() - began < 15
 
 
 def test_a_studio_without_files_gets_some_to_begin_with(running: Up) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tests.e2e.stage import Show, Stage, events
+from tests.e2e.stage import Show, Stage, events, eventually
 from tests.platforms import Platform
 from tests.processes import free_port
 
@@ -94,7 +93,7 @@ async def test_a_stream_key_is_nowhere_but_sealed_in_its_row(stage: Stage, youtu
             youtube.drop(keys["well"])
             await show.until(lambda: "interrupted" in show.changes_of("well"), 15)
             await show.until_live("well")
-            await asyncio.sleep(0.5)
+            await eventually(lambda: len(heard) > 5, 10)
         answers.append(("events", str(heard).encode()))
         assert len(heard) > 5
         await show.stop()

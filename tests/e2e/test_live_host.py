@@ -2,80 +2,93 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
+import pytest
 from livekit import api
 
-from tests.e2e.conftest import GRACE, Start
+from tests.e2e.conftest import GRACE, OnAir, SharedShow
 from tests.e2e.stage import Stage, eventually, rising
-from tests.platforms import probe
+from tests.platforms import Platform, probe
+
+# The same show for all of them but those that end it.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SHORT = 6.0
+"""Seconds of grace where it runs out."""
 
 
-async def test_a_muted_host_starves_no_platform(on_air: Start) -> None:
-    async with on_air() as it:
-        host, since = it.show.host, time.time()
-        assert host is not None
-        async with rising(it.youtube_bytes), rising(it.twitch_bytes):
-            await host.command("mute")
-            await asyncio.sleep(5)
-            await host.command("unmute")
-            await asyncio.sleep(1)
-        assert it.show.changes_of("youtube", since) == it.show.changes_of("twitch", since) == []
+async def test_a_muted_host_starves_no_platform(on_both: OnAir) -> None:
+    it, show, since = on_both, on_both.show, time.time()
+    assert show.host is not None
+    await show.until(lambda: show.now.source == "live", 10)
+    async with rising(it.youtube_bytes), rising(it.twitch_bytes):
+        await show.host.command("mute")
+        # Longer than a platform may be without a byte (`rising`).
+        await show.until(lambda: show.now.at > since + 5, 10)
+        assert show.now.source != "live"
+        await show.host.command("unmute")
+        await show.until(lambda: show.now.source == "live", 10)
+    assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == []
 
 
-async def test_a_host_who_changes_codec_and_size_is_one_stream_to_the_platforms(on_air: Start) -> None:
-    async with on_air() as it:
-        host, since = it.show.host, time.time()
-        assert host is not None
-        async with rising(it.youtube_bytes):
-            await host.command("resize 1280 720")
-            await asyncio.sleep(1.5)
-            await host.command("republish h264")
-            await asyncio.sleep(2.5)
-        assert it.show.changes_of("youtube", since) == []
-        await it.show.stop()
-        (file,) = it.youtube.recordings(it.youtube_key)
-        assert (probe(file)["video"]["width"], probe(file)["video"]["height"]) == (1280, 720)
+async def test_a_host_who_changes_codec_and_size_is_one_stream_to_the_platforms(on_both: OnAir) -> None:
+    it, show, since = on_both, on_both.show, time.time()
+    assert show.host is not None
+    await show.until(lambda: show.now.source == "live", 10)
+    async with rising(it.youtube_bytes), rising(it.twitch_bytes):
+        await show.host.command("resize 1280 720")
+        resized = time.time()
+        await show.until(lambda: show.now.at > resized + 1.5, 5)
+        await show.host.command("republish h264")
+        republished = time.time()
+        await show.until(lambda: show.now.at > republished + 2.5, 5)
+        assert show.now.source == "live"
+    assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == []
+    await it.youtube_alone()
+    await eventually(lambda: bool(it.twitch.published(it.twitch_key, "publish_done")), 5)
+    (file,) = it.twitch.recordings(it.twitch_key)
+    assert (probe(file)["video"]["width"], probe(file)["video"]["height"]) == (1280, 720)
 
 
-async def test_a_host_who_dies_and_is_back_after_ten_seconds_was_never_off_air(on_air: Start) -> None:
-    async with on_air() as it:
-        show, since = it.show, time.time()
-        assert show.host is not None
-        async with rising(it.youtube_bytes), rising(it.twitch_bytes):
-            await show.host.kill()
-            await asyncio.sleep(10)
-            await show.host_on()
-            # Longer than what was left of the grace.
-            await asyncio.sleep(GRACE - 10 + 3)
-        assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == []
-        assert show.now.status == "live"
+async def test_a_host_who_dies_and_is_back_after_ten_seconds_was_never_off_air(on_both: OnAir) -> None:
+    it, show, since = on_both, on_both.show, time.time()
+    assert show.host is not None
+    async with rising(it.youtube_bytes), rising(it.twitch_bytes):
+        await show.host.kill()
+        await show.until(lambda: show.now.at > since + 10, 15)
+        await show.host_on()
+        # Longer than what was left of the grace.
+        await show.until(lambda: show.now.at > since + GRACE + 3, 15)
+    assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == []
+    assert show.now.status == "live"
 
 
-async def test_a_host_who_stays_away_ends_the_broadcast(on_air: Start) -> None:
-    async with on_air() as it:
-        show = it.show
-        assert show.host is not None
-        since = time.time()
-        await show.host.stop()
-        async with rising(it.youtube_bytes):
-            await asyncio.sleep(GRACE - 4)
-        assert show.now.status == "live"
-        ended = await show.until(lambda: show.now.status == "ended", 15)
-        assert GRACE - 2 < ended - since < GRACE + 8
-        said = await show.call("GET", f"/api/live/status?session_id={show.session}")
-        assert "source_ended" in str(said)
-        assert it.youtube.published(it.youtube_key, "publish_done")
+async def test_a_host_who_stays_away_ends_the_broadcast(
+    shared_show: SharedShow, youtube: Platform, twitch: Platform
+) -> None:
+    it = await shared_show.anew(both=True, source_grace=SHORT)
+    show = it.show
+    assert show.host is not None
+    await show.until(lambda: show.now.source == "live", 10)
+    since = time.time()
+    await show.host.stop()
+    async with rising(it.youtube_bytes):
+        await show.until(lambda: show.now.at > since + SHORT - 3, 10)
+    assert show.now.status == "live"
+    ended = await show.until(lambda: show.now.status == "ended", 30)
+    assert ended - since >= SHORT
+    said = await show.call("GET", f"/api/live/status?session_id={show.session}")
+    assert "source_ended" in str(said)
+    assert it.youtube.published(it.youtube_key, "publish_done")
 
 
-async def test_a_deleted_room_ends_the_broadcast(on_air: Start, stage: Stage) -> None:
-    async with on_air() as it:
-        show, since = it.show, time.time()
-        async with stage.livekit_api() as livekit:
-            await livekit.room.delete_room(api.DeleteRoomRequest(room=show.room))
-        ended = await show.until(lambda: show.now.status == "ended", 12)
-        assert ended - since < 8
-        said = await show.call("GET", f"/api/live/status?session_id={show.session}")
-        assert "source_ended" in str(said)
-        await eventually(lambda: not stage.relays(show.session), 5)
+async def test_a_deleted_room_ends_the_broadcast(on_both: OnAir, stage: Stage) -> None:
+    show = on_both.show
+    async with stage.livekit_api() as livekit:
+        await livekit.room.delete_room(api.DeleteRoomRequest(room=show.room))
+    # At once: not after the grace.
+    await show.until(lambda: show.now.status == "ended", 12)
+    said = await show.call("GET", f"/api/live/status?session_id={show.session}")
+    assert "source_ended" in str(said)
+    await eventually(lambda: not stage.relays(show.session), 5)

@@ -1,4 +1,7 @@
-"""Going live with `butai up`: what it started ends with it, in whatever way, and on the next start the show goes on."""
+"""Going live with `butai up`: what it started ends with it, in whatever way, and on the next start the show goes on.
+
+The cases share a data folder, so each start but the first is a warm one.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,31 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.e2e.stage import Show, eventually, relays_in
-from tests.e2e.test_up import Up, living, sign_in
+from tests.e2e.test_up import Machine, Up, living, sign_in
 from tests.platforms import Platform
 from tests.processes import free_port
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    """One port for all starts, so that a page finds the service again."""
     path = Path(tempfile.mkdtemp(prefix="butai-up-"))
-    yield path
+    made = Machine(path / "data", "--port", str(free_port()))
+    yield made
+    made.end()
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with Platform("tw") as running:
+        yield running
 
 
 class OneMachine:
@@ -59,46 +72,63 @@ async def on_air(up: Up, platform: Platform) -> AsyncIterator[tuple[Show, OneMac
         yield show, machine, key
 
 
-async def test_ctrl_c_while_on_air_says_goodbye_to_the_platform_and_leaves_no_relay(folder: Path) -> None:
-    with Platform("tw") as platform, Up(folder / "data") as up:
-        async with on_air(up.ready(), platform) as (show, machine, key):
-            family = up.family()
-            assert machine.relays()
-            up.process.send_signal(signal.SIGINT)
-            assert await asyncio.to_thread(up.ended) == 0
-            assert not machine.relays()
-            assert not living(family)
-            await eventually(lambda: bool(platform.published(key, "publish_done")), 5)
-            show.session = ""
+async def test_a_show_on_one_machine_has_livekits_words_in_its_timeline(machine: Machine, platform: Platform) -> None:
+    """`butai up` has its LiveKit tell its API what happens; with the relay as engine it is told in the timeline too."""
+    up = machine.up()
+    async with on_air(up, platform) as (show, _, _):
+
+        async def told(name: str) -> list[dict[str, Any]]:
+            found = await show.call("GET", f"/api/live/broadcasts/{show.session}/timeline")
+            return [one for one in found["data"] if (one["event"], one["actor"]) == (name, "livekit")]
+
+        async def engine_came() -> bool:
+            return bool(await told("participant.joined"))
+
+        await eventually(engine_came, 10)
+        (relay,) = await told("participant.joined")
+        assert (relay["detail"]["identity"], relay["detail"]["engine"]) == (f"egress-{show.session}", True)
+    logs = {name: (up.data_dir / "logs" / f"{name}.log").read_text() for name in ("livekit", "api")}
+    assert '"path":"/api/live/webhook","status":200' in logs["api"] and "webhook.refused" not in logs["api"]
+    assert "failed to send webhook" not in logs["livekit"], logs["livekit"]
 
 
-async def test_one_second_after_it_is_killed_no_relay_lives_and_after_the_next_start_the_show_goes_on(
-    folder: Path, soon: float
+async def test_after_it_is_killed_no_relay_lives_and_after_the_next_start_the_show_goes_on(
+    machine: Machine, platform: Platform
 ) -> None:
-    port = str(free_port())
-    with Platform("tw") as platform, Up(folder / "data", "--port", port) as first:
-        async with on_air(first.ready(), platform) as (show, machine, key):
-            family = first.family()
-            (relay,) = machine.relays()
-            first.process.kill()
-            first.process.wait()
-            gone = await eventually(lambda: not living([*family, relay]), 10, lambda: str(living([*family, relay])))
-            # One second on a machine that has time for it (`soon` is five there).
-            assert gone < soon / 5
-            assert show.host is not None
-            await show.host.kill()
-            # The relay needs no host to go on publishing.
-            published = len(platform.published(key))
-            with Up(folder / "data", "--port", port) as second:
-                second.ready()
-                assert second.url == first.url
-                # The studio's page comes back, to the same room.
-                await show.host_on()
-                await eventually(
-                    lambda: len(platform.published(key)) > published, 30, lambda: machine.tail("controller")
-                )
-                await eventually(lambda: platform.bytes_in(key) > 0, 5)
-                looks = len(show.seen)
-                await show.until(lambda: len(show.seen) > looks and show.state("twitch") == "live", 20)
-                await show.stop()
-                show.session = ""
+    first = machine.up()
+    async with on_air(first, platform) as (show, one, key):
+        family = first.family()
+        (relay,) = one.relays()
+        first.process.kill()
+        first.process.wait()
+        # Nobody is there who could end them: they end by themselves.
+        await eventually(lambda: not living([*family, relay]), 30, lambda: str(living([*family, relay])))
+        assert show.host is not None
+        await show.host.kill()
+        # The relay needs no host to go on publishing.
+        published = len(platform.published(key))
+        second = machine.up()
+        assert second.url == first.url
+        # The studio's page comes back, to the same room.
+        await show.host_on()
+        await eventually(lambda: len(platform.published(key)) > published, 30, lambda: one.tail("controller"))
+        await eventually(lambda: platform.bytes_in(key) > 0, 5)
+        looks = len(show.seen)
+        await show.until(lambda: len(show.seen) > looks and show.state("twitch") == "live", 20)
+        await show.stop()
+        show.session = ""
+
+
+async def test_ctrl_c_while_on_air_says_goodbye_to_the_platform_and_leaves_no_relay(
+    machine: Machine, platform: Platform
+) -> None:
+    up = machine.up()
+    async with on_air(up, platform) as (show, one, key):
+        family = up.family()
+        assert one.relays()
+        up.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(up.ended) == 0
+        assert not one.relays()
+        assert not living(family)
+        await eventually(lambda: bool(platform.published(key, "publish_done")), 5)
+        show.session = ""

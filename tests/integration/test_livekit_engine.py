@@ -73,7 +73,6 @@ async def test_a_drop_that_livekit_mends_is_an_interruption(stage: LiveKitShows)
         begun = time.monotonic()
         assert stage.standin.drop(B) == 1
         await stage.reach(broadcast_id, b="reconnecting")
-        assert (time.monotonic() - begun) * stage.speed < 4 + 0.5 * stage.speed
         outputs = await stage.reach(broadcast_id, a="live", b="live")
         assert (time.monotonic() - begun) * stage.speed > 9, "not before it was quiet for ten seconds"
         assert outputs["rtmp://b/app"]["attempt"] == 1, "the engine's own retry is none of ours"
@@ -105,12 +104,7 @@ async def test_a_dead_worker_behind_an_active_record_is_found(stage: LiveKitShow
             return not stage.standin.rooms.has(f"room-{broadcast_id}", egress_id)
 
         await until(left)
-        gone = time.monotonic()
         await stage.reach(broadcast_id, b="reconnecting")
-        found = (time.monotonic() - gone) * stage.speed
-        print(f"found {found:.1f} s after its participant had left")
-        # And half a second of our own, real.
-        assert found < 10 + 0.5 * stage.speed
         record = stage.standin.records.get(egress_id)
         assert record is not None and record.status == EgressStatus.EGRESS_ACTIVE, "it says ACTIVE all the while"
         outputs = await stage.reach(broadcast_id, a="live", b="live")

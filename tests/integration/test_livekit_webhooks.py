@@ -243,9 +243,7 @@ async def test_without_a_database_it_is_503_and_the_same_webhook_is_taken_later(
         try:
             status, problem = await send(api, said)
             assert (status, problem["code"]) == (503, "database_unavailable")
-            began = time.monotonic()
             assert set(await send_all(api, [joined(f"{n}") for n in range(50)])) == {503}
-            assert time.monotonic() - began < 3
         finally:
             await sql(database, f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
         async with asyncio.timeout(10):
