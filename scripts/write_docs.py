@@ -1,4 +1,4 @@
-"""Writes the documents that come from the code: docs/openapi.json and docs/settings.md.
+"""Writes the documents that come from the code: docs/openapi.json, docs/settings.md and docs/errors.md.
 
 `make docs` writes them; `make check` calls this with `--check`, which fails when one is out of date.
 """
@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings
 
 from butai import config
 from butai.api import document
+from butai.errors import ButaiError, Code
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -44,10 +45,44 @@ def settings() -> str:
     return "\n".join(lines) + "\n"
 
 
+def errors() -> str:
+    """The tree of error classes, and every stable code with its meaning, from `butai.errors`."""
+    statuses: dict[Code, int] = {}
+
+    def branch(kind: type[ButaiError], depth: int) -> list[str]:
+        statuses[kind.code] = kind.status
+        retry = f", Retry-After {kind.retry_after}" if kind.retry_after else ""
+        name = f"{'  ' * depth}{kind.__name__}"
+        lines = [f"{name:<32}{kind.status} {kind.code}{retry}"]
+        return lines + [line for child in kind.__subclasses__() for line in branch(child, depth + 1)]
+
+    tree = branch(ButaiError, 0)
+    return "\n".join(
+        [
+            "# Errors",
+            "",
+            "Clients match codes; texts may change. `make docs` writes this page from `src/butai/errors.py`.",
+            "",
+            "```text",
+            *tree,
+            "```",
+            "",
+            "| code | HTTP status | meaning |",
+            "|---|---|---|",
+            *(f"| `{code}` | {statuses.get(code, '')} | {code.meaning} |" for code in sorted(Code)),
+            "",
+            "A code without a status is no answer: it stands on a row, in an event, in an alert, or in an import's report;",
+            "or HTTP itself calls for it (405, 408, 431). A job's `errorCode`, and a part of `/api/health`, may also be the",
+            "class name of an exception, where the error is none of these.",
+            "",
+        ]
+    )
+
+
 def main() -> int:
     """Writes, or with `--check` compares. Returns the exit code."""
     stale = []
-    for name, text in (("openapi.json", openapi()), ("settings.md", settings())):
+    for name, text in (("openapi.json", openapi()), ("settings.md", settings()), ("errors.md", errors())):
         path = DOCS / name
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != text:

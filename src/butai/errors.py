@@ -1,75 +1,187 @@
-"""Every error that a caller can meet, each with a stable code.
+"""Every stable code of the service, and every error that a caller can meet.
 
-    ButaiError
-    ├── Unauthenticated        401 auth_required
-    │   └── WebhookRefused     401 webhook_refused, with its `reason`
-    ├── Forbidden              403 forbidden
-    │   ├── OriginDenied       403 origin_denied
-    │   ├── QuotaExceeded      403 quota_exceeded
-    │   └── NotHost            403 not_host
-    ├── NotFound               404 not_found
-    │   ├── AssetNotFound      404 asset_not_found
-    │   ├── DestinationNotFound 404 destination_not_found
-    │   ├── BroadcastNotFound  404 broadcast_not_found
-    │   └── RoomNotFound       404 room_not_found
-    ├── InvalidRequest         400 invalid_request
-    │   ├── KeyInvalid         400 key_invalid
-    │   ├── CursorInvalid      400 cursor_invalid
-    │   ├── SortInvalid        400 sort_invalid
-    │   ├── FilterInvalid      400 filter_invalid
-    │   ├── TusVersionUnsupported 412 tus_version_unsupported
-    │   └── MissingParameters  400 MISSING_PARAMETERS (the given paths spell it so)
-    ├── Conflict               409 conflict
-    │   ├── AssetNotReady      409 asset_not_ready
-    │   ├── AlreadyLive        409 already_live, with the running broadcast's `session_id`
-    │   ├── NotLive            409 not_live
-    │   └── RoomTaken          409 room_taken
-    ├── NoDestination          422 no_destination
-    ├── InvalidDestination     422 invalid_destination
-    ├── IdempotencyMismatch    422 idempotency_mismatch
-    ├── AssetMissing           410 asset_missing
-    ├── RangeNotSatisfiable    416 range_not_satisfiable
-    ├── UploadRefused          what a file can be refused for
-    │   ├── FileTooLarge       413 file_too_large
-    │   ├── TypeUnsupported    415 type_unsupported
-    │   ├── SignatureMismatch  422 signature_mismatch
-    │   ├── ChecksumMismatch   422 checksum_mismatch
-    │   ├── SizeMismatch       422 size_mismatch
-    │   ├── GlbInvalid         422 glb_invalid
-    │   └── InspectionTooLarge 422 inspection_too_large, never an answer: on the row of a file that is kept all the same
-    ├── BodyTooLarge           413 body_too_large
-    ├── UploadInterrupted      409 upload_interrupted
-    │   ├── UploadCancelled    409 upload_cancelled
-    │   ├── UploadOffsetWrong  409 upload_offset_wrong
-    │   ├── UploadTaken        409 upload_taken
-    │   ├── UploadExpired      410 upload_expired
-    │   └── UploadChecksumWrong 460 upload_checksum_wrong (tus)
-    ├── ClientDisconnected     400 client_disconnected
-    └── Unavailable            503 unavailable, with Retry-After
-        ├── DatabaseUnavailable  503 database_unavailable
-        ├── StoreUnavailable   503 store_unavailable
-        ├── StoreAccessDenied  503 store_access_denied
-        ├── StoreTimeout       504 store_timeout
-        ├── LiveKitNotConfigured 503 livekit_not_configured
-        └── SecretKeyInvalid   503 secret_key_invalid
-
-Clients match codes; texts may change. `butai.api` turns these into problem+json
-(RFC 9457), or into the envelope of the given paths (`/api/s3/…`).
+Clients match codes; texts may change. `butai.web.problems` turns the errors into problem+json (RFC 9457), or into the
+envelope of the given paths (`/api/s3/…`). `docs/errors.md` lists both, written from here by `make docs`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from enum import StrEnum
+from typing import ClassVar, Self
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Code(StrEnum):
+    """A stable code with its meaning. One code means one thing, wherever it stands: in an answer, on a row, in an event,
+    in a line from the relay, in an alert or in an import's report."""
+
+    meaning: str
+    """One line for people; the `title` of an error with this code."""
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """A member of `value` with its meaning."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    @classmethod
+    def received(cls, value: str) -> Code:
+        """A code that another process sent as text. One that is not in the catalogue is logged as an error and becomes
+        `INTERNAL`: the sender is of another version, or misspells it."""
+        try:
+            return cls._value2member_map_[value]  # pyright: ignore[reportReturnType]
+        except KeyError:
+            log.error("code.unknown", received=value[:100])
+            return cls.INTERNAL
+
+    # Of requests. Each has a class below, but those that HTTP itself calls for.
+    INTERNAL = "internal", "Something went wrong"
+    AUTH_REQUIRED = "auth_required", "Sign in first"
+    WEBHOOK_REFUSED = "webhook_refused", "LiveKit's signature does not prove this webhook"
+    FORBIDDEN = "forbidden", "This is not yours to change"
+    ORIGIN_DENIED = "origin_denied", "This site may not write with your session"
+    QUOTA_EXCEEDED = "quota_exceeded", "This would be more than you may keep here"
+    NOT_HOST = "not_host", "Only the room's host may do this"
+    INVITATION_INVALID = "invitation_invalid", "This invitation is not good, or not any more"
+    NOT_FOUND = "not_found", "Nothing is here"
+    ASSET_NOT_FOUND = "asset_not_found", "No such asset"
+    DESTINATION_NOT_FOUND = "destination_not_found", "No such destination"
+    BROADCAST_NOT_FOUND = "broadcast_not_found", "No such broadcast"
+    ROOM_NOT_FOUND = "room_not_found", "No such room"
+    INVALID_REQUEST = "invalid_request", "The request cannot be read"
+    TUS_VERSION_UNSUPPORTED = "tus_version_unsupported", "Resumable uploads speak tus 1.0.0 here"
+    KEY_INVALID = "key_invalid", "The key is not one that can exist here"
+    CURSOR_INVALID = "cursor_invalid", "The cursor is not one of ours; start from the first page"
+    SORT_INVALID = "sort_invalid", "Unknown sort order"
+    FILTER_INVALID = "filter_invalid", "A filter has a value that cannot be"
+    MISSING_PARAMETERS = "MISSING_PARAMETERS", "A parameter is missing"
+    CONFLICT = "conflict", "The state does not allow this"
+    ASSET_NOT_READY = "asset_not_ready", "The asset is not ready"
+    ALREADY_LIVE = "already_live", "This room is already live"
+    NOT_LIVE = "not_live", "This is over; start again"
+    ROOM_TAKEN = "room_taken", "This room has another owner"
+    INGRESS_NOT_FOUND = "ingress_not_found", "There is no such ingress in this room"
+    PROJECT_UNKNOWN = "project_unknown", "There is no such LiveKit project here"
+    NO_DESTINATION = "no_destination", "No destination is saved for this platform"
+    INVALID_DESTINATION = "invalid_destination", "The ingest URL or the stream key cannot be right"
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch", "This Idempotency-Key was used for another request"
+    ASSET_MISSING = "asset_missing", "The store has lost this file"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable", "The range lies outside the file"
+    UPLOAD_REFUSED = "upload_refused", "The file was refused"
+    FILE_TOO_LARGE = "file_too_large", "The file is larger than its type allows"
+    TYPE_UNSUPPORTED = "type_unsupported", "Files of this kind are not kept here"
+    SIGNATURE_MISMATCH = "signature_mismatch", "The content is not what the name says"
+    CHECKSUM_MISMATCH = "checksum_mismatch", "The SHA-256 differs from the one declared"
+    SIZE_MISMATCH = "size_mismatch", "The size differs from the one declared"
+    GLB_INVALID = "glb_invalid", "The GLB container is broken"
+    INSPECTION_TOO_LARGE = "inspection_too_large", "What describes the file's content is too large to look into"
+    BODY_TOO_LARGE = "body_too_large", "The body is larger than it may be here"
+    UPLOAD_INTERRUPTED = "upload_interrupted", "The upload was interrupted; send it again"
+    UPLOAD_CANCELLED = "upload_cancelled", "The upload was cancelled"
+    UPLOAD_OFFSET_WRONG = "upload_offset_wrong", "The upload stands at another offset: ask where"
+    UPLOAD_TAKEN = "upload_taken", "A later request goes on with this upload"
+    UPLOAD_EXPIRED = "upload_expired", "This upload is over; begin it anew"
+    UPLOAD_CHECKSUM_WRONG = "upload_checksum_wrong", "The bytes are not those of Upload-Checksum; send them again"
+    CLIENT_DISCONNECTED = "client_disconnected", "The upload stopped before its end"
+    UNAVAILABLE = "unavailable", "Try again in a moment"
+    DATABASE_UNAVAILABLE = "database_unavailable", "The database does not answer"
+    STORE_UNAVAILABLE = "store_unavailable", "The store does not answer"
+    STORE_ACCESS_DENIED = "store_access_denied", "The store refuses this service"
+    STORE_TIMEOUT = "store_timeout", "The store took too long"
+    LIVEKIT_NOT_CONFIGURED = "livekit_not_configured", "LiveKit is not set up here"
+    LIVEKIT_UNREACHABLE = "livekit_unreachable", "LiveKit does not answer"
+    LIVEKIT_UNAUTHORIZED = "livekit_unauthorized", "LiveKit refuses our key: see butai doctor"
+    INGRESS_UNAVAILABLE = (
+        "ingress_unavailable",
+        "This LiveKit takes no ingress: its operator must run LiveKit's Ingress service beside it, with Redis",
+    )
+    SECRET_KEY_INVALID = "secret_key_invalid", "No key to seal stream keys with"
+    METHOD_NOT_ALLOWED = "method_not_allowed", "The path has no such method"
+    REQUEST_TIMEOUT = "request_timeout", "The request did not come in time"
+    HTTP_INVALID = "http_invalid", "This is not HTTP"
+    HEAD_TOO_LARGE = "head_too_large", "The request's head is too long"
+
+    # Of an output or a broadcast, from either engine. Hosts read them with the texts of `butai.live.texts`.
+    KEY_REJECTED = "key_rejected", "The platform refused the stream key"
+    ALREADY_PUBLISHING = "already_publishing", "Another program streams to the platform with this key"
+    DESTINATION_UNREACHABLE = "destination_unreachable", "The platform cannot be reached"
+    TLS_FAILED = "tls_failed", "The secure connection to the platform failed"
+    DESTINATION_CLOSED = "destination_closed", "The platform closed the connection"
+    DESTINATION_STALLED = "destination_stalled", "The platform takes no data"
+    RETRIES_EXHAUSTED = "retries_exhausted", "All retries are used up"
+    PLATFORM_NOT_CONFIRMED = "platform_not_confirmed", "Data flows, but the platform does not confirm that it is live"
+    EGRESS_UNAVAILABLE = "egress_unavailable", "The engine cannot start"
+    EGRESS_LOST = "egress_lost", "The engine went away"
+    EGRESS_CRASHED = "egress_crashed", "The engine stopped by an error"
+    EGRESS_START_TIMEOUT = "egress_start_timeout", "The platform took too long to start"
+    NO_MEDIA = "no_media", "The host sends neither picture nor sound"
+    SOURCE_ENDED = "source_ended", "The host left, or the room was deleted"
+    STOP_UNCONFIRMED = "stop_unconfirmed", "The engine did not confirm the end"
+
+    # Of a file's content, on the asset.
+    INSPECTION_FAILED = "inspection_failed", "The content could not be read"
+    INSPECTION_TIMEOUT = "inspection_timeout", "Reading the content took too long"
+    DECODE_FAILED = "decode_failed", "The sound or picture could not be decoded"
+    DECODE_TOO_LONG = "decode_too_long", "Decoding took too long"
+    LICENCE_FORBIDS_REDISTRIBUTION = (
+        "licence_forbids_redistribution",
+        "A public file whose licence forbids passing it on",
+    )
+
+    # Of an import, one for each line of a listing; with codes of requests above.
+    UNCHANGED = "unchanged", "As it was at the last import"
+    OUTSIDE_PREFIX = "outside_prefix", "Does not begin with --strip-prefix"
+    OWN_OBJECT = "own_object", "An object that Butai wrote itself"
+    FOLDER = "folder", "The mark of a folder"
+    OLD_VERSION = "old_version", "An old version"
+    DELETE_MARKER = "delete_marker", "Deleted in the bucket"
+    ARCHIVED = "archived", "In an archive: restore it in the bucket first"
+    EMPTY = "empty", "No bytes in it"
+    KEY_TAKEN = "key_taken", "Another file has this key: an upload, or another spelling of the same name"
+    DUPLICATE = "duplicate", "Listed twice"
+    TRASHED = "trashed", "In the trash: restore the asset to have it again"
+    REMOVED = "removed", "Purged or replaced through Butai since the listing was made"
+    BEING_REMOVED = "being_removed", "Purged or replaced through Butai; its object is about to be deleted"
+    ALREADY_IN_USE = "already_in_use", "The object of another asset"
+    CHANGED = "changed", "Has other bytes than at the last import"
+    RECOVERED = "recovered", "Was missing and is there again"
+    UNREADABLE = "unreadable", "A line of the listing that cannot be understood"
+    ABSENT = "absent", "The store does not have it"
+    DENIED_OR_ABSENT = "denied_or_absent", "The store answers 403: not there, or not ours to read"
+    NOT_TRIED = "not_tried", "Left out because the store no longer answered"
+
+    # Of patrols and alerts.
+    INTERRUPTED = "interrupted", "The patrol's process ended before the run did"
+    PATROL_UNRELIABLE = "patrol_unreliable", "The store's answers cannot be believed; nothing was marked"
+    PATROL_MASS_MISSING = "patrol_mass_missing", "Very many files seem to be gone; nothing was marked"
+    PATROL_STALE = "patrol_stale", "No patrol has come to its end for too long"
+    ASSETS_MISSING = "assets_missing", "The store has lost files"
+    UPLOAD_FAILURES = "upload_failures", "Many uploads failed for a reason of the service"
+    JOBS_FAILED = "jobs_failed", "Background jobs failed for good"
+    WORKER_DIED = "worker_died", "Workers died while they ran this job"
+
+    # Of the parts of the service, at `GET /api/health`.
+    NO_ANSWER = "no_answer", "No answer within two seconds"
+    NO_WORKER = "no_worker", "No worker has been heard of lately"
+    NO_WORKERS = "no_workers", "LiveKit has no free egress worker"
+    NO_CONTROLLER = "no_controller", "No controller has been heard of lately"
 
 
 class ButaiError(Exception):
     """An error with a stable code. `detail` is for people and never holds a secret."""
 
-    code: ClassVar[str] = "internal"
+    code: ClassVar[Code] = Code.INTERNAL
     status: ClassVar[int] = 500
-    title: ClassVar[str] = "Something went wrong"
+    title: ClassVar[str] = Code.INTERNAL.meaning
     retry_after: ClassVar[int | None] = None
     """Seconds for the `Retry-After` header, where trying again makes sense."""
+
+    def __init_subclass__(cls) -> None:
+        cls.title = cls.code.meaning
 
     def __init__(self, detail: str | None = None, **more: str) -> None:
         self.detail = detail or self.title
@@ -79,244 +191,243 @@ class ButaiError(Exception):
 
 
 class Unauthenticated(ButaiError):
-    code, status, title = "auth_required", 401, "Sign in first"
+    code, status = Code.AUTH_REQUIRED, 401
 
 
 class WebhookRefused(Unauthenticated):
-    code, title = "webhook_refused", "LiveKit's signature does not prove this webhook"
+    code = Code.WEBHOOK_REFUSED
 
 
 class Forbidden(ButaiError):
-    code, status, title = "forbidden", 403, "This is not yours to change"
+    code, status = Code.FORBIDDEN, 403
 
 
 class OriginDenied(Forbidden):
-    code, title = "origin_denied", "This site may not write with your session"
+    code = Code.ORIGIN_DENIED
 
 
 class QuotaExceeded(Forbidden):
-    code, title = "quota_exceeded", "This would be more than you may keep here"
+    code = Code.QUOTA_EXCEEDED
 
 
 class NotHost(Forbidden):
-    code, title = "not_host", "Only the room's host may do this"
+    code = Code.NOT_HOST
 
 
 class InvitationInvalid(Forbidden):
-    code, title = "invitation_invalid", "This invitation is not good, or not any more"
+    code = Code.INVITATION_INVALID
 
 
 class NotFound(ButaiError):
-    code, status, title = "not_found", 404, "Nothing is here"
+    code, status = Code.NOT_FOUND, 404
 
 
 class AssetNotFound(NotFound):
-    code, title = "asset_not_found", "No such asset"
+    code = Code.ASSET_NOT_FOUND
 
 
 class DestinationNotFound(NotFound):
-    code, title = "destination_not_found", "No such destination"
+    code = Code.DESTINATION_NOT_FOUND
 
 
 class BroadcastNotFound(NotFound):
-    code, title = "broadcast_not_found", "No such broadcast"
+    code = Code.BROADCAST_NOT_FOUND
 
 
 class RoomNotFound(NotFound):
-    code, title = "room_not_found", "No such room"
+    code = Code.ROOM_NOT_FOUND
 
 
 class InvalidRequest(ButaiError):
-    code, status, title = "invalid_request", 400, "The request cannot be read"
+    code, status = Code.INVALID_REQUEST, 400
 
 
 class TusVersionUnsupported(InvalidRequest):
-    code, status, title = "tus_version_unsupported", 412, "Resumable uploads speak tus 1.0.0 here"
+    code, status = Code.TUS_VERSION_UNSUPPORTED, 412
 
 
 class KeyInvalid(InvalidRequest):
-    code, title = "key_invalid", "The key is not one that can exist here"
+    code = Code.KEY_INVALID
 
 
 class CursorInvalid(InvalidRequest):
-    code, title = "cursor_invalid", "The cursor is not one of ours; start from the first page"
+    code = Code.CURSOR_INVALID
 
 
 class SortInvalid(InvalidRequest):
-    code, title = "sort_invalid", "Unknown sort order"
+    code = Code.SORT_INVALID
 
 
 class FilterInvalid(InvalidRequest):
-    code, title = "filter_invalid", "A filter has a value that cannot be"
+    code = Code.FILTER_INVALID
 
 
 class MissingParameters(InvalidRequest):
-    code, title = "MISSING_PARAMETERS", "A parameter is missing"
+    code = Code.MISSING_PARAMETERS
 
 
 class Conflict(ButaiError):
-    code, status, title = "conflict", 409, "The state does not allow this"
+    code, status = Code.CONFLICT, 409
 
 
 class AssetNotReady(Conflict):
-    code, title = "asset_not_ready", "The asset is not ready"
+    code = Code.ASSET_NOT_READY
 
 
 class AlreadyLive(Conflict):
-    code, title = "already_live", "This room is already live"
+    code = Code.ALREADY_LIVE
 
 
 class NotLive(Conflict):
-    code, title = "not_live", "This is over; start again"
+    code = Code.NOT_LIVE
 
 
 class RoomTaken(Conflict):
-    code, title = "room_taken", "This room has another owner"
+    code = Code.ROOM_TAKEN
 
 
 class IngressNotFound(NotFound):
-    code, title = "ingress_not_found", "There is no such ingress in this room"
+    code = Code.INGRESS_NOT_FOUND
 
 
 class ProjectUnknown(NotFound):
-    code, title = "project_unknown", "There is no such LiveKit project here"
+    code = Code.PROJECT_UNKNOWN
 
 
 class NoDestination(ButaiError):
-    code, status, title = "no_destination", 422, "No destination is saved for this platform"
+    code, status = Code.NO_DESTINATION, 422
 
 
 class InvalidDestination(ButaiError):
-    code, status, title = "invalid_destination", 422, "The ingest URL or the stream key cannot be right"
+    code, status = Code.INVALID_DESTINATION, 422
 
 
 class IdempotencyMismatch(ButaiError):
-    code, status, title = "idempotency_mismatch", 422, "This Idempotency-Key was used for another request"
+    code, status = Code.IDEMPOTENCY_MISMATCH, 422
 
 
 class AssetMissing(ButaiError):
-    code, status, title = "asset_missing", 410, "The store has lost this file"
+    code, status = Code.ASSET_MISSING, 410
 
 
 class RangeNotSatisfiable(ButaiError):
-    code, status, title = "range_not_satisfiable", 416, "The range lies outside the file"
+    code, status = Code.RANGE_NOT_SATISFIABLE, 416
 
 
 class UploadRefused(ButaiError):
     """The file itself is why. Trying the same file again ends the same way."""
 
-    code, status, title = "upload_refused", 422, "The file was refused"
+    code, status = Code.UPLOAD_REFUSED, 422
 
 
 class FileTooLarge(UploadRefused):
-    code, status, title = "file_too_large", 413, "The file is larger than its type allows"
+    code, status = Code.FILE_TOO_LARGE, 413
 
 
 class TypeUnsupported(UploadRefused):
-    code, status, title = "type_unsupported", 415, "Files of this kind are not kept here"
+    code, status = Code.TYPE_UNSUPPORTED, 415
 
 
 class SignatureMismatch(UploadRefused):
-    code, title = "signature_mismatch", "The content is not what the name says"
+    code = Code.SIGNATURE_MISMATCH
 
 
 class ChecksumMismatch(UploadRefused):
-    code, title = "checksum_mismatch", "The SHA-256 differs from the one declared"
+    code = Code.CHECKSUM_MISMATCH
 
 
 class SizeMismatch(UploadRefused):
-    code, title = "size_mismatch", "The size differs from the one declared"
+    code = Code.SIZE_MISMATCH
 
 
 class GlbInvalid(UploadRefused):
-    code, title = "glb_invalid", "The GLB container is broken"
+    code = Code.GLB_INVALID
 
 
 class InspectionTooLarge(UploadRefused):
     """More would have to be read, or parsed, than a file's facts are worth. The file itself is kept."""
 
-    code, title = "inspection_too_large", "What describes the file's content is too large to look into"
+    code = Code.INSPECTION_TOO_LARGE
 
 
 class BodyTooLarge(ButaiError):
-    code, status, title = "body_too_large", 413, "The body is larger than it may be here"
+    code, status = Code.BODY_TOO_LARGE, 413
 
 
 class UploadInterrupted(ButaiError):
     """Its process died or stood still for so long that the attempt was given up; a retry takes the same row."""
 
-    code, status, title = "upload_interrupted", 409, "The upload was interrupted; send it again"
+    code, status = Code.UPLOAD_INTERRUPTED, 409
 
 
 class UploadCancelled(UploadInterrupted):
-    code, title = "upload_cancelled", "The upload was cancelled"
+    code = Code.UPLOAD_CANCELLED
 
 
 class UploadOffsetWrong(UploadInterrupted):
-    code, title = "upload_offset_wrong", "The upload stands at another offset: ask where"
+    code = Code.UPLOAD_OFFSET_WRONG
 
 
 class UploadTaken(UploadInterrupted):
-    code, title = "upload_taken", "A later request goes on with this upload"
+    code = Code.UPLOAD_TAKEN
 
 
 class UploadExpired(UploadInterrupted):
-    code, status, title = "upload_expired", 410, "This upload is over; begin it anew"
+    code, status = Code.UPLOAD_EXPIRED, 410
 
 
 class UploadChecksumWrong(UploadInterrupted):
     """460 is what tus has for it."""
 
-    code, status, title = "upload_checksum_wrong", 460, "The bytes are not those of Upload-Checksum; send them again"
+    code, status = Code.UPLOAD_CHECKSUM_WRONG, 460
 
 
 class ClientDisconnected(ButaiError):
     """The client went away in mid-body; the answer is written for the log, nobody reads it."""
 
-    code, status, title = "client_disconnected", 400, "The upload stopped before its end"
+    code, status = Code.CLIENT_DISCONNECTED, 400
 
 
 class Unavailable(ButaiError):
     """Not the caller's fault; the same request may work later."""
 
-    code, status, title, retry_after = "unavailable", 503, "Try again in a moment", 5
+    code, status, retry_after = Code.UNAVAILABLE, 503, 5
 
 
 class DatabaseUnavailable(Unavailable):
-    code, title = "database_unavailable", "The database does not answer"
+    code = Code.DATABASE_UNAVAILABLE
 
 
 class StoreUnavailable(Unavailable):
-    code, title = "store_unavailable", "The store does not answer"
+    code = Code.STORE_UNAVAILABLE
 
 
 class StoreAccessDenied(Unavailable):
-    code, title, retry_after = "store_access_denied", "The store refuses this service", 60
+    code, retry_after = Code.STORE_ACCESS_DENIED, 60
 
 
 class StoreTimeout(Unavailable):
-    code, status, title = "store_timeout", 504, "The store took too long"
+    code, status = Code.STORE_TIMEOUT, 504
 
 
 class LiveKitNotConfigured(Unavailable):
-    code, title, retry_after = "livekit_not_configured", "LiveKit is not set up here", 60
+    code, retry_after = Code.LIVEKIT_NOT_CONFIGURED, 60
 
 
 class LiveKitUnreachable(Unavailable):
-    code, title, retry_after = "livekit_unreachable", "LiveKit does not answer", 10
+    code, retry_after = Code.LIVEKIT_UNREACHABLE, 10
 
 
 class LiveKitUnauthorized(Unavailable):
-    code, title, retry_after = "livekit_unauthorized", "LiveKit refuses our key: see butai doctor", 60
+    code, retry_after = Code.LIVEKIT_UNAUTHORIZED, 60
 
 
 class IngressUnavailable(Unavailable):
-    code, retry_after = "ingress_unavailable", 60
-    title = "This LiveKit takes no ingress: its operator must run LiveKit's Ingress service beside it, with Redis"
+    code, retry_after = Code.INGRESS_UNAVAILABLE, 60
 
 
 class SecretKeyInvalid(Unavailable):
-    code, title, retry_after = "secret_key_invalid", "No key to seal stream keys with", 60
+    code, retry_after = Code.SECRET_KEY_INVALID, 60
 
 
 class BrokenOff(Exception):

@@ -22,6 +22,7 @@ from butai.assets.storage.client import Store
 from butai.assets.tus import tasks as resumable_tasks
 from butai.config import Settings
 from butai.database import UNREACHABLE, Database
+from butai.errors import Code
 from butai.jobs.service import MOST_DEATHS, explain_failures, forget, note_failure
 from butai.live import tasks as live_tasks
 
@@ -53,7 +54,7 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:
         # It may be what kills them.
         await manager.finish_job(job, Status.FAILED, delete_job=False)
         async with database.transaction() as session:
-            await note_failure(session, job.id, "worker_died", f"its worker died {MOST_DEATHS} times")
+            await note_failure(session, job.id, Code.WORKER_DIED, f"its worker died {MOST_DEATHS} times")
 
 
 async def forget_jobs(context: JobContext, timestamp: int) -> None:

@@ -11,8 +11,9 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from butai.assets.imports.listing_formats import UNREADABLE, ListedObject, ListingError, ListingFormat, guess_columns
+from butai.assets.imports.listing_formats import ListedObject, ListingError, ListingFormat, guess_columns
 from butai.assets.imports.listings import FileListing
+from butai.errors import Code
 
 ODD = [
     "vrm/plain.vrm",
@@ -145,7 +146,7 @@ def test_aws_s3_ls_through_powershell_is_utf_16_with_carriage_returns(tmp_path: 
 def test_folders_are_left_out_and_odd_lines_are_failures(tmp_path: Path) -> None:
     path = tmp_path / "ls.txt"
     path.write_text("                           PRE vrm/\n2024-05-01 12:00:00          0 bgm/\nwhat is this\n")
-    assert [entry.problem for entry in read(path)] == ["folder", "folder", UNREADABLE]
+    assert [entry.problem for entry in read(path)] == ["folder", "folder", Code.UNREADABLE]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -163,7 +164,7 @@ def test_rclone_lsjson_is_read_however_it_is_laid_out(tmp_path: Path, indent: in
     found = read(path)
     assert [entry.key for entry in found[: len(ODD)]] == ODD
     assert found[0].modified == datetime(2024, 5, 1, 12, 0, 0, 34468, tzinfo=UTC)
-    assert [entry.problem for entry in found[len(ODD) :]] == ["folder", "archived", UNREADABLE]
+    assert [entry.problem for entry in found[len(ODD) :]] == ["folder", "archived", Code.UNREADABLE]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -176,7 +177,7 @@ def test_a_csv_with_a_header_needs_only_the_key(tmp_path: Path, delimiter: str, 
     found = read(path)
     assert [entry.key for entry in found[:-1]] == ODD
     assert found[0].modified == datetime(2024, 5, 1, 12, tzinfo=UTC)
-    assert found[-1].problem == UNREADABLE
+    assert found[-1].problem == Code.UNREADABLE
 
 
 def test_bytes_that_are_no_text_do_not_stop_a_listing(tmp_path: Path) -> None:

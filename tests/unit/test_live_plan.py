@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from butai.config import RetrySettings
+from butai.errors import Code
 from butai.live.reconcile.commands import (
     BroadcastEnded,
     EngineLost,
@@ -22,7 +23,7 @@ from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.plan import ABANDONED_AFTER, plan
 from butai.live.reconcile.reports import KEPT, EngineGone, Observations, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import Code, OutputState, OutputTrigger
+from butai.live.states import OutputState, OutputTrigger
 
 NOW = 5000.0
 A, B = uuid.uuid4(), uuid.uuid4()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from butai.config import LiveSettings, RetrySettings
+from butai.errors import Code
 from butai.live.reconcile.retry import ONCE, PERMANENT, Budget, Failure, after_live, decide, engine_delay
-from butai.live.states import Code
 
 TRIED_AGAIN = sorted(set(Code) - PERMANENT - ONCE - {Code.EGRESS_UNAVAILABLE, Code.ALREADY_PUBLISHING})
 randoms = st.floats(0, 1, exclude_max=True)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from butai.errors import Code
 from butai.relay.messages import OutputLine, StartOutputLine
 from butai.relay.outputs import Outputs, Report
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
@@ -94,7 +95,7 @@ async def test_a_failure_says_why_and_touches_no_other() -> None:
     await stage.outputs.start(order("bad"))
     await stage.outputs.start(order("good"))
     await until(lambda: "publishing" in stage.phases("good"))
-    stage.pushes[0].break_off(PublishError("key_rejected", "NetStream.Publish.BadName"))
+    stage.pushes[0].break_off(PublishError(Code.KEY_REJECTED, "NetStream.Publish.BadName"))
     await until(lambda: "failed" in stage.phases("bad"))
     failed = stage.said[-1]
     assert (failed.phase, failed.code, failed.detail) == ("failed", "key_rejected", "NetStream.Publish.BadName")
@@ -120,7 +121,7 @@ async def test_the_same_attempt_again_begins_nothing() -> None:
     await stage.outputs.start(order())
     assert len(stage.pushes) == 1
     await until(lambda: "publishing" in stage.phases("o1"))
-    stage.pushes[0].break_off(PublishError("destination_closed", ""))
+    stage.pushes[0].break_off(PublishError(Code.DESTINATION_CLOSED, ""))
     await until(lambda: "failed" in stage.phases("o1"))
     await stage.outputs.start(order())
     assert len(stage.pushes) == 1
@@ -156,7 +157,7 @@ async def test_stop_is_answered_whatever_there_is() -> None:
     assert (stage.said[-1].output_id, stage.said[-1].phase) == ("never", "ended")
     await stage.outputs.start(order())
     await until(lambda: "publishing" in stage.phases("o1"))
-    stage.pushes[0].break_off(PublishError("destination_closed", ""))
+    stage.pushes[0].break_off(PublishError(Code.DESTINATION_CLOSED, ""))
     await until(lambda: "failed" in stage.phases("o1"))
     await stage.outputs.stop("o1")
     await stage.outputs.stop("o1")

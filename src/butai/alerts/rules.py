@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.alerts.service import raise_alert, resolve_alert
 from butai.config import AlertSettings
+from butai.errors import Code
 
 _STALE = text(
     """
@@ -27,11 +28,12 @@ _STALE = text(
 # Failures that are the service's, not the file's or its sender's. Events are few and their ids grow with time: the newest
 # are read from the end of the primary key.
 _UPLOADS = text(
-    """
+    f"""
     SELECT error_code, count(*) FILTER (WHERE at > now() - interval '15 minutes') AS lately, count(*) AS within_the_hour
     FROM (SELECT * FROM asset_events ORDER BY id DESC LIMIT 20000) AS newest
     WHERE event = 'upload_failed' AND at > now() - interval '1 hour'
-      AND (error_code ~ '^(store|database)_' OR error_code IN ('unavailable', 'internal', 'upload_interrupted'))
+      AND (error_code ~ '^(store|database)_' OR error_code IN
+           ('{Code.UNAVAILABLE}', '{Code.INTERNAL}', '{Code.UPLOAD_INTERRUPTED}'))
     GROUP BY error_code
     """
 )
@@ -42,18 +44,18 @@ _JOBS = text(
 
 # By the broadcasts, of which few are not over: outputs of all times are many.
 _OUTPUTS = text(
-    """
+    f"""
     SELECT o.id, o.platform, o.error_code, o.error_cause, b.room_id
     FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
     WHERE (b.ended_at IS NULL OR b.ended_at > now() - interval '10 minutes')
-      AND o.state = 'failed' AND o.error_code IN ('retries_exhausted', 'egress_unavailable')
+      AND o.state = 'failed' AND o.error_code IN ('{Code.RETRIES_EXHAUSTED}', '{Code.EGRESS_UNAVAILABLE}')
     """
 )
 _LIVE_AGAIN = text("SELECT EXISTS (SELECT 1 FROM outputs WHERE id = CAST(:id AS uuid) AND state = 'live')")
 
 _PROJECTS = text(
-    """
-    SELECT name, coalesce(error_code, 'no_workers') AS error_code FROM livekit_projects
+    f"""
+    SELECT name, coalesce(error_code, '{Code.NO_WORKERS}') AS error_code FROM livekit_projects
     WHERE failing_since < now() - interval '10 seconds' OR worker_failures > 1
     """
 )
@@ -74,9 +76,9 @@ class Wrong:
 
 async def watch(session: AsyncSession, settings: AlertSettings) -> None:
     """Raises what is wrong and closes what is not any more, in one transaction."""
-    await _single(session, "patrol_stale", await _patrol(session, settings))
-    await _single(session, "jobs_failed", await _jobs(session))
-    await _family(session, "upload_failures", *await _uploads(session, settings))
+    await _single(session, Code.PATROL_STALE, await _patrol(session, settings))
+    await _single(session, Code.JOBS_FAILED, await _jobs(session))
+    await _family(session, Code.UPLOAD_FAILURES, *await _uploads(session, settings))
     await _live(session, await _outputs(session))
     await _family(session, "egress", await _projects(session))
 
@@ -119,8 +121,8 @@ async def _patrol(session: AsyncSession, settings: AlertSettings) -> Wrong | Non
     if not await session.scalar(_STALE, {"hours": settings.stale_hours}):
         return None
     return Wrong(
-        "patrol_stale",
-        "patrol_stale",
+        Code.PATROL_STALE,
+        Code.PATROL_STALE,
         "warning",
         f"No patrol has come to its end for {settings.stale_hours:g} hours",
         "What the store has lost since then is not known. `butai patrol status` shows the last runs.",
@@ -132,7 +134,7 @@ async def _uploads(session: AsyncSession, settings: AlertSettings) -> tuple[list
     wrong = [
         Wrong(
             f"upload_failures:{row.error_code}",
-            "upload_failures",
+            Code.UPLOAD_FAILURES,
             "warning",
             f"{row.lately} uploads failed within 15 minutes: {row.error_code}",
             "`butai doctor` looks at the store and the database.",
@@ -151,7 +153,7 @@ async def _jobs(session: AsyncSession) -> Wrong | None:
         return None
     told = "\n".join(f"{row[0]}: {row[1]}" for row in rows)
     title = f"{total} background job{'s have' if total > 1 else ' has'} failed for good"
-    return Wrong("jobs_failed", "jobs_failed", "warning", title, f"{told}\n`butai jobs list` tells why.")
+    return Wrong(Code.JOBS_FAILED, Code.JOBS_FAILED, "warning", title, f"{told}\n`butai jobs list` tells why.")
 
 
 async def _outputs(session: AsyncSession) -> list[Wrong]:
@@ -172,7 +174,7 @@ async def _projects(session: AsyncSession) -> list[Wrong]:
     return [
         Wrong(
             f"egress:{row.name}",
-            "egress_unavailable",
+            Code.EGRESS_UNAVAILABLE,
             "failure",
             f"LiveKit's project {row.name} carries no new shows",
             f"{row.error_code}. What is on air is not touched. `butai doctor` looks at LiveKit.",

@@ -22,7 +22,7 @@ from butai.assets.kinds import AssetType
 from butai.assets.models import LISTED
 from butai.assets.transitions import CHANGES_LOCK
 from butai.database import Connection, Database
-from butai.errors import CursorInvalid, FilterInvalid, SortInvalid
+from butai.errors import Code, CursorInvalid, FilterInvalid, SortInvalid
 
 PAGE_LIMIT = 1000
 """Most items of one page (studio contract)."""
@@ -353,7 +353,7 @@ def _warnings(row: dict[str, Any]) -> list[str]:
     licence = row["facts"].get("licence")
     forbidden = isinstance(licence, dict) and licence.get("redistribution") == "forbidden"
     return (
-        ["licence_forbids_redistribution"]
+        [Code.LICENCE_FORBIDS_REDISTRIBUTION]
         if forbidden and (row["visibility"], row["type"]) == ("public", "vrm")
         else []
     )

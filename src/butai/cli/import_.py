@@ -27,7 +27,7 @@ from butai.assets.imports.listings import FileListing, Listing
 from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.database import Database, head_revision
-from butai.errors import Unauthenticated
+from butai.errors import Code, Unauthenticated
 from butai.identity.caller import usable_user_id
 
 log = structlog.get_logger(__name__)
@@ -35,37 +35,15 @@ log = structlog.get_logger(__name__)
 TELL_SECONDS = 30.0
 """Without a terminal a line in the log stands for the bar, so often."""
 
-REASONS = {
-    "unchanged": "as it was at the last import",
-    "outside_prefix": "does not begin with --strip-prefix",
-    "own_object": "an object that Butai wrote itself",
-    "key_invalid": "not under vrm/ models/ animations/ fbx/ bgm/ hdr/ scene/, or not a key that can exist",
-    "type_unsupported": "a kind of file that its folder does not keep",
-    "folder": "the mark of a folder",
-    "old_version": "an old version",
-    "delete_marker": "deleted in the bucket",
-    "archived": "in an archive: restore it in the bucket first",
-    "empty": "no bytes in it",
-    "key_taken": "another file has this key: an upload, or another spelling of the same name",
-    "duplicate": "listed twice",
-    "trashed": "in the trash: restore the asset to have it again",
-    "removed": "purged or replaced through Butai since the listing was made",
-    "being_removed": "purged or replaced through Butai; its object is about to go",
-    "already_in_use": "the object of another asset",
-    "changed": "has other bytes than at the last import",
-    "recovered": "was missing and is there again",
-    "unreadable": "a line of the listing that says nothing we know",
-    "absent": "the store does not have it",
-    "denied_or_absent": "the store answers 403: not there, or not ours to read",
-    "store_unavailable": "the store did not answer; run the import again",
-    "store_timeout": "the store took too long; run the import again",
-    "not_tried": "left out because the store no longer answered",
-    "file_too_large": "a _meta.json of more than 1 MiB",
-    "signature_mismatch": "the content is not what the name says",
-    "glb_invalid": "a GLB that cannot be whole",
-    "size_mismatch": "changed while it was looked at",
+_HERE = {
+    Code.KEY_INVALID: "Not under vrm/ models/ animations/ fbx/ bgm/ hdr/ scene/, or not a key that can exist",
+    Code.TYPE_UNSUPPORTED: "A kind of file that its folder does not keep",
+    Code.STORE_UNAVAILABLE: "The store did not answer; run the import again",
+    Code.STORE_TIMEOUT: "The store took too long; run the import again",
+    Code.FILE_TOO_LARGE: "A _meta.json of more than 1 MiB",
+    Code.SIZE_MISMATCH: "Changed while it was looked at",
 }
-"""What a reason means, for a person. Codes are stable, texts are not."""
+"""Meanings that say more than the catalogue does, since an import is where they are met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +167,6 @@ def _show(tally: Tally, options: ImportOptions, seconds: float) -> None:
         table.add_row(would + outcome, str(tally.of(outcome)), who.lstrip(", ") if outcome is Outcome.ADDED else "")
         for (kind, reason), count in sorted(tally.counts.items(), key=lambda each: -each[1]):
             if kind is outcome and reason:
-                table.add_row(f"  {reason}", str(count), REASONS.get(reason, ""))
+                table.add_row(f"  {reason}", str(count), _HERE.get(Code(reason), Code(reason).meaning))
     # Wide enough for the longest text where nothing says how wide: a log file, a pipe.
     Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(table)

@@ -12,12 +12,10 @@ import msgspec
 from fastapi import Request, Response
 
 from butai.errors import ButaiError
-from butai.live.states import Code
-from butai.live.texts import Language, language, words
+from butai.live.texts import HOST_CODES, Language, language, words
 from butai.web.dependencies import SmallBodies
 
 _NO_STORE = {"cache-control": "private, no-store", "vary": "Cookie, Authorization, Accept-Language"}
-_CODES = frozenset(Code)
 
 
 def as_json(value: Any, status: int = 200) -> Response:
@@ -44,7 +42,7 @@ class LiveRoute(SmallBodies):
             try:
                 return await handle(request)
             except ButaiError as error:
-                if error.code in _CODES:
+                if error.code in HOST_CODES:
                     tongue = asked_language(request)
                     message, action = words(error.code, error.more.get("platform"), tongue)
                     error.more = {**error.more, "action": action}

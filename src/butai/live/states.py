@@ -124,30 +124,3 @@ def broadcast_status(states: Iterable[OutputState], *, wanted: bool, ended: bool
     if OutputState.PENDING in found or OutputState.STARTING in found:
         return "starting"
     return "error" if OutputState.FAILED in found else "stopping"
-
-
-class Code(StrEnum):
-    """Why an output, or a request about one, is not well. Clients match these."""
-
-    NOT_HOST = "not_host"
-    ALREADY_LIVE = "already_live"
-    NO_DESTINATION = "no_destination"
-    INVALID_DESTINATION = "invalid_destination"
-    KEY_REJECTED = "key_rejected"
-    ALREADY_PUBLISHING = "already_publishing"
-    DESTINATION_UNREACHABLE = "destination_unreachable"
-    TLS_FAILED = "tls_failed"
-    DESTINATION_CLOSED = "destination_closed"
-    DESTINATION_STALLED = "destination_stalled"
-    RETRIES_EXHAUSTED = "retries_exhausted"
-    PLATFORM_NOT_CONFIRMED = "platform_not_confirmed"
-    EGRESS_UNAVAILABLE = "egress_unavailable"
-    EGRESS_LOST = "egress_lost"
-    EGRESS_CRASHED = "egress_crashed"
-    EGRESS_START_TIMEOUT = "egress_start_timeout"
-    NO_MEDIA = "no_media"
-    SOURCE_ENDED = "source_ended"
-    ROOM_NOT_FOUND = "room_not_found"
-    LIVEKIT_UNAUTHORIZED = "livekit_unauthorized"
-    LIVEKIT_UNREACHABLE = "livekit_unreachable"
-    STOP_UNCONFIRMED = "stop_unconfirmed"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from butai.live.states import Code
+from butai.errors import Code
 
 Language = Literal["en", "zh"]
 
@@ -140,6 +140,12 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "无法连接媒体服务器。",
         "我们会自动重试。如果持续,请联系管理员。",
     ),
+    Code.INTERNAL: (
+        "Something went wrong here.",
+        "We try again by ourselves. If it lasts, tell the operator.",
+        "服务内部出现错误。",
+        "我们会自动重试。如果持续,请联系管理员。",
+    ),
     Code.STOP_UNCONFIRMED: (
         "The engine did not confirm the end.",
         "Look at your {platform} page; it ends there by itself.",
@@ -147,6 +153,9 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "请查看你的 {platform} 页面,直播会自动结束。",
     ),
 }
+
+HOST_CODES = frozenset(_TEXTS)
+"""What hosts are shown: every code that an engine, the controller, or a request about an output ends with."""
 
 
 def words(code: str, platform: str | None, language: Language) -> tuple[str, str]:

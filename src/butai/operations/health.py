@@ -21,7 +21,7 @@ from butai import __version__
 from butai.assets.library import Library
 from butai.config import Settings
 from butai.database import Connection, Database
-from butai.errors import DatabaseUnavailable
+from butai.errors import Code, DatabaseUnavailable
 from butai.live.rooms.service import NO_ANSWER, asking
 from butai.live.stage import Stage
 from butai.web.metrics import Metrics
@@ -123,7 +123,7 @@ class Health:
         known: dict[str, Any] = egress[0] or {}
         parts += [_livekit_part(name, *found, known.get(name)) for name, found in zip(projects, livekits, strict=True)]
         if not projects:
-            parts.append(_part("livekit", "off", "livekit_not_configured"))
+            parts.append(_part("livekit", "off", Code.LIVEKIT_NOT_CONFIGURED))
         parts += _processes_parts(processes[0], self._settings.alerts.stale_hours, goes_live=bool(projects))
         return {
             "status": _status(parts),
@@ -150,7 +150,7 @@ class Health:
             task.cancel()
             self._left.add(task)
             task.add_done_callback(self._ended)
-            return None, taken, "no_answer"
+            return None, taken, Code.NO_ANSWER
         try:
             return task.result(), taken, None
         except DatabaseUnavailable as error:
@@ -170,9 +170,9 @@ class Health:
             async with asking(self._stage, project, PART_SECONDS) as livekit:
                 await livekit.room.list_rooms(api.ListRoomsRequest(names=["butai-health"]))
         except api.TwirpError as error:
-            return "livekit_unauthorized" if error.status in (401, 403) else "livekit_unreachable"
+            return Code.LIVEKIT_UNAUTHORIZED if error.status in (401, 403) else Code.LIVEKIT_UNREACHABLE
         except NO_ANSWER:
-            return "livekit_unreachable"
+            return Code.LIVEKIT_UNREACHABLE
         return None
 
     async def _processes(self) -> dict[str, Any]:
@@ -224,8 +224,12 @@ def _part(name: str, state: str, code: str | None = None, ms: float | None = Non
     return {"name": name, "project": None, "state": state, "code": code, "ms": ms, "detail": more}
 
 
+_UNAVAILABLE = {"database": Code.DATABASE_UNAVAILABLE, "store": Code.STORE_UNAVAILABLE}
+_SILENT = {"worker": Code.NO_WORKER, "controller": Code.NO_CONTROLLER}
+
+
 def _answers(name: str, ready: bool | None, ms: float, why: str | None) -> dict[str, Any]:
-    return _part(name, "ok" if ready else "down", None if ready else why or f"{name}_unavailable", ms)
+    return _part(name, "ok" if ready else "down", None if ready else why or _UNAVAILABLE[name], ms)
 
 
 def _livekit_part(
@@ -237,25 +241,27 @@ def _livekit_part(
     if egress is not None:
         more = {"egressWorkers": egress["worker_failures"] == 0, "polledAt": egress["polled_at"]}
         if state == "ok" and egress["worker_failures"]:
-            state, code = "warning", "egress_unavailable"
+            state, code = "warning", Code.EGRESS_UNAVAILABLE
     return _part("livekit", state, code, ms, **more) | {"project": project}
 
 
 def _processes_parts(row: dict[str, Any] | None, stale_hours: float, *, goes_live: bool) -> list[dict[str, Any]]:
     """What the processes wrote of themselves."""
     if row is None:
-        return [_part(name, "unknown", "database_unavailable") for name in ("worker", "controller", "patrol")]
+        return [_part(name, "unknown", Code.DATABASE_UNAVAILABLE) for name in ("worker", "controller", "patrol")]
     found: list[dict[str, Any]] = []
-    for name in ("worker", "controller"):
+    for name in _SILENT:
         alive, seconds = row[f"{name}s"], row[f"{name}_seconds"]
         silent = "off" if name == "controller" and not goes_live else "down"
         state = "ok" if alive else silent
-        code = None if alive else f"no_{name}"
+        code = None if alive else _SILENT[name]
         found.append(_part(name, state, code, alive=alive, seconds=None if seconds is None else round(seconds, 1)))
     last: datetime | None = row["last_round"]
     age = None if last is None else (datetime.now(UTC) - last).total_seconds()
     stale = row["worth_a_round"] and (age is None or age > stale_hours * 3600)
-    found.append(_part("patrol", "warning" if stale else "ok", "patrol_stale" if stale else None, lastFinishedAt=last))
+    found.append(
+        _part("patrol", "warning" if stale else "ok", Code.PATROL_STALE if stale else None, lastFinishedAt=last)
+    )
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from butai.errors import Code
 from butai.relay.messages import OutputLine, OutputMetrics, OutputPhase, StartOutputLine
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
@@ -187,7 +188,7 @@ class Outputs:
         except Exception as error:
             # The text of an unknown error may hold the address with the key.
             log.error("output.crashed", output_id=attempt.line.output_id, error=type(error).__name__)
-            self._set(attempt, "failed", "egress_crashed", type(error).__name__)
+            self._set(attempt, "failed", Code.EGRESS_CRASHED, type(error).__name__)
         else:
             self._ended(attempt)
 

@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 from livekit import rtc
 
+from butai.errors import Code
 from butai.relay.messages import ConfigureLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
@@ -46,9 +47,9 @@ _KINDS: dict[int, Kind] = {rtc.TrackKind.KIND_VIDEO: "video", rtc.TrackKind.KIND
 
 
 class JoinError(Exception):
-    """The room cannot be joined. `code`: of live.md's errors. The SDK's own words quote the token; these never do."""
+    """The room cannot be joined. The SDK's own words quote the token; these never do."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code, self.detail = code, detail
 
@@ -98,7 +99,7 @@ class JoinedRoom:
                 options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=CONNECT_TIMEOUT)
                 await room.connect(self._configure.livekit_url, token, options)
         except TimeoutError:
-            raise JoinError("livekit_unreachable", "joining took too long") from None
+            raise JoinError(Code.LIVEKIT_UNREACHABLE, "joining took too long") from None
         except rtc.ConnectError as error:
             raise _join_error(error.message) from None
         self._follow()
@@ -256,10 +257,10 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 def _join_error(message: str) -> JoinError:
     """From the SDK's words, which have no codes: `engine: signal failure: client error: 401 Unauthorized - …`."""
     if "401" in message or "403" in message:
-        return JoinError("livekit_unauthorized", "the server refused the token")
+        return JoinError(Code.LIVEKIT_UNAUTHORIZED, "the server refused the token")
     if "404" in message:
-        return JoinError("room_not_found", "the server knows no such room")
+        return JoinError(Code.ROOM_NOT_FOUND, "the server knows no such room")
     for words in ("Connection refused", "failed to lookup", "timed out", "timeout"):
         if words in message:
-            return JoinError("livekit_unreachable", words.lower())
-    return JoinError("livekit_unreachable", "no connection")
+            return JoinError(Code.LIVEKIT_UNREACHABLE, words.lower())
+    return JoinError(Code.LIVEKIT_UNREACHABLE, "no connection")

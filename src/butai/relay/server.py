@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from butai.errors import Code
 from butai.relay import messages
 from butai.relay.messages import FromRelay, MetricsLine, OutputLine, StartOutputLine, WelcomeLine
 from butai.relay.mixer import Mixer
@@ -121,7 +122,7 @@ class Relay:
         for order in list(self._orders):
             order.cancel()
         try:
-            code = "" if self._asked else "egress_crashed" if reason == "crashed" else "egress_lost"
+            code = "" if self._asked else Code.EGRESS_CRASHED if reason == "crashed" else Code.EGRESS_LOST
             await self._close_media(code)
         except Exception:
             log.exception("relay.close_failed")
@@ -220,7 +221,7 @@ class Relay:
 
     def _start(self, order: StartOutputLine) -> None:
         if self._media is None:
-            code, detail = "egress_unavailable", "the relay is not configured"
+            code, detail = Code.EGRESS_UNAVAILABLE, "the relay is not configured"
             self._tell(OutputLine(order.output_id, order.attempt, "failed", time.time(), code, detail))
         else:
             self._spawn(self._media.outputs.start(order))

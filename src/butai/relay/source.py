@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
+from butai.errors import Code
 from butai.relay.messages import ConfigureLine, SourceLine, SourcePhase
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
@@ -83,7 +84,7 @@ class HostSource:
                 log.warning("room.not_joined", code=error.code, detail=error.detail)
                 # The token that the server gave may be refused by another server: the first one then.
                 self._tokens = self._tokens[:1] + self._tokens[1:-1]
-                permanent = error.code != "livekit_unreachable"
+                permanent = error.code != Code.LIVEKIT_UNREACHABLE
                 if not joined and (permanent or time.monotonic() - begun > FIRST_JOIN_PATIENCE):
                     self._say("failed", error.code, error.detail)
                     return
@@ -107,7 +108,7 @@ class HostSource:
                 return
             log.info("room.left", reason=reason)
             if reason in FINAL:
-                self._say("ended", "source_ended", "the room was deleted")
+                self._say("ended", Code.SOURCE_ENDED, "the room was deleted")
                 return
             self._presence.host(here=False, muted=False)
             if await self._pause(FIRST_DELAY, joined):
@@ -168,7 +169,7 @@ class HostSource:
         phase = self._presence.phase(time.monotonic())
         if phase != self.line.phase and self.line.phase not in ("ended", "failed"):
             if phase == "ended":
-                self._say("ended", "source_ended", f"no media of the host for {self._configure.grace:g} s")
+                self._say("ended", Code.SOURCE_ENDED, f"no media of the host for {self._configure.grace:g} s")
             else:
                 self._say(phase)
         return self.line.phase == "ended"

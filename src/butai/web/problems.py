@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from butai.database import UNREACHABLE
-from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, InvalidRequest, MissingParameters, NotFound
+from butai.errors import BrokenOff, ButaiError, Code, DatabaseUnavailable, InvalidRequest, MissingParameters, NotFound
 
 log = structlog.get_logger(__name__)
 
@@ -30,14 +30,14 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    code: str = Field(examples=["asset_not_found"])
+    code: str = Field(examples=[Code.ASSET_NOT_FOUND])
     instance: str
 
 
 class EnvelopeError(BaseModel):
     """What went wrong, as the given paths say it."""
 
-    code: str = Field(examples=["file_too_large"])
+    code: str = Field(examples=[Code.FILE_TOO_LARGE])
     message: str
 
 
@@ -53,7 +53,7 @@ class BareError(BaseModel):
     """An error of `/api/vrm-thumbnail`: `error` is a text."""
 
     error: str
-    code: str = Field(examples=["asset_not_found"])
+    code: str = Field(examples=[Code.ASSET_NOT_FOUND])
 
 
 _EVERYWHERE = (401, 500, 503)
@@ -64,7 +64,7 @@ _HEADERS: dict[int, dict[str, Any]] = {
 }
 
 # What no route raises: HTTP's own errors, found before one is asked.
-_OF_HTTP = {405: "method_not_allowed", 408: "request_timeout", 413: "body_too_large"}
+_OF_HTTP = {405: Code.METHOD_NOT_ALLOWED, 408: Code.REQUEST_TIMEOUT, 413: Code.BODY_TOO_LARGE}
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -95,7 +95,7 @@ def with_links(responses: dict[int | str, dict[str, Any]], *operations: str) -> 
 def answer(
     request: Request,
     status: int,
-    code: str,
+    code: Code,
     title: str,
     detail: str,
     headers: dict[str, str],
@@ -165,7 +165,10 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         headers = {"allow": ", ".join(_allowed(request))}
     phrase = HTTPStatus(error.status_code).phrase
-    code = _OF_HTTP.get(error.status_code) or phrase.lower().replace(" ", "_")
+    code = _OF_HTTP.get(error.status_code)
+    if code is None:
+        log.error("request.refused_without_code", status=error.status_code, path=request.scope["path"])
+        code = Code.INVALID_REQUEST if error.status_code < 500 else Code.INTERNAL
     return answer(request, error.status_code, code, phrase, str(error.detail), headers)
 
 

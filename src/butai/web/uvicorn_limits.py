@@ -18,6 +18,8 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from butai.errors import Code
+
 log = structlog.get_logger(__name__)
 
 HEAD_LIMIT = 64 * 1024
@@ -42,9 +44,9 @@ class EndingServer(uvicorn.Server):
 
 
 _CODES = {
-    400: ("http_invalid", "This is not HTTP"),
-    408: ("request_timeout", "The request did not come in time"),
-    431: ("head_too_large", f"The request's head is longer than {HEAD_LIMIT} bytes"),
+    400: (Code.HTTP_INVALID, "This is not HTTP"),
+    408: (Code.REQUEST_TIMEOUT, "The request did not come in time"),
+    431: (Code.HEAD_TOO_LARGE, f"The request's head is longer than {HEAD_LIMIT} bytes"),
 }
 
 

@@ -28,7 +28,7 @@ from butai.assets.library import Library
 from butai.assets.models import Asset, AssetWaveform
 from butai.assets.states import AssetTrigger
 from butai.assets.storage.client import ObjectAbsent, Store
-from butai.errors import Unavailable, UploadRefused
+from butai.errors import Code, Unavailable, UploadRefused
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
             body = base64.b64decode(found["jpeg"])
             await store_thumbnail(library, asset.id, object_key, body, "image/jpeg")
         except UploadRefused:
-            problem = "decode_failed"
+            problem = Code.DECODE_FAILED
     await _write(library, asset.id, object_key, kind, found, problem)
     log.info("asset.decoded", asset_id=asset_id, kind=kind, error_code=problem)
 
@@ -77,7 +77,7 @@ async def _decoded(store: Store, object_key: str, kind: str, suffix: str) -> tup
                 async for chunk in body.chunks():
                     await asyncio.to_thread(file.write, chunk)
         except ObjectAbsent:
-            return {}, "asset_missing"
+            return {}, Code.ASSET_MISSING
         file.flush()
         return await _child(kind, file.name)
 
@@ -101,18 +101,18 @@ async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
         async with asyncio.timeout(SECONDS):
             answer, _ = await child.communicate()
     except TimeoutError:
-        return {}, "decode_too_long"
+        return {}, Code.DECODE_TOO_LONG
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
     if child.returncode == -signal.SIGXCPU or child.returncode == -signal.SIGKILL:
-        return {}, "decode_too_long"
+        return {}, Code.DECODE_TOO_LONG
     try:
         return msgspec.json.decode(answer, type=dict[str, Any]), None
     except msgspec.MsgspecError:
-        return {}, "decode_failed"
+        return {}, Code.DECODE_FAILED
 
 
 async def _write(

@@ -37,6 +37,7 @@ from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.assets.uploads.attempts import INSPECT
 from butai.errors import (
     AssetMissing,
+    Code,
     DatabaseUnavailable,
     InspectionTooLarge,
     SizeMismatch,
@@ -67,9 +68,6 @@ TERMS_LIMIT = 300
 GLB_EXTENSIONS = ("vrm", "glb", "vrma")
 SOUNDS = ("mp3", "ogg", "oga", "opus", "wav", "flac", "m4a", "mp4", "aac", "webm")
 PICTURES = ("hdr", "exr", "png", "jpg", "jpeg", "webp")
-
-FAILED = "inspection_failed"
-TIMEOUT = "inspection_timeout"
 
 
 @dataclass(slots=True)
@@ -216,7 +214,7 @@ async def _inspect(library: Library, target: _Target) -> None:
         async with asyncio.timeout(SECONDS):
             facts = await read_facts(reader, target.size, target.type, target.extension)
     except TimeoutError:
-        problem = TIMEOUT
+        problem = Code.INSPECTION_TIMEOUT
     except UploadRefused as error:
         problem = error.code
     except ObjectAbsent:
@@ -228,7 +226,7 @@ async def _inspect(library: Library, target: _Target) -> None:
     except Exception:
         # A reader's mistake must not take the next file's turn.
         log.exception("asset.inspection_crashed", asset_id=str(target.id))
-        problem = FAILED
+        problem = Code.INSPECTION_FAILED
     if facts is not None and facts.thumbnail is not None:
         await _keep_thumbnail(library, target, *facts.thumbnail)
     await _write(library, target, facts, problem)

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 import aiohttp
 from yarl import URL
 
-from butai.assets.imports.listing_formats import UNREADABLE, ListedObject, ListingError, moment, to_import
+from butai.assets.imports.listing_formats import ListedObject, ListingError, moment, to_import
 from butai.assets.storage.client import Store
+from butai.errors import Code
 
 PAGE_SECONDS = 60.0
 """The longest that one page of ListObjectsV2 may take; AWS answers in well under a second, small stores in a few."""
@@ -126,5 +127,5 @@ def _unescape(text: str) -> str:
 def _from_xml(text: str) -> ListedObject:
     key = _field(text, "Key")
     if key is None:
-        return ListedObject(text[:1000], problem=UNREADABLE)
+        return ListedObject(text[:1000], problem=Code.UNREADABLE)
     return to_import(key, moment(_field(text, "LastModified")), _field(text, "StorageClass"))

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
 from butai.assets import keys, transitions
-from butai.assets.imports.listing_formats import UNREADABLE, ListedObject
+from butai.assets.imports.listing_formats import ListedObject
 from butai.assets.imports.verifier import FoundObject, Verifier
 from butai.assets.keys import AssetKey
 from butai.assets.models import Asset, AssetObject
@@ -31,7 +31,7 @@ from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import ObjectFacts, Store
 from butai.audit import Origin
 from butai.database import Database
-from butai.errors import ButaiError, DatabaseUnavailable
+from butai.errors import ButaiError, Code, DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +166,7 @@ class Importer:
             if candidate.found is None:
                 continue
             if candidate.known is not None and candidate.unchanged(candidate.known):
-                self._say(candidate, Outcome.SKIPPED, "unchanged")
+                self._say(candidate, Outcome.SKIPPED, Code.UNCHANGED)
             else:
                 changed.append(candidate)
         if not changed:
@@ -180,15 +180,15 @@ class Importer:
     def _candidate(self, entry: ListedObject) -> _Candidate | None:
         """A line as something to look for, or None when its verdict is spoken."""
         if entry.problem:
-            self._say(entry, Outcome.FAILED if entry.problem == UNREADABLE else Outcome.SKIPPED, entry.problem)
+            self._say(entry, Outcome.FAILED if entry.problem == Code.UNREADABLE else Outcome.SKIPPED, entry.problem)
             return None
         options = self._options
         object_key = options.add_prefix + entry.key
         if object_key.startswith(f"{self._store.prefix}butai/"):
-            self._say(entry, Outcome.SKIPPED, "own_object")
+            self._say(entry, Outcome.SKIPPED, Code.OWN_OBJECT)
             return None
         if not object_key.startswith(options.strip_prefix):
-            self._say(entry, Outcome.SKIPPED, "outside_prefix")
+            self._say(entry, Outcome.SKIPPED, Code.OUTSIDE_PREFIX)
             return None
         try:
             key = keys.parse(object_key.removeprefix(options.strip_prefix))
@@ -244,9 +244,9 @@ class Importer:
             candidate.found = answer
         elif answer.gone and candidate.removed:
             # By us, after its asset was purged or replaced: the listing is older than that.
-            self._say(candidate, Outcome.SKIPPED, "removed")
+            self._say(candidate, Outcome.SKIPPED, Code.REMOVED)
         else:
-            outcome = Outcome.SKIPPED if answer.reason == "empty" else Outcome.FAILED
+            outcome = Outcome.SKIPPED if answer.reason == Code.EMPTY else Outcome.FAILED
             self._say(candidate, outcome, answer.reason, answer.detail)
 
     # What is written
@@ -263,18 +263,22 @@ class Importer:
             if name in settled:
                 # Listed twice; or two spellings of one name, such as é in one character and in two.
                 same = settled[name][0].object_key == candidate.object_key
-                verdicts.append((candidate, Outcome.SKIPPED, "duplicate" if same else "key_taken"))
+                verdicts.append((candidate, Outcome.SKIPPED, Code.DUPLICATE if same else Code.KEY_TAKEN))
             elif reason := _why_not(candidate, row, ledger.get(candidate.object_key)):
                 verdicts.append((candidate, Outcome.SKIPPED, reason))
             elif row is not None and candidate.unchanged(row):
-                verdicts.append((candidate, Outcome.SKIPPED, "unchanged"))
+                verdicts.append((candidate, Outcome.SKIPPED, Code.UNCHANGED))
             else:
                 settled[name] = candidate, row
                 if row is None:
                     verdicts.append((candidate, Outcome.ADDED, ""))
                 else:
                     verdicts.append(
-                        (candidate, Outcome.UPDATED, "changed" if row.status == AssetStatus.READY else "recovered")
+                        (
+                            candidate,
+                            Outcome.UPDATED,
+                            Code.CHANGED if row.status == AssetStatus.READY else Code.RECOVERED,
+                        )
                     )
         if self._options.dry_run or not settled:
             return verdicts
@@ -411,11 +415,11 @@ def _why_not(candidate: _Candidate, row: Asset | None, line: AssetObject | None)
     """Why this object must be left alone; empty when it may be imported. `line` is the ledger's."""
     if line is not None and line.state == "condemned":
         # A job is about to delete it: a row that pointed at it would lose its bytes.
-        return "being_removed"
+        return Code.BEING_REMOVED
     if row is None:
-        return "already_in_use" if line is not None and line.state in ("current", "writing") else ""
+        return Code.ALREADY_IN_USE if line is not None and line.state in ("current", "writing") else ""
     if row.object_key != candidate.object_key:
-        return "key_taken"
+        return Code.KEY_TAKEN
     if row.deleted_at is not None:
-        return "trashed"
-    return "already_in_use" if row.status == AssetStatus.UPLOADING else ""
+        return Code.TRASHED
+    return Code.ALREADY_IN_USE if row.status == AssetStatus.UPLOADING else ""

@@ -16,14 +16,13 @@ from itertools import islice
 from typing import Any, TextIO
 from urllib.parse import unquote_plus
 
+from butai.errors import Code
+
 STRETCH = 64 * 1024
 """Characters read at a time where lines do not count."""
 
 LONGEST_LINE = 64 * 1024
 """Characters. A key has 1,024 bytes, 3,072 when encoded; what is longer is no listing and shall not fill the memory."""
-
-UNREADABLE = "unreadable"
-"""The one `ListedObject.problem` that is a failure: a line that says nothing we know."""
 
 
 class ListingError(Exception):
@@ -43,7 +42,7 @@ class ListingFormat(StrEnum):
 class ListedObject:
     """One line: an object's key in the bucket, and when it was written.
 
-    `problem`: why it is no object to import (`folder`, `old_version`, `delete_marker`, `archived`), or `UNREADABLE`; then
+    `problem`: why it is no object to import (`folder`, `old_version`, `delete_marker`, `archived`), or `unreadable`; then
     `key` is the line itself.
     """
 
@@ -98,9 +97,9 @@ def aws_ls(lines: Iterator[str]) -> Iterator[ListedObject]:
         if match := _AWS_LS.fullmatch(line):
             yield to_import(match["key"], moment(match["at"]))
         elif match := _AWS_FOLDER.fullmatch(line):
-            yield ListedObject(match["key"], problem="folder")
+            yield ListedObject(match["key"], problem=Code.FOLDER)
         elif not _AWS_SUMMARY.fullmatch(line):
-            yield ListedObject(line, problem=UNREADABLE)
+            yield ListedObject(line, problem=Code.UNREADABLE)
 
 
 # rclone lsjson
@@ -111,9 +110,9 @@ def rclone(text: TextIO) -> Iterator[ListedObject]:
     for item in _json_objects(text):
         key = item.get("Path")
         if not isinstance(key, str):
-            yield ListedObject(json.dumps(item)[:1000], problem=UNREADABLE)
+            yield ListedObject(json.dumps(item)[:1000], problem=Code.UNREADABLE)
         elif item.get("IsDir") is True:
-            yield ListedObject(key, problem="folder")
+            yield ListedObject(key, problem=Code.FOLDER)
         else:
             yield to_import(key, moment(item.get("ModTime")), storage_class=item.get("Tier"))
 
@@ -176,7 +175,7 @@ def headed_csv(lines: Iterator[str]) -> Iterator[ListedObject]:
         if not row:
             continue
         if len(row) <= key:
-            yield ListedObject(delimiter.join(row), problem=UNREADABLE)
+            yield ListedObject(delimiter.join(row), problem=Code.UNREADABLE)
         else:
             yield to_import(row[key], moment(row[at]) if at is not None and len(row) > at else None)
 
@@ -215,13 +214,13 @@ def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[L
 
     def listed(row: list[str]) -> ListedObject:
         if len(row) <= places["key"]:
-            return ListedObject(",".join(row), problem=UNREADABLE)
+            return ListedObject(",".join(row), problem=Code.UNREADABLE)
         # In this encoding a plus is a space, and a real plus is %2B.
         key = unquote_plus(value(row, "key"), errors="surrogateescape")
         if value(row, "isdeletemarker") == "true":
-            return ListedObject(key, problem="delete_marker")
+            return ListedObject(key, problem=Code.DELETE_MARKER)
         if value(row, "islatest") == "false":
-            return ListedObject(key, problem="old_version")
+            return ListedObject(key, problem=Code.OLD_VERSION)
         return to_import(key, moment(value(row, "lastmodifieddate")), value(row, "storageclass"))
 
     for row in sample:
@@ -262,9 +261,9 @@ def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def to_import(key: str, modified: datetime | None, storage_class: object = None) -> ListedObject:
     """A line of an object, unless its key or its storage class says that there is nothing to read."""
     if key.endswith("/"):
-        return ListedObject(key, modified, "folder")
+        return ListedObject(key, modified, Code.FOLDER)
     if isinstance(storage_class, str) and storage_class.upper() in _ARCHIVED:
-        return ListedObject(key, modified, "archived")
+        return ListedObject(key, modified, Code.ARCHIVED)
     return ListedObject(key, modified)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta
 from butai.assets.storage.client import BytesPayload, ObjectAbsent, ObjectFacts, RangeRefused, Store
-from butai.errors import FileTooLarge, SizeMismatch, StoreAccessDenied, Unavailable, UploadRefused
+from butai.errors import Code, FileTooLarge, SizeMismatch, StoreAccessDenied, Unavailable, UploadRefused
 
 CONCURRENCY = 48
 """HEADs on their way at a time: enough to hide 20 ms to a store of 2,000 a second."""
@@ -62,17 +62,17 @@ class Verifier:
         async with self._slots:
             if await self._hopeless():
                 # Nobody's fault but the store's; the next run takes it.
-                return NotImportable("not_tried")
+                return NotImportable(Code.NOT_TRIED)
             await self._pace()
             try:
                 answer = await self._ask(object_key, key, before)
             except ObjectAbsent:
-                answer = NotImportable("absent", gone=True)
+                answer = NotImportable(Code.ABSENT, gone=True)
             except StoreAccessDenied:
                 # AWS answers so for an absent key, too, to those who may not list.
                 self._in_vain += not self._reached
                 self._denied = True
-                return NotImportable("denied_or_absent", gone=True)
+                return NotImportable(Code.DENIED_OR_ABSENT, gone=True)
             except Unavailable as error:
                 self._in_vain += 1
                 self._denied = False
@@ -87,7 +87,7 @@ class Verifier:
     ) -> FoundObject | NotImportable:
         facts = await self._store.head(object_key)
         if facts.size == 0:
-            return NotImportable("empty")
+            return NotImportable(Code.EMPTY)
         meta = None
         try:
             if key.sidecar is Sidecar.META and before != (facts.size, facts.etag):

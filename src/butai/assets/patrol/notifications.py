@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai.alerts.service import digest, raise_alert
 from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.storage.canary import StoreUnreliable
+from butai.errors import Code
 
 MOST_NAMED = 20
 """Files that a message names; all of them are at `GET /api/assets/patrol`."""
@@ -51,8 +52,8 @@ async def tell_digest(session: AsyncSession, run_id: int) -> None:
 async def tell_stop(session: AsyncSession, stopped: StoreUnreliable) -> None:
     """Raises the alert of a run that stopped."""
     titles = {
-        "patrol_unreliable": "The patrol cannot believe the store",
-        "patrol_mass_missing": "Very many files seem to be gone from the store",
+        Code.PATROL_UNRELIABLE: "The patrol cannot believe the store",
+        Code.PATROL_MASS_MISSING: "Very many files seem to be gone from the store",
     }
     advice = "No file was marked. `butai doctor` tells what the store allows; the next patrol tries again."
     await raise_alert(

@@ -15,6 +15,7 @@ from butai.assets.patrol.verdicts import GRAVE, Row, Ruling, is_mass, rule
 from butai.assets.storage.answers import HeadAnswer
 from butai.assets.storage.canary import Canary, StoreUnreliable, said
 from butai.assets.storage.heads import Heads
+from butai.errors import Code
 
 MOST_UNDECIDED = 0.5
 """Of a batch: beyond this share without a clear answer the store is not one to ask now."""
@@ -53,7 +54,7 @@ async def probe_batch(
         await _same(canary, hides_absence)
         if is_mass(grave, len(rows)):
             raise StoreUnreliable(
-                f"{grave} of {len(rows)} objects seem to be gone: nothing was marked", code="patrol_mass_missing"
+                f"{grave} of {len(rows)} objects seem to be gone: nothing was marked", code=Code.PATROL_MASS_MISSING
             )
     looked = BatchResult([])
     for row, ruling, answer in found:

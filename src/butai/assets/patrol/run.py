@@ -36,7 +36,7 @@ from butai.assets.storage.client import BytesPayload, Store
 from butai.assets.storage.heads import Heads, StoreHeads
 from butai.config import PatrolSettings
 from butai.database import UNREACHABLE, Connection, Database
-from butai.errors import DatabaseUnavailable, Unavailable
+from butai.errors import Code, DatabaseUnavailable, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -197,7 +197,7 @@ class Patrol:
             taken_up: PatrolRun | None = None
             for row in unfinished:
                 if row.dry_run or taken_up is not None:
-                    row.state, row.stop_code, row.ended_at = "stopped", "interrupted", func.now()
+                    row.state, row.stop_code, row.ended_at = "stopped", Code.INTERRUPTED, func.now()
                 elif not dry_run:
                     taken_up = row
             if taken_up is None:
@@ -330,12 +330,12 @@ class Patrol:
             await _save(session, run)
             if not run.dry_run:
                 await _tidy(session)
-                for code in ("patrol_unreliable", "patrol_mass_missing", "patrol_stale"):
+                for code in (Code.PATROL_UNRELIABLE, Code.PATROL_MASS_MISSING, Code.PATROL_STALE):
                     await resolve_alert(session, code, f"Run {run.id} looked for {run.checked} files to its end.")
                 await tell_digest(session, run.id)
                 missing = await session.scalar(select(func.count()).where(*_OPEN, Finding.kind == "missing"))
                 if not missing:
-                    await resolve_alert(session, "assets_missing", "No file is missing.")
+                    await resolve_alert(session, Code.ASSETS_MISSING, "No file is missing.")
 
     # A few assets
 
@@ -363,8 +363,8 @@ class Patrol:
             if recorded.lost:
                 await raise_alert(
                     session,
-                    key="assets_missing",
-                    code="assets_missing",
+                    key=Code.ASSETS_MISSING,
+                    code=Code.ASSETS_MISSING,
                     severity="warning",
                     title=f"{files(len(recorded.lost))} lost by the store",
                     body=named("Missing", recorded.lost),
@@ -383,7 +383,7 @@ class Patrol:
         if (lately or 0) + looked.counts[Ruling.LOST] > LEAST_MASS:
             raise StoreUnreliable(
                 f"{lately} files were found missing in ten minutes, one by one: the next is left to a whole run",
-                code="patrol_mass_missing",
+                code=Code.PATROL_MASS_MISSING,
             )
 
 

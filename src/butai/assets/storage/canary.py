@@ -6,12 +6,13 @@ import uuid
 
 from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.heads import Heads
+from butai.errors import Code
 
 
 class StoreUnreliable(Exception):
     """The store's answers cannot be believed now. `code` is the alert's; `detail` is for an operator."""
 
-    def __init__(self, detail: str, *, code: str = "patrol_unreliable") -> None:
+    def __init__(self, detail: str, *, code: Code = Code.PATROL_UNRELIABLE) -> None:
         super().__init__(detail)
         self.code, self.detail = code, detail
 

@@ -19,7 +19,7 @@ from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.client import ObjectAbsent, Store
 from butai.assets.storage.limits import RateLimit
 from butai.config import StoreSettings
-from butai.errors import StoreAccessDenied, Unavailable
+from butai.errors import Code, StoreAccessDenied, Unavailable
 
 if TYPE_CHECKING:
     from obstore.store import S3Config
@@ -33,7 +33,7 @@ HEAD_SECONDS = 10
 IN_VAIN = 100
 """HEADs in a row without a clear answer, after which the rest of a batch is not tried: the store is down."""
 
-NOT_TRIED = HeadAnswer(HeadKind.UNCLEAR, code="not_tried")
+NOT_TRIED = HeadAnswer(HeadKind.UNCLEAR, code=Code.NOT_TRIED)
 
 
 class Heads(Protocol):
@@ -71,7 +71,7 @@ class StoreHeads:
         except Exception as error:
             # Its errors for all the rest have no common class of their own.
             return HeadAnswer(
-                HeadKind.UNCLEAR, code="store_timeout" if "timed out" in str(error) else "store_unavailable"
+                HeadKind.UNCLEAR, code=Code.STORE_TIMEOUT if "timed out" in str(error) else Code.STORE_UNAVAILABLE
             )
         return HeadAnswer(HeadKind.PRESENT, facts["size"], (facts["e_tag"] or "").strip('"'))
 

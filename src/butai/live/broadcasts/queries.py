@@ -13,9 +13,10 @@ from uuid import UUID
 from psycopg.rows import dict_row
 
 from butai.database import Connection, Database
+from butai.errors import Code
 from butai.live.reconcile.retry import ONCE, PERMANENT
-from butai.live.states import WIRE, Code, OutputState, broadcast_status
-from butai.live.texts import Language, words
+from butai.live.states import WIRE, OutputState, broadcast_status
+from butai.live.texts import HOST_CODES, Language, words
 
 TIMELINE = 50
 """Events within a status; all of them are in the timeline."""
@@ -294,7 +295,7 @@ def shown_error(code: str | None, platform: str | None, language: Language) -> d
 
 def _retryable(code: str) -> bool:
     """Whether we try again by ourselves."""
-    return code in ONCE or (code not in PERMANENT and code in set(Code))
+    return code in ONCE or (code not in PERMANENT and code in HOST_CODES)
 
 
 def _event(row: dict[str, Any], language: Language) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from butai.audit import Origin
 from butai.errors import (
     AlreadyLive,
     BroadcastNotFound,
+    Code,
     DestinationNotFound,
     InvalidRequest,
     NoDestination,
@@ -32,7 +33,7 @@ from butai.live.broadcasts import idempotency
 from butai.live.destinations.service import OutputTarget, places
 from butai.live.models import Broadcast, Output, Room
 from butai.live.stage import Stage
-from butai.live.states import Code, OutputState
+from butai.live.states import OutputState
 
 MOST_OUTPUTS = 10
 """Outputs of one broadcast that are not over: each costs bandwidth of the host's show."""

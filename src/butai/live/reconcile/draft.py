@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from butai.config import RetrySettings
+from butai.errors import Code
 from butai.live.reconcile import retry
 from butai.live.reconcile.commands import Move, Write
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import Code, OutputTrigger, next_state
+from butai.live.states import OutputTrigger, next_state
 
 WORDLESS: dict[str, Any] = {"error_code": None, "error_cause": None, "error_detail": None}
 """Columns of an output that is well."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import UUID
 
+from butai.errors import Code
 from butai.live.reconcile import retry
 from butai.live.reconcile.commands import (
     BroadcastEnded,
@@ -30,7 +31,7 @@ from butai.live.reconcile.commands import (
 from butai.live.reconcile.draft import WORDLESS, Draft, Policy
 from butai.live.reconcile.reports import Observed, OutputReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import Code, OutputState, OutputTrigger
+from butai.live.states import OutputState, OutputTrigger
 
 START_LIMIT = 45.0
 """Seconds that an attempt may take until it is live (`egress_start_timeout`)."""

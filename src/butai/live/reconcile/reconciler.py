@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import structlog
 
 from butai.database import Database
-from butai.errors import DatabaseUnavailable
+from butai.errors import Code, DatabaseUnavailable
 from butai.live.reconcile import transitions
 from butai.live.reconcile.commands import (
     Configure,
@@ -209,7 +209,7 @@ class BroadcastReconciler:
         if engine is not None:
             self._follow(engine)
         else:
-            self._seen.heard(EngineGone(self._gate.now(), "egress_lost", "it hung up"))
+            self._seen.heard(EngineGone(self._gate.now(), Code.EGRESS_LOST, "it hung up"))
             self._happened.set()
 
     async def _start(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from butai.config import RetrySettings
-from butai.live.states import Code
+from butai.errors import Code
 
 Random = Callable[[], float]
 """Uniform over [0, 1)."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from butai.errors import Code
 from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_key, is_private, parse
 from butai.relay.rtmp.failures import PublishError, from_os
 from butai.relay.rtmp.resolver import resolve
@@ -32,7 +33,7 @@ class Target:
             check_key(self.key)
             return parse(self.url)
         except AddressInvalid as error:
-            raise PublishError("invalid_destination", str(error)) from None
+            raise PublishError(Code.INVALID_DESTINATION, str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def bearable(writer: asyncio.StreamWriter, said: int, seconds: float) -> None:
     `said`: its bytes since the connection began, `seconds` ago.
     """
     if said > _MOST_SAID * (1 + seconds):
-        raise PublishError("destination_unreachable", "it says more than a platform has to say")
+        raise PublishError(Code.DESTINATION_UNREACHABLE, "it says more than a platform has to say")
     if writer.transport.get_write_buffer_size() > _MOST_UNREAD:
-        raise PublishError("destination_stalled", "it asks, and does not read the answers")
+        raise PublishError(Code.DESTINATION_STALLED, "it asks, and does not read the answers")
 
 
 _trusting = functools.cache(ssl.create_default_context)
@@ -104,7 +105,7 @@ async def connect(
     # The addresses that were looked at are the ones connected to: the name is not asked again.
     usable = [one for one in found if target.allow_private or not is_private(one)]
     if not usable:
-        raise _told(PublishError("invalid_destination", "the host leads to a private address"), "dns")
+        raise _told(PublishError(Code.INVALID_DESTINATION, "the host leads to a private address"), "dns")
     done("dns")
     failure: PublishError | None = None
     usable = usable[:_TRIED]

@@ -8,25 +8,26 @@ import socket
 import ssl
 from urllib.parse import unquote
 
+from butai.errors import Code
 from butai.relay.rtmp.session import PublishRefused
 
 TRY_AGAIN = frozenset(
     {
-        "destination_unreachable",
-        "destination_closed",
-        "destination_stalled",
-        "already_publishing",
-        "key_rejected",
-        "tls_failed",
+        Code.DESTINATION_UNREACHABLE,
+        Code.DESTINATION_CLOSED,
+        Code.DESTINATION_STALLED,
+        Code.ALREADY_PUBLISHING,
+        Code.KEY_REJECTED,
+        Code.TLS_FAILED,
     }
 )
 """`key_rejected` and `tls_failed` once, which is the caller's to count."""
 
 
 class PublishError(Exception):
-    """A publish that ended. `code` as in docs/live.md; `detail` is for operators and holds no key."""
+    """A publish that ended. `detail` is for operators and holds no key."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code, self.detail = code, detail
 
@@ -58,14 +59,14 @@ def refused(said: PublishRefused, step: str, key: str) -> PublishError:
     words = f"{said.word} {said.said}".lower()
     detail = f"{redact(said.word, key)}: {redact(said.said, key)}"
     if step == "publishing":
-        return PublishError("destination_closed", detail)
+        return PublishError(Code.DESTINATION_CLOSED, detail)
     if "already" in words or "in use" in words or "exclusive" in words:
-        return PublishError("already_publishing", detail)
+        return PublishError(Code.ALREADY_PUBLISHING, detail)
     if said.word == "NetConnection.Connect.InvalidApp":
-        return PublishError("invalid_destination", detail)
+        return PublishError(Code.INVALID_DESTINATION, detail)
     if said.word.startswith("NetConnection.Connect") and not any(word in words for word in _ABOUT_KEYS):
-        return PublishError("destination_unreachable", detail)
-    return PublishError("key_rejected", detail)
+        return PublishError(Code.DESTINATION_UNREACHABLE, detail)
+    return PublishError(Code.KEY_REJECTED, detail)
 
 
 _ABOUT_KEYS = ("auth", "key", "denied", "forbidden", "permission", "credential", "token")
@@ -74,23 +75,23 @@ _ABOUT_KEYS = ("auth", "key", "denied", "forbidden", "permission", "credential",
 def closed(step: str, acknowledged: bool) -> PublishError:
     """The other side hung up, without a word."""
     if step in ("handshake", "connect"):
-        return PublishError("destination_unreachable", f"closed during {step}")
+        return PublishError(Code.DESTINATION_UNREACHABLE, f"closed during {step}")
     if not acknowledged:
         # Platforms that do not like a key close the connection and say nothing (Twitch's way).
-        return PublishError("key_rejected", "closed at publish, before a byte was acknowledged")
-    return PublishError("destination_closed", "closed in mid-stream")
+        return PublishError(Code.KEY_REJECTED, "closed at publish, before a byte was acknowledged")
+    return PublishError(Code.DESTINATION_CLOSED, "closed in mid-stream")
 
 
 def from_os(error: BaseException, during: str) -> PublishError:
     """An error of the system while connecting. `during`: `dns`, `tcp`, `tls`, or a session's step."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return PublishError("tls_failed", f"certificate: {error.verify_message}")
+        return PublishError(Code.TLS_FAILED, f"certificate: {error.verify_message}")
     if isinstance(error, ssl.SSLError) or (during == "tls" and isinstance(error, ConnectionError | EOFError)):
-        return PublishError("tls_failed", f"TLS handshake: {getattr(error, 'reason', None) or type(error).__name__}")
+        return PublishError(Code.TLS_FAILED, f"TLS handshake: {getattr(error, 'reason', None) or type(error).__name__}")
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return PublishError("destination_unreachable", f"no answer in time ({during})")
+        return PublishError(Code.DESTINATION_UNREACHABLE, f"no answer in time ({during})")
     if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
         # asyncio writes the address into `strerror`.
-        return PublishError("destination_unreachable", f"{during}: {os.strerror(error.errno)}")
+        return PublishError(Code.DESTINATION_UNREACHABLE, f"{during}: {os.strerror(error.errno)}")
     reason = getattr(error, "strerror", None) or type(error).__name__
-    return PublishError("destination_unreachable", f"{during}: {reason}")
+    return PublishError(Code.DESTINATION_UNREACHABLE, f"{during}: {reason}")

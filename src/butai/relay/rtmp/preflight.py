@@ -10,6 +10,7 @@ import ssl
 import time
 from dataclasses import dataclass, replace
 
+from butai.errors import Code
 from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
 from butai.relay.rtmp.connection import Limits, Noted, Target, bearable, connect
@@ -96,7 +97,7 @@ async def _talk(
         try:
             events: list[Event] = session.feed(data)
         except ProtocolError as error:
-            raise PublishError("destination_unreachable", f"not RTMP as we know it: {error}") from None
+            raise PublishError(Code.DESTINATION_UNREACHABLE, f"not RTMP as we know it: {error}") from None
         if step == "handshake" and session.step != "handshake":
             noted("handshake", time.monotonic() - began)
             began, step = time.monotonic(), session.step

@@ -16,6 +16,7 @@ from typing import Literal
 
 import structlog
 
+from butai.errors import Code
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
@@ -190,7 +191,7 @@ class Publisher:
             try:
                 events = session.feed(data)
             except ProtocolError as error:
-                raise PublishError("destination_unreachable", f"not RTMP as we know it: {error}") from None
+                raise PublishError(Code.DESTINATION_UNREACHABLE, f"not RTMP as we know it: {error}") from None
             for event in events:
                 self._heed(session, event)
             if out := self._taken(session):
@@ -246,7 +247,7 @@ class Publisher:
             self.stats.queue_ms = self._queue[-1].dts - self._queue[0].dts if self._queue else 0.0
             if session.step != "publishing":
                 if now - began > self._limits.publish_timeout:
-                    raise PublishError("destination_unreachable", f"no answer in time ({session.step})")
+                    raise PublishError(Code.DESTINATION_UNREACHABLE, f"no answer in time ({session.step})")
                 continue
             # Also into a full buffer: it is eighteen bytes, and whoever is slow is still heard by the answers.
             if now - pinged >= self._limits.ping_every:
@@ -258,15 +259,15 @@ class Publisher:
             if self._evidence.silent(now) > self._limits.stall_after and self._evidence.media_taken:
                 if said != "stalled":
                     said, self._stalled_since = "stalled", now
-                    self._report("stalled", "destination_stalled", "no bytes are acknowledged")
+                    self._report("stalled", Code.DESTINATION_STALLED, "no bytes are acknowledged")
                 elif now - (self._stalled_since or now) > self._limits.give_up_stalled:
-                    raise PublishError("destination_stalled", "no bytes were acknowledged for too long")
+                    raise PublishError(Code.DESTINATION_STALLED, "no bytes were acknowledged for too long")
             elif self._evidence.media_taken:
                 if said != "live":
                     said, self._stalled_since = "live", None
                     self._report("live", "", "")
             elif self._evidence.silent(now) > self._limits.publish_timeout:
-                raise PublishError("destination_stalled", "it took the key and no bytes")
+                raise PublishError(Code.DESTINATION_STALLED, "it took the key and no bytes")
 
     def _progress(self, raw: object, writer: asyncio.StreamWriter) -> TcpProgress:
         """What waits in the transport is not even with our kernel. Where that does not tell, the transport alone does."""

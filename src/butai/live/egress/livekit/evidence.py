@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from livekit.protocol.egress import EgressInfo, EgressStatus, StreamInfo
 
+from butai.errors import Code
 from butai.live.reconcile.reports import Phase
-from butai.live.states import Code
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from butai.errors import DatabaseUnavailable
+from butai.errors import Code, DatabaseUnavailable
 from butai.live.egress.livekit import evidence
 from butai.live.egress.livekit.ledger import Attempt
 from butai.live.egress.livekit.means import Means
@@ -22,7 +22,6 @@ from butai.live.egress.livekit.stopping import stop_attempt
 from butai.live.reconcile.port import Hear
 from butai.live.reconcile.reports import EngineGone, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
-from butai.live.states import Code
 
 log = structlog.get_logger(__name__)
 

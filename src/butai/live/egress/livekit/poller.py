@@ -23,13 +23,12 @@ import msgspec
 import structlog
 from livekit.protocol.egress import EgressInfo, EgressStatus
 
-from butai.errors import DatabaseUnavailable
+from butai.errors import Code, DatabaseUnavailable
 from butai.live.egress.livekit import evidence
 from butai.live.egress.livekit.evidence import Rules, Seen
 from butai.live.egress.livekit.gateway import Gateway, GatewayError, Patience, Refused, Unauthorized
 from butai.live.egress.livekit.ledger import Address, Attempt, Ledger, Note
 from butai.live.egress.livekit.stopping import OpenKey, all_shown, stop_attempt
-from butai.live.states import Code
 
 log = structlog.get_logger(__name__)
 

@@ -15,6 +15,7 @@ import structlog
 from livekit import api
 from livekit.protocol.egress import EgressInfo
 
+from butai.errors import Code
 from butai.live.egress.livekit import evidence
 from butai.live.egress.livekit.gateway import Gateway, GatewayError, Refused, Unauthorized, Unreachable
 from butai.live.egress.livekit.ledger import Attempt, Note
@@ -22,7 +23,6 @@ from butai.live.egress.livekit.means import Means
 from butai.live.egress.livekit.requests import start_request
 from butai.live.egress.livekit.stopping import stop_attempt
 from butai.live.reconcile.rows import BroadcastRow
-from butai.live.states import Code
 
 log = structlog.get_logger(__name__)
 

@@ -20,14 +20,13 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from butai.errors import LiveKitNotConfigured
+from butai.errors import Code, LiveKitNotConfigured
 from butai.live.egress.presets import PRESETS
 from butai.live.egress.relay.process import EXIT_RUNNING_ALREADY, Watched, lock_holder, peer, prepare_folder, spawn
 from butai.live.projects import LiveKitKey, Projects
 from butai.live.reconcile.port import EngineFenced, EngineUnavailable, Hear
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
-from butai.live.states import Code
 from butai.live.tokens import Tokens
 from butai.relay import messages
 
@@ -365,9 +364,11 @@ class RelayEngine:
             case messages.OutputLine():
                 with contextlib.suppress(ValueError):
                     output_id = UUID(said.output_id)
-                    self._hear(OutputReport(output_id, said.attempt, said.phase, said.at, said.code, said.detail))
+                    code = Code.received(said.code) if said.code else ""
+                    self._hear(OutputReport(output_id, said.attempt, said.phase, said.at, code, said.detail))
             case messages.SourceLine():
-                self._hear(SourceReport(said.phase, said.at, said.code, said.detail))
+                code = Code.received(said.code) if said.code else ""
+                self._hear(SourceReport(said.phase, said.at, code, said.detail))
             case messages.MetricsLine():
                 for one in said.outputs:
                     self._hear(_metrics(one, said))
