@@ -8,13 +8,11 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from urllib.request import urlopen
 from xml.etree import ElementTree
 
 import aiohttp
-import hypothesis
 import pytest
 from pydantic import SecretStr
 from xdist.remote import Producer
@@ -40,15 +38,14 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from butai.worker import make_app
 from tests.databases import Databases, run_databases
+from tests.examples import register_profiles
 from tests.fakes.store_proxy import StoreProxy
 from tests.prompt_server import run_server
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all programs that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What is generated is to show what hangs: a machine that stands still for a moment has found no bug.
-hypothesis.settings.register_profile("butai", deadline=timedelta(seconds=5))
-hypothesis.settings.load_profile("butai")
+register_profiles()
 
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 

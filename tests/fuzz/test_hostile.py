@@ -23,7 +23,6 @@ import psutil
 import pytest
 import uvicorn
 from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
@@ -38,6 +37,7 @@ from butai.web import dependencies, uvicorn_limits
 from butai.web.uvicorn_limits import HEAD_LIMIT, BoundedHttp
 from tests import files
 from tests.conftest import serving
+from tests.examples import examples
 from tests.fuzz.conftest import Answer, Target
 
 VRM = files.vrm(1, 300, files.png())
@@ -997,19 +997,15 @@ async def test_json_that_does_not_come_is_408(settings: Settings, monkeypatch: p
 
 # By the thousand
 
-MANY = hypothesis_settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    max_examples=12_000,
-)
-SOME = hypothesis_settings(MANY, max_examples=2_000)
+NO_LIMIT: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
 
 U32 = st.one_of(st.integers(0, 64), st.integers(0, 2**32 - 1), st.sampled_from([2, 0x4E4F534A, 0x004E4942, 2**32 - 1]))
 
 
-@MANY
+@examples(ci=200, deep=12_000, **NO_LIMIT)
 @given(
     head=st.one_of(
         st.binary(max_size=64),
@@ -1079,7 +1075,7 @@ GLTF = st.fixed_dictionaries(
 )
 
 
-@hypothesis_settings(MANY, max_examples=4_000)
+@examples(ci=200, deep=4_000, **NO_LIMIT)
 @given(whole=GLTF, binary=st.one_of(st.none(), st.tuples(st.integers(0, 200), st.integers(0, 99))))
 def test_any_document_has_a_picture_within_its_chunk_or_none(
     whole: dict[str, Any], binary: tuple[int, int] | None
@@ -1092,7 +1088,7 @@ def test_any_document_has_a_picture_within_its_chunk_or_none(
         assert mime == "image/png"
 
 
-@SOME
+@examples(ci=200, deep=2_000, **NO_LIMIT)
 @given(
     text=st.one_of(st.binary(max_size=200), JSON.map(lambda value: json.dumps(value).encode())),
     extra=st.binary(max_size=60),
@@ -1112,7 +1108,7 @@ async def test_any_glb_is_opened_or_refused(text: bytes, extra: bytes, cut: int)
     assert opened.binary is None or sum(opened.binary) <= len(content)
 
 
-@SOME
+@examples(ci=200, deep=2_000, **NO_LIMIT)
 @given(
     body=st.one_of(
         st.binary(max_size=100),
@@ -1143,7 +1139,7 @@ PIECE = st.one_of(
 )
 
 
-@SOME
+@examples(ci=200, deep=2_000, **NO_LIMIT)
 @given(
     pieces=st.lists(PIECE, max_size=12),
     size=st.integers(1, 40),

@@ -12,17 +12,19 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from butai.assets.contents.tasks import READ_LIMIT, Facts, read_facts
 from butai.assets.kinds import AssetType
 from butai.errors import UploadRefused
 from tests import avatars, files
+from tests.examples import examples
 
-NO_LIMIT = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
-)
+NO_LIMIT: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
 
 LOOP = asyncio.new_event_loop()
 
@@ -97,7 +99,7 @@ _JUNK = st.one_of(
 )
 
 
-@settings(NO_LIMIT, max_examples=9000)
+@examples(ci=200, deep=9000, **NO_LIMIT)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(range(len(WHOLE))),
@@ -119,7 +121,7 @@ def test_documents_with_wrong_values(seed: int, which: int, junk: list[Any], kin
     inspect(broken, extension, asset)
 
 
-@settings(NO_LIMIT, max_examples=4000)
+@examples(ci=200, deep=4000, **NO_LIMIT)
 @given(
     st.sampled_from(range(len(WHOLE))),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=8),
@@ -146,7 +148,7 @@ _HEADERS = st.builds(
 )
 
 
-@settings(NO_LIMIT, max_examples=2000)
+@examples(ci=200, deep=2000, **NO_LIMIT)
 @given(_HEADERS, st.binary(max_size=200))
 def test_containers_of_any_header(header: bytes, rest: bytes) -> None:
     inspect(header + rest, "vrm", AssetType.VRM, struct.unpack_from("<I", header, 8)[0])
@@ -177,14 +179,14 @@ _PIECES = st.lists(
 )
 
 
-@settings(NO_LIMIT, max_examples=2500)
+@examples(ci=200, deep=2500, **NO_LIMIT)
 @given(_PIECES, st.booleans(), st.one_of(st.none(), st.integers(0, 2**33)))
 def test_texts_that_may_be_bvh(pieces: list[bytes], begins: bool, size: int | None) -> None:
     found = inspect((b"HIERARCHY\n" if begins else b"") + b"".join(pieces), "bvh", AssetType.ANIMATION, size)
     assert found is None or found.sections["animation"]["joints"] >= 0
 
 
-@settings(NO_LIMIT, max_examples=1500)
+@examples(ci=200, deep=1500, **NO_LIMIT)
 @given(
     st.sampled_from([b"Kaydara FBX Binary  \x00", b"; FBX ", b"; FBX 7.4.0 project\nFBXVersion: ", b""]),
     st.binary(max_size=60),
@@ -193,7 +195,7 @@ def test_heads_that_may_be_fbx(head: bytes, rest: bytes) -> None:
     inspect(head + rest, "fbx", AssetType.ANIMATION)
 
 
-@settings(NO_LIMIT, max_examples=1000)
+@examples(ci=200, deep=1000, **NO_LIMIT)
 @given(
     st.lists(
         st.one_of(

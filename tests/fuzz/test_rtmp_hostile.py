@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
@@ -22,6 +22,7 @@ from butai.relay.rtmp.connection import Limits, Target
 from butai.relay.rtmp.preflight import check
 from butai.relay.rtmp.publisher import Publisher, PublishError
 from butai.relay.rtmp.session import Acknowledged, Session
+from tests.examples import examples
 
 KEY = "canary-hostile-77d0"
 ADDRESS = parse("rtmp://127.0.0.1/live")
@@ -105,7 +106,7 @@ def heard(session: Session, data: bytes, chance: random.Random) -> None:
     assert answered <= 10_000 + 20 * len(data)
 
 
-@settings(max_examples=3000, deadline=None)
+@examples(ci=200, deep=3000, deadline=None)
 @given(st.integers(0, 3), MESSAGES, st.randoms(use_true_random=False))
 def test_any_messages_at_any_step_are_understood_or_refused(
     step: int, messages: list[tuple[int, Message]], chance: random.Random
@@ -121,7 +122,7 @@ def test_any_messages_at_any_step_are_understood_or_refused(
     heard(Session(ADDRESS, KEY), data, chance)
 
 
-@settings(max_examples=3000, deadline=None)
+@examples(ci=200, deep=3000, deadline=None)
 @given(MESSAGES, st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6), st.randoms())
 def test_a_conversation_with_flipped_bytes_is_understood_or_refused(
     messages: list[tuple[int, Message]], flips: list[tuple[int, int]], chance: random.Random
@@ -134,7 +135,7 @@ def test_a_conversation_with_flipped_bytes_is_understood_or_refused(
     heard(Session(ADDRESS, KEY), b"\x03" + bytes(3072) + data, chance)
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(ci=200, deep=1000, deadline=None)
 @given(st.binary(max_size=4000), st.randoms())
 def test_any_bytes_in_place_of_chunks_are_refused_or_waited_for(data: bytes, chance: random.Random) -> None:
     heard(Session(ADDRESS, KEY), b"\x03" + bytes(3072) + data, chance)
@@ -197,7 +198,7 @@ async def ended(said: bytes, *, hangs_up: bool) -> tuple[str, str]:
     return "", ""
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(ci=20, deep=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 3), MESSAGES, st.binary(max_size=200), st.booleans())
 def test_every_server_ends_with_a_code_in_time_and_no_key_in_the_words(
     step: int, messages: list[tuple[int, Message]], rest: bytes, hangs_up: bool
@@ -214,7 +215,7 @@ def test_every_server_ends_with_a_code_in_time_and_no_key_in_the_words(
     assert "canary" not in words.lower()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(ci=40, deep=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=4000))
 def test_every_server_is_tried_to_an_end(said: bytes) -> None:
     async def tried() -> list[str]:

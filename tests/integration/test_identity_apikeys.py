@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -22,6 +21,7 @@ from butai.database import Database
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
 from butai.identity import Caller, Identity
 from butai.identity.api_keys import ApiKeys, create_api_key, list_api_keys, revoke_api_key
+from tests.examples import examples
 
 SETTINGS = IdentitySettings(nextauth_secret=SecretStr(""), auth_secret=SecretStr(""))
 
@@ -172,8 +172,8 @@ async def test_a_key_of_another_shape_never_reaches_the_database(database: Datab
         await ask(identity, good)
 
 
-@hypothesis_settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+@examples(
+    ci=100, deep=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.binary(max_size=120) | st.from_regex(rb"butai_[0-9a-f]{15,17}_[0-9a-f]{63,65}", fullmatch=True))
 async def test_whatever_comes_as_a_key_is_unauthenticated(identity: Identity, token: bytes) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import aiohttp
 import pytest
 from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -21,6 +20,7 @@ from butai.config import IdentitySettings
 from butai.errors import Unauthenticated, Unavailable
 from butai.identity import Caller, Identity
 from butai.identity.bearer import ALGORITHMS, MAX_DOCUMENT_BYTES, BearerTokens
+from tests.examples import examples
 from tests.fakes.oidc_issuer import AUDIENCE, OidcIssuer, SigningKey, b64, hmac_token
 
 
@@ -488,7 +488,7 @@ values = st.recursive(
 known = st.sampled_from(["iss", "aud", "exp", "nbf", "sub", "scope", "scp", "name", "email"])
 
 
-@hypothesis_settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(ci=150, deep=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.dictionaries(known, values, max_size=3),
     header=st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "x"]), values, max_size=1),

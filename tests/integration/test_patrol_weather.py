@@ -11,9 +11,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.fakes.store_proxy import StoreProxy
 from tests.patrols import Studio
 
@@ -42,10 +43,10 @@ def each_fault(test: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(
-    max_examples=40,
+@examples(
+    ci=10,
+    deep=40,
     deadline=None,
-    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @each_fault

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from joserfc import jwe, jwk
 from pydantic import SecretStr
@@ -22,6 +22,7 @@ from butai.config import IdentitySettings
 from butai.errors import Unauthenticated
 from butai.identity import ANONYMOUS, Caller, Identity, dev_sign_in_cookie
 from butai.identity.sessions import COOKIES, MAX_TOKEN_BYTES, derive, session_tokens
+from tests.examples import examples
 
 VECTORS = json.loads((Path(__file__).parent / "test_identity_vectors.json").read_text())
 NEXTAUTH, AUTHJS = VECTORS["nextauth4"], VECTORS["authjs5"]
@@ -441,7 +442,7 @@ token = st.binary(max_size=200) | st.tuples(head | part, part, part, part, part)
 anything = st.lists(st.tuples(names, token).map(b"=".join) | st.binary(max_size=40), max_size=5).map(b"; ".join)
 
 
-@settings(max_examples=600, deadline=None)
+@examples(ci=150, deep=600, deadline=None)
 @given(
     cookies=anything, authorization=st.none() | st.binary(max_size=200) | token.map(lambda value: b"Bearer " + value)
 )
@@ -463,7 +464,7 @@ values = st.recursive(
 known = st.dictionaries(st.sampled_from(["sub", "id", "exp", "nbf", "name", "email"]), values)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(ci=150, deep=400, deadline=None)
 @given(known | values)
 def test_whatever_a_studio_sealed_the_answer_is_a_usable_caller_or_unauthenticated(content: object) -> None:
     with capture_logs():

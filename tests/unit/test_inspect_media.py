@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,6 +24,7 @@ from butai.assets.contents.readers.pictures import picture_facts
 from butai.assets.contents.readers.sound import HEAD, TAIL, sound_facts
 from butai.errors import UploadRefused
 from tests import files
+from tests.examples import examples
 
 LIMIT = HEAD + TAIL
 
@@ -176,9 +177,10 @@ SEEDS: dict[str, bytes] = {
     "webp": b"RIFF\x20\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00" + bytes(14),
 }
 TRIED: dict[str, int] = {}
+HEADS = examples(ci=200, deep=6000, deadline=None)
 
 
-@settings(max_examples=6000, deadline=None)
+@HEADS
 @given(
     kind=st.sampled_from(sorted(SEEDS)),
     seed=st.integers(0, 2**32),
@@ -204,7 +206,7 @@ def test_no_head_is_a_crash(kind: str, seed: int, size: int, more: bytes) -> Non
 
 
 def test_all_kinds_were_tried() -> None:
-    assert min(TRIED.values()) > 50
+    assert min(TRIED.values()) > HEADS.max_examples / 120
     assert len(TRIED) == len(SEEDS)
 
 

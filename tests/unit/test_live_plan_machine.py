@@ -11,7 +11,6 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -46,6 +45,7 @@ from butai.live.reconcile.reports import (
 )
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputState, OutputTrigger, next_state
+from tests.examples import examples
 
 RULES = RetrySettings(base=1, cap=8, attempts=4, minutes=10, stable=60)
 POLICY = Policy({"youtube": RULES, "twitch": RULES, "custom": RULES}, "here", lambda: 0.5)
@@ -406,7 +406,7 @@ class Show(RuleBasedStateMachine):
 
 
 TestShow = Show.TestCase
-TestShow.settings = hypothesis_settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestShow.settings = examples(ci=100, deep=200, stateful_step_count=60, deadline=None)
 
 
 if __name__ == "__main__":

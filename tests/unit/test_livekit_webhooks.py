@@ -11,7 +11,7 @@ from typing import Any
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -21,6 +21,7 @@ from butai.live.projects import Projects
 from butai.live.webhooks.archive import blanked
 from butai.live.webhooks.payload import TIMELINE, read
 from butai.live.webhooks.signatures import LEEWAY, WINDOW, verify
+from tests.examples import examples
 from tests.webhooks import KEY, SECRET, encoded, event, joined, sign
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -75,7 +76,7 @@ def test_every_recorded_webhook_is_livekits_at_its_time_and_nobodys_later() -> N
 
 
 @given(st.integers(0, len(BODY) - 1), st.integers(1, 255))
-@settings(max_examples=50, deadline=None)
+@examples(ci=50, deep=50, deadline=None)
 def test_one_changed_byte_is_another_body(place: int, change: int) -> None:
     changed = bytearray(BODY)
     changed[place] ^= change
@@ -83,7 +84,7 @@ def test_one_changed_byte_is_another_body(place: int, change: int) -> None:
 
 
 @given(st.text(max_size=200) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
-@settings(max_examples=200, deadline=None)
+@examples(ci=150, deep=200, deadline=None)
 def test_whatever_stands_in_authorization_it_is_refused_in_good_order(text: str) -> None:
     good = sign(BODY, at=NOW)
     head, payload, signature = good.split(".")
@@ -200,7 +201,7 @@ def test_an_ingress_is_what_its_event_says(name: str, status: Any, state: str) -
         max_leaves=20,
     )
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@examples(ci=150, deep=300, deadline=None)
 def test_any_json_is_read_or_refused(value: Any) -> None:
     about = value if isinstance(value, dict) else {"x": value}
     for body in (json.dumps(value).encode(), json.dumps({"event": "x", "id": "y", "createdAt": "1"} | about).encode()):

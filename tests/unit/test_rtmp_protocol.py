@@ -6,7 +6,7 @@ import math
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from butai.relay.rtmp import amf0
@@ -27,6 +27,7 @@ from butai.relay.rtmp.chunks import (
 )
 from butai.relay.rtmp.failures import closed, redact, refused
 from butai.relay.rtmp.session import Acknowledged, Connected, Event, Pong, Publishing, PublishRefused, Session
+from tests.examples import examples
 
 KEY = "canary-5b7e-key"
 ADDRESS = parse("rtmps://b.rtmps.youtube.com:443/live2?backup=1")
@@ -43,7 +44,7 @@ def test_values_come_back(values: list[object]) -> None:
     assert amf0.decode(amf0.encode(*values)) == values  # pyright: ignore[reportArgumentType]
 
 
-@settings(max_examples=2000)
+@examples(ci=200, deep=2000)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_values_or_refused(data: bytes) -> None:
     try:
@@ -94,7 +95,7 @@ def test_messages_come_back_however_the_bytes_are_cut(
     assert found == [resize, *(message for _, message in sent)]
 
 
-@settings(max_examples=3000)
+@examples(ci=200, deep=3000)
 @given(st.lists(st.binary(max_size=300), max_size=8))
 def test_any_bytes_are_messages_or_refused(pieces: list[bytes]) -> None:
     reader = ChunkReader()
@@ -240,7 +241,7 @@ def test_what_is_received_is_acknowledged_by_their_window() -> None:
     assert server.heard[-1].kind == ACKNOWLEDGEMENT
 
 
-@settings(max_examples=2000)
+@examples(ci=200, deep=2000)
 @given(st.lists(st.binary(max_size=400), max_size=5), st.booleans())
 def test_any_server_is_understood_or_refused(pieces: list[bytes], shaken: bool) -> None:
     session = Session(ADDRESS, KEY)
@@ -254,7 +255,7 @@ def test_any_server_is_understood_or_refused(pieces: list[bytes], shaken: bool) 
     assert len(session.take()) < 200_000
 
 
-@settings(max_examples=2000)
+@examples(ci=200, deep=2000)
 @given(
     st.lists(VALUES, max_size=5), st.sampled_from(["_result", "_error", "onStatus", "close", "x"]), st.integers(0, 5)
 )
