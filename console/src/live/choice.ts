@@ -46,7 +46,8 @@ const NOTHING: Choice = {
 const place = (room: string) => `butai.stage.${room}`;
 const stepped = (room: string) => `butai.on-stage.${room}`;
 
-function kept(room: string): Choice {
+/** What is chosen for a room, from what this browser remembers. */
+export function kept(room: string): Choice {
   try {
     const found = { ...NOTHING, ...(JSON.parse(localStorage.getItem(place(room)) ?? "{}") as Partial<Choice>) };
     // A camera that goes on by itself is for a page that was reloaded, not for one that is opened another day.
