@@ -1,9 +1,9 @@
-"""Keys: what callers ask for, what the index stores, what the store stores.
+"""Keys: parsing, spelling, minting.
 
 Pure. Three names of one file:
-- the *wanted* key, as an upload or a read spells it (`vrm/My Avatar (1).vrm`, perhaps percent-encoded twice);
-- the *public* key (`s3_key`), unique over all users: the wanted key, or that with a suffix when it was taken;
-- the *object* key, in the bucket: random, new for each version, never shown.
+- the *wanted* key: what its owner asked for, such as `vrm/My Avatar (1).vrm`; callers may percent-encode it twice;
+- the *public* key (`s3_key`): unique over all users; the wanted key, or that key with a suffix when it was taken;
+- the *object* key: the key in the bucket, random, new for each version, never shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MAX_KEY_BYTES = 1024
 """S3's own limit for a key, in UTF-8."""
 
 MAX_SEGMENT_BYTES = 255
-"""The longest name that file systems take, for those who download; it also keeps the name's index entry small."""
+"""The longest file name that common file systems take, so that every file can be saved under its name; it also keeps the
+index entry small."""
 
 PREFIXES: dict[str, AssetType] = {
     "vrm": AssetType.VRM,
@@ -42,7 +43,7 @@ _SUFFIX_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 @dataclass(frozen=True, slots=True)
 class AssetKey:
-    """A wanted key that may exist. `stem` joins a file with its sidecars: `vrm/X` for `vrm/X.vrm` and `vrm/X_thumb.png`."""
+    """A valid wanted key. `stem` joins a file with its sidecars: `vrm/X` for `vrm/X.vrm` and `vrm/X_thumb.png`."""
 
     text: str
     kind: AssetType
@@ -53,12 +54,12 @@ class AssetKey:
 
     @property
     def name(self) -> str:
-        """What a person calls the file: the last part without its extension."""
+        """The display name that an asset begins with: the last part without its extension."""
         return self.stem.rpartition("/")[2]
 
 
 def _well_formed(text: str) -> str:
-    """The key in NFC, or `KeyInvalid`. macOS spells é in two characters; both spellings are one file."""
+    """Returns the key in NFC, since macOS spells é in two characters and both spellings are one file. Raises `KeyInvalid`."""
     text = unicodedata.normalize("NFC", text)
     try:
         encoded = text.encode()
@@ -88,7 +89,7 @@ def _kind(text: str) -> AssetType:
 
 
 def parse(text: str) -> AssetKey:
-    """A key that may be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension its list does not keep."""
+    """Parses a key that is to be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension unknown to its type."""
     text = _well_formed(text)
     kind = _kind(text)
     folder, slash, file = text.rpartition("/")
@@ -106,13 +107,13 @@ def parse(text: str) -> AssetKey:
 
 
 def readings(raw: str) -> tuple[str, ...]:
-    """What a still percent-encoded `key=` may mean, most literal first.
+    """Returns the keys that a percent-encoded `key=` may mean, most literal first.
 
     Browsers send a key encoded once or twice, and spell a space as `+`, `%20` or a space; a name may also hold a real
-    `+` or `%`. All that decode to a well-formed key are tried against the index, in this order. Raises `KeyInvalid`
-    when any reading tries to climb (`..`, NUL), or none can exist.
+    `+` or `%`. The index is asked for all that decode to a well-formed key. Raises `KeyInvalid` when any reading has
+    `.`, `..` or NUL in it, or when none is well-formed.
     """
-    if len(raw) > MAX_KEY_BYTES * 9:  # each byte as %25XX, and a little air
+    if len(raw) > MAX_KEY_BYTES * 9:  # each byte as %25XX, and a margin
         raise KeyInvalid("The key is too long")
     once = _decoded(raw)
     spaced = _decoded(raw.replace("+", " "))
@@ -145,7 +146,7 @@ def _decoded(text: str) -> str:
 
 
 def another(key: AssetKey) -> str:
-    """A public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; a clash is retried."""
+    """Mints a public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; callers retry a clash."""
     tag = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
     room = MAX_SEGMENT_BYTES - len(key.text.rpartition("/")[2].encode()) - 9
     stem = key.stem if room >= 0 else key.stem.encode()[:room].decode(errors="ignore")
@@ -153,7 +154,7 @@ def another(key: AssetKey) -> str:
 
 
 def mint_object_key(prefix: str) -> str:
-    """A new object's key in the bucket. Random (128 bits): no version is written twice, none is guessed.
+    """Mints a new object key. Random (128 bits): no version is written twice, and none can be guessed.
 
     The two letters in the middle spread keys over the store's partitions.
     """
@@ -162,7 +163,7 @@ def mint_object_key(prefix: str) -> str:
 
 
 def read_url(key: str) -> str:
-    """Where a public key is read. Nothing follows the key: clients append `&proxy=1` themselves.
+    """Returns the URL that reads a key. Nothing follows the key: clients append `&proxy=1` themselves.
 
     The same spelling as the SQL function `butai_read_url` of the first migration.
     """

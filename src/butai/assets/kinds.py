@@ -1,8 +1,7 @@
-"""What kinds of file the library keeps: types, extensions, MIME types, first bytes, size limits.
+"""The kinds of file that the library keeps: types, extensions, MIME types, first bytes, size limits.
 
-Pure. Called where a key is parsed (`keys`), where bytes come in (`uploads`, `tasks`) and where they go out
-(`delivery`). MIME types come from the extension, never from the client: browsers send
-`application/octet-stream` for everything 3D.
+Pure. MIME types come from the extension, never from the client: browsers send `application/octet-stream` for
+everything 3D.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from butai.config import AssetSettings
 from butai.errors import GlbInvalid, SignatureMismatch
 
 HEAD_BYTES = 64
-"""How much of a file's beginning `FileFormat.check` wants: the longest signature (BVH behind a BOM and blank lines) fits."""
+"""Bytes of a file's beginning that `FileFormat.check` needs: the longest signature (BVH behind a BOM and blank lines) fits."""
 
 GLB_JSON_LIMIT = 16 * 1024**2
 """Largest JSON chunk of a GLB that is believed; real avatars have 100 KB to 2 MB."""
@@ -34,7 +33,7 @@ class AssetType(StrEnum):
 
 
 class Sidecar(StrEnum):
-    """A file that says something about another one, and is never an item of a list."""
+    """A file that belongs to another one of the same name, and is never an item of a list of its own."""
 
     THUMB = "thumb"
     META = "meta"
@@ -68,7 +67,7 @@ def _text_starts_with(magic: bytes) -> Check:
 
 
 def check_glb(head: bytes, size: int | None) -> None:
-    """The 12-byte header and the first chunk's (glTF 2.0, "GLB File Format Specification").
+    """Checks the 12-byte header and that of the first chunk (glTF 2.0, "GLB File Format Specification").
 
     `size`: the whole file's bytes, when already known; the header must say the same. Raises `SignatureMismatch` for
     something else entirely, `GlbInvalid` for a GLB that cannot be whole.
@@ -104,7 +103,7 @@ def _check_fbx(head: bytes, _size: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """One file format. `check(head, size)` raises when the first bytes are of something else."""
+    """One file format. `check(head, size)` raises `SignatureMismatch` when the first bytes are of another format."""
 
     mime: str
     check: Check
@@ -155,7 +154,7 @@ META_LIMIT = 1024**2
 
 
 def parse_meta(body: bytes) -> dict[str, object]:
-    """The object in a `_meta.json`. Raises `SignatureMismatch` when it is not one that Postgres can keep as JSON."""
+    """Parses a `_meta.json`. Raises `SignatureMismatch` for anything but an object that Postgres can keep as JSON."""
 
     def refuse(constant: str) -> object:
         raise ValueError(constant)
@@ -174,7 +173,7 @@ def parse_meta(body: bytes) -> dict[str, object]:
 
 
 def size_limit(settings: AssetSettings, kind: AssetType, sidecar: Sidecar | None) -> int:
-    """The most bytes that a file of this kind may have."""
+    """Returns the most bytes that a file of this kind may have."""
     if sidecar is Sidecar.META:
         return min(META_LIMIT, settings.max_sidecar_bytes)
     if sidecar is Sidecar.THUMB:

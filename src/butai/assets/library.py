@@ -1,4 +1,4 @@
-"""What the library's routes and tasks need of their process, put together once by `butai.api` and `butai.worker`."""
+"""The container of what the library's routes and tasks need of their process; one for each process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from butai.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The parts of the library in one process."""
+    """Database, store, settings and the services above them. All of them are open while the process serves."""
 
     database: Database
     store: Store
@@ -29,11 +29,11 @@ class Library:
 
 
 def assemble(database: Database, store: Store, settings: AssetSettings, http: HttpSettings) -> Library:
-    """Puts a library together from opened parts."""
+    """Builds the container on a database and a store that are open already."""
     uploads = UploadTools(database, store, PartMemory(settings.upload_memory_bytes), settings)
     return Library(database, store, uploads, Delivery(store, http), settings, http, ReadUsage(database))
 
 
 def get_library(request: Request) -> Library:
-    """The process's library."""
+    """Returns the library of the process that serves `request`."""
     return request.state.library

@@ -1,4 +1,4 @@
-"""The tables of the library. Written by `transitions` and the services; read by `queries`.
+"""The tables of the library.
 
 Generated column `assets.item`: the list item as the studio contract wants it, kept by Postgres itself (function
 `butai_asset_item` of the first migration), so that a list is one index scan and a string concatenation.
@@ -31,17 +31,17 @@ from butai.assets.states import AssetStatus
 from butai.database import Model
 
 LISTED = "status = 'ready' AND deleted_at IS NULL AND sidecar IS NULL"
-"""What a list shows, whoever asks. The partial indexes and the list query must say it in the same words."""
+"""The condition of every list, whoever the caller is. Partial indexes and list queries must have the same text."""
 
 ORIGINS = ("upload", "signed", "import", "resumable", "derived", "trash")
-"""Where an object's bytes came from: a form, a signed URL, the bucket itself, a tus upload, our own reading of another
-object, an orphan that was moved away."""
+"""Where an object's bytes came from: a form, a signed URL, the bucket itself, a tus upload, a thumbnail that was made here,
+an orphan that was moved to the trash."""
 
 SORTS = ("created_at", "updated_at", "sort_name", "size_bytes")
 
 
 def _list_indexes() -> list[Index]:
-    """For each sort one index over the public part and one over an owner's private part: a list is a merge of two."""
+    """Returns, for each sort, one index over public assets and one over an owner's private ones: a list merges two scans."""
     made: list[Index] = []
     for sort in SORTS:
         made.append(
@@ -87,7 +87,7 @@ class Asset(Model):
         Index("ix_assets_stem", "stem", "owner_user_id"),
         Index("ix_assets_change", "change_seq"),
         Index("ix_assets_trash", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
-        # Words, tags and names in one: two partial indexes with the same condition are never combined.
+        # Words, tags and names in one index: Postgres never combines two partial indexes with the same condition.
         Index(
             "ix_assets_search",
             "terms",
@@ -149,7 +149,7 @@ class Asset(Model):
     thumbnail_key: Mapped[str | None]
     change_seq: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    """What `inspection` found inside the object named by `inspected_key`; `inspect_error` is why it found nothing."""
+    """What was read from inside the object named by `inspected_key`; `inspect_error` is the code of why nothing was."""
     inspected_key: Mapped[str | None]
     inspect_error: Mapped[str | None]
     triangles: Mapped[int | None] = mapped_column(BigInteger)
@@ -158,7 +158,7 @@ class Asset(Model):
     summary: Mapped[str] = mapped_column(
         Computed("butai_asset_summary(type, status, visibility, triangles, facts)", persisted=True), deferred=True
     )
-    """What a search says of an asset beyond its `item` (function `butai_asset_summary` of migration 0004)."""
+    """The fields of a search's item beyond those of `item` (function `butai_asset_summary` of migration 0004)."""
     item: Mapped[str] = mapped_column(
         Computed(
             "butai_asset_item(id, type, s3_key, display_name, mime_type, size_bytes, visibility, created_at, updated_at, "
@@ -201,7 +201,7 @@ class AssetObject(Model):
 
 
 class AssetWaveform(Model):
-    """The loudest sample of each stretch of a piece of music, 0 to 32767, as its object had it."""
+    """The loudest sample of each equal stretch of a piece of music, 0 to 32767; of the object named by `object_key`."""
 
     __tablename__ = "asset_waveforms"
 
@@ -211,7 +211,7 @@ class AssetWaveform(Model):
 
 
 class AssetEvent(Model):
-    """What happened to an asset. Outlives the asset itself."""
+    """One event of an asset. Outlives the asset itself."""
 
     __tablename__ = "asset_events"
     __table_args__ = (Index("ix_asset_events_asset", "asset_id", "id"),)
@@ -229,7 +229,7 @@ class AssetEvent(Model):
 
 
 class AssetTombstone(Model):
-    """What a purge leaves behind for those who sync."""
+    """What a purge leaves of an asset, for readers of the change feed."""
 
     __tablename__ = "asset_tombstones"
     __table_args__ = (Index("ix_asset_tombstones_change", "change_seq"),)

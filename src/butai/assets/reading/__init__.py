@@ -1,1 +1,1 @@
-"""How files go out: conditions and ranges, bodies, and the notes that reads leave for the patrol."""
+"""How files go out: conditions and ranges, bodies, and the usage that decides what the patrol checks first."""

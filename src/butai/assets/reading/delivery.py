@@ -1,8 +1,7 @@
 """How bytes go out: conditions and ranges, headers, and the body, streamed here or left to nginx.
 
-`prepare` is pure: it decides what an answer will be from the row and the request's headers, before the store is
-touched. `send` writes it as plain ASGI messages: a framework's response object would cost a copy for each chunk.
-Called by `contract` and `routes`.
+`prepare` decides the answer from the row and the request's headers, before the store is touched. `Delivery.send` writes it
+as plain ASGI messages: a framework's response object would cost a copy for each chunk.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ _ETAG_LIST = re.compile(r'(?:W/)?"[^"]*"')
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """An answer before its body. `span` is the first and last byte, both included; None for the whole file."""
+    """An answer before its body. `length` is the body's, in bytes; `span` the first and last byte, both included, or None
+    for the whole file."""
 
     status: Literal[200, 206, 304]
     headers: dict[str, str]
@@ -45,13 +45,13 @@ class Conditions:
 
     @classmethod
     def of(cls, scope: Scope) -> Conditions:
-        """From an ASGI scope."""
+        """Takes them from an ASGI scope."""
         wanted = (b"range", b"if-range", b"if-none-match")
         return cls({name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in wanted})
 
 
 def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = False) -> ReadPlan:
-    """What to answer for a ready row. Raises `RangeNotSatisfiable`.
+    """Decides the answer for a ready row. Raises `RangeNotSatisfiable`.
 
     RFC 9110: If-None-Match before Range (13.2.2), If-Range compares strongly (13.1.5), several ranges may be answered
     with the whole (14.2).
@@ -83,7 +83,7 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
 
 
 def _cache_control(row: ReadableAsset) -> str:
-    """The contract's rules. A thumbnail is stored again under the same name, so it is not kept at all."""
+    """Applies the rules of the studio contract. A thumbnail is written again under the same name, so no cache may keep it."""
     if row.sidecar == "thumb":
         return "no-store"
     if not row.public:
@@ -100,7 +100,7 @@ def _matches(condition: str, etag: str) -> bool:
 
 
 def _span(header: str, size: int) -> tuple[int, int] | None:
-    """The range as first and last byte; None when the header is to be ignored. Raises `RangeNotSatisfiable`."""
+    """Parses a range into first and last byte; None when the header is to be ignored. Raises `RangeNotSatisfiable`."""
     match = _RANGE.fullmatch(header.strip())
     if match is None or not (match[1] or match[2]):
         return None  # several ranges, another unit, or not a range at all: the whole file
@@ -119,7 +119,7 @@ def _span(header: str, size: int) -> tuple[int, int] | None:
 
 
 def content_disposition(row: ReadableAsset, download: bool = False) -> str:
-    """RFC 6266, with the name in Unicode (RFC 8187) and a plain one for old clients."""
+    """Returns the header by RFC 6266: the name in Unicode (RFC 8187), and a plain one for old clients."""
     name = row.wanted_key.rpartition("/")[2]
     plain = re.sub(r'[^\x20-\x7e]|["\\%;]', "_", name)
     kind = "attachment" if download else "inline"
@@ -128,14 +128,14 @@ def content_disposition(row: ReadableAsset, download: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Sends bodies, one way or the other."""
+    """Sends bodies: streamed, or left to nginx by `X-Accel-Redirect`."""
 
     store: Store
     settings: HttpSettings
 
     async def send(self, row: ReadableAsset, plan: ReadPlan, scope: Scope, send: Send, receive: Receive) -> None:
-        """Writes the whole answer. Raises `AssetMissing`, `StoreUnavailable` and the like only before its first byte;
-        when the store breaks off later, the connection is cut, so that nobody takes half a file for a whole one."""
+        """Writes the whole answer. Raises `AssetMissing` and the store's errors only before its first byte. When the store
+        breaks off later, raises `BrokenOff`: the connection is cut, so that half a file is never taken for a whole one."""
         if scope["method"] == "HEAD" or plan.status == 304:
             await _start(send, plan, plan.length if plan.status != 304 else None)
             await send({"type": "http.response.body", "body": b""})
@@ -146,7 +146,7 @@ class Delivery:
 
     async def _leave_to_nginx(self, row: ReadableAsset, plan: ReadPlan, send: Send) -> None:
         assert row.object_key is not None
-        # nginx asks at once; and its error log shows the whole URL.
+        # Valid for a minute only: nginx asks at once, and its error log shows the whole URL.
         url = urlsplit(self.store.sign("GET", row.object_key, expires=60))
         headers = plan.headers | {
             "x-accel-redirect": f"{self.settings.accel_prefix.rstrip('/')}{url.path}?{url.query}",
@@ -170,7 +170,7 @@ class Delivery:
                     log.error("read.size_differs", asset_id=str(row.id), index=plan.length, store=body.length)
                     raise AssetMissing("The store's file differs from the index")
                 await _start(send, plan, plan.length)
-                # The server takes chunks for a client that has gone, too: the store must not be read for nobody.
+                # uvicorn takes chunks for a client that has gone, too: the store would be read to its end in vain.
                 gone = asyncio.create_task(_disconnected(receive))
                 try:
                     async for chunk in body.chunks():

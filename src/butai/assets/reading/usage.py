@@ -1,7 +1,7 @@
-"""What reads tell the patrol: which files are in use, and which could not be read. Called by `contract`, for each read.
+"""Which files are in use, and which could not be read: the patrol checks these first.
 
-A read must not wait for a write: ids are kept in memory and written every now and then. What is lost in a crash is only
-when a file was last used.
+A read must not wait for a write: ids are kept in memory and written once a minute. A crash loses only when a file was last
+used.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from butai.errors import DatabaseUnavailable
 log = structlog.get_logger(__name__)
 
 RECHECK = "assets.recheck"
-"""Looks for a few assets at once. Arguments: `asset_ids`."""
+"""The task that checks a few assets at once. Arguments: `asset_ids`."""
 
 WRITE_SECONDS = 60.0
-"""Between two writings of what was used."""
+"""Seconds between two writes."""
 
 MOST = 50_000
-"""Ids kept between them; a file that is used will be again."""
+"""Ids kept between two writes; beyond it they are dropped, since a file in use will be read again."""
 
-ASK_AGAIN = 60.0
-"""Seconds in which further failures of the same file ask for nothing: its check is on the way."""
+RECHECK_SECONDS = 60.0
+"""Seconds in which further failures of the same file enqueue nothing: its check is on the way."""
 
 _USED = text(
     """
     INSERT INTO asset_checks (asset_id, object_key, used_at)
     SELECT id, object_key, now() FROM assets WHERE id = ANY(CAST(:ids AS uuid[])) AND object_key IS NOT NULL ORDER BY id
     ON CONFLICT (asset_id) DO UPDATE SET used_at = excluded.used_at,
-        -- A cold file that is in use again is due with the next round.
+        -- A cold file that is in use again is due with the next run.
         due_at = CASE WHEN asset_checks.used_at > now() - interval '1 day' THEN asset_checks.due_at
                       ELSE least(asset_checks.due_at, now()) END
     """
@@ -46,13 +46,13 @@ _USED = text(
 
 
 class ReadUsage:
-    """Notes of one API process. Enter it; leaving writes what is left."""
+    """The usage seen by one API process. An async context manager; leaving it writes what is left."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._used: set[UUID] = set()
         self._failed: set[UUID] = set()
-        self._asked: dict[UUID, float] = {}
+        self._rechecked: dict[UUID, float] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -68,18 +68,18 @@ class ReadUsage:
             await self.write()
 
     def used(self, asset_id: UUID) -> None:
-        """A file was read."""
+        """Notes that a file was read."""
         if len(self._used) < MOST:
             self._used.add(asset_id)
 
     def failed(self, asset_id: UUID) -> None:
-        """The store did not have a file that is ready: it is looked for at once."""
+        """Notes that the store did not have a ready file; its check is enqueued at once."""
         now = time.monotonic()
-        if self._asked.get(asset_id, -ASK_AGAIN) + ASK_AGAIN > now or len(self._failed) >= MOST:
+        if self._rechecked.get(asset_id, -RECHECK_SECONDS) + RECHECK_SECONDS > now or len(self._failed) >= MOST:
             return
-        if len(self._asked) >= MOST:
-            self._asked.clear()
-        self._asked[asset_id] = now
+        if len(self._rechecked) >= MOST:
+            self._rechecked.clear()
+        self._rechecked[asset_id] = now
         self._failed.add(asset_id)
         self._wake.set()
 
@@ -96,7 +96,7 @@ class ReadUsage:
                 await asyncio.sleep(1)
 
     async def write(self) -> None:
-        """Writes what there is. Raises `DatabaseUnavailable`, with nothing lost."""
+        """Writes the ids kept so far. Raises `DatabaseUnavailable`; the ids are kept for the next write then."""
         if not self._used and not self._failed:
             return
         used, failed = self._used, self._failed

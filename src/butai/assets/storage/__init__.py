@@ -1,1 +1,1 @@
-"""The object store. Nothing here lists a bucket: the service has no right to."""
+"""The object store. No module lists a bucket: the service has no right to."""

@@ -1,4 +1,4 @@
-"""What a HEAD of one object was answered. Pure."""
+"""Answers to HEAD requests. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class HeadKind(StrEnum):
-    """What a HEAD was answered."""
+    """The kinds of answer. `DENIED` may hide an absent key (AWS, without the right to list); `UNCLEAR` is every failure."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -17,7 +17,7 @@ class HeadKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeadAnswer:
-    """One answer. `size` in bytes and `etag` (no quotes) with `PRESENT`; `code` of our errors with `UNCLEAR`."""
+    """One answer. With `PRESENT`: `size` in bytes and `etag` without quotes. With `UNCLEAR`: `code`, one of our error codes."""
 
     kind: HeadKind
     size: int = 0

@@ -1,4 +1,8 @@
-"""Tells how far the store's answers can be believed: one object that must be there, and one key that cannot be."""
+"""Tests how far the store's answers can be believed, by one object that must be there and one key that cannot be.
+
+On AWS a HEAD of an absent key is answered 403, not 404, to a caller without the right to list: alone, neither proves
+anything.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from butai.errors import Code
 
 
 class StoreUnreliable(Exception):
-    """The store's answers cannot be believed now. `code` is the alert's; `detail` is for an operator."""
+    """The store's answers cannot be believed now. `code` is that of the alert; `detail` is a sentence for operators."""
 
     def __init__(self, detail: str, *, code: Code = Code.PATROL_UNRELIABLE) -> None:
         super().__init__(detail)
@@ -18,8 +22,7 @@ class StoreUnreliable(Exception):
 
 
 class Canary:
-    """An object of our own that must be there, and a key that cannot be: what the store says of these two tells how far
-    to believe what it says of others."""
+    """The pair of keys: `key`, an object of our own that must be there, and a random one that cannot be."""
 
     def __init__(self, heads: Heads, prefix: str) -> None:
         self._heads = heads
@@ -27,7 +30,7 @@ class Canary:
         self._absent = f"{prefix}butai/patrol/absent-"
 
     async def probe(self) -> bool:
-        """Whether the store hides what is absent (403 in place of 404). Raises `StoreUnreliable`."""
+        """Returns whether the store hides absent keys (403 in place of 404). Raises `StoreUnreliable`."""
         own = await self._heads.head(self.key)
         if own.kind is not HeadKind.PRESENT:
             raise StoreUnreliable(f"our own object {self.key} should be there, and the store says {said(own)}")
@@ -38,7 +41,7 @@ class Canary:
 
 
 def said(answer: HeadAnswer) -> str:
-    """An answer in words, for an operator."""
+    """Describes an answer for operators."""
     return {
         HeadKind.PRESENT: "200: it is there",
         HeadKind.ABSENT: "404: it is absent",

@@ -1,10 +1,8 @@
-"""The object store: any S3, over aiohttp and our own signatures.
+"""Client of the object store: any S3, over aiohttp and our own signatures.
 
 Why not a client library: after a crash a multipart upload can only be aborted by its id, which obstore keeps to
 itself; its 416 and its denied requests come as one error whose text would have to be parsed; and boto3 costs an order
 of magnitude more. What is left is plain HTTP. There is no method that lists: the service has no right to.
-
-Built by `butai.cli`; called by `uploads`, `delivery`, `thumbnails`, `tasks` and `verifying`.
 """
 
 from __future__ import annotations
@@ -34,19 +32,19 @@ TRIES = 3
 """Tries of a request that may be repeated: enough for one dropped connection and one throttle."""
 
 SLICE = 256 * 1024
-"""Bytes handed to the socket at a time: a whole part at once would be copied into the transport's buffer."""
+"""Bytes written to the socket at a time: a whole part at once would be copied into the transport's buffer."""
 
 SLOWEST = 256 * 1024
-"""Bytes per second that a store must take, on average over a part, before the part is given up."""
+"""Bytes per second that a store must take, averaged over a part; a slower part fails with `StoreTimeout`."""
 
 
 class Payload(Protocol):
-    """Bytes that can be sent, and sent again. `parts.Part` is one; `BytesPayload` makes one of bytes."""
+    """Bytes that can be sent, and sent again: a part of an upload, or `BytesPayload`."""
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, length: int) -> bytes | memoryview:
-        """Some of the bytes; fewer than asked only at the end."""
+        """Returns at most `length` bytes from `start`; fewer only at the end."""
         ...
 
 
@@ -60,12 +58,12 @@ class BytesPayload:
         return len(self._body)
 
     def read(self, start: int, length: int) -> memoryview:
-        """A view, not a copy."""
+        """Returns a view, not a copy."""
         return self._body[start : start + length]
 
 
 class ObjectAbsent(Exception):
-    """The store answered 404. Not for callers of the API: what it means depends on who asks."""
+    """The store answered 404. Not an API error: what it means depends on the caller."""
 
 
 class RangeRefused(Exception):
@@ -74,7 +72,7 @@ class RangeRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectFacts:
-    """What a HEAD tells. `size` in bytes; `etag` without its quotes."""
+    """The headers of an object. `size` in bytes; `etag` without its quotes."""
 
     size: int
     etag: str
@@ -82,7 +80,7 @@ class ObjectFacts:
 
 
 class ObjectBody:
-    """A body on its way from the store. Iterate once, within `Store.open`'s block."""
+    """The body of a GET. Iterate once, within the block of `Store.open`."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -90,14 +88,14 @@ class ObjectBody:
         self.etag = response.headers.get("ETag", "").strip('"')
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes as they come. Raises `StoreUnavailable`, `StoreTimeout`."""
+        """Yields the bytes as they come. Raises `StoreUnavailable`, `StoreTimeout`."""
         with _store_errors("get"):
             async for chunk in self._response.content.iter_any():
                 yield chunk
 
 
 class _store_errors:
-    """Turns aiohttp's errors into ours, with one log line each."""
+    """Turns aiohttp's errors into `StoreUnavailable` and `StoreTimeout`, with one log line each."""
 
     def __init__(self, operation: str) -> None:
         self.operation = operation
@@ -115,7 +113,7 @@ class _store_errors:
 
 
 class Store:
-    """One bucket. An async context manager; requests share one pool of connections."""
+    """Client of one bucket. An async context manager; requests share one pool of connections."""
 
     def __init__(self, settings: StoreSettings) -> None:
         if not settings.endpoint:
@@ -164,7 +162,7 @@ class Store:
         headers: dict[str, str] | None = None,
         public: bool = False,
     ) -> str:
-        """A signed URL for one object; with `public`, as browsers reach the store. `expires` is in seconds."""
+        """Signs a URL for one object; with `public`, at the address that browsers use. `expires` is in seconds."""
         base = self._public_base if public else self._base
         return sigv4.presign(
             method,
@@ -179,8 +177,8 @@ class Store:
     # Single requests
 
     async def head(self, key: str) -> ObjectFacts:
-        """What the store says of one object. Raises `ObjectAbsent`, `StoreAccessDenied` (which on AWS also stands for
-        an absent key), `StoreUnavailable`, `StoreTimeout`."""
+        """HEAD of one object. Raises `ObjectAbsent`, `StoreAccessDenied` (which on AWS also stands for an absent key),
+        `StoreUnavailable`, `StoreTimeout`."""
         async with self._request("HEAD", key) as response:
             return ObjectFacts(
                 int(response.headers.get("Content-Length", "0")),
@@ -189,7 +187,7 @@ class Store:
             )
 
     async def read(self, key: str, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start`. Fewer when the object ends; raises as `head` does, and `RangeRefused`."""
+        """Reads at most `length` bytes from `start`; fewer when the object ends. Raises as `head` does, and `RangeRefused`."""
         headers = {"Range": f"bytes={start}-{start + length - 1}"}
         async with self._request("GET", key, send_headers=headers) as response:
             body = bytearray()
@@ -201,13 +199,13 @@ class Store:
 
     @asynccontextmanager
     async def open(self, key: str, range_header: str | None = None) -> AsyncIterator[ObjectBody]:
-        """One object's body, or one range of it (`bytes=0-99`). Raises as `read` does."""
+        """Opens one object's body, or one range of it (`bytes=0-99`). Raises as `read` does."""
         headers = {"Range": range_header} if range_header else {}
         async with self._request("GET", key, send_headers=headers) as response:
             yield ObjectBody(response)
 
     async def put(self, key: str, body: Payload, content_type: str) -> str:
-        """Writes one object whole; returns its ETag."""
+        """Writes one object whole; returns its ETag. Raises as `head` does."""
         headers = {"Content-Type": content_type}
         async with self._request("PUT", key, send_headers=headers, body=body) as response:
             return response.headers.get("ETag", "").strip('"')
@@ -222,7 +220,7 @@ class Store:
             raise StoreUnavailable(f"The store could not copy: {_error_code(text)}")
 
     async def delete(self, key: str) -> None:
-        """Removes one object; an absent one is fine."""
+        """Removes one object. Idempotent."""
         try:
             async with self._request("DELETE", key):
                 pass
@@ -230,7 +228,7 @@ class Store:
             pass
 
     async def ready(self) -> bool:
-        """Whether the store answers within two seconds, be it with a no: it is asked for a key that need not exist."""
+        """Returns whether the store answers within two seconds. A refusal counts: the key of the request need not exist."""
         if self._session is None:
             return False
         url = URL(self.sign("HEAD", f"{self.prefix}butai/ready"), encoded=True)
@@ -243,7 +241,7 @@ class Store:
     # Multipart uploads
 
     async def create_multipart(self, key: str, content_type: str) -> str:
-        """Begins an upload in parts; returns its id."""
+        """Begins a multipart upload; returns its id. Never repeated: each repetition would begin another one."""
         headers = {"Content-Type": content_type}
         async with self._request("POST", key, query={"uploads": ""}, send_headers=headers, tries=1) as response:
             match = re.search(r"<UploadId>([^<]+)</UploadId>", await response.text())
@@ -252,14 +250,16 @@ class Store:
         return match[1]
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Payload) -> str:
-        """Sends part `number` (from 1; at least 5 MiB but for the last); returns its ETag."""
+        """Sends part `number` (from 1; all but the last have at least 5 MiB); returns its ETag."""
         query = {"partNumber": str(number), "uploadId": upload_id}
         async with self._request("PUT", key, query=query, body=body) as response:
             return response.headers.get("ETag", "")
 
     async def complete_multipart(self, key: str, upload_id: str, sent: Sequence[tuple[int, str]]) -> str:
-        """Makes the object of its parts (number and ETag, numbers ascending); returns its ETag. When the answer was lost,
-        a HEAD tells how it ended."""
+        """Joins the parts (number and ETag, numbers ascending) to the object; returns its ETag.
+
+        Idempotent: an upload that was joined before, its answer lost, is found by HEAD.
+        """
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in sent
         )
@@ -279,14 +279,14 @@ class Store:
         return match[1].replace("&#34;", "").replace("&quot;", "").strip('"') if match else (await self.head(key)).etag
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:
-        """Throws away an unfinished upload's parts; one that is gone is fine."""
+        """Removes the parts of an unfinished multipart upload. Idempotent."""
         try:
             async with self._request("DELETE", key, query={"uploadId": upload_id}):
                 pass
         except ObjectAbsent:
             pass
 
-    # How all of them travel
+    # Requests
 
     @asynccontextmanager
     async def _request(
@@ -299,7 +299,7 @@ class Store:
         body: Payload | None = None,
         tries: int = TRIES,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request and its answer; the connection is given back when the block ends."""
+        """Sends one request; the connection returns to the pool when the block ends."""
         operation = f"{method.lower()}{'' if not query else ' ' + next(iter(query))}"
         response = await self._send(operation, method, key, query, send_headers or {}, body, tries)
         with _store_errors(operation):
@@ -316,7 +316,7 @@ class Store:
         body: Payload | None,
         tries: int,
     ) -> aiohttp.ClientResponse:
-        """Repeats a request while that may help; what is sent is in memory, so it can be sent again.
+        """Sends a request, up to `tries` times while the store is unavailable; bodies are in memory and can be sent again.
 
         A time-out is not repeated: the caller has waited long enough. Raises what the last answer meant.
         """
@@ -367,7 +367,7 @@ def _error_code(text: str) -> str:
 
 
 async def _refusal(operation: str, response: aiohttp.ClientResponse) -> Exception:
-    """What the store's answer means. A HEAD has no body to say why."""
+    """Returns the error that a refusal means. A HEAD has no body to say why."""
     code = _error_code((await response.content.read(4096)).decode(errors="replace"))
     if response.status == 404:
         return ObjectAbsent()

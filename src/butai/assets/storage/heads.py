@@ -1,7 +1,7 @@
-"""HEAD requests by the thousand. Built by `patrolling`; `looking` asks through it.
+"""HEAD requests by the thousand.
 
-obstore makes its requests in Rust: several times the rate of what the library's own `Store` reaches, which is made for
-bodies (docs/performance.md).
+obstore makes its requests in Rust: several times the rate of the library's own `Store`, which is made for bodies
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from obstore.store import S3Config
 
 CONCURRENCY = 48
-"""HEADs on their way at a time: enough to hide 10 ms to a store of 4,000 a second."""
+"""HEADs under way at a time: hides a latency of 10 ms at a store that answers 4,000 a second."""
 
 HEAD_SECONDS = 10
-"""How long one HEAD may take, its repetition included."""
+"""Seconds that one HEAD may take, its repetition included."""
 
-IN_VAIN = 100
-"""HEADs in a row without a clear answer, after which the rest of a batch is not tried: the store is down."""
+UNCLEAR_LIMIT = 100
+"""Unclear answers in a row, after which the rest of a batch is not tried: the store is down."""
 
 NOT_TRIED = HeadAnswer(HeadKind.UNCLEAR, code=Code.NOT_TRIED)
 
 
 class Heads(Protocol):
-    """Where answers come from."""
+    """A source of answers to HEAD requests."""
 
     async def head(self, key: str) -> HeadAnswer:
-        """One answer. Never raises for what a store does."""
+        """Asks for one key. Never raises for what a store does."""
         ...
 
     async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
-        """The answers to `keys`, in their order."""
+        """Asks for many keys; returns the answers in their order."""
         ...
 
 
 class StoreHeads:
-    """HEADs of a real store, at most `rate` in a second."""
+    """HEAD requests to a real store, at most `rate` in a second."""
 
     def __init__(self, store: Store, rate: float) -> None:
         self._store = store
@@ -67,7 +67,7 @@ class StoreHeads:
             return HeadAnswer(HeadKind.DENIED)
         except ValueError:
             # A key that obstore has no path for, such as one with two slashes in a row.
-            return await self._odd(key)
+            return await self._head_slowly(key)
         except Exception as error:
             # Its errors for all the rest have no common class of their own.
             return HeadAnswer(
@@ -75,7 +75,7 @@ class StoreHeads:
             )
         return HeadAnswer(HeadKind.PRESENT, facts["size"], (facts["e_tag"] or "").strip('"'))
 
-    async def _odd(self, key: str) -> HeadAnswer:
+    async def _head_slowly(self, key: str) -> HeadAnswer:
         try:
             facts = await self._store.head(key)
         except ObjectAbsent:
@@ -87,18 +87,18 @@ class StoreHeads:
         return HeadAnswer(HeadKind.PRESENT, facts.size, facts.etag)
 
     async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
-        """As `Heads` says. After `IN_VAIN` unclear answers in a row the rest is `NOT_TRIED`."""
+        """As `Heads` says. After `UNCLEAR_LIMIT` unclear answers in a row the rest is `NOT_TRIED`."""
         answers = [NOT_TRIED] * len(keys)
         places = iter(range(len(keys)))
-        in_vain = 0
+        unclear = 0
 
         async def ask() -> None:
-            nonlocal in_vain
+            nonlocal unclear
             for place in places:
-                if in_vain >= IN_VAIN:
+                if unclear >= UNCLEAR_LIMIT:
                     return
                 answer = answers[place] = await self.head(keys[place])
-                in_vain = in_vain + 1 if answer.kind is HeadKind.UNCLEAR else 0
+                unclear = unclear + 1 if answer.kind is HeadKind.UNCLEAR else 0
 
         await asyncio.gather(*(ask() for _ in range(min(CONCURRENCY, len(keys)))))
         return answers
@@ -107,7 +107,7 @@ class StoreHeads:
 def _fast_store(settings: StoreSettings) -> S3Store:
     endpoint = settings.endpoint.rstrip("/")
     if not settings.path_style:
-        # It takes the host with the bucket's name in it, then.
+        # obstore expects a host with the bucket's name in it, then.
         endpoint = endpoint.replace("://", f"://{settings.bucket}.", 1)
     token = settings.session_token.get_secret_value()
     timeout = timedelta(seconds=HEAD_SECONDS)
@@ -128,6 +128,6 @@ def _fast_store(settings: StoreSettings) -> S3Store:
             "timeout": timeout,
             "connect_timeout": timedelta(seconds=settings.connect_timeout),
         },
-        # By itself it would try for three minutes.
+        # By default it tries for three minutes.
         retry_config={"max_retries": 1, "retry_timeout": timeout},
     )

@@ -1,19 +1,18 @@
-"""How fast the store is asked."""
+"""A limit on the rate of requests to the store."""
 
 from __future__ import annotations
 
 import asyncio
 
 BURST = 0.1
-"""Seconds for which requests that could have gone out are made up for. A whole second's worth would be felt by others."""
+"""Seconds of unused rate that may be caught up with. A whole second's requests at once would slow other users of the store."""
 
 
 class RateLimit:
-    """A token bucket: one token for each request. `rate`: requests in a second, 0 for no limit; `BURST` seconds' worth may
-    go out at once.
+    """A token bucket: one token for each request. `rate`: requests in a second, 0 for no limit; bursts of `BURST` seconds.
 
-    Each takes the next place in time and sleeps until then: were they all to wait for the next token, all would wake for
-    each of them.
+    Each caller takes the next slot in time and sleeps until then: if all waited for the next token, each token would wake
+    all of them.
     """
 
     def __init__(self, rate: float) -> None:
@@ -21,7 +20,7 @@ class RateLimit:
         self._next = 0.0
 
     async def take(self) -> None:
-        """Returns when a request may go out."""
+        """Waits until a request may go out."""
         if self._rate <= 0:
             return
         now = asyncio.get_running_loop().time()

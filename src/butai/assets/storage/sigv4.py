@@ -1,7 +1,7 @@
 """AWS Signature Version 4, for requests that carry their signature in the query.
 
-Why our own: obstore signs neither headers nor sub-resources (a multipart upload's `uploadId`), and boto3 takes twenty
-times as long. Pure. Called by `storage` (its own requests to the store, and the URLs that clients are given).
+Pure. Why our own: obstore signs neither headers nor sub-resources (a multipart upload's `uploadId`), and boto3 takes
+twenty times as long.
 
 Source: AWS, "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)".
 """
@@ -20,7 +20,7 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """An access key and its secret. Has no repr, so that it cannot slip into a log."""
+    """An access key and its secret. Without a repr, so that it cannot slip into a log."""
 
     access_key_id: str
     secret_access_key: str
@@ -46,7 +46,7 @@ def presign(
     headers: dict[str, str] | None = None,
     now: datetime | None = None,
 ) -> str:
-    """The URL with its signature. `url` has no query and an already percent-encoded path; `expires` is in seconds.
+    """Returns the URL with its signature. `url` has no query and a percent-encoded path; `expires` is in seconds.
 
     `query`: parameters to sign with it (`{"uploadId": …, "partNumber": …}`, `response-…`). `headers`: headers that
     the client must send with exactly these values (`{"content-type": …}`), beside Host.
@@ -90,5 +90,5 @@ def presign(
 
 
 def encode_path(key: str) -> str:
-    """An object's key as it stands in a URL's path: everything but unreserved characters and slashes encoded."""
+    """Encodes an object key for the path of a URL: all but unreserved characters and slashes (RFC 3986, 2.3)."""
     return quote(key, safe="/-_.~")

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of the given paths where the code does not say it by itself."""
+"""OpenAPI text of the given paths, where it does not follow from the code."""
 
 from __future__ import annotations
 

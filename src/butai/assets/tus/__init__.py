@@ -1,1 +1,1 @@
-"""Uploads that can be taken up again, by the tus protocol 1.0."""
+"""Resumable uploads, by the tus protocol 1.0."""

@@ -1,6 +1,6 @@
-"""SHA-256 on the way, for uploads that one process carries from their first byte to their last. Kept by `writing`.
+"""SHA-256 digests of unfinished uploads, kept in memory between requests.
 
-A digest cannot be stored and taken up elsewhere, so an upload that changes its process is read back once at its end.
+The state of a digest cannot be stored, so an upload whose requests reach several processes is read back once at its end.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from collections import OrderedDict
 from uuid import UUID
 
 MOST = 1000
-"""Uploads whose digest is kept; a few hundred bytes each."""
+"""Uploads whose digest is kept; a few hundred bytes each. The oldest goes first."""
 
 
 class Digests:
-    """The digest of each upload's beginning, and how many bytes that is."""
+    """For each upload, the digest of its beginning and the length of that beginning in bytes."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[UUID, tuple[int, hashlib._Hash]] = OrderedDict()
 
     def at(self, upload_id: UUID, offset: int) -> hashlib._Hash | None:
-        """The digest of the first `offset` bytes, to go on with; None when this process does not have it."""
+        """Returns a copy of the digest of the first `offset` bytes; None when this process does not have it."""
         if offset == 0:
             return hashlib.sha256()
         kept = self._kept.get(upload_id)
         return kept[1].copy() if kept is not None and kept[0] == offset else None
 
     def keep(self, upload_id: UUID, offset: int, digest: hashlib._Hash | None) -> None:
-        """Keeps a copy; None forgets."""
+        """Keeps a copy of the digest of the first `offset` bytes; with None, forgets the upload."""
         self._kept.pop(upload_id, None)
         if digest is not None:
             self._kept[upload_id] = (offset, digest.copy())
@@ -35,5 +35,5 @@ class Digests:
                 self._kept.popitem(last=False)
 
     def forget(self, upload_id: UUID) -> None:
-        """The upload is over."""
+        """Forgets an upload that is over. Idempotent."""
         self._kept.pop(upload_id, None)

@@ -1,4 +1,4 @@
-"""What tus says in headers, read and written. Pure; called by `routes`.
+"""The headers of tus, parsed. Pure.
 
 Source: tus resumable upload protocol 1.0.0, https://tus.io/protocols/resumable-upload.
 """
@@ -14,26 +14,26 @@ from butai.errors import InvalidRequest
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
 ALGORITHMS = ("sha256", "sha1", "md5")
-"""Of the checksum extension: sha1 is what every server must have; md5 is what old clients send."""
+"""Algorithms of the checksum extension: servers must have sha1; old clients send md5."""
 
 BODY_TYPE = "application/offset+octet-stream"
 
 METADATA_LIMIT = 8 * 1024
-"""Most characters of `Upload-Metadata`: a key of 1,000 bytes in base64, and room for a client's own."""
+"""Most characters of `Upload-Metadata`: a key of 1,024 bytes in base64, and room for a client's own fields."""
 
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,200}")
 
 
 def whole_number(name: str, value: str | None) -> int:
-    """A header that is a number of bytes. Raises `InvalidRequest`."""
+    """Parses a header that is a number of bytes. Raises `InvalidRequest`."""
     if value is None or not _NUMBER.fullmatch(value):
         raise InvalidRequest(f"{name} must be a whole number of bytes")
     return int(value)
 
 
 def metadata(header: str) -> dict[str, str]:
-    """`Upload-Metadata`: names and their values; one without a value is empty. Raises `InvalidRequest`."""
+    """Parses `Upload-Metadata` into names and values; a name without a value has an empty one. Raises `InvalidRequest`."""
     if len(header) > METADATA_LIMIT:
         raise InvalidRequest(f"Upload-Metadata is longer than {METADATA_LIMIT} characters")
     found: dict[str, str] = {}
@@ -50,14 +50,14 @@ def metadata(header: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What `Upload-Checksum` declares of one request's body. `digest` is raw."""
+    """The declared checksum of one request's body. `digest` is raw bytes."""
 
     algorithm: str
     digest: bytes
 
 
 def checksum(header: str | None) -> Checksum | None:
-    """`Upload-Checksum: sha256 base64`. Raises `InvalidRequest`, for an algorithm that is not offered, too."""
+    """Parses `Upload-Checksum`, such as `sha256 base64`. Raises `InvalidRequest`, also for an algorithm that is not offered."""
     if header is None:
         return None
     algorithm, _, encoded = header.strip().partition(" ")

@@ -1,9 +1,9 @@
-"""Names and times that the parts of resumable uploads share."""
+"""The name of the task that finishes an upload, and when it runs."""
 
 from datetime import timedelta
 
 FINISH = "assets.finish_upload"
-"""The task that finishes what a dead process left whole; its body is in `tasks`. Arguments: `upload_id`."""
+"""The task that finishes an upload that is whole and whose process died; its body is in `tasks`. Arguments: `upload_id`."""
 
 FINISH_AFTER = timedelta(seconds=60)
-"""How long a process has to finish an upload that is whole, before another one does: reading 200 MiB back takes seconds."""
+"""Time that a process has to finish an upload that is whole, before another one does: reading 200 MiB back takes seconds."""

@@ -1,1 +1,1 @@
-"""How bytes come in: through a form, or past this service on a signed URL; and what one user may keep."""
+"""How bytes come in: streamed from a form, or sent to the store by a signed URL; and how much one user may keep."""

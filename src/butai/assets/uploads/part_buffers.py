@@ -1,8 +1,8 @@
-"""Where an upload's bytes wait between the client and the store: parts of a fixed size.
+"""Buffers for an upload's bytes between the client and the store: parts of a fixed size.
 
 A part must be whole before it is sent, so that it can be sent again. Memory for parts is bounded for the process;
 beyond it a part waits in an unlinked temporary file, so that many uploads at once, or slow ones, neither fill the
-memory nor wait for each other. Called by `uploads`.
+memory nor wait for each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STRETCH = 1024**2
 
 
 class Part:
-    """Up to `PART_BYTES`, filled once, read any number of times. Give it back with `PartMemory.give`."""
+    """Up to `PART_BYTES` bytes, filled once, read any number of times. Give it back with `PartMemory.give`."""
 
     def __init__(self, buffer: bytearray | None) -> None:
         self._buffer = buffer
@@ -30,11 +30,11 @@ class Part:
 
     @property
     def full(self) -> bool:
-        """Whether nothing more fits."""
+        """Whether it has `PART_BYTES` bytes."""
         return self._length == PART_BYTES
 
     def write(self, chunk: bytes | memoryview) -> int:
-        """Takes as much of `chunk` as fits; returns how much that was."""
+        """Takes as many bytes of `chunk` as fit; returns how many."""
         taken = min(len(chunk), PART_BYTES - self._length)
         piece = memoryview(chunk)[:taken]
         if self._buffer is not None:
@@ -48,7 +48,7 @@ class Part:
         return taken
 
     def read(self, start: int, length: int) -> bytes | memoryview:
-        """Some of the bytes; fewer than asked only at the end."""
+        """Returns at most `length` bytes from `start`; fewer only at the end."""
         length = max(0, min(length, self._length - start))
         if self._buffer is not None:
             return memoryview(self._buffer)[start : start + length]
@@ -68,7 +68,7 @@ class Part:
 
 
 class PartMemory:
-    """The process's memory for parts. Buffers are kept and used again: freed ones would come back as fragments."""
+    """The process's memory for parts, in bytes. Buffers are kept and used again: freeing them would fragment the heap."""
 
     def __init__(self, limit: int) -> None:
         self._allowed = max(0, limit // PART_BYTES)
@@ -76,7 +76,7 @@ class PartMemory:
         self._free: list[bytearray] = []
 
     def take(self) -> Part:
-        """An empty part: in memory while there is some, else in a file. Raises `OSError` when no file can be made."""
+        """Returns an empty part: in memory below the limit, in a file beyond it. Raises `OSError` when no file can be made."""
         if self._free:
             return Part(self._free.pop())
         if self._made < self._allowed:
@@ -85,7 +85,7 @@ class PartMemory:
         return Part(None)
 
     def give(self, part: Part) -> None:
-        """Takes a part back. Its bytes are gone."""
+        """Takes a part back; its bytes are lost."""
         buffer = part._close()  # pyright: ignore[reportPrivateUsage]
         if buffer is not None:
             self._free.append(buffer)
