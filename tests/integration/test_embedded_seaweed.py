@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -146,18 +147,34 @@ def test_a_request_without_a_good_signature_is_refused(running: EmbeddedSeaweed,
     assert b"secret" not in body
 
 
-def test_the_doors_beside_s3_are_locked(running: EmbeddedSeaweed) -> None:
+def test_the_ports_beside_s3_want_a_certificate_and_a_token(running: EmbeddedSeaweed) -> None:
     store = running.store
     assert signed(store, "PUT", "/media/side-door", body=b"secret" * 1000)[0] == 200
-    filer = f"http://127.0.0.1:{running._state['filer']}/buckets/media/side-door"
-    assert ask("GET", filer)[0] == 401
-    assert ask("DELETE", filer)[0] == 401
-    assert ask("PUT", filer, b"overwritten")[0] == 401
-    volume = f"http://127.0.0.1:{running._state['volume']}"
-    # Ids of stored pieces are guessable: volume, key and a cookie of 32 bits; the token comes before all of them.
-    assert ask("DELETE", f"{volume}/1,01637037d6")[0] == 401
-    assert ask("GET", f"{volume}/1,01637037d6")[0] == 401
+    filer = f"127.0.0.1:{running._state['filer']}/buckets/media/side-door"
+    # Ids of stored pieces are guessable (volume, key and a cookie of 32 bits); certificate and token come before them.
+    volume = f"127.0.0.1:{running._state['volume']}/1,01637037d6"
+    tls = running.data_dir / "tls"
+    stranger = ssl.create_default_context(cafile=tls / "ca.pem")
+    holder = ssl.create_default_context(cafile=tls / "ca.pem")
+    holder.load_cert_chain(tls / "cert.pem", tls / "key.pem")
+    for method, place in (("GET", filer), ("DELETE", filer), ("PUT", filer), ("GET", volume), ("DELETE", volume)):
+        body = b"overwritten" if method == "PUT" else b""
+        assert ask(method, f"http://{place}", body)[0] == 400
+        with pytest.raises(OSError, match=r"(?i)certificate required|reset|EOF|broken pipe|closed connection"):
+            https(method, place, body, stranger)
+        # The filer has no HTTP at all, the volume wants the token.
+        assert https(method, place, body, holder) == (404 if place == filer else 401)
     assert signed(store, "GET", "/media/side-door") == (200, b"secret" * 1000)
+
+
+def https(method: str, place: str, body: bytes, context: ssl.SSLContext) -> int:
+    host, _, path = place.partition("/")
+    connection = http.client.HTTPSConnection(host, timeout=10, context=context)
+    try:
+        connection.request(method, f"/{path}", body)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def test_it_listens_on_loopback_alone_on_the_ports_it_was_given(running: EmbeddedSeaweed) -> None:

@@ -2,7 +2,10 @@
 
 Called by `butai.cli.up` and by the tests. What differs from a plain `weed mini`, and why:
 - its telemetry is off, and it listens on loopback alone;
-- the filer and volume ports want a token (the `WEED_JWT_*` keys): without one anybody on the machine reads and deletes;
+- every port but S3's wants a client certificate that only this folder holds (`certificates`), over HTTP and gRPC alike:
+  without it any program, and any web page by an `<img>`, could delete all files (`/col/delete` of the master), and any
+  user of the machine could list and read them by gRPC;
+- the master answers nothing over HTTP, and the filer and volume ports want a token as well (the `WEED_JWT_*` keys);
 - the service's identity may read, write and tag in one bucket and may not list; a second identity, for us and for
   tests, makes the bucket;
 - every gRPC port is its HTTP port + 10000, where weed's own worker looks for it whatever the flags say: elsewhere it
@@ -30,6 +33,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from butai.assets.storage import sigv4
+from butai.embedded.certificates import certificates
 from butai.embedded.folder import (
     choose_port,
     folder_errors,
@@ -56,6 +60,8 @@ _TOKEN_KEYS = (
     "WEED_JWT_FILER_SIGNING_KEY",
     "WEED_JWT_FILER_SIGNING_READ_KEY",
 )
+_GRPC_PARTS = ("MASTER", "VOLUME", "FILER", "S3", "CLIENT", "ADMIN", "WORKER", "MSG_BROKER", "MSG_AGENT", "MQ")
+_HTTP_PARTS = ("MASTER", "VOLUME", "FILER", "ADMIN", "CLIENT")
 _CORS = b"""<CORSConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CORSRule>
 <AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod><AllowedMethod>HEAD</AllowedMethod>
 <AllowedMethod>PUT</AllowedMethod><AllowedMethod>POST</AllowedMethod><AllowedHeader>*</AllowedHeader>
@@ -204,6 +210,7 @@ class EmbeddedSeaweed:
                     "GOMEMLIMIT": "768MiB",
                     "GOGC": "30",
                     **{name: self._state[name] for name in _TOKEN_KEYS},
+                    **self._mutual_tls(),
                 },
                 log=self.log_file,
                 cwd=self.data_dir,
@@ -258,17 +265,38 @@ class EmbeddedSeaweed:
             # Resuming its raft state, the master is sometimes leader a millisecond after the volume server first asked,
             # which then asks again 5 s later. It has no state of its own to lose: volumes report their ids and keys.
             "-master.resumeState=false",
+            "-disableHttp=true",
             "-admin.ui=false",
             "-webdav=false",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-s3.config=identities.json",
+            # Keys are made and taken away by the file alone.
+            "-s3.iam=false",
+            "-s3.autoCreateBucket=false",
             "-s3.allowDeleteBucketNotEmpty=false",
             # Seconds that the volume server waits before it stops, for the peers that it does not have.
             "-volume.preStopSeconds=0",
             *ports,
             *grpc,
         ]
+
+    def _mutual_tls(self) -> dict[str, str]:
+        """The environment that has every server ask for, and every client show, the folder's certificate.
+
+        Source: `weed scaffold -config=security`, sections `grpc` and `https`; environment variables win over its file.
+        """
+        with folder_errors(self.data_dir):
+            files = certificates(self.data_dir / "tls")
+        environment = {"WEED_GRPC_CA": str(files.authority), "WEED_HTTPS_CLIENT_ENABLED": "true"}
+        for part in _GRPC_PARTS:
+            environment[f"WEED_GRPC_{part}_CERT"] = str(files.certificate)
+            environment[f"WEED_GRPC_{part}_KEY"] = str(files.key)
+        for part in _HTTP_PARTS:
+            environment[f"WEED_HTTPS_{part}_CA"] = str(files.authority)
+            environment[f"WEED_HTTPS_{part}_CERT"] = str(files.certificate)
+            environment[f"WEED_HTTPS_{part}_KEY"] = str(files.key)
+        return environment
 
     def _write_identities(self) -> None:
         """The service may not list; the administrator may do all."""
