@@ -2,23 +2,27 @@
 PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
-LANES ?= 0
+# Processes that tests run in; 0 for one, which can be debugged. What they were measured for: two on two processors.
+LANES ?= 2
 # Python keeps what it compiled, even where the environment says not to: the tests start hundreds of processes, and each
 # would spend two seconds on compiling the libraries anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test test-fast check bench docs format lock livekit console screenshots system clean
+.PHONY: run test test-fast test-deep check bench docs format lock livekit console screenshots system clean
 
 run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/livekit-server --if-possible
 	@scripts/console --if-possible
 	.venv/bin/butai up $(ARGS)
 
-test: .venv/dev.stamp system livekit console ## All tests; quicker, on a machine that does nothing else: make test LANES=2
+test: .venv/dev.stamp system livekit console ## All tests, in two lanes; one after another: make test LANES=0
 	$(PY) -m pytest tests -n $(LANES) $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
-	$(PY) -m pytest tests/unit tests/integration -m "not slow" $(ARGS)
+	$(PY) -m pytest tests/unit tests/integration -m "not slow and not media" -n $(LANES) $(ARGS)
+
+test-deep: .venv/dev.stamp ## The properties alone, with many more examples, others each time
+	$(PY) -m pytest tests/unit tests/integration tests/fuzz -m hypothesis --hypothesis-profile=deep -n $(LANES) $(ARGS)
 
 check: .venv/dev.stamp ## Style, types, structure, migrations, documents
 	.venv/bin/ruff check .

@@ -15,8 +15,6 @@ from xml.etree import ElementTree
 import aiohttp
 import pytest
 from pydantic import SecretStr
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 from yarl import URL
 
 from butai.api import create_app
@@ -37,6 +35,7 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from butai.worker import make_app
+from tests import lanes
 from tests.databases import Databases, run_databases
 from tests.examples import register_profiles
 from tests.fakes.store_proxy import StoreProxy
@@ -50,17 +49,10 @@ register_profiles()
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
 
 
-class Lanes(LoadScopeScheduling):
-    """Two lanes of half an hour each, for `make test LANES=2`. What draws and sends pictures needs both processors at
-    times, and is never beside another of its kind. Within a lane all stays in order."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "services" if nodeid.startswith("tests/integration/") else "pages"
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
-    """Called by pytest-xdist."""
-    return Lanes(config, log)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Called by pytest; first, since what xdist's hook makes of the groups comes after."""
+    lanes.assign(items)
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,9 @@ def test_the_ports_beside_s3_want_a_certificate_and_a_token(running: EmbeddedSea
     holder.load_cert_chain(tls / "cert.pem", tls / "key.pem")
     for method, place in (("GET", filer), ("DELETE", filer), ("PUT", filer), ("GET", volume), ("DELETE", volume)):
         body = b"overwritten" if method == "PUT" else b""
-        assert ask(method, f"http://{place}", body)[0] == 400
+        # Without TLS: told so, or, for methods that Go does not take for HTTP, hung up on.
+        with contextlib.suppress(http.client.RemoteDisconnected):
+            assert ask(method, f"http://{place}", body)[0] == 400
         with pytest.raises(OSError, match=r"(?i)certificate required|reset|EOF|broken pipe|closed connection"):
             https(method, place, body, stranger)
         # The filer has no HTTP at all, the volume wants the token.

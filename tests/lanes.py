@@ -1,0 +1,51 @@
+"""Which tests may run beside which, when pytest-xdist runs them in several processes (`make test`).
+
+What draws or sends pictures in real time needs both processors at times, so these modules are one group, whose tests run
+one after another, in order; it is the longest and begins at once. Every other module is a group of its own, and fills
+the other process.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+
+MEDIA = (
+    "e2e/test_console_[!u]*",
+    "e2e/test_console_up",
+    "e2e/test_demo",
+    "e2e/test_live*",
+    "integration/test_egress_contract",
+    "integration/test_livekit_webhooks_processes",
+    "integration/test_relay_broadcast",
+    "integration/test_relay_source",
+    "integration/test_rtmp_publisher",
+    "integration/test_rtmp_servers",
+    "unit/test_relay_pipeline",
+)
+"""Modules below `tests`, as patterns of fnmatch."""
+
+
+def is_media(module: Path) -> bool:
+    """Whether the tests of this file draw or send pictures in real time."""
+    name = module.relative_to(ROOT).with_suffix("").as_posix()
+    return any(fnmatch(name, pattern) for pattern in MEDIA)
+
+
+def assign(items: list[pytest.Item]) -> None:
+    """Marks every test with its group, and puts the media first: groups are handed out in the order of their first tests.
+
+    Must run before xdist's own hook of a worker, which writes the group into the test's id.
+    """
+    for item in items:
+        if is_media(item.path):
+            item.add_marker("media")
+            item.add_marker(pytest.mark.xdist_group("media"))
+        else:
+            folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
+            item.add_marker(pytest.mark.xdist_group(f"{folder}-{name}"))
+    items.sort(key=lambda item: not is_media(item.path))
