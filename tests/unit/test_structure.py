@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "butai"
 
@@ -66,3 +68,97 @@ def test_what_calls_itself_pure_is_held_to_it() -> None:
         if re.search(r"\bPure\b(?! ASGI)", docstring):
             says.add(".".join(path.relative_to(ROOT / "src").with_suffix("").parts))
     assert says - held == set()
+
+
+STATES_OF_THE_LIBRARY = {
+    # The table's class, the module that writes it, its SQL name, and the module that spells its states.
+    "AssetObject": ("assets/ledger.py", "asset_objects", "assets/object_states.py"),
+    "ResumableUpload": ("assets/tus/transitions.py", "resumable_uploads", "assets/tus/states.py"),
+}
+
+
+@pytest.mark.parametrize("model", STATES_OF_THE_LIBRARY)
+def test_a_state_of_the_library_is_written_in_one_module(model: str) -> None:
+    """No insert, update, delete, new row or assignment of a state elsewhere."""
+    writer, table, _ = STATES_OF_THE_LIBRARY[model]
+    written = re.compile(rf"\b(INSERT INTO|UPDATE|DELETE FROM)\s+{table}\b", re.IGNORECASE)
+    found: list[str] = []
+    for path in modules():
+        if path == SOURCE / writer:
+            continue
+        tree = ast.parse(path.read_text())
+        names_it = any(isinstance(node, ast.Name) and node.id == model for node in ast.walk(tree))
+        for node in ast.walk(tree):
+            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and written.search(node.value):
+                found.append(f"{at} SQL")
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                first = node.args[0] if node.args else None
+                if node.func.id == model:
+                    found.append(f"{at} a new row")
+                elif (
+                    node.func.id in ("insert", "update", "delete") and isinstance(first, ast.Name) and first.id == model
+                ):
+                    found.append(f"{at} {node.func.id}")
+            elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and names_it:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                flat = [part for target in targets for part in getattr(target, "elts", [target])]
+                if any(isinstance(target, ast.Attribute) and target.attr == "state" for target in flat):
+                    found.append(f"{at} a state")
+    assert found == []
+
+
+@pytest.mark.parametrize("model", STATES_OF_THE_LIBRARY)
+def test_a_state_of_the_library_is_spelled_in_its_table_alone(model: str) -> None:
+    """Not compared with a literal where the rows are known; what only reads in SQL may spell it."""
+    table = STATES_OF_THE_LIBRARY[model][2]
+    words = {
+        node.value.value
+        for cls in ast.parse((SOURCE / table).read_text()).body
+        if isinstance(cls, ast.ClassDef) and cls.name.endswith("State")
+        for node in cls.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+    assert len(words) == 4
+    found: list[str] = []
+    for path in modules(SOURCE / "assets"):
+        tree = ast.parse(path.read_text())
+        if path == SOURCE / table or not any(
+            isinstance(node, ast.Name) and node.id == model for node in ast.walk(tree)
+        ):
+            continue
+        for node in ast.walk(tree):
+            about_state = (
+                (isinstance(node, ast.Compare) and ".state" in ast.unparse(node))
+                or (isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".state.in_"))
+                or (isinstance(node, ast.keyword) and node.arg == "state")
+            )
+            literals = (
+                {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)} if about_state else set()
+            )
+            if literals & words:
+                found.append(f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
+
+
+def test_the_status_of_an_asset_is_set_by_a_transition_alone() -> None:
+    """A new row has the state that its first transition gives it."""
+    found: list[str] = []
+    for path in modules(SOURCE / "assets"):
+        if path == SOURCE / "assets" / "transitions.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Assign):
+                flat = [part for target in node.targets for part in getattr(target, "elts", [target])]
+                if any(
+                    ast.unparse(target).endswith(".status") and ast.unparse(target) != "self.status" for target in flat
+                ):
+                    found.append(at)
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and re.search(r"\bUPDATE assets\b[^;]*\bSET\b[^;]*\bstatus\s*=", node.value.partition("WHERE")[0])
+            ):
+                found.append(at)
+    assert found == []

@@ -6,6 +6,7 @@ Generated column `assets.item`: the list item as the studio contract wants it, k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai.assets.kinds import AssetType, Sidecar
+from butai.assets.object_states import ObjectState
 from butai.assets.states import AssetStatus
 from butai.database import Model
 
@@ -66,7 +68,7 @@ def _list_indexes() -> list[Index]:
     return made
 
 
-def _one_of(column: str, values: type[AssetType] | type[Sidecar] | type[AssetStatus] | tuple[str, ...]) -> str:
+def _one_of(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
@@ -170,19 +172,24 @@ class Asset(Model):
 
 
 class AssetObject(Model):
-    """Every key that was ever written, or was about to be, in the bucket: no leftover goes unknown.
+    """The ledger: each key of the bucket that was ever minted or adopted, so that no leftover is unknown.
 
-    `state`: `writing` (bytes may be coming; `lease_until` says until when its writer is believed alive, or a signed URL
-    is good; `next_look_at` when to look whether a signed upload's bytes have come), `current` (an asset points at it),
-    `condemned` (to be removed by a job), `removed`.
+    `state` is one of `object_states.ObjectState`. While it is `writing`: until `lease_until` its writer counts as alive, or
+    its signed URL as valid; at `next_look_at` the sweep looks whether a signed upload has arrived. `settled_at`: when the
+    state last changed. `upload_id`: the store's multipart upload, while its parts may have to be removed.
     """
 
     __tablename__ = "asset_objects"
     __table_args__ = (
-        CheckConstraint(_one_of("state", ("writing", "current", "condemned", "removed")), name="state"),
+        CheckConstraint(_one_of("state", ObjectState), name="state"),
         CheckConstraint(_one_of("origin", ORIGINS), name="origin"),
-        Index("ix_asset_objects_writing", "lease_until", "next_look_at", postgresql_where=text("state = 'writing'")),
-        Index("ix_asset_objects_condemned", "settled_at", postgresql_where=text("state = 'condemned'")),
+        Index(
+            "ix_asset_objects_writing",
+            "lease_until",
+            "next_look_at",
+            postgresql_where=text(f"state = '{ObjectState.WRITING}'"),
+        ),
+        Index("ix_asset_objects_condemned", "settled_at", postgresql_where=text(f"state = '{ObjectState.CONDEMNED}'")),
         Index("ix_asset_objects_asset", "asset_id"),
     )
 

@@ -1,4 +1,4 @@
-"""The end of an asset: out of the trash for good, when its time is over. Called by `tasks`."""
+"""The end of an asset: purged from the trash when its time there is over."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
-from butai.assets import transitions
-from butai.assets.models import Asset, AssetObject, AssetTombstone
+from butai.assets import ledger, transitions
+from butai.assets.models import Asset, AssetTombstone
 from butai.assets.states import AssetTrigger
 from butai.audit import Origin
 
 
 async def overdue(session: AsyncSession, before: datetime, limit: int) -> list[UUID]:
-    """Assets that have been in the trash since `before`, longest first."""
+    """Returns assets that have been in the trash since `before`, the longest first."""
     rows = await session.scalars(
         select(Asset.id).where(Asset.deleted_at < before).order_by(Asset.deleted_at).limit(limit)
     )
@@ -24,21 +24,15 @@ async def overdue(session: AsyncSession, before: datetime, limit: int) -> list[U
 
 
 async def purge(session: AsyncSession, asset_id: UUID, before: datetime) -> bool:
-    """Removes a row that has been in the trash since `before`, leaving a tombstone; its objects go by a job.
+    """Deletes a row that has been in the trash since `before`, leaving a tombstone; its objects are removed by jobs.
 
-    Looks again under the lock: a restore in between wins. Returns whether it purged.
+    Checks again under the lock: a restore in between wins. Returns whether it purged.
     """
     asset = await transitions.lock(session, asset_id)
     if asset is None or asset.deleted_at is None or asset.deleted_at >= before:
         return False
-    objects = await session.scalars(
-        select(AssetObject.object_key).where(
-            AssetObject.asset_id == asset_id, AssetObject.state.in_(("current", "writing"))
-        )
-    )
-    for object_key in objects.all():
-        await transitions.condemn(session, object_key, after=transitions.READERS_GRACE)
-    await transitions.apply(session, asset, AssetTrigger.PURGED, actor=None)
+    await ledger.condemn_all(session, asset_id)
+    await transitions.move(session, asset, AssetTrigger.PURGED, actor=None)
     session.add(
         AssetTombstone(
             id=asset.id,

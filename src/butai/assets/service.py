@@ -56,7 +56,7 @@ async def edit(session: AsyncSession, caller: Caller, origin: Origin, asset_id: 
         return
     if asset.visibility == "public":
         asset.ever_public = True
-    await transitions.apply(
+    await transitions.move(
         session, asset, AssetTrigger.EDITED, actor=caller.user_id, detail={"changed": sorted(changes)}
     )
     audit.record(session, origin, "asset.edit", f"asset:{asset.id}", detail=changes)
@@ -68,7 +68,7 @@ async def trash(session: AsyncSession, caller: Caller, origin: Origin, asset_id:
     if asset.deleted_at is not None:
         return
     asset.deleted_at = datetime.now(UTC)
-    await transitions.apply(session, asset, AssetTrigger.TRASHED, actor=caller.user_id)
+    await transitions.move(session, asset, AssetTrigger.TRASHED, actor=caller.user_id)
     audit.record(session, origin, "asset.trash", f"asset:{asset.id}")
     await _tell_owner(session, asset, caller)
 
@@ -79,7 +79,7 @@ async def restore(session: AsyncSession, caller: Caller, origin: Origin, asset_i
     if asset.deleted_at is None:
         return
     asset.deleted_at = None
-    await transitions.apply(session, asset, AssetTrigger.RESTORED, actor=caller.user_id)
+    await transitions.move(session, asset, AssetTrigger.RESTORED, actor=caller.user_id)
     audit.record(session, origin, "asset.restore", f"asset:{asset.id}")
     await _tell_owner(session, asset, caller)
 

@@ -1,4 +1,4 @@
-"""The states of an asset, as one table. Pure: `transitions.apply` is its only caller that writes.
+"""The states of an asset, as one table. Pure; `transitions.move` is the only writer.
 
     uploading ──completed──▶ ready ──lost──▶ missing
         │  ▲                   ▲ ▲               │
@@ -16,7 +16,7 @@ from enum import StrEnum
 
 
 class AssetStatus(StrEnum):
-    """What the index says of a file. On the wire and in the table."""
+    """What the index says of an asset. On the wire and in the table."""
 
     UPLOADING = "uploading"
     READY = "ready"
@@ -74,7 +74,7 @@ TABLE: dict[tuple[AssetStatus | None, AssetTrigger], AssetStatus] = {
     # Two attempts ran side by side, the newer failed, the older arrives whole.
     (_S.FAILED, _E.COMPLETED): _S.READY,
     (_S.UPLOADING, _E.UPLOAD_FAILED): _S.FAILED,
-    # A failed replacement harms nobody.
+    # A failed replacement leaves what was there.
     (_S.READY, _E.UPLOAD_FAILED): _S.READY,
     (_S.MISSING, _E.UPLOAD_FAILED): _S.MISSING,
     (_S.READY, _E.LOST): _S.MISSING,
@@ -89,7 +89,7 @@ TABLE: dict[tuple[AssetStatus | None, AssetTrigger], AssetStatus] = {
 
 
 def next_status(status: AssetStatus | None, event: AssetTrigger) -> AssetStatus:
-    """The state after `event`. Raises `IllegalAssetTransition` where the table has no arrow."""
+    """Returns the state after `event`; None is an asset without a row. Raises `IllegalAssetTransition` without an arrow."""
     try:
         return TABLE[status, event]
     except KeyError:

@@ -9,15 +9,17 @@ from uuid import UUID
 
 import structlog
 from procrastinate import App, JobContext, RetryStrategy
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import select
 from sqlalchemy.orm.attributes import set_committed_value
 
+from butai.assets import ledger
 from butai.assets import purge as purging
 from butai.assets.contents import decode_tasks, tasks
+from butai.assets.ledger import REMOVE_MOVED, REMOVE_OBJECTS
 from butai.assets.library import Library
 from butai.assets.models import Asset, AssetObject
+from butai.assets.object_states import ObjectState
 from butai.assets.storage.client import ObjectAbsent
-from butai.assets.transitions import REMOVE_MOVED, REMOVE_OBJECTS
 from butai.assets.uploads import signed
 from butai.assets.uploads.attempts import UploadAttempt, fail
 from butai.errors import Unavailable, UploadInterrupted, UploadRefused
@@ -48,18 +50,14 @@ async def remove_objects(context: JobContext, object_keys: list[str]) -> None:
     for object_key in object_keys:
         async with library.database.transaction() as session:
             row = await session.get(AssetObject, object_key)
-        if row is None or row.state != "condemned":
+        if row is None or row.state != ObjectState.CONDEMNED:
             continue
         if row.upload_id is not None:
             await library.store.abort_multipart(object_key, row.upload_id)
         await library.store.delete(object_key)
         async with library.database.transaction() as session:
-            await session.execute(
-                update(AssetObject)
-                .where(AssetObject.object_key == object_key, AssetObject.state == "condemned")
-                .values(state="removed", settled_at=func.now(), upload_id=None)
-            )
-        log.info("object.removed", object_key=object_key)
+            removed = await ledger.mark_removed(session, object_key, row.settled_at)
+        log.info("object.removed" if removed else "object.condemned_again", object_key=object_key)
 
 
 async def remove_moved(context: JobContext, object_key: str, size: int, etag: str, kept_as: str) -> None:
@@ -70,7 +68,7 @@ async def remove_moved(context: JobContext, object_key: str, size: int, etag: st
     library = library_of(context)
     async with library.database.transaction() as session:
         row = await session.get(AssetObject, object_key)
-    if row is None or row.state != "condemned" or row.origin != "trash":
+    if row is None or row.state != ObjectState.CONDEMNED or row.origin != "trash":
         return
     why = None
     try:
@@ -86,9 +84,7 @@ async def remove_moved(context: JobContext, object_key: str, size: int, etag: st
         await remove_objects(context, [object_key])
         return
     async with library.database.transaction() as session:
-        await session.execute(
-            delete(AssetObject).where(AssetObject.object_key == object_key, AssetObject.state == "condemned")
-        )
+        await ledger.release(session, object_key)
     log.warning("object.kept", object_key=object_key, why=why)
 
 
@@ -117,7 +113,7 @@ async def _claim(library: Library) -> Sequence[AssetObject]:
             await session.scalars(
                 select(AssetObject)
                 .where(
-                    AssetObject.state == "writing",
+                    AssetObject.state == ObjectState.WRITING,
                     (AssetObject.lease_until < now)
                     | ((AssetObject.origin == "signed") & (AssetObject.next_look_at < now)),
                 )

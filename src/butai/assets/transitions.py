@@ -1,32 +1,22 @@
-"""The only way an asset changes: locked row, table check, event row, one transaction.
-
-Called by `uploads`, `service`, `tasks` and `importing`, always inside the caller's transaction.
-"""
+"""The only way an asset changes: locked row, table check, event row, all in the caller's transaction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai import jobs
 from butai.assets.kinds import Sidecar
-from butai.assets.models import Asset, AssetEvent, AssetObject
+from butai.assets.models import Asset, AssetEvent
 from butai.assets.states import AssetStatus, AssetTrigger, next_status
 
 CHANGES_LOCK = 0x6275_7461_6901
-"""Every writer holds it shared until its commit; the reader of the change feed takes it alone for a moment (`queries`).
-So when the reader has it, each number handed out is committed or gone, and no later commit can slip in below."""
-
-REMOVE_OBJECTS = "assets.remove_objects"
-"""The task that removes condemned objects; its body is in `tasks`, which sits above."""
-
-REMOVE_MOVED = "assets.remove_moved"
-"""The one for an object that was nobody's and is copied into the trash."""
+"""The advisory lock of the change feed: each writer holds it shared until its commit, and the feed's reader takes it alone
+for a moment. While the reader has it, each number handed out is committed or rolled back, and none can appear below it."""
 
 # The lock comes first: a number must not exist without it.
 _NEXT_CHANGE = text(
@@ -43,21 +33,21 @@ class Change:
 
 
 async def next_change(session: AsyncSession) -> Change:
-    """The next place in the change feed."""
+    """Takes the next place in the change feed."""
     seq, at = (await session.execute(_NEXT_CHANGE, {"lock": CHANGES_LOCK})).one()
     return Change(seq, at)
 
 
 async def lock(session: AsyncSession, asset_id: UUID) -> Asset | None:
-    """The row, locked until the transaction ends; None when it is purged.
+    """Returns the row, locked until the transaction ends; None when it is purged.
 
-    Against all who would change it, and not against those who write a line that refers to it (`FOR NO KEY UPDATE`): the
-    patrol notes a thousand at a time, in another order than a sidecar and its asset are locked here.
+    The lock (`FOR NO KEY UPDATE`) excludes other changes, but no inserts that refer to the row: the patrol writes a thousand
+    of these at a time, in another order than a sidecar and its asset are locked here.
     """
     return await session.scalar(select(Asset).where(Asset.id == asset_id).with_for_update(key_share=True))
 
 
-async def apply(
+async def move(
     session: AsyncSession,
     asset: Asset,
     event: AssetTrigger,
@@ -69,9 +59,10 @@ async def apply(
     detail: dict[str, Any] | None = None,
     new: bool = False,
 ) -> None:
-    """Moves a locked row by the table and writes the event. Raises `IllegalTransition`, having changed nothing.
+    """Moves a locked row by the table and adds the event. Raises `IllegalAssetTransition`, having changed nothing.
 
-    An attempt that fails while a newer one runs is written down and moves nothing: `attempt` says which one speaks.
+    With `new` the row was added in this transaction. `attempt` is the attempt that the event is about: one that fails while
+    a newer one runs gets its event, and moves nothing.
     """
     before = None if new else AssetStatus(asset.status)
     after = next_status(before, event)
@@ -80,7 +71,7 @@ async def apply(
         after = before or after
     change = await next_change(session)
     asset.status = after
-    # That we looked into a file is news for those who sync, not a change of it: years of files may be looked into at once.
+    # New facts are news for readers of the feed and no change of the asset: a whole library may be inspected at once.
     asset.updated_at = asset.updated_at if event is AssetTrigger.INSPECTED else change.at
     asset.change_seq = change.seq
     if after is AssetStatus.FAILED and not stale:
@@ -102,26 +93,8 @@ async def apply(
     )
 
 
-READERS_GRACE = timedelta(minutes=10)
-"""How long replaced bytes stay, for those who are in the middle of reading them."""
-
-
-async def condemn(session: AsyncSession, object_key: str, *, after: timedelta = timedelta()) -> None:
-    """Marks an object for removal and enqueues the removal, in the same transaction.
-
-    `after`: how long somebody may still be reading it, or hold a URL that can write it.
-    """
-    await session.execute(
-        update(AssetObject)
-        .where(AssetObject.object_key == object_key)
-        .values(state="condemned", settled_at=func.now(), lease_until=None)
-    )
-    at = datetime.now(UTC) + after if after else None
-    await jobs.enqueue(session, REMOVE_OBJECTS, {"object_keys": [object_key]}, at=at)
-
-
 async def attach_sidecars(session: AsyncSession, asset: Asset) -> None:
-    """Takes over what the ready sidecars of the asset's name say. Called when an asset, or one of its sidecars, changes."""
+    """Copies thumbnail, description and tags from the ready sidecars of the asset's name to the row."""
     rows = await session.scalars(
         select(Asset)
         .where(
@@ -150,7 +123,7 @@ async def attach_sidecars(session: AsyncSession, asset: Asset) -> None:
 
 
 async def refresh_owners(session: AsyncSession, sidecar: Asset, actor: str | None) -> None:
-    """After a sidecar changed: the assets it belongs to take it over."""
+    """Updates the assets that a changed sidecar belongs to."""
     rows = await session.scalars(
         select(Asset)
         .where(
@@ -164,21 +137,21 @@ async def refresh_owners(session: AsyncSession, sidecar: Asset, actor: str | Non
     )
     for asset in rows.all():
         await attach_sidecars(session, asset)
-        await apply(session, asset, AssetTrigger.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
+        await move(session, asset, AssetTrigger.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
 
 
 _ITEM_FIELDS = frozenset(
     {"id", "name", "url", "s3Key", "size", "type", "category", "mimeType", "visibility", "createdAt", "updatedAt"}
     | {"hasThumbnail", "thumbnail", "description", "duration"}
 )
-"""What an item says by itself: a `_meta.json` has no word in it."""
+"""Fields of a list item that a `_meta.json` cannot set."""
 
 TAG_LIMIT = 64
 """Most tags that a `_meta.json` adds, and most characters of one: tags are for filters, not for prose."""
 
 
 def meta_tags(meta: dict[str, Any]) -> list[str]:
-    """The short strings among a `_meta.json`'s values, in their order: what a studio filters by."""
+    """Returns the short strings among a `_meta.json`'s values, in their order: what a studio filters by."""
     found: dict[str, None] = {}
     for name, value in meta.items():
         if name in _ITEM_FIELDS:

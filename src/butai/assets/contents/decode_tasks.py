@@ -133,7 +133,7 @@ async def _write(
             statement = insert(AssetWaveform).values(**row)
             await session.execute(statement.on_conflict_do_update(index_elements=["asset_id"], set_=row))
         asset.facts = facts
-        await transitions.apply(session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem)
+        await transitions.move(session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem)
 
 
 def register(app: App) -> None:

@@ -266,7 +266,7 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
         detail = {"error_code": problem} if problem else {}
         if target.type in KINDS:
             await jobs.enqueue(session, DECODE, {"asset_id": str(target.id), "object_key": target.object_key})
-        await transitions.apply(
+        await transitions.move(
             session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem, detail=detail
         )
 

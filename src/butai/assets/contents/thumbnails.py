@@ -17,14 +17,14 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.assets import keys, transitions
+from butai.assets import keys, ledger, transitions
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, Sidecar, size_limit
 from butai.assets.library import Library
 from butai.assets.models import Asset, AssetObject
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import BytesPayload
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
 from butai.audit import Origin
 from butai.errors import ButaiError, UploadInterrupted, UploadRefused
 
@@ -96,7 +96,16 @@ async def _begin(
                 # Of an earlier version, in another format.
                 await _put_away(session, row.id)
         await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(ACTOR))
-        await ledger(session, attempt, "derived", LEASE, size=stored.size, sha256=stored.sha256)
+        await ledger.open_object(
+            session,
+            attempt.object_key,
+            "derived",
+            LEASE,
+            asset_id=attempt.asset_id,
+            attempt=attempt.number,
+            size=stored.size,
+            sha256=stored.sha256,
+        )
         return key
 
 
@@ -153,7 +162,7 @@ async def _put_away(session: AsyncSession, thumbnail_id: UUID) -> None:
     row = await transitions.lock(session, thumbnail_id)
     if row is not None and row.deleted_at is None:
         row.deleted_at = (await session.execute(select(func.now()))).scalar_one()
-        await transitions.apply(session, row, AssetTrigger.TRASHED, actor=ACTOR)
+        await transitions.move(session, row, AssetTrigger.TRASHED, actor=ACTOR)
         await session.flush()
 
 

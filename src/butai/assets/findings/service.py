@@ -17,10 +17,10 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit, jobs
-from butai.assets import keys, transitions
+from butai.assets import keys, ledger, transitions
 from butai.assets.imports.importer import Importer, ImportOptions, ImportVerdict, Outcome
 from butai.assets.imports.listing_formats import ListedObject
-from butai.assets.models import AssetObject
+from butai.assets.object_states import ObjectTrigger
 from butai.assets.patrol.models import Finding
 from butai.assets.states import AssetTrigger
 from butai.assets.storage.answers import HeadKind
@@ -110,11 +110,7 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
     kept = keys.mint_object_key(store.prefix)
     async with database.transaction() as session:
         await _claim(session, original)
-        session.add(
-            AssetObject(
-                object_key=kept, origin="trash", state="writing", attempt=0, lease_until=datetime.now(UTC) + LEASE
-            )
-        )
+        await ledger.open_object(session, kept, "trash", LEASE)
     try:
         facts = await store.head(original)
         if (facts.size, facts.etag) != (finding.detail.get("size"), finding.detail.get("etag")):
@@ -125,18 +121,15 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
             raise Conflict("The copy is not as large as its original")
     except (ObjectAbsent, Conflict) as error:
         async with database.transaction() as session:
-            await session.execute(
-                text("DELETE FROM asset_objects WHERE object_key = :key AND origin = 'trash' AND state = 'condemned'"),
-                {"key": original},
-            )
-            await transitions.condemn(session, kept)
+            await ledger.release(session, original)
+            await ledger.condemn(session, kept, ObjectTrigger.GIVEN_UP)
         raise error if isinstance(error, Conflict) else Conflict("The object is gone already") from error
     async with database.transaction() as session:
         # First it is kept elsewhere for as long as any trash, then it goes.
-        await transitions.condemn(session, kept, after=timedelta(days=settings.trash_days))
+        await ledger.condemn(session, kept, ObjectTrigger.TRASHED, after=timedelta(days=settings.trash_days))
         await jobs.enqueue(
             session,
-            transitions.REMOVE_MOVED,
+            ledger.REMOVE_MOVED,
             {"object_key": original, "size": facts.size, "etag": facts.etag, "kept_as": kept},
         )
     log.info("finding.object_trashed", object_key=original, kept_as=kept)
@@ -144,19 +137,9 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
 
 async def _claim(session: AsyncSession, object_key: str) -> None:
     """Has the ledger say that this object is to go, so that nobody adopts it meanwhile. Raises `Conflict` when it is known."""
-    claimed = await session.scalar(
-        text(
-            """INSERT INTO asset_objects (object_key, origin, state, attempt, settled_at)
-               VALUES (:key, 'trash', 'condemned', 0, now())
-               ON CONFLICT (object_key) DO UPDATE SET origin = 'trash', state = 'condemned', settled_at = now()
-               WHERE asset_objects.state = 'removed'
-                  OR asset_objects.origin = 'trash' AND asset_objects.state = 'condemned'
-               RETURNING 1"""
-        ),
-        {"key": object_key},
-    )
+    claimed = await ledger.claim(session, object_key)
     used = await session.scalar(text("SELECT 1 FROM assets WHERE object_key = :key LIMIT 1"), {"key": object_key})
-    if claimed is None or used is not None:
+    if not claimed or used is not None:
         raise Conflict("The object has a row by now")
 
 
@@ -169,7 +152,7 @@ async def _trash_row(database: Database, store: Store, finding: Finding, origin:
         if asset is None or asset.object_key != finding.object_key or asset.deleted_at is not None:
             raise Conflict("The asset has another object by now, or is in the trash")
         asset.deleted_at = datetime.now(UTC)
-        await transitions.apply(session, asset, AssetTrigger.TRASHED, actor=origin.actor)
+        await transitions.move(session, asset, AssetTrigger.TRASHED, actor=origin.actor)
 
 
 async def _absent(store: Store, object_key: str) -> bool:

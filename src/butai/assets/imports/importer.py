@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 import uuid_utils.compat as uuid
-from sqlalchemy import func, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,7 +26,9 @@ from butai.assets import keys, transitions
 from butai.assets.imports.listing_formats import ListedObject
 from butai.assets.imports.verifier import FoundObject, Verifier
 from butai.assets.keys import AssetKey
+from butai.assets.ledger import adopt
 from butai.assets.models import Asset, AssetObject
+from butai.assets.object_states import ObjectState
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import ObjectFacts, Store
 from butai.audit import Origin
@@ -228,7 +230,7 @@ class Importer:
         for candidate in candidates:
             candidate.known = rows.get(candidate.key.text)
             line = ledger.get(candidate.object_key)
-            candidate.removed = line is not None and line.state == "removed"
+            candidate.removed = line is not None and line.state == ObjectState.REMOVED
             if reason := _why_not(candidate, candidate.known, line):
                 needless.append((candidate, reason))
         return needless
@@ -350,16 +352,10 @@ class Importer:
             asset.meta = candidate.found.meta
         if new:
             session.add(asset)
-            line = ledger.get(candidate.object_key)
-            if line is None:
-                line = AssetObject(object_key=candidate.object_key)
-                session.add(line)
-            # One that was removed and is there again: somebody has put it back.
-            line.asset_id, line.origin, line.state, line.attempt = asset.id, "import", "current", 0
-            line.settled_at, line.upload_id, line.lease_until = func.now(), None, None
+            adopt(session, ledger.get(candidate.object_key), candidate.object_key, asset.id)
         if attach:
             await transitions.attach_sidecars(session, asset)
-        await transitions.apply(
+        await transitions.move(
             session, asset, AssetTrigger.IMPORTED, actor=ACTOR, new=new, detail={"size": facts.size, "etag": facts.etag}
         )
         return asset
@@ -413,11 +409,12 @@ class Importer:
 
 def _why_not(candidate: _Candidate, row: Asset | None, line: AssetObject | None) -> str:
     """Why this object must be left alone; empty when it may be imported. `line` is the ledger's."""
-    if line is not None and line.state == "condemned":
+    if line is not None and line.state == ObjectState.CONDEMNED:
         # A job is about to delete it: a row that pointed at it would lose its bytes.
         return Code.BEING_REMOVED
     if row is None:
-        return Code.ALREADY_IN_USE if line is not None and line.state in ("current", "writing") else ""
+        known = (ObjectState.CURRENT, ObjectState.WRITING)
+        return Code.ALREADY_IN_USE if line is not None and line.state in known else ""
     if row.object_key != candidate.object_key:
         return Code.KEY_TAKEN
     if row.deleted_at is not None:

@@ -113,18 +113,18 @@ async def _change(
     assert asset.object_key is not None
     detail = {"s3_key": asset.s3_key, "size": asset.size_bytes, "etag": asset.etag}
     if ruling is Ruling.LOST and asset.status == AssetStatus.READY:
-        await transitions.apply(session, asset, AssetTrigger.LOST, actor=ACTOR)
+        await transitions.move(session, asset, AssetTrigger.LOST, actor=ACTOR)
         await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
         recorded.lost.append(asset.s3_key)
         return True
     if ruling is Ruling.RECOVERED and asset.status == AssetStatus.MISSING:
-        await transitions.apply(session, asset, AssetTrigger.RECOVERED, actor=ACTOR)
+        await transitions.move(session, asset, AssetTrigger.RECOVERED, actor=ACTOR)
         await resolve_finding(session, ("missing", "mismatch"), asset.object_key, "recovered")
         return True
     if ruling is Ruling.MISMATCH:
         detail |= {"store_size": answer.size, "store_etag": answer.etag}
         if await open_finding(session, "mismatch", asset.object_key, asset.id, run_id, detail):
-            await transitions.apply(session, asset, AssetTrigger.MISMATCH, actor=ACTOR, detail=detail)
+            await transitions.move(session, asset, AssetTrigger.MISMATCH, actor=ACTOR, detail=detail)
     elif ruling is Ruling.STILL_MISSING:
         await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
     return False

@@ -10,22 +10,27 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBina
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from butai.assets.tus.states import ResumableState
 from butai.database import Model
 
 
 class ResumableUpload(Model):
-    """One tus upload. Sizes are bytes.
+    """One tus upload. Sizes are bytes; `state` is one of `states.ResumableState`.
 
-    `parts`: what the store has, in order, as [number, ETag, bytes]; `tail`: bytes behind them that are too few for a part.
+    `parts`: what the store has, in order, as [number, ETag, bytes]; `tail`: bytes after them that are too few for a part.
     `writer` grows with each PATCH: only the newest may move `upload_offset`. A part's number is taken from `next_part`
     before it is sent, so that a late part of an older writer never stands in a newer one's place.
     """
 
     __tablename__ = "resumable_uploads"
     __table_args__ = (
-        CheckConstraint("state IN ('open', 'finishing', 'done', 'refused')", name="state"),
+        CheckConstraint(f"state IN ({', '.join(repr(str(state)) for state in ResumableState)})", name="state"),
         Index("ix_resumable_uploads_user", "user_id", "state"),
-        Index("ix_resumable_uploads_expiry", "expires_at", postgresql_where=text("state IN ('open', 'finishing')")),
+        Index(
+            "ix_resumable_uploads_expiry",
+            "expires_at",
+            postgresql_where=text(f"state IN ('{ResumableState.OPEN}', '{ResumableState.FINISHING}')"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -15,21 +15,22 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
-import uuid_utils.compat as uuid
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.assets import keys
+from butai.assets import keys, ledger
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import AssetObject
+from butai.assets.tus import transitions
 from butai.assets.tus.digests import Digests
 from butai.assets.tus.models import ResumableUpload
 from butai.assets.tus.protocol import Checksum
+from butai.assets.tus.states import ResumableState, ResumableTrigger
 from butai.assets.tus.task_names import FINISH_AFTER
 from butai.assets.tus.writer import Writer
 from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
 from butai.assets.uploads.streaming import UploadTools
 from butai.audit import Origin
 from butai.errors import (
@@ -88,34 +89,39 @@ async def create(
     async with resumables.tools.database.transaction() as session:
         await quotas.hold(session, settings, user_id)
         await begin(session, user_id, key, attempt, settings, origin)
-        await ledger(session, attempt, "resumable", lease, size=length, sha256=sha256)
+        await ledger.open_object(
+            session,
+            attempt.object_key,
+            "resumable",
+            lease,
+            asset_id=attempt.asset_id,
+            attempt=attempt.number,
+            size=length,
+            sha256=sha256,
+        )
         await quotas.check(session, settings, user_id)
-        row = ResumableUpload(
-            id=uuid.uuid7(),
+        row = transitions.create(
+            session,
             user_id=user_id,
             asset_id=attempt.asset_id,
             object_key=attempt.object_key,
             wanted_key=key.text,
             upload_length=length,
-            upload_offset=0,
             declared_sha256=sha256,
             metadata_header=metadata,
-            state="open",
-            writer=0,
-            parts=[],
             expires_at=datetime.now(UTC) + lease,
         )
-        session.add(row)
     log.info("upload.began", asset_id=str(attempt.asset_id), upload_id=str(row.id), user_id=user_id, size=length)
     return _progress(row)
 
 
 async def _own(session: AsyncSession, upload_id: UUID, user_id: str | None) -> ResumableUpload:
-    """The row, locked. `user_id` None is the worker, who may all. Raises what its state says."""
-    row = await session.scalar(select(ResumableUpload).where(ResumableUpload.id == upload_id).with_for_update())
+    """Returns the user's row, locked; with `user_id` None, as the worker asks, anyone's. Raises `AssetNotFound`,
+    `UploadExpired`."""
+    row = await transitions.lock(session, upload_id)
     if row is None or (user_id is not None and row.user_id != user_id):
         raise AssetNotFound("There is no such upload")
-    if row.state == "refused":
+    if row.state == ResumableState.REFUSED:
         raise UploadExpired(row.error_detail)
     if row.expires_at < datetime.now(UTC):
         raise UploadExpired("The upload was not finished in time")
@@ -126,8 +132,8 @@ async def look(resumables: Resumables, user_id: str, upload_id: UUID) -> UploadP
     """How far an upload is. One that is whole, and whose process died before it said so, is finished first."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
-    while row.state == "finishing":
-        # Whoever hears of all bytes takes the upload for done, and it is not: it may yet be refused.
+    while row.state == ResumableState.FINISHING:
+        # A client that hears of all bytes takes the upload for done, and it may yet be refused.
         if row.updated_at + FINISH_AFTER < datetime.now(UTC):
             await finish_left(resumables, upload_id)
         await asyncio.sleep(0.2)
@@ -152,21 +158,21 @@ async def append(
     """
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
-        if row.state == "done":
+        if row.state == ResumableState.DONE:
             if offset != row.upload_length:
                 raise UploadOffsetWrong(f"The upload is whole: {row.upload_length} bytes")
             return _progress(row)
-        if row.state == "open" and offset != row.upload_offset:
+        if row.state == ResumableState.OPEN and offset != row.upload_offset:
             raise UploadOffsetWrong(f"The upload is at {row.upload_offset}, the request at {offset}")
-        if row.state == "finishing" and row.updated_at + FINISH_AFTER > datetime.now(UTC):
+        if row.state == ResumableState.FINISHING and row.updated_at + FINISH_AFTER > datetime.now(UTC):
             raise UploadTaken("The upload is whole, and being finished")
-        row.writer += 1
+        transitions.take_over(row)
         tail = await session.scalar(select(ResumableUpload.tail).where(ResumableUpload.id == upload_id)) or b""
         upload_id_of_store = await session.scalar(
             select(AssetObject.upload_id).where(AssetObject.object_key == row.object_key)
         )
     writer = Writer(resumables.tools, resumables.digests, row, tail, upload_id_of_store, declared)
-    if row.state == "open":
+    if row.state == ResumableState.OPEN:
         key = keys.parse(row.wanted_key)
         try:
             await writer.take(chunks, key)
@@ -183,9 +189,9 @@ async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
     """Finishes an upload that is whole, and that its process did not finish. Raises as `append` does."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, None)
-        if row.state != "finishing":
+        if row.state != ResumableState.FINISHING:
             return
-        row.writer += 1
+        transitions.take_over(row)
     log.info("upload.finish_taken_over", upload_id=str(upload_id))
     await _finish(resumables, row, row.writer, Origin(row.user_id), row.parts)
 
@@ -194,25 +200,16 @@ async def cancel(resumables: Resumables, user_id: str, origin: Origin, upload_id
     """The client wants it no more: its bytes go, and its room in the quota is free again."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
-        if row.state != "done":
-            row.writer += 1
-    if row.state != "done":
-        await _refuse(resumables, row, UploadCancelled(), origin)
+        if row.state == ResumableState.DONE:
+            return
+        transitions.take_over(row)
+    await _refuse(resumables, row, UploadCancelled(), origin)
 
 
 async def _refuse(resumables: Resumables, row: ResumableUpload, error: ButaiError, origin: Origin) -> None:
     async with resumables.tools.database.transaction() as session:
-        asked = await session.execute(
-            update(ResumableUpload)
-            .where(
-                ResumableUpload.id == row.id,
-                ResumableUpload.writer == row.writer,
-                ResumableUpload.state.in_(("open", "finishing")),
-            )
-            .values(state="refused", error_code=error.code, error_detail=error.detail, tail=b"", updated_at=_now())
-        )
-        if not asked.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
-            raise UploadTaken
+        why = {"error_code": error.code, "error_detail": error.detail}
+        await transitions.move(session, row.id, row.writer, ResumableTrigger.REFUSED, tail=b"", **why)
         await fail(session, await _attempt(session, row), error, actor=row.user_id, origin=origin)
     resumables.digests.forget(row.id)
     log.info("upload.failed", asset_id=str(row.asset_id), upload_id=str(row.id), error_code=error.code)
@@ -237,13 +234,7 @@ async def _finish(
         await _refuse(resumables, row, error, origin)
         raise
     async with resumables.tools.database.transaction() as session:
-        asked = await session.execute(
-            update(ResumableUpload)
-            .where(ResumableUpload.id == row.id, ResumableUpload.writer == number)
-            .values(state="done", tail=b"", updated_at=_now())
-        )
-        if not asked.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
-            raise UploadTaken
+        await transitions.move(session, row.id, number, ResumableTrigger.FINISHED, tail=b"")
         await finish(session, await _attempt(session, row), stored, actor=row.user_id, origin=origin)
     resumables.digests.forget(row.id)
     log.info("upload.completed", asset_id=str(row.asset_id), upload_id=str(row.id), size=stored.size)
@@ -273,7 +264,3 @@ async def _read_back(resumables: Resumables, object_key: str) -> str:
         async for chunk in body.chunks():
             await asyncio.to_thread(digest.update, chunk)
     return digest.hexdigest()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Background jobs of resumable uploads. `butai.worker` registers and runs them."""
+"""Background jobs of resumable uploads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from uuid import UUID
 
 import structlog
 from procrastinate import App, JobContext, RetryStrategy
-from sqlalchemy import delete
 
 from butai.assets.library import Library
+from butai.assets.tus import transitions
 from butai.assets.tus.digests import Digests
-from butai.assets.tus.models import ResumableUpload
 from butai.assets.tus.service import Resumables, finish_left
 from butai.assets.tus.task_names import FINISH
 from butai.errors import NotFound, Unavailable, UploadInterrupted, UploadRefused
@@ -19,7 +18,7 @@ from butai.errors import NotFound, Unavailable, UploadInterrupted, UploadRefused
 log = structlog.get_logger(__name__)
 
 KEPT = timedelta(days=1)
-"""How long it is still said of an upload that it is over."""
+"""Time after its expiry for which the row of an upload still answers that it is over."""
 
 _AGAIN = RetryStrategy(max_attempts=10, exponential_wait=3, retry_exceptions={Unavailable})
 
@@ -37,7 +36,7 @@ async def forget_uploads(context: JobContext, timestamp: int) -> None:
     """Deletes the rows of uploads that are over. What they were for stays with the asset and its events."""
     library: Library = context.additional_context["library"]
     async with library.database.transaction() as session:
-        await session.execute(delete(ResumableUpload).where(ResumableUpload.expires_at < datetime.now(UTC) - KEPT))
+        await transitions.forget(session, datetime.now(UTC) - KEPT)
 
 
 def register(app: App) -> None:

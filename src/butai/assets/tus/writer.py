@@ -1,4 +1,4 @@
-"""One request's bytes on their way into the store, in parts, each step written down before the next. Called by `uploads`."""
+"""Writes one request's bytes into the store, in parts; each step is in the database before the next begins."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
-from butai.assets import keys
+from butai.assets import keys, ledger
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES
-from butai.assets.models import AssetObject
+from butai.assets.tus import transitions
 from butai.assets.tus.digests import Digests
 from butai.assets.tus.models import ResumableUpload
 from butai.assets.tus.protocol import Checksum
+from butai.assets.tus.states import ResumableTrigger
 from butai.assets.tus.task_names import FINISH, FINISH_AFTER
 from butai.assets.uploads.part_buffers import Part
 from butai.assets.uploads.streaming import UploadTools
@@ -33,7 +33,7 @@ LEAST_PART = 5 * 1024**2
 
 
 class Writer:
-    """Writes from where `row` stands. `offset` is how many bytes are durable; `parts` are [number, ETag, bytes] each."""
+    """Writes from `row.upload_offset` on. `offset`: bytes that are durable; `parts`: [number, ETag, bytes] of each."""
 
     def __init__(
         self,
@@ -60,10 +60,14 @@ class Writer:
         self._filling.write(tail)
         self._sending: asyncio.Task[None] | None = None
         self._head = tail[:HEAD_BYTES] if row.upload_offset == len(tail) else None
-        """The file's beginning, until it has been checked; None when that was done before."""
+        """The file's beginning, until it has been checked; None afterwards."""
 
     async def take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
-        """All of one request. Raises what ends it early, after what arrived is durable."""
+        """Takes one request's body. What arrived is durable when it returns, and when it raises `ClientDisconnected`.
+
+        With a declared checksum all of the body is durable, or none. Raises `UploadTaken`, `UploadChecksumWrong`,
+        `InvalidRequest`, `UploadRefused`, and the store's errors.
+        """
         try:
             await self._take(chunks, key)
         finally:
@@ -99,7 +103,7 @@ class Writer:
         if self._head is not None:
             self._head = (self._head + chunk)[:HEAD_BYTES]
             if len(self._head) == HEAD_BYTES:
-                # What is wrong from the start is refused at the start.
+                # A wrong file is refused before the rest of it is transferred.
                 key.format.check(self._head, self._row.upload_length)
                 self._head = None
         if self._checking is not None:
@@ -114,13 +118,13 @@ class Writer:
                 await self._send()
 
     async def _send(self) -> None:
-        """Sends the filled part beside the filling of the next; one at a time, so that they are written down in order."""
+        """Sends the filled part while the next one fills; one at a time, so that they are committed in order."""
         await self._sent()
         part, self._filling = self._filling, self._tools.memory.take()
         received = self._received_in_parts() + len(part)
         digest = self._digest.copy() if self._digest is not None else None
         self._sending = asyncio.create_task(self._store(part, received, digest))
-        # Not in the task itself: one that is cancelled before it begins never comes to its own end.
+        # Not in the task itself: a task that is cancelled before it begins never runs its `finally`.
         self._sending.add_done_callback(lambda _: self._tools.memory.give(part))
 
     def _received_in_parts(self) -> int:
@@ -141,7 +145,7 @@ class Writer:
             self._digests.keep(self._row.id, offset, digest)
 
     async def _rest(self) -> None:
-        """What is left in hand: a part, when it is large enough or the last; else it waits in the row."""
+        """Makes the rest durable: as a part where it is large enough or the last, else in the row."""
         length, tail = len(self._filling), b""
         if length and (self._received == self._row.upload_length or length >= LEAST_PART):
             await self._send()
@@ -153,32 +157,17 @@ class Writer:
         self._digests.keep(self._row.id, self._received, self._digest)
 
     async def _reserve(self) -> int:
-        """A part number that no other request has, or had."""
+        """Returns a part number that no other request has or had. Raises `UploadTaken`."""
         async with self._tools.database.transaction() as session:
-            number = await session.scalar(
-                text(
-                    "UPDATE resumable_uploads SET next_part = next_part + 1 "
-                    "WHERE id = :id AND writer = :writer AND state = 'open' RETURNING next_part - 1"
-                ),
-                {"id": self._row.id, "writer": self.number},
-            )
-        if number is None:
-            raise UploadTaken
-        return number
+            return await transitions.reserve_part(session, self._row.id, self.number)
 
     async def _open(self) -> str:
-        """The store's multipart upload. Two requests may begin one each: the first that is written down counts."""
+        """Returns the id of the store's multipart upload. Two requests may begin one each: the first in the ledger counts."""
         if self._store_upload_id is None:
             store, key = self._tools.store, self._row.object_key
             made = await store.create_multipart(key, keys.parse(self._row.wanted_key).format.mime)
             async with self._tools.database.transaction() as session:
-                self._store_upload_id = await session.scalar(
-                    text(
-                        "UPDATE asset_objects SET upload_id = coalesce(upload_id, :made) "
-                        "WHERE object_key = :key AND state = 'writing' RETURNING upload_id"
-                    ),
-                    {"made": made, "key": key},
-                )
+                self._store_upload_id = await ledger.keep_first_upload_id(session, key, made)
             if self._store_upload_id != made:
                 try:
                     await store.abort_multipart(key, made)
@@ -191,35 +180,15 @@ class Writer:
     async def _commit(self, offset: int, tail: bytes) -> None:
         expires = datetime.now(UTC) + timedelta(hours=self._tools.settings.resumable_hours)
         async with self._tools.database.transaction() as session:
-            if not await self._write_down(session, offset, tail, expires):
-                raise UploadTaken
+            await self._write_down(session, offset, tail, expires)
         self.offset, self.expires_at = offset, expires
 
-    async def _write_down(self, session: AsyncSession, offset: int, tail: bytes, expires: datetime) -> bool:
-        # In the same step as the last byte: who asks and hears of all bytes takes the upload for done.
+    async def _write_down(self, session: AsyncSession, offset: int, tail: bytes, expires: datetime) -> None:
         whole = offset == self._row.upload_length
-        done = await session.execute(
-            update(ResumableUpload)
-            .where(
-                ResumableUpload.id == self._row.id,
-                ResumableUpload.writer == self.number,
-                ResumableUpload.state == "open",
-            )
-            .values(
-                upload_offset=offset,
-                parts=self.parts,
-                tail=tail,
-                updated_at=datetime.now(UTC),
-                expires_at=expires,
-                state="finishing" if whole else "open",
-            )
-        )
-        if not done.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
-            return False
-        await session.execute(
-            update(AssetObject).where(AssetObject.object_key == self._row.object_key).values(lease_until=expires)
-        )
+        trigger = ResumableTrigger.COMPLETED if whole else ResumableTrigger.APPENDED
+        facts: dict[str, Any] = {"upload_offset": offset, "parts": self.parts, "tail": tail, "expires_at": expires}
+        await transitions.move(session, self._row.id, self.number, trigger, **facts)
+        await ledger.renew_lease(session, self._row.object_key, expires)
         if whole:
             at = datetime.now(UTC) + FINISH_AFTER * 1.5
             await jobs.enqueue(session, FINISH, {"upload_id": str(self._row.id)}, at=at)
-        return True

@@ -11,20 +11,21 @@ finished).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit, jobs
-from butai.assets import keys, transitions
+from butai.assets import keys, ledger, transitions
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import Sidecar
-from butai.assets.models import Asset, AssetObject
+from butai.assets.models import Asset
+from butai.assets.object_states import IllegalObjectMove, ObjectState, ObjectTrigger
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.audit import Origin
 from butai.config import AssetSettings
@@ -39,9 +40,6 @@ from butai.errors import (
 
 INSPECT = "assets.inspect"
 """The task that looks into a file's content; its body is in `inspection`, which sits above."""
-
-FIRST_LOOK = timedelta(seconds=15)
-"""When a signed upload is first looked for: a small file is there by then."""
 
 
 @dataclass(slots=True)
@@ -65,24 +63,6 @@ class StoredObject:
     meta: dict[str, Any] | None = None
 
 
-async def ledger(session: AsyncSession, attempt: UploadAttempt, origin: str, lease: timedelta, **declared: Any) -> None:
-    """Writes down an object's key before anything can be stored under it."""
-    session.add(
-        AssetObject(
-            object_key=attempt.object_key,
-            asset_id=attempt.asset_id,
-            origin=origin,
-            state="writing",
-            attempt=attempt.number,
-            lease_until=datetime.now(UTC) + lease,
-            next_look_at=datetime.now(UTC) + FIRST_LOOK if origin == "signed" else None,
-            declared_size=declared.get("size"),
-            declared_sha256=declared.get("sha256"),
-        )
-    )
-    await session.flush()
-
-
 async def begin(
     session: AsyncSession,
     user_id: str | None,
@@ -104,7 +84,7 @@ async def begin(
         event = AssetTrigger.REPLACING
     asset.attempts += 1
     attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, key
-    await transitions.apply(session, asset, event, actor=origin.actor, new=event is AssetTrigger.CREATED)
+    await transitions.move(session, asset, event, actor=origin.actor, new=event is AssetTrigger.CREATED)
     audit.record(
         session, origin, "asset.upload", f"asset:{asset.id}", detail={"key": key.text, "attempt": attempt.number}
     )
@@ -183,18 +163,18 @@ async def finish(
     May be called again when its answer was lost.
     """
     assert attempt.asset_id is not None and attempt.key is not None
-    row = await session.get(AssetObject, attempt.object_key, with_for_update=True)
+    line = await ledger.lock(session, attempt.object_key)
     asset = await transitions.lock(session, attempt.asset_id)
-    if row is None or asset is None:
+    if line is None or asset is None:
         raise UploadInterrupted
-    if row.state == "current" and asset.object_key == attempt.object_key:
-        return asset
-    if row.state != "writing":
-        raise UploadInterrupted
+    try:
+        if not ledger.move(line, ObjectTrigger.STORED):
+            return asset
+    except IllegalObjectMove as given_up:
+        raise UploadInterrupted from given_up
+    line.asset_id, line.attempt = asset.id, attempt.number
     if asset.object_key is not None:
-        await transitions.condemn(session, asset.object_key, after=transitions.READERS_GRACE)
-    row.state, row.settled_at, row.lease_until, row.upload_id = "current", func.now(), None, None
-    row.asset_id, row.attempt = asset.id, attempt.number
+        await ledger.condemn(session, asset.object_key, ObjectTrigger.REPLACED, after=ledger.READERS_GRACE)
     asset.object_key = attempt.object_key
     asset.size_bytes, asset.sha256, asset.etag = stored.size, stored.sha256, stored.etag
     asset.mime_type = attempt.key.format.mime
@@ -203,11 +183,11 @@ async def finish(
         asset.meta = stored.meta
     if asset.deleted_at is not None:
         asset.deleted_at = None
-        await transitions.apply(session, asset, AssetTrigger.RESTORED, actor=actor)
+        await transitions.move(session, asset, AssetTrigger.RESTORED, actor=actor)
     if asset.sidecar is None:
         await transitions.attach_sidecars(session, asset)
         await jobs.enqueue(session, INSPECT, {"asset_id": str(asset.id), "object_key": attempt.object_key})
-    await transitions.apply(
+    await transitions.move(
         session, asset, AssetTrigger.COMPLETED, actor=actor, attempt=attempt.number, detail={"size": stored.size}
     )
     if asset.sidecar is not None:
@@ -222,18 +202,13 @@ async def fail(
     session: AsyncSession, attempt: UploadAttempt, error: ButaiError, *, actor: str | None, origin: Origin | None = None
 ) -> None:
     """Writes down why an attempt ended, and has its object removed. An attempt that succeeded stays as it is."""
-    row = await session.get(AssetObject, attempt.object_key, with_for_update=True)
-    if row is None or row.state == "current":
-        return
-    given_up = row.state != "writing"
-    # Also one that was removed before: its writer was taken for dead, and has written since.
-    await transitions.condemn(session, attempt.object_key)
-    if attempt.asset_id is None or given_up:
+    before = await ledger.condemn(session, attempt.object_key, ObjectTrigger.GIVEN_UP)
+    if attempt.asset_id is None or before is not ObjectState.WRITING:
         return
     asset = await transitions.lock(session, attempt.asset_id)
     if asset is None:
         return
-    await transitions.apply(
+    await transitions.move(
         session,
         asset,
         AssetTrigger.UPLOAD_FAILED,

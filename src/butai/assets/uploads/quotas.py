@@ -1,8 +1,8 @@
-"""How much one user may keep. Called where an upload begins: `attempts` would be too late, its bytes are on the way by then.
+"""How much one user may keep.
 
-What counts is written down anyway: the sizes of the user's assets, the trash included, and the declared sizes of what is
-being uploaded (`asset_objects.declared_size` of rows still `writing`). So a reservation is settled by the upload's own end,
-and a crash leaves none behind that the sweep does not find.
+What counts is in the tables already: the sizes of the user's assets, the trash included, and the declared sizes of what is
+being uploaded (`asset_objects.declared_size` of objects still `writing`). So an upload's own end settles its reservation, and
+after a crash the sweep does.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai.assets import ledger
+from butai.assets.object_states import ObjectState
 from butai.config import AssetSettings
 from butai.database import Database
 from butai.errors import QuotaExceeded
 
 _USAGE = text(
-    """
+    f"""
     SELECT coalesce(sum(size_bytes), 0), count(*) FILTER (WHERE size_bytes IS NOT NULL),
            (SELECT coalesce(sum(greatest(o.declared_size - coalesce(a.size_bytes, 0), 0)), 0)
             FROM asset_objects o JOIN assets a ON a.id = o.asset_id
-            WHERE o.state = 'writing' AND a.owner_user_id = :user),
+            WHERE o.state = '{ObjectState.WRITING}' AND a.owner_user_id = :user),
            count(*) FILTER (WHERE size_bytes IS NULL AND status = 'uploading')
     FROM assets WHERE owner_user_id = :user
     """
@@ -31,7 +33,7 @@ _USAGE = text(
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a user keeps: bytes and files that are stored, and those on their way."""
+    """What a user keeps: bytes and files that are stored, and those that are being uploaded."""
 
     bytes: int
     files: int
@@ -40,33 +42,30 @@ class Usage:
 
 
 async def usage(session: AsyncSession, user_id: str) -> Usage:
-    """What a user keeps now."""
+    """Returns what a user keeps now."""
     kept, files, reserved, coming = (await session.execute(_USAGE, {"user": user_id})).one()
     return Usage(int(kept), int(files), int(reserved), int(coming))
 
 
 async def hold(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
-    """Has this user's uploads begin one after another until the transaction ends, where there is a quota to keep."""
+    """Takes the user's advisory lock until the transaction ends; no-op without a quota."""
     if settings.quota_bytes or settings.quota_files:
         number = int.from_bytes(hashlib.sha256(user_id.encode()).digest()[:8], "big", signed=True)
         await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
 async def settle(database: Database, settings: AssetSettings, user_id: str, object_key: str, size: int) -> None:
-    """An upload's real size in place of what was expected of it, now that it is known. Raises `QuotaExceeded`."""
+    """Replaces an upload's declared size, in bytes, by its real one; no-op without a quota. Raises `QuotaExceeded`."""
     if not settings.quota_bytes and not settings.quota_files:
         return
     async with database.transaction() as session:
         await hold(session, settings, user_id)
-        await session.execute(
-            text("UPDATE asset_objects SET declared_size = :size WHERE object_key = :key AND state = 'writing'"),
-            {"size": size, "key": object_key},
-        )
+        await ledger.declare_size(session, object_key, size)
         await check(session, settings, user_id)
 
 
 async def check(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
-    """Call it behind `hold`, when the new upload's rows are written. Raises `QuotaExceeded`: the caller rolls back."""
+    """Checks the quota, the new upload's own rows included; the caller has called `hold`. Raises `QuotaExceeded`."""
     if not settings.quota_bytes and not settings.quota_files:
         return
     now = await usage(session, user_id)

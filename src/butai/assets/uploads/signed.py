@@ -15,13 +15,14 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
-from butai.assets import keys, transitions
+from butai.assets import keys, ledger
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import Asset, AssetObject
+from butai.assets.object_states import ObjectState, ObjectTrigger
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
 from butai.assets.uploads.streaming import UploadTools
 from butai.audit import Origin
 from butai.errors import (
@@ -67,7 +68,16 @@ async def open_upload(
     async with tools.database.transaction() as session:
         await quotas.hold(session, tools.settings, user_id)
         asset = await begin(session, user_id, key, attempt, tools.settings, origin)
-        await ledger(session, attempt, "signed", timedelta(seconds=expires) + ARRIVAL_GRACE, size=size, sha256=sha256)
+        await ledger.open_object(
+            session,
+            attempt.object_key,
+            "signed",
+            timedelta(seconds=expires) + ARRIVAL_GRACE,
+            asset_id=attempt.asset_id,
+            attempt=attempt.number,
+            size=size,
+            sha256=sha256,
+        )
         await quotas.check(session, tools.settings, user_id)
         s3_key, wanted_key = asset.s3_key, asset.wanted_key
     # The type is not signed: browsers name it as they like, and ours comes from the key.
@@ -89,7 +99,11 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
             raise AssetNotFound
         row = await session.scalar(
             select(AssetObject)
-            .where(AssetObject.asset_id == asset_id, AssetObject.origin == "signed", AssetObject.state == "writing")
+            .where(
+                AssetObject.asset_id == asset_id,
+                AssetObject.origin == "signed",
+                AssetObject.state == ObjectState.WRITING,
+            )
             .order_by(AssetObject.attempt.desc())
             .limit(1)
         )
@@ -116,7 +130,7 @@ async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str 
         if facts.size > limit:
             raise FileTooLarge(f"The file has {facts.size} bytes; {limit} is the most for this kind")
         async with tools.database.transaction() as session:
-            await ledger(session, copy, "upload", COPY_LEASE)
+            await ledger.open_object(session, copy.object_key, "upload", COPY_LEASE)
         await tools.store.copy(row.object_key, copy.object_key)
         stored = checked(
             await _look(tools.store, copy.object_key, key), key, limit, row.declared_sha256, row.declared_size
@@ -132,7 +146,9 @@ async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str 
     copy.asset_id, copy.number, copy.key = asset.id, row.attempt, key
     async with tools.database.transaction() as session:
         await finish(session, copy, stored, actor=actor, origin=origin)
-        await transitions.condemn(session, row.object_key, after=timedelta(seconds=tools.settings.presigned_expiry))
+        # The URL can write it until it expires.
+        expiry = timedelta(seconds=tools.settings.presigned_expiry)
+        await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED, after=expiry)
         await jobs.enqueue(session, HASH_OBJECT, {"asset_id": str(asset.id), "object_key": copy.object_key})
     return True
 

@@ -15,15 +15,14 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy import update
 
-from butai.assets import keys
+from butai.assets import keys, ledger
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, AssetType, Sidecar, parse_meta, size_limit
-from butai.assets.models import Asset, AssetObject
+from butai.assets.models import Asset
 from butai.assets.storage.client import Store
 from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish, ledger
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
 from butai.assets.uploads.part_buffers import Part, PartMemory
 from butai.audit import Origin
 from butai.config import AssetSettings
@@ -93,7 +92,15 @@ async def receive(
         if key is not None:
             await quotas.hold(session, tools.settings, user_id)
             await begin(session, user_id, key, attempt, tools.settings, origin)
-        await ledger(session, attempt, "upload", lease, size=expected)
+        await ledger.open_object(
+            session,
+            attempt.object_key,
+            "upload",
+            lease,
+            asset_id=attempt.asset_id,
+            attempt=attempt.number,
+            size=expected,
+        )
         if key is not None:
             await quotas.check(session, tools.settings, user_id)
     log.info("upload.began", asset_id=str(attempt.asset_id), attempt=attempt.number, user_id=user_id)
@@ -109,11 +116,8 @@ async def receive(
             if key is None:
                 async with tools.database.transaction() as session:
                     await begin(session, user_id, final, attempt, tools.settings, origin)
-                    await session.execute(
-                        update(AssetObject)
-                        .where(AssetObject.object_key == attempt.object_key)
-                        .values(asset_id=attempt.asset_id, attempt=attempt.number)
-                    )
+                    assert attempt.asset_id is not None
+                    await ledger.assign(session, attempt.object_key, attempt.asset_id, attempt.number)
             stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), declared)
             await quotas.settle(tools.database, tools.settings, user_id, attempt.object_key, stored.size)
             asset = await _finish_persistently(tools.database, attempt, stored, user_id, origin)
@@ -163,11 +167,7 @@ async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -
             await asyncio.sleep(lease.total_seconds() / 3)
             try:
                 async with tools.database.transaction() as session:
-                    await session.execute(
-                        update(AssetObject)
-                        .where(AssetObject.object_key == attempt.object_key, AssetObject.state == "writing")
-                        .values(lease_until=datetime.now(UTC) + lease)
-                    )
+                    await ledger.renew_lease(session, attempt.object_key, datetime.now(UTC) + lease)
             except DatabaseUnavailable:
                 log.warning("upload.lease_not_renewed", object_key=attempt.object_key)
 
@@ -301,11 +301,7 @@ class _Outgoing:
     async def _open(self) -> str:
         upload_id = await self._tools.store.create_multipart(self._attempt.object_key, self._mime)
         async with self._tools.database.transaction() as session:
-            await session.execute(
-                update(AssetObject)
-                .where(AssetObject.object_key == self._attempt.object_key)
-                .values(upload_id=upload_id)
-            )
+            await ledger.keep_upload_id(session, self._attempt.object_key, upload_id)
         return upload_id
 
     async def _hash(self, part: Part, before: asyncio.Task[None] | None) -> None:

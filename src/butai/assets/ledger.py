@@ -1,0 +1,213 @@
+"""The object ledger (`asset_objects`): each object key, written down before its first byte, until after its removal.
+
+All writes of the table are here; each function works in its caller's transaction. States change by `move` alone.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import jobs
+from butai.assets.models import AssetObject
+from butai.assets.object_states import ObjectState, ObjectTrigger, next_object_state
+
+REMOVE_OBJECTS = "assets.remove_objects"
+"""The task that removes condemned objects; its body is in `tasks`, which sits above. Arguments: `object_keys`."""
+
+REMOVE_MOVED = "assets.remove_moved"
+"""The task that removes an orphan whose copy is in the trash. Arguments: those of `tasks.remove_moved`."""
+
+READERS_GRACE = timedelta(minutes=10)
+"""Time that replaced bytes stay, for readers that have begun on them."""
+
+FIRST_LOOK = timedelta(seconds=15)
+"""Time until a signed upload is first looked for: a small file is there by then."""
+
+
+async def lock(session: AsyncSession, object_key: str) -> AssetObject | None:
+    """Returns the line, locked until the transaction ends; None when there is none."""
+    return await session.scalar(
+        select(AssetObject)
+        .where(AssetObject.object_key == object_key)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+
+
+def move(line: AssetObject, trigger: ObjectTrigger) -> bool:
+    """Moves a new line, or a locked one, by the table. Raises `IllegalObjectMove`, having changed nothing.
+
+    Returns False where the trigger is late or came twice and changes nothing. Condemning again counts as a change: the
+    removal that was under way may have been too early.
+    """
+    before = None if line.state is None else ObjectState(line.state)  # pyright: ignore[reportUnnecessaryComparison]
+    after = next_object_state(before, trigger)
+    if after is None:
+        raise ValueError("a line is deleted by `release`")
+    if after is before and after is not ObjectState.CONDEMNED:
+        return False
+    line.state = after
+    if after is not ObjectState.WRITING:
+        line.settled_at, line.lease_until = func.now(), None
+    if after in (ObjectState.CURRENT, ObjectState.REMOVED):
+        # A condemned one keeps the id of its multipart upload: the removal has to abort it.
+        line.upload_id = None
+    return True
+
+
+async def open_object(
+    session: AsyncSession,
+    object_key: str,
+    origin: str,
+    lease: timedelta,
+    *,
+    asset_id: UUID | None = None,
+    attempt: int = 0,
+    size: int | None = None,
+    sha256: str | None = None,
+) -> None:
+    """Writes a minted key down, before anything can be stored under it. `size` (bytes) and `sha256` are the declared ones."""
+    now = datetime.now(UTC)
+    line = AssetObject(
+        object_key=object_key,
+        asset_id=asset_id,
+        origin=origin,
+        attempt=attempt,
+        next_look_at=now + FIRST_LOOK if origin == "signed" else None,
+        declared_size=size,
+        declared_sha256=sha256,
+    )
+    move(line, ObjectTrigger.OPENED)
+    line.lease_until = now + lease
+    session.add(line)
+    await session.flush()
+
+
+async def condemn(
+    session: AsyncSession, object_key: str, trigger: ObjectTrigger, *, after: timedelta = timedelta()
+) -> ObjectState | None:
+    """Moves an object towards its removal, and enqueues the removal in the same transaction.
+
+    Returns the state before; None when the ledger does not know the key. `after`: how long it may still be read, or
+    written by a signed URL. Raises `IllegalObjectMove`.
+    """
+    line = await lock(session, object_key)
+    if line is None:
+        return None
+    before = ObjectState(line.state)
+    if move(line, trigger):
+        at = datetime.now(UTC) + after if after else None
+        await jobs.enqueue(session, REMOVE_OBJECTS, {"object_keys": [object_key]}, at=at)
+    return before
+
+
+async def condemn_all(session: AsyncSession, asset_id: UUID) -> None:
+    """Condemns all objects that a purged asset has, or would get."""
+    found = await session.scalars(
+        select(AssetObject.object_key).where(
+            AssetObject.asset_id == asset_id, AssetObject.state.in_((ObjectState.CURRENT, ObjectState.WRITING))
+        )
+    )
+    for object_key in found.all():
+        await condemn(session, object_key, ObjectTrigger.PURGED, after=READERS_GRACE)
+
+
+async def mark_removed(session: AsyncSession, object_key: str, condemned_at: datetime | None) -> bool:
+    """Notes that the store has removed an object. False when it was condemned anew since `condemned_at`: its writer may
+    have written behind the removal, and the job that was enqueued with it removes it again."""
+    line = await lock(session, object_key)
+    if line is None or line.settled_at != condemned_at:
+        return False
+    return move(line, ObjectTrigger.REMOVED)
+
+
+async def claim(session: AsyncSession, object_key: str) -> bool:
+    """Condemns an orphan, so that no import adopts it meanwhile. False when an asset has it, or had it and is losing it."""
+    made = await session.execute(
+        insert(AssetObject)
+        .values(
+            object_key=object_key,
+            origin="trash",
+            state=next_object_state(None, ObjectTrigger.CLAIMED),
+            attempt=0,
+            settled_at=func.now(),
+        )
+        .on_conflict_do_nothing()
+        .returning(AssetObject.object_key)
+    )
+    if made.scalar_one_or_none() is not None:
+        return True
+    line = await lock(session, object_key)
+    claimable = line is not None and (
+        line.state == ObjectState.REMOVED or (line.state == ObjectState.CONDEMNED and line.origin == "trash")
+    )
+    if line is None or not claimable:
+        return False
+    move(line, ObjectTrigger.CLAIMED)
+    line.origin = "trash"
+    return True
+
+
+async def release(session: AsyncSession, object_key: str) -> None:
+    """Deletes the line of an orphan that stays in the bucket after all: the next listing finds it as any other."""
+    line = await lock(session, object_key)
+    if line is None or line.origin != "trash":
+        return
+    if next_object_state(ObjectState(line.state), ObjectTrigger.RELEASED) is None:
+        await session.delete(line)
+
+
+def adopt(session: AsyncSession, line: AssetObject | None, object_key: str, asset_id: UUID) -> None:
+    """Notes that an imported asset points at an object of the bucket. `line` is the key's, locked; None when it is new."""
+    if line is None:
+        line = AssetObject(object_key=object_key)
+        session.add(line)
+    move(line, ObjectTrigger.ADOPTED)
+    line.asset_id, line.origin, line.attempt = asset_id, "import", 0
+
+
+async def assign(session: AsyncSession, object_key: str, asset_id: UUID, attempt: int) -> None:
+    """Says which asset an object is for, where that was unknown when its first bytes came."""
+    await session.execute(
+        update(AssetObject).where(AssetObject.object_key == object_key).values(asset_id=asset_id, attempt=attempt)
+    )
+
+
+async def renew_lease(session: AsyncSession, object_key: str, until: datetime) -> None:
+    """Says that the object's writer lives. Without effect on an object that was given up."""
+    await session.execute(
+        update(AssetObject)
+        .where(AssetObject.object_key == object_key, AssetObject.state == ObjectState.WRITING)
+        .values(lease_until=until)
+    )
+
+
+async def declare_size(session: AsyncSession, object_key: str, size: int) -> None:
+    """Replaces the declared size by the real one, in bytes."""
+    await session.execute(
+        update(AssetObject)
+        .where(AssetObject.object_key == object_key, AssetObject.state == ObjectState.WRITING)
+        .values(declared_size=size)
+    )
+
+
+async def keep_upload_id(session: AsyncSession, object_key: str, upload_id: str) -> None:
+    """Keeps the id of the store's multipart upload, without which its parts could not be removed; also for an object that
+    was given up meanwhile, whose parts must go, too."""
+    await session.execute(update(AssetObject).where(AssetObject.object_key == object_key).values(upload_id=upload_id))
+
+
+async def keep_first_upload_id(session: AsyncSession, object_key: str, upload_id: str) -> str | None:
+    """The same where two requests may begin a multipart upload each: returns the id that was kept first; None, keeping
+    none, when the object is no longer being written."""
+    return await session.scalar(
+        update(AssetObject)
+        .where(AssetObject.object_key == object_key, AssetObject.state == ObjectState.WRITING)
+        .values(upload_id=func.coalesce(AssetObject.upload_id, upload_id))
+        .returning(AssetObject.upload_id)
+    )
