@@ -25,7 +25,7 @@ from butai.live.egress.livekit.poller import Pace
 from butai.live.egress.relay.engine import RelayEgress
 from butai.live.projects import Projects
 from butai.live.reconcile.port import Egress, Engine
-from butai.live.reconcile.reports import EngineGone, Heard, OutputReport, SourceReport
+from butai.live.reconcile.reports import EngineGone, EngineReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
 from tests.fakes.livekit_egress import Refuse, StandIn, Unreachable
 from tests.livekit_shows import SECRET, LiveKitShows
@@ -48,7 +48,7 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 30.
 class Ear:
     """What one holder of an engine hears."""
 
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[EngineReport] = field(default_factory=list)
     lost: int = 0
 
     def reports(self, output_id: UUID, attempt: int | None = None) -> list[OutputReport]:
@@ -320,7 +320,7 @@ class LiveKitWorld:
         projects = Projects(settings, live)
         egress = LiveKitEgress(live, projects, database, bytes.decode, controller=f"c{epoch}", pace=pace)
         self.egresses.append((egress, database))
-        await egress.begin()
+        await egress.open()
         found = await egress.find(self.broadcast.id, epoch)
         assert found is not None
         return found, _attach(self, found)

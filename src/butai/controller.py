@@ -1,8 +1,7 @@
-"""The live process: holds leases, and keeps each broadcast that it holds as its host wants it.
+"""The controller process: takes leases on broadcasts, and runs a reconciler for each.
 
-Started by `butai controller`, and by `butai up`. Any number may run. A clean stop gives the broadcasts back and leaves
-their engines running: a restart cuts no show, since the next controller adopts them. An engine that no controller takes
-ends by itself.
+Any number may run. A clean stop gives the leases back and leaves the engines running: a restart interrupts no broadcast, since
+the next controller adopts its engine. An engine that no controller adopts ends by itself.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ from butai.live.reconcile.transitions import Lease
 log = structlog.get_logger(__name__)
 
 SWEEP_EVERY = 0.75
-"""Seconds between two looks for broadcasts that nobody holds. With the lease of 3 s, a dead controller's are taken over
-within 4."""
-BEAT_EVERY = 5.0
-"""Seconds between two signs of life in `controllers`."""
+"""Seconds between two searches for free broadcasts. With a lease of 3 s, those of a dead controller are taken over within 4."""
+HEARTBEAT_EVERY = 5.0
+"""Seconds between two heartbeats in `controllers`."""
 METRICS_EVERY = 1.0
-"""Seconds: the figures of all outputs in one statement."""
-FEED_FOR = 4.0
-"""Seconds after the last renewal in which relays still get pings though controllers live on other hosts. Those may start
+"""Seconds between two statements that write the metrics of all outputs."""
+KEEPALIVE_FOR = 4.0
+"""Seconds after the last renewal in which relays still get pings while other hosts have controllers. Those may start
 another relay `ABANDONED_AFTER` after our last renewal, and ours ends 30 s after its last ping."""
 CLOCK_TOLERANCE = 0.25
-"""Seconds by which our clock may be off Postgres's before we follow that one: below it, the way there tells more."""
+"""Seconds by which this machine's clock may differ from Postgres's before it is corrected: smaller differences are lost in
+the round trip."""
 CRASH_PAUSE = 2.0
-"""Seconds before a broadcast whose reconciler met a bug is tried again."""
+"""Seconds before a broadcast whose reconciler crashed is taken again."""
 TRANSACTIONS = 6
-"""At once, of the pool's ten."""
+"""Concurrent transactions, of the pool's ten connections."""
 
 _METRICS = """
     INSERT INTO output_metrics (output_id, attempt, at, data)
@@ -61,20 +60,20 @@ _METRICS = """
 
 
 class Controller:
-    """One process's. `run` until `stop`."""
+    """Reconciles broadcasts from `run` until `stop`."""
 
     def __init__(self, settings: LiveSettings, database: Database, egresses: Sequence[Egress], name: str) -> None:
-        """`egresses`: of each kind one at most. The first says which host this is."""
+        """`egresses`: at most one of each kind. The first says which host this is. `name`: unique among controllers."""
         self._settings, self._database = settings, database
         self._egresses = {egress.name: egress for egress in egresses}
         self._host = egresses[0].host
         self._leases = Leases(database, name, self._host, settings.lease, list(self._egresses))
-        self._gate = RowAccess(database, min(TRANSACTIONS, database.settings.pool_size))
+        self._rows = RowAccess(database, min(TRANSACTIONS, database.settings.pool_size))
         rules = {"youtube": settings.youtube_retry, "twitch": settings.twitch_retry, "custom": settings.custom_retry}
         self._policies = {egress.name: Policy(rules, egress.host, random.random) for egress in egresses}
         self._held: dict[UUID, tuple[BroadcastReconciler, asyncio.Task[None]]] = {}
         self._metrics: dict[UUID, MetricsReport] = {}
-        self._free = asyncio.Event()
+        self._look_now = asyncio.Event()
         self._stopping = asyncio.Event()
         self._renewed_at = time.monotonic()
         self._alone = True
@@ -82,7 +81,7 @@ class Controller:
 
     @property
     def held(self) -> set[UUID]:
-        """The broadcasts it looks after."""
+        """The broadcasts that this controller holds."""
         return set(self._held)
 
     def stop(self) -> None:
@@ -90,15 +89,15 @@ class Controller:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Leaves all engines running."""
+        """Returns after `stop`, with all engines still running."""
         log.info("controller.started", controller=self._leases.holder, host=self._host, egresses=list(self._egresses))
         loops = [
             asyncio.create_task(work)
             for work in (
-                self._each(self._settings.lease / 3, self._renew),
-                self._each(BEAT_EVERY, self._beat),
-                self._each(METRICS_EVERY, self._write_metrics),
-                self._begin(),
+                self._every(self._settings.lease / 3, self._renew),
+                self._every(HEARTBEAT_EVERY, self._heartbeat),
+                self._every(METRICS_EVERY, self._write_metrics),
+                self._open_egresses(),
                 self._sweep(),
                 self._listen(),
             )
@@ -112,20 +111,20 @@ class Controller:
             for task in (stopping, *loops):
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            await self._give_back()
+            await self._release_all()
             log.info("controller.stopped")
 
-    async def _begin(self) -> None:
+    async def _open_egresses(self) -> None:
         for egress in self._egresses.values():
             while True:
                 try:
-                    await egress.begin()
+                    await egress.open()
                     break
                 except DatabaseUnavailable:
                     await asyncio.sleep(1)
         await asyncio.Event().wait()
 
-    async def _give_back(self) -> None:
+    async def _release_all(self) -> None:
         held = [reconciler.lease for reconciler, _ in self._held.values()]
         tasks = [task for _, task in self._held.values()]
         for task in tasks:
@@ -134,22 +133,22 @@ class Controller:
         with contextlib.suppress(DatabaseUnavailable, TimeoutError):
             async with asyncio.timeout(3):
                 await self._leases.release(held)
-                await self._leases.leave()
+                await self._leases.deregister()
 
-    async def _each(self, seconds: float, act: Callable[[], Any]) -> None:
-        """Does it, again and again; a database that is away is a plain case."""
+    async def _every(self, seconds: float, act: Callable[[], Any]) -> None:
+        """Repeats `act`, and notes whether the database is reachable."""
         while True:
             begun = time.monotonic()
             try:
                 async with asyncio.timeout(10):
                     await act()
-                self._tell_database(away=False)
+                self._note_database(away=False)
             except (DatabaseUnavailable, TimeoutError):
-                self._tell_database(away=True)
-            self._feed()
+                self._note_database(away=True)
+            self._update_keepalive()
             await asyncio.sleep(max(seconds - (time.monotonic() - begun), 0.05))
 
-    def _tell_database(self, *, away: bool) -> None:
+    def _note_database(self, *, away: bool) -> None:
         if away is not self._away:
             self._away = away
             log.warning("controller.database_away" if away else "controller.database_back", broadcasts=len(self._held))
@@ -158,22 +157,22 @@ class Controller:
 
     async def _sweep(self) -> None:
         while True:
-            self._free.clear()
+            self._look_now.clear()
             try:
                 async with asyncio.timeout(10):
                     while taken := await self._leases.acquire(list(self._held)):
                         for lease, egress in taken:
-                            self._keep(lease, egress)
+                            self._hold(lease, egress)
             except (DatabaseUnavailable, TimeoutError):
                 await asyncio.sleep(0.25)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_EVERY):
-                    await self._free.wait()
+                    await self._look_now.wait()
 
-    def _keep(self, lease: Lease, egress: str) -> None:
+    def _hold(self, lease: Lease, egress: str) -> None:
         log.info("lease.taken", broadcast_id=str(lease.broadcast_id), epoch=lease.epoch)
         reconciler = BroadcastReconciler(
-            lease, self._gate, self._egresses[egress], self._policies[egress], self._measure
+            lease, self._rows, self._egresses[egress], self._policies[egress], self._record_metrics
         )
         task = asyncio.create_task(self._reconcile(reconciler))
         self._held[lease.broadcast_id] = (reconciler, task)
@@ -184,37 +183,37 @@ class Controller:
             await reconciler.run()
         except Exception:
             log.exception("broadcast.crashed", broadcast_id=str(broadcast_id))
-            # The lease runs out, and whoever sweeps then begins anew.
+            # The lease expires, and the controller that takes it begins again.
             await asyncio.sleep(CRASH_PAUSE)
         finally:
             del self._held[broadcast_id]
-            self._free.set()
+            self._look_now.set()
 
     async def _renew(self) -> None:
-        asked = time.monotonic()
+        begun = time.monotonic()
         held = [reconciler for reconciler, _ in self._held.values()]
         kept = await self._leases.renew([(one.lease, one.has_engine) for one in held])
-        self._renewed_at = asked
+        self._renewed_at = begun
         for one in held:
             if one.lease.broadcast_id not in kept:
-                one.lose()
+                one.lose_lease()
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         before = time.time()
-        heartbeat = await self._leases.beat(len(self._held))
+        heartbeat = await self._leases.heartbeat(len(self._held))
         after = time.time()
         offset = heartbeat.database_time - (before + after) / 2
-        # One that had to wait for Postgres says nothing of its clock.
-        if after - before < CLOCK_TOLERANCE < abs(offset - self._gate.offset):
+        # An answer that took long says nothing about the clock.
+        if after - before < CLOCK_TOLERANCE < abs(offset - self._rows.offset):
             log.warning("controller.clock_differs", seconds=round(offset, 3))
-            self._gate.offset = offset
+            self._rows.offset = offset
         self._alone = heartbeat.alone
 
-    def _feed(self) -> None:
-        """Without Postgres, engines go on as long as no other host can have taken them over."""
-        fresh = time.monotonic() - self._renewed_at < FEED_FOR
+    def _update_keepalive(self) -> None:
+        """While Postgres is unreachable, engines are kept alive as long as no other host can have taken them over."""
+        fresh = time.monotonic() - self._renewed_at < KEEPALIVE_FOR
         for egress in self._egresses.values():
-            egress.may_feed(fresh or self._alone)
+            egress.allow_keepalive(fresh or self._alone)
 
     # Notifications
 
@@ -227,7 +226,7 @@ class Controller:
                 ) as connection:
                     await connection.execute("LISTEN butai_wanted")
                     pause = 0.25
-                    # What was said while nobody listened.
+                    # Notifications were lost while there was no connection.
                     self._wake_all()
                     async for notice in connection.notifies():
                         self._wake(notice.payload)
@@ -244,20 +243,20 @@ class Controller:
         if held is not None:
             held[0].wake()
         else:
-            self._free.set()
+            self._look_now.set()
 
     def _wake_all(self) -> None:
-        self._free.set()
+        self._look_now.set()
         for reconciler, _ in self._held.values():
             reconciler.wake()
 
-    # Figures
+    # Metrics
 
-    def _measure(self, report: MetricsReport) -> None:
+    def _record_metrics(self, report: MetricsReport) -> None:
         self._metrics[report.output_id] = report
 
     async def _write_metrics(self) -> None:
-        # In the order of ids, so that two controllers never wait for each other in a circle.
+        # In the order of ids, so that two controllers cannot deadlock.
         reports = [self._metrics[output_id] for output_id in sorted(self._metrics)]
         self._metrics.clear()
         if not reports:
@@ -276,12 +275,12 @@ class Controller:
 
 
 def make_name() -> str:
-    """This process among all controllers."""
+    """A name that is unique among all controllers: host, process id, and a random part."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 async def run(settings: Settings, make_egresses: Callable[[str, Database], Sequence[Egress]]) -> None:
-    """Works until SIGTERM or SIGINT. `make_egresses`: of the controller's name; picked by `butai.cli`."""
+    """Runs a controller until SIGTERM or SIGINT. `make_egresses`: takes the controller's name and the database."""
     name = make_name()
     async with Database(settings.database) as database:
         egresses = make_egresses(name, database)

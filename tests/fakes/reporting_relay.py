@@ -242,16 +242,16 @@ async def many(folder: Path) -> None:
             relays[broadcast_id].obey(json.loads(order))
 
 
-async def one(folder: Path, broadcast_id: str, lifeline: int | None) -> int:
+async def one(folder: Path, broadcast_id: str, parent_pipe: int | None) -> int:
     lock = os.open(folder / f"{broadcast_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return EXIT_RUNNING_ALREADY
     relay = ReportingRelay(folder, broadcast_id)
-    if lifeline is not None:
+    if parent_pipe is not None:
         asyncio.get_running_loop().add_reader(
-            lifeline, lambda: None if relay.end.done() else relay.end.set_result("stopped")
+            parent_pipe, lambda: None if relay.end.done() else relay.end.set_result("stopped")
         )
     await relay.run()
     return 0
@@ -261,13 +261,13 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--broadcast")
-    parser.add_argument("--lifeline-fd", type=int)
+    parser.add_argument("--parent-pipe-fd", type=int)
     parser.add_argument("--many", action="store_true")
     given = parser.parse_args()
     if given.many:
         asyncio.run(many(given.folder))
         return 0
-    return asyncio.run(one(given.folder, given.broadcast, given.lifeline_fd))
+    return asyncio.run(one(given.folder, given.broadcast, given.parent_pipe_fd))
 
 
 if __name__ == "__main__":

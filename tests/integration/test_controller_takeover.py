@@ -150,10 +150,10 @@ async def test_a_controller_that_was_away_is_refused_by_rows_and_relay(stage: Sh
             await until(taken)
             first.send_signal(signal.SIGCONT)
 
-            async def let_go() -> bool:
-                return "broadcast.let_go" in (stage.folder / "controllers.txt").read_text()
+            async def released() -> bool:
+                return "broadcast.released" in (stage.folder / "controllers.txt").read_text()
 
-            await until(let_go)
+            await until(released)
             before = await stage.events(broadcast_id)
             await stage.stop(broadcast_id)
             await stage.ended(broadcast_id)
@@ -223,7 +223,7 @@ async def test_relays_get_the_lifeline_and_end_with_it(stage: Shows, monkeypatch
         broadcast_id = await stage.begin("rtmp://a/app")
         await stage.reach(broadcast_id, a="live")
         relay = psutil.Process(stage.pid(broadcast_id))
-        assert relay.cmdline()[-2:] == ["--lifeline-fd", str(theirs.fileno())]
+        assert relay.cmdline()[-2:] == ["--parent-pipe-fd", str(theirs.fileno())]
     theirs.close()
     assert relay.is_running()
     ours.close()

@@ -189,7 +189,7 @@ async def test_one_output_is_stopped_and_the_other_goes_on(world: World) -> None
 
 async def test_the_next_controller_finds_it_as_it_is(world: World) -> None:
     first, old = await live(world)
-    first.leave()
+    first.detach()
     heard = len(old.heard)
     second, ear = await world.engine(2)
     assert second.ref == first.ref

@@ -524,7 +524,7 @@ async def crash(stage: LiveKitShows, controller: Controller, egress: LiveKitEgre
     for task in [*egress._loops, *egress.means._tasks, *(task for _, task in egress._pollers.values())]:  # pyright: ignore[reportPrivateUsage]
         task.cancel()
     for reconciler, task in controller._held.values():  # pyright: ignore[reportPrivateUsage]
-        reconciler.lose()
+        reconciler.lose_lease()
         task.cancel()
     controller._renew = _nothing  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     controller._leases.acquire = _none  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

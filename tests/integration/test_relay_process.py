@@ -127,7 +127,7 @@ def _connects(path: Path) -> bool:
 
 async def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     ours, theirs = os.pipe()
-    relay = RelayProcess(tmp_path / "relays", "--lifeline-fd", str(ours), pass_fds=(ours,))
+    relay = RelayProcess(tmp_path / "relays", "--parent-pipe-fd", str(ours), pass_fds=(ours,))
     try:
         os.close(ours)
         await until(relay.socket.exists)

@@ -52,7 +52,7 @@ def running(*reports: OutputReport, ref: str = "r1") -> Observations:
     seen.engine_running(ref, NOW - 100)
     seen.ordered_configuration()
     for report in reports:
-        seen.heard(report)
+        seen.record(report)
     return seen
 
 
@@ -64,38 +64,43 @@ def moves(row: BroadcastRow, seen: Observations, now: float = NOW) -> list[tuple
     return [(one.event, one.code) for one in plan(row, seen.snapshot(), now, POLICY).writes if isinstance(one, Move)]
 
 
-def heard(*reports: OutputReport) -> list[OutputReport]:
+def kept_reports(*reports: OutputReport) -> list[OutputReport]:
     return list(running(*reports).snapshot().reports)
 
 
 def test_reports_of_an_older_attempt_and_doubled_ones_are_no_news() -> None:
     live = report(2, "live", 10)
-    assert heard(live, live, report(1, "failed", 20), report(1, "live", 30)) == [live]
+    assert kept_reports(live, live, report(1, "failed", 20), report(1, "live", 30)) == [live]
 
 
 def test_within_an_attempt_reports_only_lead_further() -> None:
     kept = [report(1, "connecting", 1), report(1, "live", 3), report(1, "failed", 9)]
     late = [report(1, "publishing", 2), report(1, "live", 12), report(1, "ended", 13), report(1, "stalled", 14)]
-    assert heard(kept[0], kept[1], late[0], kept[2], *late[1:]) == kept
+    assert kept_reports(kept[0], kept[1], late[0], kept[2], *late[1:]) == kept
 
 
 def test_live_and_stalled_take_turns_by_their_time_and_a_clock_set_back_hides_no_failure() -> None:
     live, stalled, again = report(1, "live", 3), report(1, "stalled", 4), report(1, "live", 5)
     failed = report(1, "failed", 1)
-    assert heard(live, report(1, "stalled", 2), stalled, again, stalled, failed) == [live, stalled, again, failed]
+    assert kept_reports(live, report(1, "stalled", 2), stalled, again, stalled, failed) == [
+        live,
+        stalled,
+        again,
+        failed,
+    ]
 
 
 def test_reports_that_wait_are_bounded_and_the_newest_stay_in_their_order() -> None:
     flapping = [report(1, "live" if n % 2 else "stalled", n, output_id=A) for n in range(1, 100)]
     other = report(1, "live", 1, output_id=B)
-    kept = heard(other, *flapping)
+    kept = kept_reports(other, *flapping)
     assert kept == [other, *flapping[-KEPT:]]
 
 
 def test_what_an_engine_that_is_gone_says_is_no_news() -> None:
     seen = running(report(1, "live", 1))
-    assert seen.heard(EngineGone(2, "egress_crashed"))
-    assert not seen.heard(report(1, "failed", 3)) and not seen.heard(EngineGone(4))
+    assert seen.record(EngineGone(2, "egress_crashed"))
+    assert not seen.record(report(1, "failed", 3)) and not seen.record(EngineGone(4))
     assert seen.snapshot().carries(A) is None
 
 
@@ -126,7 +131,7 @@ def test_an_attempt_is_started_once_and_again_only_by_a_new_engine_connection() 
     assert [type(one) for one in made.orders] == [StartOutput]
     seen.ordered_start(A, 1)
     assert plan(row, seen.snapshot(), NOW, POLICY).orders == ()
-    seen.heard(report(1, "failed", code="destination_closed"))
+    seen.record(report(1, "failed", code="destination_closed"))
     assert not [one for one in plan(row, seen.snapshot(), NOW, POLICY).orders if isinstance(one, StartOutput)]
 
 
@@ -144,7 +149,7 @@ def test_the_time_limit_ends_the_old_attempt_before_the_next_begins() -> None:
     seen.ordered_stop(A, NOW)
     waiting = broadcast(replace(row.outputs[0], **dict(move.changes)))
     assert moves(waiting, seen, NOW + 4) == []
-    seen.heard(report(1, "ended", NOW + 4))
+    seen.record(report(1, "ended", NOW + 4))
     assert moves(waiting, seen, NOW + 4) == [(OutputTrigger.STARTED, None)]
 
 
@@ -173,7 +178,7 @@ def test_losing_an_engine_that_was_told_to_end_fails_nothing() -> None:
     row = broadcast(output(), wanted="off_air")
     seen = running(report(2, "live", NOW - 50))
     seen.ordered_end(NOW - 1)
-    seen.heard(EngineGone(NOW))
+    seen.record(EngineGone(NOW))
     made = plan(row, seen.snapshot(), NOW, POLICY)
     assert [type(one) for one in made.writes] == [EngineLost, Move, Move, BroadcastEnded]
     assert moves(row, seen) == [(OutputTrigger.STOP_ASKED, None), (OutputTrigger.ENDED, None)]
@@ -199,7 +204,7 @@ def test_the_first_crash_is_answered_at_once_and_the_next_ones_wait() -> None:
     def next_start(failures: int, ran: float) -> float:
         seen = running(report(2, "live", NOW - 50))
         seen._since = NOW - ran
-        seen.heard(EngineGone(NOW, "egress_crashed"))
+        seen.record(EngineGone(NOW, "egress_crashed"))
         made = plan(broadcast(output(), engine_failures=failures), seen.snapshot(), NOW, POLICY)
         [lost] = [one for one in made.writes if isinstance(one, EngineLost)]
         assert lost.next_at is not None
@@ -214,11 +219,11 @@ def test_the_first_crash_is_answered_at_once_and_the_next_ones_wait() -> None:
 def test_a_livekit_that_cannot_be_reached_is_tried_with_another_engine() -> None:
     row = broadcast(output(state=OutputState.STARTING, attempt=1))
     seen = running(report(1, "connecting", NOW - 1))
-    seen.heard(SourceReport("failed", NOW, "livekit_unreachable"))
+    seen.record(SourceReport("failed", NOW, "livekit_unreachable"))
     made = plan(row, seen.snapshot(), NOW, POLICY)
     assert StopEngine() in made.orders and not [one for one in made.writes if isinstance(one, Move)]
     seen.ordered_end(NOW)
-    seen.heard(EngineGone(NOW + 1))
+    seen.record(EngineGone(NOW + 1))
     assert moves(row, seen, NOW + 1) == [(OutputTrigger.RETRY_PLANNED, Code.LIVEKIT_UNREACHABLE)]
 
 
@@ -231,7 +236,7 @@ def test_what_was_never_wanted_keeps_its_error_and_keeps_no_broadcast_up() -> No
     assert plan(up, running(report(2, "live", NOW - 50)).snapshot(), NOW, POLICY).writes == ()
 
 
-def test_every_second_try_takes_the_backup_door() -> None:
+def test_every_second_try_takes_the_backup_ingest_url() -> None:
     rows = [replace(output(), backup_ingest_url="rtmp://b", tries=tries) for tries in range(4)]
-    assert [row.door for row in rows] == ["rtmp://a", "rtmp://b"] * 2
-    assert replace(rows[1], backup_ingest_url=None).door == "rtmp://a"
+    assert [row.attempt_ingest_url for row in rows] == ["rtmp://a", "rtmp://b"] * 2
+    assert replace(rows[1], backup_ingest_url=None).attempt_ingest_url == "rtmp://a"

@@ -158,7 +158,7 @@ class Show(RuleBasedStateMachine):
                 assert moves_of_others(made, output_id) == moves_of_others(other, output_id)
         self.row = apply(self.row, made)
         self._count(made)
-        self.seen.written(seen)
+        self.seen.mark_written(seen)
         for order in made.orders:
             self._obey(order)
         seen = self.seen.snapshot()
@@ -223,10 +223,10 @@ class Show(RuleBasedStateMachine):
     def _gone(self, code: str) -> None:
         # The last words come before the end of the line, in whatever order.
         for report in self.on_its_way:
-            self.seen.heard(report)
+            self.seen.record(report)
         self.on_its_way.clear()
         self.engine = None
-        self.seen.heard(EngineGone(self.now, code))
+        self.seen.record(EngineGone(self.now, code))
 
     # What happens
 
@@ -278,7 +278,7 @@ class Show(RuleBasedStateMachine):
         report = data.draw(st.sampled_from(self.on_its_way))
         if not doubled:
             self.on_its_way.remove(report)
-        self.seen.heard(report)
+        self.seen.record(report)
         self.step()
 
     @rule(stable=st.booleans())
@@ -300,7 +300,7 @@ class Show(RuleBasedStateMachine):
     @rule()
     def all_reports_arrive(self) -> None:
         for report in self.on_its_way:
-            self.seen.heard(report)
+            self.seen.record(report)
         self.on_its_way.clear()
         self.step()
 
@@ -308,7 +308,7 @@ class Show(RuleBasedStateMachine):
     @rule(phase=st.sampled_from(["waiting", "live", "live", "lost", "ended", "failed"]), unreachable=st.booleans())
     def the_host_comes_and_goes(self, phase: str, unreachable: bool) -> None:
         code = {"ended": "source_ended", "failed": "livekit_unreachable" if unreachable else "room_not_found"}
-        self.seen.heard(SourceReport(phase, self.now, code.get(phase, "")))  # pyright: ignore[reportArgumentType]
+        self.seen.record(SourceReport(phase, self.now, code.get(phase, "")))  # pyright: ignore[reportArgumentType]
         self.step()
 
     @precondition(lambda self: self.row.ended_at is None)
@@ -323,7 +323,7 @@ class Show(RuleBasedStateMachine):
         if self.engine is not None:
             self.seen.engine_running(self.engine.ref, self.now)
             for report in self.engine.running.values():
-                self.seen.heard(report)
+                self.seen.record(report)
         self.step()
 
     @rule()

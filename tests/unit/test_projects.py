@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from butai.config import LiveKitSettings, LiveSettings
 from butai.errors import LiveKitNotConfigured
 from butai.live.egress.relay.engine import RelayEgress, RelayEngine
-from butai.live.egress.relay.process import Watched
+from butai.live.egress.relay.process import WatchedProcess
 from butai.live.projects import Projects, ProjectsInvalid
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.tokens import Tokens
@@ -195,7 +195,7 @@ async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchang
     orders, reports = await asyncio.open_connection(sock=relays)
     source = messages.SourceLine("connecting", 0.0)
     welcome = messages.WelcomeLine("r1", process.pid, False, source, [])
-    engine = RelayEngine(egress, uuid.uuid4(), reader, writer, Watched(process.pid, process), welcome)
+    engine = RelayEngine(egress, uuid.uuid4(), reader, writer, WatchedProcess(process.pid, process), welcome)
     heard: asyncio.Queue[Any] = asyncio.Queue()
     engine.follow(heard.put_nowait, lambda: None)
     await heard.get()
@@ -228,7 +228,7 @@ async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchang
             assert await told(tick) == []
         assert process.poll() is None
     finally:
-        engine.leave()
+        engine.detach()
         reports.close()
         await egress.close()
         process.kill()

@@ -1,7 +1,7 @@
-"""The relay as a process: its lock, its signals, its log, and an end that never looks like a crash.
+"""The process of a relay: its lock, signals, log, and exit.
 
-Exit status: 0 after any end that was asked for or is in order; 1 when the media broke; 2 when it cannot start; 3 when
-another relay runs this broadcast.
+Exit status: 0 after an ordered or orderly end; 1 when the media pipeline failed; 2 when the relay cannot start; 3 when another
+relay runs this broadcast.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from butai.relay.server import Relay
 log = structlog.get_logger(__name__)
 
 END_PATIENCE = 8.0
-"""Seconds that the end may take: 2 for the outputs, 2 for each stream and for leaving the room, some to spare."""
+"""Seconds that ending may take: 2 for the outputs, 2 for each stream, 2 for leaving the room, and a reserve."""
 LONGEST_SOCKET_PATH = 107
 """Bytes (unix(7): `sun_path` has 108, one is the end)."""
 
@@ -40,7 +40,7 @@ EXIT_CRASHED, EXIT_CANNOT_START, EXIT_RUNNING_ALREADY = 1, 2, 3
 
 
 class RelayStartError(Exception):
-    """The relay cannot start. `status`: to exit with. The text is one line for a person."""
+    """The relay cannot start. `status`: the exit status. The text is one line for operators."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -48,31 +48,31 @@ class RelayStartError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m butai.relay`. Returns the exit status."""
+    """Runs a relay until its end. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="butai.relay", description="Carries one broadcast from a LiveKit room to RTMP."
     )
     parser.add_argument("--folder", type=Path, required=True, help="where its socket and lock are")
     parser.add_argument("--broadcast", required=True, help="the broadcast's id")
-    parser.add_argument("--lifeline-fd", type=int, help="a pipe whose end means that the parent is gone")
-    given = parser.parse_args(arguments)
-    sys.stderr = _Lasting(sys.stderr)
+    parser.add_argument("--parent-pipe-fd", type=int, help="an inherited pipe, closed when the parent is gone")
+    options = parser.parse_args(arguments)
+    sys.stderr = _OptionalStderr(sys.stderr)
     configure(LogSettings())
     for noisy in ("livekit", "libav"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     av.logging.set_level(av.logging.ERROR)
-    structlog.contextvars.bind_contextvars(broadcast_id=given.broadcast)
+    structlog.contextvars.bind_contextvars(broadcast_id=options.broadcast)
     try:
-        with _lock(given.folder, given.broadcast) as socket_path:
-            reason = uvloop.run(_serve(socket_path, given.broadcast, given.lifeline_fd))
+        with _lock(options.folder, options.broadcast) as socket_path:
+            reason = uvloop.run(_serve(socket_path, options.broadcast, options.parent_pipe_fd))
     except RelayStartError as error:
         print(f"butai relay: {error}", file=sys.stderr)  # noqa: T201
         return error.status
     return EXIT_CRASHED if reason == "crashed" else 0
 
 
-class _Lasting(io.TextIOBase):
-    """stderr, and nothing once nobody reads it: a relay outlives the controller that holds the other end."""
+class _OptionalStderr(io.TextIOBase):
+    """stderr that ignores write errors: a relay outlives the controller that reads its other end."""
 
     def __init__(self, stderr: TextIO) -> None:
         self._stderr = stderr
@@ -87,11 +87,11 @@ class _Lasting(io.TextIOBase):
             self._stderr.flush()
 
 
-async def _serve(socket_path: Path, broadcast_id: str, lifeline: int | None) -> str:
+async def _serve(socket_path: Path, broadcast_id: str, parent_pipe: int | None) -> str:
     loop = asyncio.get_running_loop()
 
     def limit() -> None:
-        # Whatever hangs in native code, the process goes.
+        # A call that hangs in native code must not keep the process alive.
         late = threading.Timer(END_PATIENCE, os._exit, (EXIT_CRASHED,))
         late.daemon = True
         late.start()
@@ -99,8 +99,8 @@ async def _serve(socket_path: Path, broadcast_id: str, lifeline: int | None) -> 
     relay = Relay(socket_path, broadcast_id, ending=limit)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, relay.end, "stopped")
-    if lifeline is not None:
-        _watch(loop, lifeline, relay.end)
+    if parent_pipe is not None:
+        _watch_parent(loop, parent_pipe, relay.end)
     try:
         reason = await relay.run()
     except OSError as error:
@@ -109,25 +109,25 @@ async def _serve(socket_path: Path, broadcast_id: str, lifeline: int | None) -> 
     return reason
 
 
-def _watch(loop: asyncio.AbstractEventLoop, lifeline: int, end: Callable[[str], None]) -> None:
+def _watch_parent(loop: asyncio.AbstractEventLoop, parent_pipe: int, end: Callable[[str], None]) -> None:
     try:
-        os.set_blocking(lifeline, False)
+        os.set_blocking(parent_pipe, False)
     except OSError as error:
-        raise RelayStartError(EXIT_CANNOT_START, f"--lifeline-fd: {error.strerror}") from error
+        raise RelayStartError(EXIT_CANNOT_START, f"--parent-pipe-fd: {error.strerror}") from error
 
     def readable() -> None:
         with contextlib.suppress(BlockingIOError):
-            if os.read(lifeline, 1024):
+            if os.read(parent_pipe, 1024):
                 return
-            loop.remove_reader(lifeline)
+            loop.remove_reader(parent_pipe)
             end("stopped")
 
-    loop.add_reader(lifeline, readable)
+    loop.add_reader(parent_pipe, readable)
 
 
 @contextlib.contextmanager
 def _lock(folder: Path, broadcast_id: str) -> Iterator[Path]:
-    """Holds the broadcast for this process; gives the path of its socket. Raises `RelayStartError`."""
+    """Locks the broadcast for this process, and yields the path of its socket. Raises `RelayStartError`."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", broadcast_id):
         raise RelayStartError(EXIT_CANNOT_START, "a broadcast's id has letters, digits, - and _, at most 64")
     socket_path = folder.absolute() / f"{broadcast_id}.sock"
@@ -149,7 +149,7 @@ def _lock(folder: Path, broadcast_id: str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             socket_path.unlink()
-        # Still ours: who waits for it sees that its file is gone and makes another.
+        # While still locked: a process that waits for the lock sees that the file is gone, and makes another.
         with contextlib.suppress(FileNotFoundError):
             lock_path.unlink()
         os.close(descriptor)
@@ -163,7 +163,7 @@ def _take(lock_path: Path) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        # The one before may have removed the file between our open and our lock.
+        # The previous holder may have removed the file between our open and our lock.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), lock_path.stat()):
                 return descriptor

@@ -1,5 +1,8 @@
-"""What can be encoded. Bitrates stay within what both platforms take: Twitch at most 6,000 kbps for all of it (its
-broadcast guidelines), YouTube 4,000 at 720p30 and more above (its encoder settings)."""
+"""The presets of a broadcast's encoding.
+
+Bitrates stay within what both platforms accept: Twitch at most 6,000 kbps for picture and sound (its broadcast guidelines),
+YouTube 4,000 at 720p30 and more at larger sizes (its encoder settings).
+"""
 
 from __future__ import annotations
 

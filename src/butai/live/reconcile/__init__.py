@@ -1,1 +1,1 @@
-"""Makes each broadcast what its host wants: decided by pure functions, done by the reconciler."""
+"""Brings each broadcast to what its host wants: pure functions decide, the reconciler acts."""

@@ -1,7 +1,7 @@
-"""What a plan asks for: rows to write, then orders to the engine.
+"""What a plan asks for: writes to the rows, then orders to the engine. Pure values.
 
-Pure values. All writes of one plan go into one transaction; orders follow its commit, so the engine is never told what
-the tables do not know.
+All writes of one plan go into one transaction, and orders are given after its commit, so an engine never carries anything
+that the tables do not know.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from uuid import UUID
 
 from butai.live.states import OutputState, OutputTrigger
 
-# To write
+# Writes. Times are seconds since 1970 by Postgres's clock.
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An output's event. `changes`: the columns' new values, `state` among them; `before` and `attempt` are what they were,
-    and must still be."""
+    """An event of one output.
+
+    `changes`: new values by column name, `state` among them. `before` and `attempt`: the state and attempt that the plan saw;
+    a row that has others by now refuses the write.
+    """
 
     output_id: UUID
     event: OutputTrigger
@@ -32,7 +35,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class ForgetRetry:
-    """A host's "now" that came when there was nothing to hurry."""
+    """Clears a host's wish to retry now, where no attempt can be hurried. A later wish (another `asked_at`) is kept."""
 
     output_id: UUID
     asked_at: float
@@ -40,7 +43,7 @@ class ForgetRetry:
 
 @dataclass(frozen=True, slots=True)
 class EngineStarted:
-    """An engine runs and is ours."""
+    """An engine runs and obeys this controller. `ref`: its identity; `host`: the machine that it runs on."""
 
     ref: str
     host: str
@@ -49,7 +52,10 @@ class EngineStarted:
 
 @dataclass(frozen=True, slots=True)
 class EngineLost:
-    """It is gone, or did not start. `next_at`: not to be started again before."""
+    """The engine has ended, or did not start.
+
+    `code`: why; None for an end that was ordered. `failures`: in a row. `next_at`: the earliest moment of the next start.
+    """
 
     code: str | None
     detail: str
@@ -60,14 +66,14 @@ class EngineLost:
 
 @dataclass(frozen=True, slots=True)
 class EngineHurried:
-    """A host's "now": no waiting for the next start."""
+    """The next start of an engine no longer waits, since a host asked to retry now."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class SourceChanged:
-    """The host's media."""
+    """The host's media are in another phase (`reports.SourcePhase`). `code`: why they ended or failed."""
 
     phase: str
     code: str | None
@@ -76,7 +82,7 @@ class SourceChanged:
 
 @dataclass(frozen=True, slots=True)
 class EndBegun:
-    """The broadcast goes off the air by itself, for `code`."""
+    """The broadcast is taken off the air because of `code`, without a host's wish."""
 
     code: str
     at: float
@@ -84,7 +90,7 @@ class EndBegun:
 
 @dataclass(frozen=True, slots=True)
 class BroadcastEnded:
-    """It is over."""
+    """The broadcast is over. `code`: why, where no host asked for it."""
 
     code: str | None
     at: float
@@ -92,22 +98,22 @@ class BroadcastEnded:
 
 Write = Move | ForgetRetry | EngineStarted | EngineLost | EngineHurried | SourceChanged | EndBegun | BroadcastEnded
 
-# To order
+# Orders
 
 
 @dataclass(frozen=True, slots=True)
 class StartEngine:
-    """There is none."""
+    """Start an engine: none runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Tell it what to carry."""
+    """Tell the engine which broadcast it carries, and how."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartOutput:
-    """Begin an attempt. `url`: without the key."""
+    """Begin an attempt of an output. `url`: the ingest URL, without the stream key."""
 
     output_id: UUID
     attempt: int
@@ -117,19 +123,19 @@ class StartOutput:
 
 @dataclass(frozen=True, slots=True)
 class StopOutput:
-    """End what is carried for an output."""
+    """End the push of an output."""
 
     output_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class StopEngine:
-    """End all in good order."""
+    """End all pushes in order, then the engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class KillEngine:
-    """It does not answer."""
+    """End an engine that did not obey `StopEngine` in time."""
 
 
 Order = StartEngine | Configure | StartOutput | StopOutput | StopEngine | KillEngine
@@ -137,7 +143,7 @@ Order = StartEngine | Configure | StartOutput | StopOutput | StopEngine | KillEn
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, and when to look again if nothing happens before."""
+    """What to do now. `wake_at`: when to plan again if nothing happens before; None for no timer."""
 
     writes: tuple[Write, ...] = ()
     orders: tuple[Order, ...] = ()
@@ -145,5 +151,5 @@ class Plan:
 
     @property
     def actions(self) -> list[Write | Order]:
-        """All, in their order."""
+        """All writes, then all orders."""
         return [*self.writes, *self.orders]

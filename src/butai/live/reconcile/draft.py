@@ -1,6 +1,6 @@
-"""The outputs of one plan while it is made: each move changes the row in memory and is written down.
+"""The rows and writes of one plan while it is made. Pure.
 
-Used by `butai.live.reconcile.plan` alone, which decides; here is what each decision does to the columns. Pure.
+`plan` decides what happens; this module knows which columns each decision changes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from butai.live.reconcile.commands import Move, Write
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputTrigger, next_state
 
-WORDLESS: dict[str, Any] = {"error_code": None, "error_cause": None, "error_detail": None}
-"""Columns of an output that is well."""
+NO_ERROR: dict[str, Any] = {"error_code": None, "error_cause": None, "error_detail": None}
+"""The error columns of an output without an error."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of this installation. `host`: where this controller's engines run. `random`: uniform over [0, 1)."""
+    """The rules of this installation: `retry` by platform, `host` (the machine of this controller's engines), `random` (uniform
+    over [0, 1), for jitter)."""
 
     retry: Mapping[str, RetrySettings]
     host: str
@@ -30,7 +31,7 @@ class Policy:
 
 
 class Draft:
-    """One plan's writes. Every method takes the row as it stands in `outputs` and leaves the new one there."""
+    """Collects the writes of one plan. Methods take an output's row as `outputs` has it, and leave the changed row there."""
 
     def __init__(self, desired: BroadcastRow, now: float, policy: Policy) -> None:
         self.now, self.policy = now, policy
@@ -38,8 +39,8 @@ class Draft:
         self.writes: list[Write] = []
 
     def fail(self, output: OutputRow, code: Code, detail: str, at: float, not_before: float = 0.0) -> None:
-        """An attempt ended with an error: another one follows (`not_before` that moment), or none."""
-        at = self.time(output, at)
+        """Ends an attempt with an error and plans the next one, no earlier than `not_before`; gives up where `retry` says so."""
+        at = self.clamp_time(output, at)
         off_live = self.off_live(output, at)
         failure = retry.Failure(
             code, at, output.attempt_started_at, off_live["last_live_at"], code_before=output.error_code
@@ -65,11 +66,11 @@ class Draft:
     def give_up(
         self, output: OutputRow, code: Code, cause: Code | None, detail: str, at: float, **changes: Any
     ) -> None:
-        """No further attempt without a host's word."""
+        """Fails an output: no further attempt unless a host asks for one."""
         self.move(
             output,
             OutputTrigger.FAILED,
-            self.time(output, at),
+            self.clamp_time(output, at),
             code=code,
             next_attempt_at=None,
             error_code=code,
@@ -79,7 +80,7 @@ class Draft:
         )
 
     def stop(self, output: OutputRow, code: str | None) -> None:
-        """It is to leave the air. `code`: why, when nobody asked for it."""
+        """Takes an output off the air. `code`: why, where no host asked for it."""
         off_live = self.off_live(output, self.now)
         self.move(
             output,
@@ -92,7 +93,7 @@ class Draft:
         )
 
     def end(self, output: OutputRow, code: str | None) -> None:
-        """It is off the air for good. `code`: why, when nobody asked for it."""
+        """Ends an output for good. `code`: why, where no host asked for it."""
         self.move(
             output,
             OutputTrigger.ENDED,
@@ -107,7 +108,7 @@ class Draft:
         )
 
     def off_live(self, output: OutputRow, at: float) -> dict[str, Any]:
-        """What changes when an output is no longer on air; its budget may be whole again."""
+        """The column changes of an output that is no longer live; a stable stretch of live has restored its retry budget."""
         budget = retry.Budget(output.tries, output.budget_from)
         last = output.last_live_at
         if output.live_since is not None:
@@ -124,7 +125,7 @@ class Draft:
     def move(
         self, output: OutputRow, event: OutputTrigger, at: float, *, code: str | None = None, **changes: Any
     ) -> None:
-        """Raises `IllegalTransition`. `changes`: columns beside the state."""
+        """Applies an event to an output. `changes`: columns beside the state. Raises `IllegalOutputTransition`."""
         after = next_state(output.state, event)
         changes["state"] = after
         if after is not output.state:
@@ -133,9 +134,9 @@ class Draft:
         self.outputs[output.id] = replace(output, **changes)
 
     def write(self, write: Write) -> None:
-        """One more, in its order."""
+        """Appends a write."""
         self.writes.append(write)
 
-    def time(self, output: OutputRow, at: float) -> float:
-        """When something happened to this output, by the engine's clock: not in the future, and not before the last."""
+    def clamp_time(self, output: OutputRow, at: float) -> float:
+        """The engine's time stamp, bounded by now and by the output's last change: its clock may be off."""
         return max(min(at, self.now), min(output.state_since, self.now))

@@ -1,8 +1,8 @@
-"""Which controller looks after which broadcast: leases in Postgres, by its clock.
+"""Leases on broadcasts, in Postgres and by its clock.
 
-Called by `butai.controller`. A lease is renewed at a third of its time; a controller that no longer speaks loses its
-broadcasts to whoever sweeps next. The epoch grows with each new holder: rows (`transitions`) and relays refuse the older
-one, so a controller that was away and does not know it yet can do no harm.
+A lease is renewed after a third of its duration; a controller that stops renewing loses its broadcasts to the next one that
+looks for free ones. The epoch rises with each new holder. Rows (`transitions`) and relays refuse a lower epoch, so a
+controller that was suspended and has lost its lease without knowing cannot do harm.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from butai.database import Connection, Database
 from butai.live.reconcile.transitions import Lease
 
 BATCH = 50
-"""Broadcasts taken in one statement: several controllers share what became free."""
+"""Broadcasts taken in one statement, so that several controllers share those of one that died."""
 SILENT_AFTER = 60
-"""Seconds after which a controller that was not heard counts as gone."""
+"""Seconds without a heartbeat after which a controller counts as gone."""
 
 _ACQUIRE = """
     UPDATE broadcasts AS b
@@ -30,7 +30,7 @@ _ACQUIRE = """
     RETURNING b.id, b.lease_epoch, b.egress
 """
 
-# Also one that has run out, as long as nobody took it: the epoch says so.
+# Also an expired one, as long as no other controller took it: the epoch says so.
 _RENEW = """
     UPDATE broadcasts AS b
     SET lease_until = now() + make_interval(secs => %(seconds)s),
@@ -50,7 +50,7 @@ _RELEASE = """
     SELECT pg_notify('butai_wanted', id::text) FROM given
 """
 
-_BEAT = """
+_HEARTBEAT = """
     INSERT INTO controllers (id, host, broadcasts) VALUES (%(id)s, %(host)s, %(broadcasts)s)
     ON CONFLICT (id) DO UPDATE SET seen_at = now(), broadcasts = excluded.broadcasts
     RETURNING extract(epoch FROM clock_timestamp())::float8,
@@ -61,23 +61,25 @@ _BEAT = """
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """`database_time`: seconds since 1970 by Postgres's clock. `alone`: no controller of another host lives."""
+    """`database_time`: seconds since 1970 by Postgres's clock. `alone`: no controller of another host is alive."""
 
     database_time: float
     alone: bool
 
 
 class Leases:
-    """One controller's. `seconds`: of a lease. Every method raises `DatabaseUnavailable`."""
+    """The leases of one controller, of `seconds` each. Every method raises `DatabaseUnavailable`."""
 
     def __init__(self, database: Database, holder: str, host: str, seconds: float, egresses: Sequence[str]) -> None:
         self._database, self.holder, self._host = database, holder, host
         self._seconds, self._egresses = seconds, list(egresses)
 
     async def acquire(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
-        """Takes what is free, `BATCH` at most, each with the name of its egress. Not what we hold: a lease of ours that ran
-        out while Postgres was away is renewed, which keeps the reports that wait."""
-        asked = {
+        """Takes free broadcasts, at most `BATCH`, each with the name of its egress.
+
+        Not those in `held`: a lease of ours that expired while Postgres was away is renewed, which keeps unwritten reports.
+        """
+        parameters = {
             "holder": self.holder,
             "seconds": self._seconds,
             "egress": self._egresses,
@@ -86,49 +88,49 @@ class Leases:
         }
 
         async def act(connection: Connection) -> list[tuple[Lease, str]]:
-            rows = await (await connection.execute(_ACQUIRE, asked)).fetchall()
+            rows = await (await connection.execute(_ACQUIRE, parameters)).fetchall()
             return [(Lease(broadcast_id, self.holder, epoch), egress) for broadcast_id, epoch, egress in rows]
 
         return await self._database.read(act)
 
     async def renew(self, held: Sequence[tuple[Lease, bool]]) -> set[UUID]:
-        """Keeps what is held; the flag says whether its engine is ours and heard us. Gives those that still are."""
+        """Renews leases; the flag says whether the broadcast's engine is connected. Returns the ids that are still held."""
         if not held:
             return set()
-        asked = {
-            **self._columns([lease for lease, _ in held]),
+        parameters = {
+            **self._parameters([lease for lease, _ in held]),
             "seconds": self._seconds,
             "engines": [engine for _, engine in held],
         }
 
         async def act(connection: Connection) -> set[UUID]:
-            return {row[0] for row in await (await connection.execute(_RENEW, asked)).fetchall()}
+            return {row[0] for row in await (await connection.execute(_RENEW, parameters)).fetchall()}
 
         return await self._database.read(act)
 
     async def release(self, held: Sequence[Lease]) -> None:
-        """Gives back, and wakes the other controllers."""
+        """Gives leases back, and wakes the other controllers."""
         if held:
-            columns = self._columns(held)
+            columns = self._parameters(held)
 
             async def act(connection: Connection) -> None:
                 await connection.execute(_RELEASE, columns)
 
             await self._database.read(act)
 
-    async def beat(self, broadcasts: int) -> Heartbeat:
-        """Says that this controller lives, and looks at the clock and for others."""
-        asked = {"id": self.holder, "host": self._host, "broadcasts": broadcasts, "silent": SILENT_AFTER}
+    async def heartbeat(self, broadcasts: int) -> Heartbeat:
+        """Records that this controller is alive. Returns Postgres's time, and whether other hosts have controllers."""
+        parameters = {"id": self.holder, "host": self._host, "broadcasts": broadcasts, "silent": SILENT_AFTER}
 
         async def act(connection: Connection) -> Heartbeat:
-            row = await (await connection.execute(_BEAT, asked)).fetchone()
+            row = await (await connection.execute(_HEARTBEAT, parameters)).fetchone()
             assert row is not None
             return Heartbeat(row[0], not row[1])
 
         return await self._database.read(act)
 
-    async def leave(self) -> None:
-        """This controller ends; with it go the rows of those that never said so."""
+    async def deregister(self) -> None:
+        """Deletes this controller's row, and rows that are a day old: of controllers that were killed."""
 
         async def act(connection: Connection) -> None:
             await connection.execute(
@@ -137,7 +139,7 @@ class Leases:
 
         await self._database.read(act)
 
-    def _columns(self, held: Sequence[Lease]) -> dict[str, object]:
+    def _parameters(self, held: Sequence[Lease]) -> dict[str, object]:
         return {
             "holder": self.holder,
             "ids": [lease.broadcast_id for lease in held],

@@ -1,7 +1,6 @@
-"""What to do about one broadcast: a pure function of what is wanted, what is seen, and the time.
+"""Decides what to do about one broadcast: a pure function of what is wanted, what is observed, and the time.
 
-Pure, and it may be called at any time: where everything is as it should be, it asks for nothing. Nothing is remembered
-here; whatever must survive is in the rows.
+Idempotent: where everything is as wanted, a plan asks for nothing. No state is kept here; what must survive is in the rows.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ from butai.live.reconcile.commands import (
     StopEngine,
     StopOutput,
 )
-from butai.live.reconcile.draft import WORDLESS, Draft, Policy
+from butai.live.reconcile.draft import NO_ERROR, Draft, Policy
 from butai.live.reconcile.reports import Observed, OutputReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputState, OutputTrigger
 
 START_LIMIT = 45.0
-"""Seconds that an attempt may take until it is live (`egress_start_timeout`)."""
+"""Seconds from the start of an attempt until it must be live (`egress_start_timeout`)."""
 STOP_LIMIT = 10.0
-"""Seconds until a stop that nobody confirms is over all the same."""
+"""Seconds until an unconfirmed stop counts as done (`stop_unconfirmed`)."""
 KILL_AFTER = 8.5
-"""Seconds that an engine gets to end by itself. The relay gives itself 8."""
+"""Seconds that an engine gets to obey `StopEngine` before it is killed. The relay gives itself 8."""
 ABANDONED_AFTER = 40.0
-"""Seconds after its controller's last renewal when a relay on another host has surely ended: its last ping came within 4
-(`butai.controller`), it ends 30 after that, and its goodbyes take at most 4."""
+"""Seconds after its controller's last renewal by which a relay on another host has ended: its last ping came within 4
+(`butai.controller`), it ends 30 after that, and ending its outputs takes at most 4."""
 
 _SOURCE_FAILED_FOR_GOOD = (Code.ROOM_NOT_FOUND, Code.LIVEKIT_UNAUTHORIZED)
 
@@ -52,7 +51,7 @@ def plan(desired: BroadcastRow, observed: Observed, now: float, policy: Policy) 
 
 
 class _Planner:
-    """One call. Rows change in memory as moves are found, so that each step sees what the ones before it did."""
+    """One call of `plan`. Each step sees the rows as the steps before it left them."""
 
     def __init__(self, desired: BroadcastRow, observed: Observed, now: float, policy: Policy) -> None:
         self.row, self.seen, self.now, self.policy = desired, observed, now, policy
@@ -62,15 +61,15 @@ class _Planner:
 
     def plan(self) -> Plan:
         if self.row.ended_at is None:
-            self._hear()
-            self._follow_engine()
-            self._follow_source()
+            self._apply_reports()
+            self._apply_engine()
+            self._apply_source()
             for output_id in list(self.draft.outputs):
-                self._follow_host(output_id)
-                self._look_at_clock(output_id)
+                self._apply_wishes(output_id)
+                self._check_time_limit(output_id)
             self._start_what_is_due()
-            self._finish()
-        self._order()
+            self._end_broadcast_if_done()
+        self._give_orders()
         later = [at for at in self.timers if at is not None and at > self.now]
         return Plan(tuple(self.draft.writes), tuple(self.orders), min(later, default=None))
 
@@ -84,23 +83,23 @@ class _Planner:
 
     @property
     def _usable(self) -> bool:
-        """An engine runs that may be given something to do."""
+        """Whether an engine runs that was not ordered to end."""
         return self.seen.engine == "running" and self.seen.stop_sent_at is None
 
-    # What the engine said
+    # The engine
 
-    def _hear(self) -> None:
-        """Reports of the engine that the rows know. Another one's cannot speak of their attempts."""
+    def _apply_reports(self) -> None:
+        """Applies the reports of the engine that the rows name. Another engine's reports are about other attempts."""
         if self.seen.ref is not None and self.seen.ref == self.row.engine_ref:
             for report in self.seen.reports:
                 if report.output_id in self.draft.outputs:
-                    self._hear_of(self.draft.outputs[report.output_id], report)
+                    self._apply_report(self.draft.outputs[report.output_id], report)
 
-    def _hear_of(self, output: OutputRow, report: OutputReport) -> None:
+    def _apply_report(self, output: OutputRow, report: OutputReport) -> None:
         if report.attempt != output.attempt or not output.trying:
             return
         if report.phase == "live" and output.state in (OutputState.STARTING, OutputState.RECONNECTING):
-            at = self.draft.time(output, report.at)
+            at = self.draft.clamp_time(output, report.at)
             self.draft.move(
                 output,
                 OutputTrigger.ACCEPTED,
@@ -109,11 +108,11 @@ class _Planner:
                 live_since=at,
                 first_live_at=output.first_live_at or at,
                 last_live_at=at,
-                **WORDLESS,
+                **NO_ERROR,
             )
         elif report.phase == "stalled" and output.state is OutputState.LIVE:
             code = _code(report.code, Code.DESTINATION_STALLED)
-            at = self.draft.time(output, report.at)
+            at = self.draft.clamp_time(output, report.at)
             self.draft.move(
                 output,
                 OutputTrigger.INTERRUPTED,
@@ -129,20 +128,20 @@ class _Planner:
             assumed = Code.DESTINATION_CLOSED if was_up else Code.DESTINATION_UNREACHABLE
             self.draft.fail(output, _code(report.code, assumed), report.detail, report.at, report.not_before)
         elif report.phase == "ended":
-            # Nobody asked it to.
+            # Without an order.
             self.draft.fail(output, Code.EGRESS_LOST, report.detail, report.at)
 
-    def _follow_engine(self) -> None:
+    def _apply_engine(self) -> None:
         row, seen = self.row, self.seen
         if seen.gone is not None:
             asked = seen.stop_sent_at is not None and not seen.killed
             unheard = seen.source is not None and seen.source.code == Code.LIVEKIT_UNREACHABLE
             code = Code.LIVEKIT_UNREACHABLE if unheard else _code(seen.gone.code, Code.EGRESS_LOST)
-            self._lose(None if asked and not unheard else code, seen.gone.detail, seen.gone.at)
+            self._lose_engine(None if asked and not unheard else code, seen.gone.detail, seen.gone.at)
         elif row.engine_ref is not None and (seen.engine != "running" or seen.ref != row.engine_ref):
-            self._lose(Code.EGRESS_LOST, "it was not there any more", self.now)
+            self._lose_engine(Code.EGRESS_LOST, "it was not there any more", self.now)
         if seen.start_failed is not None:
-            self._miss(seen.start_failed.detail, seen.start_failed.at)
+            self._engine_unavailable(seen.start_failed.detail, seen.start_failed.at)
         if seen.engine == "running" and seen.ref is not None and seen.ref != self.row.engine_ref:
             self.draft.write(EngineStarted(seen.ref, self.policy.host, self.now))
             self.row = replace(
@@ -153,16 +152,16 @@ class _Planner:
                 engine_next_at=None,
             )
 
-    def _lose(self, code: Code | None, detail: str, at: float) -> None:
-        """The engine of the rows is gone, and every attempt with it."""
+    def _lose_engine(self, code: Code | None, detail: str, at: float) -> None:
+        """The engine that the rows name has ended, and every attempt with it."""
         row, seen, failures, next_at = self.row, self.seen, self.row.engine_failures, None
         if code is not None and self._on_air:
             steady = seen.since is not None and at - seen.since >= retry.ENGINE_STEADY
             failures = 1 if steady else failures + 1
-            # The first death is answered at once; who dies again before it was well has to wait.
+            # The first failure is answered at once; an engine that fails again before it was healthy has to wait.
             next_at = at if failures == 1 else at + retry.engine_delay(failures - 1, self.policy.random)
         if row.engine_ref is not None and row.engine_host != self.policy.host:
-            # On another machine, and nobody there says whether it is gone: until then, it may push.
+            # On another machine, where its end cannot be observed: it may push until then.
             next_at = max(next_at or 0.0, (row.engine_seen_at or self.now) + ABANDONED_AFTER)
         self.draft.write(EngineLost(code, detail, failures, next_at, at))
         self.row = replace(row, engine_ref=None, engine_failures=failures, engine_next_at=next_at)
@@ -170,8 +169,8 @@ class _Planner:
             if output.trying and self._wanted(output):
                 self.draft.fail(output, code or Code.EGRESS_LOST, detail, at)
 
-    def _miss(self, detail: str, at: float) -> None:
-        """No engine came up. That costs no output's budget."""
+    def _engine_unavailable(self, detail: str, at: float) -> None:
+        """No engine could be started. That costs no output's budget."""
         failures = self.row.engine_failures + 1
         next_at = at + retry.engine_delay(failures, self.policy.random)
         self.draft.write(EngineLost(Code.EGRESS_UNAVAILABLE, detail, failures, next_at, at))
@@ -181,7 +180,7 @@ class _Planner:
                 self.draft.move(
                     output,
                     OutputTrigger.RETRY_PLANNED,
-                    self.draft.time(output, at),
+                    self.draft.clamp_time(output, at),
                     code=Code.EGRESS_UNAVAILABLE,
                     next_attempt_at=next_at,
                     error_code=Code.EGRESS_UNAVAILABLE,
@@ -189,7 +188,7 @@ class _Planner:
                     error_detail=detail or None,
                 )
 
-    def _follow_source(self) -> None:
+    def _apply_source(self) -> None:
         source = self.seen.source
         if source is None or self.seen.ref != self.row.engine_ref:
             return
@@ -211,16 +210,16 @@ class _Planner:
         self.draft.write(EndBegun(code, self.now))
         self.row = replace(self.row, wanted="off_air", stop_asked_at=self.now, end_code=code)
 
-    # What the host wants, and what the clock says
+    # Wishes of hosts, and time limits
 
-    def _follow_host(self, output_id: UUID) -> None:
+    def _apply_wishes(self, output_id: UUID) -> None:
         output = self.draft.outputs[output_id]
         if output.retry_asked_at is not None:
             self._retry_now(output, output.retry_asked_at)
         output = self.draft.outputs[output_id]
         if not self._wanted(output):
             if self._on_air and output.state is OutputState.FAILED and output.error_code != Code.NO_DESTINATION:
-                # Taken off by hand. What failed otherwise shows so in a broadcast that is over, too.
+                # Taken off by its host. Otherwise a failure still shows as one after the end of the broadcast.
                 self.draft.end(output, output.error_code)
             elif not output.over and output.state is not OutputState.STOPPING:
                 self.draft.stop(output, self.row.end_code)
@@ -230,7 +229,7 @@ class _Planner:
 
     def _confirm_end(self, output: OutputRow) -> None:
         waited = self.now - output.state_since
-        if self.seen.engine != "running" and self._elsewhere_until is None:
+        if self.seen.engine != "running" and self._remote_engine_until is None:
             self.draft.end(output, Code.STOP_UNCONFIRMED if self.seen.killed else self.row.end_code)
         elif self.seen.engine == "running" and self.seen.carries(output.id) is None:
             self.draft.end(output, self.row.end_code)
@@ -256,13 +255,17 @@ class _Planner:
             tries=0,
             budget_from=None,
             ended_at=None,
-            **WORDLESS,
+            **NO_ERROR,
         )
-        if self.seen.engine == "absent" and (self.row.engine_next_at or 0.0) > self.now and not self._elsewhere_until:
+        if (
+            self.seen.engine == "absent"
+            and (self.row.engine_next_at or 0.0) > self.now
+            and not self._remote_engine_until
+        ):
             self.draft.write(EngineHurried(self.now))
             self.row = replace(self.row, engine_next_at=None)
 
-    def _look_at_clock(self, output_id: UUID) -> None:
+    def _check_time_limit(self, output_id: UUID) -> None:
         output = self.draft.outputs[output_id]
         if not output.trying or output.state is OutputState.LIVE or not self._wanted(output):
             return
@@ -302,9 +305,9 @@ class _Planner:
                 next_attempt_at=None,
             )
 
-    def _finish(self) -> None:
+    def _end_broadcast_if_done(self) -> None:
         if self._on_air:
-            # One that failed may be tried again by hand; one without a destination was never wanted on air.
+            # A host may retry a failed output; one without a destination was never wanted on air.
             done = [
                 output.state is OutputState.ENDED or (output.over and output.wanted == "off") for output in self._all
             ]
@@ -323,13 +326,13 @@ class _Planner:
 
     # Orders
 
-    def _order(self) -> None:
+    def _give_orders(self) -> None:
         seen = self.seen
         source_gave_up = seen.source is not None and seen.source.phase == "failed" and seen.engine == "running"
         if not self._on_air or source_gave_up:
             self._end_engine()
         elif seen.engine == "absent":
-            next_at = max(self.row.engine_next_at or 0.0, self._elsewhere_until or 0.0)
+            next_at = max(self.row.engine_next_at or 0.0, self._remote_engine_until or 0.0)
             if self.now >= next_at:
                 self.orders.append(StartEngine())
             else:
@@ -338,7 +341,7 @@ class _Planner:
             if not seen.configured:
                 self.orders.append(Configure())
             for output in self._all:
-                self._order_output(output)
+                self._give_output_orders(output)
 
     def _end_engine(self) -> None:
         seen = self.seen
@@ -354,13 +357,13 @@ class _Planner:
         if seen.stop_sent_at is not None:
             self.timers.append(seen.stop_sent_at + STOP_LIMIT)
 
-    def _order_output(self, output: OutputRow) -> None:
+    def _give_output_orders(self, output: OutputRow) -> None:
         carried = self.seen.carries(output.id)
         latest = self.seen.latest.get(output.id)
         if output.trying:
             known = carried == output.attempt or (latest is not None and latest.attempt == output.attempt)
             if not known:
-                self.orders.append(StartOutput(output.id, output.attempt, output.door, output.sealed_key))
+                self.orders.append(StartOutput(output.id, output.attempt, output.attempt_ingest_url, output.sealed_key))
         elif carried is not None:
             stopped = self.seen.stops.get(output.id)
             if stopped is None or self.now >= stopped + STOP_LIMIT:
@@ -372,8 +375,8 @@ class _Planner:
         return self._on_air and output.wanted == "on"
 
     @property
-    def _elsewhere_until(self) -> float | None:
-        """Until when an engine on another host may still push."""
+    def _remote_engine_until(self) -> float | None:
+        """Until when an engine on another host may still push; None if it cannot."""
         row = self.row
         if row.engine_host in (None, self.policy.host) or row.engine_seen_at is None:
             return None

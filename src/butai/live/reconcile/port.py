@@ -1,7 +1,7 @@
-"""What the reconciler needs of an engine. `relay` is one; each has the same suite of tests to pass.
+"""The port between the reconciler and an engine. Every engine passes the same contract suite.
 
-An engine carries one broadcast's outputs, makes one attempt when told to, and says how it fares. It never retries by
-itself. Orders do not wait and do not fail: what became of them comes as a report.
+An engine carries the outputs of one broadcast. It makes one attempt when ordered to, reports how the attempt goes, and never
+retries by itself. Orders return at once and never fail: their outcome comes as a report.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Protocol
 from uuid import UUID
 
-from butai.live.reconcile.reports import Heard
+from butai.live.reconcile.reports import EngineReport
 from butai.live.reconcile.rows import BroadcastRow
 
-Hear = Callable[[Heard], None]
-"""Gets every report, in the engine's order."""
+OnReport = Callable[[EngineReport], None]
+"""Takes every report, in the engine's order."""
 
 
 class EngineUnavailable(Exception):
@@ -22,78 +22,84 @@ class EngineUnavailable(Exception):
 
 
 class EngineFenced(Exception):
-    """The engine obeys a controller of a higher epoch: this one's lease is over."""
+    """The engine obeys a controller with a higher epoch, so this controller's lease is over."""
 
 
 class Engine(Protocol):
-    """A running engine that obeys us."""
+    """A running engine that obeys this controller."""
 
     @property
     def ref(self) -> str:
-        """Another one for each engine that ever ran."""
+        """The engine's identity, unique among all engines that ever ran."""
         ...
 
-    def follow(self, hear: Hear, lost: Callable[[], None]) -> None:
-        """From now on every report goes to `hear`; first, before this returns, where everything stands. `EngineGone` is
-        the last one. `lost`: called once when the connection broke while the engine may still run: find it again."""
+    def follow(self, on_report: OnReport, on_disconnect: Callable[[], None]) -> None:
+        """Sends every report to `on_report`, beginning with the present state of each output; `EngineGone` is the last.
+
+        `on_disconnect` is called once if the connection breaks while the engine may still run: `Egress.find` it again.
+        """
         ...
 
     def configure(self, broadcast: BroadcastRow) -> None:
-        """What to carry."""
+        """Tells what to carry."""
         ...
 
     def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
-        """Begin an attempt, after the end of an older one. `url`: without the key."""
+        """Begins an attempt, after ending an older one. `url`: the ingest URL, without the stream key."""
         ...
 
     def stop_output(self, output_id: UUID) -> None:
-        """End an output's push. Answered by a report of `ended`, also when there was none."""
+        """Ends an output's push. Answered by a report of `ended`, also where nothing was pushed."""
         ...
 
     def stop(self) -> None:
-        """End everything. Answered by `EngineGone`."""
+        """Ends all pushes and the engine. Answered by `EngineGone`."""
         ...
 
     def kill(self) -> None:
-        """End it without asking. Answered by `EngineGone`."""
+        """Ends the engine by force. Answered by `EngineGone`."""
         ...
 
-    def leave(self) -> None:
-        """Let it run for the next controller. Nothing is heard any more."""
+    def detach(self) -> None:
+        """Leaves the engine running for the next controller. No report comes afterwards."""
         ...
 
 
 class Egress(Protocol):
-    """Engines of one kind on this host."""
+    """All engines of one kind on this host."""
 
     @property
     def name(self) -> str:
-        """As in `broadcasts.egress`."""
+        """The kind, as in `broadcasts.egress`."""
         ...
 
     @property
     def host(self) -> str:
-        """Where its engines run: only a controller with the same can find them."""
+        """Where its engines run. Only controllers with an equal value can find them."""
         ...
 
-    async def begin(self) -> None:
-        """Called once, before all others. Raises `DatabaseUnavailable`."""
+    async def open(self) -> None:
+        """To be called once, before all others; again after an error. Raises `DatabaseUnavailable`."""
         ...
 
     async def find(self, broadcast_id: UUID, epoch: int) -> Engine | None:
-        """The engine that runs already, now ours. None: nothing of this broadcast is carried by any engine of this host.
-        Raises `EngineFenced`."""
+        """Adopts the engine that runs already. None: no engine of this host carries anything of this broadcast.
+
+        Raises `EngineFenced`.
+        """
         ...
 
     async def start(self, broadcast_id: UUID, epoch: int) -> Engine:
-        """A new engine, or the one that came up meanwhile. Cancelled, it leaves nothing behind.
-        Raises `EngineUnavailable`, `EngineFenced`."""
+        """Starts an engine, or adopts one that came up meanwhile. Leaves nothing behind when cancelled.
+
+        Raises `EngineUnavailable`, `EngineFenced`.
+        """
         ...
 
-    def may_feed(self, allowed: bool) -> None:
-        """Whether engines may be told that their controller lives. Not allowed, they end by themselves after a while."""
+    def allow_keepalive(self, allowed: bool) -> None:
+        """Allows or forbids telling engines that their controller lives. Without, they end by themselves after a while."""
         ...
 
     async def close(self) -> None:
-        """Leaves all engines running."""
+        """Detaches from all engines, which go on running."""
         ...

@@ -1,11 +1,11 @@
-"""What an engine shows of one broadcast: reports as they come, without what is late or doubled.
+"""What is known of one broadcast's engine: its reports, without late and repeated ones. Pure.
 
-Pure. Reports wait here until they are written, so
-a database that is away loses nothing that matters: of each output at most `KEPT` reports, the newest, in their order.
+Reports wait here until they are written, so an unreachable database loses none that matter: the newest `KEPT` reports of
+each output, in their order.
 
-A report speaks of one attempt. Of an older attempt it is dropped; of the same one it must lead further: `connecting`,
-`publishing`, then `live` and `stalled` in turn (by their time), and nothing after `failed` or `ended`. That rule needs
-no clock but for the turn of `live` and `stalled`, so a clock that is set back hides no failure.
+A report belongs to one attempt. One of an older attempt is dropped. Within an attempt, phases only advance: `connecting`,
+`publishing`, then `live` and `stalled` alternating by their times, and nothing after `failed` or `ended`. Only that
+alternation needs a clock, so a clock that is set back hides no failure.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SourcePhase = Literal["connecting", "waiting", "live", "lost", "ended", "failed"
 _RANK: dict[Phase, int] = {"connecting": 0, "publishing": 1, "live": 2, "stalled": 2, "failed": 3, "ended": 3}
 OVER: frozenset[Phase] = frozenset({"failed", "ended"})
 KEPT = 16
-"""Reports of one output that wait to be written."""
+"""Unwritten reports that are kept for each output."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputReport:
-    """An output's attempt is in this phase. `detail`: for operators, redacted. `ended` of attempt 0: the engine knows
-    nothing of this output, so nothing of it runs. `not_before`: when `failed`, the engine wants no other attempt earlier."""
+    """An attempt's phase. `detail`: for operators, redacted. `ended` of attempt 0 means that the engine does not know the output.
+    `not_before`: with `failed`, the earliest moment at which the engine takes another attempt."""
 
     output_id: UUID
     attempt: int
@@ -40,7 +40,7 @@ class OutputReport:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """The host's media is in this phase."""
+    """The phase of the host's media."""
 
     phase: SourcePhase
     at: float
@@ -50,7 +50,7 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class MetricsReport:
-    """The figures of one output in one second, as they are shown."""
+    """The metrics of one output, one report each second; `data` as the API shows it."""
 
     output_id: UUID
     attempt: int
@@ -60,8 +60,7 @@ class MetricsReport:
 
 @dataclass(frozen=True, slots=True)
 class EngineGone:
-    """The engine has ended and carries nothing any more. `code`: `egress_crashed`, `egress_lost`; empty when it was told
-    to end."""
+    """The engine has ended and carries nothing. `code`: `egress_crashed` or `egress_lost`; empty after an ordered end."""
 
     at: float
     code: str = ""
@@ -70,39 +69,39 @@ class EngineGone:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
-    """No engine came up."""
+    """An engine could not be started."""
 
     at: float
     detail: str = ""
 
 
-Heard = OutputReport | SourceReport | MetricsReport | EngineGone
+EngineReport = OutputReport | SourceReport | MetricsReport | EngineGone
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is known of the engine at one moment. `ref`: of the engine that runs, or of the one that is gone."""
+    """A snapshot of what is known. `ref`: the identity of the running engine, or of the one that ended last."""
 
     engine: Literal["absent", "starting", "running"] = "absent"
     ref: str | None = None
     since: float | None = None
     configured: bool = False
     latest: Mapping[UUID, OutputReport] = field(default_factory=dict)
-    """The newest of each output."""
+    """The newest report of each output."""
     reports: tuple[OutputReport, ...] = ()
-    """Those that are not written yet, in their order."""
+    """Reports that are not written yet, in their order."""
     source: SourceReport | None = None
     gone: EngineGone | None = None
     start_failed: StartFailed | None = None
     ordered: Mapping[UUID, int] = field(default_factory=dict)
-    """The attempt that this engine was last told to start, by output."""
+    """The attempt that this engine was last ordered to start, by output."""
     stops: Mapping[UUID, float] = field(default_factory=dict)
-    """When this engine was told to end an output."""
+    """When this engine was ordered to stop an output."""
     stop_sent_at: float | None = None
     killed: bool = False
 
     def carries(self, output_id: UUID) -> int | None:
-        """The attempt of this output that the engine runs, or was told to run and has not spoken of yet."""
+        """The attempt of this output that the engine runs, or was ordered to run and has not reported on yet."""
         if self.engine != "running":
             return None
         latest, ordered = self.latest.get(output_id), self.ordered.get(output_id, 0)
@@ -113,7 +112,7 @@ class Observed:
 
 @dataclass
 class Observations:
-    """The mutable side: told what happens, asked for a snapshot."""
+    """Records what happens, and gives snapshots of it."""
 
     _engine: Literal["absent", "starting", "running"] = "absent"
     _ref: str | None = None
@@ -130,7 +129,7 @@ class Observations:
     _killed: bool = False
 
     def snapshot(self) -> Observed:
-        """What is known now."""
+        """What is known now, as a value that later records do not change."""
         return Observed(
             engine=self._engine,
             ref=self._ref,
@@ -147,8 +146,8 @@ class Observations:
             killed=self._killed,
         )
 
-    def written(self, seen: Observed) -> None:
-        """All that `seen` held is in the tables."""
+    def mark_written(self, seen: Observed) -> None:
+        """Drops the reports of `seen`: they are in the tables."""
         done = {id(report) for report in seen.reports}
         self._reports = [report for report in self._reports if id(report) not in done]
         if self._gone is seen.gone:
@@ -157,20 +156,20 @@ class Observations:
             self._start_failed = None
 
     def engine_starting(self) -> None:
-        """An engine is on its way."""
+        """An engine is being started."""
         self._engine, self._start_failed = "starting", None
         self._stop_sent_at, self._killed = None, False
 
     def engine_failed(self, failed: StartFailed) -> None:
-        """It did not come."""
+        """It could not be started."""
         self._engine, self._start_failed = "absent", failed
 
     def engine_dropped(self) -> None:
-        """It is no longer wanted, and was ended on its way."""
+        """Its start was cancelled."""
         self._engine = "absent"
 
     def engine_running(self, ref: str, at: float) -> None:
-        """An engine answers. One that was known before, and comes back after a broken connection, keeps its reports."""
+        """An engine answers. The reports of one that is found again after a broken connection are kept."""
         if ref != self._ref:
             self._latest.clear()
             self._reports.clear()
@@ -180,11 +179,11 @@ class Observations:
         self._stops.clear()
         self._stop_sent_at, self._killed = None, False
 
-    def heard(self, report: OutputReport | SourceReport | EngineGone) -> bool:
-        """Takes in what the running engine says. Whether it is news."""
+    def record(self, report: OutputReport | SourceReport | EngineGone) -> bool:
+        """Takes in a report of the running engine. Whether it changed what is known."""
         match report:
             case OutputReport():
-                return self._heard_of_output(report)
+                return self._record_output(report)
             case SourceReport():
                 known = self._source
                 if known is not None and (
@@ -199,31 +198,31 @@ class Observations:
         return True
 
     def ordered_configuration(self) -> None:
-        """It was told what to carry."""
+        """The engine was told what to carry."""
         self._configured = True
 
     def ordered_start(self, output_id: UUID, attempt: int) -> None:
-        """It was told to start an attempt."""
+        """The engine was ordered to start an attempt."""
         self._ordered[output_id] = attempt
         self._stops.pop(output_id, None)
 
     def ordered_stop(self, output_id: UUID, at: float) -> None:
-        """It was told to end an output."""
+        """The engine was ordered to stop an output."""
         self._stops[output_id] = at
 
     def ordered_end(self, at: float, *, killed: bool = False) -> None:
-        """It was told to end altogether, or made to."""
+        """The engine was ordered to end, or killed."""
         self._stop_sent_at = self._stop_sent_at or at
         self._killed = self._killed or killed
 
-    def _heard_of_output(self, report: OutputReport) -> bool:
+    def _record_output(self, report: OutputReport) -> bool:
         if self._engine != "running":
             return False
         known = self._latest.get(report.output_id)
         if report.attempt == 0:
             if report.phase != "ended" or known is not None:
                 return False
-        elif known is not None and not _leads_further(known, report):
+        elif known is not None and not _advances(known, report):
             return False
         self._latest[report.output_id] = report
         if report.attempt == 0:
@@ -238,7 +237,7 @@ class Observations:
             del self._reports[own[0]]
 
 
-def _leads_further(known: OutputReport, report: OutputReport) -> bool:
+def _advances(known: OutputReport, report: OutputReport) -> bool:
     if report.attempt != known.attempt:
         return report.attempt > known.attempt
     before, after = _RANK[known.phase], _RANK[report.phase]

@@ -1,8 +1,7 @@
-"""When an output that broke is tried again, and when not. Pure; called by `butai.live.reconcile.plan`.
+"""Whether and when an output that failed is tried again. Pure.
 
-Ours is the only retry there is: the engine makes one attempt and says how it ended. Delays are "full jitter" over their
-upper half: uniform over [d/2, d] with d = min(cap, base·2ⁿ), so that many outputs that broke together do not come back
-together.
+This is the only retry there is: an engine makes one attempt and reports how it ended. A delay is uniform over [d/2, d] with
+d = min(cap, base·2ⁿ), so that outputs that failed together do not come back together.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ PERMANENT = frozenset(
         Code.RETRIES_EXHAUSTED,
     }
 )
-"""Trying again would change nothing."""
+"""Codes that another attempt cannot change."""
 
 ONCE = frozenset({Code.KEY_REJECTED, Code.TLS_FAILED, Code.EGRESS_START_TIMEOUT})
-"""May be a platform's bad moment: tried once more. Twice in a row, it is what it says."""
+"""Codes that may be a platform's bad moment: tried once more, and final when they come twice in a row."""
 ONCE_WAIT = 3.0
 """Seconds."""
 
 SLOW_WAIT = 15.0
-"""Seconds before `already_publishing` is tried again: the platform must first give up on the other one."""
+"""Seconds before `already_publishing` is tried again: the platform must first drop the other publisher."""
 
 LONGEST_ATTEMPT = 16.0
-"""Seconds that an attempt takes at most until it fails: 8 to connect, 8 to publish (the publisher's limits)."""
+"""Seconds until an attempt has failed at the latest: 8 to connect, 8 to publish (the publisher's limits)."""
 
 ENGINE_BASE, ENGINE_CAP = 5.0, 60.0
-"""Seconds between two starts of an engine that does not come up."""
+"""Seconds between two starts of an engine that does not come up: the first delay, and the longest."""
 
 ENGINE_STEADY = 60.0
-"""Seconds after which an engine counts as well: its next death is its first."""
+"""Seconds of running after which an engine counts as healthy: its next failure is its first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,8 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that ended. `last_live_at`: when this output was on air last; `code_before`: of the failure before this
-    one, with no live in between."""
+    """A failed attempt. `last_live_at`: when the output was last live; `code_before`: the code of the failure before this one,
+    None if the output was live in between."""
 
     code: Code
     at: float
@@ -70,7 +69,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """`again_at`: when to try again; None for never by itself. `code` is what to show, `cause` the last cause beneath it."""
+    """`again_at`: when to try again, None for not without a host's wish. `code`: what to show; `cause`: the last error under
+    `retries_exhausted`. `budget`: what is left."""
 
     again_at: float | None
     code: Code
@@ -79,7 +79,7 @@ class RetryDecision:
 
 
 def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Random) -> RetryDecision:
-    """What follows from a failed attempt."""
+    """Decides what follows a failed attempt."""
     code, now = failure.code, failure.at
     if code is Code.EGRESS_UNAVAILABLE:
         return RetryDecision(now + engine_delay(1, random), code, None, budget)
@@ -95,8 +95,8 @@ def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Ra
 
 
 def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budget:
-    """The budget when a stretch of live of so many seconds ends: whole again after a stable one. After a shorter one at
-    least the window's tries are left beside the one that ends now."""
+    """The budget when the output stops being live after `live_for` seconds: restored if that was stable. After a shorter stretch,
+    at least the window's tries are left beside the one that ends now."""
     if live_for >= settings.stable:
         return Budget()
     if settings.window > 0:
@@ -105,7 +105,7 @@ def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budg
 
 
 def engine_delay(failures: int, random: Random) -> float:
-    """Seconds until the next start of an engine that failed to start, or died young, `failures` times in a row."""
+    """Seconds until the next start of an engine that failed `failures` times in a row, to start or soon after it."""
     return _jitter(min(ENGINE_CAP, ENGINE_BASE * 2 ** min(failures - 1, 10)), random)
 
 

@@ -1,6 +1,6 @@
-"""A broadcast and its outputs as they stand in the tables, for `butai.live.reconcile.plan`. Pure: values that never change.
+"""A broadcast and its outputs as immutable values. Pure.
 
-Fields are the columns of `butai.live.models`; times are seconds since 1970.
+Fields are the columns of `butai.live.models`; times are seconds since 1970 by Postgres's clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Platform = Literal["youtube", "twitch", "custom"]
 
 @dataclass(frozen=True, slots=True)
 class OutputRow:
-    """One output. The key stays sealed."""
+    """One output. The stream key stays sealed."""
 
     id: UUID
     platform: Platform
@@ -43,12 +43,12 @@ class OutputRow:
 
     @property
     def over(self) -> bool:
-        """Nothing more happens by itself."""
+        """Whether nothing more happens without a host's wish."""
         return self.state in (OutputState.ENDED, OutputState.FAILED)
 
     @property
     def trying(self) -> bool:
-        """Attempt number `attempt` goes on, or should."""
+        """Whether attempt number `attempt` runs, or should run."""
         return (
             self.state in (OutputState.STARTING, OutputState.LIVE, OutputState.RECONNECTING)
             and self.attempt > 0
@@ -57,14 +57,14 @@ class OutputRow:
 
     @property
     def waiting(self) -> bool:
-        """For its first attempt, or for the next one."""
+        """Whether an attempt is still to begin: the first, or one after `next_attempt_at`."""
         return self.state is OutputState.PENDING or (
             self.state in (OutputState.STARTING, OutputState.RECONNECTING) and self.next_attempt_at is not None
         )
 
     @property
-    def door(self) -> str:
-        """Where this attempt goes: every second try of a budget takes the backup, where there is one."""
+    def attempt_ingest_url(self) -> str:
+        """The ingest URL of this attempt: every second try of a budget takes the backup, where there is one."""
         return self.backup_ingest_url if self.backup_ingest_url and self.tries % 2 else self.ingest_url
 
 

@@ -1,7 +1,7 @@
-"""The only way a broadcast or an output changes: locked rows, table check, lease check, event rows, one transaction.
+"""Writes the changes of a plan: locked rows, lease check, state table check, event rows, one transaction.
 
-Called by the reconciler with the writes of one plan. The host's wishes are written elsewhere, in columns of their own
-(`wanted`, `retry_asked_at`), under the same lock of the broadcast's row: first the broadcast, then its outputs by id.
+The only writer of the states of broadcasts and outputs. The wishes of hosts have columns of their own (`wanted`,
+`retry_asked_at`), and are written under the same locks: first the broadcast's row, then its outputs' by id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputState, next_state
 
 ACTOR = "controller"
-"""Who acts in events and the audit trail when nobody asked."""
+"""The actor of events and audit entries without a host."""
 
 _TIMES = {
     column.name for model in (Broadcast, Output) for column in model.__table__.columns if column.name.endswith("_at")
@@ -46,16 +46,16 @@ _TIMES = {
 
 
 class LeaseLost(Exception):
-    """Another controller holds this broadcast now, or nobody does."""
+    """This controller does not hold the broadcast any more."""
 
 
-class RowsMoved(Exception):
-    """The rows are not as the plan saw them: read them anew and plan again."""
+class RowsChanged(Exception):
+    """The rows are not as the plan saw them: read them again, and plan again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who holds a broadcast. `epoch` grows with each holder, so an old holder is known by it."""
+    """The right of one controller to one broadcast. `epoch` rises with each holder, so that older holders are refused."""
 
     broadcast_id: UUID
     holder: str
@@ -63,43 +63,43 @@ class Lease:
 
 
 async def read(session: AsyncSession, lease: Lease) -> BroadcastRow:
-    """The rows as they stand. Raises `LeaseLost`."""
+    """Reads a broadcast with its outputs. Raises `LeaseLost`."""
     broadcast = await session.get(Broadcast, lease.broadcast_id)
-    if broadcast is None or not _held(broadcast, lease):
+    if broadcast is None or not _holds(broadcast, lease):
         raise LeaseLost
     statement = select(Output).where(Output.broadcast_id == lease.broadcast_id).order_by(Output.id)
     return _as_row(broadcast, (await session.scalars(statement)).all())
 
 
 async def write(session: AsyncSession, lease: Lease, writes: Iterable[Write]) -> BroadcastRow:
-    """Does all of `writes`, or nothing. Gives the rows as they stand then.
+    """Applies all of `writes` or none, and returns the rows after them.
 
-    Raises `LeaseLost`, `RowsMoved`; `IllegalTransition` for a move that the table does not have.
+    Raises `LeaseLost`, `RowsChanged`, and `IllegalOutputTransition` for a move that the table of states does not have.
     """
-    # NO KEY UPDATE: whoever adds an output only needs this row to stay.
+    # NO KEY UPDATE: a transaction that adds an output only needs this row to stay.
     broadcast = await session.get(Broadcast, lease.broadcast_id, with_for_update={"key_share": True})
-    if broadcast is None or not _held(broadcast, lease):
+    if broadcast is None or not _holds(broadcast, lease):
         raise LeaseLost
     statement = select(Output).where(Output.broadcast_id == lease.broadcast_id).order_by(Output.id)
     outputs = (await session.scalars(statement.with_for_update(key_share=True))).all()
     by_id = {output.id: output for output in outputs}
     if broadcast.ended_at is not None:
-        raise RowsMoved
+        raise RowsChanged
     for one in writes:
         if isinstance(one, Move | ForgetRetry):
             if one.output_id not in by_id:
-                raise RowsMoved
+                raise RowsChanged
             _change_output(session, broadcast, by_id[one.output_id], one)
         else:
             _change_broadcast(session, broadcast, outputs, one)
-        # Each by itself, so that events get their numbers in this order.
+        # One by one, so that events are numbered in this order.
         await session.flush()
     return _as_row(broadcast, outputs)
 
 
-def _held(broadcast: Broadcast, lease: Lease) -> bool:
+def _holds(broadcast: Broadcast, lease: Lease) -> bool:
     if broadcast.ended_at is not None:
-        # The holder itself gave it back in its last transaction.
+        # The holder gave the lease back with its last write.
         return broadcast.lease_epoch == lease.epoch
     return (broadcast.lease_holder, broadcast.lease_epoch) == (lease.holder, lease.epoch)
 
@@ -111,18 +111,18 @@ def _change_output(session: AsyncSession, broadcast: Broadcast, output: Output, 
         return
     state = OutputState(output.state)
     if (state, output.attempt) != (one.before, one.attempt):
-        raise RowsMoved
+        raise RowsChanged
     if next_state(state, one.event) is not one.changes["state"]:
         raise AssertionError(f"{one.event} planned to {one.changes['state']}")
     for name, value in one.changes.items():
-        setattr(output, name, _moment(value) if name in _TIMES else value)
+        setattr(output, name, _datetime(value) if name in _TIMES else value)
     next_at, cause = one.changes.get("next_attempt_at"), one.changes.get("error_cause")
     detail: dict[str, Any] = {}
     if next_at is not None:
-        detail["next_attempt_at"] = _moment(next_at).isoformat()
+        detail["next_attempt_at"] = _datetime(next_at).isoformat()
     if cause is not None:
         detail["cause"] = str(cause)
-    _tell(
+    _record_event(
         session,
         broadcast,
         f"output.{one.event}",
@@ -141,39 +141,39 @@ def _change_broadcast(session: AsyncSession, broadcast: Broadcast, outputs: Iter
     match one:
         case EngineStarted():
             broadcast.engine_ref, broadcast.engine_host = one.ref, one.host
-            broadcast.engine_seen_at, broadcast.engine_next_at = _moment(one.at), None
-            _tell(session, broadcast, "engine.started", one.at)
+            broadcast.engine_seen_at, broadcast.engine_next_at = _datetime(one.at), None
+            _record_event(session, broadcast, "engine.started", one.at)
         case EngineLost():
             broadcast.engine_ref = None
             broadcast.engine_failures = one.failures
-            broadcast.engine_next_at = None if one.next_at is None else _moment(one.next_at)
-            _tell(session, broadcast, "engine.lost" if one.code else "engine.ended", one.at, code=one.code)
+            broadcast.engine_next_at = None if one.next_at is None else _datetime(one.next_at)
+            _record_event(session, broadcast, "engine.lost" if one.code else "engine.ended", one.at, code=one.code)
         case EngineHurried():
             broadcast.engine_next_at = None
         case SourceChanged():
             broadcast.source_phase, broadcast.source_code = one.phase, one.code
-            broadcast.source_since = _moment(one.at)
-            _tell(session, broadcast, f"source.{one.phase}", one.at, code=one.code)
+            broadcast.source_since = _datetime(one.at)
+            _record_event(session, broadcast, f"source.{one.phase}", one.at, code=one.code)
         case EndBegun():
             broadcast.wanted, broadcast.end_code = "off_air", one.code
-            broadcast.stop_asked_at = _moment(one.at)
-            _tell(session, broadcast, "broadcast.ending", one.at, code=one.code)
+            broadcast.stop_asked_at = _datetime(one.at)
+            _record_event(session, broadcast, "broadcast.ending", one.at, code=one.code)
             _audit_end(session, broadcast, outputs, one.code)
         case BroadcastEnded():
             if broadcast.wanted == "on_air":
-                # Its last output was taken off by hand: nobody asked for the end of the whole in so many words.
+                # The host took its last output off; no request asked for the end of the broadcast itself.
                 _audit_end(session, broadcast, outputs, one.code)
-            broadcast.wanted, broadcast.ended_at = "off_air", _moment(one.at)
+            broadcast.wanted, broadcast.ended_at = "off_air", _datetime(one.at)
             broadcast.lease_holder = broadcast.lease_until = None
-            _tell(session, broadcast, "broadcast.ended", one.at, code=one.code)
+            _record_event(session, broadcast, "broadcast.ended", one.at, code=one.code)
         case Move() | ForgetRetry():
-            raise AssertionError("an output's")
+            raise AssertionError("a write to an output")
 
 
-def _tell(session: AsyncSession, broadcast: Broadcast, event: str, at: float, **more: Any) -> None:
+def _record_event(session: AsyncSession, broadcast: Broadcast, event: str, at: float, **more: Any) -> None:
     session.add(
         LiveEvent(
-            at=_moment(at), room_id=broadcast.room_id, broadcast_id=broadcast.id, event=event, actor=ACTOR, **more
+            at=_datetime(at), room_id=broadcast.room_id, broadcast_id=broadcast.id, event=event, actor=ACTOR, **more
         )
     )
 
@@ -196,14 +196,15 @@ _OUTPUT_COLUMNS = [one.name for one in fields(OutputRow)]
 
 def _as_row(broadcast: Broadcast, outputs: Iterable[Output]) -> BroadcastRow:
     return BroadcastRow(
-        **{name: _plain(name, getattr(broadcast, name)) for name in _BROADCAST_COLUMNS},
+        **{name: _from_column(name, getattr(broadcast, name)) for name in _BROADCAST_COLUMNS},
         outputs=tuple(
-            OutputRow(**{name: _plain(name, getattr(output, name)) for name in _OUTPUT_COLUMNS}) for output in outputs
+            OutputRow(**{name: _from_column(name, getattr(output, name)) for name in _OUTPUT_COLUMNS})
+            for output in outputs
         ),
     )
 
 
-def _plain(name: str, value: Any) -> Any:
+def _from_column(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return value.timestamp()
     return OutputState(value) if name == "state" else value
@@ -213,5 +214,5 @@ def _seconds(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp()
 
 
-def _moment(seconds: float | None) -> Any:
+def _datetime(seconds: float | None) -> Any:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -57,12 +57,12 @@ class LiveKitEgress:
         self._news = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
-    async def begin(self) -> None:
+    async def open(self) -> None:
         """Where LiveKit carries nothing and never did, nothing is looked after until it does."""
         if self.means.settings.egress == "livekit" or await self.means.ledger.any_open():
-            self._open()
+            self._start_loops()
 
-    def _open(self) -> None:
+    def _start_loops(self) -> None:
         if not self._loops:
             works = (self._listen(), self._read_rows(), self._keep_pollers())
             self._loops = [asyncio.create_task(work) for work in works]
@@ -75,7 +75,7 @@ class LiveKitEgress:
         """As `find`."""
         return self._engine(broadcast_id, epoch)
 
-    def may_feed(self, allowed: bool) -> None:
+    def allow_keepalive(self, allowed: bool) -> None:
         """Nothing here lives on our word."""
 
     async def close(self) -> None:
@@ -90,10 +90,10 @@ class LiveKitEgress:
         await self.means.close()
 
     def _engine(self, broadcast_id: UUID, epoch: int) -> LiveKitEngine:
-        self._open()
+        self._start_loops()
         before = self._engines.get(broadcast_id)
         if before is not None:
-            before.leave()
+            before.detach()
         engine = LiveKitEngine(self.means, broadcast_id, epoch, look=self.look, forget=self.forget)
         self._engines[broadcast_id] = engine
         return engine

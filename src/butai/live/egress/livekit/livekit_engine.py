@@ -19,7 +19,7 @@ from butai.live.egress.livekit.means import Means
 from butai.live.egress.livekit.requests import full_url
 from butai.live.egress.livekit.starting import Wanted, start_attempts
 from butai.live.egress.livekit.stopping import stop_attempt
-from butai.live.reconcile.port import Hear
+from butai.live.reconcile.port import OnReport
 from butai.live.reconcile.reports import EngineGone, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
 
@@ -48,7 +48,7 @@ class LiveKitEngine:
         """`look`: asks for `take` with the broadcast's rows. `forget`: told at the end."""
         self._means, self.broadcast_id, self._epoch = means, broadcast_id, epoch
         self._look, self._forget = look, forget
-        self._hear: Hear = lambda _: None
+        self._on_report: OnReport = lambda _: None
         self._broadcast: BroadcastRow | None = None
         self._rows: list[Attempt] = []
         self._ending: frozenset[UUID] | None = None
@@ -72,9 +72,9 @@ class LiveKitEngine:
         """The same for each controller: what it carries is in the rows."""
         return f"livekit-{self.broadcast_id}"
 
-    def follow(self, hear: Hear, lost: Callable[[], None]) -> None:
+    def follow(self, on_report: OnReport, on_disconnect: Callable[[], None]) -> None:
         """Begins with the rows, which come at once."""
-        self._hear = hear
+        self._on_report = on_report
         self._look(self.broadcast_id)
 
     def configure(self, broadcast: BroadcastRow) -> None:
@@ -104,7 +104,7 @@ class LiveKitEngine:
         log.warning("livekit.given_up", broadcast_id=str(self.broadcast_id))
         self._end(Code.STOP_UNCONFIRMED)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Nothing is heard any more."""
         self._gone = True
         if self._grace is not None:
@@ -132,7 +132,7 @@ class LiveKitEngine:
             if output_id is not None and attempt is not None:
                 self._say_failed(output_id, attempt, Code.EGRESS_CRASHED, type(error).__name__)
 
-    async def _start(self, output_id: UUID, attempt: int, door: str, sealed_key: bytes) -> None:
+    async def _start(self, output_id: UUID, attempt: int, ingest_url: str, sealed_key: bytes) -> None:
         broadcast = self._broadcast
         assert broadcast is not None, "an engine is configured before it starts anything"
         try:
@@ -146,9 +146,9 @@ class LiveKitEngine:
         try:
             async with self._orders.setdefault(output_id, asyncio.Lock()), self._permit():
                 async with self._asking:
-                    row = await self._ask(broadcast, output_id, attempt, door)
+                    row = await self._ask(broadcast, output_id, attempt, ingest_url)
                 if row is not None:
-                    await self._request(broadcast, Wanted(row, full_url(door, key)))
+                    await self._request(broadcast, Wanted(row, full_url(ingest_url, key)))
         finally:
             self._came(output_id, attempt)
 
@@ -176,13 +176,13 @@ class LiveKitEngine:
             if not self._permits:
                 starts.release()
 
-    async def _ask(self, broadcast: BroadcastRow, output_id: UUID, attempt: int, door: str) -> Attempt | None:
+    async def _ask(self, broadcast: BroadcastRow, output_id: UUID, attempt: int, ingest_url: str) -> Attempt | None:
         """The attempt's row, when LiveKit is to be asked for it, and by us."""
         means, project = self._means, broadcast.livekit_project
         if self._gone:
             return None
         if self._wanted.get(output_id) != attempt:
-            self._hear(OutputReport(output_id, attempt, "ended", time.time()))
+            self._on_report(OutputReport(output_id, attempt, "ended", time.time()))
             return None
         own = [row for row in self._rows if row.output_id == output_id]
         wait_until, why = await means.ledger.may_start(project, means.pace.probe), "no egress worker was there"
@@ -195,7 +195,7 @@ class LiveKitEngine:
             self._say_failed(output_id, attempt, Code.EGRESS_UNAVAILABLE, why, wait_until)
             return None
         asked = await means.ledger.ask(
-            self.broadcast_id, self._epoch, output_id, attempt, project, broadcast.room_id, door
+            self.broadcast_id, self._epoch, output_id, attempt, project, broadcast.room_id, ingest_url
         )
         if asked is None:
             # Another controller's now; that one is told by its own rows.
@@ -234,7 +234,7 @@ class LiveKitEngine:
         if not rows:
             self._look(self.broadcast_id)
             if output_id is not None and not any(one.output_id == output_id for one in self._rows):
-                self._hear(OutputReport(output_id, 0, "ended", time.time()))
+                self._on_report(OutputReport(output_id, 0, "ended", time.time()))
             return
         known = [row for row in rows if row.egress_id]
         await asyncio.gather(*(self._stop_row(row, row.egress_id or "") for row in known))
@@ -271,7 +271,7 @@ class LiveKitEngine:
             elif row.seen.phase == "ended" and not row.stop_asked_at:
                 self._say(row, "failed", Code.EGRESS_LOST, row.seen.error)
             elif row.egress_id is None and row.over_at is None:
-                self._hear(OutputReport(row.output_id, row.attempt, "connecting", row.asked_at))
+                self._on_report(OutputReport(row.output_id, row.attempt, "connecting", row.asked_at))
             else:
                 self._say(row, row.seen.phase, row.seen.code, row.seen.detail)
         # Rows that were read before the orders were written are none of the end.
@@ -281,11 +281,11 @@ class LiveKitEngine:
 
     def _say(self, row: Attempt, phase: evidence.Phase, code: str, detail: str) -> None:
         at = row.seen.at or row.asked_at
-        self._hear(OutputReport(row.output_id, row.attempt, phase, at, code, detail))
+        self._on_report(OutputReport(row.output_id, row.attempt, phase, at, code, detail))
 
     def _say_failed(self, output_id: UUID, attempt: int, code: Code, detail: str, not_before: float = 0.0) -> None:
         if not self._gone:
-            self._hear(OutputReport(output_id, attempt, "failed", time.time(), code, detail, not_before))
+            self._on_report(OutputReport(output_id, attempt, "failed", time.time(), code, detail, not_before))
 
     def _tell_source(self, rows: list[Attempt]) -> None:
         """The host's media, as far as LiveKit tells: tracks in the room, when it was looked at; a stream that has begun; an
@@ -293,20 +293,20 @@ class LiveKitEngine:
         running = [row.seen for row in rows if row.over_at is None and row.seen.started_at is not None]
         closed = [row.seen for row in rows if row.seen.source_closed and row.seen.over and row.stop_asked_at is None]
         if closed and not running:
-            self._hear(SourceReport("ended", closed[-1].at, Code.SOURCE_ENDED, "the room or its host is gone"))
+            self._on_report(SourceReport("ended", closed[-1].at, Code.SOURCE_ENDED, "the room or its host is gone"))
             return
         looked = max((seen for seen in running if seen.host), key=lambda seen: seen.host_at, default=None)
         if looked is not None and looked.host == "silent":
             self._lose_source(looked.host_at)
         elif running:
             self._keep_source()
-            self._hear(SourceReport("live", looked.host_at if looked else running[0].at))
+            self._on_report(SourceReport("live", looked.host_at if looked else running[0].at))
         elif not rows:
-            self._hear(SourceReport("waiting", time.time()))
+            self._on_report(SourceReport("waiting", time.time()))
 
     def _lose_source(self, at: float) -> None:
         """The grace begins; LiveKit itself sends the last picture meanwhile."""
-        self._hear(SourceReport("lost", at, Code.NO_MEDIA))
+        self._on_report(SourceReport("lost", at, Code.NO_MEDIA))
         broadcast = self._broadcast
         if broadcast is None or broadcast.on_source_lost != "end" or self._grace is not None:
             return
@@ -333,7 +333,7 @@ class LiveKitEngine:
             if not silent:
                 return
             if fresh and not self._gone:
-                self._hear(SourceReport("ended", time.time(), Code.SOURCE_ENDED, "no media from the host"))
+                self._on_report(SourceReport("ended", time.time(), Code.SOURCE_ENDED, "no media from the host"))
                 return
         # Not known: asked again when LiveKit has been. A host who is back stops the clock.
         if not self._gone and self._grace is None:
@@ -342,5 +342,5 @@ class LiveKitEngine:
 
     def _end(self, code: str) -> None:
         if not self._gone:
-            self._hear(EngineGone(time.time(), code))
-            self.leave()
+            self._on_report(EngineGone(time.time(), code))
+            self.detach()

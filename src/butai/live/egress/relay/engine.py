@@ -1,7 +1,7 @@
-"""The built-in relay behind the port: one process for each broadcast on this host, spoken to over its unix socket.
+"""The relay as an engine: one process for each broadcast on this host, controlled over its unix socket.
 
-Picked by `butai.cli`. Stream keys are opened here, at the last moment, and go through the socket; so does the token with
-which the relay joins the room: hidden, to listen only.
+Stream keys are unsealed here, at the last moment, and sent through the socket. So is the token with which the relay joins the
+room: hidden, and allowed to subscribe only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ import structlog
 
 from butai.errors import Code, LiveKitNotConfigured
 from butai.live.egress.presets import PRESETS
-from butai.live.egress.relay.process import EXIT_RUNNING_ALREADY, Watched, lock_holder, peer, prepare_folder, spawn
+from butai.live.egress.relay.process import (
+    EXIT_RUNNING_ALREADY,
+    WatchedProcess,
+    lock_holder,
+    peer_pid,
+    prepare_folder,
+    spawn,
+)
 from butai.live.projects import LiveKitKey, Projects
-from butai.live.reconcile.port import EngineFenced, EngineUnavailable, Hear
+from butai.live.reconcile.port import EngineFenced, EngineUnavailable, OnReport
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.tokens import Tokens
@@ -34,20 +41,20 @@ log = structlog.get_logger(__name__)
 
 COMMAND = (sys.executable, "-m", "butai.relay")
 START_PATIENCE = 20.0
-"""Seconds from the start of a relay's process until it must have answered. It takes about one."""
+"""Seconds from the start of a relay's process until it must answer. It takes about one."""
 STARTS_AT_ONCE = 4
-"""More would only slow each other down: loading a relay takes a core for most of a second."""
+"""Relays that are started concurrently. Loading one takes a core for most of a second, so more would slow each other down."""
 WELCOME_PATIENCE = 3.0
-"""Seconds for the answer to `Hello`."""
+"""Seconds for the answer to `HelloLine`."""
 END_PATIENCE = 10.0
-"""Seconds for a relay that has no socket any more, or none yet. It gives its own end 8."""
+"""Seconds to wait for a relay that has a lock and no socket: it starts or ends. It gives its own end 8."""
 PING_EVERY = 5.0
-"""Seconds. A relay ends when it has heard nothing for 30."""
+"""Seconds between two pings. A relay ends after 30 without a line."""
 SILENT_TICKS = 2
-"""Pings without a word from a configured relay, which speaks each second, until it counts as lost."""
+"""Pings without a line from a configured relay, which sends metrics each second, until it counts as lost."""
 TOKEN_EVERY = 6 * 3600.0
-"""Seconds between two tokens: a relay that joins anew after days needs a young one."""
-_LOOK_AGAIN = 0.03
+"""Seconds between two tokens: a relay that joins again after days needs a valid one."""
+_RETRY_CONNECT = 0.03
 
 
 class RelayEgress:
@@ -65,24 +72,24 @@ class RelayEgress:
         allow_private: bool = False,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        """`open_key`: a sealed stream key's text; any exception means that it cannot be opened. Raises `FolderRefused`."""
+        """`open_key`: unseals a stream key; any exception means that it cannot be unsealed. Raises `FolderRefused`."""
         self.folder = prepare_folder(folder)
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # With the folder: who looks elsewhere does not find our relays, though it may be on this machine.
+        # With the folder, since a controller with another folder on this machine cannot find our relays.
         self.host = f"{socket.gethostname()} {boot} {self.folder}"
         self.projects, self.open_key, self.allow_private = projects, open_key, allow_private
         self.tokens = Tokens(projects)
         self._controller, self._command = controller, command
         self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self._engines: set[RelayEngine] = set()
-        self._may_feed = True
-        self._feeding: asyncio.Task[None] | None = None
+        self._keepalive_allowed = True
+        self._pinging: asyncio.Task[None] | None = None
 
-    async def begin(self) -> None:
-        """Relays need nothing before they are asked for."""
+    async def open(self) -> None:
+        """No-op: relays need no preparation."""
 
     async def find(self, broadcast_id: UUID, epoch: int) -> RelayEngine | None:
-        """Adopts a running relay. One that does not answer is ended, since it may push. Raises `EngineFenced`."""
+        """Adopts a running relay. Kills one that does not answer, since it may push. Raises `EngineFenced`."""
         deadline = time.monotonic() + END_PATIENCE
         while True:
             engine = await self._connect(broadcast_id, epoch)
@@ -92,56 +99,56 @@ class RelayEgress:
             holder = lock_holder(self.folder / f"{broadcast_id}.lock")
             if holder is None:
                 return None
-            # It comes up or goes down.
+            # It is starting or ending.
             if time.monotonic() >= deadline:
-                await self._end(holder, broadcast_id)
+                await self._kill_unreachable(holder, broadcast_id)
                 return None
-            await asyncio.sleep(_LOOK_AGAIN)
+            await asyncio.sleep(_RETRY_CONNECT)
 
     async def start(self, broadcast_id: UUID, epoch: int) -> RelayEngine:
-        """A new process. Raises `EngineUnavailable`, `EngineFenced`."""
+        """Starts a process. Raises `EngineUnavailable`, `EngineFenced`."""
         async with self._starts:
             try:
                 child = spawn(self._command, self.folder, str(broadcast_id))
             except OSError as error:
                 raise EngineUnavailable(f"the relay does not start: {error.strerror}") from error
-            watched = Watched(child.pid, child)
+            process = WatchedProcess(child.pid, child)
             try:
                 async with asyncio.timeout(START_PATIENCE):
-                    engine = await self._await(broadcast_id, epoch, watched)
+                    engine = await self._wait_until_it_answers(broadcast_id, epoch, process)
             except BaseException as error:
-                watched.kill()
-                watched.close()
+                process.kill()
+                process.close()
                 if isinstance(error, TimeoutError):
                     raise EngineUnavailable(f"the relay did not answer within {START_PATIENCE:.0f} s") from None
                 raise
-            watched.close()
+            process.close()
             log.info("relay.started", broadcast_id=str(broadcast_id), pid=engine.pid)
             return engine
 
-    def may_feed(self, allowed: bool) -> None:
-        """Whether relays get their pings."""
-        self._may_feed = allowed
+    def allow_keepalive(self, allowed: bool) -> None:
+        """Sends pings to relays, or stops sending them."""
+        self._keepalive_allowed = allowed
 
     async def close(self) -> None:
-        """Leaves all relays running."""
-        if self._feeding is not None:
-            self._feeding.cancel()
-            await asyncio.gather(self._feeding, return_exceptions=True)
+        """Disconnects from all relays, which go on running."""
+        if self._pinging is not None:
+            self._pinging.cancel()
+            await asyncio.gather(self._pinging, return_exceptions=True)
         for engine in list(self._engines):
-            engine.leave()
+            engine.detach()
 
-    async def _await(self, broadcast_id: UUID, epoch: int, watched: Watched) -> RelayEngine:
+    async def _wait_until_it_answers(self, broadcast_id: UUID, epoch: int, process: WatchedProcess) -> RelayEngine:
         while True:
             engine = await self._connect(broadcast_id, epoch)
             if engine is not None:
                 return engine
-            # Another relay of this broadcast may be on its way, started by a controller that is no more.
-            if watched.ended.is_set():
+            # Another relay of this broadcast may be starting, by a controller that has died.
+            if process.ended.is_set():
                 other = lock_holder(self.folder / f"{broadcast_id}.lock") is not None
-                if watched.status != EXIT_RUNNING_ALREADY or not other:
-                    raise EngineUnavailable(f"the relay ended at once with status {watched.status}: see its log")
-            await asyncio.sleep(_LOOK_AGAIN)
+                if process.status != EXIT_RUNNING_ALREADY or not other:
+                    raise EngineUnavailable(f"the relay ended at once with status {process.status}: see its log")
+            await asyncio.sleep(_RETRY_CONNECT)
 
     async def _connect(self, broadcast_id: UUID, epoch: int) -> RelayEngine | None:
         path = self.folder / f"{broadcast_id}.sock"
@@ -149,7 +156,7 @@ class RelayEgress:
             reader, writer = await asyncio.open_unix_connection(path, limit=messages.LINE_LIMIT)
         except OSError:
             return None
-        pid = peer(writer)
+        pid = peer_pid(writer)
         try:
             async with asyncio.timeout(WELCOME_PATIENCE):
                 writer.write(messages.encode(messages.HelloLine(self._controller, epoch)))
@@ -161,48 +168,48 @@ class RelayEgress:
             if isinstance(answer, messages.RefusedLine):
                 raise EngineFenced
             if isinstance(answer, messages.WelcomeLine):
-                engine = RelayEngine(self, broadcast_id, reader, writer, Watched(pid), answer)
+                engine = RelayEngine(self, broadcast_id, reader, writer, WatchedProcess(pid), answer)
                 self._engines.add(engine)
-                self._feeding = self._feeding or asyncio.create_task(self._feed())
+                self._pinging = self._pinging or asyncio.create_task(self._ping_all())
                 return engine
         except (msgspec.MsgspecError, ValueError, OSError) as error:
-            # A time-out is an OSError, too.
+            # TimeoutError is an OSError.
             log.warning("relay.no_welcome", broadcast_id=str(broadcast_id), error=type(error).__name__)
         except BaseException:
             writer.close()
             raise
         writer.close()
-        await self._end(pid, broadcast_id)
+        await self._kill_unreachable(pid, broadcast_id)
         return None
 
-    async def _end(self, pid: int, broadcast_id: UUID) -> None:
-        """Ends a relay that nobody can talk to. Only what surely is one of this broadcast."""
+    async def _kill_unreachable(self, pid: int, broadcast_id: UUID) -> None:
+        """Kills a relay that does not answer, if the process's arguments name this broadcast."""
         try:
-            watched = Watched(pid)
+            process = WatchedProcess(pid)
             argv = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
         except OSError:
             return
         if str(broadcast_id).encode() in argv:
             log.warning("relay.killed", broadcast_id=str(broadcast_id), pid=pid)
-            watched.kill()
+            process.kill()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
-                    await watched.ended.wait()
-        watched.close()
+                    await process.ended.wait()
+        process.close()
 
-    async def _feed(self) -> None:
+    async def _ping_all(self) -> None:
         while True:
             await asyncio.sleep(PING_EVERY)
             for engine in list(self._engines):
-                engine.tick(ping=self._may_feed)
+                engine.tick(ping=self._keepalive_allowed)
 
     def forget(self, engine: RelayEngine) -> None:
-        """It is gone, or left."""
+        """Drops an engine that has ended or was detached from."""
         self._engines.discard(engine)
 
 
 class RelayEngine:
-    """One relay that obeys us."""
+    """A relay that obeys this controller."""
 
     def __init__(
         self,
@@ -210,46 +217,46 @@ class RelayEngine:
         broadcast_id: UUID,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        watched: Watched,
+        process: WatchedProcess,
         welcome: messages.WelcomeLine,
     ) -> None:
         self._egress, self._broadcast_id = egress, broadcast_id
-        self._reader, self._writer, self._watched, self._welcome = reader, writer, watched, welcome
-        self._hear: Hear = lambda _: None
+        self._reader, self._writer, self._process, self._welcome = reader, writer, process, welcome
+        self._on_report: OnReport = lambda _: None
         self._reading: asyncio.Task[None] | None = None
         self._configuration: messages.ConfigureLine | None = None
         self._broadcast: BroadcastRow | None = None
         self._token_at = 0.0
         self._signed_by: LiveKitKey | None = None
         self._silent_ticks = 0
-        self._lost_silent = False
+        self._killed_silent = False
 
     @property
     def ref(self) -> str:
-        """Of the process."""
+        """The `run_id` of the relay's process."""
         return self._welcome.run_id
 
     @property
     def pid(self) -> int:
-        """As the kernel knows it."""
-        return self._watched.pid
+        """The process id of the relay."""
+        return self._process.pid
 
-    def follow(self, hear: Hear, lost: Callable[[], None]) -> None:
-        """Begins with the welcome."""
-        self._hear = hear
-        self._take(self._welcome.source)
+    def follow(self, on_report: OnReport, on_disconnect: Callable[[], None]) -> None:
+        """Reports the state of the welcome first, then every line."""
+        self._on_report = on_report
+        self._handle(self._welcome.source)
         for output in self._welcome.outputs:
-            self._take(output)
-        self._reading = asyncio.create_task(self._read(lost))
+            self._handle(output)
+        self._reading = asyncio.create_task(self._read_lines(on_disconnect))
 
     def configure(self, broadcast: BroadcastRow) -> None:
-        """To a relay that was configured before, this is a younger token."""
+        """Configures the relay; one that was configured before only takes the new token."""
         try:
             project = self._egress.projects.get(broadcast.livekit_project)
         except LiveKitNotConfigured:
-            # Taken away while the room was in it.
+            # The project was removed from the configuration while the room was in it.
             why = f"no LiveKit project {broadcast.livekit_project} is configured"
-            self._hear(SourceReport("failed", time.time(), Code.LIVEKIT_UNAUTHORIZED, why))
+            self._on_report(SourceReport("failed", time.time(), Code.LIVEKIT_UNAUTHORIZED, why))
             return
         self._configuration = messages.ConfigureLine(
             broadcast_id=str(broadcast.id),
@@ -265,53 +272,53 @@ class RelayEngine:
         self._broadcast = broadcast
         self._token_at = time.monotonic()
         self._signed_by = project.key
-        self._say(self._configuration)
+        self._send(self._configuration)
 
     def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
-        """The key is opened here and nowhere else."""
+        """Unseals the stream key and sends it with the order."""
         try:
             key = self._egress.open_key(sealed_key)
         except Exception as error:
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
-            self._hear(OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail))
+            self._on_report(OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail))
             return
-        self._say(messages.StartOutputLine(str(output_id), attempt, url, key, self._egress.allow_private))
+        self._send(messages.StartOutputLine(str(output_id), attempt, url, key, self._egress.allow_private))
 
     def stop_output(self, output_id: UUID) -> None:
-        """One push."""
-        self._say(messages.StopOutputLine(str(output_id)))
+        """Ends one push."""
+        self._send(messages.StopOutputLine(str(output_id)))
 
     def stop(self) -> None:
-        """All pushes and the process."""
-        self._say(messages.StopLine())
+        """Ends all pushes and the process."""
+        self._send(messages.StopLine())
 
     def kill(self) -> None:
-        """The process."""
+        """Kills the process."""
         log.warning("relay.killed", broadcast_id=str(self._broadcast_id), pid=self.pid)
-        self._watched.kill()
+        self._process.kill()
 
-    def leave(self) -> None:
-        """Hangs up."""
+    def detach(self) -> None:
+        """Disconnects, and leaves the relay running."""
         if self._reading is not None:
             self._reading.cancel()
         self._close()
 
     def tick(self, *, ping: bool) -> None:
-        """Each five seconds. A relay that is not heard any more is taken for lost, and ended."""
+        """To be called every `PING_EVERY` seconds. Kills a configured relay that has sent nothing for `SILENT_TICKS` calls."""
         if ping:
-            self._say(messages.PingLine())
+            self._send(messages.PingLine())
         if self._configuration is None or self._broadcast is None:
             return
         self._silent_ticks += 1
-        if self._silent_ticks > SILENT_TICKS and not self._lost_silent:
+        if self._silent_ticks > SILENT_TICKS and not self._killed_silent:
             log.warning("relay.silent", broadcast_id=str(self._broadcast_id), pid=self.pid)
-            self._lost_silent = True
-            self._watched.kill()
-        self._renew(self._configuration, self._broadcast)
+            self._killed_silent = True
+            self._process.kill()
+        self._renew_token(self._configuration, self._broadcast)
 
-    def _renew(self, configuration: messages.ConfigureLine, broadcast: BroadcastRow) -> None:
-        """Another token when the last is old, or its key has been exchanged: LiveKit may not know that one for long."""
+    def _renew_token(self, configuration: messages.ConfigureLine, broadcast: BroadcastRow) -> None:
+        """Sends a new token when the last is old, or its API key was exchanged: LiveKit may soon reject the old key."""
         try:
             key = self._egress.projects.get(broadcast.livekit_project).key
         except LiveKitNotConfigured:
@@ -319,69 +326,69 @@ class RelayEngine:
         now = time.monotonic()
         if key != self._signed_by or now - self._token_at > TOKEN_EVERY:
             self._token_at, self._signed_by = now, key
-            self._say(msgspec.structs.replace(configuration, token=self._token(broadcast)))
+            self._send(msgspec.structs.replace(configuration, token=self._token(broadcast)))
 
     def _token(self, broadcast: BroadcastRow) -> str:
         return self._egress.tokens.for_egress(broadcast.livekit_project, broadcast.room_id, f"egress-{broadcast.id}")
 
-    def _say(self, line: messages.FromController) -> None:
+    def _send(self, line: messages.FromController) -> None:
         if not self._writer.is_closing():
             self._writer.write(messages.encode(line))
 
-    async def _read(self, lost: Callable[[], None]) -> None:
-        bye: str | None = None
+    async def _read_lines(self, on_disconnect: Callable[[], None]) -> None:
+        reason: str | None = None
         try:
-            while line := await self._reader.readline():
+            while raw := await self._reader.readline():
                 self._silent_ticks = 0
-                said = messages.read_by_controller(line)
-                if isinstance(said, messages.ByeLine):
-                    bye = said.reason
+                line = messages.read_by_controller(raw)
+                if isinstance(line, messages.ByeLine):
+                    reason = line.reason
                 else:
-                    self._take(said)
+                    self._handle(line)
         except (msgspec.MsgspecError, ValueError) as error:
-            # Not the line: nothing secret is in it, but nothing is known of it either.
+            # The line is not logged: nothing is known about its content.
             log.warning("relay.bad_line", broadcast_id=str(self._broadcast_id), error=type(error).__name__)
         except OSError:
             pass
-        if bye is None:
-            # A killed process loses its socket a moment before it is gone.
+        if reason is None:
+            # The socket of a killed process closes a moment before the process has ended.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._watched.ended.wait()
-            if not self._watched.is_gone():
+                    await self._process.ended.wait()
+            if not self._process.is_gone():
                 self._close()
-                lost()
+                on_disconnect()
                 return
-        code = {"stopped": "", "abandoned": Code.EGRESS_LOST}.get(bye or "", Code.EGRESS_CRASHED)
-        if self._lost_silent:
+        code = {"stopped": "", "abandoned": Code.EGRESS_LOST}.get(reason or "", Code.EGRESS_CRASHED)
+        if self._killed_silent:
             code = Code.EGRESS_LOST
-        detail = f"the relay said: {bye}" if bye else "the relay's process ended without a word"
+        detail = f"the relay ended: {reason}" if reason else "the relay's process ended without a last line"
         self._close()
-        self._hear(EngineGone(time.time(), code, detail))
+        self._on_report(EngineGone(time.time(), code, detail))
 
-    def _take(self, said: messages.FromRelay) -> None:
-        match said:
+    def _handle(self, line: messages.FromRelay) -> None:
+        match line:
             case messages.OutputLine():
                 with contextlib.suppress(ValueError):
-                    output_id = UUID(said.output_id)
-                    code = Code.received(said.code) if said.code else ""
-                    self._hear(OutputReport(output_id, said.attempt, said.phase, said.at, code, said.detail))
+                    output_id = UUID(line.output_id)
+                    code = Code.received(line.code) if line.code else ""
+                    self._on_report(OutputReport(output_id, line.attempt, line.phase, line.at, code, line.detail))
             case messages.SourceLine():
-                code = Code.received(said.code) if said.code else ""
-                self._hear(SourceReport(said.phase, said.at, code, said.detail))
+                code = Code.received(line.code) if line.code else ""
+                self._on_report(SourceReport(line.phase, line.at, code, line.detail))
             case messages.MetricsLine():
-                for one in said.outputs:
-                    self._hear(_metrics(one, said))
+                for one in line.outputs:
+                    self._on_report(_metrics(one, line))
             case _:
                 pass
 
     def _close(self) -> None:
         self._egress.forget(self)
         self._writer.close()
-        self._watched.close()
+        self._process.close()
 
 
-def _metrics(one: messages.OutputMetrics, said: messages.MetricsLine) -> MetricsReport:
+def _metrics(one: messages.OutputMetrics, line: messages.MetricsLine) -> MetricsReport:
     data = {
         "bitrate_kbps": one.bitrate_kbps,
         "fps": one.fps,
@@ -391,13 +398,13 @@ def _metrics(one: messages.OutputMetrics, said: messages.MetricsLine) -> Metrics
         "bytes_acked": one.bytes_acked,
         "rtt_ms": one.rtt_ms,
         "queue_ms": one.queue_ms,
-        "source_fps": said.source_fps,
-        "encode_load": said.encode_load,
-        "rss_mib": said.rss_mib,
+        "source_fps": line.source_fps,
+        "encode_load": line.encode_load,
+        "rss_mib": line.rss_mib,
     }
-    return MetricsReport(UUID(one.output_id), one.attempt, said.at, data)
+    return MetricsReport(UUID(one.output_id), one.attempt, line.at, data)
 
 
 def default_folder() -> Path:
-    """Short, since a socket's path has at most 107 bytes."""
+    """The default folder of sockets. Short, since a socket's path has at most 107 bytes (unix(7))."""
     return Path("/tmp") / f"butai-relays-{os.geteuid()}"

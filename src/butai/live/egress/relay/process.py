@@ -1,7 +1,7 @@
-"""Relay processes and their folder: made, found by their socket, watched, ended. Used by `butai.live.egress.relay.engine`.
+"""Processes of relays and the folder of their sockets: started, found, watched, killed.
 
-A relay outlives its controller, even one that is killed, so it is in a session of its own and wants no death signal;
-whether a relay of an earlier controller lives, and its process id, the kernel says (SO_PEERCRED, pidfd).
+A relay outlives its controller, even a killed one, so it runs in a session of its own and without a parent-death signal.
+Whether the relay of an earlier controller runs, and its process id, comes from the kernel (SO_PEERCRED, flock, pidfd).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-LIFELINE = "BUTAI_LIFELINE_FD"
-"""Names an inherited pipe or socket in our environment; relays get it too, and end when its other end is gone."""
+PARENT_PIPE = "BUTAI_LIFELINE_FD"
+"""The environment variable with the descriptor of an inherited pipe or socket, whose other end is held by the parent of all
+processes. Relays inherit it too, and end when the other end is closed."""
 
 _PASSED = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("LC_", "SSL_CERT_", "BUTAI_LOG_")
@@ -35,16 +36,19 @@ EXIT_RUNNING_ALREADY = 3
 """A relay's exit status when another one runs this broadcast."""
 
 
-_left: list[subprocess.Popen[bytes]] = []
-"""Children that run on without us; collected when they have ended, at the next start."""
+_detached: list[subprocess.Popen[bytes]] = []
+"""Children that run on without a watcher; reaped at the next start, once they have ended."""
 
 
 class FolderRefused(Exception):
-    """The relay folder is not this user's alone."""
+    """The relay folder belongs to another user, or cannot be made."""
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Makes it, or holds it against the rules: ours, a directory, mode 0700. Raises `FolderRefused`."""
+    """Makes the folder, or checks that it is a directory of this user, and sets its mode to 0700. Deletes old logs.
+
+    Returns its absolute path. Raises `FolderRefused`.
+    """
     folder = folder.absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,32 +65,32 @@ def prepare_folder(folder: Path) -> Path:
     return folder
 
 
-def environment() -> dict[str, str]:
-    """What a relay gets of ours: no secret, no address of the database."""
+def relay_environment() -> dict[str, str]:
+    """The environment of a relay: an allowlist, without secrets and without the database's URL."""
     return {
         name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)
     } | {"PYTHONUNBUFFERED": "1"}
 
 
-def lifeline() -> int | None:
-    """The inherited descriptor, where there is one."""
-    given = os.environ.get(LIFELINE, "")
+def parent_pipe() -> int | None:
+    """The inherited descriptor that `PARENT_PIPE` names; None without one."""
+    given = os.environ.get(PARENT_PIPE, "")
     if not given.isdigit():
         return None
     with contextlib.suppress(OSError):
         os.fstat(int(given))
         return int(given)
-    log.warning("relay.no_lifeline", descriptor=given)
+    log.warning("relay.no_parent_pipe", descriptor=given)
     return None
 
 
 def spawn(command: Sequence[str], folder: Path, broadcast_id: str) -> subprocess.Popen[bytes]:
-    """Starts a relay. Raises `OSError`."""
-    _left[:] = [child for child in _left if child.poll() is None]
+    """Starts a relay's process, which logs to `<broadcast_id>.log`. Raises `OSError`."""
+    _detached[:] = [child for child in _detached if child.poll() is None]
     argv = [*command, "--folder", str(folder), "--broadcast", broadcast_id]
-    descriptor = lifeline()
+    descriptor = parent_pipe()
     if descriptor is not None:
-        argv += ["--lifeline-fd", str(descriptor)]
+        argv += ["--parent-pipe-fd", str(descriptor)]
     out = os.open(folder / f"{broadcast_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
@@ -94,7 +98,7 @@ def spawn(command: Sequence[str], folder: Path, broadcast_id: str) -> subprocess
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env=environment(),
+            env=relay_environment(),
             start_new_session=True,
             pass_fds=() if descriptor is None else (descriptor,),
         )
@@ -102,8 +106,8 @@ def spawn(command: Sequence[str], folder: Path, broadcast_id: str) -> subprocess
         os.close(out)
 
 
-class Watched:
-    """A process by its pidfd: `ended` is set as soon as it is gone, whoever's child it is."""
+class WatchedProcess:
+    """A process by its pidfd, child or not: `ended` is set as soon as it has ended."""
 
     def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
         """Raises `ProcessLookupError`."""
@@ -111,9 +115,9 @@ class Watched:
         self.ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._descriptor = os.pidfd_open(pid)
-        self._loop.add_reader(self._descriptor, self._gone)
+        self._loop.add_reader(self._descriptor, self._set_ended)
 
-    def _gone(self) -> None:
+    def _set_ended(self) -> None:
         self._loop.remove_reader(self._descriptor)
         if self._child is not None:
             self._child.poll()
@@ -121,35 +125,35 @@ class Watched:
 
     @property
     def status(self) -> int | None:
-        """The exit status of a child that has ended."""
+        """The exit status of a child that has ended; None otherwise."""
         return self._child.poll() if self._child is not None else None
 
     def is_gone(self) -> bool:
-        """Whether it has ended, asked of the kernel."""
+        """Whether the process has ended, by the kernel's word."""
         if not self.ended.is_set() and select.select([self._descriptor], [], [], 0)[0]:
-            self._gone()
+            self._set_ended()
         return self.ended.is_set()
 
     def kill(self) -> None:
-        """SIGKILL, to this process and no other that may have its number by now."""
+        """Sends SIGKILL to this process, never to another one that has its number by now."""
         if self._descriptor < 0:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     def close(self) -> None:
-        """No more watching. The child, if it is one, is left as it is."""
+        """Stops watching. The process goes on."""
         if not self.ended.is_set():
             self._loop.remove_reader(self._descriptor)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
         if self._child is not None and self._child.poll() is None:
-            _left.append(self._child)
+            _detached.append(self._child)
 
 
 def lock_holder(path: Path) -> int | None:
-    """The process that holds a lock file (flock); None when nobody does, 0 when who cannot be seen."""
+    """The id of the process that holds a lock file (flock); None if it is free, 0 if its holder cannot be seen."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -169,8 +173,8 @@ def lock_holder(path: Path) -> int | None:
     return 0
 
 
-def peer(writer: asyncio.StreamWriter) -> int:
-    """The process that listens at the other end of a unix socket (unix(7): SO_PEERCRED)."""
+def peer_pid(writer: asyncio.StreamWriter) -> int:
+    """The id of the process that listens at the other end of a unix socket (unix(7): SO_PEERCRED)."""
     size = struct.calcsize("3i")
     credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return struct.unpack("3i", credentials)[0]
