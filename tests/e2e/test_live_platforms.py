@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from butai.relay.clock import PATIENCE
+from butai.relay.clock import MAX_FRAME_DELAY
 from tests.e2e.conftest import OnAir, Start, new_key
 from tests.e2e.stage import Show, Stage, events, eventually, rising
 from tests.platforms import Authority, Platform, probe, tls_front
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 def keyframe_gaps(path: Path) -> list[tuple[int, float]]:
     """From one to the next: how many pictures, and how many seconds without those in which the machine stood still, and the
-    relay left out what was later than `PATIENCE`."""
+    relay left out what was later than `MAX_FRAME_DELAY`."""
     with av.open(str(path)) as file:
         pictures = [
             (float(packet.pts * packet.time_base), packet.is_keyframe)
@@ -33,7 +33,7 @@ def keyframe_gaps(path: Path) -> list[tuple[int, float]]:
     found: list[tuple[int, float]] = []
     for number, (at, key) in enumerate(pictures):
         gap = at - pictures[number - 1][0] if number else 0.0
-        still += gap if gap > PATIENCE else 0.0
+        still += gap if gap > MAX_FRAME_DELAY else 0.0
         if key:
             found.append((number, at - still))
     return [(there - here, later - earlier) for (here, earlier), (there, later) in itertools.pairwise(found)]

@@ -87,8 +87,8 @@ def pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
 def held(session: Session) -> int:
     """Bytes that a session keeps of what it was sent."""
     reader = session._reader
-    parts = sum(len(stream.parts or b"") for stream in reader._streams.values())
-    return len(session._shaking) + len(reader._buffer) + parts
+    parts = sum(len(stream.payload or b"") for stream in reader._streams.values())
+    return len(session._handshake) + len(reader._buffer) + parts
 
 
 def heard(session: Session, data: bytes, chance: random.Random) -> None:
@@ -101,7 +101,7 @@ def heard(session: Session, data: bytes, chance: random.Random) -> None:
                 if isinstance(event, Acknowledged):
                     assert event.total >= total
                     total = event.total
-            answered += len(session.take())
+            answered += len(session.data_to_send())
     assert held(session) <= (MOST_STREAMS + 1) * LONGEST_MESSAGE
     assert answered <= 10_000 + 20 * len(data)
 

@@ -19,7 +19,7 @@ from livekit import api
 from numpy.typing import NDArray
 
 from butai.embedded.livekit import EmbeddedLiveKit
-from butai.relay.clock import PATIENCE
+from butai.relay.clock import MAX_FRAME_DELAY
 from butai.relay.messages import (
     ByeLine,
     ConfigureLine,
@@ -321,10 +321,10 @@ def skew(arrived: Arrived) -> float:
 
 def goes_on(times: NDArray[np.float64], usual: float) -> bool:
     """Whether pictures come without a gap, but for one or two moments in which the machine stood still: then the relay leaves
-    out what is later than `PATIENCE`, and never less. A platform that starves sees gaps of seconds."""
+    out what is later than `MAX_FRAME_DELAY`, and never less. A platform that starves sees gaps of seconds."""
     gaps = np.diff(times)
     longer = gaps[gaps >= usual]
-    return len(longer) <= 2 and bool(np.all((longer > PATIENCE) & (longer < 0.6)))
+    return len(longer) <= 2 and bool(np.all((longer > MAX_FRAME_DELAY) & (longer < 0.6)))
 
 
 async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platform, twitch: Platform) -> None:

@@ -54,7 +54,7 @@ class FakeSource:
         self.closed = False
         self.report = report
 
-    def renew(self, token: str) -> None:
+    def renew_token(self, token: str) -> None:
         self.tokens.append(token)
 
     def say(self, line: SourceLine) -> None:

@@ -49,7 +49,7 @@ class Platform:
                     assert self.evidence.pong(number, self.now) is not None
                     self.asked.remove((number, behind))
             taken = self.sent if self.tcp else self.read
-            self.evidence.look(TcpProgress(int(taken), int(self.sent - taken)), int(self.sent), self.now)
+            self.evidence.observe_tcp(TcpProgress(int(taken), int(self.sent - taken)), int(self.sent), self.now)
             longest = max(longest, self.evidence.silent(self.now))
         return longest
 
@@ -132,7 +132,7 @@ def test_a_slow_link_that_answers_late_is_not_stalled() -> None:
         for number, at in [one for one in asked if now - one[1] >= 3]:
             assert evidence.pong(number, now) == now - at
             asked.remove((number, at))
-        evidence.look(TcpProgress(tenth * 9_000, 30_000), tenth * 10_000, now)
+        evidence.observe_tcp(TcpProgress(tenth * 9_000, 30_000), tenth * 10_000, now)
         longest = max(longest, evidence.silent(now))
     assert evidence.media_taken
     assert longest <= STALL
@@ -153,7 +153,7 @@ def test_bytes_that_fill_a_kernel_and_go_no_further_are_not_taken() -> None:
     evidence = Evidence(IGNORED)
     evidence.media_begins(4000, 0)
     for tenth in range(1, 60):
-        evidence.look(TcpProgress(200_000, 100_000), 300_000, tenth / 10)
+        evidence.observe_tcp(TcpProgress(200_000, 100_000), 300_000, tenth / 10)
     assert not evidence.media_taken
     assert evidence.silent(5.9) > STALL
 
@@ -188,5 +188,5 @@ def test_a_platform_is_held_to_acknowledgements_only_when_they_are_its_habit() -
         for one in range(count):
             evidence.acknowledged(WINDOW * (one + 1), one / 10)
         for tenth in range(100):
-            evidence.look(TcpProgress(tenth * 100_000, 0), tenth * 100_000, tenth / 10)
+            evidence.observe_tcp(TcpProgress(tenth * 100_000, 0), tenth * 100_000, tenth / 10)
         assert (evidence.silent(9.9) > STALL) is (count >= HABIT)

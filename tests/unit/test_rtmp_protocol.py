@@ -140,7 +140,7 @@ class Server:
         self.heard: list[Message] = []
 
     def listen(self) -> list[list[object]]:
-        new = self.reader.feed(self.session.take())
+        new = self.reader.feed(self.session.data_to_send())
         self.heard += new
         return [amf0.decode(message.payload) for message in new if message.kind == COMMAND]
 
@@ -151,10 +151,10 @@ class Server:
         return self.say(COMMAND, amf0.encode(*values))  # pyright: ignore[reportArgumentType]
 
     def publishing(self) -> None:
-        assert len(self.session.take()) == 1537
+        assert len(self.session.data_to_send()) == 1537
         assert self.session.feed(b"\x03" + bytes(1535)) == []
         assert self.session.feed(bytes(1537)) == []
-        hello = self.session.take()
+        hello = self.session.data_to_send()
         assert hello[:1536] == bytes(1536)
         self.heard += self.reader.feed(hello[1536:])
         command = amf0.decode(self.heard[1].payload)
@@ -235,7 +235,7 @@ def test_what_is_received_is_acknowledged_by_their_window() -> None:
     server = Server()
     server.publishing()
     server.say(WINDOW_SIZE, struct.pack(">I", 100))
-    server.session.take()
+    server.session.data_to_send()
     server.say(18, b"x" * 120)
     server.listen()
     assert server.heard[-1].kind == ACKNOWLEDGEMENT
@@ -252,7 +252,7 @@ def test_any_server_is_understood_or_refused(pieces: list[bytes], shaken: bool) 
             session.feed(piece)
     except ProtocolError:
         return
-    assert len(session.take()) < 200_000
+    assert len(session.data_to_send()) < 200_000
 
 
 @examples(ci=200, deep=2000)
@@ -272,7 +272,7 @@ def test_any_command_is_understood_or_refused(values: list[object], name: str, n
 @pytest.mark.parametrize("stream", [math.nan, math.inf, 0, -1, 2**40, "1", None])
 def test_a_stream_that_is_none_is_refused(stream: object) -> None:
     server = Server()
-    server.session.take()
+    server.session.data_to_send()
     server.session.feed(b"\x03" + bytes(3072))
     server.answer("_result", 1, {}, {})
     with pytest.raises(ProtocolError):

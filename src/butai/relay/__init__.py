@@ -1,5 +1,5 @@
-"""The built-in egress: one process for each broadcast, from a LiveKit room to RTMP platforms.
+"""The relay: one process for each broadcast (`python -m butai.relay`), which publishes a LiveKit room's media to platforms.
 
-Started by `butai.live.egress.relay.engine` as `python -m butai.relay`; speaks with it by the messages of
-`butai.relay.messages`. Knows no database and nothing of `butai.live`.
+Its controller and it exchange the lines of `butai.relay.messages`. It has no access to the database, and does not import
+`butai.live`.
 """

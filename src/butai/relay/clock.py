@@ -1,18 +1,18 @@
-"""When the next picture and the next stretch of sound are due.
+"""When the next picture and the next chunk of sound are due. Pure: the time is an argument.
 
-A broadcast has a clock of its own, so that a host who is muted, reloads or stutters never starves a platform. Both
-clocks count from the same monotonic begin and keep its grid: what they skip is a gap in the time stamps, never a shift
-of picture against sound. Used by `butai.relay.pipeline` alone; the time is handed in, so tests need no waiting.
+A broadcast has a clock of its own, so that a host who is muted, reloads or stutters never starves a platform. Both clocks count
+from the same monotonic begin and keep its grid: what they skip is a gap in the time stamps, never a shift of picture against
+sound.
 """
 
 from __future__ import annotations
 
-PATIENCE = 0.25
-"""Seconds that a picture may be late. Later ones are left out: an encoder that cannot keep up loses frames, not time."""
+MAX_FRAME_DELAY = 0.25
+"""Seconds that a picture may be late. Later ones are skipped: an encoder that cannot keep up loses frames, not time."""
 
-SOUND_PATIENCE = 1.0
-"""Seconds that sound may be late and is still made. A pause longer than this (a stopped process, a machine that slept)
-is left out, since a platform would only queue what comes in a burst."""
+MAX_SOUND_DELAY = 1.0
+"""Seconds that sound may be late. A longer pause (a stopped process, a suspended machine) is skipped, since a platform would
+only queue the burst."""
 
 
 class FrameClock:
@@ -22,7 +22,7 @@ class FrameClock:
         self._fps, self._begin = fps, begin
         self._next = 0
         self.skipped = 0
-        """Slots left out."""
+        """Slots that were skipped."""
 
     @property
     def next_at(self) -> float:
@@ -30,11 +30,11 @@ class FrameClock:
         return self._begin + self._next / self._fps
 
     def due(self, now: float) -> int | None:
-        """The slot to fill now, None when it is too early."""
+        """The slot to fill now; None if it is too early."""
         late = now - self.next_at
         if late < 0:
             return None
-        if late > PATIENCE:
+        if late > MAX_FRAME_DELAY:
             slot = int((now - self._begin) * self._fps)
             self.skipped += slot - self._next
             self._next = slot
@@ -44,25 +44,25 @@ class FrameClock:
 
 
 class SampleClock:
-    """Chunks of `chunk` samples. One is due when its last sample is over: sound cannot be known before."""
+    """Chunks of `chunk` samples. A chunk is due when its last sample has passed."""
 
     def __init__(self, rate: int, chunk: int, begin: float) -> None:
         self._rate, self._chunk, self._begin = rate, chunk, begin
         self._position = 0
         self.skipped = 0
-        """Samples left out."""
+        """Samples that were skipped."""
 
     @property
     def next_at(self) -> float:
-        """When the next chunk is over, on the clock of `begin`."""
+        """When the next chunk is due, on the clock of `begin`."""
         return self._begin + (self._position + self._chunk) / self._rate
 
     def due(self, now: float) -> int | None:
-        """The first sample of the chunk to make now, None when it is too early."""
+        """The first sample of the chunk to make now; None if it is too early."""
         late = now - self.next_at
         if late < 0:
             return None
-        if late > SOUND_PATIENCE:
+        if late > MAX_SOUND_DELAY:
             missed = int(late * self._rate)
             self.skipped += missed
             self._position += missed

@@ -1,7 +1,7 @@
 """H.264 and AAC, encoded once for all outputs of a broadcast.
 
-Called by `butai.relay.pipeline` in its thread. The settings are what YouTube and Twitch ask for: constant bitrate, a
-keyframe every 2 s, no scene cuts, no frames out of order, AAC in stereo.
+The settings are what YouTube and Twitch ask for: constant bitrate, a keyframe every 2 s, no scene cuts, no frames out of order,
+AAC in stereo.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from butai.relay.nal import configuration_record, length_prefixed
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 
 KEYFRAME_SECONDS = 2
-"""What both platforms ask for."""
+"""Seconds between two keyframes, as both platforms ask for."""
 
 SPEED = "veryfast"
 """x264's preset. Measured here at 720p30: 0.145 core; superfast 0.10, faster 0.17."""
 
 ONE_THREAD_PIXELS = 1280 * 720 * 60
-"""Pixels a second up to which one thread is quick enough. More threads cut the picture in slices, which costs 10 %."""
+"""Pixels per second up to which one thread is fast enough. More threads cut the picture into slices, which costs 10 %."""
 
 SAMPLES = 1024
-"""Samples of an AAC frame."""
+"""Samples in an AAC frame."""
 
 
 class VideoEncoder:
-    """libx264. `format` is known from the start."""
+    """libx264. `format` is known before the first frame."""
 
     def __init__(self, preset: Preset, speed: str = SPEED) -> None:
         rate = f"{preset.video_kbps}k"
@@ -48,7 +48,7 @@ class VideoEncoder:
         threads = 1 if preset.width * preset.height * preset.fps <= ONE_THREAD_PIXELS else 2
         context.options = {
             "preset": speed,
-            # No look-ahead, no B-frames: each frame comes out as it goes in. Plain veryfast holds eleven back (370 ms).
+            # No look-ahead, no B-frames: each frame comes out at once. Plain veryfast holds eleven back (370 ms).
             "tune": "zerolatency",
             "profile": "high",
             "threads": str(threads),
@@ -75,8 +75,8 @@ class VideoEncoder:
         )
 
     def encode(self, frame: VideoFrame, slot: int, keyframe: bool = False) -> list[Packet]:
-        """The packet of this frame, stamped with its slot of 1/fps seconds. Slots rise; some may be left out."""
-        # The encoder is told that no frame is missing, or its rate control would pay a gap back in one burst.
+        """Encodes a frame, stamped with its slot of 1/fps seconds. Slots rise; some may be skipped."""
+        # Numbered without gaps: the rate control would spend the bits of a gap in one burst.
         frame.pts, frame.time_base = self._number, self._context.time_base
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
         self._number += 1
@@ -89,7 +89,7 @@ class VideoEncoder:
 
 
 class AudioEncoder:
-    """FFmpeg's AAC, stereo. `format` is known from the start."""
+    """FFmpeg's AAC, stereo. `format` is known before the first frame."""
 
     def __init__(self, rate: int, kbps: int) -> None:
         context = CodecContext.create("aac", "w")
@@ -103,7 +103,7 @@ class AudioEncoder:
         self.format = AudioFormat(rate, 2, kbps, bytes(context.extradata or b""))
 
     def encode(self, samples: NDArray[np.int16], position: int) -> list[Packet]:
-        """`SAMPLES` samples (× 2) that begin at `position`. What comes out is two chunks older: AAC overlaps them."""
+        """Encodes `SAMPLES` samples (× 2) from `position` on. Returns packets that are two chunks older, since AAC overlaps."""
         planes = np.ascontiguousarray(samples.T).astype(np.float32) / 32768
         frame = AudioFrame.from_ndarray(planes, "fltp", "stereo")
         frame.sample_rate, frame.pts, frame.time_base = self._rate, self._number, self._context.time_base
@@ -111,7 +111,7 @@ class AudioEncoder:
         self._positions.append(position)
         packets: list[Packet] = []
         for packet in self._context.encode(frame):
-            # The first one holds nothing but the overlap before the begin.
+            # The first one holds only the overlap from before the begin.
             if packet.pts is None or packet.pts < 0:
                 continue
             begins = self._positions.popleft()
@@ -121,5 +121,5 @@ class AudioEncoder:
         return packets
 
     def resume(self) -> None:
-        """After a pause: what the encoder still holds is from before it, and is not to come out."""
+        """Drops the sound that the encoder still holds, after a pause."""
         self._positions = deque(None for _ in self._positions)

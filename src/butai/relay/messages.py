@@ -1,13 +1,14 @@
-"""What a controller and a relay say to each other: one JSON object a line over a unix socket.
+"""The protocol between a controller and a relay: JSON lines over a unix socket.
 
-The relay listens (`<folder>/<broadcast_id>.sock`, mode 0600), since it outlives its controller: whoever holds the
-broadcast's lease next connects and goes on. Stream keys travel here and nowhere else, never in argv or the environment.
+The relay listens (`<folder>/<broadcast_id>.sock`, mode 0600), since it outlives its controller: the next holder of the
+broadcast's lease connects and goes on. Stream keys are sent here only, never in argv or the environment.
 
-A controller's first line is `HelloLine`. Its `epoch` is the lease's: a relay that has heard a higher one refuses a lower one
-(`RefusedLine`, then it hangs up), and a new `HelloLine` ends the connection before it. So at most one controller rules a relay.
-The relay answers `WelcomeLine`: what it is doing. Then `ConfigureLine` once, to a relay that says it has none.
+A controller's first line is `HelloLine`, with the epoch of its lease. A relay refuses an epoch lower than the highest it has seen
+(`RefusedLine`, then it disconnects), and a new `HelloLine` ends the connection before it, so at most one controller is obeyed.
+The relay answers with `WelcomeLine`, its present state. A relay that is not configured is then sent `ConfigureLine`.
 
-Times are seconds since 1970, as floats.
+Times are seconds since 1970, as floats. Fields that a side does not know are ignored, and missing ones take their defaults, so
+that a controller and a relay of neighbouring versions work together.
 """
 
 from __future__ import annotations
@@ -17,22 +18,21 @@ from typing import Literal
 import msgspec
 
 OutputPhase = Literal["connecting", "publishing", "live", "stalled", "failed", "ended"]
-"""`connecting`: DNS, TCP, TLS, RTMP handshake. `publishing`: the platform accepted the publish, nothing is acknowledged.
-`live`: it acknowledges bytes. `stalled`: it was live and takes no bytes. `failed`, `ended`: over, and nothing more comes of
-this attempt."""
+"""The phases of an attempt. `connecting`: DNS, TCP, TLS, RTMP handshake. `publishing`: the platform accepted the publish, and
+has acknowledged nothing. `live`: it acknowledges media. `stalled`: it was live and takes no bytes. `failed`, `ended`: final."""
 
 SourcePhase = Literal["connecting", "waiting", "live", "lost", "ended", "failed"]
-"""`waiting`: in the room, no media of the host yet. `live`: media comes. `lost`: it came and no longer does; picture and
-silence go on. `ended`: the room is gone, or the host is away for longer than the grace. `failed`: the room cannot be
-joined."""
+"""The phases of the host's media. `waiting`: the room is joined, no media yet. `live`: media arrive. `lost`: they stopped; the
+last picture and silence go out. `ended`: the room was deleted, or the host was away longer than the grace. `failed`: the room
+cannot be joined."""
 
 
 class Line(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True):
-    """One line of the conversation."""
+    """One line of the protocol."""
 
 
 class Preset(msgspec.Struct, frozen=True):
-    """What is encoded: pixels, frames a second, bits a second in thousands, samples a second."""
+    """What is encoded: size in pixels, frames per second, kilobits per second, samples per second."""
 
     width: int
     height: int
@@ -42,20 +42,22 @@ class Preset(msgspec.Struct, frozen=True):
     audio_rate: int = 48000
 
 
-# From the controller
+# Lines of the controller
 
 
 class HelloLine(Line, tag="hello", frozen=True, omit_defaults=True):
-    """Who speaks. `epoch`: of the lease."""
+    """The first line: the controller's name, and the epoch of its lease."""
 
     controller: str
     epoch: int
 
 
 class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
-    """What to send. `token`: joins the room hidden, and may only subscribe. `video_source`: `camera`, `screen_share` or
-    `any`; `video_name`: the track of that name before all others. `grace`: seconds without the host's media until
-    `ended` (`on_lost="end"`) or nothing but a report (`on_lost="stay"`).
+    """What to publish. A configured relay takes only the token from another one.
+
+    `token`: joins the room hidden, and may only subscribe. `video_source`: `camera`, `screen_share` or `any`; `video_name`: a
+    track of this name is preferred to all others. `grace`: seconds without the host's media until the phase is `ended`, if
+    `on_lost` is `end`; with `stay` it remains `lost`.
     """
 
     broadcast_id: str
@@ -69,13 +71,13 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     on_lost: Literal["end", "stay"] = "end"
 
     def __repr__(self) -> str:
-        return f"Configure({self.broadcast_id})"
+        return f"ConfigureLine({self.broadcast_id})"
 
 
 class StartOutputLine(Line, tag="start_output", frozen=True, omit_defaults=True):
-    """Begin an attempt. A relay that runs this output's attempt already does nothing; an older one it ends first.
+    """Begins an attempt, after ending an older one of this output. No-op for an attempt that the relay knows.
 
-    `url`: without the key. `allow_private`: loopback and private addresses may be pushed to.
+    `url`: the ingest URL, without the stream key. `allow_private`: loopback and private addresses are allowed.
     """
 
     output_id: str
@@ -85,29 +87,29 @@ class StartOutputLine(Line, tag="start_output", frozen=True, omit_defaults=True)
     allow_private: bool = False
 
     def __repr__(self) -> str:
-        return f"StartOutput({self.output_id}, {self.attempt})"
+        return f"StartOutputLine({self.output_id}, {self.attempt})"
 
 
 class StopOutputLine(Line, tag="stop_output", frozen=True, omit_defaults=True):
-    """End an output's push. Answered by `OutputLine(phase="ended")`, also when there was none."""
+    """Ends an output's push. Answered by `OutputLine` with `ended`, also where nothing was pushed."""
 
     output_id: str
 
 
 class StopLine(Line, tag="stop", frozen=True, omit_defaults=True):
-    """End everything and exit. Answered by `ByeLine`."""
+    """Ends all pushes and the relay. Answered by `ByeLine`."""
 
 
 class PingLine(Line, tag="ping", frozen=True, omit_defaults=True):
-    """The controller lives. A relay that hears nothing for 30 s ends by itself."""
+    """A keep-alive. A relay that gets no line for 30 s ends by itself."""
 
 
-# From the relay
+# Lines of the relay
 
 
 class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
-    """An output's attempt changed. `code`: of live.md's errors, in `failed` (and the cause in `stalled`). `detail`: for
-    operators, without the key.
+    """A change of an output's attempt. `code`: an error code (docs/live.md) with `failed` and `stalled`. `detail`: for operators,
+    without the stream key.
     """
 
     output_id: str
@@ -119,7 +121,7 @@ class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
 
 
 class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
-    """The host's media changed. `code` in `ended` and `failed`: `source_ended`, `room_not_found`, `livekit_unauthorized`,
+    """A change of the host's media. `code` with `ended` and `failed`: `source_ended`, `room_not_found`, `livekit_unauthorized`,
     `livekit_unreachable`.
     """
 
@@ -130,7 +132,7 @@ class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
 
 
 class OutputMetrics(msgspec.Struct, frozen=True):
-    """One output in one second. `rtt_ms` and `queue_ms` are milliseconds, the bytes are totals of the attempt."""
+    """One output's metrics over one second. Bytes are totals of the attempt."""
 
     output_id: str
     attempt: int
@@ -145,7 +147,7 @@ class OutputMetrics(msgspec.Struct, frozen=True):
 
 
 class MetricsLine(Line, tag="metrics", frozen=True, omit_defaults=True):
-    """Each second. `source_fps`: frames that came from the room; `encode_load`: share of a core."""
+    """Metrics, each second. `source_fps`: frames received from the room; `encode_load`: share of a core."""
 
     at: float
     outputs: list[OutputMetrics]
@@ -155,7 +157,7 @@ class MetricsLine(Line, tag="metrics", frozen=True, omit_defaults=True):
 
 
 class WelcomeLine(Line, tag="welcome", frozen=True, omit_defaults=True):
-    """What this relay is and does. `run_id` is another one in each process."""
+    """The relay's state at the begin of a connection. `run_id`: unique for each process."""
 
     run_id: str
     pid: int
@@ -165,13 +167,13 @@ class WelcomeLine(Line, tag="welcome", frozen=True, omit_defaults=True):
 
 
 class RefusedLine(Line, tag="refused", frozen=True, omit_defaults=True):
-    """A `HelloLine` of an epoch that is over."""
+    """Refuses a `HelloLine` with an epoch lower than `epoch`."""
 
     epoch: int
 
 
 class ByeLine(Line, tag="bye", frozen=True, omit_defaults=True):
-    """The last line: the relay exits. `reason`: `stopped`, `abandoned` (no controller for 30 s), `crashed`."""
+    """The last line before the relay exits. `reason`: `stopped`, `abandoned` (no line of a controller for 30 s), `crashed`."""
 
     reason: str
 
@@ -180,7 +182,7 @@ FromController = HelloLine | ConfigureLine | StartOutputLine | StopOutputLine | 
 FromRelay = OutputLine | SourceLine | MetricsLine | WelcomeLine | RefusedLine | ByeLine
 
 LINE_LIMIT = 64 * 1024
-"""Bytes of a line."""
+"""The longest line, in bytes."""
 
 _to_relay = msgspec.json.Decoder(FromController)
 _to_controller = msgspec.json.Decoder(FromRelay)
@@ -188,15 +190,15 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(line: FromController | FromRelay) -> bytes:
-    """One line with its end."""
+    """A line as bytes, newline included."""
     return _encoder.encode(line) + b"\n"
 
 
 def read_by_relay(line: bytes) -> FromController:
-    """A controller's line. Raises `msgspec.ValidationError`, `msgspec.DecodeError`, neither of which quotes values."""
+    """Decodes a controller's line. Raises `msgspec.ValidationError` or `DecodeError`, neither of which quotes values."""
     return _to_relay.decode(line)
 
 
 def read_by_controller(line: bytes) -> FromRelay:
-    """A relay's line. Raises as `read_by_relay`."""
+    """Decodes a relay's line. Raises as `read_by_relay`."""
     return _to_controller.decode(line)

@@ -1,8 +1,8 @@
-"""Several audio tracks, each on its host's clock, into one stream on ours.
+"""Mixes audio tracks, each on its sender's clock, into one stream on the relay's clock.
 
-`push` is called by the event loop as sound comes in, `take` by the encoder's thread when a chunk is due. Each track has a
-bounded buffer that is kept around a target by taking a few samples more or less and resampling them: a clock that is
-off by 0.01 % shifts sound by 360 ms in an hour otherwise.
+The event loop pushes sound as it arrives; the encoder's thread takes it when a chunk is due. Each track's bounded buffer is kept
+around a target by taking a few samples more or less and resampling them: a clock that is off by 0.01 % otherwise shifts sound
+by 360 ms in an hour.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 TARGET = 0.05
-"""Seconds left in a track's buffer after chunks were taken: two and a half of the SDK's 20 ms frames, since up to two chunks
-are taken at a time. With 30 ms it ran dry about once in ten seconds on a busy machine, with 50 ms hardly ever."""
+"""Seconds left in a track's buffer after a take: two and a half of the SDK's 20 ms frames, since up to two chunks are taken at a
+time. With 30 ms the buffer ran empty about once in ten seconds on a busy machine, with 50 ms hardly ever."""
 
 RAISED_TARGET = 0.065
-"""Seconds at most, after gaps showed that the sound comes in fits. More would be heard as sound behind the picture."""
+"""The highest target in seconds, after gaps. More would be noticed as sound behind the picture."""
 
 EXCESS = 0.12
-"""Seconds above the target from which the rest is thrown away at once."""
+"""Seconds above the target from which the surplus is dropped at once."""
 
 SMOOTHING = 0.02
-"""Share of the newest level in the average: chunks of 21 ms give a memory of one second."""
+"""The newest level's share in the moving average: with chunks of 21 ms, an average over one second."""
 
 BEND = 0.005
-"""Most that sound is stretched or squeezed: not heard (a twelfth of a semitone)."""
+"""The largest change of speed: inaudible (a twelfth of a semitone)."""
 
 SLACK = 0.006
-"""Seconds around the target within which nothing is bent."""
+"""Seconds around the target within which the speed is not changed."""
 
 
 class Track:
@@ -37,25 +37,25 @@ class Track:
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
-        self._parts: list[NDArray[np.int16]] = []
+        self._chunks: list[NDArray[np.int16]] = []
         self.level = 0
-        """Samples that wait."""
+        """The number of buffered samples."""
         self._target = TARGET
         self._average = 0.0
         self._playing = False
         self.gaps = 0
-        """How often it ran dry."""
+        """How often the buffer ran empty."""
 
     def push(self, samples: NDArray[np.int16]) -> None:
-        """Samples × 2 at the end."""
-        self._parts.append(samples)
+        """Appends samples (× 2)."""
+        self._chunks.append(samples)
         self.level += len(samples)
-        # Nobody takes: no endless buffer.
+        # Bounded to one second, while nothing is taken.
         while self.level > self._rate:
-            self.level -= len(self._parts.pop(0))
+            self.level -= len(self._chunks.pop(0))
 
     def take(self, count: int) -> NDArray[np.int16] | None:
-        """`count` samples, None for silence."""
+        """Takes `count` samples; None for silence."""
         target = int(self._target * self._rate)
         if not self._playing:
             if self.level < count + target:
@@ -63,7 +63,7 @@ class Track:
             self._playing, self._average = True, float(target)
             self._drop(self.level - count - target)
         if self.level < count:
-            # Dry. What is left comes out, and then it waits until there is enough again.
+            # Empty. The rest is played, then silence until the target is reached again.
             self._playing = False
             self.gaps += 1
             self._target = min(self._target * 1.5, RAISED_TARGET)
@@ -89,21 +89,21 @@ class Track:
             self._cut(count)
 
     def _cut(self, count: int) -> NDArray[np.int16]:
-        found: list[NDArray[np.int16]] = []
+        cut: list[NDArray[np.int16]] = []
         self.level -= count
         while count > 0:
-            part = self._parts[0]
-            if len(part) > count:
-                found.append(part[:count])
-                self._parts[0] = part[count:]
+            chunk = self._chunks[0]
+            if len(chunk) > count:
+                cut.append(chunk[:count])
+                self._chunks[0] = chunk[count:]
                 break
-            found.append(self._parts.pop(0))
-            count -= len(part)
-        return np.concatenate(found) if found else np.zeros((0, 2), np.int16)
+            cut.append(self._chunks.pop(0))
+            count -= len(chunk)
+        return np.concatenate(cut) if cut else np.zeros((0, 2), np.int16)
 
 
 class Mixer:
-    """All tracks of the host. Any thread may call any method."""
+    """Mixes all tracks of the host. Thread-safe."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
@@ -111,7 +111,7 @@ class Mixer:
         self._lock = threading.Lock()
 
     def push(self, track_id: str, samples: NDArray[np.int16]) -> None:
-        """Sound of a track, samples × 2, at the mixer's rate. An unknown track begins."""
+        """Adds sound to a track, samples × 2, at the mixer's rate. An unknown track is added."""
         with self._lock:
             track = self._tracks.get(track_id)
             if track is None:
@@ -119,24 +119,24 @@ class Mixer:
             track.push(samples)
 
     def forget(self, track_id: str) -> None:
-        """The track is gone; what it still held is not played."""
+        """Removes a track with its buffered sound."""
         with self._lock:
             self._tracks.pop(track_id, None)
 
     def take(self, count: int) -> NDArray[np.int16]:
-        """The next `count` samples of all tracks together, count × 2. Silence where there is nothing."""
+        """Takes the next `count` samples of the mix, count × 2; zeros where no track has sound."""
         with self._lock:
-            heard = [taken for track in self._tracks.values() if (taken := track.take(count)) is not None]
-        if not heard:
+            chunks = [taken for track in self._tracks.values() if (taken := track.take(count)) is not None]
+        if not chunks:
             return np.zeros((count, 2), np.int16)
-        if len(heard) == 1:
-            return heard[0]
-        total = np.sum(heard, axis=0, dtype=np.int32)
+        if len(chunks) == 1:
+            return chunks[0]
+        total = np.sum(chunks, axis=0, dtype=np.int32)
         return np.clip(total, -32768, 32767).astype(np.int16)
 
     @property
     def levels(self) -> dict[str, int]:
-        """Samples that wait, of each track."""
+        """The number of buffered samples of each track."""
         with self._lock:
             return {track_id: track.level for track_id, track in self._tracks.items()}
 

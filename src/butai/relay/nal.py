@@ -1,4 +1,4 @@
-"""H.264 from start codes (Annex B of H.264, as x264 writes it) to lengths (ISO 14496-15, as RTMP wants it)."""
+"""Converts H.264 from start codes (Annex B, as x264 writes it) to length prefixes (ISO 14496-15, as RTMP wants it). Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SLICE_IDR, SPS, PPS, DELIMITER = 5, 7, 8, 9
 
 
 def units(data: bytes) -> Iterator[bytes]:
-    """The NAL units between start codes of three or four bytes. Bytes before the first start code are no unit."""
+    """Yields the NAL units after start codes of three or four bytes. Bytes before the first start code are skipped."""
     at = data.find(b"\0\0\1")
     while at >= 0:
         begin = at + 3
@@ -21,19 +21,19 @@ def units(data: bytes) -> Iterator[bytes]:
 
 
 def length_prefixed(data: bytes) -> bytes:
-    """The units of one access unit with lengths of four bytes. Parameter sets and delimiters are left out: they are in
+    """Prefixes the units of one access unit with lengths of four bytes. Leaves out delimiters, and parameter sets, which are in
     the configuration record."""
-    parts: list[bytes] = []
+    prefixed: list[bytes] = []
     for unit in units(data):
         if unit[0] & 0x1F not in (SPS, PPS, DELIMITER):
-            parts += (len(unit).to_bytes(4, "big"), unit)
-    return b"".join(parts)
+            prefixed += (len(unit).to_bytes(4, "big"), unit)
+    return b"".join(prefixed)
 
 
 def configuration_record(extradata: bytes) -> bytes:
-    """The AVCDecoderConfigurationRecord (ISO 14496-15, 5.2.4.1) from an encoder's global headers.
+    """Builds the AVCDecoderConfigurationRecord (ISO 14496-15, 5.2.4.1) from an encoder's global headers.
 
-    Raises `ValueError` when they hold no parameter sets.
+    Raises `ValueError` if they hold no parameter sets.
     """
     sets = [unit for unit in units(extradata) if unit[0] & 0x1F == SPS]
     pictures = [unit for unit in units(extradata) if unit[0] & 0x1F == PPS]

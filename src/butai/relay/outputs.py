@@ -1,7 +1,7 @@
-"""The pushes of a broadcast: one task for each output's attempt, none of which waits for another.
+"""The pushes of a broadcast: one task for each output's attempt, independent of all others.
 
-Used by `butai.relay.server`; the publisher itself is `butai.relay.rtmp`. What an attempt came to is kept until the
-output is stopped, so that a controller that missed it can ask again by starting the same attempt.
+The result of an attempt is kept until its output is stopped, so that a controller that missed it gets it by starting the same
+attempt again.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
 log = structlog.get_logger(__name__)
 
 STOP_PATIENCE = 2.0
-"""Seconds that a publisher gets for its goodbye; it means to take one."""
+"""Seconds that a publisher gets to end its push in order; it takes about one."""
 
 
 class Push(Protocol):
-    """What carries one attempt. `Publisher` does."""
+    """Carries one attempt: `Publisher`, or a stand-in of a test."""
 
     stats: Stats
 
     async def run(self) -> None:
-        """Until `stop`. Raises `PublishError`."""
+        """Publishes until `stop`. Raises `PublishError`."""
         ...
 
     def send(self, packet: Packet) -> None:
-        """Never waits."""
+        """Queues a packet, without waiting."""
         ...
 
     def stop(self) -> None:
@@ -48,7 +48,7 @@ MakePush = Callable[[StartOutputLine, VideoFormat, AudioFormat, Report], Push]
 
 
 def rtmp(order: StartOutputLine, video: VideoFormat, audio: AudioFormat, report: Report) -> Push:
-    """The real one."""
+    """Makes a `Publisher`."""
     target = Target(url=order.url, key=order.key, allow_private=order.allow_private)
     return Publisher(target, video, audio, report=report)
 
@@ -75,7 +75,7 @@ class _Totals:
 
 
 class Outputs:
-    """All of a broadcast. `report` gets every change of an output; `wanted` whether any attempt runs."""
+    """All outputs of a broadcast. Calls `report` with every change of an output, and `wanted` with whether any attempt runs."""
 
     def __init__(
         self,
@@ -87,54 +87,54 @@ class Outputs:
         keyframe: Callable[[], None],
         make: MakePush = rtmp,
     ) -> None:
-        """`keyframe`: asks the encoder for one, since an output begins with it."""
+        """`keyframe`: asks the encoder for a keyframe, since an output begins with one."""
         self._video, self._audio, self._report, self._make = video, audio, report, make
         self._wanted, self._keyframe = wanted, keyframe
         self._attempts: dict[str, _Attempt] = {}
         self._orders: dict[str, asyncio.Lock] = {}
-        self._cut_off = ""
+        self._abort_code = ""
 
     @property
     def lines(self) -> list[OutputLine]:
-        """Where each output stands."""
+        """The present state of each output."""
         return [attempt.line for attempt in self._attempts.values()]
 
     def send(self, packets: list[Packet]) -> None:
-        """To all that run."""
+        """Queues packets for all running attempts."""
         for attempt in self._attempts.values():
             if attempt.running:
                 for packet in packets:
                     attempt.push.send(packet)
 
     async def start(self, order: StartOutputLine) -> None:
-        """Begins the attempt, after the end of an older one. An attempt that is known is only reported again."""
+        """Begins an attempt, after ending an older one. Reports the state of an attempt that is known."""
         async with self._lock(order.output_id):
             known = self._attempts.get(order.output_id)
             if known is not None:
                 if known.line.attempt >= order.attempt:
                     self._report(known.line)
                     return
-                await self._end(known)
+                await self._stop_push(known)
             self._begin(order)
 
     async def stop(self, output_id: str) -> None:
-        """Ends the push and forgets it. Reports `ended` in any case."""
+        """Ends a push. Reports `ended`, also where nothing was pushed."""
         async with self._lock(output_id):
             attempt = self._attempts.get(output_id)
             if attempt is None:
                 self._report(OutputLine(output_id, 0, "ended", time.time()))
                 return
-            await self._end(attempt)
+            await self._stop_push(attempt)
             if attempt.line.phase == "failed":
-                self._set(attempt, "ended")
+                self._change(attempt, "ended")
 
     async def close(self, code: str = "") -> None:
-        """Ends all, at once. `code`: why, if it is no end that was asked for; then they have `failed`."""
-        self._cut_off = code
-        await asyncio.gather(*(self._end(attempt) for attempt in self._attempts.values()))
+        """Ends all pushes, concurrently. With a `code` they are reported as `failed`, since no one ordered the end."""
+        self._abort_code = code
+        await asyncio.gather(*(self._stop_push(attempt) for attempt in self._attempts.values()))
 
     def metrics(self, now: float) -> list[OutputMetrics]:
-        """Of those that run, since the last call. `now`: monotonic."""
+        """Metrics of the running attempts since the last call. `now`: monotonic seconds."""
         found: list[OutputMetrics] = []
         for attempt in self._attempts.values():
             if not attempt.running:
@@ -164,7 +164,7 @@ class Outputs:
     def _begin(self, order: StartOutputLine) -> None:
         def report(phase: OutputPhase, code: str, detail: str) -> None:
             if attempt.running and (phase, code) != (attempt.line.phase, attempt.line.code):
-                self._set(attempt, phase, code, detail)
+                self._change(attempt, phase, code, detail)
 
         push = self._make(order, self._video, self._audio, report)
         attempt = _Attempt(push, OutputLine(order.output_id, order.attempt, "connecting", time.time()))
@@ -179,23 +179,23 @@ class Outputs:
             await attempt.push.run()
         except PublishError as error:
             if attempt.stopping:
-                self._ended(attempt)
+                self._set_ended(attempt)
             else:
-                self._set(attempt, "failed", error.code, error.detail)
+                self._change(attempt, "failed", error.code, error.detail)
         except asyncio.CancelledError:
-            self._ended(attempt)
+            self._set_ended(attempt)
             raise
         except Exception as error:
-            # The text of an unknown error may hold the address with the key.
+            # The text of an unknown error may hold the URL with the stream key.
             log.error("output.crashed", output_id=attempt.line.output_id, error=type(error).__name__)
-            self._set(attempt, "failed", Code.EGRESS_CRASHED, type(error).__name__)
+            self._change(attempt, "failed", Code.EGRESS_CRASHED, type(error).__name__)
         else:
-            self._ended(attempt)
+            self._set_ended(attempt)
 
-    def _ended(self, attempt: _Attempt) -> None:
-        self._set(attempt, "failed" if self._cut_off else "ended", self._cut_off)
+    def _set_ended(self, attempt: _Attempt) -> None:
+        self._change(attempt, "failed" if self._abort_code else "ended", self._abort_code)
 
-    async def _end(self, attempt: _Attempt) -> None:
+    async def _stop_push(self, attempt: _Attempt) -> None:
         attempt.stopping = True
         if attempt.task is None or attempt.task.done():
             return
@@ -205,11 +205,11 @@ class Outputs:
             attempt.task.cancel()
             await asyncio.wait([attempt.task], timeout=STOP_PATIENCE)
 
-    def _set(self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "") -> None:
+    def _change(self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "") -> None:
         before = attempt.line
         attempt.line = OutputLine(before.output_id, before.attempt, phase, time.time(), code, detail)
         if phase == "publishing":
-            # The picture that the output begins with.
+            # The output begins with a keyframe.
             self._keyframe()
         if phase == "live" and attempt.live_since is None:
             attempt.live_since = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the encoder hands to every publisher: pure values, made once and shared by all outputs of a broadcast."""
+"""Encoded media, shared by all outputs of a broadcast. Pure values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One encoded picture or stretch of sound. Times are milliseconds since the broadcast's clock began.
+    """One encoded picture or AAC frame. Times are milliseconds since the broadcast's clock began.
 
     `data`: length-prefixed NAL units without parameter sets (video), a raw AAC access unit (audio).
     """
@@ -22,7 +22,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class VideoFormat:
-    """`avcc`: the AVCDecoderConfigurationRecord (ISO 14496-15, 5.2.4.1)."""
+    """The format of the video. `avcc`: the AVCDecoderConfigurationRecord (ISO 14496-15, 5.2.4.1)."""
 
     width: int
     height: int
@@ -33,7 +33,7 @@ class VideoFormat:
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """`asc`: the AudioSpecificConfig (ISO 14496-3, 1.6.2.1)."""
+    """The format of the audio. `asc`: the AudioSpecificConfig (ISO 14496-3, 1.6.2.1)."""
 
     rate: int
     channels: int

@@ -1,7 +1,7 @@
-"""The picture that is on air: the newest frames of the host, in the broadcast's size.
+"""The picture on air: the newest frames of the host, scaled to the broadcast's size.
 
-The event loop shows what comes from the room; the encoder's thread looks when a slot is due. A frame is copied once on
-its way (out of the SDK's memory); it is scaled only when its size differs, and only if its slot comes.
+The event loop shows frames as they arrive; the encoder's thread takes one when a slot is due. A frame is copied once (out of the
+SDK's memory), and scaled only if its size differs and it is taken.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from numpy.typing import NDArray
 log = structlog.get_logger(__name__)
 
 BLACK = (16, 128, 128)
-"""Y, U and V of black in the limited range of television."""
+"""Y, U and V of black in limited range (BT.709)."""
 
 SMALLEST = 16
-"""Pixels. LiveKit sends black pictures of 2×2 or 8×8 when a track begins or ends (seen with VP9 and H.264)."""
+"""The smallest side of a picture in pixels. LiveKit sends black ones of 2×2 or 8×8 when a track begins or ends (seen with VP9 and
+H.264)."""
 
 WAITING = 2
-"""Frames that may wait for their slot. With one alone, a frame that comes a little late shows its forerunner twice and is
-then itself thrown away for the next: one in six at 30 frames a second here. It costs no delay, since sound is later."""
+"""Frames that may wait for a slot. With one, a frame that is a little late repeats its predecessor and is then replaced by its
+successor: one in six at 30 frames per second here. Two add no delay, since sound is later than the picture."""
 
 
 class Screen:
-    """Holds the newest frames. Black before the first one."""
+    """Holds the newest frames; black before the first one."""
 
     def __init__(self, width: int, height: int) -> None:
         self._width, self._height = width, height
@@ -38,19 +39,19 @@ class Screen:
         self._reformatter = VideoReformatter()
 
     def show(self, width: int, height: int, i420: bytes | bytearray | memoryview, quarter_turns: int = 0) -> None:
-        """A new frame: planes Y, U, V without padding; chroma sizes are rounded up. The bytes must not change afterwards.
+        """Adds a frame: planes Y, U, V without padding; chroma sizes are rounded up. The bytes must not change afterwards.
 
-        `quarter_turns`: clockwise, as a telephone's camera asks for. Raises `ValueError` when the bytes are too few:
-        here, and not in the encoder's thread, where it would end the broadcast.
+        `quarter_turns`: clockwise, as a phone's camera asks for. Raises `ValueError` for too few bytes: here, since in the
+        encoder's thread it would end the broadcast.
         """
         if min(width, height) < SMALLEST:
             return
         even_planes(width, height, i420)
-        # One step for the interpreter, so the other thread sees all of it or nothing.
+        # Atomic, so the other thread sees the whole frame or none of it.
         self._waiting.append((width, height, quarter_turns % 4, i420))
 
     def look(self) -> VideoFrame:
-        """The frame whose turn it is, in the broadcast's size. The same object again when no other has come."""
+        """Takes the next frame, in the broadcast's size. Returns the same object again while no other has arrived."""
         try:
             newest = self._waiting.popleft()
         except IndexError:
@@ -58,7 +59,7 @@ class Screen:
         try:
             self._frame = self._fitted(*newest)
         except FFmpegError as error:
-            # A size that it cannot scale. The picture before it stays; the broadcast goes on.
+            # A size that cannot be scaled. The picture before it remains.
             log.warning("picture.not_scaled", width=newest[0], height=newest[1], error=type(error).__name__)
         return self._frame
 
@@ -93,7 +94,7 @@ class Screen:
 
 
 def fitting(width: int, height: int, room_width: int, room_height: int) -> tuple[int, int]:
-    """The largest size of that shape that fits, even on both sides (4:2:0 needs it), at least 2×2."""
+    """The largest size of that aspect ratio that fits, with even sides (as 4:2:0 needs), at least 2×2."""
     scale = min(room_width / width, room_height / height)
     inner_width = min(room_width, max(2, round(width * scale / 2) * 2))
     inner_height = min(room_height, max(2, round(height * scale / 2) * 2))
@@ -120,7 +121,7 @@ def planes_of(picture: NDArray[np.uint8], width: int, height: int) -> tuple[NDAr
 
 
 def even_planes(width: int, height: int, i420: bytes | bytearray | memoryview) -> tuple[NDArray[np.uint8], ...]:
-    """Views of Y, U and V, an odd last row or column left out. Raises `ValueError` when the bytes are too few."""
+    """Views of Y, U and V, without an odd last row or column. Raises `ValueError` for too few bytes."""
     half_width, half_height = (width + 1) // 2, (height + 1) // 2
     flat = np.frombuffer(i420, np.uint8)
     luma, chroma = width * height, half_width * half_height

@@ -1,7 +1,7 @@
-"""The thread that makes the broadcast: looks at the clock, takes picture and sound, encodes, hands on.
+"""The encoding thread: takes picture and sound when they are due, encodes them, and delivers packets to the event loop.
 
-A thread of its own, so that the event loop (room, sockets) never waits for an encoder; x264 and libav run without the
-interpreter's lock. Nothing is encoded while no output wants it.
+In a thread of its own, so that the event loop (room, sockets) never waits for an encoder; x264 and libav run without the
+interpreter's lock. Nothing is encoded while no output runs.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from butai.relay.picture import Screen
 log = structlog.get_logger(__name__)
 
 HOLD = 0.2
-"""Seconds at most that a packet waits for its turn among those of the other kind."""
-
+"""Seconds that a packet waits at most for packets of the other kind."""
 
 SOUND_LEAD = 0.045
-"""Seconds that sound is older than the picture when both are taken, so it is stamped that much earlier. Measured with a host
-that marks both at the same moment: with this, sound is 27 ms before to 38 ms after the picture, from run to run, as the
-SDK's own buffers happen to be filled."""
+"""Seconds by which sound is older than the picture when both are taken; it is stamped that much earlier. Measured with a host
+that marks both at the same moment: with this value, sound is between 27 ms before and 38 ms after the picture, depending on how
+full the SDK's buffers happen to be."""
 
 
 class Interleaver:
-    """Puts picture and sound in the order of their time stamps, as FLV has them.
+    """Orders packets of picture and sound by their time stamps, as FLV has them.
 
-    Sound is stamped with its begin, known at its end and encoded two chunks later: pictures wait about 110 ms for it.
+    Sound is stamped with its begin, taken at its end, and encoded two chunks later: pictures wait about 110 ms for it.
     """
 
     def __init__(self) -> None:
@@ -44,11 +43,11 @@ class Interleaver:
         self._newest = {"video": -1, "audio": -1}
 
     def put(self, packets: list[Packet]) -> list[Packet]:
-        """What may go out now."""
+        """Adds packets, and returns those that are due in order."""
         for packet in packets:
             self._waiting[packet.kind].append(packet)
             self._newest[packet.kind] = packet.dts
-        # All up to where both kinds have come; nothing waits longer than `HOLD` for a kind that does not come.
+        # All up to the time that both kinds have reached; none waits longer than `HOLD` for a kind that does not come.
         reached = max(min(self._newest.values()), max(self._newest.values()) - int(HOLD * 1000))
         out: list[Packet] = []
         for waiting in self._waiting.values():
@@ -60,7 +59,7 @@ class Interleaver:
 
 
 class Pipeline(threading.Thread):
-    """Runs from `start` until `stop`. `deliver` is called in the event loop with packets in their order."""
+    """Runs from `start` until `stop`, and calls `deliver` in the event loop with packets in order of their time stamps."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class Pipeline(threading.Thread):
         failed: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`failed`: called in the event loop with a reason when the encoder breaks; nothing comes afterwards."""
+        """`failed`: called in the event loop with a reason if an encoder fails; no packets come afterwards."""
         super().__init__(name="pipeline", daemon=True)
         self._screen, self._mixer = screen, mixer
         self._loop, self._deliver, self._failed, self._now = loop, deliver, failed, now
@@ -83,22 +82,22 @@ class Pipeline(threading.Thread):
         self._keyframe = threading.Event()
         self._wanted = threading.Event()
         self.frames = 0
-        """Pictures encoded."""
+        """Pictures that were encoded."""
         self.skipped = 0
-        """Pictures left out because they were late."""
+        """Pictures that were skipped, being late."""
 
     @property
     def video_format(self) -> VideoFormat:
-        """Of the packets."""
+        """The format of the video packets."""
         return self._video.format
 
     @property
     def audio_format(self) -> AudioFormat:
-        """Of the packets."""
+        """The format of the audio packets."""
         return self._audio.format
 
     def want(self, wanted: bool) -> None:
-        """Whether anybody takes packets. Without, the clock goes on and nothing is encoded."""
+        """Sets whether packets are wanted. While not, the clock goes on and nothing is encoded."""
         if wanted and not self._wanted.is_set():
             self._keyframe.set()
             self._wanted.set()
@@ -106,17 +105,17 @@ class Pipeline(threading.Thread):
             self._wanted.clear()
 
     def force_keyframe(self) -> None:
-        """The next picture is a keyframe, for an output that begins."""
+        """Makes the next picture a keyframe, for an output that begins."""
         self._keyframe.set()
 
     def stop(self) -> None:
-        """Ends the thread within one frame's time and waits for it."""
+        """Ends the thread within the time of one frame, and waits for it."""
         self._stopping.set()
         if self.is_alive():
             self.join(2)
 
     def run(self) -> None:
-        """The thread."""
+        """Runs in the thread."""
         try:
             self._run()
         except Exception as error:
@@ -130,7 +129,7 @@ class Pipeline(threading.Thread):
         lead = int(SOUND_LEAD * self._preset.audio_rate)
         interleaver, wanted = Interleaver(), False
         while True:
-            # Sound is made when a picture is: half the waking up of both threads.
+            # Sound is made together with a picture, which halves the wake-ups of both threads.
             pause = frames.next_at - self._now()
             if self._stopping.wait(pause) if pause > 0 else self._stopping.is_set():
                 return
@@ -151,12 +150,12 @@ class Pipeline(threading.Thread):
                 packets += self._video.encode(self._screen.look(), slot, keyframe)
                 self.frames += 1
             self.skipped = frames.skipped
-            # Sound from before the begin is nobody's.
+            # Sound from before the begin is dropped.
             packets = [packet for packet in packets if packet.dts >= 0]
             if packets and (ready := interleaver.put(packets)):
                 self._call(self._deliver, ready)
 
     def _call(self, function: Callable[..., None], argument: object) -> None:
-        # The loop may be closed already: the process ends.
+        # The loop is closed already if the process ends.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, argument)

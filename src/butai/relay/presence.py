@@ -1,4 +1,4 @@
-"""Is the host there? The pure part of `butai.relay.source`: what it saw, and what that means."""
+"""Decides the phase of the host's media from what was received, and when. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Literal
 from butai.relay.messages import SourcePhase
 
 LOST_AFTER = 2.0
-"""Seconds without a picture and without sound until the media counts as lost. A tab in the background still draws once
-a second."""
+"""Seconds without picture and sound after which the media are lost. A browser tab in the background still draws once a second."""
 
 
 class Presence:
-    """Told what happens, asked for the phase. Times are seconds of one monotonic clock."""
+    """Records what happens, and gives the phase. Times are seconds of one monotonic clock. `grace`: as in `ConfigureLine`."""
 
     def __init__(self, grace: float, on_lost: Literal["end", "stay"], now: float) -> None:
         self._grace, self._on_lost = grace, on_lost
@@ -23,21 +22,21 @@ class Presence:
         self._away_since: float | None = now
 
     def media(self, now: float) -> None:
-        """A picture or sound of the host came."""
+        """Records that a picture or sound of the host arrived."""
         self._seen = True
         self._last_media = now
 
     def host(self, here: bool, muted: bool) -> None:
-        """Whether the host is in the room, and whether it publishes tracks that are all muted."""
+        """Records whether the host is in the room, and whether it publishes tracks that are all muted."""
         self._here, self._muted = here, muted
 
     def phase(self, now: float) -> SourcePhase:
-        """What to report. To be asked several times a second, since the grace is counted here."""
+        """The phase at `now`. To be called several times a second, since the grace is counted here."""
         if self._seen and self._here and now - self._last_media < LOST_AFTER:
             self._away_since = None
             return "live"
         if self._here and self._muted:
-            # A host who muted everything is there and means it: no grace runs out.
+            # A host who muted everything is present: the grace does not run.
             self._away_since = None
         elif self._away_since is None:
             self._away_since = now

@@ -1,7 +1,7 @@
-"""One stay in a LiveKit room: follows the host's tracks and carries their media to screen and mixer.
+"""One stay in a LiveKit room: subscribes to the host's tracks, and feeds the screen and the mixer.
 
-Made by `butai.relay.source`, which makes another one when this one has ended. The SDK's native threads abort the whole
-process when the interpreter goes while streams are read, so `close` takes streams first, then the room.
+The SDK's native threads abort the process if the interpreter exits while streams are read, so `close` closes the streams first,
+then the room.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 CONNECT_TIMEOUT = 5.0
 """Seconds for one try of the signal connection."""
 JOIN_TIMEOUT = 15.0
-"""Seconds for all of joining, media connection included."""
+"""Seconds for joining, including the media connection."""
 CLOSE_TIMEOUT = 2.0
-"""Seconds that closing a stream or leaving the room may take; the process ends all the same."""
+"""Seconds that closing a stream, or leaving the room, may take before it is given up."""
 SOUND_FRAME = 20
 """Milliseconds of sound in one event of the SDK: half of its default events."""
 
@@ -47,7 +47,7 @@ _KINDS: dict[int, Kind] = {rtc.TrackKind.KIND_VIDEO: "video", rtc.TrackKind.KIND
 
 
 class JoinError(Exception):
-    """The room cannot be joined. The SDK's own words quote the token; these never do."""
+    """The room cannot be joined. `code`: an error code of docs/live.md. The texts of the SDK quote the token; these do not."""
 
     def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -55,27 +55,27 @@ class JoinError(Exception):
 
 
 class JoinedRoom:
-    """A room, from `join` to `close`. `media` is called for each picture and each stretch of sound that is not silence."""
+    """A room, from `join` to `close`. Calls `on_media` for each picture, and for sound that is not silence."""
 
-    def __init__(self, configure: ConfigureLine, screen: Screen, mixer: Mixer, media: Callable[[], None]) -> None:
-        self._configure, self._screen, self._mixer, self._media = configure, screen, mixer, media
+    def __init__(self, configure: ConfigureLine, screen: Screen, mixer: Mixer, on_media: Callable[[], None]) -> None:
+        self._configure, self._screen, self._mixer, self._on_media = configure, screen, mixer, on_media
         self._room = rtc.Room()
         self._readers: dict[str, asyncio.Task[None]] = {}
         self._wanted: set[str] = set()
         self.pictures = 0
-        """Frames that came."""
+        """The number of frames received."""
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """The name of LiveKit's reason, once the room is over for us."""
+        """Set to the name of LiveKit's reason when this stay is over."""
         self.reconnecting = False
-        """The SDK tries to come back by itself."""
+        """Whether the SDK tries to reconnect by itself."""
         self.stale = False
-        """It lost the tracks while it tried: what it comes back to is not followed any more (seen after a restart of the
-        server), so this stay is over."""
+        """Whether tracks were lost while the SDK reconnected. Their successors are not subscribed to (seen after a restart of
+        the server), so this stay is over."""
         self.token = ""
-        """The newest token the server gave: the first one may have expired when it is time to come back."""
+        """The newest token of the server: the first one may have expired by the next join."""
 
     async def join(self, token: str) -> None:
-        """Raises `JoinError`."""
+        """Joins the room, and subscribes to the host's tracks. Raises `JoinError`."""
         self.token = token
         room = self._room
         for event in (
@@ -86,7 +86,7 @@ class JoinedRoom:
             "track_muted",
             "track_unmuted",
         ):
-            room.on(event, self._follow)
+            room.on(event, self._update_subscriptions)
         room.on("track_subscribed", self._subscribed)
         room.on("track_unsubscribed", self._unsubscribed)
         room.on("reconnecting", lambda: self._set_reconnecting(True))
@@ -95,28 +95,31 @@ class JoinedRoom:
         room.on("disconnected", self._disconnected)
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
-                # Only what goes out is subscribed to: neither guests' tracks nor the host's other pictures are decoded.
+                # Only what is published: guests' tracks and the host's other pictures are not decoded.
                 options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=CONNECT_TIMEOUT)
                 await room.connect(self._configure.livekit_url, token, options)
         except TimeoutError:
             raise JoinError(Code.LIVEKIT_UNREACHABLE, "joining took too long") from None
         except rtc.ConnectError as error:
             raise _join_error(error.message) from None
-        self._follow()
+        self._update_subscriptions()
 
     @property
     def host(self) -> rtc.RemoteParticipant | None:
-        """The host, while it is in the room."""
+        """The host; None while it is not in the room."""
         return self._room.remote_participants.get(self._configure.host_identity)
 
     @property
     def all_muted(self) -> bool:
-        """The host publishes, and all of it is muted."""
+        """Whether the host publishes tracks that are all muted."""
         offers = self._offers()
         return bool(offers) and all(offer.muted for offer in offers)
 
     async def sound_packets(self) -> int:
-        """How many packets of sound have come. A silent microphone sends them too; one that is gone does not."""
+        """The number of sound packets received. A silent microphone sends them; a disconnected one does not.
+
+        Raises `RuntimeError`, `TimeoutError`.
+        """
         async with asyncio.timeout(CLOSE_TIMEOUT):
             stats = await self._room.get_rtc_stats()
         return sum(
@@ -126,7 +129,7 @@ class JoinedRoom:
         )
 
     async def close(self) -> None:
-        """Ends the streams, then leaves."""
+        """Closes the streams, then leaves the room."""
         for reader in self._readers.values():
             reader.cancel()
         await asyncio.gather(*self._readers.values(), return_exceptions=True)
@@ -147,8 +150,8 @@ class JoinedRoom:
             if one.kind in _KINDS
         ]
 
-    def _follow(self) -> None:
-        """Subscribes to what is to go out, and to nothing else."""
+    def _update_subscriptions(self) -> None:
+        """Subscribes to the tracks that are to be published, and to no others."""
         picture, sounds = choose(self._offers(), self._configure.video_source, self._configure.video_name)
         wanted = sounds | ({picture} if picture else set())
         host = self.host
@@ -188,16 +191,16 @@ class JoinedRoom:
             log.info("track.gone", sid=sid)
             self.stale = self.stale or self.reconnecting
             reader.cancel()
-            # Kept until it has closed its stream: a task without a reference can vanish.
+            # Referenced until it has closed its stream: a task without a reference can be collected.
             self._readers[f"{sid} closing"] = reader
             reader.add_done_callback(lambda _: self._readers.pop(f"{sid} closing", None))
 
     async def _read_pictures(self, track: rtc.Track, publication: rtc.RemoteTrackPublication) -> None:
-        # Always read, only the newest kept: the SDK's own queue would drop the new ones.
+        # Always read, and only the newest frame kept: the SDK's own queue drops new frames when it is full.
         stream = rtc.VideoStream(track, capacity=1, format=rtc.VideoBufferType.I420)
         try:
             async for event in stream:
-                # The server sends black when a track is muted; the last picture is to stay.
+                # The server sends black pictures for a muted track; the last picture is to remain.
                 if publication.muted:
                     continue
                 frame = event.frame
@@ -209,7 +212,7 @@ class JoinedRoom:
                     log.warning("track.bad_picture", detail=str(error))
                     continue
                 self.pictures += 1
-                self._media()
+                self._on_media()
         finally:
             await _close(stream)
 
@@ -221,9 +224,9 @@ class JoinedRoom:
             async for event in stream:
                 samples = np.frombuffer(event.frame.data, np.int16).reshape(-1, 2)
                 self._mixer.push(sid, samples)
-                # Frames come for ever, filled with zeros when nothing arrives.
+                # The SDK yields frames for ever, of zeros when nothing arrives.
                 if samples.any():
-                    self._media()
+                    self._on_media()
         finally:
             self._mixer.forget(sid)
             await _close(stream)
@@ -232,7 +235,7 @@ class JoinedRoom:
         log.info("room.reconnecting" if reconnecting else "room.reconnected")
         self.reconnecting = reconnecting
         if not reconnecting and not self._readers:
-            # Back in a LiveKit that was restarted before anything was subscribed: it has forgotten what we would ask for.
+            # Reconnected to a restarted server before anything was subscribed: the server has forgotten our subscriptions.
             self.stale = True
 
     def _token_refreshed(self) -> None:
@@ -255,7 +258,7 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 
 
 def _join_error(message: str) -> JoinError:
-    """From the SDK's words, which have no codes: `engine: signal failure: client error: 401 Unauthorized - …`."""
+    """Maps the SDK's text, which has no codes: `engine: signal failure: client error: 401 Unauthorized - …`."""
     if "401" in message or "403" in message:
         return JoinError(Code.LIVEKIT_UNAUTHORIZED, "the server refused the token")
     if "404" in message:

@@ -1,7 +1,7 @@
-"""The relay's side of the conversation with its controller, and what it sets to work.
+"""The relay's socket: obeys one controller at a time, and runs the media of one broadcast.
 
-One `Relay` is one broadcast. It listens on a unix socket, since it outlives its controller: whoever holds the
-broadcast's lease connects, the one before is hung up on, and nothing in the media changes.
+The relay listens, since it outlives its controller: the next holder of the broadcast's lease connects, the connection before it
+is closed, and the media are not affected.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from butai.relay.source import HostSource
 log = structlog.get_logger(__name__)
 
 ABANDONED_AFTER = 30.0
-"""Seconds without a controller's line until the relay ends by itself."""
+"""Seconds without a line of a controller after which the relay ends by itself."""
 BACKLOG = 1024**2
-"""Bytes that a controller may leave unread before it is hung up on."""
+"""Unread bytes after which a controller is disconnected."""
 
 
 class MediaSource(Protocol):
-    """Where the media comes from. `HostSource` is it."""
+    """Where the media come from: `HostSource`, or a stand-in of a test."""
 
     line: messages.SourceLine
 
     @property
     def pictures(self) -> int:
-        """Frames that came."""
+        """The number of frames received."""
         ...
 
-    def renew(self, token: str) -> None:
-        """Another token."""
+    def renew_token(self, token: str) -> None:
+        """Sets the token of the next join."""
         ...
 
     async def run(self) -> None:
-        """Until it has ended."""
+        """Runs until the source has ended."""
         ...
 
     async def close(self) -> None:
-        """Lets go of the room."""
+        """Leaves the room."""
         ...
 
 
@@ -68,11 +68,11 @@ class _Media:
     source: MediaSource
     pipeline: Pipeline
     outputs: Outputs
-    following: asyncio.Task[None]
+    source_task: asyncio.Task[None]
 
 
 class Relay:
-    """`run` until the end; `end` from a signal's handler."""
+    """One broadcast's relay. `end` may be called from a signal handler."""
 
     def __init__(
         self,
@@ -84,36 +84,36 @@ class Relay:
         abandoned_after: float = ABANDONED_AFTER,
         ending: Callable[[], None] = lambda: None,
     ) -> None:
-        """`ending`: called once, when the end begins."""
+        """`abandoned_after`: seconds. `ending`: called once, when the end begins."""
         self._path, self._broadcast_id = socket_path, broadcast_id
         self._make_source, self._make_push, self._abandoned_after = make_source, make_push, abandoned_after
         self._ending = ending
-        self._asked = False
+        self._stop_ordered = False
         self._run_id = uuid.uuid4().hex
         self._epoch = -1
         self._controller: asyncio.StreamWriter | None = None
-        self._heard_at = time.monotonic()
+        self._last_line_at = time.monotonic()
         self._media: _Media | None = None
-        self._idle = messages.SourceLine(phase="connecting", at=time.time())
+        self._initial_source = messages.SourceLine(phase="connecting", at=time.time())
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._orders: set[asyncio.Task[None]] = set()
-        self._talks: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     def end(self, reason: str) -> None:
-        """Makes `run` return soon."""
+        """Makes `run` end all pushes and return. `reason`: as in `ByeLine`."""
         if not self._end.done():
             log.info("relay.ending", reason=reason)
             self._end.set_result(reason)
             self._ending()
 
     async def run(self) -> str:
-        """Serves until the end and closes everything in order. Returns the reason, which was also said in `Bye`.
+        """Serves until `end`, then closes everything in order. Returns the reason, which `ByeLine` had, too.
 
         Raises `OSError` when the socket cannot be made.
         """
         server = await self._listen()
         log.info("relay.listening", broadcast_id=self._broadcast_id, run_id=self._run_id)
-        reports = asyncio.create_task(self._report_each_second())
+        reports = asyncio.create_task(self._send_metrics())
         try:
             reason = await self._end
         finally:
@@ -122,50 +122,50 @@ class Relay:
         for order in list(self._orders):
             order.cancel()
         try:
-            code = "" if self._asked else Code.EGRESS_CRASHED if reason == "crashed" else Code.EGRESS_LOST
+            code = "" if self._stop_ordered else Code.EGRESS_CRASHED if reason == "crashed" else Code.EGRESS_LOST
             await self._close_media(code)
         except Exception:
             log.exception("relay.close_failed")
             reason = "crashed"
-        self._tell(messages.ByeLine(reason))
-        await self._hang_up()
-        for talk in list(self._talks):
-            talk.cancel()
-        await asyncio.gather(*self._talks, return_exceptions=True)
+        self._send(messages.ByeLine(reason))
+        await self._disconnect()
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
         return reason
 
     async def _listen(self) -> asyncio.Server:
         with contextlib.suppress(FileNotFoundError):
-            # Of a relay that was killed: the lock says that nobody listens there.
+            # The socket of a relay that was killed; our lock says that no other listens there.
             self._path.unlink()
         before = os.umask(0o177)
         try:
-            return await asyncio.start_unix_server(self._talk, self._path, limit=messages.LINE_LIMIT)
+            return await asyncio.start_unix_server(self._serve_connection, self._path, limit=messages.LINE_LIMIT)
         finally:
             os.umask(before)
 
-    # The conversation
+    # The connection
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._talks.add(task)
+        self._connections.add(task)
         try:
-            await self._listen_to(reader, writer)
+            await self._read_orders(reader, writer)
         except (msgspec.MsgspecError, ValueError) as error:
-            # Neither the line nor what is wrong in it: it may hold a key. ValueError: the line is too long.
+            # Not the text of the error or the line, which may hold a stream key. ValueError: the line is too long.
             log.warning("controller.bad_line", error=type(error).__name__)
         except (ConnectionError, asyncio.CancelledError):
-            # Cancelled at the end only; asyncio's streams would log that as an error.
+            # Cancelled only by `run`; asyncio's streams would log that as an error.
             pass
         finally:
             if self._controller is writer:
                 self._controller = None
                 log.info("controller.gone", epoch=self._epoch)
             writer.close()
-            self._talks.discard(task)
+            self._connections.discard(task)
 
-    async def _listen_to(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _read_orders(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readline()
         if not line:
             return
@@ -181,16 +181,16 @@ class Relay:
         before, self._controller = self._controller, writer
         if before is not None:
             before.close()
-        self._heard_at = time.monotonic()
+        self._last_line_at = time.monotonic()
         log.info("controller.welcome", controller=hello.controller, epoch=hello.epoch)
-        self._tell(self._welcome())
+        self._send(self._welcome())
         while self._controller is writer and (line := await reader.readline()):
             order = messages.read_by_relay(line)
-            # Another one may have said hello while this one's line was on its way.
+            # Another controller may have connected while this line was on its way.
             if self._controller is not writer:
                 return
-            self._heard_at = time.monotonic()
-            self._obey(order)
+            self._last_line_at = time.monotonic()
+            self._carry_out(order)
 
     def _welcome(self) -> WelcomeLine:
         media = self._media
@@ -198,11 +198,11 @@ class Relay:
             run_id=self._run_id,
             pid=os.getpid(),
             configured=media is not None,
-            source=media.source.line if media else self._idle,
+            source=media.source.line if media else self._initial_source,
             outputs=media.outputs.lines if media else [],
         )
 
-    def _obey(self, order: messages.FromController) -> None:
+    def _carry_out(self, order: messages.FromController) -> None:
         match order:
             case messages.ConfigureLine():
                 self._configure(order)
@@ -210,11 +210,11 @@ class Relay:
                 self._start(order)
             case messages.StopOutputLine():
                 if self._media is None:
-                    self._tell(OutputLine(order.output_id, 0, "ended", time.time()))
+                    self._send(OutputLine(order.output_id, 0, "ended", time.time()))
                 else:
                     self._spawn(self._media.outputs.stop(order.output_id))
             case messages.StopLine():
-                self._asked = True
+                self._stop_ordered = True
                 self.end("stopped")
             case messages.HelloLine() | messages.PingLine():
                 pass
@@ -222,11 +222,11 @@ class Relay:
     def _start(self, order: StartOutputLine) -> None:
         if self._media is None:
             code, detail = Code.EGRESS_UNAVAILABLE, "the relay is not configured"
-            self._tell(OutputLine(order.output_id, order.attempt, "failed", time.time(), code, detail))
+            self._send(OutputLine(order.output_id, order.attempt, "failed", time.time(), code, detail))
         else:
             self._spawn(self._media.outputs.start(order))
 
-    def _tell(self, line: FromRelay) -> None:
+    def _send(self, line: FromRelay) -> None:
         writer = self._controller
         if writer is None or writer.is_closing():
             return
@@ -236,7 +236,7 @@ class Relay:
             return
         writer.write(messages.encode(line))
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         writer, self._controller = self._controller, None
         if writer is not None:
             with contextlib.suppress(OSError, TimeoutError):
@@ -248,7 +248,7 @@ class Relay:
 
     def _configure(self, order: messages.ConfigureLine) -> None:
         if self._media is not None:
-            self._media.source.renew(order.token)
+            self._media.source.renew_token(order.token)
             return
         if order.broadcast_id != self._broadcast_id:
             log.error("relay.other_broadcast", broadcast_id=order.broadcast_id)
@@ -256,28 +256,28 @@ class Relay:
         preset = order.preset
         screen, mixer = Screen(preset.width, preset.height), Mixer(preset.audio_rate)
         loop = asyncio.get_running_loop()
-        pipeline = Pipeline(preset, screen, mixer, loop, lambda packets: outputs.send(packets), self._broken)
+        pipeline = Pipeline(preset, screen, mixer, loop, lambda packets: outputs.send(packets), self._pipeline_failed)
         outputs = Outputs(
             pipeline.video_format,
             pipeline.audio_format,
-            self._tell,
+            self._send,
             wanted=pipeline.want,
             keyframe=pipeline.force_keyframe,
             make=self._make_push,
         )
-        source = self._make_source(order, screen, mixer, self._tell)
-        following = asyncio.create_task(source.run())
-        following.add_done_callback(self._source_done)
-        self._media = _Media(source, pipeline, outputs, following)
+        source = self._make_source(order, screen, mixer, self._send)
+        source_task = asyncio.create_task(source.run())
+        source_task.add_done_callback(self._source_ended)
+        self._media = _Media(source, pipeline, outputs, source_task)
         pipeline.start()
-        self._tell(source.line)
+        self._send(source.line)
 
-    def _source_done(self, task: asyncio.Task[None]) -> None:
+    def _source_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("source.crashed", error=type(error).__name__, exc_info=error)
             self.end("crashed")
 
-    def _broken(self, detail: str) -> None:
+    def _pipeline_failed(self, detail: str) -> None:
         log.error("relay.broken", detail=detail)
         self.end("crashed")
 
@@ -287,8 +287,8 @@ class Relay:
             return
         await media.outputs.close(code)
         media.pipeline.stop()
-        media.following.cancel()
-        await asyncio.gather(media.following, return_exceptions=True)
+        media.source_task.cancel()
+        await asyncio.gather(media.source_task, return_exceptions=True)
         await media.source.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -296,19 +296,19 @@ class Relay:
         self._orders.add(task)
         task.add_done_callback(self._orders.discard)
 
-    async def _report_each_second(self) -> None:
+    async def _send_metrics(self) -> None:
         cpu, pictures, before = time.process_time(), 0, time.monotonic()
         while True:
             await asyncio.sleep(1)
             now = time.monotonic()
-            if now - self._heard_at > self._abandoned_after:
+            if now - self._last_line_at > self._abandoned_after:
                 self.end("abandoned")
                 return
             if self._media is None:
                 continue
             seconds, used, came = now - before, time.process_time() - cpu, self._media.source.pictures - pictures
             before, cpu, pictures = now, cpu + used, pictures + came
-            self._tell(
+            self._send(
                 MetricsLine(
                     at=time.time(),
                     outputs=self._media.outputs.metrics(now),

@@ -1,6 +1,6 @@
-"""The host's media, as long as it takes: joins the room, comes back to it, and says what became of it.
+"""The host's media: joins the room, joins it again after a disconnect, and reports the phase of the media.
 
-Used by `butai.relay.server`. Whatever happens here, picture and silence go on in the pipeline.
+The pipeline goes on with the last picture and silence whatever happens here.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from butai.relay.room import JoinedRoom, JoinError
 log = structlog.get_logger(__name__)
 
 TICK = 0.1
-"""Seconds between two looks at what became of the host."""
+"""Seconds between two updates of the phase."""
 FIRST_JOIN_PATIENCE = 15.0
-"""Seconds in which an unreachable LiveKit is tried again before `failed`."""
+"""Seconds during which an unreachable LiveKit is tried again before the phase is `failed`."""
 FIRST_DELAY, LONGEST_DELAY = 0.3, 3.0
-"""Seconds between two tries to join."""
+"""Seconds between two tries to join: the first delay, and the longest."""
 SDK_PATIENCE = 3.0
-"""Seconds that the SDK may try to reconnect by itself. It tries each 5 s; joining anew is quicker."""
+"""Seconds that the SDK may try to reconnect by itself. It tries each 5 s; joining again is quicker."""
 QUIET = 1.0
 """Seconds without picture or sound after which the statistics are asked whether packets of sound come all the same."""
-COUNT_EACH = 0.5
-"""Seconds between two such counts. An older one than of the last quiet second says nothing: what came since may have come
-before it was quiet. So the second count of a quiet stretch tells, while it is not `LOST_AFTER` long."""
+COUNT_EVERY = 0.5
+"""Seconds between two such counts. A count from before the quiet stretch proves nothing, since the packets after it may have come
+before the stretch, too. So the second count of a stretch decides, before `LOST_AFTER`."""
 
 FINAL = ("ROOM_DELETED",)
-"""LiveKit's reasons that mean the end. Not `ROOM_CLOSED`: an empty room closes 20 s after its host was last seen, who may
-come back later than that, within the grace; joining makes the room anew."""
+"""LiveKit's reasons that end the source. Not `ROOM_CLOSED`: an empty room closes 20 s after its host left, who may come back
+later, within the grace; joining makes the room again."""
 
 
 class HostSource:
-    """`run` it in a task; `close` it at the end. `report` gets every change, the first one at once."""
+    """The media of one host: `run` in a task, then `close`. Calls `report` with every change of the phase."""
 
     def __init__(
         self,
@@ -58,37 +58,37 @@ class HostSource:
         self._room: JoinedRoom | None = None
         self._last_media = 0.0
         self._sound_packets = 0
-        self._asked_at = self._counted_at = -math.inf
+        self._requested_at = self._counted_at = -math.inf
         self._pictures_before = 0
         self.line = SourceLine(phase="connecting", at=time.time())
-        """What was last reported."""
+        """The last report."""
 
     @property
     def pictures(self) -> int:
-        """Frames that came from the room, in all."""
+        """The number of frames received from the room."""
         return self._pictures_before + (self._room.pictures if self._room is not None else 0)
 
-    def renew(self, token: str) -> None:
-        """Another token for the next joining."""
+    def renew_token(self, token: str) -> None:
+        """Sets the token of the next join."""
         self._tokens.append(token)
 
     async def run(self) -> None:
         """Returns when the source has `ended` or `failed`."""
         begun, delay, joined = time.monotonic(), FIRST_DELAY, False
         while True:
-            room = JoinedRoom(self._configure, self._screen, self._mixer, self._media)
+            room = JoinedRoom(self._configure, self._screen, self._mixer, self._media_arrived)
             try:
                 await room.join(self._tokens[-1])
             except JoinError as error:
                 await room.close()
                 log.warning("room.not_joined", code=error.code, detail=error.detail)
-                # The token that the server gave may be refused by another server: the first one then.
+                # Another server may refuse the token that the last one gave: the first token is next.
                 self._tokens = self._tokens[:1] + self._tokens[1:-1]
                 permanent = error.code != Code.LIVEKIT_UNREACHABLE
                 if not joined and (permanent or time.monotonic() - begun > FIRST_JOIN_PATIENCE):
-                    self._say("failed", error.code, error.detail)
+                    self._change("failed", error.code, error.detail)
                     return
-                if joined and self._look():
+                if joined and self._update_phase():
                     return
                 if await self._pause(delay * random.uniform(0.5, 1.0), joined):
                     return
@@ -98,7 +98,7 @@ class HostSource:
             joined, delay = True, FIRST_DELAY
             self._room = room
             self._counted_at = -math.inf
-            reason = await self._stay(room)
+            reason = await self._follow_room(room)
             self._pictures_before += room.pictures
             self._room = None
             if room.token not in self._tokens:
@@ -108,73 +108,73 @@ class HostSource:
                 return
             log.info("room.left", reason=reason)
             if reason in FINAL:
-                self._say("ended", Code.SOURCE_ENDED, "the room was deleted")
+                self._change("ended", Code.SOURCE_ENDED, "the room was deleted")
                 return
             self._presence.host(here=False, muted=False)
             if await self._pause(FIRST_DELAY, joined):
                 return
 
     async def close(self) -> None:
-        """Leaves the room. `run` must have ended or been cancelled."""
+        """Leaves the room, after `run` has ended or was cancelled."""
         if self._room is not None:
             await self._room.close()
             self._room = None
 
-    async def _stay(self, room: JoinedRoom) -> str:
-        """Until the room is over. The reason; nothing when the source has ended."""
+    async def _follow_room(self, room: JoinedRoom) -> str:
+        """Returns LiveKit's reason when the room is over; an empty string when the source has ended."""
         reconnecting_since: float | None = None
         while not room.ended.done():
             await asyncio.wait([room.ended], timeout=TICK)
             now = time.monotonic()
             self._presence.host(here=room.host is not None, muted=room.all_muted)
-            await self._listen(room, now)
-            if self._look():
+            await self._count_sound_packets(room, now)
+            if self._update_phase():
                 return ""
             reconnecting_since = (reconnecting_since or now) if room.reconnecting else None
             if room.stale or (reconnecting_since is not None and now - reconnecting_since > SDK_PATIENCE):
                 return "RECONNECTING"
         return room.ended.result()
 
-    async def _listen(self, room: JoinedRoom, now: float) -> None:
-        """Silence is media, too, as long as its packets come."""
-        if now - self._last_media <= QUIET or now - self._asked_at < COUNT_EACH:
+    async def _count_sound_packets(self, room: JoinedRoom, now: float) -> None:
+        """Counts silence as media, as long as its packets arrive."""
+        if now - self._last_media <= QUIET or now - self._requested_at < COUNT_EVERY:
             return
-        self._asked_at = now
+        self._requested_at = now
         try:
             packets = await room.sound_packets()
         except (RuntimeError, TimeoutError):
             return
         before, counted_at = self._sound_packets, self._counted_at
         self._sound_packets, self._counted_at = packets, now
-        if packets > before and now - counted_at < QUIET + COUNT_EACH:
-            self._media()
+        if packets > before and now - counted_at < QUIET + COUNT_EVERY:
+            self._media_arrived()
 
     async def _pause(self, seconds: float, joined: bool) -> bool:
-        """Whether the source has ended meanwhile."""
+        """Waits, and returns whether the source ended meanwhile."""
         until = time.monotonic() + seconds
         while (rest := until - time.monotonic()) > 0:
             await asyncio.sleep(min(TICK, rest))
-            if joined and self._look():
+            if joined and self._update_phase():
                 return True
         return False
 
-    def _media(self) -> None:
+    def _media_arrived(self) -> None:
         self._last_media = time.monotonic()
         self._presence.media(self._last_media)
         if self.line.phase != "live":
-            self._look()
+            self._update_phase()
 
-    def _look(self) -> bool:
-        """Reports what changed. Whether it is over."""
+    def _update_phase(self) -> bool:
+        """Reports a change of the phase. Returns whether the source has ended."""
         phase = self._presence.phase(time.monotonic())
         if phase != self.line.phase and self.line.phase not in ("ended", "failed"):
             if phase == "ended":
-                self._say("ended", Code.SOURCE_ENDED, f"no media of the host for {self._configure.grace:g} s")
+                self._change("ended", Code.SOURCE_ENDED, f"no media of the host for {self._configure.grace:g} s")
             else:
-                self._say(phase)
+                self._change(phase)
         return self.line.phase == "ended"
 
-    def _say(self, phase: SourcePhase, code: str = "", detail: str = "") -> None:
+    def _change(self, phase: SourcePhase, code: str = "", detail: str = "") -> None:
         self.line = SourceLine(phase=phase, at=time.time(), code=code, detail=detail)
         log.info("source.changed", phase=phase, code=code, detail=detail)
         self._report(self.line)

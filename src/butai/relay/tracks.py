@@ -1,4 +1,4 @@
-"""Which of the host's tracks go out. Pure; asked by `butai.relay.room` whenever the host's tracks change."""
+"""Chooses the host's tracks that are published. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Kind = Literal["video", "audio"]
 TrackSource = Literal["camera", "microphone", "screen_share", "screen_share_audio", "unknown"]
 
 ANY: Sequence[TrackSource] = ("camera", "screen_share", "unknown")
-"""Order of preference of `video_source="any"`. A studio's stage is published as a camera or with no source at all."""
+"""The order of preference with `video_source="any"`. A studio's stage is published as a camera, or without a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Offer:
 
 
 def choose(offers: Iterable[Offer], video_source: str, video_name: str) -> tuple[str | None, set[str]]:
-    """The picture's track, if any, and all tracks of sound.
+    """Returns the id of the video track, if any, and the ids of all audio tracks.
 
-    The picture: the one called `video_name` before all others; then one that is not muted; then by `video_source`
-    (`camera` and `screen_share` take nothing else: what is not asked for must not be seen by the public); the newest.
+    The video track: one named `video_name` before all others; then one that is not muted; then by `video_source` (`camera` and
+    `screen_share` accept no other source, since a picture that the host did not choose must not become public); then the newest.
     """
     allowed = ANY if video_source == "any" else (video_source,)
     sounds: set[str] = set()

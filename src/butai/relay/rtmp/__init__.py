@@ -1,4 +1,5 @@
-"""RTMP and RTMPS publishing, written for one thing: to know whether the platform takes what is sent.
+"""An RTMP and RTMPS client for publishing, which knows whether the platform takes what is sent.
 
-Called by `butai.relay` for outputs and by `butai.live.preflight` for the test of a destination.
+Our own, since that is what Butai exists for, and no library tells it: FFmpeg's muxer reports an I/O error for a refused key, an
+unknown host and a bad application alike.
 """

@@ -1,7 +1,6 @@
-"""Ingest addresses: what one may look like, and which hosts a server may be sent to.
+"""Ingest URLs: their syntax, and the IP addresses that a server may connect to. Pure.
 
-An address is checked when a destination is saved and again when it is connected to: a name may have been pointed elsewhere
-in between. Pure.
+A URL is checked when a destination is saved, and again before each connection, since DNS may have changed in between.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ _PRINTABLE = re.compile(r"[!-~]+")
 
 
 class AddressInvalid(ValueError):
-    """The address cannot be an ingest address. The text says why, and quotes nothing of it."""
+    """The URL or stream key is not valid. The text says why, and quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestAddress:
-    """`rtmps://host:443/live2?backup=1`: `app` is `live2?backup=1`, since the query stands before the key."""
+    """A parsed ingest URL. `app` of `rtmps://host:443/live2?backup=1` is `live2?backup=1`: the query precedes the key."""
 
     secure: bool
     host: str
@@ -32,60 +31,60 @@ class IngestAddress:
 
     @property
     def url(self) -> str:
-        """As RTMP's `tcUrl` names it."""
+        """The URL as RTMP's `tcUrl` has it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"rtmp{'s' if self.secure else ''}://{host}:{self.port}/{self.app}"
 
 
 def parse(url: str) -> IngestAddress:
-    """The parts of an ingest URL without its key. Raises `AddressInvalid`."""
+    """Parses an ingest URL without its stream key. Raises `AddressInvalid`."""
     if not 0 < len(url) <= _LONGEST or not _PRINTABLE.fullmatch(url):
         raise AddressInvalid(f"An ingest URL has 1 to {_LONGEST} plain characters")
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        split = urlsplit(url)
+        port = split.port
     except ValueError:
         raise AddressInvalid("The ingest URL cannot be read") from None
-    if parts.scheme not in PORTS:
+    if split.scheme not in PORTS:
         raise AddressInvalid("An ingest URL begins with rtmp:// or rtmps://")
-    if "@" in parts.netloc:
+    if "@" in split.netloc:
         raise AddressInvalid("An ingest URL has no user name or password; the stream key is a field of its own")
-    host = parts.hostname
+    host = split.hostname
     if not host or len(host) > 253 or not re.fullmatch(r"[a-z0-9.:_-]+", host):
         raise AddressInvalid("The ingest URL names no host")
     if port == 0:
         raise AddressInvalid("The port cannot be 0")
-    app = parts.path.strip("/")
+    app = split.path.strip("/")
     if not app:
         raise AddressInvalid("The ingest URL names no application, such as /live2 or /app")
-    if parts.fragment:
+    if split.fragment:
         raise AddressInvalid("An ingest URL has no #")
     return IngestAddress(
-        parts.scheme == "rtmps", host, port or PORTS[parts.scheme], app + (f"?{parts.query}" if parts.query else "")
+        split.scheme == "rtmps", host, port or PORTS[split.scheme], app + (f"?{split.query}" if split.query else "")
     )
 
 
 def check_key(key: str) -> None:
-    """Raises `AddressInvalid` for what no stream key can be: empty, over 500 characters, or with blanks or controls."""
+    """Checks a stream key: 1 to 500 printable ASCII characters without blanks. Raises `AddressInvalid`."""
     if not 0 < len(key) <= 500 or not _PRINTABLE.fullmatch(key):
         raise AddressInvalid("A stream key has 1 to 500 plain characters without blanks")
 
 
 def is_private(address: str) -> bool:
-    """Whether an IP address lies where only this network can reach it: loopback, private, link-local (the metadata
-    services of clouds), multicast, reserved; also inside of IPv6 forms that carry an IPv4 address.
+    """Whether an IP address is not global: loopback, private, link-local (the metadata services of clouds), multicast, reserved,
+    or an IPv6 form that carries such an IPv4 address. True for text that is no IP address.
     """
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return True
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is None and found in _NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_private(str(inner))
-        # Nothing outside of 2000::/3 is handed out; Python calls some of it global (::127.0.0.1, fec0::).
-        if not found.is_global or int(found) >> 125 != 1:
+    if isinstance(parsed, ipaddress.IPv6Address):
+        embedded = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
+        if embedded is None and parsed in _NAT64:
+            embedded = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if embedded is not None:
+            return is_private(str(embedded))
+        # Only 2000::/3 is allocated; Python calls addresses outside of it global (::127.0.0.1, fec0::).
+        if not parsed.is_global or int(parsed) >> 125 != 1:
             return True
-    return not found.is_global or found.is_multicast
+    return not parsed.is_global or parsed.is_multicast

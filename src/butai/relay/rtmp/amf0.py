@@ -1,6 +1,6 @@
-"""AMF0, the values inside RTMP's commands (Adobe's "Action Message Format — AMF 0", 2007). Pure.
+"""AMF0, the encoding of RTMP's commands (Adobe's "Action Message Format — AMF 0", 2007). Pure.
 
-A platform may send anything: depth and number of values are bounded. Objects are dicts, `undefined` is None.
+Depth and number of decoded values are bounded, since a platform may send anything. Objects are dicts, `undefined` is None.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Value = None | bool | float | str | Sequence["Value"] | Mapping[str, "Value"]
 
 
 class AmfError(ValueError):
-    """Bytes that are no AMF0, or more of it than anybody needs."""
+    """The bytes are not AMF0, or exceed a limit."""
 
 
 def encode(*values: Value) -> bytes:
-    """The values one after another. Integers become numbers, which are doubles here."""
+    """Encodes values one after another. Integers become numbers, which are doubles in AMF0."""
     return b"".join(map(_encode, values))
 
 
@@ -45,10 +45,10 @@ def _short(raw: bytes) -> bytes:
 
 
 def decode(data: bytes) -> list[Any]:
-    """All values in `data`. Raises `AmfError`."""
+    """Decodes all values in `data`. Raises `AmfError`."""
     reader = _Reader(data)
     values = []
-    while reader.place < len(data):
+    while reader.position < len(data):
         values.append(reader.value(0))
     return values
 
@@ -57,14 +57,14 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._left = MOST_VALUES
-        self.place = 0
+        self.position = 0
 
     def _take(self, count: int) -> bytes:
-        end = self.place + count
+        end = self.position + count
         if end > len(self._data):
             raise AmfError("a value ends before its end")
-        taken = self._data[self.place : end]
-        self.place = end
+        taken = self._data[self.position : end]
+        self.position = end
         return taken
 
     def _text(self, width: int) -> str:
@@ -90,7 +90,7 @@ class _Reader:
                 self._take(4)
                 return self._object(depth)
             case 0x0A:
-                # The count is the sender's word: each value still has to be there.
+                # The count is not trusted: each value must be there.
                 return [self.value(depth + 1) for _ in range(int.from_bytes(self._take(4), "big"))]
             case 0x0B:
                 return struct.unpack(">dxx", self._take(10))[0]
@@ -100,10 +100,10 @@ class _Reader:
                 raise AmfError(f"no value begins with {kind:#04x} here")
 
     def _object(self, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        decoded: dict[str, Any] = {}
         while True:
             name = self._text(2)
-            if not name and self._data[self.place : self.place + 1] == b"\x09":
-                self.place += 1
-                return found
-            found[name] = self.value(depth + 1)
+            if not name and self._data[self.position : self.position + 1] == b"\x09":
+                self.position += 1
+                return decoded
+            decoded[name] = self.value(depth + 1)

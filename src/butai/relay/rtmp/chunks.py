@@ -1,6 +1,6 @@
-"""RTMP's chunk stream (Adobe's "Real-Time Messaging Protocol", 1.0, section 5.3), both ways. Pure: bytes in, messages out.
+"""RTMP's chunk stream in both directions (Adobe's "Real-Time Messaging Protocol", 1.0, section 5.3). Pure: bytes and messages.
 
-What a platform sends is small (commands, acknowledgements), so the reader's limits are tight.
+The reader's limits are tight, since platforms send only commands and acknowledgements.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 
 SET_CHUNK_SIZE, ABORT, ACKNOWLEDGEMENT, USER_CONTROL, WINDOW_SIZE, PEER_BANDWIDTH = 1, 2, 3, 4, 5, 6
 AUDIO, VIDEO, COMMAND_3, DATA, COMMAND = 8, 9, 17, 18, 20
-"""`COMMAND_3`: one byte, then as `COMMAND`."""
+"""Message types. The payload of `COMMAND_3` is one byte, then as of `COMMAND`."""
 
 LONGEST_MESSAGE = 64 * 1024
-"""Bytes of one message to us. A status with a long description has one kilobyte."""
+"""The longest message from a platform, in bytes. A status with a long description has one kilobyte."""
 
 MOST_STREAMS = 16
-"""Chunk streams that a platform may use. Servers use three or four."""
+"""Chunk streams that a platform may use at most. Servers use three or four."""
 
 _EXTENDED = 0xFFFFFF
 
 
 class ProtocolError(Exception):
-    """What came is not RTMP, or more than a publisher's client has to take."""
+    """The bytes are not RTMP, or exceed what a publisher accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `timestamp` in milliseconds."""
+    """One message. `kind`: its type; `stream`: its message stream; `timestamp` in milliseconds."""
 
     kind: int
     stream: int
@@ -41,14 +41,14 @@ class _Sent:
 
 
 class ChunkWriter:
-    """Messages to bytes. Headers are full for the first message of a chunk stream, then with the time since the last."""
+    """Encodes messages. The first header of a chunk stream is full, later ones have the time since the message before."""
 
     def __init__(self) -> None:
         self.chunk_size = 128
         self._last: dict[int, _Sent] = {}
 
     def write(self, channel: int, message: Message) -> bytes:
-        """The bytes of a message on a chunk stream (`channel`, 2 to 63)."""
+        """Encodes a message on a chunk stream (`channel`, 2 to 63)."""
         payload = message.payload
         last = self._last.get(channel)
         delta = 0 if last is None else message.timestamp - last.timestamp
@@ -62,7 +62,7 @@ class ChunkWriter:
         header += bytes((message.kind,))
         if form == 0:
             header += message.stream.to_bytes(4, "little")
-        # Also before each further chunk of the message, as every server reads it.
+        # Repeated before each further chunk of the message, as all servers expect.
         extended = time.to_bytes(4, "big") if short == _EXTENDED else b""
         size = self.chunk_size
         if len(payload) <= size:
@@ -83,11 +83,11 @@ class _Incoming:
     delta: int = 0
     extended: bool = False
     known: bool = False
-    parts: bytearray | None = None
+    payload: bytearray | None = None
 
 
 class ChunkReader:
-    """Bytes to messages of at most `longest` bytes. Raises `ProtocolError`, after which it must not be used."""
+    """Decodes messages of at most `longest` bytes. Not to be used after it raised `ProtocolError`."""
 
     def __init__(self, longest: int = LONGEST_MESSAGE) -> None:
         self._longest = longest
@@ -96,18 +96,18 @@ class ChunkReader:
         self._streams: dict[int, _Incoming] = {}
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that are whole with these bytes."""
+        """Adds bytes, and returns the messages that they complete. Raises `ProtocolError`."""
         self._buffer += data
-        found: list[Message] = []
+        messages: list[Message] = []
         while (message := self._chunk()) is not None:
             if message is _MORE:
                 continue
-            found.append(message)
-            self._obey(message)
-        return found
+            messages.append(message)
+            self._apply_control(message)
+        return messages
 
-    def _obey(self, message: Message) -> None:
-        """What the chunk stream itself has to know."""
+    def _apply_control(self, message: Message) -> None:
+        """Applies the messages that concern the chunk stream itself."""
         if message.kind == SET_CHUNK_SIZE:
             size = int.from_bytes(message.payload[:4], "big")
             if len(message.payload) < 4 or not 1 <= size <= 0xFFFFFF:
@@ -116,10 +116,11 @@ class ChunkReader:
         elif message.kind == ABORT:
             stream = self._streams.get(int.from_bytes(message.payload[:4], "big"))
             if stream is not None:
-                stream.parts = None
+                stream.payload = None
 
     def _chunk(self) -> Message | None:
-        """One chunk off the buffer: its message if that is whole now, `_MORE` if not, None when the chunk is not all here."""
+        """Takes one chunk off the buffer. Returns the message that it completes, `_MORE` if it completes none, None for an
+        incomplete chunk."""
         buffer = self._buffer
         if not buffer:
             return None
@@ -134,7 +135,7 @@ class ChunkReader:
             if len(self._streams) >= MOST_STREAMS:
                 raise ProtocolError("too many chunk streams")
             stream = self._streams.setdefault(channel, _Incoming())
-        # Form 1 names all but the stream, which is 0 then; some servers begin with it.
+        # A header of form 1 lacks the message stream, which is 0 then; some servers begin with one.
         if form > 1 and not stream.known:
             raise ProtocolError("a chunk refers to a message that was not there")
         head = at + (11, 7, 3, 0)[form]
@@ -150,10 +151,10 @@ class ChunkReader:
                 return None
             given = int.from_bytes(buffer[head : head + 4], "big")
             time, head = (given if form < 3 else 0), head + 4
-        parts = stream.parts
-        if parts is not None and form < 3:
+        payload = stream.payload
+        if payload is not None and form < 3:
             raise ProtocolError("a message begins within another")
-        take = min(self._chunk_size, length - (len(parts) if parts is not None else 0))
+        take = min(self._chunk_size, length - (len(payload) if payload is not None else 0))
         if len(buffer) < head + take:
             return None
         if form < 2:
@@ -165,17 +166,17 @@ class ChunkReader:
             stream.delta = time
         if form < 3:
             stream.extended = extended
-        if parts is None:
-            parts = stream.parts = bytearray()
+        if payload is None:
+            payload = stream.payload = bytearray()
             if form:
                 stream.time = (stream.time + stream.delta) & 0xFFFFFFFF
         stream.known = True
-        parts += buffer[head : head + take]
+        payload += buffer[head : head + take]
         del buffer[: head + take]
-        if len(parts) < stream.length:
+        if len(payload) < stream.length:
             return _MORE
-        stream.parts = None
-        return Message(stream.kind, stream.stream, stream.time, bytes(parts))
+        stream.payload = None
+        return Message(stream.kind, stream.stream, stream.time, bytes(payload))
 
 
 _MORE = Message(0, 0, 0, b"")

@@ -1,7 +1,4 @@
-"""From an address to an open socket: DNS, a look at where the name leads, TCP, TLS; each step with its own failure.
-
-Called by `publisher` and `preflight`.
-"""
+"""Opens a connection to an ingest URL: DNS, a check of the addresses, TCP, TLS. Each step fails with its own error."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ from butai.relay.rtmp.resolver import resolve
 
 @dataclass(frozen=True)
 class Target:
-    """Where to publish. `url` has no key. `allow_private`: loopback and private addresses may be pushed to."""
+    """Where to publish. `url`: the ingest URL, without the stream key. `allow_private`: private addresses are allowed."""
 
     url: str
     key: str = field(repr=False)
     allow_private: bool = False
 
     def address(self) -> IngestAddress:
-        """Raises `PublishError` (`invalid_destination`)."""
+        """Parses the URL and checks the key. Raises `PublishError` (`invalid_destination`)."""
         try:
             check_key(self.key)
             return parse(self.url)
@@ -43,42 +40,42 @@ class Limits:
     connect_timeout: float = 8.0
     """For DNS, TCP and TLS together."""
     publish_timeout: float = 8.0
-    """From the first byte to the platform's word about the key."""
+    """From the first byte until the platform accepted the publish."""
     stall_after: float = 1.5
     """Without evidence that bytes are taken. Platforms acknowledge each 0.2 s at 2.5 Mbps."""
     ignored_after: float = 3.0
-    """Until a platform that acknowledges nothing and answers no ping is judged by TCP's own word."""
+    """Until a platform that acknowledges nothing and answers no ping is judged by TCP's state."""
     give_up_stalled: float = 10.0
     ping_every: float = 0.5
     queue_ms: int = 3000
-    """What may wait for a slow platform; then the queue drops to the next key frame."""
+    """Of media that may wait for a slow platform; then the queue drops to the next keyframe."""
 
 
-Noted = Callable[[str, float], None]
+OnStep = Callable[[str, float], None]
 
-_TRIED = 4
-"""Addresses of a name."""
+_MAX_ADDRESSES = 4
+"""IP addresses of a host that are tried."""
 
-_MOST_UNREAD = 4 * 1024 * 1024
-"""Bytes that may wait for a platform that asks; a key frame at 12 Mbps has 1 MB."""
+_MAX_UNREAD = 4 * 1024 * 1024
+"""Bytes that a platform may leave unread; a keyframe at 12 Mbps has 1 MB."""
 
-_MOST_SAID = 512 * 1024
-"""Bytes, and again each second, that a platform may say. Acknowledgements and pongs are 10 kB a second."""
+_MAX_RECEIVED = 512 * 1024
+"""Bytes that a platform may send at once, and again each second. Acknowledgements and pongs are 10 kB a second."""
 
 
-def bearable(writer: asyncio.StreamWriter, said: int, seconds: float) -> None:
-    """Raises `PublishError` for a server that talks without end, or asks and does not read: it would cost the others.
+def check_peer_limits(writer: asyncio.StreamWriter, received: int, seconds: float) -> None:
+    """Raises `PublishError` for a server that floods us, or asks and does not read the answers: it would starve other outputs.
 
-    `said`: its bytes since the connection began, `seconds` ago.
+    `received`: its bytes since the connection was opened, `seconds` ago.
     """
-    if said > _MOST_SAID * (1 + seconds):
-        raise PublishError(Code.DESTINATION_UNREACHABLE, "it says more than a platform has to say")
-    if writer.transport.get_write_buffer_size() > _MOST_UNREAD:
+    if received > _MAX_RECEIVED * (1 + seconds):
+        raise PublishError(Code.DESTINATION_UNREACHABLE, "it sends more than a platform has reason to")
+    if writer.transport.get_write_buffer_size() > _MAX_UNREAD:
         raise PublishError(Code.DESTINATION_STALLED, "it asks, and does not read the answers")
 
 
-_trusting = functools.cache(ssl.create_default_context)
-"""The system's authorities; reading them takes 20 ms, in which nobody else is served."""
+_default_tls = functools.cache(ssl.create_default_context)
+"""The system's certificate authorities, cached: reading them blocks the event loop for 20 ms."""
 
 
 async def connect(
@@ -86,45 +83,45 @@ async def connect(
     address: IngestAddress,
     limits: Limits,
     tls: ssl.SSLContext | None = None,
-    noted: Noted | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """An open connection. `noted(step, seconds)` is told of each step that went well. Raises `PublishError`."""
+    """Opens a connection. Calls `on_step(step, seconds)` after each step. Raises `PublishError`, the failed step as its note."""
     deadline = time.monotonic() + limits.connect_timeout
     began = time.monotonic()
 
     def done(step: str) -> None:
         nonlocal began
-        if noted is not None:
-            noted(step, time.monotonic() - began)
+        if on_step is not None:
+            on_step(step, time.monotonic() - began)
         began = time.monotonic()
 
     try:
         found = await resolve(address.host, address.port, min(5.0, limits.connect_timeout))
     except (OSError, TimeoutError, UnicodeError) as error:
-        raise _told(from_os(error, "dns"), "dns") from None
-    # The addresses that were looked at are the ones connected to: the name is not asked again.
+        raise _at_step(from_os(error, "dns"), "dns") from None
+    # Connects to the addresses that were checked; the name is not resolved again.
     usable = [one for one in found if target.allow_private or not is_private(one)]
     if not usable:
-        raise _told(PublishError(Code.INVALID_DESTINATION, "the host leads to a private address"), "dns")
+        raise _at_step(PublishError(Code.INVALID_DESTINATION, "the host leads to a private address"), "dns")
     done("dns")
     failure: PublishError | None = None
-    usable = usable[:_TRIED]
+    usable = usable[:_MAX_ADDRESSES]
     for left, one in zip(range(len(usable), 0, -1), usable, strict=True):
         step = "tcp"
         try:
-            # A share of the time for each: one that swallows everything must not cost the others theirs.
+            # Each address gets a share of the time: one that drops all packets must not use up that of the others.
             share = max(0.1, (deadline - time.monotonic()) / left)
             raw = await _tcp(one, address.port, share)
             done("tcp")
             step = "tls"
             return await _wrap(raw, address, tls, deadline, done)
         except (OSError, TimeoutError, EOFError, ValueError) as error:
-            failure = _told(from_os(error, step), step)
+            failure = _at_step(from_os(error, step), step)
     assert failure is not None
     raise failure
 
 
-def _told(error: PublishError, step: str) -> PublishError:
+def _at_step(error: PublishError, step: str) -> PublishError:
     error.add_note(step)
     return error
 
@@ -135,7 +132,7 @@ async def _tcp(host: str, port: int, seconds: float) -> socket.socket:
     try:
         raw.setblocking(False)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What the kernel holds is late already, and hides from our own queue.
+        # Unsent bytes in the kernel are late already, and our own queue could not drop them.
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024)
         async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().sock_connect(raw, (host, port))
@@ -148,15 +145,15 @@ async def _tcp(host: str, port: int, seconds: float) -> socket.socket:
 async def _wrap(
     raw: socket.socket, address: IngestAddress, tls: ssl.SSLContext | None, deadline: float, done: Callable[[str], None]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    context = (tls or _trusting()) if address.secure else None
-    patience = max(0.1, deadline - time.monotonic())
+    context = (tls or _default_tls()) if address.secure else None
+    rest = max(0.1, deadline - time.monotonic())
     try:
-        async with asyncio.timeout(patience + 1):
+        async with asyncio.timeout(rest + 1):
             reader, writer = await asyncio.open_connection(
                 sock=raw,
                 ssl=context,
                 server_hostname=address.host if context else None,
-                ssl_handshake_timeout=patience if context else None,
+                ssl_handshake_timeout=rest if context else None,
                 ssl_shutdown_timeout=1.0 if context else None,
             )
     except BaseException:
@@ -164,6 +161,6 @@ async def _wrap(
         raise
     if context:
         done("tls")
-    # The queue with the drops is ours; the transport's only has to keep the socket busy.
+    # Our own queue drops what is late; the transport's buffer only keeps the socket busy.
     writer.transport.set_write_buffer_limits(high=64 * 1024)
     return reader, writer

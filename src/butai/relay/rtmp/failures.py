@@ -1,4 +1,4 @@
-"""How a publish fails, in the codes that a host reads; and words of a platform without the key in them."""
+"""Maps failures of a publish to error codes, and redacts the texts of platforms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from butai.errors import Code
 from butai.relay.rtmp.session import PublishRefused
 
-TRY_AGAIN = frozenset(
+RETRYABLE = frozenset(
     {
         Code.DESTINATION_UNREACHABLE,
         Code.DESTINATION_CLOSED,
@@ -21,11 +21,11 @@ TRY_AGAIN = frozenset(
         Code.TLS_FAILED,
     }
 )
-"""`key_rejected` and `tls_failed` once, which is the caller's to count."""
+"""Codes that may pass; `key_rejected` and `tls_failed` once, which the caller counts."""
 
 
 class PublishError(Exception):
-    """A publish that ended. `detail` is for operators and holds no key."""
+    """A publish that failed. `code`: what is shown; `detail`: for operators, without the stream key."""
 
     def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -33,38 +33,39 @@ class PublishError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether another try may end otherwise."""
-        return self.code in TRY_AGAIN
+        """Whether another attempt may succeed."""
+        return self.code in RETRYABLE
 
 
-_WINDOW = 6
-"""Letters of a key in a row that are too many to show."""
+_LONGEST_QUOTE = 6
+"""Consecutive characters of a stream key that make a text unfit to show."""
 
 
 def redact(text: str, key: str) -> str:
-    """What a platform says, on one short line, unless a piece of the key stands in it: it may echo what was sent, in
-    letters of another size or with some of them as %41.
+    """A platform's text on one line of at most 300 characters; a fixed text if it quotes a piece of the stream key.
+
+    A platform may echo the key in another case, or percent-encoded.
     """
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     hidden = key.casefold()
-    pieces = {hidden[at : at + _WINDOW] for at in range(max(1, len(hidden) - _WINDOW + 1))}
+    pieces = {hidden[at : at + _LONGEST_QUOTE] for at in range(max(1, len(hidden) - _LONGEST_QUOTE + 1))}
     forms = (text.casefold(), unquote(text).casefold(), "".join(line.split()).casefold())
     if any(piece in form for form in forms for piece in pieces):
         return "[the platform's words name the key]"
     return line[:300].strip()
 
 
-def refused(said: PublishRefused, step: str, key: str) -> PublishError:
-    """A status word as a code. `step`: of the session."""
-    words = f"{said.word} {said.said}".lower()
-    detail = f"{redact(said.word, key)}: {redact(said.said, key)}"
+def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
+    """The error of a status message. `step`: of the session."""
+    words = f"{refusal.status} {refusal.description}".lower()
+    detail = f"{redact(refusal.status, key)}: {redact(refusal.description, key)}"
     if step == "publishing":
         return PublishError(Code.DESTINATION_CLOSED, detail)
     if "already" in words or "in use" in words or "exclusive" in words:
         return PublishError(Code.ALREADY_PUBLISHING, detail)
-    if said.word == "NetConnection.Connect.InvalidApp":
+    if refusal.status == "NetConnection.Connect.InvalidApp":
         return PublishError(Code.INVALID_DESTINATION, detail)
-    if said.word.startswith("NetConnection.Connect") and not any(word in words for word in _ABOUT_KEYS):
+    if refusal.status.startswith("NetConnection.Connect") and not any(word in words for word in _ABOUT_KEYS):
         return PublishError(Code.DESTINATION_UNREACHABLE, detail)
     return PublishError(Code.KEY_REJECTED, detail)
 
@@ -73,17 +74,17 @@ _ABOUT_KEYS = ("auth", "key", "denied", "forbidden", "permission", "credential",
 
 
 def closed(step: str, acknowledged: bool) -> PublishError:
-    """The other side hung up, without a word."""
+    """The error of a connection that the platform closed without a status message."""
     if step in ("handshake", "connect"):
         return PublishError(Code.DESTINATION_UNREACHABLE, f"closed during {step}")
     if not acknowledged:
-        # Platforms that do not like a key close the connection and say nothing (Twitch's way).
+        # Some platforms refuse a key by closing the connection (Twitch).
         return PublishError(Code.KEY_REJECTED, "closed at publish, before a byte was acknowledged")
     return PublishError(Code.DESTINATION_CLOSED, "closed in mid-stream")
 
 
 def from_os(error: BaseException, during: str) -> PublishError:
-    """An error of the system while connecting. `during`: `dns`, `tcp`, `tls`, or a session's step."""
+    """The error of a failed system call. `during`: `dns`, `tcp`, `tls`, or a step of the session."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return PublishError(Code.TLS_FAILED, f"certificate: {error.verify_message}")
     if isinstance(error, ssl.SSLError) or (during == "tls" and isinstance(error, ConnectionError | EOFError)):

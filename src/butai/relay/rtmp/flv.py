@@ -1,5 +1,5 @@
-"""The bodies of RTMP's audio and video messages, which are those of FLV tags ("Video File Format Specification" 10.1,
-annex E.4). Pure; called by `publisher`.
+"""The bodies of RTMP's audio, video and data messages, which are those of FLV tags ("Video File Format Specification" 10.1,
+annex E.4). Pure.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import amf0
 
 _AVC, _AAC = 0x07, 0xAF
-"""Codec 7; codec 10 with the 44 kHz, 16 bit, stereo that the specification wants said of every AAC."""
+"""Codec 7; codec 10 with 44 kHz, 16 bit, stereo, which the specification prescribes for every AAC."""
 
 
 def video_header(video: VideoFormat) -> bytes:
@@ -22,7 +22,7 @@ def audio_header(audio: AudioFormat) -> bytes:
 
 
 def body(packet: Packet) -> bytes:
-    """A packet's tag body."""
+    """The tag body of a packet."""
     if packet.kind == "audio":
         return bytes((_AAC, 1)) + packet.data
     frame = 0x10 if packet.keyframe else 0x20
@@ -30,7 +30,7 @@ def body(packet: Packet) -> bytes:
 
 
 def metadata(video: VideoFormat, audio: AudioFormat) -> bytes:
-    """`onMetaData`, as a data message for the platform to keep."""
+    """`onMetaData`, as a data message that the platform keeps for its viewers."""
     return amf0.encode(
         "@setDataFrame",
         "onMetaData",

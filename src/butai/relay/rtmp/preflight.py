@@ -1,7 +1,4 @@
-"""A destination tried without going live: each step of the way to it, with how long it took or why it failed.
-
-Called by `butai.live.destinations.service` for a host who wants to know before the show.
-"""
+"""Tests a destination without going live: reports each step with its duration, or why it failed."""
 
 from __future__ import annotations
 
@@ -13,20 +10,20 @@ from dataclasses import dataclass, replace
 from butai.errors import Code
 from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, Noted, Target, bearable, connect
+from butai.relay.rtmp.connection import Limits, OnStep, Target, check_peer_limits, connect
 from butai.relay.rtmp.failures import PublishError, closed, from_os, refused
 from butai.relay.rtmp.session import Connected, Event, Publishing, PublishRefused, Session
 
 BANDWIDTH_TEST = "?bandwidthtest=true"
-"""Behind the key: Twitch takes the publish and shows it to nobody."""
+"""A suffix of the stream key with which Twitch accepts a publish and does not show it."""
 
-SETTLES = 1.0
-"""Seconds that a publish must stand: platforms may say yes at first, and hang up when they have looked at the key."""
+SETTLE_TIME = 1.0
+"""Seconds that a publish must last: platforms may accept it, and close the connection after they checked the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`name`: `address`, `dns`, `tcp`, `tls`, `handshake`, `connect`, `publish`. `code` and `detail` where it failed."""
+    """One step. `name`: `address`, `dns`, `tcp`, `tls`, `handshake`, `connect`, `publish`. `code`, `detail`: why it failed."""
 
     name: str
     ok: bool
@@ -38,11 +35,11 @@ class Step:
 async def check(
     target: Target, *, publish: bool, limits: Limits | None = None, tls: ssl.SSLContext | None = None
 ) -> list[Step]:
-    """The steps in their order, up to the first that fails. With `publish` the platform is asked about the key, too."""
+    """Returns the steps in order, up to the first that fails. With `publish`, the stream key is tested, too."""
     limits = limits or Limits()
     steps: list[Step] = []
 
-    def noted(name: str, seconds: float) -> None:
+    def on_step(name: str, seconds: float) -> None:
         steps.append(Step(name, True, round(seconds * 1000, 1)))
 
     began = time.monotonic()
@@ -50,14 +47,14 @@ async def check(
     try:
         address = target.address()
         name = "tcp"
-        reader, writer = await connect(target, address, limits, tls, noted)
+        reader, writer = await connect(target, address, limits, tls, on_step)
     except PublishError as error:
         notes = getattr(error, "__notes__", [])
         return [*steps, _failed(notes[0] if notes else name, began, error)]
     try:
         began = time.monotonic()
         async with asyncio.timeout(limits.publish_timeout):
-            await _talk(target, address, reader, writer, publish, noted)
+            await _handshake_and_publish(target, address, reader, writer, publish, on_step)
     except PublishError as error:
         steps.append(_failed(_next(steps), began, error))
     except (OSError, TimeoutError) as error:
@@ -67,29 +64,31 @@ async def check(
     return steps
 
 
-async def _talk(
+async def _handshake_and_publish(
     target: Target,
     address: IngestAddress,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     publish: bool,
-    noted: Noted,
+    on_step: OnStep,
 ) -> None:
     session = Session(address, target.key)
     opened = began = time.monotonic()
-    step, taken_at = session.step, None
-    writer.write(session.take())
+    step, accepted_at = session.step, None
+    writer.write(session.data_to_send())
     while True:
-        settled = asyncio.timeout(None if taken_at is None else max(0.0, taken_at + SETTLES - time.monotonic()))
+        settled = asyncio.timeout(
+            None if accepted_at is None else max(0.0, accepted_at + SETTLE_TIME - time.monotonic())
+        )
         try:
             async with settled:
                 data = await reader.read(16384)
         except TimeoutError:
-            if not settled.expired() or taken_at is None:
+            if not settled.expired() or accepted_at is None:
                 raise
-            noted("publish", taken_at - began)
+            on_step("publish", accepted_at - began)
             session.goodbye()
-            writer.write(session.take())
+            writer.write(session.data_to_send())
             await writer.drain()
             return
         if not data:
@@ -99,28 +98,28 @@ async def _talk(
         except ProtocolError as error:
             raise PublishError(Code.DESTINATION_UNREACHABLE, f"not RTMP as we know it: {error}") from None
         if step == "handshake" and session.step != "handshake":
-            noted("handshake", time.monotonic() - began)
+            on_step("handshake", time.monotonic() - began)
             began, step = time.monotonic(), session.step
         for event in events:
             match event:
                 case PublishRefused():
-                    raise refused(event, "publish" if taken_at is not None else session.step, target.key)
+                    raise refused(event, "publish" if accepted_at is not None else session.step, target.key)
                 case Connected():
-                    noted("connect", time.monotonic() - began)
+                    on_step("connect", time.monotonic() - began)
                     began = time.monotonic()
                     if not publish:
-                        # What the session would say next asks for the key.
+                        # The session's next message has the stream key.
                         return
                 case Publishing():
-                    taken_at = time.monotonic()
+                    accepted_at = time.monotonic()
                 case _:
                     pass
-        writer.write(session.take())
-        bearable(writer, session.received, time.monotonic() - opened)
+        writer.write(session.data_to_send())
+        check_peer_limits(writer, session.received, time.monotonic() - opened)
 
 
 def bandwidth_test(target: Target) -> Target:
-    """The same destination, for a publish that nobody sees (Twitch)."""
+    """The same destination with `BANDWIDTH_TEST` behind the key, for Twitch."""
     return replace(target, key=target.key + BANDWIDTH_TEST)
 
 

@@ -1,7 +1,7 @@
-"""One push to one platform, and the truth about it.
+"""One push to one platform.
 
-`live` means: the platform took the key *and* its application has read bytes of the media. What says so is weighed in
-`evidence`. Without it for 1.5 s the push is `stalled`, whatever the kernel goes on taking. Called by `butai.relay.outputs`.
+`live` means that the platform accepted the publish and that its application has read media, by `evidence`. Without evidence for
+1.5 s the push is `stalled`, whatever the kernels accept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from butai.errors import Code
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, Target, bearable, connect
+from butai.relay.rtmp.connection import Limits, Target, check_peer_limits, connect
 from butai.relay.rtmp.evidence import Evidence, TcpProgress
 from butai.relay.rtmp.failures import PublishError, closed, refused
 from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, PublishRefused, Session
@@ -33,16 +33,16 @@ Phase = Literal["connecting", "publishing", "live", "stalled"]
 Report = Callable[[Phase, str, str], None]
 
 _LOOK_EVERY = 0.1
-_GOODBYE = 0.75
-"""Seconds for the platform's word that it has read everything, when a publish is ended in order."""
-_CLOSE = 0.25
-_LAST_PING = 0
-"""Behind the goodbye. The others are numbered from 1."""
+_GOODBYE_TIME = 0.75
+"""Seconds that an orderly end waits for the platform to have read everything."""
+_CLOSE_TIME = 0.25
+_GOODBYE_PING = 0
+"""The number of the ping behind the goodbye. The others are numbered from 1."""
 
 
 @dataclass
 class Stats:
-    """Figures of one push. Bytes are totals; `rtt_ms` is the last ping's, `queue_ms` what waits now."""
+    """Metrics of one push. Bytes and frames are totals; `rtt_ms` is of the last ping, `queue_ms` the queue's present length."""
 
     bytes_sent: int = 0
     bytes_acked: int = 0
@@ -53,7 +53,7 @@ class Stats:
 
 
 class Publisher:
-    """Made for one attempt; `run` it once."""
+    """One attempt to publish: `run` once. Calls `report(phase, code, detail)` with every change."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class Publisher:
         self._queue: deque[Packet] = deque()
         self._wakes = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._dismissed = asyncio.Event()
+        self._goodbye_read = asyncio.Event()
         self._needs_keyframe = True
         self._first: int | None = None
-        self._taking = False
+        self._accepted = False
         self._session: Session | None = None
         self._evidence = Evidence(self._limits.ignored_after)
         self._stalled_since: float | None = None
@@ -82,8 +82,8 @@ class Publisher:
     # From the encoder
 
     def send(self, packet: Packet) -> None:
-        """Queues a packet; never waits. What comes before the platform took the key is not kept."""
-        if not self._taking:
+        """Queues a packet, without waiting. Drops it if the platform has not accepted the publish yet."""
+        if not self._accepted:
             return
         if self._needs_keyframe:
             if packet.kind != "video" or not packet.keyframe:
@@ -100,7 +100,7 @@ class Publisher:
         self._wakes.set()
 
     def _drop(self) -> None:
-        """Forgets what is late: to the newest key frame that waits, or to the next that comes."""
+        """Drops late packets: those before the newest queued keyframe, or all until the next keyframe."""
         late = [packet for packet in self._queue if packet.kind == "video"]
         keyframe = next((packet for packet in reversed(late[1:]) if packet.keyframe), None)
         kept = deque(packet for packet in self._queue if keyframe is not None and packet.dts >= keyframe.dts)
@@ -117,7 +117,7 @@ class Publisher:
     # The connection
 
     async def run(self) -> None:
-        """Connects, publishes and carries until `stop`. Raises `PublishError` when it ends otherwise."""
+        """Connects and publishes until `stop`. Raises `PublishError` when it ends otherwise."""
         self._report("connecting", "", "")
         address = self._target.address()
         opening = asyncio.create_task(connect(self._target, address, self._limits, self._tls))
@@ -129,7 +129,7 @@ class Publisher:
             reader, writer = opening.result()
             session = self._session = Session(address, self._target.key)
             try:
-                await self._carry(session, reader, writer)
+                await self._publish(session, reader, writer)
             finally:
                 await _close(writer)
         finally:
@@ -137,55 +137,56 @@ class Publisher:
                 task.cancel()
             await asyncio.gather(opening, stop, return_exceptions=True)
 
-    async def _carry(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(self._taken(session))
-        listening = asyncio.create_task(self._listen(session, reader, writer))
+    async def _publish(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._data_to_send(session))
+        receiving = asyncio.create_task(self._receive(session, reader, writer))
         pushing = [asyncio.create_task(self._pump(session, writer)), asyncio.create_task(self._watch(session, writer))]
         stop = asyncio.create_task(self._stopping.wait())
-        tasks = [listening, *pushing, stop]
+        tasks = [receiving, *pushing, stop]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set():
-                # The pump may wait for a socket that nobody empties.
+                # The pump may wait for a platform that does not read.
                 for task in pushing:
                     task.cancel()
-                await self._leave(session, writer, listening)
+                await self._say_goodbye(session, writer, receiving)
                 return
             for task in done:
                 try:
                     task.result()
                 except OSError as error:
-                    raise self._broken(session, error) from None
+                    raise self._connection_lost(session, error) from None
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _leave(self, session: Session, writer: asyncio.StreamWriter, listening: asyncio.Task[None]) -> None:
-        """Says goodbye, and waits a moment until it was read: a socket closed on what comes in loses what went out."""
-        if session.step != "publishing" or listening.done():
+    async def _say_goodbye(self, session: Session, writer: asyncio.StreamWriter, receiving: asyncio.Task[None]) -> None:
+        """Ends the publish in order, and waits until the platform has read that: closing a socket with unread input discards what
+        was sent."""
+        if session.step != "publishing" or receiving.done():
             return
         session.goodbye()
-        session.ping(_LAST_PING)
-        writer.write(self._taken(session))
-        dismissed = asyncio.create_task(self._dismissed.wait())
+        session.ping(_GOODBYE_PING)
+        writer.write(self._data_to_send(session))
+        goodbye_read = asyncio.create_task(self._goodbye_read.wait())
         try:
-            await asyncio.wait({dismissed, listening}, timeout=_GOODBYE, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({goodbye_read, receiving}, timeout=_GOODBYE_TIME, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            dismissed.cancel()
+            goodbye_read.cancel()
 
-    def _broken(self, session: Session, error: OSError) -> PublishError:
+    def _connection_lost(self, session: Session, error: OSError) -> PublishError:
         failure = closed(session.step, self._evidence.media_taken)
         failure.detail += f" ({error.strerror or type(error).__name__})"
         return failure
 
-    def _taken(self, session: Session) -> bytes:
-        out = session.take()
+    def _data_to_send(self, session: Session) -> bytes:
+        out = session.data_to_send()
         self.stats.bytes_sent += len(out)
         return out
 
-    async def _listen(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Everything the platform says. Raises `PublishError` at its end."""
+    async def _receive(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handles what the platform sends. Raises `PublishError` when it closes the connection."""
         began = time.monotonic()
         while data := await reader.read(16384):
             try:
@@ -193,20 +194,20 @@ class Publisher:
             except ProtocolError as error:
                 raise PublishError(Code.DESTINATION_UNREACHABLE, f"not RTMP as we know it: {error}") from None
             for event in events:
-                self._heed(session, event)
-            if out := self._taken(session):
+                self._handle(session, event)
+            if out := self._data_to_send(session):
                 writer.write(out)
-            bearable(writer, session.received, time.monotonic() - began)
+            check_peer_limits(writer, session.received, time.monotonic() - began)
         if not self._stopping.is_set():
             raise closed(session.step, self._evidence.media_taken)
 
-    def _heed(self, session: Session, event: Event) -> None:
+    def _handle(self, session: Session, event: Event) -> None:
         now = time.monotonic()
         match event:
             case Acknowledged(total):
                 self._evidence.acknowledged(min(total, self.stats.bytes_sent), now)
-            case Pong(number) if number == _LAST_PING:
-                self._dismissed.set()
+            case Pong(number) if number == _GOODBYE_PING:
+                self._goodbye_read.set()
             case Pong(number):
                 rtt = self._evidence.pong(number, now)
                 if rtt is not None:
@@ -215,17 +216,17 @@ class Publisher:
                 self._report("publishing", "", "")
                 self._evidence.media_begins(self.stats.bytes_sent, now)
                 session.formats(self._video, self._audio)
-                self._taking = True
+                self._accepted = True
             case PublishRefused():
                 if not self._stopping.is_set():
                     raise refused(event, session.step, self._target.key)
-                self._dismissed.set()
+                self._goodbye_read.set()
             case _:
                 pass
         self.stats.bytes_acked = self._evidence.bytes
 
     async def _pump(self, session: Session, writer: asyncio.StreamWriter) -> None:
-        """The queue, as fast as the platform takes it."""
+        """Sends the queue, as fast as the platform reads."""
         while True:
             await self._wakes.wait()
             self._wakes.clear()
@@ -234,12 +235,12 @@ class Publisher:
                 assert self._first is not None
                 session.media(packet, packet.dts - self._first)
                 self.stats.frames_sent += packet.kind == "video"
-                writer.write(self._taken(session))
+                writer.write(self._data_to_send(session))
                 await writer.drain()
 
     async def _watch(self, session: Session, writer: asyncio.StreamWriter) -> None:
-        """Looks ten times a second whether what is sent is taken."""
-        began, pinged, said = time.monotonic(), 0.0, ""
+        """Checks ten times a second whether the platform reads what is sent."""
+        began, pinged, reported = time.monotonic(), 0.0, ""
         raw = writer.get_extra_info("socket")
         while True:
             await asyncio.sleep(_LOOK_EVERY)
@@ -249,39 +250,39 @@ class Publisher:
                 if now - began > self._limits.publish_timeout:
                     raise PublishError(Code.DESTINATION_UNREACHABLE, f"no answer in time ({session.step})")
                 continue
-            # Also into a full buffer: it is eighteen bytes, and whoever is slow is still heard by the answers.
+            # Also into a full buffer: a ping has eighteen bytes, and the answers of a slow platform are needed.
             if now - pinged >= self._limits.ping_every:
                 pinged = now
                 session.ping(self._evidence.ping(self.stats.bytes_sent, now))
-                writer.write(self._taken(session))
-            self._evidence.look(self._progress(raw, writer), self.stats.bytes_sent, now)
+                writer.write(self._data_to_send(session))
+            self._evidence.observe_tcp(self._progress(raw, writer), self.stats.bytes_sent, now)
             self.stats.bytes_acked = self._evidence.bytes
             if self._evidence.silent(now) > self._limits.stall_after and self._evidence.media_taken:
-                if said != "stalled":
-                    said, self._stalled_since = "stalled", now
+                if reported != "stalled":
+                    reported, self._stalled_since = "stalled", now
                     self._report("stalled", Code.DESTINATION_STALLED, "no bytes are acknowledged")
                 elif now - (self._stalled_since or now) > self._limits.give_up_stalled:
                     raise PublishError(Code.DESTINATION_STALLED, "no bytes were acknowledged for too long")
             elif self._evidence.media_taken:
-                if said != "live":
-                    said, self._stalled_since = "live", None
+                if reported != "live":
+                    reported, self._stalled_since = "live", None
                     self._report("live", "", "")
             elif self._evidence.silent(now) > self._limits.publish_timeout:
                 raise PublishError(Code.DESTINATION_STALLED, "it took the key and no bytes")
 
     def _progress(self, raw: object, writer: asyncio.StreamWriter) -> TcpProgress:
-        """What waits in the transport is not even with our kernel. Where that does not tell, the transport alone does."""
-        kept, told = writer.transport.get_write_buffer_size(), tcp.progress(raw)
-        if told is None:
+        """The state of TCP, with the transport's buffer as waiting bytes; of that buffer alone where the kernel does not tell."""
+        kept, kernel = writer.transport.get_write_buffer_size(), tcp.progress(raw)
+        if kernel is None:
             return TcpProgress(self.stats.bytes_sent - kept, kept)
-        return TcpProgress(told.acked, told.waiting + kept)
+        return TcpProgress(kernel.acked, kernel.waiting + kept)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
-    """In order if the other side takes part, else at once: a stalled one would hold on to its buffers for ever."""
+    """Closes in order if the platform answers, else at once: a stalled connection would keep its buffers for ever."""
     writer.close()
     try:
-        async with asyncio.timeout(_CLOSE):
+        async with asyncio.timeout(_CLOSE_TIME):
             await writer.wait_closed()
     except (OSError, TimeoutError):
         writer.transport.abort()

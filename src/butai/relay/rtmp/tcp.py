@@ -1,4 +1,4 @@
-"""What Linux knows of a connection's bytes: the last witness, where a platform's application says nothing."""
+"""The state of a connection's bytes in Linux: the last evidence, where a platform's application sends nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from butai.relay.rtmp.evidence import TcpProgress
 
 _SIOCOUTQ = 0x5411
-"""Bytes that were written and are not acknowledged by the other kernel (linux/sockios.h)."""
+"""The ioctl for bytes that the other kernel has not acknowledged (linux/sockios.h)."""
 _BYTES_ACKED = 120
-"""Place of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, since 4.1)."""
+"""The offset of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, since 4.1)."""
 
 
 def progress(raw: Any) -> TcpProgress | None:
-    """Of a socket, as a transport hands it out. None where the kernel does not tell."""
+    """Reads the progress of a socket, as a transport gives it. None where the kernel does not tell."""
     if raw is None:
         return None
     try:
