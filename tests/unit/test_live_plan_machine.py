@@ -6,7 +6,9 @@ reports arrive late, doubled and out of order. Time is a number.
 
 from __future__ import annotations
 
+import functools
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -18,21 +20,17 @@ from butai.config import RetrySettings
 from butai.live.reconcile.commands import (
     BroadcastEnded,
     Configure,
-    EndBegun,
-    EngineHurried,
-    EngineLost,
-    EngineStarted,
-    ForgetRetry,
     KillEngine,
     Move,
     Plan,
-    SourceChanged,
     StartEngine,
     StartOutput,
     StopEngine,
     StopOutput,
+    Write,
 )
 from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.fold import after
 from butai.live.reconcile.plan import STOP_LIMIT, plan
 from butai.live.reconcile.reports import (
     OVER,
@@ -44,7 +42,7 @@ from butai.live.reconcile.reports import (
     StartFailed,
 )
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import OutputState, OutputTrigger, next_state
+from butai.live.states import OutputState, OutputTrigger
 from tests.examples import examples
 
 RULES = RetrySettings(base=1, cap=8, attempts=4, minutes=10, stable=60)
@@ -69,36 +67,6 @@ class EngineModel:
         self.deaf = False
 
 
-def apply(row: BroadcastRow, made: Plan) -> BroadcastRow:
-    """What `transitions.write` does, without a database."""
-    outputs = {output.id: output for output in row.outputs}
-    for one in made.writes:
-        assert row.ended_at is None, "written to a broadcast that is over"
-        match one:
-            case Move():
-                output = outputs[one.output_id]
-                assert (output.state, output.attempt) == (one.before, one.attempt)
-                assert output.state is not OutputState.ENDED
-                assert next_state(output.state, one.event) is one.changes["state"]
-                outputs[one.output_id] = replace(output, **one.changes)
-            case ForgetRetry():
-                outputs[one.output_id] = replace(outputs[one.output_id], retry_asked_at=None)
-            case EngineStarted():
-                row = replace(row, engine_ref=one.ref, engine_host=one.host, engine_seen_at=one.at, engine_next_at=None)
-            case EngineLost():
-                row = replace(row, engine_ref=None, engine_failures=one.failures, engine_next_at=one.next_at)
-            case EngineHurried():
-                row = replace(row, engine_next_at=None)
-            case SourceChanged():
-                row = replace(row, source_phase=one.phase, source_code=one.code, source_since=one.at)
-            case EndBegun():
-                row = replace(row, wanted="off_air", stop_asked_at=one.at, end_code=one.code)
-            case BroadcastEnded():
-                row = replace(row, wanted="off_air", ended_at=one.at)
-        row = replace(row, outputs=tuple(outputs.values()))
-    return row
-
-
 def without(seen: Observed, output_id: UUID) -> Observed:
     """As if the engine had never spoken of this output."""
     return replace(
@@ -112,7 +80,7 @@ def moves_of_others(made: Plan, output_id: UUID) -> list[Move]:
     return [one for one in made.writes if isinstance(one, Move) and one.output_id != output_id]
 
 
-class Show(RuleBasedStateMachine):
+class BroadcastMachine(RuleBasedStateMachine):
     """One broadcast."""
 
     def __init__(self) -> None:
@@ -156,7 +124,8 @@ class Show(RuleBasedStateMachine):
             if not any(isinstance(one, BroadcastEnded) for one in made.writes):
                 other = plan(self.row, without(seen, output_id), self.now, POLICY)
                 assert moves_of_others(made, output_id) == moves_of_others(other, output_id)
-        self.row = apply(self.row, made)
+        before, self.row = self.row, functools.reduce(after, made.writes, self.row)
+        self.applied(before, made.writes, self.row)
         self._count(made)
         self.seen.mark_written(seen)
         for order in made.orders:
@@ -165,6 +134,9 @@ class Show(RuleBasedStateMachine):
         if not seen.reports and not seen.gone and seen.engine != "absent":
             # Nothing new: nothing to do.
             assert plan(self.row, seen, self.now, POLICY).actions == []
+
+    def applied(self, before: BroadcastRow, writes: Sequence[Write], changed: BroadcastRow) -> None:
+        """What a plan wrote."""
 
     def _count(self, made: Plan) -> None:
         for one in made.writes:
@@ -349,7 +321,8 @@ class Show(RuleBasedStateMachine):
     def the_host_says_now(self, data: st.DataObject) -> None:
         output = data.draw(st.sampled_from(self.row.outputs))
         if output.wanted == "on":
-            self._want(output, retry_asked_at=self.now)
+            # Postgres keeps microseconds.
+            self._want(output, retry_asked_at=round(self.now, 6))
             self.step()
 
     def _want(self, output: OutputRow, **wishes: object) -> None:
@@ -405,8 +378,8 @@ class Show(RuleBasedStateMachine):
         assert self.engine is None
 
 
-TestShow = Show.TestCase
-TestShow.settings = examples(ci=100, deep=200, stateful_step_count=60, deadline=None)
+TestBroadcast = BroadcastMachine.TestCase
+TestBroadcast.settings = examples(ci=100, deep=200, stateful_step_count=60, deadline=None)
 
 
 if __name__ == "__main__":

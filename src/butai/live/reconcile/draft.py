@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from butai.config import RetrySettings
 from butai.errors import Code
 from butai.live.reconcile import retry
 from butai.live.reconcile.commands import Move, Write
+from butai.live.reconcile.fold import after
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputTrigger, next_state
 
@@ -31,12 +33,16 @@ class Policy:
 
 
 class Draft:
-    """Collects the writes of one plan. Methods take an output's row as `outputs` has it, and leave the changed row there."""
+    """Collects the writes of one plan, and folds them: `row` is the broadcast after them. Outputs are given as `row` has them."""
 
     def __init__(self, desired: BroadcastRow, now: float, policy: Policy) -> None:
         self.now, self.policy = now, policy
-        self.outputs = {output.id: output for output in desired.outputs}
+        self.row = desired
         self.writes: list[Write] = []
+
+    def output(self, output_id: UUID) -> OutputRow | None:
+        """An output after all writes so far; None for an unknown id."""
+        return next((output for output in self.row.outputs if output.id == output_id), None)
 
     def fail(self, output: OutputRow, code: Code, detail: str, at: float, not_before: float = 0.0) -> None:
         """Ends an attempt with an error and plans the next one, no earlier than `not_before`; gives up where `retry` says so."""
@@ -126,15 +132,15 @@ class Draft:
         self, output: OutputRow, event: OutputTrigger, at: float, *, code: str | None = None, **changes: Any
     ) -> None:
         """Applies an event to an output. `changes`: columns beside the state. Raises `IllegalOutputTransition`."""
-        after = next_state(output.state, event)
-        changes["state"] = after
-        if after is not output.state:
+        state = next_state(output.state, event)
+        changes["state"] = state
+        if state is not output.state:
             changes["state_since"] = at
         self.write(Move(output.id, event, output.state, output.attempt, at, changes, code))
-        self.outputs[output.id] = replace(output, **changes)
 
     def write(self, write: Write) -> None:
-        """Appends a write."""
+        """Appends a write, and applies it to `row`."""
+        self.row = after(self.row, write)
         self.writes.append(write)
 
     def clamp_time(self, output: OutputRow, at: float) -> float:

@@ -5,9 +5,6 @@ Idempotent: where everything is as wanted, a plan asks for nothing. No state is 
 
 from __future__ import annotations
 
-from dataclasses import replace
-from uuid import UUID
-
 from butai.errors import Code
 from butai.live.reconcile import retry
 from butai.live.reconcile.commands import (
@@ -54,7 +51,7 @@ class _Planner:
     """One call of `plan`. Each step sees the rows as the steps before it left them."""
 
     def __init__(self, desired: BroadcastRow, observed: Observed, now: float, policy: Policy) -> None:
-        self.row, self.seen, self.now, self.policy = desired, observed, now, policy
+        self.seen, self.now, self.policy = observed, now, policy
         self.draft = Draft(desired, now, policy)
         self.orders: list[Order] = []
         self.timers: list[float | None] = []
@@ -64,9 +61,9 @@ class _Planner:
             self._apply_reports()
             self._apply_engine()
             self._apply_source()
-            for output_id in list(self.draft.outputs):
-                self._apply_wishes(output_id)
-                self._check_time_limit(output_id)
+            for output in self.row.outputs:
+                self._apply_wishes(self._now(output))
+                self._check_time_limit(self._now(output))
             self._start_what_is_due()
             self._end_broadcast_if_done()
         self._give_orders()
@@ -74,12 +71,19 @@ class _Planner:
         return Plan(tuple(self.draft.writes), tuple(self.orders), min(later, default=None))
 
     @property
-    def _on_air(self) -> bool:
-        return self.row.wanted == "on_air" and self.row.ended_at is None
+    def row(self) -> BroadcastRow:
+        """The rows after all writes so far."""
+        return self.draft.row
+
+    def _now(self, output: OutputRow) -> OutputRow:
+        """An output after all writes so far."""
+        found = self.draft.output(output.id)
+        assert found is not None, "outputs are never removed"
+        return found
 
     @property
-    def _all(self) -> list[OutputRow]:
-        return list(self.draft.outputs.values())
+    def _on_air(self) -> bool:
+        return self.row.wanted == "on_air" and self.row.ended_at is None
 
     @property
     def _usable(self) -> bool:
@@ -92,8 +96,9 @@ class _Planner:
         """Applies the reports of the engine that the rows name. Another engine's reports are about other attempts."""
         if self.seen.ref is not None and self.seen.ref == self.row.engine_ref:
             for report in self.seen.reports:
-                if report.output_id in self.draft.outputs:
-                    self._apply_report(self.draft.outputs[report.output_id], report)
+                output = self.draft.output(report.output_id)
+                if output is not None:
+                    self._apply_report(output, report)
 
     def _apply_report(self, output: OutputRow, report: OutputReport) -> None:
         if report.attempt != output.attempt or not output.trying:
@@ -144,13 +149,6 @@ class _Planner:
             self._engine_unavailable(seen.start_failed.detail, seen.start_failed.at)
         if seen.engine == "running" and seen.ref is not None and seen.ref != self.row.engine_ref:
             self.draft.write(EngineStarted(seen.ref, self.policy.host, self.now))
-            self.row = replace(
-                self.row,
-                engine_ref=seen.ref,
-                engine_host=self.policy.host,
-                engine_seen_at=self.now,
-                engine_next_at=None,
-            )
 
     def _lose_engine(self, code: Code | None, detail: str, at: float) -> None:
         """The engine that the rows name has ended, and every attempt with it."""
@@ -164,8 +162,7 @@ class _Planner:
             # On another machine, where its end cannot be observed: it may push until then.
             next_at = max(next_at or 0.0, (row.engine_seen_at or self.now) + ABANDONED_AFTER)
         self.draft.write(EngineLost(code, detail, failures, next_at, at))
-        self.row = replace(row, engine_ref=None, engine_failures=failures, engine_next_at=next_at)
-        for output in self._all:
+        for output in self.row.outputs:
             if output.trying and self._wanted(output):
                 self.draft.fail(output, code or Code.EGRESS_LOST, detail, at)
 
@@ -174,8 +171,7 @@ class _Planner:
         failures = self.row.engine_failures + 1
         next_at = at + retry.engine_delay(failures, self.policy.random)
         self.draft.write(EngineLost(Code.EGRESS_UNAVAILABLE, detail, failures, next_at, at))
-        self.row = replace(self.row, engine_failures=failures, engine_next_at=next_at)
-        for output in self._all:
+        for output in self.row.outputs:
             if output.waiting and self._wanted(output) and (output.next_attempt_at or 0.0) < next_at:
                 self.draft.move(
                     output,
@@ -196,34 +192,31 @@ class _Planner:
         if (source.phase, code) != (self.row.source_phase, self.row.source_code):
             at = min(source.at, self.now)
             self.draft.write(SourceChanged(source.phase, code, at))
-            self.row = replace(self.row, source_phase=source.phase, source_since=at, source_code=code)
         if code is None or source.phase not in ("ended", "failed") or not self._on_air:
             return
         if code is Code.LIVEKIT_UNREACHABLE:
             # The relay has given up; another one may fare better, as long as the outputs' budgets last.
-            if any(not output.over for output in self._all):
+            if any(not output.over for output in self.row.outputs):
                 return
         elif code in _SOURCE_FAILED_FOR_GOOD:
-            for output in self._all:
+            for output in self.row.outputs:
                 if not output.over and output.state is not OutputState.STOPPING:
                     self.draft.give_up(output, code, None, source.detail, self.now)
         self.draft.write(EndBegun(code, self.now))
-        self.row = replace(self.row, wanted="off_air", stop_asked_at=self.now, end_code=code)
 
     # Wishes of hosts, and time limits
 
-    def _apply_wishes(self, output_id: UUID) -> None:
-        output = self.draft.outputs[output_id]
+    def _apply_wishes(self, output: OutputRow) -> None:
         if output.retry_asked_at is not None:
             self._retry_now(output, output.retry_asked_at)
-        output = self.draft.outputs[output_id]
+            output = self._now(output)
         if not self._wanted(output):
             if self._on_air and output.state is OutputState.FAILED and output.error_code != Code.NO_DESTINATION:
                 # Taken off by its host. Otherwise a failure still shows as one after the end of the broadcast.
                 self.draft.end(output, output.error_code)
             elif not output.over and output.state is not OutputState.STOPPING:
                 self.draft.stop(output, self.row.end_code)
-        output = self.draft.outputs[output_id]
+        output = self._now(output)
         if output.state is OutputState.STOPPING:
             self._confirm_end(output)
 
@@ -244,7 +237,6 @@ class _Planner:
         )
         if not hurry:
             self.draft.write(ForgetRetry(output.id, asked_at))
-            self.draft.outputs[output.id] = replace(output, retry_asked_at=None)
             return
         self.draft.move(
             output,
@@ -263,10 +255,8 @@ class _Planner:
             and not self._remote_engine_until
         ):
             self.draft.write(EngineHurried(self.now))
-            self.row = replace(self.row, engine_next_at=None)
 
-    def _check_time_limit(self, output_id: UUID) -> None:
-        output = self.draft.outputs[output_id]
+    def _check_time_limit(self, output: OutputRow) -> None:
         if not output.trying or output.state is OutputState.LIVE or not self._wanted(output):
             return
         began = max(output.attempt_started_at or 0.0, output.state_since)
@@ -280,7 +270,7 @@ class _Planner:
         self.draft.fail(output, code, f"not live after {START_LIMIT:.0f} s", self.now)
 
     def _start_what_is_due(self) -> None:
-        for output in self._all:
+        for output in self.row.outputs:
             if not output.waiting or not self._wanted(output):
                 continue
             if output.next_attempt_at is not None and self.now < output.next_attempt_at:
@@ -309,20 +299,19 @@ class _Planner:
         if self._on_air:
             # A host may retry a failed output; one without a destination was never wanted on air.
             done = [
-                output.state is OutputState.ENDED or (output.over and output.wanted == "off") for output in self._all
+                output.state is OutputState.ENDED or (output.over and output.wanted == "off")
+                for output in self.row.outputs
             ]
             if done and all(done):
                 self.draft.write(BroadcastEnded(None, self.now))
-                self.row = replace(self.row, wanted="off_air", ended_at=self.now)
             return
-        if not all(output.over for output in self._all):
+        if not all(output.over for output in self.row.outputs):
             return
-        carried = any(self.seen.carries(output_id) is not None for output_id in self.draft.outputs)
+        carried = any(self.seen.carries(output.id) is not None for output in self.row.outputs)
         asked = self.seen.stop_sent_at
         if carried and (asked is None or self.now < asked + STOP_LIMIT):
             return
         self.draft.write(BroadcastEnded(self.row.end_code, self.now))
-        self.row = replace(self.row, ended_at=self.now)
 
     # Orders
 
@@ -340,7 +329,7 @@ class _Planner:
         elif self._usable:
             if not seen.configured:
                 self.orders.append(Configure())
-            for output in self._all:
+            for output in self.row.outputs:
                 self._give_output_orders(output)
 
     def _end_engine(self) -> None:

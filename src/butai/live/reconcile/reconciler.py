@@ -28,11 +28,12 @@ from butai.live.reconcile.commands import (
     Write,
 )
 from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.fold import RowsChanged
 from butai.live.reconcile.plan import KILL_AFTER, plan
 from butai.live.reconcile.port import Egress, Engine, EngineFenced, EngineUnavailable
 from butai.live.reconcile.reports import EngineGone, EngineReport, MetricsReport, Observations, StartFailed
 from butai.live.reconcile.rows import BroadcastRow
-from butai.live.reconcile.transitions import Lease, LeaseLost, RowsChanged
+from butai.live.reconcile.transitions import Lease, LeaseLost
 
 log = structlog.get_logger(__name__)
 

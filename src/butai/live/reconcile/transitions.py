@@ -6,7 +6,7 @@ The only writer of the states of broadcasts and outputs. The wishes of hosts hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -29,8 +29,9 @@ from butai.live.reconcile.commands import (
     SourceChanged,
     Write,
 )
+from butai.live.reconcile.fold import after
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import OutputState, next_state
+from butai.live.states import OutputState
 
 ACTOR = "controller"
 """The actor of events and audit entries without a host."""
@@ -47,10 +48,6 @@ _TIMES = {
 
 class LeaseLost(Exception):
     """This controller does not hold the broadcast any more."""
-
-
-class RowsChanged(Exception):
-    """The rows are not as the plan saw them: read them again, and plan again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +79,17 @@ async def write(session: AsyncSession, lease: Lease, writes: Iterable[Write]) ->
         raise LeaseLost
     statement = select(Output).where(Output.broadcast_id == lease.broadcast_id).order_by(Output.id)
     outputs = (await session.scalars(statement.with_for_update(key_share=True))).all()
-    by_id = {output.id: output for output in outputs}
-    if broadcast.ended_at is not None:
-        raise RowsChanged
+    row = _as_row(broadcast, outputs)
     for one in writes:
-        if isinstance(one, Move | ForgetRetry):
-            if one.output_id not in by_id:
-                raise RowsChanged
-            _change_output(session, broadcast, by_id[one.output_id], one)
-        else:
-            _change_broadcast(session, broadcast, outputs, one)
+        changed = after(row, one)
+        _copy_changes(broadcast, outputs, row, changed)
+        _record(session, broadcast, outputs, row, one)
+        if isinstance(one, BroadcastEnded):
+            # The lease is no part of the rows that a plan sees.
+            broadcast.lease_holder = broadcast.lease_until = None
         # One by one, so that events are numbered in this order.
         await session.flush()
+        row = changed
     return _as_row(broadcast, outputs)
 
 
@@ -104,19 +100,49 @@ def _holds(broadcast: Broadcast, lease: Lease) -> bool:
     return (broadcast.lease_holder, broadcast.lease_epoch) == (lease.holder, lease.epoch)
 
 
-def _change_output(session: AsyncSession, broadcast: Broadcast, output: Output, one: Move | ForgetRetry) -> None:
-    if isinstance(one, ForgetRetry):
-        if _seconds(output.retry_asked_at) == one.asked_at:
-            output.retry_asked_at = None
-        return
-    state = OutputState(output.state)
-    if (state, output.attempt) != (one.before, one.attempt):
-        raise RowsChanged
-    if next_state(state, one.event) is not one.changes["state"]:
-        raise AssertionError(f"{one.event} planned to {one.changes['state']}")
-    for name, value in one.changes.items():
-        setattr(output, name, _datetime(value) if name in _TIMES else value)
-    next_at, cause = one.changes.get("next_attempt_at"), one.changes.get("error_cause")
+def _copy_changes(broadcast: Broadcast, outputs: Sequence[Output], before: BroadcastRow, changed: BroadcastRow) -> None:
+    """Copies the columns in which `changed` differs from `before`. The outputs of all three have the same order."""
+    _copy(broadcast, _BROADCAST_COLUMNS, before, changed)
+    for output, old, new in zip(outputs, before.outputs, changed.outputs, strict=True):
+        if new is not old:
+            _copy(output, _OUTPUT_COLUMNS, old, new)
+
+
+def _copy(model: Broadcast | Output, columns: Sequence[str], before: object, changed: object) -> None:
+    for name in columns:
+        value = getattr(changed, name)
+        if value != getattr(before, name):
+            setattr(model, name, _datetime(value) if name in _TIMES else value)
+
+
+def _record(
+    session: AsyncSession, broadcast: Broadcast, outputs: Sequence[Output], before: BroadcastRow, write: Write
+) -> None:
+    """Adds the event and the audit entry of a write that was copied. `before`: the row that it was applied to."""
+    match write:
+        case Move():
+            _record_move(session, broadcast, next(one for one in outputs if one.id == write.output_id), write)
+        case ForgetRetry() | EngineHurried():
+            pass
+        case EngineStarted():
+            _record_event(session, broadcast, "engine.started", write.at)
+        case EngineLost():
+            event = "engine.lost" if write.code else "engine.ended"
+            _record_event(session, broadcast, event, write.at, code=write.code)
+        case SourceChanged():
+            _record_event(session, broadcast, f"source.{write.phase}", write.at, code=write.code)
+        case EndBegun():
+            _record_event(session, broadcast, "broadcast.ending", write.at, code=write.code)
+            _audit_end(session, broadcast, outputs, write.code)
+        case BroadcastEnded():
+            if before.wanted == "on_air":
+                # The host took its last output off; no request asked for the end of the broadcast itself.
+                _audit_end(session, broadcast, outputs, write.code)
+            _record_event(session, broadcast, "broadcast.ended", write.at, code=write.code)
+
+
+def _record_move(session: AsyncSession, broadcast: Broadcast, output: Output, move: Move) -> None:
+    next_at, cause = move.changes.get("next_attempt_at"), move.changes.get("error_cause")
     detail: dict[str, Any] = {}
     if next_at is not None:
         detail["next_attempt_at"] = _datetime(next_at).isoformat()
@@ -125,49 +151,16 @@ def _change_output(session: AsyncSession, broadcast: Broadcast, output: Output, 
     _record_event(
         session,
         broadcast,
-        f"output.{one.event}",
-        one.at,
+        f"output.{move.event}",
+        move.at,
         output_id=output.id,
         platform=output.platform,
-        from_state=str(one.before),
-        to_state=str(one.changes["state"]),
+        from_state=str(move.before),
+        to_state=str(move.changes["state"]),
         attempt=output.attempt,
-        code=one.code,
+        code=move.code,
         detail=detail,
     )
-
-
-def _change_broadcast(session: AsyncSession, broadcast: Broadcast, outputs: Iterable[Output], one: Write) -> None:
-    match one:
-        case EngineStarted():
-            broadcast.engine_ref, broadcast.engine_host = one.ref, one.host
-            broadcast.engine_seen_at, broadcast.engine_next_at = _datetime(one.at), None
-            _record_event(session, broadcast, "engine.started", one.at)
-        case EngineLost():
-            broadcast.engine_ref = None
-            broadcast.engine_failures = one.failures
-            broadcast.engine_next_at = None if one.next_at is None else _datetime(one.next_at)
-            _record_event(session, broadcast, "engine.lost" if one.code else "engine.ended", one.at, code=one.code)
-        case EngineHurried():
-            broadcast.engine_next_at = None
-        case SourceChanged():
-            broadcast.source_phase, broadcast.source_code = one.phase, one.code
-            broadcast.source_since = _datetime(one.at)
-            _record_event(session, broadcast, f"source.{one.phase}", one.at, code=one.code)
-        case EndBegun():
-            broadcast.wanted, broadcast.end_code = "off_air", one.code
-            broadcast.stop_asked_at = _datetime(one.at)
-            _record_event(session, broadcast, "broadcast.ending", one.at, code=one.code)
-            _audit_end(session, broadcast, outputs, one.code)
-        case BroadcastEnded():
-            if broadcast.wanted == "on_air":
-                # The host took its last output off; no request asked for the end of the broadcast itself.
-                _audit_end(session, broadcast, outputs, one.code)
-            broadcast.wanted, broadcast.ended_at = "off_air", _datetime(one.at)
-            broadcast.lease_holder = broadcast.lease_until = None
-            _record_event(session, broadcast, "broadcast.ended", one.at, code=one.code)
-        case Move() | ForgetRetry():
-            raise AssertionError("a write to an output")
 
 
 def _record_event(session: AsyncSession, broadcast: Broadcast, event: str, at: float, **more: Any) -> None:
