@@ -28,7 +28,7 @@ from tests.platforms import Platform
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TABS = ("overview", "shows", "patrol", "jobs", "alerts", "audit")
-FOR_OPERATORS = re.compile(r"/api/(health|audit|jobs|alerts|live/shows|assets/(patrol|findings))")
+FOR_OPERATORS = re.compile(r"/api/(health|audit|jobs|alerts|live/broadcasts/all|assets/(patrol|findings))")
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def offset_bytes(ctx: Any, value: Any) -> bytes:
 
 OPERATORS = (
     *("/api/jobs", "/api/alerts", "/api/assets/patrol", "/api/assets/findings"),
-    *("/api/audit", "/api/health", "/api/live/shows"),
+    *("/api/audit", "/api/health", "/api/live/broadcasts/all"),
 )
 """For operators, which neither user is: what these do for one is in tests/integration (patrol, reconcile, alerts, jobs,
 operations)."""

@@ -73,7 +73,7 @@ async def tell_much(database: Database) -> None:
 async def test_a_client_that_reads_nothing_is_dropped(
     api: Api, database: Database, feeds: list[Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_routes, "_PATIENCE", 0.5)
+    monkeypatch.setattr(stream_routes, "_SEND_TIMEOUT", 0.5)
     await on_air(api)
     path, cookie = f"/api/live/events?room_id={ROOM}", api.cookie("alice")["Cookie"]
     with socket.socket() as wire:
@@ -88,7 +88,7 @@ async def test_a_client_that_reads_nothing_is_dropped(
 async def test_a_websocket_that_reads_nothing_is_dropped(
     api: Api, database: Database, feeds: list[Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_routes, "_PATIENCE", 0.5)
+    monkeypatch.setattr(stream_routes, "_SEND_TIMEOUT", 0.5)
     await on_air(api)
     url = f"{api.url}/api/live/events/ws?room_id={ROOM}"
     async with api.client.ws_connect(url, headers=api.cookie("alice"), autoclose=False) as wire:
@@ -118,7 +118,7 @@ async def test_who_is_no_host_any_more_sees_no_more(
 async def test_what_postgres_does_not_tell_is_found_all_the_same(
     api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_routes, "_LOOK_EACH", 0.3)
+    monkeypatch.setattr(stream_routes, "_READ_EACH", 0.3)
     await on_air(api)
     async with watching(api) as answer:
         listener = Listener(answer)

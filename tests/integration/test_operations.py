@@ -28,7 +28,7 @@ from tests.fakes.livekit_egress import StandIn
 from tests.live_api import SECRET, bearer, go_live, make_room, save, sql
 
 ROOT = "root"
-PATHS = ("/api/live/shows", "/api/audit", "/api/audit?format=csv", "/api/health")
+PATHS = ("/api/live/broadcasts/all", "/api/live/shows", "/api/audit", "/api/audit?format=csv", "/api/health")
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_an_operator_sees_the_shows_of_all_rooms_page_by_page(api: Api, da
     await sql(database, "UPDATE broadcasts SET ended_at = now(), end_code = 'source_ended' WHERE id = :id", id=first)
 
     async def ids(query: str) -> list[str]:
-        return [one["session_id"] for one in (await ask(api, f"/api/live/shows?{query}"))["data"]]
+        return [one["session_id"] for one in (await ask(api, f"/api/live/broadcasts/all?{query}"))["data"]]
 
     assert await ids("") == [second, first]
     assert await ids("state=on_air") == [second]
@@ -91,9 +91,10 @@ async def test_an_operator_sees_the_shows_of_all_rooms_page_by_page(api: Api, da
     assert await ids("room_id=studio-b") == [second]
     assert await ids(f"session_id={first}") == [first]
     assert await ids("room_id=studio-b&owner=alice") == []
-    page = await ask(api, "/api/live/shows?limit=1")
+    assert await ask(api, "/api/live/shows") == await ask(api, "/api/live/broadcasts/all"), "the path of version 0.1"
+    page = await ask(api, "/api/live/broadcasts/all?limit=1")
     assert [one["session_id"] for one in page["data"]] == [second] and page["next_before"] == second
-    page = await ask(api, f"/api/live/shows?limit=1&before={page['next_before']}")
+    page = await ask(api, f"/api/live/broadcasts/all?limit=1&before={page['next_before']}")
     assert [one["session_id"] for one in page["data"]] == [first] and page["next_before"] is None
     show = page["data"][0]
     assert (show["owner"], show["room_id"], show["end"]["code"]) == ("alice", "studio-a", "source_ended")

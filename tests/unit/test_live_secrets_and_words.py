@@ -16,7 +16,7 @@ from butai.config import LiveSettings
 from butai.errors import Code, SecretKeyInvalid
 from butai.live.broadcasts.queries import _retryable
 from butai.live.stream_keys import SealBroken, Sealer
-from butai.live.texts import HOST_CODES, language, words
+from butai.live.texts import HOST_CODES, preferred_language, words
 
 SUBJECT = UUID(int=7)
 KEY = "canary-1c9e-stream-key"
@@ -142,4 +142,4 @@ def test_what_the_host_has_to_do_is_not_called_retryable() -> None:
     ],
 )
 def test_the_language_is_the_askers(accept: str | None, expected: str) -> None:
-    assert language(accept) == expected
+    assert preferred_language(accept) == expected

@@ -144,7 +144,7 @@ def test_of_recorded_bodies_harmless_facts_alone_are_told() -> None:
     for recording, name, body, _ in recorded():
         heard = read(body)
         said = json.loads(body)
-        assert (heard.event, heard.told, heard.id) == (name, TIMELINE[name], said["id"])
+        assert (heard.event, heard.timeline_event, heard.id) == (name, TIMELINE[name], said["id"])
         assert heard.room_id == "r1", recording
         text = json.dumps(heard.detail)
         for secret in ("turnPassword", "rtmp", "{", said.get("room", {}).get("turnPassword", "rtmp")):

@@ -12,9 +12,9 @@ import type {
   PartOut,
   PatrolOut,
   PatrolRunOut,
-  ShowOut,
-  ShowOutput,
-  ShowsOut,
+  BroadcastOverview as ShowOut,
+  OperatorOutput as ShowOutput,
+  BroadcastOverviewPage as ShowsOut,
   TimelineOut,
   TrailOut,
 } from "./schema";
@@ -44,13 +44,13 @@ export interface ShowsAsked {
 
 export async function listShows({ state, room, owner }: ShowsAsked, before: string | null, signal?: AbortSignal) {
   const asked = query({ state, room_id: room, owner, before: before ?? undefined, limit: PAGE });
-  const found = await ask<ShowsOut>(`/api/live/shows${asked}`, { signal });
+  const found = await ask<ShowsOut>(`/api/live/broadcasts/all${asked}`, { signal });
   return page(found.data, found.next_before);
 }
 
 /** One show; null when there is none with this id. */
 export async function getShow(id: string, signal?: AbortSignal): Promise<ShowOut | null> {
-  const found = await ask<ShowsOut>(`/api/live/shows${query({ session_id: id, limit: 1 })}`, { signal });
+  const found = await ask<ShowsOut>(`/api/live/broadcasts/all${query({ session_id: id, limit: 1 })}`, { signal });
   return found.data[0] ?? null;
 }
 

@@ -1,7 +1,4 @@
-"""Adds entries to the audit trail.
-
-An entry is written in the transaction of the act it records, so that the trail holds exactly what happened.
-"""
+"""Adds entries to the audit trail, in the transaction of the act, so that the trail has what was committed and no more."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from butai.audit.models import AuditEntry
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an act came from. `actor` is a user id, or the name of a process (`worker`)."""
+    """Where an act came from. `actor`: a user id, `host_token:IDENTITY`, or the name of a process (`worker`)."""
 
     actor: str | None
     ip: str | None = None
@@ -33,7 +30,7 @@ def record(
     error_code: str | None = None,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Adds one entry to the session; it is written with the session's transaction."""
+    """Adds one entry to the session. `subject`: `KIND:ID`. `result`: `ok`, `refused` or `failed`."""
     session.add(
         AuditEntry(
             actor=origin.actor,

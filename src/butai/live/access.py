@@ -1,16 +1,18 @@
-"""Who may do what with a room. Called by every service of `butai.live` before anything else.
+"""Who may act on a room, and the rows that such a decision reads.
 
-A room's host is whoever shows its host token, its owner when signed in, or an operator. To everybody else a room that
-exists looks like one that does not.
+Three callers count as a room's host: one with the room's host token, the room's owner when signed in, and any operator.
+All other callers get `NotHost` whether the room exists or not, so that room names cannot be probed.
 """
 
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai.database import Connection, Database
 from butai.errors import NotHost, RoomNotFound
 from butai.identity import Caller
 from butai.live.models import Broadcast, Output, Room
@@ -19,22 +21,25 @@ from butai.live.models import Broadcast, Output, Room
 def is_host(caller: Caller, room: Room) -> bool:
     """Whether the caller is this room's host."""
     owner = caller.user_id is not None and caller.user_id == room.owner_user_id
-    return owner or caller.is_operator or rules(caller, room.room_id, room.livekit_project)
+    return owner or caller.is_operator or holds_token_of(caller, room.room_id, room.livekit_project)
 
 
-def rules(caller: Caller, room_id: str, project: str) -> bool:
-    """Whether the caller shows a host token of this room: of one of that name in its own LiveKit project."""
+def holds_token_of(caller: Caller, room_id: str, project: str) -> bool:
+    """Whether the caller holds a host token of this room. A token counts only for its own LiveKit project."""
     return room_id in caller.rooms and caller.livekit_project == project
 
 
-def capacity(caller: Caller, room: Room) -> dict[str, Any]:
-    """What the audit trail says of an act beside who did it: that it was an operator's, on somebody else's room."""
-    own = caller.user_id == room.owner_user_id or rules(caller, room.room_id, room.livekit_project)
+def operator_detail(caller: Caller, room: Room) -> dict[str, Any]:
+    """Audit detail for an act of this caller: `{"as_operator": True}` on a room of another user, otherwise empty."""
+    own = caller.user_id == room.owner_user_id or holds_token_of(caller, room.room_id, room.livekit_project)
     return {} if own or not caller.is_operator else {"as_operator": True}
 
 
 async def hosted_room(session: AsyncSession, caller: Caller, room_id: str, *, lock: bool = False) -> Room:
-    """The room, if the caller is its host. Raises `NotHost`, and `RoomNotFound` only to those who could know."""
+    """The room, if the caller is its host; its row is locked with `lock`.
+
+    Raises `NotHost`; `RoomNotFound` only for an operator, or for a host token of that name.
+    """
     query = select(Room).where(Room.room_id == room_id)
     room = await session.scalar(query.with_for_update() if lock else query)
     if room is None:
@@ -47,18 +52,52 @@ async def hosted_room(session: AsyncSession, caller: Caller, room_id: str, *, lo
 
 
 async def hosted_broadcast(session: AsyncSession, caller: Caller, broadcast: Broadcast | None) -> Room:
-    """The room of a broadcast that somebody asked for by its id. Raises `NotHost`, also when there is no broadcast."""
+    """The room of `broadcast`, if the caller is its host. Raises `NotHost`, also for None."""
     if broadcast is None:
         raise NotHost
     return await hosted_room(session, caller, broadcast.room_id)
 
 
 async def active(session: AsyncSession, room_id: str) -> Broadcast | None:
-    """The broadcast that goes on in a room."""
+    """The broadcast of a room that has not ended; a unique index allows one at most."""
     return await session.scalar(select(Broadcast).where(Broadcast.room_id == room_id, Broadcast.ended_at.is_(None)))
 
 
 async def outputs_of(session: AsyncSession, broadcast: Broadcast) -> list[Output]:
-    """All outputs, in the order of their making."""
+    """All outputs of a broadcast, ordered by creation."""
     found = await session.scalars(select(Output).where(Output.broadcast_id == broadcast.id).order_by(Output.id))
     return list(found)
+
+
+async def check_host(database: Database, caller: Caller, room_id: str) -> None:
+    """Raises `NotHost` unless the caller is the room's host; `RoomNotFound` as `hosted_room` does.
+
+    Reads without a transaction, for requests that only read.
+    """
+    if caller.user_id is None and room_id not in caller.rooms:
+        raise NotHost
+
+    async def read(connection: Connection) -> tuple[str, str] | None:
+        statement = "SELECT owner_user_id, livekit_project FROM rooms WHERE room_id = %s"
+        return await (await connection.execute(statement, [room_id])).fetchone()
+
+    found = await database.read(read)
+    if found is None and (caller.is_operator or room_id in caller.rooms):
+        raise RoomNotFound
+    owner, project = found or (None, "")
+    if not (caller.is_operator or holds_token_of(caller, room_id, project) or (owner and owner == caller.user_id)):
+        raise NotHost
+
+
+async def hosted_room_id(database: Database, caller: Caller, session_id: UUID | None, room_id: str | None) -> str:
+    """The room of a broadcast, or the room itself, if the caller is its host. Raises `NotHost`, `RoomNotFound`."""
+
+    async def read(connection: Connection) -> str | None:
+        row = await (await connection.execute("SELECT room_id FROM broadcasts WHERE id = %s", [session_id])).fetchone()
+        return row[0] if row else None
+
+    found = await database.read(read) if session_id is not None else room_id
+    if found is None or (room_id is not None and room_id != found):
+        raise NotHost
+    await check_host(database, caller, found)
+    return found

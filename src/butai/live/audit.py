@@ -1,6 +1,7 @@
-"""What hosts do, written down twice: as an event of the broadcast for whoever watches, as an audit entry for ever.
+"""Records what hosts do: as an event in the broadcast's timeline, and as an entry in the audit trail.
 
-Called by the services in the transaction of the act; refusals get one of their own (`refusal`).
+Both are added to the session of the act, so they are committed with it or not at all. A refused act is rolled back, so
+its entry gets a transaction of its own (`refusal`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from butai.live.models import Broadcast, LiveEvent, Output
 log = structlog.get_logger(__name__)
 
 
-def tell(
+def add_event(
     session: AsyncSession,
     broadcast: Broadcast,
     event: str,
@@ -31,7 +32,7 @@ def tell(
     output: Output | None = None,
     **detail: Any,
 ) -> None:
-    """Adds an event that moves no output's state."""
+    """Adds a timeline event that changes no output's state; `detail` is shown to the host."""
     session.add(
         LiveEvent(
             room_id=broadcast.room_id,
@@ -61,7 +62,7 @@ def record(
     error_code: str | None = None,
     **detail: Any,
 ) -> None:
-    """Adds an audit entry about a room."""
+    """Adds an audit entry with the subject `room:ROOM_ID`. `result`: `ok`, `refused` or `failed`."""
     about = {"session_id": str(session_id) if session_id else None, "platforms": list(platforms), **detail}
     audit.record(session, origin, action, f"room:{room_id}", result=result, error_code=error_code, detail=about)
 
@@ -70,7 +71,10 @@ def record(
 async def refusal(
     database: Database, origin: Origin, action: str, room_id: str | None, platforms: Iterable[str] = ()
 ) -> AsyncIterator[None]:
-    """Writes down what is refused within the block, and lets it go on its way."""
+    """Records a `ButaiError` below 500 that leaves the block as `refused`, and raises it again.
+
+    Nothing is recorded without a room. When Postgres is away the entry is lost, with a line in the log.
+    """
     try:
         yield
     except ButaiError as error:

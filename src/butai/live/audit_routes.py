@@ -10,11 +10,11 @@ from fastapi.responses import StreamingResponse
 
 from butai.audit import csv
 from butai.errors import NotHost
+from butai.live.access import check_host
 from butai.live.broadcasts import queries
-from butai.live.broadcasts.routes import check_host
 from butai.live.responses import LiveRoute, as_json
 from butai.live.schemas import AuditPageOut, RoomId
-from butai.live.stage import Stage, stage
+from butai.live.stage import Stage, get_stage
 from butai.web.dependencies import SignedIn
 from butai.web.problems import documented
 
@@ -51,16 +51,16 @@ async def audit(
     As CSV with `format=csv` or `Accept: text/csv`; without a `limit` that is everything.
     """
     if room_id is not None:
-        await check_host(stage(request), who, room_id)
+        await check_host(get_stage(request).database, who, room_id)
     elif not who.is_operator:
         raise NotHost("Say which of your rooms: room_id")
     wants_csv = format == "csv" or (format is None and csv.is_wanted(accept))
     first = await queries.audit_entries(
-        stage(request).database, room_id, before, limit or (_PAGE if wants_csv else 100)
+        get_stage(request).database, room_id, before, limit or (_PAGE if wants_csv else 100)
     )
     if wants_csv:
         headers = {"content-disposition": 'attachment; filename="audit.csv"', "cache-control": "private, no-store"}
-        lines = _csv(stage(request), room_id, first, goes_on=limit is None)
+        lines = _csv(get_stage(request), room_id, first, goes_on=limit is None)
         return StreamingResponse(lines, 200, headers, "text/csv; charset=utf-8")
     return as_json({"data": first, "next_before": first[-1]["id"] if len(first) == (limit or 100) else None})
 

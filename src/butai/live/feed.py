@@ -1,7 +1,7 @@
-"""News of broadcasts, from Postgres to whoever watches through this process: one LISTEN for all of them.
+"""Wakes event streams when a room has new events: one Postgres LISTEN connection for all streams of a process.
 
-A notification is a hint: watchers read the events themselves, from the last one they have. So nothing is lost while the
-connection is away, and a slow watcher costs nothing but its own memory for a flag.
+A notification is a hint: each stream reads the events from Postgres, starting behind the last one it has. So no event is
+lost while the connection is down, and a slow client costs one flag and no queue.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ import structlog
 log = structlog.get_logger(__name__)
 
 CHANNEL = "butai_live"
-_AGAIN_AFTER = 1.0
+_RECONNECT_SECONDS = 1.0
 _KEEP_ALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
-"""Seconds, seconds, and how often: a network that swallows packets is known after 11 s."""
+"""TCP keep-alive: idle seconds, seconds between probes, number of probes. A network that drops packets is detected after
+5 + 3 x 2 = 11 s."""
 
 
 class Watcher:
-    """One who watches. `wait` returns when there may be news."""
+    """One event stream's subscription to a room."""
 
     def __init__(self) -> None:
-        self._news = asyncio.Event()
+        self._flag = asyncio.Event()
 
     def wake(self) -> None:
-        """There may be news."""
-        self._news.set()
+        """Makes `wait` return: there may be new events."""
+        self._flag.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Whether there may be news; False after so many seconds without."""
+        """True when there may be new events; False after `seconds` without a notification."""
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._flag.wait()
         except TimeoutError:
             return False
-        self._news.clear()
+        self._flag.clear()
         return True
 
 
 class Feed:
-    """Of one process. An async context manager; it connects when the first watcher comes."""
+    """All subscriptions of one process. An async context manager; it connects with the first subscription."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -63,18 +64,18 @@ class Feed:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def end(self) -> None:
-        """The process stops: those who watch are let go."""
+        """Sets `ending` and wakes all subscriptions, so that their streams close before the process exits."""
         self.ending = True
         self._wake_all()
 
     @property
     def watchers(self) -> int:
-        """How many watch."""
+        """The number of subscriptions."""
         return sum(map(len, self._watchers.values()))
 
     @contextlib.contextmanager
     def watching(self, room_id: str) -> Iterator[Watcher]:
-        """News of a room until the block ends."""
+        """Subscribes to a room until the block ends."""
         watcher = Watcher()
         self._watchers.setdefault(room_id, set()).add(watcher)
         if self._task is None or self._task.done():
@@ -100,15 +101,15 @@ class Feed:
                     self._url, autocommit=True, connect_timeout=5, **_KEEP_ALIVE
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")  # pyright: ignore[reportArgumentType, reportCallIssue]
-                    # What happened while nobody listened.
+                    # Events may have been written before LISTEN took effect.
                     self._wake_all()
                     async for notice in connection.notifies():
-                        self._tell(notice.payload)
+                        self._dispatch(notice.payload)
             except (psycopg.Error, OSError) as error:
                 log.warning("feed.broken", reason=type(error).__name__)
-            await asyncio.sleep(_AGAIN_AFTER)
+            await asyncio.sleep(_RECONNECT_SECONDS)
 
-    def _tell(self, payload: str) -> None:
+    def _dispatch(self, payload: str) -> None:
         try:
             room_id = msgspec.json.decode(payload)["room_id"]
         except (msgspec.DecodeError, KeyError, TypeError):

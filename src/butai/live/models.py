@@ -1,4 +1,4 @@
-"""The tables of going live. Written by the services (what is wanted) and by `transitions` (what is), read by `queries`."""
+"""The tables of going live. Services write what is wanted; `reconcile.transitions` alone writes what is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _one_of(column: str, values: tuple[str, ...]) -> str:
 
 
 class Room(Model):
-    """A LiveKit room with an owner. `host_identity` is the participant whose tracks go on air."""
+    """A LiveKit room with an owner. `host_identity`: the participant whose tracks go on air."""
 
     __tablename__ = "rooms"
     __table_args__ = (Index("ix_rooms_owner", "owner_user_id", "created_at"),)
@@ -39,14 +39,15 @@ class Room(Model):
     owner_user_id: Mapped[str]
     host_identity: Mapped[str]
     origin: Mapped[str] = mapped_column(server_default=text("'made'"))
-    """`made` here, or `claimed` with a token of its own."""
+    """`made` by Butai, or `claimed` with a token that may administer it."""
     livekit_project: Mapped[str] = mapped_column(server_default=text("'default'"))
-    """The LiveKit it is in, for good (`projects`)."""
+    """The LiveKit project that it is in (`projects`); never changes."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Destination(Model):
-    """A saved place to send to. `sealed_key`: AES-GCM (`stream_keys`); `key_fingerprint`: to recognise it by, no part of it."""
+    """A user's saved platform. `sealed_key`: the stream key (`stream_keys`), empty once the destination is deleted;
+    `key_fingerprint`: recognises the key and reveals nothing of it."""
 
     __tablename__ = "destinations"
     __table_args__ = (
@@ -68,10 +69,11 @@ class Destination(Model):
 
 
 class Broadcast(Model):
-    """One go-live of a room; its id is the API's `session_id`.
+    """One time on air of a room, from start to end; its id is the API's `session_id`.
 
-    `wanted`: `on_air` or `off_air`. The lease says which controller looks after it until when; `lease_epoch` grows with
-    each new holder. `engine_…`: where its egress runs, for whoever takes over. `source_phase`: of relay messages.
+    `wanted`: `on_air` or `off_air`. `lease_holder` is the controller responsible until `lease_until`; `lease_epoch` grows
+    with each new holder. `engine_…`: where its engine runs, for the next controller. `source_phase`: the state of the
+    host's media as the engine reports it.
     """
 
     __tablename__ = "broadcasts"
@@ -114,10 +116,10 @@ class Broadcast(Model):
 
 
 class Output(Model):
-    """One broadcast's push to one destination. It has the state; `attempt` counts the tries.
+    """One broadcast's way to one destination: its state and the number of its `attempt`.
 
-    The URL and the sealed key are copies: a destination that is changed or deleted leaves a running output alone.
-    `tries` of the budget were spent since `budget_from`; a stretch of stable live gives it back.
+    URL and sealed key are copies, so that a destination may be changed or deleted during a broadcast. `tries`: attempts of
+    the retry budget used since `budget_from`; a period of stable live restores the budget.
     """
 
     __tablename__ = "outputs"
@@ -127,7 +129,7 @@ class Output(Model):
         CheckConstraint(_one_of("wanted", ("on", "off")), name="wanted"),
         CheckConstraint(_one_of("confirmation", ("none", "transport", "platform")), name="confirmation"),
         Index("ix_outputs_broadcast", "broadcast_id"),
-        # One push to one destination in one broadcast, while it lasts.
+        # At most one output of a broadcast that has not ended goes to a destination.
         Index(
             "uq_outputs_destination",
             "broadcast_id",
@@ -140,7 +142,7 @@ class Output(Model):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     broadcast_id: Mapped[UUID] = mapped_column(ForeignKey("broadcasts.id"))
     destination_id: Mapped[UUID | None]
-    """None for the platform-wide default of the environment."""
+    """None for the default in the environment (`BUTAI_YOUTUBE_STREAM_KEY`, `BUTAI_TWITCH_STREAM_KEY`)."""
     platform: Mapped[str]
     label: Mapped[str] = mapped_column(server_default=text("''"))
     ingest_url: Mapped[str]
@@ -157,22 +159,22 @@ class Output(Model):
     tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     budget_from: Mapped[datetime | None]
     live_since: Mapped[datetime | None]
-    """The stretch of live that goes on."""
+    """The beginning of the current period of live."""
     first_live_at: Mapped[datetime | None]
     last_live_at: Mapped[datetime | None]
     retry_asked_at: Mapped[datetime | None]
-    """A host's "now", until a controller has heard it."""
+    """When the host asked for an attempt; cleared by the controller that starts it."""
     error_code: Mapped[str | None]
     error_cause: Mapped[str | None]
     """The last cause under `retries_exhausted`."""
     error_detail: Mapped[str | None]
-    """For operators, redacted."""
+    """The engine's error text for operators, redacted."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
 
 
 class OutputMetric(Model):
-    """The newest figures of an output. The table is unlogged: a crash of Postgres may empty it."""
+    """An output's newest metrics. The table is unlogged: a crash of Postgres may empty it."""
 
     __tablename__ = "output_metrics"
     __table_args__ = {"prefixes": ["UNLOGGED"]}
@@ -184,8 +186,8 @@ class OutputMetric(Model):
 
 
 class LiveEvent(Model):
-    """What happened in a broadcast, or to a room's ingress. Ids of one broadcast grow in the order of commits, since its
-    row is locked. A trigger notifies `butai_live` with the row's id, broadcast and room.
+    """An event in a broadcast or a room. Ids of one broadcast grow in the order of commits, because its row is locked while
+    an event is written. A trigger notifies `butai_live` with the row's id, broadcast and room.
     """
 
     __tablename__ = "live_events"
@@ -210,7 +212,7 @@ class LiveEvent(Model):
 
 
 class IdempotencyKey(Model):
-    """An answer that was given, for the same request sent again. Swept after a day."""
+    """The answer to a request with an `Idempotency-Key`, for its repetitions. Deleted after a day."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index("ix_idempotency_keys_created", "created_at"),)
@@ -289,19 +291,19 @@ class LiveKitEgress(Model):
 
 
 class LiveKitWebhook(Model):
-    """A webhook of LiveKit's, kept for `webhook_days`. `sealed_body`: the raw bytes, sealed, since LiveKit writes an ingress's
-    stream key and pieces of ours into them."""
+    """A webhook of LiveKit, stored for `BUTAI_WEBHOOK_DAYS`. `sealed_body`: the raw body; sealed, because LiveKit writes an
+    ingress's stream key and pieces of ours into it. Empty without a sealing key."""
 
     __tablename__ = "livekit_webhooks"
     __table_args__ = (Index("ix_livekit_webhooks_received", "received_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    """LiveKit's own, by which doubles are known."""
+    """LiveKit's id of the event, by which duplicates are recognised."""
     project: Mapped[str]
     event: Mapped[str]
     room_id: Mapped[str | None]
     subject: Mapped[str | None]
-    """The participant's identity, the egress, the ingress or the track that it speaks of."""
+    """The identity, egress id, ingress id or track id that the event is about."""
     created_at: Mapped[datetime]
     received_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     sealed_body: Mapped[bytes] = mapped_column(LargeBinary)

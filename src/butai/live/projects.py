@@ -1,13 +1,12 @@
-"""The LiveKit projects of this installation, and their keys, which may be exchanged while it runs.
+"""The LiveKit projects of this installation and their API keys, which may be rotated without a restart.
 
-One project is named in LiveKit's own environment variables and is called `default`; further ones, or newer keys, stand in
-a file (`BUTAI_LIVEKIT_PROJECTS_FILE`), which is read anew whenever it changes. A room belongs to one project for good. Used
-by everything that makes, checks or spends a LiveKit token: `tokens`, `rooms`, `webhooks`, `ingresses`, `egress`.
+The project `default` comes from LiveKit's own environment variables. Further projects, and newer keys for `default`, come
+from the file `BUTAI_LIVEKIT_PROJECTS_FILE`, which is read again whenever it changes. A room stays in one project.
 
-The file is one JSON object: a project's name to `{"url": "wss://…", "public_url": "wss://…", "keys": [{"api_key": …,
-"api_secret": …}]}`. The first key signs; all of them are taken in what comes in, so a key is exchanged in three steps: add
-the new one behind the old at LiveKit and here, put it first, take the old one away. No key with its secret is in two
-projects: what it signed would not say which of them it is of.
+The file holds one JSON object, from a project's name to `{"url": "wss://…", "public_url": "wss://…", "keys": [{"api_key":
+…, "api_secret": …}]}`. The first key signs and all are accepted, so a key is rotated in three steps: add the new one behind
+the old one, at LiveKit and here; move it to the front; remove the old one. A key with its secret may stand in one project
+only: a token that it signed would not say which project it is for.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ DEFAULT = "default"
 """The project of LiveKit's own environment variables, and of rooms that name none."""
 
 LONGEST_NAME = 100
-"""Letters of a project's name: it stands in requests and in rows."""
+"""Characters of a project's name, which is part of requests and rows."""
 
-_LOOK_EVERY = 1.0
-"""Seconds between two looks at the file: a stat of it, and no more while it is as it was."""
+_CHECK_EVERY = 1.0
+"""Seconds between two checks of the file: one `stat`, and a read only when that has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class LiveKitKey:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """One LiveKit. `url`: as this machine reaches it; `public_url`: as browsers do. `keys`: the first signs."""
+    """One LiveKit project. `url`: for this machine; `public_url`: for browsers. `keys`: at least one; the first signs."""
 
     name: str
     url: str
@@ -56,30 +55,30 @@ class Project:
 
     @property
     def key(self) -> LiveKitKey:
-        """The one that signs."""
+        """The key that signs."""
         return self.keys[0]
 
     @property
     def http_url(self) -> str:
-        """For its API: LiveKit has it at the address of its WebSocket."""
+        """The URL of its HTTP API, which LiveKit serves at the address of its WebSocket."""
         return self.url.replace("ws", "http", 1) if self.url.startswith("ws") else self.url
 
 
 class ProjectsInvalid(Exception):
-    """The file is not what it should be. The text holds no secret."""
+    """The file cannot be read or is malformed. The text names the place and holds no secret."""
 
 
 class Projects:
-    """All of them, as they are now."""
+    """All projects by name, following the file as it changes."""
 
     def __init__(
         self, livekit: LiveKitSettings, live: LiveSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Raises `ProjectsInvalid` when a file is named that cannot be read: later, a file that breaks changes nothing."""
+        """Raises `ProjectsInvalid` for a file that cannot be read. A file that breaks later changes nothing."""
         self._file, self._clock = live.livekit_projects_file, clock
         self._from_environment = _environment(livekit, live)
         self._stamp: _Stamp = None
-        self._looked_at = clock()
+        self._checked_at = clock()
         self._all = dict(self._from_environment)
         if self._file is not None:
             self._stamp = _stamp(self._file)
@@ -88,42 +87,42 @@ class Projects:
 
     @property
     def configured(self) -> bool:
-        """Whether there is any LiveKit."""
+        """Whether there is at least one project."""
         return bool(self._now())
 
     @property
     def names(self) -> list[str]:
-        """Of all projects."""
+        """The names of all projects, sorted."""
         return sorted(self._now())
 
     @property
     def public_urls(self) -> list[str]:
-        """Where browsers find them."""
+        """The addresses of all projects, for browsers."""
         return [one.public_url for one in self._now().values()]
 
     def get(self, name: str = DEFAULT) -> Project:
-        """Raises `LiveKitNotConfigured` for one that is not there (any more)."""
+        """The project of this name. Raises `LiveKitNotConfigured` if there is none (any more)."""
         found = self._now().get(name)
         if found is None:
             raise LiveKitNotConfigured
         return found
 
     def of_key(self, api_key: str) -> list[tuple[Project, LiveKitKey]]:
-        """Whose key this may be. Two projects may have keys of one name."""
+        """The projects that have an API key of this name, with that key; two projects may share a name."""
         return [(one, key) for one in self._now().values() for key in one.keys if key.api_key == api_key]
 
     def secrets(self) -> Iterable[str]:
-        """All secrets, for the log to leave out."""
+        """All API secrets, for the log to redact."""
         return [key.api_secret for one in self._all.values() for key in one.keys]
 
     def _now(self) -> dict[str, Project]:
         now = self._clock()
-        if self._file is not None and now - self._looked_at >= _LOOK_EVERY:
-            self._looked_at = now
-            self._look(self._file)
+        if self._file is not None and now - self._checked_at >= _CHECK_EVERY:
+            self._checked_at = now
+            self._reload(self._file)
         return self._all
 
-    def _look(self, file: Path) -> None:
+    def _reload(self, file: Path) -> None:
         stamp = _stamp(file)
         if stamp == self._stamp:
             return
@@ -131,7 +130,7 @@ class Projects:
         try:
             self._all = _together(file, self._from_environment)
         except ProjectsInvalid as error:
-            # What was known goes on to be used: a file that is half written is no reason to end anybody's show.
+            # Keep the projects known so far: a half-written file must not end a broadcast.
             log.error("livekit.projects_not_read", reason=str(error))
             return
         log_module.add_secrets(self.secrets())
@@ -158,7 +157,7 @@ def _environment(livekit: LiveKitSettings, live: LiveSettings) -> dict[str, Proj
 
 
 _Stamp = tuple[int, int, int, int] | None
-"""What a file is known by; None for one that cannot be looked at."""
+"""By what a changed file is recognised; None for one that cannot be read."""
 
 
 def _stamp(file: Path) -> _Stamp:
@@ -166,12 +165,12 @@ def _stamp(file: Path) -> _Stamp:
         status = file.stat()
     except OSError:
         return None
-    # The time of its rights, too: a file that could not be read may be readable now.
+    # `st_ctime` changes with the permissions, too: a file that could not be read may be readable now.
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _together(file: Path, environment: dict[str, Project]) -> dict[str, Project]:
-    """The projects of both; the file's word is the newer one."""
+    """The projects of both; the file takes precedence."""
     found = environment | _read(file)
     whose: dict[LiveKitKey, str] = {}
     for name, one in found.items():

@@ -1,7 +1,4 @@
-"""How going live answers: JSON that no cache keeps, and errors that say what to do, in the asker's language.
-
-Called by the routes of `butai.live`.
-"""
+"""Answers of going live: JSON that no cache keeps, and errors with advice in the language of the request."""
 
 from __future__ import annotations
 
@@ -12,42 +9,42 @@ import msgspec
 from fastapi import Request, Response
 
 from butai.errors import ButaiError
-from butai.live.texts import HOST_CODES, Language, language, words
+from butai.live.texts import HOST_CODES, Language, preferred_language, words
 from butai.web.dependencies import SmallBodies
 
 _NO_STORE = {"cache-control": "private, no-store", "vary": "Cookie, Authorization, Accept-Language"}
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    """An answer that no cache keeps."""
+    """`value` as JSON, with headers that forbid caching."""
     return Response(msgspec.json.encode(value), status, _NO_STORE, "application/json")
 
 
-def asked_language(request: Request) -> Language:
-    """Of the request."""
-    return language(request.headers.get("accept-language"))
+def request_language(request: Request) -> Language:
+    """The language that `Accept-Language` prefers; English otherwise."""
+    return preferred_language(request.headers.get("accept-language"))
 
 
 class LiveRoute(SmallBodies):
-    """A route whose errors carry an `action`, what the host can do, where their code has words (`butai.live.texts`).
+    """A route whose errors carry an `action`, the host's next step, where `butai.live.texts` has one for their code.
 
-    In Chinese `detail` is those words too; in English it stays as precise as it was raised.
+    In Chinese `detail` is replaced by the text as well; in English it stays as it was raised, which is more precise.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's, with words."""
+        """Wraps the framework's handler: adds `action` to a `ButaiError` before it leaves."""
         handle = super().get_route_handler()
 
-        async def told(request: Request) -> Response:
+        async def with_advice(request: Request) -> Response:
             try:
                 return await handle(request)
             except ButaiError as error:
                 if error.code in HOST_CODES:
-                    tongue = asked_language(request)
-                    message, action = words(error.code, error.more.get("platform"), tongue)
+                    language = request_language(request)
+                    message, action = words(error.code, error.more.get("platform"), language)
                     error.more = {**error.more, "action": action}
-                    if tongue != "en":
+                    if language != "en":
                         error.detail = message
                 raise
 
-        return told
+        return with_advice

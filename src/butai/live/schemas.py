@@ -1,4 +1,4 @@
-"""The shapes of requests and answers of going live, for validation and for the documentation."""
+"""The shapes of requests and answers of going live."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def _strict(*examples: dict[str, Any]) -> ConfigDict:
 
 
 class RoomIn(BaseModel):
-    """All may be left out: a room with a name that nobody guesses."""
+    """All fields are optional; without `room_id` the room gets a random name."""
 
     model_config = _strict({}, {"room_id": "my-room"})
 
     room_id: RoomId | None = None
     host_token: Annotated[SecretStr, Field(max_length=8000)] | None = None
-    """A LiveKit token that may administer a room made elsewhere: makes it the caller's."""
+    """A LiveKit token that may administer a room made elsewhere: the caller becomes its owner."""
     project: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
-    """The LiveKit project that a new room is made in, where there are several. A room stays in its own."""
+    """The LiveKit project that a new room is made in, where there are several. A room never changes its project."""
 
 
 class RoomOut(BaseModel):
-    """A room and what its host joins with."""
+    """A room with its host token and where to join."""
 
     room_id: str
     host_identity: str
@@ -72,7 +72,7 @@ class RoomsOut(BaseModel):
 
 
 class TokenIn(BaseModel):
-    """Whom a token is for."""
+    """Who a token is for."""
 
     model_config = _strict({"role": "viewer"}, {"role": "guest", "name": "Aoi"})
 
@@ -82,7 +82,7 @@ class TokenIn(BaseModel):
 
 
 class WatchIn(BaseModel):
-    """What lets somebody watch who is not signed in."""
+    """An invitation to watch a room."""
 
     model_config = _strict()
 
@@ -91,7 +91,7 @@ class WatchIn(BaseModel):
 
 
 class TokenOut(BaseModel):
-    """A LiveKit token. `host_identity`: whose picture and sound are the show."""
+    """A LiveKit token. `host_identity`: the participant whose picture and sound go on air."""
 
     room_id: str
     role: Literal["host", "guest", "viewer"]
@@ -102,7 +102,7 @@ class TokenOut(BaseModel):
 
 
 class DestinationIn(BaseModel):
-    """A new destination. The ingest URL is the platform's own when left out; the key is never shown again."""
+    """A new destination. Without `ingest_url` the platform's own is used. The stream key is never shown."""
 
     model_config = _strict({"platform": "youtube", "stream_key": "abcd-efgh-ijkl-mnop-qrst", "label": "My channel"})
 
@@ -114,7 +114,7 @@ class DestinationIn(BaseModel):
 
 
 class DestinationEdit(BaseModel):
-    """What changes; what is left out stays. `backup_ingest_url` null takes it away."""
+    """Changes to a destination; fields that are left out stay. A null `backup_ingest_url` removes it."""
 
     model_config = _strict({"label": "Second channel"})
 
@@ -125,7 +125,7 @@ class DestinationEdit(BaseModel):
 
 
 class DestinationOut(BaseModel):
-    """A saved destination. `key_fingerprint` recognises its key and says nothing about it."""
+    """A saved destination. `key_fingerprint` recognises the stream key and reveals nothing of it."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -140,13 +140,13 @@ class DestinationOut(BaseModel):
 
 
 class DestinationsOut(BaseModel):
-    """All of the caller's."""
+    """All destinations of the caller."""
 
     data: list[DestinationOut]
 
 
 class StepOut(BaseModel):
-    """One step on the way to a destination. `code` where it failed, with what happened and what to do."""
+    """One step of a destination's test. If it failed: `code`, `message` (what happened) and `action` (what to do)."""
 
     name: Literal["address", "dns", "tcp", "tls", "handshake", "connect", "publish"]
     ok: bool
@@ -157,7 +157,7 @@ class StepOut(BaseModel):
 
 
 class TestOut(BaseModel):
-    """The steps in their order, up to the first that failed."""
+    """The steps in order, up to the first that failed."""
 
     ok: bool
     steps: list[StepOut]
@@ -179,7 +179,7 @@ class StartIn(BaseModel):
 
     @property
     def wanted_platforms(self) -> list[str]:
-        """One list, whichever way it was said."""
+        """The platforms as a list without duplicates."""
         return _platforms(self.platforms)
 
     @model_validator(mode="after")
@@ -189,16 +189,16 @@ class StartIn(BaseModel):
         return self
 
 
-def _platforms(said: str | list[StreamPlatform] | None) -> list[str]:
-    if said == "both":
+def _platforms(given: str | list[StreamPlatform] | None) -> list[str]:
+    if given == "both":
         return ["youtube", "twitch"]
-    if isinstance(said, str):
-        return [said]
-    return list(dict.fromkeys(said or []))
+    if isinstance(given, str):
+        return [given]
+    return list(dict.fromkeys(given or []))
 
 
 class StopIn(BaseModel):
-    """Which broadcast: by its id, or the room's."""
+    """The broadcast to stop: by its id, or the newest of a room."""
 
     model_config = _strict({"room_id": "my-room"})
 
@@ -233,8 +233,8 @@ class AddIn(BaseModel):
 
 
 class ErrorOut(BaseModel):
-    """Why something is not well. `message` says what happened, `action` what the host can do, in the asker's language.
-    `retryable`: we try again by ourselves."""
+    """Why an output or a broadcast is not live. `message` says what happened, `action` what the host can do, in the
+    language of the request. `retryable`: Butai tries again by itself. `cause`: the last error before `retries_exhausted`."""
 
     code: str
     message: str
@@ -247,7 +247,7 @@ class ErrorOut(BaseModel):
 
 
 class MetricsOut(BaseModel):
-    """One output's last second."""
+    """An output's metrics of the last second."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -258,7 +258,8 @@ class MetricsOut(BaseModel):
 
 
 class OutputOut(BaseModel):
-    """One push. `confirmation`: `transport` when the platform acknowledges bytes, `platform` when its own API agrees."""
+    """A broadcast's way to one platform. `confirmation`: `transport` when the platform acknowledges bytes, `platform` when
+    its own API says that it is live."""
 
     id: UUID
     platform: PlatformName
@@ -276,7 +277,7 @@ class OutputOut(BaseModel):
 
 
 class EventOut(BaseModel):
-    """What happened. `id` grows; `from` and `to` are states of the output."""
+    """An event of the timeline. Ids grow with time; `from` and `to` are states of the output."""
 
     id: int
     at: datetime
@@ -301,7 +302,7 @@ class SourceOut(BaseModel):
 
 
 class WayInOut(BaseModel):
-    """An ingress of the room: a program like OBS that may send into it."""
+    """An ingress of the room, without its URL. `since`: when the state was entered."""
 
     ingress_id: str
     kind: Literal["rtmp", "whip"]
@@ -311,8 +312,8 @@ class WayInOut(BaseModel):
 
 
 class StatusOut(BaseModel):
-    """A broadcast now. `platforms`: for each platform its output that most needs the host; `outputs`: all of them.
-    `status` `idle`: this room was never on air."""
+    """The state of a broadcast. `platforms`: for each platform the output that most needs the host's attention; `outputs`:
+    all of them. `status` is `idle` for a room without a broadcast so far."""
 
     session_id: UUID | None
     room_id: str
@@ -329,7 +330,7 @@ class StatusOut(BaseModel):
 
 
 class PastOut(BaseModel):
-    """A broadcast of the past, or the one on air."""
+    """A broadcast of a room, on air or over."""
 
     session_id: UUID
     room_id: str
@@ -348,14 +349,14 @@ class HistoryOut(BaseModel):
 
 
 class TimelineOut(BaseModel):
-    """Oldest first. `next_after`: for the page behind; null on the last."""
+    """Events, oldest first. `next_after` is null on the last page."""
 
     data: list[EventOut]
     next_after: int | None
 
 
 class AuditOut(BaseModel):
-    """Who did what. `result`: `ok`, `refused` (with `error_code`) or `failed`."""
+    """An entry of the audit trail. `result`: `ok`, `refused` (with `error_code`) or `failed`."""
 
     id: int
     at: datetime

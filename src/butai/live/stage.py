@@ -1,4 +1,4 @@
-"""What the routes of going live need of their process, put together once by `butai.api`."""
+"""The dependencies that the routes of going live share within one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from butai.live.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The parts in one process."""
+    """Database, settings and services of one process; immutable, made once when the API starts."""
 
     database: Database
     settings: LiveSettings
@@ -26,6 +26,6 @@ class Stage:
     feed: Feed
 
 
-def stage(request: HTTPConnection) -> Stage:
-    """The process's stage."""
+def get_stage(request: HTTPConnection) -> Stage:
+    """The stage of the process that serves this request."""
     return request.state.stage

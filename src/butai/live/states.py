@@ -1,11 +1,11 @@
-"""The states of an output as one table, and what a broadcast shows. Pure.
+"""The states of an output as one table, and the status of a broadcast. Pure.
 
     pending ─▶ starting ─▶ live ⇄ reconnecting
-                   every one of them ─▶ stopping ─▶ ended
-                   every one of them ─▶ failed ─(retried by hand)─▶ starting
+             each of the four ─▶ stopping ─▶ ended
+             each of the five ─▶ failed ─(retried by hand)─▶ starting
 
 `starting` and `reconnecting` with a `next_attempt_at` wait for their next attempt. A broadcast stores only what is wanted;
-what it shows is made of its outputs (`broadcast_status`). Called by `butai.live.reconcile.transitions`, which alone writes.
+its status is computed from its outputs (`broadcast_status`). `butai.live.reconcile.transitions` alone moves an output.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from enum import StrEnum
 
 LONGEST_ROOM_ID = 128
 ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
-"""Pattern of a room's id. LiveKit accepts nearly anything; characters that cannot stand in a path are left out."""
+"""Pattern of a room's id. LiveKit accepts nearly any text; characters that cannot stand in a URL path are excluded."""
 
 
 class OutputState(StrEnum):
-    """Of an output, in the table."""
+    """States as the column `outputs.state` holds them."""
 
     PENDING = "pending"
     STARTING = "starting"
@@ -31,18 +31,18 @@ class OutputState(StrEnum):
 
 
 class OutputTrigger(StrEnum):
-    """What can happen to an output. Each one leaves a row in `live_events`."""
+    """What can happen to an output. Each move writes a row into `live_events`, named `output.TRIGGER`."""
 
     STARTED = "started"
-    """An attempt was handed to the engine."""
+    """An attempt was given to the engine."""
     ACCEPTED = "accepted"
-    """The platform takes bytes."""
+    """The platform accepted the publish and acknowledges bytes."""
     INTERRUPTED = "interrupted"
-    """It stopped taking them, or the engine died. The attempt may heal by itself, or a new one follows."""
+    """The platform stopped acknowledging bytes, or the engine died. The attempt may recover, or a new one follows."""
     RETRY_PLANNED = "retry_planned"
     """An attempt ended with an error that may pass; `next_attempt_at` says when the next one begins."""
     FAILED = "failed"
-    """No further attempt without a host's word."""
+    """No further attempt unless the host asks for one."""
     RETRIED = "retried"
     """A host asked for an attempt now."""
     STOP_ASKED = "stop_asked"
@@ -51,7 +51,7 @@ class OutputTrigger(StrEnum):
 
 
 class IllegalOutputTransition(Exception):
-    """The table has no arrow for this event in this state: a bug, or a late observer."""
+    """`TABLE` has no entry for this event in this state: a bug, or a late observation."""
 
     def __init__(self, state: OutputState, event: OutputTrigger) -> None:
         super().__init__(f"{event} cannot happen to an output that is {state}")
@@ -73,7 +73,7 @@ TABLE: dict[tuple[OutputState, OutputTrigger], OutputState] = {
     (_S.RECONNECTING, _E.RETRY_PLANNED): _S.RECONNECTING,
     **{(state, _E.FAILED): _S.FAILED for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING)},
     (_S.FAILED, _E.RETRIED): _S.STARTING,
-    # "Now" to one that waits for its time.
+    # A host's retry brings a waiting attempt forward.
     (_S.STARTING, _E.RETRIED): _S.STARTING,
     (_S.RECONNECTING, _E.RETRIED): _S.RECONNECTING,
     **{(state, _E.STOP_ASKED): _S.STOPPING for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING)},
@@ -85,7 +85,7 @@ TABLE: dict[tuple[OutputState, OutputTrigger], OutputState] = {
 
 
 def next_state(state: OutputState, event: OutputTrigger) -> OutputState:
-    """The state after `event`. Raises `IllegalOutputTransition` where the table has no arrow."""
+    """The state after `event`. Raises `IllegalOutputTransition` where `TABLE` has no entry."""
     try:
         return TABLE[state, event]
     except KeyError:
@@ -101,21 +101,24 @@ WIRE: dict[OutputState, str] = {
     _S.ENDED: "ended",
     _S.FAILED: "error",
 }
-"""The contract's words."""
+"""The states as clients see them; the words are part of the API."""
 
 BroadcastStatus = str
-"""`starting`, `live`, `degraded` (some are on air, not all), `stopping`, `ended`, `error` (none is, none will be by itself)."""
+"""`starting`, `live`, `degraded` (some outputs are live), `stopping`, `ended`, `error` (none is live or will be by itself)."""
 
 
 def broadcast_status(states: Iterable[OutputState], *, wanted: bool, ended: bool, was_live: bool) -> BroadcastStatus:
-    """What a broadcast shows. `wanted`: on air is. `ended`: it is over. `was_live`: any output ever was."""
+    """The status of a broadcast with outputs in `states`.
+
+    `wanted`: the broadcast should be on air. `ended`: it is over. `was_live`: any of its outputs ever was live.
+    """
     found = list(states)
     if ended:
         failed = bool(found) and all(state is OutputState.FAILED for state in found)
         return "error" if failed and not was_live else "ended"
     if not wanted:
         return "stopping"
-    # What a host took off the air by hand says nothing about the rest.
+    # Outputs that the host stopped do not count, unless all of them are.
     found = [state for state in found if state not in (OutputState.ENDED, OutputState.STOPPING)] or found
     if OutputState.LIVE in found:
         return "live" if all(state is OutputState.LIVE for state in found) else "degraded"

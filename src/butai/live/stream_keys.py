@@ -1,8 +1,8 @@
-"""Stream keys at rest: sealed with AES-256-GCM, opened only to push.
+"""Stream keys at rest: sealed with AES-256-GCM, opened only to publish or to test a destination.
 
-Called by `destinations` (seal), by `butai.live.egress` and the preflight (open). A blob is
-`version, key id (4), subject (16), nonce (12), ciphertext`; all before the ciphertext is bound to it, so a blob cannot
-be given another subject. The subject is the destination's id, which outputs carry along with their copy.
+A blob is `version (1 byte), key id (4), subject (16), nonce (12), ciphertext`. Version, key id and subject are
+authenticated with the ciphertext, so a blob cannot be moved to another subject. The subject is the destination's id,
+which outputs keep together with their copy.
 
 `BUTAI_SECRET_KEY` may hold several keys: the first seals, all open. The key id is a hash of the key, so their order may
 change.
@@ -33,7 +33,7 @@ _NONCE = 12
 
 
 class SealBroken(Exception):
-    """A blob that none of our keys opens. Says which key it wants, nothing more."""
+    """No key of ours opens the blob. The text names the key's id at most, no secret."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Key:
 
 
 class Sealer:
-    """Made once for a process from `LiveSettings`. Raises `SecretKeyInvalid`."""
+    """Seals and opens with the keys of `LiveSettings`. Making one raises `SecretKeyInvalid` for malformed keys."""
 
     def __init__(self, settings: LiveSettings) -> None:
         raws = [_raw(text.strip()) for text in settings.secret_key.get_secret_value().split(",") if text.strip()]
@@ -66,7 +66,7 @@ class Sealer:
         return head + nonce + key.cipher.encrypt(nonce, text.encode(), head)
 
     def open(self, blob: bytes, subject: UUID | None = None) -> str:
-        """What was sealed; for `subject`, where it is given. Raises `SealBroken`."""
+        """The sealed text; must have been sealed for `subject`, if given. Raises `SealBroken`."""
         head, nonce, sealed = blob[:_HEAD], blob[_HEAD : _HEAD + _NONCE], blob[_HEAD + _NONCE :]
         key = self._keys.get(head[1:5])
         if len(head) < _HEAD or head[0] != _VERSION or key is None:
@@ -79,22 +79,23 @@ class Sealer:
             raise SealBroken("the blob was changed") from None
 
     def fingerprint(self, text: str) -> str:
-        """Eight letters to recognise a key by. Made with our own key, so they say nothing about the key itself."""
+        """Eight letters by which a stream key is recognised: an HMAC with our own key, so they reveal nothing of it.
+        Raises `SecretKeyInvalid` without a key."""
         digest = hmac.new(self._sealing().mark, text.encode(), hashlib.sha256).digest()
         return base64.b32encode(digest[:5]).decode().lower()
 
     @property
     def newest(self) -> bytes:
-        """The id of the key that seals, as it stands in blobs from byte 1 on. Raises `SecretKeyInvalid` without one."""
+        """The id of the sealing key: bytes 1 to 4 of a blob. Raises `SecretKeyInvalid` without a key."""
         return self._sealing().id
 
     @property
     def rotates(self) -> bool:
-        """Whether there are older keys, whose blobs should be sealed anew."""
+        """Whether there are older keys, whose blobs should be sealed again."""
         return len(self._keys) > 1
 
     def renewed(self, blob: bytes) -> tuple[bytes, str]:
-        """The same, sealed with the first key, and its fingerprint by that. Raises `SealBroken`."""
+        """The same text sealed with the first key, and its new fingerprint. Raises `SealBroken`."""
         text = self.open(blob)
         return self.seal(text, UUID(bytes=blob[5:_HEAD])), self.fingerprint(text)
 
@@ -122,7 +123,7 @@ def _raw(text: str) -> bytes:
 
 
 def _read_or_make(path: Path) -> str:
-    """The file's key; made when there is none, whole or not at all, for this user alone."""
+    """The key in the file, which is created with mode 600 if missing, atomically."""
     try:
         return _read(path) or _make(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -146,7 +147,7 @@ def _make(path: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            # Not `rename`: of two processes that start together the first one's key stays.
+            # `link` fails if the file exists, unlike `rename`: of two processes that start at once, both use the first key.
             os.link(temporary, path)
     finally:
         temporary.unlink()

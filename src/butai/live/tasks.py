@@ -1,4 +1,4 @@
-"""Going live's background jobs. `butai.worker` registers and runs them."""
+"""Background tasks of going live."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from butai.live.models import LiveKitWebhook
 log = structlog.get_logger(__name__)
 
 SWEEP_BATCH = 5_000
-"""Rows in one transaction: a few tens of milliseconds, in which new webhooks go on being kept."""
+"""Rows deleted in one transaction: a few tens of milliseconds, during which new webhooks are still stored."""
 
 LEAST_DAYS = 1 / 24
-"""However few days are set, a webhook stays for an hour: by its id a second one is known, for as long as its signature is
-taken (`webhook_signatures.WINDOW`) and several times over."""
+"""Days: a webhook is kept for an hour at least, whatever is set. A duplicate is recognised by the stored id, and a
+signature is accepted for ten minutes (`webhooks.signatures.WINDOW`)."""
 
 
 async def sweep_webhooks(context: JobContext, timestamp: int) -> None:
-    """Deletes webhooks that were kept for `webhook_days`."""
+    """Deletes webhooks older than `BUTAI_WEBHOOK_DAYS`, in batches of `SWEEP_BATCH`."""
     database: Database = context.additional_context["library"].database
     settings: LiveSettings = context.additional_context["live"]
     kept = timedelta(days=max(settings.webhook_days, LEAST_DAYS))
@@ -48,6 +48,6 @@ async def sweep_webhooks(context: JobContext, timestamp: int) -> None:
 
 
 def register(app: App) -> None:
-    """Makes the tasks known to a procrastinate app."""
+    """Adds the tasks and their schedules to a procrastinate app."""
     sweep = app.task(name="live.sweep_webhooks", pass_context=True, queueing_lock="live.sweep_webhooks")(sweep_webhooks)
     app.periodic(cron="17 * * * *")(sweep)

@@ -1,6 +1,6 @@
-"""What a host reads: for each code what happened and what to do, in English and Chinese. Pure; called by `queries`.
+"""Texts for hosts: for each code what happened and what to do, in English and Chinese. Pure.
 
-`{platform}` is the platform's own name. Clients match codes; these texts may change.
+`{platform}` is replaced by the platform's display name. Clients match codes; these texts may change.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
     ),
     Code.ALREADY_LIVE: (
         "This room is already live.",
-        "Open the running show, or end it before you start another.",
+        "Open the running broadcast, or end it before you start another.",
         "这个房间已经在直播。",
         "请打开正在进行的直播,或先结束它再开始新的。",
     ),
     Code.NO_DESTINATION: (
         "No {platform} destination is saved.",
-        "Save your {platform} stream key, then add {platform} to the show.",
+        "Save your {platform} stream key, then add {platform} to the broadcast.",
         "还没有保存 {platform} 的推流目标。",
         "请先保存 {platform} 的串流密钥,然后把它加入直播。",
     ),
@@ -45,7 +45,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "请从 {platform} 重新复制密钥并保存,然后重试。重置后旧密钥会全部失效。",
     ),
     Code.ALREADY_PUBLISHING: (
-        "Somebody is already streaming to {platform} with this key.",
+        "Another program is already streaming to {platform} with this key.",
         "Stop the other program (OBS, another tab). We try again by ourselves.",
         "已有其他程序正在用这个密钥向 {platform} 推流。",
         "请停止另一个程序(OBS 或其他页面)。我们会自动重试。",
@@ -82,7 +82,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
     ),
     Code.PLATFORM_NOT_CONFIRMED: (
         "Data flows, but {platform} does not say that you are live.",
-        "Look at your {platform} page: the show may need to be started there.",
+        "Look at your {platform} page: the broadcast may need to be started there.",
         "数据正在发送,但 {platform} 尚未确认直播。",
         "请查看你的 {platform} 页面:可能需要在那里开始直播。",
     ),
@@ -117,7 +117,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "请在演播室打开摄像头或舞台。",
     ),
     Code.SOURCE_ENDED: (
-        "The host left, so the show ended.",
+        "The host left, so the broadcast ended.",
         "Open the studio and go live again.",
         "主播已离开,直播已结束。",
         "请重新打开演播室并开始直播。",
@@ -159,7 +159,7 @@ HOST_CODES = frozenset(_TEXTS)
 
 
 def words(code: str, platform: str | None, language: Language) -> tuple[str, str]:
-    """What happened and what to do."""
+    """What happened, and what to do. A code without texts gives itself and an empty string."""
     try:
         texts = _TEXTS[Code(code)]
     except ValueError:
@@ -169,8 +169,8 @@ def words(code: str, platform: str | None, language: Language) -> tuple[str, str
     return texts[first].format(platform=name), texts[first + 1].format(platform=name)
 
 
-def language(accept: str | None) -> Language:
-    """The better of our languages by an `Accept-Language` header (RFC 9110, 12.5.4); English otherwise."""
+def preferred_language(accept: str | None) -> Language:
+    """The language that an `Accept-Language` header weighs higher (RFC 9110, 12.5.4); English otherwise."""
     best: tuple[float, Language] = (0.0, "en")
     for part in (accept or "")[:500].split(","):
         tag, _, weight = part.strip().partition(";")

@@ -1,7 +1,6 @@
-"""LiveKit access tokens: made for hosts, guests, viewers and our own egress; read when a host shows one.
+"""LiveKit access tokens: made for hosts, guests, viewers and our own engines, and read when a request carries one.
 
-Called by `rooms`, by `butai.identity` through `HostTokens`, and by `butai.live.egress`. LiveKit's own library makes
-and checks them.
+LiveKit's own library signs and verifies them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Role = Literal["host", "guest", "viewer"]
 
 @dataclass(frozen=True, slots=True)
 class HostClaims:
-    """What a host token says: it may administer `room` of the LiveKit project `project`, as `identity`."""
+    """A host token's claims: its holder may administer `room` of the LiveKit project `project`, as `identity`."""
 
     room: str
     identity: str
@@ -32,7 +31,7 @@ class HostClaims:
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What a viewer's token says: its holder may see `room` of the LiveKit project `project`, for `seconds` from now."""
+    """A viewer token's claims: its holder may watch `room` of the LiveKit project `project`, for `seconds` from now."""
 
     room: str
     project: str
@@ -40,15 +39,15 @@ class Invitation:
 
 
 EMPTY_SECONDS = 600
-"""How long LiveKit keeps a room that nobody has joined yet."""
+"""Seconds for which LiveKit keeps a room that no participant has joined yet."""
 
 STAY_SECONDS = 90
-"""How long it keeps one that everybody has left, beyond LiveKit's 20: a host who reloads comes back to the same one. More
-than the default grace of a broadcast."""
+"""Seconds for which LiveKit keeps a room after the last participant has left (its own default is 20): a host who reloads
+returns to the same room. Longer than a broadcast's default grace of 60."""
 
 
 class Tokens:
-    """Of all LiveKit projects, each with its keys of the moment."""
+    """Signs and reads the tokens of all LiveKit projects, with the keys that each has at that moment."""
 
     def __init__(self, projects: Projects) -> None:
         self._projects = projects
@@ -66,8 +65,8 @@ class Tokens:
         return self._sign(project, identity, name, grants, timedelta(hours=hours))
 
     def for_egress(self, project: str, room: str, identity: str) -> str:
-        """A token that sees and hears a room, and is seen by nobody. Good for a day: a show may be long, and LiveKit
-        renews the tokens of those who are there."""
+        """A token that subscribes to a room without being visible in it. Valid for a day: broadcasts may be long, and
+        LiveKit renews the tokens of connected participants."""
         grants = api.VideoGrants(
             room_join=True,
             room=room,
@@ -80,7 +79,7 @@ class Tokens:
         return self._sign(project, identity, "", grants, timedelta(days=1))
 
     def read_host(self, token: str) -> HostClaims | None:
-        """What a host token says; None when it is not ours, has expired, or gives no room to administer."""
+        """A host token's claims; None when it is not ours, has expired, or grants no room to administer."""
         for project, key in self._projects.of_key(_issuer(token)):
             claims = _verified(token, key)
             grants = claims.video if claims else None
@@ -89,7 +88,7 @@ class Tokens:
         return None
 
     def read_viewer(self, token: str) -> Invitation | None:
-        """What a viewer's token says; None when it is not ours, has expired, or is not one that can only watch."""
+        """A viewer token's claims; None when it is not ours, has expired, or may publish."""
         for project, key in self._projects.of_key(_issuer(token)):
             claims = _verified(token, key)
             grants = claims.video if claims else None
@@ -98,14 +97,14 @@ class Tokens:
         return None
 
     def room_of_host(self, token: str) -> tuple[str, str, str] | None:
-        """The room that a host token rules, the identity in it, and the project, for `butai.identity`."""
+        """The room that a host token may administer, the identity in it, and the project; None as for `read_host`."""
         claims = self.read_host(token)
         return (claims.room, claims.identity, claims.project) if claims else None
 
     def _sign(self, project: str, identity: str, name: str, grants: api.VideoGrants, ttl: timedelta) -> str:
         key = self._projects.get(project).key
-        # For a room that the first to join makes. In sync: with packets lost, LiveKit otherwise lets sound run 0.3 s ahead of
-        # the picture (bench/sync.py).
+        # Applies to a room that is created by the first to join. `sync_streams`: with lost packets LiveKit otherwise lets
+        # sound run 0.3 s ahead of the picture (bench/sync.py).
         room = api.RoomConfiguration(empty_timeout=EMPTY_SECONDS, departure_timeout=STAY_SECONDS, sync_streams=True)
         token = api.AccessToken(key.api_key, key.api_secret)
         token = token.with_identity(identity).with_name(name).with_grants(grants).with_ttl(ttl)
@@ -118,7 +117,7 @@ class _Payload(msgspec.Struct):
 
 
 def _payload(token: str) -> _Payload:
-    """What a token says of itself; not believed before its signature is checked."""
+    """The claims of a token whose signature has not been checked; empty for text that is no token."""
     try:
         payload = token.split(".")[1]
         return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Payload)
@@ -127,7 +126,7 @@ def _payload(token: str) -> _Payload:
 
 
 def _issuer(token: str) -> str:
-    """The API key that a token says it is of."""
+    """The API key that a token claims to be signed with."""
     return _payload(token).iss
 
 
@@ -135,5 +134,5 @@ def _verified(token: str, key: LiveKitKey) -> Claims | None:
     try:
         return api.TokenVerifier(key.api_key, key.api_secret).verify(token)
     except Exception:
-        # The library raises whatever its own parts raise; none of it is worth more than "no".
+        # The library passes on whatever PyJWT and its own parsing raise; each of them means an invalid token.
         return None

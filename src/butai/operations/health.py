@@ -22,7 +22,7 @@ from butai.assets.library import Library
 from butai.config import Settings
 from butai.database import Connection, Database
 from butai.errors import Code, DatabaseUnavailable
-from butai.live.rooms.service import NO_ANSWER, asking
+from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.stage import Stage
 from butai.web.metrics import Metrics
 
@@ -167,11 +167,11 @@ class Health:
     async def _livekit(self, project: str) -> str | None:
         """None when it answers, else why not."""
         try:
-            async with asking(self._stage, project, PART_SECONDS) as livekit:
+            async with livekit_client(self._stage, project, PART_SECONDS) as livekit:
                 await livekit.room.list_rooms(api.ListRoomsRequest(names=["butai-health"]))
         except api.TwirpError as error:
             return Code.LIVEKIT_UNAUTHORIZED if error.status in (401, 403) else Code.LIVEKIT_UNREACHABLE
-        except NO_ANSWER:
+        except LIVEKIT_ERRORS:
             return Code.LIVEKIT_UNREACHABLE
         return None
 

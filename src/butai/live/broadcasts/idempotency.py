@@ -1,6 +1,6 @@
-"""`Idempotency-Key`: the same request sent again gets the same answer and does nothing (the IETF's httpapi draft).
+"""`Idempotency-Key`: a repeated request gets the first one's answer and has no further effect (IETF httpapi draft).
 
-Called by `service` within the transaction of the act, so key and act are written together or not at all.
+Keys are written in the transaction of the act, so key and act are committed together or not at all.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from butai.errors import IdempotencyMismatch
 from butai.live.models import IdempotencyKey
 
 _KEPT = text("interval '1 day'")
+"""How long a key is remembered."""
 _SWEPT_AT_ONCE = 20
+"""Old keys that each new key deletes."""
 
 
 async def earlier(session: AsyncSession, caller: str, key: str, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The answer that this key was given before; None when it is new, and taken now.
+    """The answer given to this key before; None when the key is new, in which case it is reserved.
 
-    Of two at once the second waits here until the first has committed. Raises `IdempotencyMismatch`.
+    Of two requests at the same time the second waits here until the first has committed. Raises `IdempotencyMismatch` for
+    a key that belongs to another request.
     """
     await _sweep(session)
     digest = hashlib.sha256(msgspec.json.encode(request, order="sorted", enc_hook=str)).hexdigest()
@@ -44,7 +47,7 @@ async def earlier(session: AsyncSession, caller: str, key: str, request: dict[st
 
 
 async def keep(session: AsyncSession, caller: str, key: str, answer: dict[str, Any]) -> None:
-    """Remembers what was answered."""
+    """Stores the answer to a reserved key."""
     await session.execute(
         update(IdempotencyKey)
         .where(IdempotencyKey.caller == caller, IdempotencyKey.key == key)
@@ -53,7 +56,7 @@ async def keep(session: AsyncSession, caller: str, key: str, answer: dict[str, A
 
 
 async def _sweep(session: AsyncSession) -> None:
-    """Each new key takes some old ones away, so that the table stays as large as a day: no job is needed."""
+    """Deletes some keys of more than a day ago. Each new key does so, which bounds the table without a job."""
     old = (
         select(IdempotencyKey.caller, IdempotencyKey.key)
         .where(IdempotencyKey.created_at < func.now() - _KEPT)

@@ -1,7 +1,7 @@
-"""The shows of all rooms, on air and past, for operators. Read by `show_routes`, straight from Postgres.
+"""The broadcasts of all rooms, on air and past, for operators.
 
-A broadcast's id grows with the time it began, so a page goes on behind the last id of the one before, and the newest come
-first by the primary key.
+Ids are UUIDs of version 7, which grow with the time of creation. So the primary key gives the order, newest first, and a
+page continues below the last id of the page before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from butai.database import Connection, Database
 from butai.live.broadcasts.queries import FIGURES, shown_error, shown_output, shown_status
 from butai.live.texts import Language
 
-_SHOWS: LiteralString = """
+_BROADCASTS: LiteralString = """
 SELECT b.id, b.room_id, r.owner_user_id, b.livekit_project, b.egress, b.wanted, b.preset, b.started_by, b.created_at,
        b.ended_at, b.end_code, b.source_phase, b.lease_holder
 FROM broadcasts b JOIN rooms r ON r.room_id = b.room_id
@@ -30,7 +30,7 @@ WHERE o.broadcast_id = ANY(%s) ORDER BY o.id
 """
 
 
-async def shows(
+async def list_broadcasts(
     database: Database,
     language: Language,
     limit: int,
@@ -41,8 +41,8 @@ async def shows(
     owner: str | None = None,
     before: UUID | None = None,
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Broadcasts with their outputs, newest first, and whether there are more."""
-    # Put together by what is asked: a plan for "or everything" could use no index.
+    """Broadcasts with their outputs, newest first, below the id `before`; and whether there are more."""
+    # Only the conditions that are given: with "OR everything" the plan could use no index.
     where: list[LiteralString] = []
     if session_id is not None:
         where.append("b.id = %(session_id)s")
@@ -54,25 +54,25 @@ async def shows(
         where.append("r.owner_user_id = %(owner)s")
     if before is not None:
         where.append("b.id < %(before)s")
-    statement: LiteralString = _SHOWS + (("WHERE " + " AND ".join(where)) if where else "")
-    asked = {"session_id": session_id, "room_id": room_id, "owner": owner, "before": before, "limit": limit + 1}
+    statement: LiteralString = _BROADCASTS + (("WHERE " + " AND ".join(where)) if where else "")
+    values = {"session_id": session_id, "room_id": room_id, "owner": owner, "before": before, "limit": limit + 1}
 
-    async def ask(connection: Connection) -> list[dict[str, Any]]:
+    async def read(connection: Connection) -> list[dict[str, Any]]:
         async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(statement + " ORDER BY b.id DESC LIMIT %(limit)s", asked)
+            await cursor.execute(statement + " ORDER BY b.id DESC LIMIT %(limit)s", values)
             rows = (await cursor.fetchall())[: limit + 1]
             of: dict[UUID, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
             if rows:
                 await cursor.execute(_OUTPUTS, [list(of)])
                 for output in await cursor.fetchall():
                     of[output["broadcast_id"]].append(output)
-            return [_show(row, of[row["id"]], language) for row in rows]
+            return [_as_answer(row, of[row["id"]], language) for row in rows]
 
-    found = await database.read(ask)
+    found = await database.read(read)
     return found[:limit], len(found) > limit
 
 
-def _show(row: dict[str, Any], outputs: list[dict[str, Any]], language: Language) -> dict[str, Any]:
+def _as_answer(row: dict[str, Any], outputs: list[dict[str, Any]], language: Language) -> dict[str, Any]:
     return {
         "session_id": row["id"],
         "room_id": row["room_id"],

@@ -1,7 +1,7 @@
-"""`/api/live/shows`: what is and was on air in all rooms, for operators.
+"""`/api/live/broadcasts/all`: what is and was on air in all rooms, for operators.
 
-A show's timeline, its end, and each of its outputs are at the host's own paths (`routes`), which an operator may use for any
-room (`access`).
+A broadcast's timeline, its end, and each of its outputs are at the host's own paths, which an operator may use for any room
+(`butai.live.access`).
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from butai.live.broadcasts import overview
-from butai.live.responses import LiveRoute, as_json, asked_language
+from butai.live.responses import LiveRoute, as_json, request_language
 from butai.live.schemas import ErrorOut, OutputOut, RoomId
-from butai.live.stage import stage
+from butai.live.stage import get_stage
 from butai.web.dependencies import Operator
 from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 
-class ShowOutput(OutputOut):
-    """An output as its host sees it. `error_detail`: the engine's own words, without secrets."""
+class OperatorOutput(OutputOut):
+    """An output with `error_detail`, the engine's own error text, redacted."""
 
     error_detail: str | None
 
 
-class ShowOut(BaseModel):
-    """One broadcast of anybody's. `controller`: who looks after it now."""
+class BroadcastOverview(BaseModel):
+    """A broadcast of any room. `controller`: the process that holds its lease; null once it has ended."""
 
     session_id: UUID
     room_id: str
@@ -45,18 +45,23 @@ class ShowOut(BaseModel):
     started_at: datetime
     ended_at: datetime | None
     end: ErrorOut | None
-    outputs: list[ShowOutput]
+    outputs: list[OperatorOutput]
 
 
-class ShowsOut(BaseModel):
+class BroadcastOverviewPage(BaseModel):
     """Newest first. `next_before`: for the page behind."""
 
-    data: list[ShowOut]
+    data: list[BroadcastOverview]
     next_before: UUID | None
 
 
-@router.get("/shows", response_model=ShowsOut, responses=documented(400, 403), summary="The shows of all rooms")
-async def list_shows(
+@router.get(
+    "/broadcasts/all",
+    response_model=BroadcastOverviewPage,
+    responses=documented(400, 403),
+    summary="The broadcasts of all rooms",
+)
+async def list_broadcasts(
     request: Request,
     who: Operator,
     state: Annotated[Literal["on_air", "over"] | None, Query(description="Only these")] = None,
@@ -66,10 +71,10 @@ async def list_shows(
     before: Annotated[UUID | None, Query(description="`next_before` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """For operators, newest first."""
-    found, more = await overview.shows(
-        stage(request).database,
-        asked_language(request),
+    """For operators. Newest first."""
+    found, more = await overview.list_broadcasts(
+        get_stage(request).database,
+        request_language(request),
         limit,
         session_id=session_id,
         on_air=None if state is None else state == "on_air",
@@ -78,3 +83,7 @@ async def list_shows(
         before=before,
     )
     return as_json({"data": found, "next_before": found[-1]["session_id"] if more else None})
+
+
+# The path of version 0.1, which version 0.2 still answers.
+router.add_api_route("/shows", list_broadcasts, methods=["GET"], include_in_schema=False)

@@ -1,7 +1,4 @@
-"""What is on air, and was: status, timeline, history, audit. Read by `routes` and `event_routes`, straight from Postgres.
-
-Answers are plain dicts in the shape that goes out. Nothing here looks at a sealed key.
-"""
+"""What hosts read of broadcasts: status, metrics, timeline, history. No sealed key is ever selected."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from butai.live.states import WIRE, OutputState, broadcast_status
 from butai.live.texts import HOST_CODES, Language, words
 
 TIMELINE = 50
-"""Events within a status; all of them are in the timeline."""
+"""The newest events that a status carries; the timeline has all."""
 
 FIGURES: LiteralString = """output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
     AND m.at > now() - interval '5 seconds' AND o.state IN ('live', 'reconnecting')"""
-"""What an output's figures are joined by. Those that are older say nothing any more: relays report each second."""
+"""Joins an output's metrics. Engines report each second, so metrics older than 5 s are stale and left out."""
 
 _URGENCY = (
     OutputState.FAILED,
@@ -34,7 +31,7 @@ _URGENCY = (
     OutputState.LIVE,
     OutputState.ENDED,
 )
-"""Of several outputs to one platform, which one speaks for it: the one that most needs its host."""
+"""Which of several outputs to one platform is shown for it: the one that most needs the host's attention comes first."""
 
 _BROADCAST: LiteralString = """
 SELECT id, room_id, wanted, preset, created_at, ended_at, end_code, stop_asked_at, source_phase, source_since, source_code,
@@ -61,7 +58,7 @@ _NEWEST: LiteralString = (
     _EVENT
     + """
 WHERE broadcast_id = %s
-  -- Viewers come and go all the time; the whole timeline has them.
+  -- Without viewers who join and leave, which the timeline has.
   AND (actor IS DISTINCT FROM 'livekit' OR NOT (event LIKE 'participant.%%' OR event LIKE 'track.%%')
        OR detail ->> 'identity' = %s)
 ORDER BY id DESC LIMIT %s
@@ -76,7 +73,7 @@ WHERE room_id = %s AND deleted_at IS NULL ORDER BY created_at, ingress_id
 async def status(
     database: Database, language: Language, *, session_id: UUID | None = None, room_id: str | None = None
 ) -> dict[str, Any] | None:
-    """A broadcast by its id, or a room's newest. None when there is none."""
+    """The status of a broadcast, or of a room's newest. None when there is none."""
 
     async def ask(connection: Connection) -> dict[str, Any] | None:
         async with connection.cursor(row_factory=dict_row) as cursor:
@@ -97,7 +94,7 @@ async def status(
 
 
 async def figures(database: Database, *, session_id: UUID | None, room_id: str | None) -> dict[str, Any]:
-    """The fresh figures of a broadcast's outputs by their ids, or of the one that a room has on air."""
+    """Metrics of at most 5 s ago by output id, of a broadcast or of the one that a room has on air."""
 
     async def ask(connection: Connection) -> dict[str, Any]:
         which = (
@@ -105,26 +102,6 @@ async def figures(database: Database, *, session_id: UUID | None, room_id: str |
         )
         cursor = await connection.execute(_FIGURES + which, [session_id or room_id])
         return {str(output_id): data for output_id, data in await cursor.fetchall()}
-
-    return await database.read(ask)
-
-
-async def room_of(database: Database, session_id: UUID) -> str | None:
-    """The room of a broadcast."""
-
-    async def ask(connection: Connection) -> str | None:
-        row = await (await connection.execute("SELECT room_id FROM broadcasts WHERE id = %s", [session_id])).fetchone()
-        return row[0] if row else None
-
-    return await database.read(ask)
-
-
-async def owner_of(database: Database, room_id: str) -> tuple[str, str] | None:
-    """The owner of a room, and its LiveKit project."""
-
-    async def ask(connection: Connection) -> tuple[str, str] | None:
-        asked = "SELECT owner_user_id, livekit_project FROM rooms WHERE room_id = %s"
-        return await (await connection.execute(asked, [room_id])).fetchone()
 
     return await database.read(ask)
 
@@ -138,7 +115,7 @@ async def events(
     after: int = 0,
     limit: int = 500,
 ) -> list[dict[str, Any]]:
-    """Events of a broadcast or a room behind the one with the id `after`, oldest first."""
+    """Events of a broadcast or a room with ids above `after`, oldest first."""
 
     async def ask(connection: Connection) -> list[dict[str, Any]]:
         async with connection.cursor(row_factory=dict_row) as cursor:
@@ -152,7 +129,7 @@ async def events(
 
 
 async def newest_event(database: Database, *, session_id: UUID | None, room_id: str | None) -> int:
-    """The id of the last event of a broadcast or a room; 0 when there is none."""
+    """The highest event id of a broadcast or a room; 0 without events."""
 
     async def ask(connection: Connection) -> int:
         where = "WHERE broadcast_id = %s" if session_id is not None else "WHERE room_id = %s"
@@ -167,7 +144,7 @@ async def newest_event(database: Database, *, session_id: UUID | None, room_id: 
 async def history(
     database: Database, room_id: str, before: datetime | None, limit: int
 ) -> tuple[list[dict[str, Any]], bool]:
-    """A room's broadcasts, newest first, and whether there are more."""
+    """A room's broadcasts that began before `before`, newest first; and whether there are more."""
 
     async def ask(connection: Connection) -> list[dict[str, Any]]:
         async with connection.cursor(row_factory=dict_row) as cursor:
@@ -245,7 +222,7 @@ def _source_code(broadcast: dict[str, Any]) -> str | None:
 
 
 def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> str:
-    """One word for a broadcast, made of its outputs."""
+    """A broadcast's status, computed from the rows of its outputs."""
     return broadcast_status(
         [OutputState(row["state"]) for row in outputs],
         wanted=broadcast["wanted"] == "on_air",
@@ -259,11 +236,11 @@ def _urgency(row: dict[str, Any]) -> tuple[int, float]:
 
 
 def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
-    """An output's row as it goes out."""
+    """An output's row as clients see it."""
     error = shown_error(row["error_code"], row["platform"], language)
     if error is not None:
         if row["state"] == OutputState.FAILED:
-            # It was tried as often as it should be; the rest is the host's.
+            # The attempts are used up: the next one is the host's decision.
             error["retryable"] = False
         error |= {"platform": row["platform"], "attempt": row["attempt"], "next_attempt_at": row["next_attempt_at"]}
         if row["error_cause"]:
@@ -286,7 +263,7 @@ def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
 
 
 def shown_error(code: str | None, platform: str | None, language: Language) -> dict[str, Any] | None:
-    """A code with its words."""
+    """A code with its texts; None for none."""
     if not code:
         return None
     message, action = words(code, platform, language)
@@ -294,7 +271,7 @@ def shown_error(code: str | None, platform: str | None, language: Language) -> d
 
 
 def _retryable(code: str) -> bool:
-    """Whether we try again by ourselves."""
+    """Whether Butai tries again by itself after this code."""
     return code in ONCE or (code not in PERMANENT and code in HOST_CODES)
 
 

@@ -1,7 +1,7 @@
-"""What hosts ask for: go on air, stop, try one output again, take one off, add one. Called by `routes`.
+"""What hosts do with broadcasts: start, stop, retry an output, stop an output, add outputs.
 
-Only what is *wanted* is written here; a controller makes it so (`butai.live.reconcile.reconciler`). So stop is idempotent
-by design, and a crash anywhere is no more than a late reconcile.
+Only what is *wanted* is written here; a controller makes it so (`butai.live.reconcile`). Hence stopping is idempotent, and
+a crash between the two delays the change and loses nothing.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import active, capacity, hosted_broadcast, hosted_room, outputs_of
+from butai.live.access import active, hosted_broadcast, hosted_room, operator_detail, outputs_of
 from butai.live.broadcasts import idempotency
-from butai.live.destinations.service import OutputTarget, places
+from butai.live.destinations.service import OutputTarget, targets_of
 from butai.live.models import Broadcast, Output, Room
 from butai.live.stage import Stage
 from butai.live.states import OutputState
 
 MOST_OUTPUTS = 10
-"""Outputs of one broadcast that are not over: each costs bandwidth of the host's show."""
+"""Outputs of one broadcast that have not ended; each costs bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a host wants on air. Platforms (`youtube`, `twitch`) or destinations by id, or both."""
+    """A host's request to go live. `platforms`: `youtube`, `twitch`; `destination_ids`: saved destinations. At least one."""
 
     room_id: str
     platforms: Sequence[str] = ()
@@ -53,21 +53,22 @@ class Start:
     video_name: str = ""
 
     @property
-    def spoken_of(self) -> list[str]:
-        """For the audit trail."""
+    def audit_platforms(self) -> list[str]:
+        """The platforms that an audit entry names before the destinations have been looked up."""
         return [*self.platforms, *(["by destination"] if self.destination_ids else [])]
 
 
 async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key: str | None) -> tuple[UUID, bool]:
-    """A new broadcast of a room: its id, and whether it was begun now (not answered from an earlier request).
+    """Starts a broadcast. Returns its id, and False when an earlier request with the same `key` had started it.
 
-    Raises `NotHost`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`, `IdempotencyMismatch`.
+    Raises `NotHost`, `RoomNotFound`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`, `IdempotencyMismatch`,
+    `InvalidRequest` beyond `MOST_OUTPUTS`.
     """
     async with (
-        audit.refusal(stage.database, origin, "live.start", wanted.room_id, wanted.spoken_of),
+        audit.refusal(stage.database, origin, "live.start", wanted.room_id, wanted.audit_platforms),
         stage.database.transaction() as session,
     ):
-        # Locked, so that two starts of one room take turns.
+        # The lock makes two starts in one room take turns.
         room = await hosted_room(session, caller, wanted.room_id, lock=True)
         who = origin.actor or ""
         if key is not None:
@@ -86,9 +87,9 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
 async def stop(
     stage: Stage, caller: Caller, origin: Origin, session_id: UUID | None, room_id: str | None
 ) -> UUID | None:
-    """Takes a broadcast off the air, and says which; again and again is fine. None when there never was one.
+    """Asks for the end of a broadcast, by its id or as the newest of a room. Idempotent.
 
-    Raises `NotHost`, `InvalidRequest`.
+    Returns its id; None for a room that had no broadcast yet. Raises `NotHost`, `RoomNotFound`, `InvalidRequest`.
     """
     if session_id is None and room_id is None:
         raise InvalidRequest("Say which: session_id or room_id")
@@ -116,7 +117,7 @@ async def stop(
             found = await outputs_of(session, broadcast)
             for output in found:
                 output.wanted = "off"
-            audit.tell(session, broadcast, "broadcast.stop_asked", origin)
+            audit.add_event(session, broadcast, "broadcast.stop_asked", origin)
             audit.record(
                 session,
                 origin,
@@ -124,15 +125,15 @@ async def stop(
                 broadcast.room_id,
                 session_id=broadcast.id,
                 platforms=_platforms(found),
-                **capacity(caller, room),
+                **operator_detail(caller, room),
             )
         return broadcast.id
 
 
 async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: UUID) -> UUID:
-    """Has an output tried now: one that gave up, or that waits for its time. Returns the broadcast's id.
+    """Asks for an attempt now, of an output that failed or waits for its next attempt. Returns the broadcast's id.
 
-    Raises `NotHost`, `NotLive`, `NoDestination` when it never had one and still has none.
+    Raises `NotHost`, `NotLive`, and `NoDestination` when its platform still has no destination.
     """
     about = await _room_of(stage, None, output_id)
     async with (
@@ -143,15 +144,15 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
         if broadcast.ended_at is not None or broadcast.wanted == "off_air" or output.state == OutputState.ENDED:
             raise NotLive
         if output.error_code == Code.NO_DESTINATION:
-            await _find_place(session, stage, room, broadcast, output)
+            await _find_target(session, stage, room, broadcast, output)
         output.wanted, output.retry_asked_at = "on", func.now()
-        audit.tell(session, broadcast, "output.retry_asked", origin, output=output)
-        _record(session, origin, "live.output_retry", broadcast, output, **capacity(caller, room))
+        audit.add_event(session, broadcast, "output.retry_asked", origin, output=output)
+        _record(session, origin, "live.output_retry", broadcast, output, **operator_detail(caller, room))
         return broadcast.id
 
 
 async def stop_output(stage: Stage, caller: Caller, origin: Origin, output_id: UUID) -> UUID:
-    """Takes one output off the air and leaves the others. Again is fine. Raises `NotHost`."""
+    """Asks for the end of one output; the others continue. Idempotent. Returns the broadcast's id. Raises `NotHost`."""
     about = await _room_of(stage, None, output_id)
     async with (
         audit.refusal(stage.database, origin, "live.output_stop", about),
@@ -160,8 +161,8 @@ async def stop_output(stage: Stage, caller: Caller, origin: Origin, output_id: U
         broadcast, room, output = await _locked(session, caller, output_id)
         if broadcast.ended_at is None and output.wanted == "on":
             output.wanted = "off"
-            audit.tell(session, broadcast, "output.stop_asked", origin, output=output)
-            _record(session, origin, "live.output_stop", broadcast, output, **capacity(caller, room))
+            audit.add_event(session, broadcast, "output.stop_asked", origin, output=output)
+            _record(session, origin, "live.output_stop", broadcast, output, **operator_detail(caller, room))
         return broadcast.id
 
 
@@ -173,9 +174,9 @@ async def add_outputs(
     platforms: Sequence[str],
     destination_ids: Sequence[UUID],
 ) -> UUID:
-    """Adds outputs to a broadcast on air. One that goes there already is left as it is.
+    """Adds outputs to a broadcast on air, except where an output goes there already. Returns the broadcast's id.
 
-    Raises `NotHost`, `NotLive`, `NoDestination`, `DestinationNotFound`.
+    Raises `NotHost`, `NotLive`, `NoDestination`, `DestinationNotFound`, `InvalidRequest` beyond `MOST_OUTPUTS`.
     """
     about = await _room_of(stage, session_id)
     async with (
@@ -187,26 +188,26 @@ async def add_outputs(
         assert broadcast is not None
         if broadcast.ended_at is not None or broadcast.wanted == "off_air":
             raise NotLive
-        found = await places(session, stage, room.owner_user_id, platforms, destination_ids)
+        found = await targets_of(session, stage, room.owner_user_id, platforms, destination_ids)
         _all_known(found, destination_ids)
-        wanted = [place for place in found.values() if place is not None]
+        wanted = [target for target in found.values() if target is not None]
         if not wanted:
             raise NoDestination(platform=platforms[0])
-        there = [output for output in await outputs_of(session, broadcast) if output.state != OutputState.ENDED]
-        new = [place for place in _once(wanted) if not any(_same(place, output) for output in there)]
-        if len(there) + len(new) > MOST_OUTPUTS:
+        going = [output for output in await outputs_of(session, broadcast) if output.state != OutputState.ENDED]
+        new = [target for target in _once(wanted) if not any(_same(target, output) for output in going)]
+        if len(going) + len(new) > MOST_OUTPUTS:
             raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
-        for place in new:
-            output = _output(broadcast, place)
+        for target in new:
+            output = _output(broadcast, target)
             session.add(output)
             await session.flush()
-            audit.tell(session, broadcast, "output.added", origin, output=output)
-            _record(session, origin, "live.output_added", broadcast, output, **capacity(caller, room))
+            audit.add_event(session, broadcast, "output.added", origin, output=output)
+            _record(session, origin, "live.output_added", broadcast, output, **operator_detail(caller, room))
         return broadcast.id
 
 
 async def _room_of(stage: Stage, session_id: UUID | None, output_id: UUID | None = None) -> str | None:
-    """The room that a request speaks of, for writing down that it was refused."""
+    """The room of a broadcast or output, for the audit entry of a refusal. None if there is none."""
     async with stage.database.transaction() as session:
         if output_id is not None:
             session_id = await session.scalar(select(Output.broadcast_id).where(Output.id == output_id))
@@ -216,13 +217,15 @@ async def _room_of(stage: Stage, session_id: UUID | None, output_id: UUID | None
 async def _begin(
     session: AsyncSession, stage: Stage, caller: Caller, origin: Origin, room: Room, wanted: Start
 ) -> Broadcast:
-    found = await places(session, stage, room.owner_user_id, wanted.platforms, wanted.destination_ids)
+    found = await targets_of(session, stage, room.owner_user_id, wanted.platforms, wanted.destination_ids)
     _all_known(found, wanted.destination_ids)
-    there = _once([place for place in found.values() if place is not None])
-    missing = [str(name) for name, place in found.items() if place is None]
-    if not there:
-        raise NoDestination(f"No destination is saved for {', '.join(missing) or 'this show'}", platform=missing[0])
-    if len(there) > MOST_OUTPUTS:
+    targets = _once([target for target in found.values() if target is not None])
+    missing = [str(name) for name, target in found.items() if target is None]
+    if not targets:
+        raise NoDestination(
+            f"No destination is saved for {', '.join(missing) or 'this broadcast'}", platform=missing[0]
+        )
+    if len(targets) > MOST_OUTPUTS:
         raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
     settings = stage.settings
     broadcast = Broadcast(
@@ -241,10 +244,14 @@ async def _begin(
     )
     session.add(broadcast)
     await session.flush()
-    outputs = [_output(broadcast, place) for place in there] + [_nowhere(broadcast, name) for name in missing]
+    outputs = [_output(broadcast, target) for target in targets] + [
+        _without_destination(broadcast, name) for name in missing
+    ]
     session.add_all(outputs)
     await session.flush()
-    audit.tell(session, broadcast, "broadcast.started", origin, platforms=_platforms(outputs), preset=broadcast.preset)
+    audit.add_event(
+        session, broadcast, "broadcast.started", origin, platforms=_platforms(outputs), preset=broadcast.preset
+    )
     audit.record(
         session,
         origin,
@@ -253,28 +260,28 @@ async def _begin(
         session_id=broadcast.id,
         platforms=_platforms(outputs),
         missing=missing,
-        **capacity(caller, room),
+        **operator_detail(caller, room),
     )
     return broadcast
 
 
-def _output(broadcast: Broadcast, place: OutputTarget) -> Output:
+def _output(broadcast: Broadcast, target: OutputTarget) -> Output:
     return Output(
         id=uuid7(),
         broadcast_id=broadcast.id,
-        destination_id=place.destination_id,
-        platform=place.platform,
-        label=place.label,
-        ingest_url=place.ingest_url,
-        backup_ingest_url=place.backup_ingest_url,
-        sealed_key=place.sealed_key,
-        key_fingerprint=place.key_fingerprint,
+        destination_id=target.destination_id,
+        platform=target.platform,
+        label=target.label,
+        ingest_url=target.ingest_url,
+        backup_ingest_url=target.backup_ingest_url,
+        sealed_key=target.sealed_key,
+        key_fingerprint=target.key_fingerprint,
         state=OutputState.PENDING,
     )
 
 
-def _nowhere(broadcast: Broadcast, platform: str) -> Output:
-    """What was asked for and cannot be: it has failed before it began, and says why."""
+def _without_destination(broadcast: Broadcast, platform: str) -> Output:
+    """An output for a platform without a destination: failed from the beginning, with the reason."""
     return Output(
         id=uuid7(),
         broadcast_id=broadcast.id,
@@ -289,9 +296,10 @@ def _nowhere(broadcast: Broadcast, platform: str) -> Output:
     )
 
 
-async def _find_place(session: AsyncSession, stage: Stage, room: Room, broadcast: Broadcast, output: Output) -> None:
-    """A destination that was saved since. Raises `NoDestination`; `NotLive` when another output has gone there since."""
-    found = (await places(session, stage, room.owner_user_id, [output.platform], []))[output.platform]
+async def _find_target(session: AsyncSession, stage: Stage, room: Room, broadcast: Broadcast, output: Output) -> None:
+    """Gives an output the destination that was saved since. Raises `NoDestination`; `NotLive` when another output goes
+    there already."""
+    found = (await targets_of(session, stage, room.owner_user_id, [output.platform], []))[output.platform]
     if found is None:
         raise NoDestination(platform=output.platform)
     others = [
@@ -306,7 +314,8 @@ async def _find_place(session: AsyncSession, stage: Stage, room: Room, broadcast
 
 
 async def _locked(session: AsyncSession, caller: Caller, output_id: UUID) -> tuple[Broadcast, Room, Output]:
-    """An output with its broadcast, the broadcast's row first. Raises `NotHost`, also for an id that is none."""
+    """An output with its broadcast and room; both rows are locked, the broadcast first. Raises `NotHost`, also for an
+    unknown id."""
     broadcast_id = await session.scalar(select(Output.broadcast_id).where(Output.id == output_id))
     if broadcast_id is None:
         raise NotHost
@@ -324,14 +333,14 @@ def _all_known(found: dict[str | UUID, OutputTarget | None], ids: Sequence[UUID]
 
 
 def _once(wanted: Sequence[OutputTarget]) -> list[OutputTarget]:
-    """Without doubles: a platform's destination may have been named by its id as well."""
-    return list({place.destination_id or place.platform: place for place in wanted}.values())
+    """Without duplicates: a platform's destination may have been named by its id as well."""
+    return list({target.destination_id or target.platform: target for target in wanted}.values())
 
 
-def _same(place: OutputTarget, output: Output) -> bool:
-    if place.destination_id is None:
-        return output.destination_id is None and output.platform == place.platform and bool(output.ingest_url)
-    return output.destination_id == place.destination_id
+def _same(target: OutputTarget, output: Output) -> bool:
+    if target.destination_id is None:
+        return output.destination_id is None and output.platform == target.platform and bool(output.ingest_url)
+    return output.destination_id == target.destination_id
 
 
 def _platforms(outputs: Sequence[Output]) -> list[str]:

@@ -1,7 +1,8 @@
 """`/api/live/events`: a broadcast as it happens, as server-sent events or over a WebSocket.
 
-Both carry the same messages: `status` first (a whole one), then `change` with an event and the status it led to, and
-`metrics` while something is on air. An event's id is its row's, so a client that comes back says the last one it has.
+Both carry the same messages: first a complete `status`, then a `change` for each event with the status after it, and
+`metrics` each second while an output is live or interrupted. A message's id is the id of its row in `live_events`, so a
+client that reconnects names the last one it has and gets the rest.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from starlette.types import Message, Scope, Send
 
 from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, Unauthenticated, Unavailable
 from butai.identity import Identity
+from butai.live.access import hosted_room_id
 from butai.live.broadcasts import queries
-from butai.live.broadcasts.routes import room_asked_for
-from butai.live.responses import LiveRoute, asked_language
+from butai.live.responses import LiveRoute, request_language
 from butai.live.schemas import RoomId
-from butai.live.stage import Stage, stage
-from butai.live.texts import Language, language
+from butai.live.stage import Stage, get_stage
+from butai.live.texts import Language, preferred_language
 from butai.web.dependencies import HostOrUser
 from butai.web.problems import documented
 
@@ -35,21 +36,23 @@ log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
-_EACH = 1.0
-"""Seconds between two metrics."""
+_METRICS_SECONDS = 1.0
+"""Seconds between two `metrics` messages."""
 _KEEP_ALIVE = 15.0
-_PATIENCE = 15.0
-"""Seconds for which a client may take nothing; then it is dropped: our memory is not its to fill."""
+"""Seconds without a message after which a comment is sent, so that proxies keep the connection open."""
+_SEND_TIMEOUT = 15.0
+"""Seconds for which a client may accept no bytes before it is disconnected; its messages would fill our memory."""
 _PROVE_EACH = 30.0
-"""Seconds between two looks at whether who watches still may: tokens end, and so do sessions."""
-_LOOK_EACH = 10.0
-"""Seconds of silence after which the tables are asked all the same: a dead connection to Postgres says nothing."""
+"""Seconds between two checks that the client is still the host: tokens and sessions expire."""
+_READ_EACH = 10.0
+"""Seconds without a notification after which the tables are read anyway: a dead connection to Postgres is silent."""
 _BATCH = 200
+"""Events read at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """`scope`: of the request, to prove again by the same headers that its sender may watch."""
+class _Subscription:
+    """What a client follows. `scope`: the request's, to check its credentials again. `after`: the last id it has."""
 
     scope: Scope
     identity: Identity
@@ -59,8 +62,8 @@ class _Asked:
     after: int | None
 
     @property
-    def which(self) -> dict[str, Any]:
-        """The broadcast, or whatever the room has on air."""
+    def selection(self) -> dict[str, Any]:
+        """Keyword arguments for the queries: one broadcast, or the room with its newest one."""
         of_room = self.session_id is None
         return {"session_id": self.session_id, "room_id": self.room_id if of_room else None}
 
@@ -72,93 +75,93 @@ class _Message:
     id: int | None = None
 
 
-async def _may_still(stage: Stage, asked: _Asked) -> bool:
-    """Whether who watches is still the host. While that cannot be found out, they are."""
+async def _may_still(stage: Stage, subscription: _Subscription) -> bool:
+    """Whether the client is still the room's host. True while that cannot be checked."""
     try:
-        who = await asked.identity.identify_request(asked.scope)
-        await room_asked_for(stage, who, asked.session_id, asked.room_id)
+        who = await subscription.identity.identify_request(subscription.scope)
+        await hosted_room_id(stage.database, who, subscription.session_id, subscription.room_id)
     except Unavailable:
         return True
     except ButaiError as error:
-        log.info("events.ended", room_id=asked.room_id, reason=error.code)
+        log.info("events.ended", room_id=subscription.room_id, reason=error.code)
         return False
     return True
 
 
-async def _messages(stage: Stage, asked: _Asked) -> AsyncGenerator[_Message | None]:
-    """What there is to say; None each second in which there is nothing. Raises `DatabaseUnavailable` at the beginning."""
-    with stage.feed.watching(asked.room_id) as watcher:
-        newest = await queries.newest_event(stage.database, **asked.which)
-        status = await queries.status(stage.database, asked.language, **asked.which)
-        # Numbers that are not ours yet: a client of another installation.
-        last = newest if asked.after is None or asked.after > newest else asked.after
+async def _messages(stage: Stage, subscription: _Subscription) -> AsyncGenerator[_Message | None]:
+    """Messages as they come up; None for each second without one. Raises `DatabaseUnavailable` before the first."""
+    with stage.feed.watching(subscription.room_id) as watcher:
+        newest = await queries.newest_event(stage.database, **subscription.selection)
+        status = await queries.status(stage.database, subscription.language, **subscription.selection)
+        # An id above ours comes from another installation: start with a complete status.
+        last = newest if subscription.after is None or subscription.after > newest else subscription.after
         if last == newest:
             yield _Message("status", status, newest or None)
         on_air = _on_air(status)
-        prove_at, look_at = time.monotonic() + _PROVE_EACH, 0.0
-        news = True
+        prove_at, read_at = time.monotonic() + _PROVE_EACH, 0.0
+        notified = True
         while not stage.feed.ending:
             now = time.monotonic()
             if now >= prove_at:
-                if not await _may_still(stage, asked):
+                if not await _may_still(stage, subscription):
                     return
                 prove_at = now + _PROVE_EACH
-            if news or now >= look_at:
-                look_at = now + _LOOK_EACH
+            if notified or now >= read_at:
+                read_at = now + _READ_EACH
                 try:
                     while found := await queries.events(
-                        stage.database, asked.language, **asked.which, after=last, limit=_BATCH
+                        stage.database, subscription.language, **subscription.selection, after=last, limit=_BATCH
                     ):
-                        status = await queries.status(stage.database, asked.language, **asked.which)
+                        status = await queries.status(stage.database, subscription.language, **subscription.selection)
                         on_air = _on_air(status)
-                        # The timeline is what is being told.
+                        # Its timeline would repeat the events that are being sent.
                         shown = status and status | {"timeline": []}
                         for event in found:
                             last = event["id"]
                             yield _Message("change", {"event": event, "status": shown}, last)
                 except DatabaseUnavailable:
-                    # Whoever watches sees the last state until there is news again.
+                    # The client keeps the last state until Postgres is back.
                     yield None
-                    await asyncio.sleep(_EACH)
+                    await asyncio.sleep(_METRICS_SECONDS)
                     continue
-            news = await watcher.wait(_EACH)
-            if not news:
-                yield await _metrics(stage, asked) if on_air else None
+            notified = await watcher.wait(_METRICS_SECONDS)
+            if not notified:
+                yield await _metrics(stage, subscription) if on_air else None
 
 
 def _on_air(status: dict[str, Any] | None) -> bool:
-    """Whether there are figures to tell."""
+    """Whether any output has metrics."""
     return status is not None and any(output["state"] in ("live", "interrupted") for output in status["outputs"])
 
 
-async def _metrics(stage: Stage, asked: _Asked) -> _Message | None:
+async def _metrics(stage: Stage, subscription: _Subscription) -> _Message | None:
     try:
-        found = await queries.figures(stage.database, **asked.which)
+        found = await queries.figures(stage.database, **subscription.selection)
     except DatabaseUnavailable:
         return None
     return _Message("metrics", found) if found else None
 
 
 class _Stream(StreamingResponse):
-    """One that breaks off when the client takes nothing for `_PATIENCE`."""
+    """A stream that is broken off when the client accepts no bytes for `_SEND_TIMEOUT` seconds."""
 
     def __init__(self, content: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
         super().__init__(content, headers=headers, media_type="text/event-stream")
         self._content = content
 
     async def stream_response(self, send: Send) -> None:
-        """Raises `BrokenOff`."""
+        """Raises `BrokenOff` for a client that is too slow."""
 
-        async def patient(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_SEND_TIMEOUT):
                     await send(message)
             except TimeoutError:
                 log.info("events.client_too_slow")
                 raise BrokenOff from None
 
         async with aclosing(self._content):
-            await super().stream_response(patient)
+            await super().stream_response(send_in_time)
 
 
 @router.get(
@@ -175,22 +178,24 @@ async def events(
     room_id: Annotated[RoomId | None, Query()] = None,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=30)] = None,
 ) -> StreamingResponse:
-    """For the host. First `status`, a whole one; then `change` with an event and the status it led to, and `metrics` each
-    second while something is on air. `Last-Event-ID` goes on where a connection broke off, without the first.
+    """For the room's host. First a complete `status`; then `change` for each event, with the status after it, and `metrics`
+    each second while an output is live or interrupted. With `Last-Event-ID` the stream continues behind that event, without
+    the first `status`.
 
-    The same over a WebSocket at `/api/live/events/ws`, as `{type, id, data}`; see docs/live.md."""
-    there = stage(request)
-    room = await room_asked_for(there, who, session_id, room_id)
-    asked = _Asked(
-        request.scope, request.state.identity, room, session_id, asked_language(request), _number(last_event_id)
+    The same messages go over a WebSocket at `/api/live/events/ws`, as `{type, id, data}`; see docs/live.md."""
+    stage = get_stage(request)
+    room = await hosted_room_id(stage.database, who, session_id, room_id)
+    after = _event_id(last_event_id)
+    subscription = _Subscription(
+        request.scope, request.state.identity, room, session_id, request_language(request), after
     )
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return _Stream(_as_events(there, asked), headers)
+    return _Stream(_as_events(stage, subscription), headers)
 
 
-async def _as_events(there: Stage, asked: _Asked) -> AsyncGenerator[bytes]:
+async def _as_events(stage: Stage, subscription: _Subscription) -> AsyncGenerator[bytes]:
     quiet_since = time.monotonic()
-    async with aclosing(_messages(there, asked)) as messages:
+    async with aclosing(_messages(stage, subscription)) as messages:
         async for message in messages:
             if message is None:
                 if time.monotonic() - quiet_since < _KEEP_ALIVE:
@@ -211,9 +216,9 @@ async def socket(
 ) -> None:
     """The same messages as JSON: `{type, id, data}`. `after`: the last id that the client has.
 
-    A browser cannot send headers here: a host token comes as a subprotocol, `bearer.TOKEN` beside `butai`.
+    Browsers cannot set headers on a WebSocket, so a host token is sent as a subprotocol, `bearer.TOKEN` beside `butai`.
     """
-    there = stage(websocket)
+    stage = get_stage(websocket)
     offered = [part.strip() for part in websocket.headers.get("sec-websocket-protocol", "").split(",")]
     token = next((part.removeprefix("bearer.") for part in offered if part.startswith("bearer.")), None)
     scope = websocket.scope
@@ -224,46 +229,48 @@ async def socket(
         who = await identity.identify_request(scope)
         if who.is_anonymous and not who.rooms:
             raise Unauthenticated
-        room = await room_asked_for(there, who, session_id, room_id)
+        room = await hosted_room_id(stage.database, who, session_id, room_id)
     except ButaiError as error:
-        # Before it is accepted this is an HTTP answer, 403.
+        # Closing before accepting answers the handshake with HTTP 403.
         await websocket.close(1008, error.code)
         return
     await websocket.accept("butai" if "butai" in offered else None)
-    tongue = language(websocket.headers.get("accept-language"))
+    language = preferred_language(websocket.headers.get("accept-language"))
     gone = asyncio.create_task(_gone(websocket))
     try:
-        code = await _tell(websocket, there, _Asked(scope, identity, room, session_id, tongue, after), gone)
+        subscription = _Subscription(scope, identity, room, session_id, language, after)
+        code = await _send_all(websocket, stage, subscription, gone)
         await websocket.close(code)
     except (WebSocketDisconnect, TimeoutError, RuntimeError):
-        # It went away, or takes nothing; uvicorn drops what is left of it.
+        # The client left or accepts no bytes; uvicorn closes the connection.
         pass
     finally:
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
 
 
-async def _tell(websocket: WebSocket, there: Stage, asked: _Asked, gone: asyncio.Task[None]) -> int:
-    """Sends messages until they end. The code to close with (RFC 6455, 7.4.1, and the IANA's registry)."""
+async def _send_all(websocket: WebSocket, stage: Stage, subscription: _Subscription, gone: asyncio.Task[None]) -> int:
+    """Sends messages until they end. Returns the close code (RFC 6455, 7.4.1, and IANA's registry): 1001 when the service
+    stops, 1008 when the right to watch has ended, 1013 without Postgres."""
     try:
-        async with aclosing(_messages(there, asked)) as messages:
+        async with aclosing(_messages(stage, subscription)) as messages:
             async for message in messages:
                 if gone.done():
                     raise WebSocketDisconnect
                 if message is not None:
-                    said = {"type": message.kind, "id": message.id, "data": message.data}
-                    async with asyncio.timeout(_PATIENCE):
-                        await websocket.send_text(msgspec.json.encode(said).decode())
+                    text = msgspec.json.encode({"type": message.kind, "id": message.id, "data": message.data}).decode()
+                    async with asyncio.timeout(_SEND_TIMEOUT):
+                        await websocket.send_text(text)
     except DatabaseUnavailable:
         return 1013
-    return 1001 if there.feed.ending else 1008
+    return 1001 if stage.feed.ending else 1008
 
 
 async def _gone(websocket: WebSocket) -> None:
-    """Returns when the client hangs up; what it says is of no interest."""
+    """Returns when the client disconnects; what it sends is ignored."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
 
 
-def _number(text: str | None) -> int | None:
+def _event_id(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -1,4 +1,4 @@
-"""`/api/live/destinations`: the caller's own places to send to. Keys come in and never go out."""
+"""`/api/live/destinations`: the caller's saved platforms. Stream keys are accepted and never returned."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import SecretStr
 from butai.live.destinations import service
 from butai.live.destinations.service import DestinationValues
 from butai.live.models import Destination
-from butai.live.responses import LiveRoute, as_json, asked_language
+from butai.live.responses import LiveRoute, as_json, request_language
 from butai.live.schemas import DestinationEdit, DestinationIn, DestinationOut, DestinationsOut, TestOut
-from butai.live.stage import stage
+from butai.live.stage import get_stage
 from butai.live.texts import words
 from butai.web.dependencies import SignedIn, origin
 from butai.web.problems import documented
@@ -36,9 +36,9 @@ def _plain(secret: SecretStr | None) -> str | None:
     summary="Save a destination",
 )
 async def create(request: Request, who: SignedIn, wanted: DestinationIn) -> Response:
-    """The key is sealed; from now on only its fingerprint is shown."""
+    """The stream key is sealed; only its fingerprint is shown from now on."""
     made = await service.create(
-        stage(request),
+        get_stage(request),
         who,
         origin(request, who),
         wanted.platform,
@@ -54,7 +54,7 @@ async def create(request: Request, who: SignedIn, wanted: DestinationIn) -> Resp
 )
 async def list_destinations(request: Request, who: SignedIn) -> Response:
     """Newest first."""
-    return as_json({"data": [_shown(one) for one in await service.listed(stage(request), who)]})
+    return as_json({"data": [_shown(one) for one in await service.listed(get_stage(request), who)]})
 
 
 @router.get(
@@ -64,8 +64,8 @@ async def list_destinations(request: Request, who: SignedIn) -> Response:
     summary="One destination",
 )
 async def get(request: Request, who: SignedIn, destination_id: UUID) -> Response:
-    """One of the caller's own."""
-    return as_json(_shown(await service.get(stage(request), who, destination_id)))
+    """One of the caller's destinations; one of another user is 404."""
+    return as_json(_shown(await service.get(get_stage(request), who, destination_id)))
 
 
 @router.patch(
@@ -75,18 +75,18 @@ async def get(request: Request, who: SignedIn, destination_id: UUID) -> Response
     summary="Change a destination",
 )
 async def change(request: Request, who: SignedIn, destination_id: UUID, edit: DestinationEdit) -> Response:
-    """A show that runs keeps what it began with. An ingest URL on another host needs the stream key again."""
+    """A running output keeps the URL and key it began with. An ingest URL on another host needs the stream key again."""
     cleared = "backup_ingest_url" in edit.model_fields_set and edit.backup_ingest_url is None
     wanted = DestinationValues(edit.label, edit.ingest_url, edit.backup_ingest_url, cleared, _plain(edit.stream_key))
-    return as_json(_shown(await service.change(stage(request), who, origin(request, who), destination_id, wanted)))
+    return as_json(_shown(await service.change(get_stage(request), who, origin(request, who), destination_id, wanted)))
 
 
 @router.delete(
-    "/destinations/{destination_id}", status_code=204, responses=documented(400, 404), summary="Forget a destination"
+    "/destinations/{destination_id}", status_code=204, responses=documented(400, 404), summary="Delete a destination"
 )
 async def delete(request: Request, who: SignedIn, destination_id: UUID) -> Response:
-    """Its key is forgotten with it. A show that runs goes on."""
-    await service.delete(stage(request), who, origin(request, who), destination_id)
+    """Its stream key is erased. A running output continues."""
+    await service.delete(get_stage(request), who, origin(request, who), destination_id)
     return Response(status_code=204)
 
 
@@ -97,12 +97,12 @@ async def delete(request: Request, who: SignedIn, destination_id: UUID) -> Respo
     summary="Try a destination without going live",
 )
 async def test(request: Request, who: SignedIn, destination_id: UUID) -> Response:
-    """Name, TCP, TLS, RTMP; and for Twitch a publish that nobody sees (`?bandwidthtest=true`)."""
-    destination = await service.get(stage(request), who, destination_id)
-    steps = await service.test(stage(request), who, origin(request, who), destination_id)
+    """Tries DNS, TCP, TLS and RTMP; for Twitch also a publish that is not shown (`?bandwidthtest=true`)."""
+    destination = await service.get(get_stage(request), who, destination_id)
+    steps = await service.test(get_stage(request), who, origin(request, who), destination_id)
     shown = []
     for step in steps:
-        said = words(step.code, destination.platform, asked_language(request)) if not step.ok else (None, None)
+        said = words(step.code, destination.platform, request_language(request)) if not step.ok else (None, None)
         shown.append(
             {
                 "name": step.name,

@@ -1,6 +1,6 @@
-"""Destinations: where a user's shows may go. Called by `destination_routes`, and by `service` when a show begins.
+"""Saved destinations of users, and the targets that outputs are made from.
 
-A stream key comes in once and never goes out: what is stored is sealed, what is shown is a fingerprint.
+A stream key is accepted once and never returned: it is stored sealed, and shown as a fingerprint.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from butai.relay.rtmp.resolver import resolve
 log = structlog.get_logger(__name__)
 
 _BATCH = 100
+"""Rows that are sealed again in one transaction."""
 
 ENVIRONMENT = UUID(int=0)
 """The subject under which the keys of the environment are sealed into outputs."""
 
 MOST_DESTINATIONS = 200
-"""Of one user: lists of them are answered whole."""
+"""Destinations of one user; their list is not paged."""
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationValues:
-    """A change to a destination; None leaves a field as it is. `clear_backup`: no backup ingest any more."""
+    """Values of a new destination, or changes: None leaves a field as it is. `clear_backup` removes the backup URL."""
 
     label: str | None = None
     ingest_url: str | None = None
@@ -51,7 +52,7 @@ class DestinationValues:
 
 @dataclass(frozen=True, slots=True)
 class OutputTarget:
-    """Where an output goes: of a saved destination, or of the environment (`destination_id` None)."""
+    """Where an output goes: a saved destination, or the environment's default (`destination_id` None)."""
 
     destination_id: UUID | None
     platform: str
@@ -63,7 +64,8 @@ class OutputTarget:
 
 
 async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wanted: DestinationValues) -> Destination:
-    """A new destination of the caller. Raises `InvalidDestination`, `SecretKeyInvalid`, `Conflict` beyond the most."""
+    """Saves a destination of the caller. Raises `InvalidDestination`, `SecretKeyInvalid`, and `Conflict` beyond
+    `MOST_DESTINATIONS`."""
     assert caller.user_id is not None
     default, backup = _defaults(stage.settings, platform)
     url = wanted.ingest_url or default
@@ -96,7 +98,7 @@ async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wa
 
 
 async def listed(stage: Stage, caller: Caller) -> Sequence[Destination]:
-    """The caller's own, newest first."""
+    """The caller's destinations, newest first."""
     async with stage.database.transaction() as session:
         found = await session.scalars(
             select(Destination)
@@ -107,7 +109,7 @@ async def listed(stage: Stage, caller: Caller) -> Sequence[Destination]:
 
 
 async def get(stage: Stage, caller: Caller, destination_id: UUID) -> Destination:
-    """One of the caller's own. Raises `DestinationNotFound`."""
+    """One of the caller's destinations. Raises `DestinationNotFound`."""
     async with stage.database.transaction() as session:
         return await _own(session, caller, destination_id)
 
@@ -115,10 +117,10 @@ async def get(stage: Stage, caller: Caller, destination_id: UUID) -> Destination
 async def change(
     stage: Stage, caller: Caller, origin: Origin, destination_id: UUID, wanted: DestinationValues
 ) -> Destination:
-    """A running output keeps what it began with. Raises `DestinationNotFound`, `InvalidDestination`.
+    """Changes a destination; running outputs keep the values they began with.
 
-    Another host needs the key again: whoever borrows a session could otherwise have a key, which nobody can read here,
-    sent to a server of their own.
+    A URL on another host needs the stream key again. Otherwise a stolen session could send a key, which it cannot read, to
+    a server of its own. Raises `DestinationNotFound`, `InvalidDestination`, `SecretKeyInvalid`.
     """
     for url in filter(None, (wanted.ingest_url, wanted.backup_ingest_url)):
         await check_url(stage.settings, url)
@@ -144,7 +146,7 @@ async def change(
 
 
 async def delete(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> None:
-    """Out of all lists; its key is forgotten. Raises `DestinationNotFound`."""
+    """Hides a destination and erases its key. Raises `DestinationNotFound`."""
     async with stage.database.transaction() as session:
         destination = await _own(session, caller, destination_id, lock=True)
         destination.deleted_at = func.now()
@@ -153,7 +155,8 @@ async def delete(stage: Stage, caller: Caller, origin: Origin, destination_id: U
 
 
 async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> list[Step]:
-    """The way to a destination, step by step. Twitch is asked about the key as well, by a publish that nobody sees."""
+    """Tries to reach a destination, step by step up to the first that fails. For Twitch the key is tested as well, by a
+    publish that is not shown. No transaction is open meanwhile. Raises `DestinationNotFound`, `SecretKeyInvalid`."""
     async with stage.database.transaction() as session:
         destination = await _own(session, caller, destination_id)
     try:
@@ -169,10 +172,13 @@ async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUI
     return steps
 
 
-async def places(
+async def targets_of(
     session: AsyncSession, stage: Stage, owner: str, platforms: Sequence[str], ids: Sequence[UUID]
 ) -> dict[str | UUID, OutputTarget | None]:
-    """Where to go, for each platform (the owner's newest destination, else the environment's) or destination id."""
+    """The target of each platform and destination id, None where there is none.
+
+    A platform's target is the owner's newest destination for it, otherwise the environment's default.
+    """
     found: dict[str | UUID, OutputTarget | None] = {}
     if ids:
         rows = await session.scalars(
@@ -180,7 +186,7 @@ async def places(
                 Destination.id.in_(ids), Destination.owner_user_id == owner, Destination.deleted_at.is_(None)
             )
         )
-        known = {row.id: _place(row) for row in rows}
+        known = {row.id: _target(row) for row in rows}
         found |= {one: known.get(one) for one in ids}
     for platform in platforms:
         row = await session.scalar(
@@ -193,12 +199,15 @@ async def places(
             .order_by(Destination.created_at.desc(), Destination.id.desc())
             .limit(1)
         )
-        found[platform] = _place(row) if row is not None else _of_environment(stage, platform)
+        found[platform] = _target(row) if row is not None else _of_environment(stage, platform)
     return found
 
 
 async def check_url(settings: LiveSettings, url: str) -> None:
-    """Raises `InvalidDestination`. A host that no name server knows may be saved: it may be one of tomorrow."""
+    """Raises `InvalidDestination` for a malformed URL, or a host whose addresses are all private.
+
+    A host that does not resolve now is accepted: it may exist later, and is checked again when an output connects.
+    """
     try:
         address = parse(url)
     except AddressInvalid as error:
@@ -214,9 +223,10 @@ async def check_url(settings: LiveSettings, url: str) -> None:
 
 
 async def renew_seals(stage: Stage) -> int:
-    """Seals anew what older keys of `BUTAI_SECRET_KEY` sealed, so that those can be taken away. How many it were.
+    """Seals again, with the first key of `BUTAI_SECRET_KEY`, what older keys sealed. Returns the number of rows.
 
-    Run by `butai.api` when it starts. What no key opens stays as it is, and is logged. Several processes at once are fine.
+    Afterwards the older keys can be removed. What no key opens is left as it is, and logged. Several processes may do this
+    at the same time.
     """
     renewed = 0
     for table in (Destination, Output):
@@ -240,7 +250,7 @@ async def renew_seals(stage: Stage) -> int:
                     except SealBroken as error:
                         log.warning("stream_key.lost", table=table.__tablename__, id=str(one), reason=str(error))
                         continue
-                    # Unless somebody has saved another key in between.
+                    # A key that was saved in between must not be overwritten.
                     await session.execute(
                         update(table)
                         .where(table.id == one, table.sealed_key == blob)
@@ -256,7 +266,7 @@ async def renew_seals(stage: Stage) -> int:
 
 
 def _hosts_known(settings: LiveSettings, destination: Destination, wanted: DestinationValues) -> bool:
-    """Whether a change keeps to hosts that the key goes to already, or to the platform's own."""
+    """Whether all URLs of a change are on hosts that the key is sent to already, or on the platform's own."""
     known = {destination.ingest_url, destination.backup_ingest_url, *_defaults(settings, destination.platform)}
     hosts = {parse(url).host for url in known if url}
     return all(parse(url).host in hosts for url in (wanted.ingest_url, wanted.backup_ingest_url) if url)
@@ -289,7 +299,7 @@ def _of_environment(stage: Stage, platform: str) -> OutputTarget | None:
     return OutputTarget(None, platform, "", url, backup, sealed, mark)
 
 
-def _place(row: Destination) -> OutputTarget:
+def _target(row: Destination) -> OutputTarget:
     return OutputTarget(
         row.id, row.platform, row.label, row.ingest_url, row.backup_ingest_url, row.sealed_key, row.key_fingerprint
     )

@@ -11,7 +11,7 @@ from butai.live.ingresses.schemas import IngressesOut, IngressIn, IngressMade
 from butai.live.models import Ingress
 from butai.live.responses import LiveRoute, as_json
 from butai.live.schemas import RoomId
-from butai.live.stage import stage
+from butai.live.stage import get_stage
 from butai.web.dependencies import HostOrUser, origin
 from butai.web.problems import documented
 
@@ -32,7 +32,7 @@ async def make_ingress(
 ) -> Response:
     """For OBS: `url` is its server, `stream_key` its key (of WHIP: the bearer token). The key is shown this once."""
     row, key = await service.create(
-        stage(request), who, origin(request, who), room_id, wanted.kind, wanted.name, wanted.identity
+        get_stage(request), who, origin(request, who), room_id, wanted.kind, wanted.name, wanted.identity
     )
     return as_json(_shown(row) | {"stream_key": key}, 201)
 
@@ -42,7 +42,7 @@ async def make_ingress(
 )
 async def list_ingresses(request: Request, who: HostOrUser, room_id: Annotated[RoomId, Path()]) -> Response:
     """With their states as LiveKit tells them now, if it answers within a second."""
-    found = await service.listed(stage(request), who, room_id)
+    found = await service.listed(get_stage(request), who, room_id)
     return as_json({"data": [_shown(row) for row in found]})
 
 
@@ -57,7 +57,7 @@ async def delete_ingress(
     request: Request, who: HostOrUser, room_id: Annotated[RoomId, Path()], ingress_id: IngressId
 ) -> Response:
     """Whoever streams into it is cut off. Again is fine."""
-    await service.delete(stage(request), who, origin(request, who), room_id, ingress_id)
+    await service.delete(get_stage(request), who, origin(request, who), room_id, ingress_id)
     return Response(status_code=204)
 
 

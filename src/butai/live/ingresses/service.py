@@ -31,8 +31,8 @@ from butai.errors import (
 from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import active, hosted_room
+from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Ingress, LiveEvent, Room
-from butai.live.rooms.service import NO_ANSWER, asking
 from butai.live.stage import Stage
 
 log = structlog.get_logger(__name__)
@@ -132,7 +132,7 @@ async def _make(
         participant_name=name or "OBS",
         enable_transcoding=kind == "rtmp",
     )
-    async with _answers(), asking(stage, room.livekit_project, _PATIENCE) as livekit:
+    async with _answers(), livekit_client(stage, room.livekit_project, _PATIENCE) as livekit:
         await _sweep(session, livekit, room.room_id)
         return await livekit.ingress.create_ingress(wanted)
 
@@ -188,7 +188,7 @@ async def _tell(session: AsyncSession, origin: Origin, event: str, row: Ingress)
 
 
 async def _delete(stage: Stage, project: str, ingress_id: str) -> None:
-    async with asking(stage, project, _PATIENCE) as livekit:
+    async with livekit_client(stage, project, _PATIENCE) as livekit:
         try:
             await livekit.ingress.delete_ingress(api.DeleteIngressRequest(ingress_id=ingress_id))
         except api.TwirpError as error:
@@ -199,9 +199,9 @@ async def _delete(stage: Stage, project: str, ingress_id: str) -> None:
 async def _refresh(stage: Stage, room: Room, found: Sequence[Ingress]) -> None:
     """LiveKit's own word, where webhooks may have been lost. Without an answer the rows stand."""
     try:
-        async with asking(stage, room.livekit_project, _LOOK_PATIENCE) as livekit:
+        async with livekit_client(stage, room.livekit_project, _LOOK_PATIENCE) as livekit:
             there = await livekit.ingress.list_ingress(api.ListIngressRequest(room_name=room.room_id))
-    except NO_ANSWER as error:
+    except LIVEKIT_ERRORS as error:
         log.info("ingress.not_looked_up", room_id=room.room_id, reason=type(error).__name__)
         return
     said = {info.ingress_id: info.state for info in there.items}

@@ -1,4 +1,4 @@
-"""`/api/live/rooms`: rooms and the tokens to join them with."""
+"""`/api/live/rooms` and `/api/live/watch`: rooms and the tokens to join them with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from butai.live.responses import LiveRoute, as_json
 from butai.live.rooms import service
 from butai.live.schemas import RoomId, RoomIn, RoomOut, RoomsOut, TokenIn, TokenOut, WatchIn
-from butai.live.stage import stage
+from butai.live.stage import get_stage
 from butai.web.dependencies import HostOrUser, SignedIn, origin
 from butai.web.parameters import Moment
 from butai.web.problems import documented
@@ -24,10 +24,10 @@ router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
     summary="Make a room, or claim one",
 )
 async def make_room(request: Request, who: SignedIn, wanted: RoomIn) -> Response:
-    """The room is the caller's; again gives a new host token. One that was made elsewhere is claimed with its own token
-    that may administer it (`host_token`)."""
+    """The caller owns the room; a repeated request gives a new host token. A room made elsewhere is claimed with
+    `host_token`, a token of its own that may administer it."""
     shown = wanted.host_token.get_secret_value() if wanted.host_token else None
-    made = await service.make_room(stage(request), who, origin(request, who), wanted.room_id, shown, wanted.project)
+    made = await service.make_room(get_stage(request), who, origin(request, who), wanted.room_id, shown, wanted.project)
     return as_json(
         {
             "room_id": made.room.room_id,
@@ -47,7 +47,7 @@ async def list_rooms(
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
 ) -> Response:
     """Newest first."""
-    found, more = await service.listed(stage(request), who, before, limit)
+    found, more = await service.listed(get_stage(request), who, before, limit)
     data = [
         {
             "room_id": room.room_id,
@@ -70,9 +70,9 @@ async def list_rooms(
 async def make_token(
     request: Request, who: HostOrUser, room_id: Annotated[RoomId, Path()], wanted: TokenIn
 ) -> Response:
-    """For guests and viewers by the host; the host's own again by the owner, signed in (a reloaded page has lost it)."""
+    """The host makes tokens for guests and viewers; the signed-in owner also gets another host token, after a reload."""
     joining = await service.make_token(
-        stage(request), who, origin(request, who), room_id, wanted.role, wanted.identity, wanted.name
+        get_stage(request), who, origin(request, who), room_id, wanted.role, wanted.identity, wanted.name
     )
     return as_json(_joining(joining, wanted.role))
 
@@ -85,8 +85,8 @@ async def make_token(
     summary="Join a room as a viewer, by invitation",
 )
 async def watch(request: Request, wanted: WatchIn) -> Response:
-    """For whoever has an invitation, signed in or not: a token of their own, that can see and hear and nothing else."""
-    return as_json(_joining(await service.watch(stage(request), wanted.invitation.get_secret_value()), "viewer"))
+    """Exchanges an invitation for a viewer token with an identity of its own, signed in or not."""
+    return as_json(_joining(await service.watch(get_stage(request), wanted.invitation.get_secret_value()), "viewer"))
 
 
 def _joining(joining: service.JoinGrant, role: str) -> dict[str, str]:

@@ -1,21 +1,18 @@
-"""Rooms and their tokens. Called by `room_routes`.
+"""Rooms, their owners, and the tokens to join them with.
 
-A room is LiveKit's; what we keep is who owns it. Making one here is idempotent for its owner. One that was made elsewhere
-is claimed by a signed-in user who shows a token that may administer it; without one, what runs at LiveKit already is not
-given away, since our host token would rule it.
+LiveKit has the rooms; Butai stores who owns each. Making a room is idempotent for its owner. A room made elsewhere is
+claimed by a signed-in user with a token that may administer it. Without such a token a room that exists at LiveKit already
+is refused, because the host token given out here could administer it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import aiohttp
 import structlog
 from livekit import api
 from sqlalchemy import select
@@ -26,6 +23,7 @@ from butai.errors import InvalidRequest, InvitationInvalid, NotHost, ProjectUnkn
 from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import hosted_room
+from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Room
 from butai.live.projects import DEFAULT
 from butai.live.stage import Stage
@@ -35,13 +33,13 @@ from butai.live.tokens import EMPTY_SECONDS, STAY_SECONDS, HostClaims, Role
 log = structlog.get_logger(__name__)
 
 GUEST_HOURS = 12.0
-_PATIENCE = 1.0
-"""Seconds for each of the two things that LiveKit is asked when a room is made."""
+_TIMEOUT = 1.0
+"""Seconds for each of the two requests to LiveKit that making a room takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinGrant:
-    """What somebody joins a room with."""
+    """What a participant joins a room with."""
 
     token: str
     identity: str
@@ -52,7 +50,7 @@ class JoinGrant:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A room and the token that rules it."""
+    """A room, its host token, and where to join it."""
 
     room: Room
     host_token: str
@@ -67,11 +65,11 @@ async def make_room(
     shown_token: str | None,
     project: str | None = None,
 ) -> Made:
-    """A new room, the caller's own again, or one that the shown host token rules. `project`: the LiveKit that a new one is
-    made in; a claimed one is in its token's.
+    """Makes a room, or returns the caller's own again; with `shown_token` claims the room that this token may administer.
 
-    Raises `Unauthenticated` for a token that is none, `RoomTaken` for another owner's or one that runs at LiveKit and was
-    never claimed, `InvalidRequest` for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`.
+    `project`: the LiveKit project of a new room; a claimed room is in its token's project. Raises `Unauthenticated` for an
+    invalid token, `RoomTaken` for a room of another owner or one that exists at LiveKit unclaimed, `InvalidRequest` for a
+    claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`.
     """
     assert caller.user_id is not None
     action = "live.room_made" if shown_token is None else "live.room_claimed"
@@ -81,12 +79,12 @@ async def make_room(
     named = room_id or (claims.room if claims else None)
     async with audit.refusal(stage.database, origin, action, named):
         if shown_token is not None and (claims is None or named != claims.room):
-            raise Unauthenticated("The host token rules no such room")
+            raise Unauthenticated("The host token is not one of this room")
         new_id = named or f"room-{secrets.token_urlsafe(12)}"
         async with stage.database.transaction() as session:
             known = await session.get(Room, new_id)
-        place = _project(stage, project, claims, known)
-        room = await _kept(stage, caller, origin, action, new_id, claims, place, known)
+        found = _project(stage, project, claims, known)
+        room = await _stored(stage, caller, origin, action, new_id, claims, found, known)
         if project is not None and project != room.livekit_project:
             raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, for good")
     await _open_at_livekit(stage, room)
@@ -120,7 +118,7 @@ async def listed(stage: Stage, caller: Caller, before: datetime | None, limit: i
     return found[:limit], len(found) > limit
 
 
-async def _kept(
+async def _stored(
     stage: Stage,
     caller: Caller,
     origin: Origin,
@@ -130,9 +128,9 @@ async def _kept(
     project: str,
     known: Room | None,
 ) -> Room:
-    """The room's row, made now if need be. `known`: what was there a moment ago."""
+    """The room's row, inserted if it is missing. `known`: the row that was read just before."""
     identity = claims.identity if claims else f"host-{secrets.token_hex(6)}"
-    # Before the row: a room that nobody can join helps nobody.
+    # Raises before the row is written: without a token the room could not be joined.
     stage.tokens.make(project, "host", room_id, identity, "", stage.settings.host_token_hours)
     if known is None and claims is None and await _runs_at_livekit(stage, project, room_id):
         raise RoomTaken("This room runs already; show a token that may administer it as host_token to claim it")
@@ -161,12 +159,12 @@ async def _kept(
 async def make_token(
     stage: Stage, caller: Caller, origin: Origin, room_id: str, role: Role, identity: str | None, name: str
 ) -> JoinGrant:
-    """A token for a room by its host. Raises `NotHost`."""
+    """A token for a room, given by its host. Raises `NotHost`."""
     async with audit.refusal(stage.database, origin, "live.token_made", room_id):
         async with stage.database.transaction() as session:
             room = await hosted_room(session, caller, room_id)
             if role == "host" and caller.kind == "host_token":
-                # A token that is about to end must not make itself another: its owner can.
+                # A host token must not extend its own life; the signed-in owner can get another.
                 raise NotHost("Only the room's owner, signed in, gets another host token")
             if role == "host":
                 identity = room.host_identity
@@ -184,10 +182,10 @@ async def make_token(
 
 
 async def watch(stage: Stage, shown: str) -> JoinGrant:
-    """A viewer's own way into a room, for whoever shows an invitation: a viewer's token that its host has made.
+    """A new viewer token in exchange for an invitation, which is a viewer token made by the host.
 
-    An invitation is given to many, and LiveKit lets one participant of an identity in: so each gets a token of their own,
-    which is good no longer than the invitation. Raises `InvitationInvalid`.
+    Many people use one invitation and LiveKit admits one participant for each identity, so each viewer gets a token with an
+    identity of its own. It expires with the invitation or after `GUEST_HOURS`. Raises `InvitationInvalid`.
     """
     invitation = stage.tokens.read_viewer(shown)
     if invitation is None or invitation.seconds < 1:
@@ -223,9 +221,9 @@ def _host_token(stage: Stage, room: Room, caller: Caller) -> str:
 
 
 async def _open_at_livekit(stage: Stage, room: Room) -> None:
-    """Has LiveKit keep an empty room for longer than its 20 s: a host who reloads comes back to the same one.
+    """Creates the room at LiveKit with longer time-outs than its own 20 s, so that a host who reloads returns to it.
 
-    Best effort: a room that is not there yet is made by the first to join, as its token says.
+    Best effort: otherwise the first to join creates it, with the settings in its token.
     """
     wanted = api.CreateRoomRequest(
         name=room.room_id,
@@ -234,30 +232,17 @@ async def _open_at_livekit(stage: Stage, room: Room) -> None:
         sync_streams=True,
     )
     try:
-        async with asking(stage, room.livekit_project) as livekit:
+        async with livekit_client(stage, room.livekit_project, _TIMEOUT) as livekit:
             await livekit.room.create_room(wanted)
-    except NO_ANSWER as error:
+    except LIVEKIT_ERRORS as error:
         log.warning("room.not_opened_at_livekit", room_id=room.room_id, reason=type(error).__name__)
 
 
 async def _runs_at_livekit(stage: Stage, project: str, room_id: str) -> bool:
-    """Whether LiveKit has such a room. One that does not answer has no rooms to take."""
+    """Whether the room exists at LiveKit. False when LiveKit does not answer: then there is no room to take over."""
     try:
-        async with asking(stage, project) as livekit:
+        async with livekit_client(stage, project, _TIMEOUT) as livekit:
             return bool((await livekit.room.list_rooms(api.ListRoomsRequest(names=[room_id]))).rooms)
-    except NO_ANSWER as error:
+    except LIVEKIT_ERRORS as error:
         log.warning("room.not_looked_up_at_livekit", room_id=room_id, reason=type(error).__name__)
         return False
-
-
-NO_ANSWER = (TimeoutError, aiohttp.ClientError, api.TwirpError, OSError)
-"""What `asking` may end with."""
-
-
-@asynccontextmanager
-async def asking(stage: Stage, project: str, seconds: float = _PATIENCE) -> AsyncIterator[api.LiveKitAPI]:
-    """LiveKit's API of a project, for so many seconds. What it asks is asked once. Raises `LiveKitNotConfigured`."""
-    at = stage.projects.get(project)
-    async with asyncio.timeout(seconds):
-        async with api.LiveKitAPI(at.http_url, at.key.api_key, at.key.api_secret, failover=False) as asked:
-            yield asked

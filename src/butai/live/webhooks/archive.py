@@ -1,4 +1,4 @@
-"""Webhooks as operators read them: opened, with what looks secret blanked. Called by `butai livekit webhooks`."""
+"""Stored webhooks for operators: opened, with everything that looks like a secret redacted."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from butai.log import REDACTED, Redactor
 _SECRET_NAMES = re.compile(
     r"(?i)(secret|passw|token|credential|signature|authorization|account|sas|key(?!_?frame))|^(metadata|attributes)$"
 )
-"""Metadata and attributes are the studio's own, and may hold anything."""
+"""Names whose values are redacted. Metadata and attributes are set by the studio and may hold anything."""
 
 _PIECES = re.compile(r"\{[^{}/\s]*\.\.\.[^{}/\s]*\}")
-"""LiveKit's own redaction, which leaves six letters of a key."""
+"""LiveKit's own redaction of a stream key, which leaves six of its characters."""
 
 
 async def newest(database: Database, sealer: Sealer, room_id: str | None, limit: int) -> list[dict[str, Any]]:
-    """The last that came, newest first; `body` is a text for one that cannot be opened."""
+    """The `limit` newest webhooks, of one room or of all. `body` is a sentence where it cannot be opened."""
     query = select(LiveKitWebhook).order_by(LiveKitWebhook.received_at.desc()).limit(limit)
     if room_id is not None:
         query = query.where(LiveKitWebhook.room_id == room_id)
@@ -59,7 +59,7 @@ def _opened(row: LiveKitWebhook, sealer: Sealer) -> Any:
 
 
 def blanked(value: Any) -> Any:
-    """The same without what is secret by its name or its look, wherever it stands, and without pieces of keys."""
+    """`value` with secrets redacted at any depth: by name, by form, where repeated elsewhere, and pieces of stream keys."""
     return _blanked(value, Redactor(_secrets(value)))
 
 
@@ -77,7 +77,7 @@ def _blanked(value: Any, redact: Redactor) -> Any:
 
 
 def _secrets(value: Any) -> Iterator[str]:
-    """Texts under a secret's name: an error may repeat them."""
+    """The values under secret names, which error texts may repeat."""
     if isinstance(value, list):
         for one in value:
             yield from _secrets(one)

@@ -1,9 +1,9 @@
-"""The intake of LiveKit's webhooks: verified, kept, told in the timeline, and passed on as a hint. Called by `webhook_routes`.
+"""The intake of LiveKit's webhooks: each is verified, stored, added to the timeline, and passed on as a notification.
 
-A webhook is answered when it is committed: what was answered 200 survives any crash, and what was not is sent again by
-LiveKit. So that a commit is not paid for each, those that come within `GATHER` share one statement (group commit): while
-one batch is written the next one gathers. A webhook never changes the state of an output. LiveKit drops what waited for
-half a minute, merges updates and sends them late; whoever hears `butai_livekit` looks for itself.
+A webhook is answered once it is committed: one that was answered 200 survives any crash, and LiveKit sends the others
+again. To save commits, webhooks that arrive within `GATHER` share one statement (group commit); while a batch is written
+the next one gathers. A webhook never changes an output's state: LiveKit drops events after 30 s, merges updates and sends
+them late. Listeners of `butai_livekit` look up the state at LiveKit instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from butai.errors import DatabaseUnavailable, InvalidRequest, WebhookRefused
 from butai.live.projects import Projects
 from butai.live.stream_keys import Sealer
 from butai.live.webhooks import batch as webhook_batch
-from butai.live.webhooks.batch import Kept
+from butai.live.webhooks.batch import VerifiedWebhook
 from butai.live.webhooks.payload import read
 from butai.live.webhooks.signatures import verify
 from butai.web.metrics import Metrics
@@ -30,24 +30,24 @@ from butai.web.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 GATHER = 0.003
-"""Seconds for which a batch's first webhook waits for others. Under load it costs nothing, since the database takes longer;
+"""Seconds for which a batch's first webhook waits for others. Costs nothing under load, where the database takes longer;
 LiveKit waits for seconds."""
 
 AT_ONCE = 256
 """Webhooks in one statement."""
 
 MOST_WAITING = 32 * 1024**2
-"""Bytes of bodies that wait for the database. Beyond them LiveKit is asked to come again."""
+"""Bytes of bodies that may wait for the database. Beyond them LiveKit is answered 503 and sends them again."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    kept: Kept
+    webhook: VerifiedWebhook
     size: int
     done: asyncio.Future[None] = field(repr=False)
 
     def answer(self, error: Exception | None) -> None:
-        """To whoever waits still."""
+        """Ends the wait of `Intake.take`, unless its request was cancelled."""
         if self.done.done():
             return
         if error is None:
@@ -57,7 +57,7 @@ class _Waiting:
 
 
 class Intake:
-    """Of one process. An async context manager: what has come is written before it closes."""
+    """The intake of one process. An async context manager: it writes what has arrived before it closes."""
 
     def __init__(
         self,
@@ -82,13 +82,13 @@ class Intake:
             await asyncio.gather(self._writer, return_exceptions=True)
 
     async def take(self, authorization: bytes | None, body: bytes) -> None:
-        """One webhook: returns when it is committed, or was before.
+        """Takes one webhook; returns when it is committed, or was before.
 
         Raises `WebhookRefused`, `InvalidRequest`, `DatabaseUnavailable`.
         """
         try:
             project = verify(self._projects, authorization, body, self._clock())
-            heard = read(body)
+            event = read(body)
             text = body.decode()
         except WebhookRefused as error:
             self._refused(error.more["reason"])
@@ -99,19 +99,19 @@ class Intake:
         except InvalidRequest:
             self._refused("rubbish")
             raise
-        # Without a key of ours nothing can be sealed, and nothing is kept in the clear.
-        sealed = self._sealer.seal(text, sealed_for(heard.id)) if self._sealer.ready else b""
-        await self._write(Kept(project.name, heard, sealed), len(body))
-        self._metrics.webhook(heard.event if heard.told else "other").inc()
+        # Bodies hold secrets: without a key to seal them they are not stored.
+        sealed = self._sealer.seal(text, sealed_for(event.id)) if self._sealer.ready else b""
+        await self._write(VerifiedWebhook(project.name, event, sealed), len(body))
+        self._metrics.webhook(event.event if event.timeline_event else "other").inc()
 
     def _refused(self, reason: str) -> None:
         self._metrics.webhook_refused(reason).inc()
         log.info("webhook.refused", reason=reason)
 
-    async def _write(self, kept: Kept, size: int) -> None:
+    async def _write(self, webhook: VerifiedWebhook, size: int) -> None:
         if self._bytes + size > MOST_WAITING:
             raise DatabaseUnavailable("Too many webhooks wait for the database")
-        waiting = _Waiting(kept, size, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(webhook, size, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._bytes += size
         if self._writer is None or self._writer.done():
@@ -119,15 +119,15 @@ class Intake:
         await waiting.done
 
     async def _write_all(self) -> None:
-        """Batch after batch, until nobody waits."""
+        """Writes batch after batch until none waits."""
         await asyncio.sleep(GATHER)
         while self._waiting:
             batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
             self._bytes -= sum(one.size for one in batch)
             try:
-                await self._commit([one.kept for one in batch])
+                await self._commit([one.webhook for one in batch])
             except DatabaseUnavailable:
-                # Those behind would find it no better: their senders are told at once, not one time-out after another.
+                # The batches behind would fail, too: answer all now, not after one time-out each.
                 batch, self._waiting, self._bytes = batch + self._waiting, [], 0
                 for one in batch:
                     one.answer(DatabaseUnavailable())
@@ -139,20 +139,20 @@ class Intake:
                     one.answer(None)
 
     async def _one_by_one(self, batch: list[_Waiting]) -> None:
-        """Each by itself: one that Postgres will not take does not stand in the way of the others."""
+        """Writes each webhook in a statement of its own, so that one that Postgres refuses does not fail the others."""
         for one in batch:
             try:
-                await self._commit([one.kept])
+                await self._commit([one.webhook])
             except DatabaseUnavailable as error:
                 one.answer(error)
             except Exception as error:
-                log.error("webhook.not_written", event_id=one.kept.heard.id, reason=type(error).__name__)
+                log.error("webhook.not_written", event_id=one.webhook.event.id, reason=type(error).__name__)
                 one.answer(error)
             else:
                 one.answer(None)
 
-    async def _commit(self, batch: list[Kept]) -> None:
-        """On a connection that commits each statement by itself. Doing it twice is harmless: the id says that it was done."""
+    async def _commit(self, batch: list[VerifiedWebhook]) -> None:
+        """Writes a batch in one autocommitted statement. Idempotent: stored ids are skipped."""
 
         async def act(connection: Connection) -> None:
             await connection.execute(webhook_batch.STATEMENT, webhook_batch.parameters(batch))
@@ -161,5 +161,5 @@ class Intake:
 
 
 def sealed_for(event_id: str) -> UUID:
-    """The subject under which a body is sealed: of this purpose, and of this webhook alone."""
+    """The subject under which a webhook's body is sealed; unique for each event id."""
     return UUID(bytes=hashlib.sha256(b"butai livekit webhook\0" + event_id.encode()).digest()[:16])

@@ -1,7 +1,8 @@
-"""What a webhook of LiveKit's says, as far as we want to know it. Pure; called by `webhooks`.
+"""Parses LiveKit's webhooks into the few facts that are used. Pure.
 
-A body also holds a TURN password, an ingress's stream key, pieces of the keys in egress URLs, and the platforms' raw words.
-None of that leaves here: `Heard.detail` is what a host reads in the timeline, `Heard.error` is redacted.
+A body also holds a TURN password, an ingress's stream key, pieces of the keys in egress URLs, and raw error texts of
+platforms. None of these is passed on: `WebhookEvent.detail` is fit for the host's timeline, and an ingress's error is
+redacted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TIMELINE = {
     "ingress_started": "ingress.started",
     "ingress_ended": "ingress.ended",
 }
-"""LiveKit's events and ours. What LiveKit invents later is kept, and wakes, but is not told."""
+"""LiveKit's event names and those of our timeline. Other events are stored and wake controllers, and are not shown."""
 
 _INGRESS_STATES = {
     "ENDPOINT_INACTIVE": "idle",
@@ -41,11 +42,10 @@ _INGRESS_STATES = {
 }
 
 _OUR_ENGINES = re.compile(r"EG_\w+|egress-[0-9a-f]{8}-[0-9a-f-]{27}")
-"""Identities of LiveKit Egress and of the relay, both hidden from the room."""
+"""Identities of LiveKit Egress and of the relay; both are hidden participants."""
 
 _LONGEST = 256
-"""Letters of a name or an identity. A room of ours has at most 128, and a hint must fit into a notification of Postgres
-(8000 bytes)."""
+"""Characters of a name or an identity. Rooms of ours have at most 128; a notification of Postgres holds 8000 bytes."""
 
 _redact = Redactor()
 
@@ -63,7 +63,7 @@ class _Participant(msgspec.Struct, frozen=True):
 class _Track(msgspec.Struct, frozen=True):
     sid: str = ""
     name: str = ""
-    # protobuf-JSON leaves a field at its default out.
+    # Protobuf's JSON omits a field that has its default.
     type: str | int = "AUDIO"
     source: str | int = "UNKNOWN"
 
@@ -92,7 +92,7 @@ class _Ingress(msgspec.Struct, frozen=True):
 class _Event(msgspec.Struct, frozen=True):
     event: str
     id: str
-    # A 64-bit number, which protobuf-JSON writes as a string.
+    # A 64-bit number, which protobuf's JSON writes as a string.
     createdAt: str
     room: _Room | None = None
     participant: _Participant | None = None
@@ -105,8 +105,8 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 @dataclass(frozen=True, slots=True)
-class IngressNews:
-    """An ingress's state. `at`: LiveKit's time of it, in seconds since 1970. `error`: redacted."""
+class IngressReport:
+    """An ingress's state (`live.ingresses.states`). `at`: LiveKit's time, in seconds since 1970. `error`: redacted."""
 
     ingress_id: str
     state: str
@@ -115,22 +115,23 @@ class IngressNews:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """One webhook. `told`: its name in the timeline; None for one that is not told. `created_at`: seconds since 1970."""
+class WebhookEvent:
+    """One webhook. `timeline_event`: its name in the timeline; None for one that is not shown there. `created_at`: seconds
+    since 1970."""
 
     id: str
     event: str
     created_at: float
     room_id: str | None
     subject: str | None
-    told: str | None
+    timeline_event: str | None
     detail: dict[str, Any]
     egress_id: str | None = None
-    ingress: IngressNews | None = None
+    ingress: IngressReport | None = None
 
 
-def read(body: bytes) -> Heard:
-    """Raises `InvalidRequest` for what LiveKit does not send."""
+def read(body: bytes) -> WebhookEvent:
+    """Parses a body. Raises `InvalidRequest` for one that LiveKit does not send."""
     try:
         said = _decode(body)
         created_at = _seconds(said.createdAt)
@@ -140,16 +141,16 @@ def read(body: bytes) -> Heard:
         raise InvalidRequest("A webhook has an id and an event")
     room, egress, ingress = said.room, said.egressInfo, said.ingressInfo
     name = (room and room.name) or (egress and egress.roomName) or (ingress and ingress.roomName) or ""
-    return Heard(
+    return WebhookEvent(
         id=_text(said.id),
         event=_text(said.event),
         created_at=created_at,
         room_id=_text(name) or None,
         subject=_subject(said),
-        told=TIMELINE.get(said.event),
+        timeline_event=TIMELINE.get(said.event),
         detail=_detail(said, created_at),
         egress_id=_text(egress.egressId) or None if egress else None,
-        ingress=_ingress_news(said.event, ingress, created_at) if ingress and ingress.ingressId else None,
+        ingress=_ingress_report(said.event, ingress, created_at) if ingress and ingress.ingressId else None,
     )
 
 
@@ -166,14 +167,14 @@ def _subject(said: _Event) -> str | None:
 
 
 def _detail(said: _Event, created_at: float) -> dict[str, Any]:
-    """Harmless facts: names that people chose, LiveKit's ids and enumerations."""
+    """Facts without secrets: names, identities, LiveKit's ids and enumerations."""
     detail: dict[str, Any] = {"created_at": datetime.fromtimestamp(created_at, UTC).isoformat()}
     if (who := said.participant) is not None:
         detail["identity"] = _text(who.identity)
         if who.kind not in ("STANDARD", 0):
             detail["kind"] = _word(who.kind)
         if who.kind == "EGRESS" or _OUR_ENGINES.fullmatch(who.identity):
-            # Ours, and seen by nobody in the room: a front end may leave it out.
+            # One of our own hidden participants: a front end may leave it out.
             detail["engine"] = True
         if who.disconnectReason is not None:
             detail["reason"] = _word(who.disconnectReason)
@@ -195,27 +196,27 @@ def _detail(said: _Event, created_at: float) -> dict[str, Any]:
 
 def _ingress_state(event: str, ingress: _Ingress) -> str:
     state = _INGRESS_STATES.get(str(ingress.state.status), "idle")
-    # What is inactive at the end has ended; before its beginning it only waits.
+    # `ingress_ended` comes with an inactive state, which otherwise means that nothing was connected yet.
     return "ended" if event == "ingress_ended" and state != "error" else state
 
 
-def _ingress_news(event: str, ingress: _Ingress, created_at: float) -> IngressNews:
+def _ingress_report(event: str, ingress: _Ingress, created_at: float) -> IngressReport:
     at = _seconds(ingress.state.updatedAt, 1e9) if ingress.state.updatedAt else created_at
     error = ingress.state.error
     for secret in (ingress.streamKey, ingress.url):
         if len(secret) >= 4:
             error = error.replace(secret, REDACTED)
-    return IngressNews(
+    return IngressReport(
         _text(ingress.ingressId), _ingress_state(event, ingress), at or created_at, _text(_redact(error)) or None
     )
 
 
 _LATEST = 253402300799.0
-"""The end of the year 9999."""
+"""The end of the year 9999, in seconds since 1970: the latest moment that `datetime` holds."""
 
 
 def _seconds(value: str | int, unit: float = 1.0) -> float:
-    """From seconds, or from smaller units. Raises `ValueError` for what no clock says."""
+    """Seconds from a count of `1 / unit` seconds. Raises `ValueError` for what is no moment from 1970 to 9999."""
     seconds = int(value) / unit
     if not 0 <= seconds <= _LATEST:
         raise ValueError("no time")
@@ -223,10 +224,10 @@ def _seconds(value: str | int, unit: float = 1.0) -> float:
 
 
 def _text(value: str) -> str:
-    """Bounded, and without what Postgres cannot keep."""
+    """Cut to `_LONGEST`, without NUL, which Postgres cannot store."""
     return value[:_LONGEST].replace("\x00", "\ufffd")
 
 
 def _word(value: str | int) -> str:
-    """An enumeration's; a number where LiveKit knows no name for it."""
+    """An enumeration's name in lower case; LiveKit sends a number where it has no name."""
     return _text(str(value)).lower()

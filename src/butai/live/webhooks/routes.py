@@ -1,6 +1,6 @@
-"""`POST /api/live/webhook`: where LiveKit says what happens in its rooms. Believed by its signature, not by a sign-in.
+"""`POST /api/live/webhook`: LiveKit's events, authenticated by their signature and not by a sign-in.
 
-On `DirectRoute`, since a busy LiveKit sends thousands a second and waits for each answer before it sends a room's next one.
+A `DirectRoute`: a busy LiveKit sends thousands a second, and waits for each answer before it sends the room's next event.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from butai.web.problems import documented
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=DirectRoute)
 
 LARGEST = 256 * 1024
-"""Bytes of a body: a room's metadata may have 64 KiB, and an egress lists its outputs twice. LiveKit's have 0.5 to 3 KiB."""
+"""Bytes of a body. Bodies have 0.5 to 3 KiB; a room's metadata may add 64 KiB, and an egress lists its outputs twice."""
 
 _DOCUMENTED: dict[str, Any] = {
     "security": [{"livekit": []}],
@@ -50,12 +50,12 @@ _TAKEN = Response()
 @router.post(
     "/webhook",
     response_class=Response,
-    responses=documented(400, 413) | {200: {"description": "Kept. Sent again, it is known by its id"}},
+    responses=documented(400, 413) | {200: {"description": "Stored. A duplicate is recognised by its id"}},
     openapi_extra=_DOCUMENTED,
-    summary="What LiveKit reports",
+    summary="Receive an event of LiveKit",
 )
 async def webhook(request: Request) -> Response:
-    """For LiveKit's `webhook` setting, or a LiveKit Cloud project's. Answers 200 once it is committed."""
+    """For the `webhook` setting of LiveKit, or of a LiveKit Cloud project. Answers 200 once the event is committed."""
     intake: Intake = request.state.webhooks
     body = await _body(request)
     authorization = next((value for name, value in request.scope["headers"] if name == b"authorization"), None)
@@ -64,7 +64,7 @@ async def webhook(request: Request) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """The raw bytes, which are what is signed. Raises `BodyTooLarge` as soon as that is known."""
+    """The raw bytes, which the signature covers. Raises `BodyTooLarge` before reading more than `LARGEST`."""
     for name, value in request.scope["headers"]:
         if name == b"content-length" and int(value) > LARGEST:
             raise BodyTooLarge

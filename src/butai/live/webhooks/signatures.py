@@ -1,8 +1,8 @@
-"""Who sent a webhook: LiveKit's signature over the raw bytes. Pure; called by `webhooks`.
+"""Verifies LiveKit's signature over a webhook's raw bytes. Pure.
 
-`Authorization` holds a JWT (HS256 with an API secret of the project) whose `sha256` is the base64 of the body's SHA-256, so
-one token is good for one body. Checked here and not by `livekit-api`, whose receiver raises bare exceptions, knows one key,
-and takes a token of any age up to its own `exp`.
+`Authorization` holds a JWT (HS256 with an API secret of the project) whose claim `sha256` is the base64 of the body's
+SHA-256, so a token is valid for one body. `livekit-api` is not used for this: its receiver raises bare exceptions, knows
+one key, and accepts a token of any age up to its own `exp`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from butai.live.projects import Project, Projects
 Reason = Literal["no_token", "malformed", "unknown_key", "signature", "body", "expired", "too_early"]
 
 LEEWAY = 60.0
-"""Seconds by which LiveKit's clock may differ from ours. Machines under NTP are milliseconds apart; one that has just woken
-or been moved is put right within a minute. LiveKit's tokens live for five, so this makes a stolen one useful for six."""
+"""Seconds by which LiveKit's clock may differ from ours. Machines under NTP are milliseconds apart; one that has just
+resumed or migrated is corrected within a minute. LiveKit's tokens are valid for 5 minutes, so a stolen one works for 6."""
 
 WINDOW = 600.0
-"""Seconds after its signing in which a token is taken, however far away its `exp`. LiveKit signs just before it sends, and
-gives up after about half a minute of its own attempts: ten minutes are only reached by somebody who sends it again. What
-comes twice within them is known by its id, which is kept for days."""
+"""Seconds after signing for which a token is accepted, whatever its `exp`. LiveKit signs just before it sends and gives up
+after about 30 s of attempts, so only a replay is older. A replay within the window is recognised by its id, which is stored
+for days."""
 
 _LONGEST_TOKEN = 4096
-"""Bytes; LiveKit's have about 300."""
+"""Bytes of a token that is looked at; LiveKit's have about 300."""
 
 _REASONS: dict[Reason, str] = {
     "no_token": "There is no signature: LiveKit sends one in Authorization",
@@ -61,7 +61,7 @@ _decode_header = msgspec.json.Decoder(_Header).decode
 
 
 def verify(projects: Projects, authorization: bytes | None, body: bytes, now: float) -> Project:
-    """The project that sent `body`. `authorization`: the header, bare or behind `Bearer`. `now`: seconds since 1970.
+    """The project that sent `body`. `authorization`: the header, with or without `Bearer`. `now`: seconds since 1970.
 
     Raises `WebhookRefused`, whose `reason` is one of `Reason`.
     """
@@ -83,7 +83,7 @@ def verify(projects: Projects, authorization: bytes | None, body: bytes, now: fl
             break
     else:
         raise refused("signature" if candidates else "unknown_key")
-    # A host's own access token is signed with the same secret; it has no hash of anything.
+    # A host's access token is signed with the same secret, but has no hash.
     digest = base64.b64encode(hashlib.sha256(body).digest())
     if not hmac.compare_digest(claims.sha256.encode(), digest):
         raise refused("body")
@@ -92,7 +92,7 @@ def verify(projects: Projects, authorization: bytes | None, body: bytes, now: fl
 
 
 def refused(reason: Reason) -> WebhookRefused:
-    """The error of this reason."""
+    """A `WebhookRefused` with this reason and its sentence."""
     return WebhookRefused(_REASONS[reason], reason=reason)
 
 
@@ -108,7 +108,7 @@ def _check_times(claims: _Claims, now: float) -> None:
 
 @lru_cache(maxsize=16)
 def _is_hs256(head: bytes) -> bool:
-    """One look for a sender: its headers are all the same."""
+    """Whether a JWT's header names HS256. Cached, since a sender's headers are all the same."""
     return _decode_header(_decoded(head)).alg == "HS256"
 
 

@@ -1,0 +1,27 @@
+"""LiveKit's server API for one request at a time, with a time limit, and its failures as errors of ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from livekit import api
+
+from butai.live.stage import Stage
+
+LIVEKIT_ERRORS = (TimeoutError, aiohttp.ClientError, api.TwirpError, OSError)
+"""What a block of `livekit_client` may raise when LiveKit refuses, fails or does not answer in time."""
+
+
+@asynccontextmanager
+async def livekit_client(stage: Stage, project: str, seconds: float) -> AsyncIterator[api.LiveKitAPI]:
+    """A client of a project's API, for a block that may take `seconds`. Requests are not repeated.
+
+    Raises `LiveKitNotConfigured` for an unknown project; the block raises `LIVEKIT_ERRORS`.
+    """
+    found = stage.projects.get(project)
+    async with asyncio.timeout(seconds):
+        async with api.LiveKitAPI(found.http_url, found.key.api_key, found.key.api_secret, failover=False) as client:
+            yield client
