@@ -4,10 +4,11 @@ import { useEffect, useId, useLayoutEffect, useRef, type ReactNode } from "react
 import { useTexts } from "../i18n";
 import { Icon } from "./icon";
 import { ToastList } from "./toasts";
+import css from "./dialog.module.css";
 
 /** Where the focus goes when what opened a dialog is gone. */
 const ELSEWHERE = "content";
-const FIRST = "[data-first], .dialog-body > :not(header) :is(input, select, textarea, button)";
+const FIRST = "[data-first], [data-body] > :not(header) :is(input, select, textarea, button)";
 
 export function Dialog({
   title,
@@ -50,7 +51,7 @@ export function Dialog({
     // oxlint-disable-next-line jsx-a11y/no-noninteractive-element-interactions -- a click beside the dialog; keys have Escape
     <dialog
       ref={ref}
-      className={wide ? "wide" : undefined}
+      className={wide ? `${css.dialog} ${css.wide}` : css.dialog}
       aria-labelledby={label}
       onCancel={(event) => {
         // A file input inside says "cancel" too, when nothing was chosen.
@@ -62,7 +63,7 @@ export function Dialog({
         if (event.target === ref.current) onClose();
       }}
     >
-      <div className="dialog-body">
+      <div className={css.body} data-body>
         <header>
           <h2 id={label} ref={heading} tabIndex={-1}>
             {title}

@@ -3,6 +3,7 @@ import { createContext, useCallback, useContext, useRef, useState, type ReactNod
 
 import { ApiError } from "../api/http";
 import { useTexts } from "../i18n";
+import css from "./toasts.module.css";
 
 interface Toast {
   id: number;
@@ -51,9 +52,9 @@ export function ToastProvider({ children }: { children: ReactNode }) {
 export function ToastList() {
   const { toasts, drop } = useContext(Told);
   return (
-    <div className="toasts" role="status" aria-live="polite">
+    <div className={css.toasts} role="status" aria-live="polite">
       {toasts.map(({ id, text, bad, action }) => (
-        <div key={id} className={bad ? "toast bad" : "toast"}>
+        <div key={id} className={bad ? `${css.toast} bad` : css.toast}>
           <span>{text}</span>
           {action ? (
             <button

@@ -4,17 +4,18 @@ import { Link, Outlet } from "@tanstack/react-router";
 import { useSession } from "../api/session";
 import { useTexts } from "../i18n";
 import { UploadTray } from "../uploads/tray";
+import css from "./shell.module.css";
 
 export function Shell() {
   const { t, language, speak } = useTexts();
   const session = useSession().data;
   return (
     <>
-      <a className="skip" href="#content">
+      <a className={css.skip} href="#content">
         {t.skip}
       </a>
-      <header className="shell">
-        <Link to="/library" className="brand" activeOptions={{ exact: true }}>
+      <header className={css.shell}>
+        <Link to="/library" className={css.brand} activeOptions={{ exact: true }}>
           <img src={`${import.meta.env.BASE_URL}favicon.svg`} alt="" width="26" height="26" />
           {t.brand}
         </Link>
@@ -24,7 +25,7 @@ export function Shell() {
           {session?.operator ? <Link to="/operations">{t.pages.operations}</Link> : null}
           <a href="/docs">{t.apiDocs}</a>
         </nav>
-        <div className="shell-end">
+        <div className={css.end}>
           <button
             type="button"
             className="quiet"
@@ -34,7 +35,7 @@ export function Shell() {
             {t.language}
           </button>
           {session?.userId ? (
-            <span className="who" title={t.signedInAs(session.userId)}>
+            <span className={css.who} title={t.signedInAs(session.userId)}>
               {session.name ?? session.userId}
             </span>
           ) : session?.devSignIn ? (
@@ -44,7 +45,7 @@ export function Shell() {
           ) : null}
         </div>
       </header>
-      <main id="content" tabIndex={-1}>
+      <main id="content" className={css.main} tabIndex={-1}>
         <Outlet />
       </main>
       <UploadTray />

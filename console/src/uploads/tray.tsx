@@ -6,6 +6,7 @@ import { bytes, useTexts } from "../i18n";
 import type { Texts } from "../i18n/en";
 import { useUploadItems, useUploads } from "./context";
 import type { Item } from "./queue";
+import css from "./tray.module.css";
 
 /** More lines than this help nobody; the heading counts them all. */
 const LINES = 50;
@@ -26,7 +27,7 @@ export function UploadTray() {
         ))}
       </div>
       {items.length ? (
-        <aside className="tray" aria-label={t.uploads.title}>
+        <aside className={css.tray} aria-label={t.uploads.title}>
           <header>
             <h2>
               {t.uploads.title} <span className="dim">{left ? t.uploads.left(left) : ""}</span>
@@ -83,13 +84,13 @@ function Line({ item }: { item: Item }) {
     </button>
   );
   return (
-    <li className={`upload ${item.state}`} data-state={item.state} data-kept={item.kept} data-sent={item.sent}>
-      <div className="upload-name" title={item.name}>
+    <li className={css.upload} data-state={item.state} data-kept={item.kept} data-sent={item.sent}>
+      <div className={css.name} title={item.name}>
         {item.name}
       </div>
-      <div className="upload-state">{said(item, t)}</div>
+      <div className={css.state}>{said(item, t)}</div>
       {busy || item.state === "paused" ? <progress max={100} value={share} aria-label={item.name} /> : null}
-      <div className="row end">
+      <div className={`row end ${css.actions}`}>
         {busy ? button(t.uploads.pause, pause) : null}
         {item.state === "paused" ? button(t.uploads.resume, resume) : null}
         {item.state === "failed" && item.key ? button(t.uploads.retry, resume) : null}

@@ -5,6 +5,7 @@ import type { Card } from "../../api/library";
 import { Icon } from "../../components/icon";
 import { bytes, clock, useTexts } from "../../i18n";
 import { termClass } from "./words";
+import css from "./card.module.css";
 
 export const CardView = memo(function CardView({
   card,
@@ -29,7 +30,7 @@ export const CardView = memo(function CardView({
   return (
     <button
       type="button"
-      className="card"
+      className={css.card}
       tabIndex={stop ? 0 : -1}
       data-place={place}
       data-id={card.id}
@@ -37,12 +38,12 @@ export const CardView = memo(function CardView({
       data-type={card.category}
       onClick={() => onOpen(card.id)}
     >
-      <span className="name">{card.name}</span>
-      <span className={hidden ? "about lock" : "about"} title={hidden ? t.library.private : undefined}>
+      <span className={css.name}>{card.name}</span>
+      <span className={hidden ? `${css.about} ${css.lock}` : css.about} title={hidden ? t.library.private : undefined}>
         {about}
         <span className="visually-hidden">, {heard.filter(Boolean).join(", ")}</span>
       </span>
-      <span className="picture">
+      <span className={css.picture}>
         {pictured ? (
           <img
             src={card.thumbnail ?? ""}

@@ -13,6 +13,7 @@ import { Facts } from "./facts";
 import { LicenceCard } from "./licence";
 import { Sound } from "./sound";
 import { reason } from "./words";
+import css from "./detail.module.css";
 
 const Model = lazy(() => import("./model"));
 
@@ -32,7 +33,7 @@ export default function Detail({ id, onClose }: { id: string; onClose: () => voi
       title={asset.data?.displayName ?? t.loading}
       onClose={onClose}
       wide
-      returnTo={() => document.querySelector<HTMLElement>(`.card[data-id="${CSS.escape(id)}"]`)}
+      returnTo={() => document.querySelector<HTMLElement>(`[data-place][data-id="${CSS.escape(id)}"]`)}
     >
       {asset.data ? <Loaded asset={asset.data} onClose={onClose} /> : null}
       {asset.isError ? (
@@ -52,11 +53,11 @@ function Loaded({ asset, onClose }: { asset: AssetOut; onClose: () => void }) {
   const me = useSession().data;
   const mine = Boolean(me?.userId && (asset.ownerUserId === me.userId || me.operator));
   return (
-    <div className="detail">
-      <div className="detail-picture">
+    <div className={css.detail}>
+      <div className={css.picture}>
         <Picture asset={asset} mine={mine} />
       </div>
-      <div className="detail-side">
+      <div className={css.side}>
         {asset.warnings.includes("licence_forbids_redistribution") ? (
           <p className="notice warn">
             <Icon of="warning" /> {t.library.warning}
@@ -89,7 +90,7 @@ function Picture({ asset, mine }: { asset: AssetOut; mine: boolean }) {
 function Still({ asset, notice, bad = false }: { asset: AssetOut; notice: string; bad?: boolean }) {
   return (
     <>
-      <div className="stage-box still" data-type={asset.type}>
+      <div className={`stage-box ${css.still}`} data-type={asset.type}>
         <Icon of={asset.type} size={72} />
       </div>
       <p className={bad ? "notice bad" : "notice"}>{notice}</p>
@@ -102,7 +103,7 @@ function Failed({ asset }: { asset: AssetOut }) {
   const { add } = useUploads();
   return (
     <>
-      <div className="stage-box still" data-type={asset.type}>
+      <div className={`stage-box ${css.still}`} data-type={asset.type}>
         <Icon of={asset.type} size={72} />
       </div>
       <div className="notice bad">
@@ -131,7 +132,7 @@ function Described({ asset }: { asset: AssetOut }) {
   return (
     <section>
       <p className="dim">{t.detail.notYours}</p>
-      {asset.description ? <p className="prose">{asset.description}</p> : null}
+      {asset.description ? <p className={css.prose}>{asset.description}</p> : null}
       {asset.tags.length ? (
         <ul className="badges">
           {asset.tags.map((tag) => (

@@ -7,6 +7,7 @@ import { changeCard, refreshAssets } from "../../api/lists";
 import { Field, Select } from "../../components/field";
 import { useTellError, useToast } from "../../components/toasts";
 import { useTexts } from "../../i18n";
+import css from "./detail.module.css";
 
 const tagsIn = (text: string) => [
   ...new Set(
@@ -76,14 +77,14 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
   };
   if (asset.deletedAt)
     return (
-      <div className="edit row">
+      <div className={`row ${css.edit}`}>
         <button type="button" className="primary" disabled={restore.isPending} onClick={() => restore.mutate()}>
           {t.detail.restore}
         </button>
       </div>
     );
   return (
-    <form className="edit" onSubmit={submit}>
+    <form className={css.edit} onSubmit={submit}>
       <Field label={t.detail.rename}>
         {(id) => (
           <input id={id} value={name} maxLength={200} required onChange={(event) => setName(event.target.value)} />

@@ -2,6 +2,7 @@
 import type { AssetOut } from "../../api/library";
 import { bytes, clock, useTexts, when } from "../../i18n";
 import { factsOf, formatName, reason } from "./words";
+import css from "./detail.module.css";
 
 export function Facts({ asset }: { asset: AssetOut }) {
   const { t, language } = useTexts();
@@ -28,7 +29,7 @@ export function Facts({ asset }: { asset: AssetOut }) {
           {t.detail.reading}
         </p>
       ) : null}
-      <dl className="facts">
+      <dl className={css.facts}>
         {known.map(([name, value]) => (
           <div key={name}>
             <dt>{name}</dt>

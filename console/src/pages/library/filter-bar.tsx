@@ -8,6 +8,7 @@ import { Icon } from "../../components/icon";
 import { useTexts } from "../../i18n";
 import type { LibrarySearch } from "./search";
 import { formatName, term } from "./words";
+import css from "./filter-bar.module.css";
 
 const PAUSE = 250;
 const LICENCE = ["commercial", "redistribution", "modification", "credit"] as const;
@@ -55,7 +56,7 @@ export function FilterBar({
   }, [asked]);
   const narrowed = NARROWING.filter((name) => search[name] !== undefined).length;
   return (
-    <form className="filters" role="search" onSubmit={(event) => event.preventDefault()}>
+    <form className={css.filters} role="search" onSubmit={(event) => event.preventDefault()}>
       <div className="tabs" role="group" aria-label={t.library.type}>
         <button type="button" aria-pressed={!search.type} onClick={() => onChange({ type: undefined })}>
           {t.library.all}
@@ -71,7 +72,7 @@ export function FilterBar({
           </button>
         ))}
       </div>
-      <div className="search-row">
+      <div className={css.searchRow}>
         <input
           type="search"
           aria-label={t.library.search}
@@ -82,7 +83,7 @@ export function FilterBar({
         />
         <button type="button" aria-expanded={shown} aria-controls={panel} onClick={() => setShown(!shown)}>
           <Icon of="filter" /> {t.library.filters}
-          {narrowed ? <span className="how-many">{narrowed}</span> : null}
+          {narrowed ? <span className={css.howMany}>{narrowed}</span> : null}
         </button>
         <select
           aria-label={t.library.sort}
@@ -99,7 +100,7 @@ export function FilterBar({
           <option value="size">{t.library.smallest}</option>
         </select>
       </div>
-      <div className="narrow" id={panel} hidden={!shown}>
+      <div className={css.narrow} id={panel} hidden={!shown}>
         {shown ? <Narrow search={search} onChange={onChange} /> : null}
         {narrowed || search.q ? (
           <button

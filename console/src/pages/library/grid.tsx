@@ -17,6 +17,7 @@ import { listAssets, type Filters } from "../../api/library";
 import { listKey } from "../../api/lists";
 import { useTexts } from "../../i18n";
 import { CardView } from "./card";
+import css from "./grid.module.css";
 
 const NARROWEST = 172;
 const NARROWEST_PHONE = 140;
@@ -155,7 +156,7 @@ export const Grid = memo(function Grid({
   const stop = visible ? Math.min(active, Math.max(cards.length - 1, 0)) : (shown[0]?.index ?? 0) * columns;
   const narrowed = Object.keys(filters).some((name) => name !== "type");
   return (
-    <div ref={box} className="grid-box" aria-busy={list.isFetching}>
+    <div ref={box} className={css.box} aria-busy={list.isFetching}>
       {list.isSuccess && !cards.length ? <Nothing narrowed={narrowed} trash={Boolean(filters.trashed)} /> : null}
       {list.isError ? (
         <div className="empty" role="alert">
@@ -168,7 +169,7 @@ export const Grid = memo(function Grid({
       {cards.length && width ? (
         // oxlint-disable-next-line jsx-a11y/no-noninteractive-element-interactions -- the cards inside have the focus
         <div
-          className="grid"
+          className={css.grid}
           role="list"
           aria-label={t.library.grid}
           style={{ height: virtual.getTotalSize() }}
@@ -187,7 +188,7 @@ export const Grid = memo(function Grid({
                   role="listitem"
                   aria-posinset={place + 1}
                   aria-setsize={hasNextPage ? -1 : cards.length}
-                  className="cell"
+                  className={css.cell}
                   style={{
                     width: cell,
                     height: cell + FOOT,
@@ -202,7 +203,7 @@ export const Grid = memo(function Grid({
         </div>
       ) : null}
       {list.isPending ? <Skeletons columns={columns} cell={cell} /> : null}
-      {isFetchingNextPage ? <p className="more dim">{t.library.loadingMore}</p> : null}
+      {isFetchingNextPage ? <p className={`${css.more} dim`}>{t.library.loadingMore}</p> : null}
     </div>
   );
 });
@@ -220,12 +221,12 @@ function Nothing({ narrowed, trash }: { narrowed: boolean; trash: boolean }) {
 function Skeletons({ columns, cell }: { columns: number; cell: number }) {
   const { t } = useTexts();
   return (
-    <div className="skeletons" style={{ gridTemplateColumns: `repeat(${columns}, 1fr)`, gap: GAP }}>
+    <div className={css.skeletons} style={{ gridTemplateColumns: `repeat(${columns}, 1fr)`, gap: GAP }}>
       <span className="visually-hidden" role="status">
         {t.loading}
       </span>
       {Array.from({ length: columns * 2 }, (_, place) => (
-        <div key={place} className="skeleton" style={{ height: cell + FOOT }} />
+        <div key={place} className={css.skeleton} style={{ height: cell + FOOT }} />
       ))}
     </div>
   );

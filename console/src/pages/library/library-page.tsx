@@ -14,6 +14,7 @@ import { Thumbnails } from "../../uploads/thumbnails";
 import { FilterBar } from "./filter-bar";
 import { Grid } from "./grid";
 import type { LibrarySearch } from "./search";
+import css from "./library-page.module.css";
 
 const Detail = lazy(() => import("./detail"));
 
@@ -48,7 +49,7 @@ export function LibraryPage() {
 
   if (session.data && !session.data.userId) return <SignedOut />;
   return (
-    <div className="library">
+    <div className={css.library}>
       <div className="page-head">
         <h1>{t.pages.library}</h1>
         <Count filters={filters} />
@@ -64,7 +65,7 @@ export function LibraryPage() {
             event.target.value = "";
           }}
         />
-        <button type="button" className="primary" onClick={() => picker.current?.click()}>
+        <button type="button" className={`primary ${css.add}`} onClick={() => picker.current?.click()}>
           <Icon of="upload" /> {t.library.upload}
         </button>
       </div>
@@ -72,7 +73,7 @@ export function LibraryPage() {
       {session.data ? <Grid filters={filters} sort={sort ?? "-created_at"} onOpen={openCard} /> : null}
       <Thumbnails />
       {over ? (
-        <div className="drop" aria-hidden="true">
+        <div className={css.drop} aria-hidden="true">
           <Icon of="upload" size={40} />
           {t.library.drop}
         </div>
@@ -134,7 +135,7 @@ function Count({ filters }: { filters: Filters }) {
     queryFn: ({ signal }) => countAssets(filters, signal),
   });
   return (
-    <p className="count" role="status">
+    <p className={css.count} role="status">
       {found.data ? t.library.count(found.data.total, found.data.exact) : " "}
     </p>
   );

@@ -2,6 +2,7 @@
 import type { AssetOut } from "../../api/library";
 import { useTexts } from "../../i18n";
 import { term, termClass } from "./words";
+import css from "./detail.module.css";
 
 interface Licence {
   spec?: string | null;
@@ -17,14 +18,15 @@ export function LicenceCard({ asset }: { asset: AssetOut }) {
   if (!licence) return null;
   const parts = Object.entries(t.assets.licence).filter(([part]) => licence[part] !== undefined);
   return (
-    <section className="licence-card">
+    <section>
       <h3>{t.detail.licence}</h3>
       {licence.spec ? null : <p className="notice warn">{t.assets.noLicence}</p>}
-      <dl className="terms">
+      <dl className={css.terms}>
         {parts.map(([part, { name }]) => (
           <div
             key={part}
-            className={`term ${termClass(part, licence[part])}`}
+            className={css.term}
+            data-tone={termClass(part, licence[part])}
             data-part={part}
             data-value={String(licence[part])}
           >
@@ -34,7 +36,7 @@ export function LicenceCard({ asset }: { asset: AssetOut }) {
         ))}
       </dl>
       <Links licence={licence} />
-      {licence.third_party ? <p className="prose dim">{licence.third_party}</p> : null}
+      {licence.third_party ? <p className={`${css.prose} dim`}>{licence.third_party}</p> : null}
     </section>
   );
 }

@@ -9,6 +9,7 @@ import { useToast } from "../../components/toasts";
 import { useTexts } from "../../i18n";
 import { Scene } from "../../three/scene";
 import { FRAMES_BEFORE, THUMBNAIL } from "../../three/thumbnail";
+import css from "./model.module.css";
 
 const STEP = Math.PI / 24;
 
@@ -25,7 +26,7 @@ export default function Model({ asset, mayKeep }: { asset: AssetOut; mayKeep: bo
   const avatar = chosen || known[0]?.url;
   if (motion && avatars.isSuccess && !avatar) return <p className="notice">{t.detail.noAvatar}</p>;
   return (
-    <div className="model">
+    <div className={css.model}>
       <Shown key={motion ? avatar : asset.url} asset={asset} url={motion ? avatar : asset.url} mayKeep={mayKeep} />
       {motion && known.length ? (
         <Select
@@ -165,7 +166,7 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
           </span>
         ) : null}
         {state === "shown" ? (
-          <button type="button" className="chip reset" onClick={() => scene.current?.resetView()}>
+          <button type="button" className={`chip ${css.reset}`} onClick={() => scene.current?.resetView()}>
             {t.detail.resetView}
           </button>
         ) : null}
@@ -188,7 +189,7 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
         />
       ) : null}
       {expressions.length ? (
-        <fieldset className="expressions">
+        <fieldset className={css.expressions}>
           <legend>{t.detail.expressions}</legend>
           {expressions.map((name) => (
             <button

@@ -5,6 +5,7 @@ import { useEffect, useMemo, useRef, useState, type PointerEvent } from "react";
 import { getWaveform, type AssetOut } from "../../api/library";
 import { Icon } from "../../components/icon";
 import { clock, useTexts } from "../../i18n";
+import css from "./sound.module.css";
 
 /** So many bars are told apart; the service has up to 800 peaks. */
 const BARS = 160;
@@ -69,7 +70,7 @@ export function Sound({ asset }: { asset: AssetOut }) {
     else void audio.current?.play().catch(() => setFailed(true));
   };
   return (
-    <div className="sound" data-type="bgm">
+    <div className={css.sound} data-type="bgm">
       <audio
         ref={audio}
         src={asset.url}
@@ -82,7 +83,7 @@ export function Sound({ asset }: { asset: AssetOut }) {
       />
       {wide ? (
         <svg
-          className="waveform"
+          className={css.waveform}
           viewBox={`0 0 ${wide} ${HIGH}`}
           preserveAspectRatio="none"
           aria-hidden="true"
@@ -98,11 +99,11 @@ export function Sound({ asset }: { asset: AssetOut }) {
           <clipPath id="played">
             <rect x="0" y="0" width={wide * share} height={HIGH} />
           </clipPath>
-          <path d={path} className="wave" />
-          <path d={path} className="wave played" clipPath="url(#played)" />
+          <path d={path} className={css.wave} />
+          <path d={path} className={`${css.wave} ${css.played}`} clipPath="url(#played)" />
         </svg>
       ) : (
-        <p className="waveform dim">{t.detail.noWaveform}</p>
+        <p className={`${css.waveform} dim`}>{t.detail.noWaveform}</p>
       )}
       {failed ? <p className="notice bad">{t.detail.previewFailed}</p> : null}
       <div className="row">
@@ -119,7 +120,7 @@ export function Sound({ asset }: { asset: AssetOut }) {
           aria-valuetext={`${clock(at)} / ${clock(length)}`}
           onChange={(event) => seek(Number(event.target.value))}
         />
-        <span className="dim time">
+        <span className={`dim ${css.time}`}>
           {clock(at)} / {clock(length)}
         </span>
       </div>

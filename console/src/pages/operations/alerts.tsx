@@ -5,6 +5,7 @@ import { useAct } from "./act";
 import { Listed, usePages } from "./listed";
 import { Table, type Column } from "./table";
 import { useOperationsTexts } from "./texts";
+import css from "./alerts.module.css";
 
 const PILLS: Record<AlertOut["severity"], string> = { info: "starting", warning: "warn", failure: "bad" };
 
@@ -45,7 +46,7 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
         <>
           <Words of={o.alertWords[alert.code]} />
           <b>{alert.title}</b>
-          <div className="dim ops-lines">{alert.body}</div>
+          <div className={`dim ${css.lines}`}>{alert.body}</div>
           <div>
             <code>{alert.code}</code>
           </div>
@@ -91,7 +92,7 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
 function Words({ of }: { of: { title: string; advice: string } | undefined }) {
   if (!of) return null;
   return (
-    <div className="ops-words">
+    <div className={css.words}>
       <b>{of.title}</b>
       <div className="dim">{of.advice}</div>
     </div>

@@ -3,10 +3,12 @@ import { auditCsv, listAudit, type EntryOut } from "../../api/operations";
 import { Field, Select } from "../../components/field";
 import { when } from "../../i18n";
 import { FilterField } from "./filter-field";
+import { Filters } from "./filters";
 import { Listed, usePages } from "./listed";
 import { RESULTS, type Change, type OperationsSearch } from "./search";
 import { Table, type Column } from "./table";
 import { useOperationsTexts } from "./texts";
+import css from "./audit.module.css";
 
 const NAMES = ["actor", "action", "room", "subject", "result", "from", "to"] as const;
 const PILLS: Record<string, string | undefined> = { ok: "ok", refused: "warn", failed: "bad" };
@@ -53,7 +55,7 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
         <>
           {entry.ip ?? "–"}
           {entry.userAgent ? (
-            <div className="dim ops-short" title={entry.userAgent}>
+            <div className={`dim ${css.short}`} title={entry.userAgent}>
               {entry.userAgent}
             </div>
           ) : null}
@@ -69,7 +71,7 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
           {o.csv}
         </a>
       </div>
-      <form className="ops-filters" role="search" onSubmit={(event) => event.preventDefault()}>
+      <Filters>
         <FilterField label={o.actor} value={search.actor} onChange={(actor) => onChange({ actor })} />
         <FilterField
           label={o.action}
@@ -95,7 +97,7 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
             {o.clear}
           </button>
         ) : null}
-      </form>
+      </Filters>
       <Listed list={list} empty={filtered ? o.nothingFits : o.noAudit}>
         {(rows) => (
           <Table

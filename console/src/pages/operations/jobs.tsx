@@ -7,6 +7,7 @@ import { Select } from "../../components/field";
 import { when } from "../../i18n";
 import { useAct } from "./act";
 import { FilterField } from "./filter-field";
+import { Filters } from "./filters";
 import { Listed, usePages } from "./listed";
 import { JOB_STATES, type Change, type OperationsSearch } from "./search";
 import { Table, type Column } from "./table";
@@ -103,7 +104,7 @@ export function Jobs({ search, onChange }: { search: OperationsSearch; onChange:
   return (
     <section className="panel" data-list="jobs">
       <h2>{o.tabs.jobs}</h2>
-      <form className="ops-filters" role="search" onSubmit={(event) => event.preventDefault()}>
+      <Filters>
         <Select
           label={o.state}
           value={search.status ?? ""}
@@ -116,7 +117,7 @@ export function Jobs({ search, onChange }: { search: OperationsSearch; onChange:
             {o.clear}
           </button>
         ) : null}
-      </form>
+      </Filters>
       <Listed list={list} empty={filtered ? o.nothingFits : o.noJobs}>
         {(rows) => (
           <Table

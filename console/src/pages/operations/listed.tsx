@@ -4,6 +4,7 @@ import type { ReactNode } from "react";
 
 import type { Page } from "../../api/operations";
 import { useOperationsTexts } from "./texts";
+import css from "./listed.module.css";
 
 /** Milliseconds between two looks, while the page is seen. */
 export const LOOK = 3000;
@@ -53,7 +54,7 @@ export function Listed<T>({
           {o.old}
         </p>
       ) : null}
-      {rows.length ? children(rows) : <p className="dim ops-empty">{empty}</p>}
+      {rows.length ? children(rows) : <p className={`dim ${css.empty}`}>{empty}</p>}
       {list.hasNextPage ? (
         <div className="row">
           <button type="button" disabled={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>

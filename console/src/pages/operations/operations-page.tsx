@@ -13,6 +13,7 @@ import { Patrol } from "./patrol";
 import { TABS, type Change, type OperationsSearch, type Tab } from "./search";
 import { Shows } from "./shows";
 import { useOperationsTexts } from "./texts";
+import css from "./operations-page.module.css";
 
 export function OperationsPage() {
   const { t, o } = useOperationsTexts();
@@ -52,7 +53,7 @@ function Operations() {
     [navigate],
   );
   return (
-    <div className="operations">
+    <div className={css.operations}>
       <div className="page-head">
         <h1>{o.title}</h1>
         {health.data ? (
@@ -85,7 +86,7 @@ function Operations() {
           </Link>
         ))}
       </nav>
-      <div className="ops-body" data-tab={tab}>
+      <div className={css.body} data-tab={tab}>
         {tab === "overview" ? <Overview health={health.data} /> : null}
         {tab === "shows" ? <Shows search={search} onChange={change} /> : null}
         {tab === "patrol" ? <Patrol search={search} onChange={change} /> : null}

@@ -5,6 +5,8 @@ import { getHealth, type HealthOut, type PartOut } from "../../api/operations";
 import { when } from "../../i18n";
 import { KEY, LOOK } from "./listed";
 import { useOperationsTexts } from "./texts";
+import css from "./overview.module.css";
+import figureCss from "./figures.module.css";
 
 export function useHealth() {
   return useQuery({
@@ -16,7 +18,7 @@ export function useHealth() {
   });
 }
 
-/** The colour of a state, as components.css has it. */
+/** The colour of a state, as notices.css has it. */
 export const PILLS = { ok: "ok", warning: "warn", down: "bad", off: "", unknown: "warn" } as const;
 export const OVERALL = { ok: "ok", degraded: "warn", down: "bad" } as const;
 
@@ -36,7 +38,7 @@ export function Overview({ health }: { health: HealthOut | undefined }) {
     <>
       <section className="panel">
         <h2>{o.health}</h2>
-        <ul className="ops-parts">
+        <ul className={css.parts}>
           {health.parts.map((part) => (
             <Part key={`${part.name} ${part.project ?? ""}`} part={part} />
           ))}
@@ -44,9 +46,13 @@ export function Overview({ health }: { health: HealthOut | undefined }) {
       </section>
       <section className="panel">
         <h2>{o.figures}</h2>
-        <dl className="ops-figures">
+        <dl className={figureCss.figures}>
           {(Object.keys(o.figure) as (keyof typeof o.figure)[]).map((name) => (
-            <div key={name} data-figure={name} className={bad[name] && figures[name] ? "bad" : undefined}>
+            <div
+              key={name}
+              data-figure={name}
+              data-bad={(bad[name] && figures[name] !== 0 && figures[name] !== null) || undefined}
+            >
               <dt>{o.figure[name]}</dt>
               <dd>{number(figures[name])}</dd>
             </div>
@@ -59,12 +65,12 @@ export function Overview({ health }: { health: HealthOut | undefined }) {
         {figures.assets === null ? (
           <p className="dim">{o.uncounted}</p>
         ) : Object.keys(figures.assets).length ? (
-          <dl className="ops-figures">
+          <dl className={figureCss.figures}>
             {Object.entries(figures.assets).map(([state, count]) => (
               <div
                 key={state}
                 data-assets={state}
-                className={["failed", "missing"].includes(state) && count ? "bad" : undefined}
+                data-bad={(["failed", "missing"].includes(state) && count > 0) || undefined}
               >
                 <dt>{o.assetStates[state] ?? state}</dt>
                 <dd>{number(count)}</dd>
@@ -75,7 +81,7 @@ export function Overview({ health }: { health: HealthOut | undefined }) {
           <p className="dim">{o.noAssets}</p>
         )}
       </section>
-      <p className="dim ops-foot">
+      <p className={`dim ${css.foot}`}>
         {o.version} {health.version} · {o.updated(when(health.at, language))}
       </p>
     </>
@@ -86,7 +92,7 @@ function Part({ part }: { part: PartOut }) {
   const { o } = useOperationsTexts();
   const facts = useFacts(part);
   return (
-    <li className={`ops-part ${PILLS[part.state]}`} data-part={part.name} data-state={part.state}>
+    <li className={css.part} data-tone={PILLS[part.state]} data-part={part.name} data-state={part.state}>
       <div className="row between">
         <h3>
           {o.parts[part.name]}

@@ -17,10 +17,12 @@ import { Confirm } from "../../components/dialog";
 import { Select } from "../../components/field";
 import { when } from "../../i18n";
 import { useAct } from "./act";
+import { Filters } from "./filters";
 import { KEY, LOOK, Listed, usePages } from "./listed";
 import { FINDING_KINDS, type Change, type OperationsSearch } from "./search";
 import { Table, type Column } from "./table";
 import { useOperationsTexts } from "./texts";
+import figureCss from "./figures.module.css";
 
 export function Patrol({ search, onChange }: { search: OperationsSearch; onChange: Change }) {
   return (
@@ -70,9 +72,9 @@ function Glance() {
       {patrol ? (
         <>
           <p>{patrol.lastFinishedAt ? o.lastRound(when(patrol.lastFinishedAt, language)) : o.noRound}</p>
-          <dl className="ops-figures">
+          <dl className={figureCss.figures}>
             {(Object.keys(o.findingCounts) as (keyof typeof o.findingCounts)[]).map((name) => (
-              <div key={name} className={patrol.openFindings[name] ? "bad" : undefined}>
+              <div key={name} data-bad={patrol.openFindings[name] > 0 || undefined}>
                 <dt>{o.findingCounts[name]}</dt>
                 <dd>{patrol.openFindings[name]}</dd>
               </div>
@@ -140,7 +142,7 @@ function Findings({ search, onChange }: { search: OperationsSearch; onChange: Ch
   return (
     <section className="panel" data-list="findings">
       <h2>{o.findings}</h2>
-      <form className="ops-filters" role="search" onSubmit={(event) => event.preventDefault()}>
+      <Filters>
         <Select
           label={o.kind}
           value={search.kind ?? ""}
@@ -155,7 +157,7 @@ function Findings({ search, onChange }: { search: OperationsSearch; onChange: Ch
           />
           {o.resolved}
         </label>
-      </form>
+      </Filters>
       <Listed list={list} empty={search.kind || search.closed ? o.nothingFits : o.noFindings}>
         {(rows) => (
           <Table

@@ -13,11 +13,12 @@ import {
 } from "../../api/operations";
 import { Confirm, Dialog } from "../../components/dialog";
 import { clock, when } from "../../i18n";
-import { platformName } from "../stage/destination-form";
+import { platformName } from "../../live/platforms";
 import { useAct } from "./act";
 import { KEY, LOOK } from "./listed";
 import { lengthOf } from "./shows";
 import { useOperationsTexts } from "./texts";
+import css from "./show-dialog.module.css";
 
 export function ShowDialog({ id, onClose }: { id: string; onClose: () => void }) {
   const { t, o } = useOperationsTexts();
@@ -60,7 +61,7 @@ function Show({ show }: { show: ShowOut }) {
     [o.controller, onAir ? (show.controller ?? o.nobody) : null],
   ];
   return (
-    <div className="ops-show" data-session={show.session_id} data-status={show.status}>
+    <div className={css.show} data-session={show.session_id} data-status={show.status}>
       <div className="row">
         <span className={`state ${show.status}`} role="status">
           {t.live[show.status]}
@@ -87,7 +88,7 @@ function Show({ show }: { show: ShowOut }) {
         ) : null}
       </div>
       {show.end ? <p className="notice">{show.end.message}</p> : null}
-      <dl className="ops-facts">
+      <dl className={css.facts}>
         {facts.map(([name, value]) =>
           value ? (
             <div key={name}>
@@ -98,7 +99,7 @@ function Show({ show }: { show: ShowOut }) {
         )}
       </dl>
       <h3>{o.outputs}</h3>
-      <ul className="ops-outputs">
+      <ul className={css.outputs}>
         {show.outputs.map((output) => (
           <Output
             key={output.id}
@@ -206,7 +207,7 @@ function ShowTimeline({ id, onAir }: { id: string; onAir: boolean }) {
       {found.data?.length === 0 ? <p className="dim">{o.noTimeline}</p> : null}
       {found.data?.length ? (
         // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- scrolls by itself, so it has to be reached by keyboard
-        <ol className="ops-timeline" tabIndex={0} aria-label={o.timeline}>
+        <ol className={css.timeline} tabIndex={0} aria-label={o.timeline}>
           {found.data.toReversed().map((event) => (
             <Happened key={event.id} event={event} />
           ))}

@@ -1,13 +1,15 @@
 /** The shows of all rooms, on air and past. */
 import { listShows, type ShowOut } from "../../api/operations";
 import { clock, when } from "../../i18n";
-import { platformName } from "../stage/destination-form";
+import { platformName } from "../../live/platforms";
 import { FilterField } from "./filter-field";
+import { Filters } from "./filters";
 import { Listed, usePages } from "./listed";
 import type { Change, OperationsSearch } from "./search";
 import { ShowDialog } from "./show-dialog";
 import { Table, type Column } from "./table";
 import { useOperationsTexts } from "./texts";
+import css from "./shows.module.css";
 
 export function Shows({ search, onChange }: { search: OperationsSearch; onChange: Change }) {
   const { o } = useOperationsTexts();
@@ -15,7 +17,7 @@ export function Shows({ search, onChange }: { search: OperationsSearch; onChange
   const filtered = Boolean(search.room ?? search.owner);
   return (
     <>
-      <form className="ops-filters" role="search" onSubmit={(event) => event.preventDefault()}>
+      <Filters>
         <FilterField label={o.room} value={search.room} onChange={(room) => onChange({ room })} />
         <FilterField label={o.owner} value={search.owner} onChange={(owner) => onChange({ owner })} />
         {filtered ? (
@@ -23,7 +25,7 @@ export function Shows({ search, onChange }: { search: OperationsSearch; onChange
             {o.clear}
           </button>
         ) : null}
-      </form>
+      </Filters>
       <Part
         title={o.onAir}
         state="on_air"
@@ -67,7 +69,7 @@ function Part({
       cell: (show) => (
         <button
           type="button"
-          className="link"
+          className={css.link}
           aria-label={o.openShow(show.room_id)}
           onClick={() => onChange({ show: show.session_id })}
         >

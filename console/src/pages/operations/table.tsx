@@ -4,6 +4,7 @@
  * they are one: so the roles are said out loud.
  */
 import type { ReactNode } from "react";
+import css from "./table.module.css";
 
 export interface Column<T> {
   name: string;
@@ -28,12 +29,12 @@ export function Table<T>({
 }) {
   return (
     // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- scrolls by itself, so it has to be reached by keyboard
-    <div className="table-box ops-table" tabIndex={0} role="group" aria-label={label}>
+    <div className={css.table} tabIndex={0} role="group" aria-label={label}>
       <table role="table" aria-label={label}>
         <thead role="rowgroup">
           <tr role="row">
             {columns.map((column) => (
-              <th key={column.name} role="columnheader" scope="col" className={column.kind}>
+              <th key={column.name} role="columnheader" scope="col" data-kind={column.kind}>
                 {column.name}
               </th>
             ))}
@@ -43,12 +44,12 @@ export function Table<T>({
           {rows.map((row) => (
             <tr key={keyOf(row)} role="row" {...marks?.(row)}>
               {columns.map((column) => (
-                <td key={column.name} role="cell" className={column.kind}>
+                <td key={column.name} role="cell" data-kind={column.kind}>
                   {/* The column's name, where there is no head to read it from. */}
-                  <span className="cell-name" aria-hidden="true">
+                  <span className={css.cellName} aria-hidden="true">
                     {column.name}
                   </span>
-                  <div className="ops-cell">{column.cell(row)}</div>
+                  <div className={css.value}>{column.cell(row)}</div>
                 </td>
               ))}
             </tr>

@@ -1,20 +1,12 @@
 /** Types a stream key in: the only way a key goes, and it goes once. */
 import { useState, type FormEvent } from "react";
 
-import { addDestination, changeDestination, type DestinationIn, type DestinationOut } from "../../api/live";
+import { addDestination, changeDestination, type DestinationOut } from "../../api/live";
 import { ApiError } from "../../api/http";
 import { Field } from "../../components/field";
 import { useTexts } from "../../i18n";
-
-type Platform = DestinationIn["platform"];
-
-export const PLATFORMS: readonly (readonly [Platform, string])[] = [
-  ["youtube", "YouTube"],
-  ["twitch", "Twitch"],
-  ["custom", "RTMP"],
-];
-
-export const platformName = (platform: string) => PLATFORMS.find(([one]) => one === platform)?.[1] ?? platform;
+import { PLATFORMS, type Platform } from "../../live/platforms";
+import css from "./destination-form.module.css";
 
 /** A new destination, or another key for `one`. The key stays in the form, not in the state of the page: nothing that
  * renders can show it. */
@@ -80,9 +72,9 @@ export function DestinationForm({
     </Field>
   );
   return (
-    <form className="destination-form" onSubmit={(event) => void submit(event)}>
+    <form className={css.form} onSubmit={(event) => void submit(event)}>
       {one ? null : (
-        <fieldset className="segments">
+        <fieldset className={css.segments}>
           <legend>{t.stage.platform}</legend>
           {PLATFORMS.map(([value, name]) => (
             <label key={value} className="check">

@@ -12,7 +12,9 @@ import {
 import { Confirm, Dialog } from "../../components/dialog";
 import { useTellError } from "../../components/toasts";
 import { useTexts } from "../../i18n";
-import { DestinationForm, PLATFORMS, platformName } from "./destination-form";
+import { PLATFORMS, platformName } from "../../live/platforms";
+import { DestinationForm } from "./destination-form";
+import css from "./destinations.module.css";
 
 const KEY = ["destinations"] as const;
 
@@ -68,7 +70,7 @@ export function Destinations({
   };
   const first = PLATFORMS.find(([platform]) => !all?.some((one) => one.platform === platform))?.[0] ?? "youtube";
   return (
-    <section className="panel stage-destinations">
+    <section className="panel">
       <header className="row">
         <h2>{t.stage.destinations}</h2>
         {all?.length ? (
@@ -85,7 +87,7 @@ export function Destinations({
         </>
       ) : null}
       {all?.length ? (
-        <ul className="destinations">
+        <ul className={css.destinations}>
           {all.map((one) => (
             <Destination
               key={one.id}
@@ -163,13 +165,13 @@ function Destination({
   const add = useMutation({ mutationFn: onAdd, onError: tellError });
   const name = [platformName(one.platform), one.label].filter(Boolean).join(" ");
   return (
-    <li className="destination">
+    <li className={css.destination}>
       {onAir ? (
-        <span className="name">
+        <span className={css.name}>
           <b>{platformName(one.platform)}</b> {one.label}
         </span>
       ) : (
-        <label className="check name">
+        <label className={`check ${css.name}`}>
           <input type="checkbox" checked={checked} onChange={(event) => onCheck(event.target.checked)} />
           <span>
             <b>{platformName(one.platform)}</b> {one.label}
@@ -177,7 +179,7 @@ function Destination({
         </label>
       )}
       <code title={one.ingest_url}>{t.stage.keyOf(one.key_fingerprint)}</code>
-      <div className="row actions" role="group" aria-label={name}>
+      <div className={`row ${css.actions}`} role="group" aria-label={name}>
         {onAir && !inShow ? (
           <button type="button" disabled={add.isPending} onClick={() => add.mutate()}>
             {t.stage.addToShow}
@@ -204,9 +206,9 @@ function Destination({
 function Steps({ ok, steps }: { ok: boolean; steps: StepOut[] }) {
   const { t } = useTexts();
   return (
-    <div className={ok ? "notice good test" : "notice bad test"} role="status">
+    <div className={`notice ${ok ? "good" : "bad"} ${css.test}`} role="status">
       <b>{ok ? t.stage.testOk : t.stage.testBad}</b>
-      <ol className="steps">
+      <ol className={css.steps}>
         {steps.map((step) => (
           <li key={step.name} data-ok={step.ok}>
             <span aria-hidden="true">{step.ok ? "✓" : "✗"}</span> {t.stage.steps[step.name]}{" "}

@@ -4,7 +4,8 @@ import { useEffect, useState } from "react";
 import { isUp, retryOutput, stopOutput, type OutputOut, type StatusOut } from "../../api/live";
 import { useTellError } from "../../components/toasts";
 import { clock, useTexts } from "../../i18n";
-import { platformName } from "./destination-form";
+import { platformName } from "../../live/platforms";
+import css from "./output.module.css";
 
 /** Now, by the service's clock, twice a second. */
 function useNow(ahead: number): number {
@@ -57,14 +58,9 @@ export function Output({
   const { error } = output;
   const badKey = ["key_rejected", "invalid_destination"].includes(error?.cause?.code ?? error?.code ?? "");
   return (
-    <li
-      className={`output ${output.state}`}
-      data-platform={output.platform}
-      data-state={output.state}
-      data-code={error?.code ?? ""}
-    >
+    <li className={css.output} data-platform={output.platform} data-state={output.state} data-code={error?.code ?? ""}>
       <div className="row between">
-        <b className="name">
+        <b className={css.name}>
           {platformName(output.platform)} {output.label}
         </b>
         <span className={`state ${output.state}`} role="status" aria-label={`${name}: ${t.live[output.state]}`}>
@@ -72,7 +68,7 @@ export function Output({
         </span>
       </div>
       {live ? (
-        <dl className="figures">
+        <dl className={css.figures}>
           {output.live_since ? (
             <div>
               <dt>{t.stage.onAir}</dt>
@@ -106,9 +102,9 @@ export function Output({
         </div>
       ) : null}
       {onAir && up ? (
-        <div className="row output-actions">
+        <div className={`row ${css.actions}`}>
           {!live && (output.attempt > 1 || output.next_attempt_at) ? (
-            <span className="dim next-try">
+            <span className={`dim ${css.nextTry}`}>
               {output.attempt > 1 ? t.stage.attempt(output.attempt) : null}{" "}
               {output.next_attempt_at ? <NextTry moment={output.next_attempt_at} ahead={ahead} /> : null}
             </span>

@@ -8,6 +8,7 @@ import { Dialog } from "../../components/dialog";
 import { Field } from "../../components/field";
 import { useTexts } from "../../i18n";
 import type { Chosen } from "../../live/choice";
+import css from "./picker.module.css";
 
 export function useAssets(type: AssetType, q = "", enabled = true) {
   return useQuery({
@@ -36,13 +37,13 @@ export function Picker({
   const [open, setOpen] = useState(false);
   const id = useId();
   return (
-    <div className="field picker">
-      <span id={id} className="label">
+    <div className={`field ${css.picker}`}>
+      <span id={id} className={css.label}>
         {label}
       </span>
       <button type="button" aria-labelledby={`${id} ${id}-value`} aria-haspopup="dialog" onClick={() => setOpen(true)}>
         <Picture picture={value} />
-        <span id={`${id}-value`} className="grow name">
+        <span id={`${id}-value`} className={`grow ${css.name}`}>
           {value.name}
         </span>
       </button>
@@ -85,21 +86,21 @@ function Choices({
       <Field label={t.library.search}>
         {(id) => <input id={id} type="search" value={text} onChange={(event) => setText(event.target.value)} />}
       </Field>
-      <ul className="picks">
+      <ul className={css.picks}>
         {q
           ? null
           : extra.map((one) => (
               <li key={one.name}>
                 <button
                   type="button"
-                  className="pick"
+                  className={css.pick}
                   onClick={() => {
                     one.choose();
                     onClose();
                   }}
                 >
                   <Picture picture={{ thumbnail: null, colour: one.colour }} />
-                  <span className="name">{one.name}</span>
+                  <span className={css.name}>{one.name}</span>
                 </button>
               </li>
             ))}
@@ -107,11 +108,11 @@ function Choices({
           <li key={one.id}>
             <button
               type="button"
-              className="pick"
+              className={css.pick}
               onClick={() => onChoose({ url: one.url, name: one.name, thumbnail: one.thumbnail })}
             >
               <Picture picture={one} />
-              <span className="name">{one.name}</span>
+              <span className={css.name}>{one.name}</span>
             </button>
           </li>
         ))}
@@ -129,10 +130,10 @@ function Choices({
 }
 
 function Picture({ picture }: { picture: { thumbnail: string | null; colour?: string } }) {
-  if (picture.thumbnail) return <img className="pick-picture" src={picture.thumbnail} alt="" loading="lazy" />;
+  if (picture.thumbnail) return <img className={css.picture} src={picture.thumbnail} alt="" loading="lazy" />;
   return (
     <span
-      className="pick-picture"
+      className={css.picture}
       style={picture.colour ? { background: picture.colour } : undefined}
       aria-hidden="true"
     />

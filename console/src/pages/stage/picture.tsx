@@ -12,6 +12,7 @@ import type { Preset } from "../../api/live";
 import type { Trouble } from "../../live/troubles";
 import type { Outgoing } from "../../live/use-outgoing";
 import { Picker } from "./picker";
+import css from "./picture.module.css";
 
 const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
 const COLOURS = { night: NIGHT, white: "#ffffff", green: "#00b140", rose: "#f2d5dc" } as const;
@@ -33,7 +34,7 @@ export function Preview({
   const { t } = useTexts();
   const { connection } = outgoing;
   return (
-    <section className="stage-preview" aria-label={t.stage.preview}>
+    <section className={css.preview} aria-label={t.stage.preview}>
       <div className="stage-box wide">
         <canvas
           ref={canvas}
@@ -52,7 +53,7 @@ export function Preview({
         </span>
         {outgoing.avatar === "loading" ? <span className="over">{t.stage.avatarLoading}</span> : null}
         {noAvatar ? (
-          <p className="over open">
+          <p className={`over ${css.open}`}>
             {t.stage.noAvatar} <Link to="/library">{t.stage.toLibrary}</Link>
           </p>
         ) : null}
@@ -100,7 +101,7 @@ export function Choices({
   const colour = colours.find(([, value]) => value === choice.background);
   const off = connection === "off" || connection === "elsewhere";
   return (
-    <section className="panel stage-choices" aria-label={t.stage.sources}>
+    <section className={`panel ${css.sources}`} aria-label={t.stage.sources}>
       <div className="row">
         <button
           type="button"
@@ -126,7 +127,7 @@ export function Choices({
           {t.stage.microphone}
         </label>
       </div>
-      <div className="choices">
+      <div className={css.choices}>
         <Picker label={t.stage.avatar} type="vrm" value={avatar ?? none} onChoose={(one) => change({ avatar: one })} />
         <Picker
           label={t.stage.animation}
@@ -177,7 +178,7 @@ export function Choices({
           </Field>
         ) : null}
       </div>
-      <div className="row quality">
+      <div className={`row ${css.quality}`}>
         {onAir ? null : (
           <Select
             label={t.stage.preset}

@@ -9,6 +9,7 @@ import { useTexts } from "../../i18n";
 import type { useShow } from "../../live/use-show";
 import { Output } from "./output";
 import { Timeline } from "./timeline";
+import css from "./show-panel.module.css";
 
 /** A moment without a connection is nothing to be told of. Milliseconds. */
 const MOMENT = 1500;
@@ -75,7 +76,7 @@ export function ShowPanel({
   const live = up.filter((output) => output.state === "live").length;
   return (
     <section
-      className="panel stage-show"
+      className={`panel ${css.show}`}
       data-status={status?.status ?? "unknown"}
       data-news={show.news}
       data-late={late}
@@ -133,7 +134,7 @@ export function ShowPanel({
         </p>
       ) : null}
       {status?.outputs.length ? (
-        <ul className="outputs">
+        <ul className={css.outputs}>
           {status.outputs.map((output) => (
             <Output
               key={output.id}

@@ -18,6 +18,7 @@ import { Destinations, idsOf, useDestinations } from "./destinations";
 import { useAssets } from "./picker";
 import { Choices, Preview } from "./picture";
 import { ShowPanel } from "./show-panel";
+import css from "./stage-page.module.css";
 
 const NEW = "+";
 
@@ -59,7 +60,7 @@ export function StagePage() {
 
   if (session.data && !signedIn) return <SignedOut />;
   return (
-    <div className="stage">
+    <div className={css.stage}>
       <div className="page-head">
         <h1>{t.pages.stage}</h1>
         {listed?.length ? (
@@ -191,7 +192,7 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
   };
 
   return (
-    <div className="stage-columns">
+    <div className={css.columns}>
       <Preview
         canvas={canvas}
         outgoing={outgoing}
@@ -199,7 +200,7 @@ function Studio({ room, listed }: { room: string; listed: RoomListed[] | undefin
         light={choice.light}
         program={connection === "on" ? null : program}
       />
-      <div className="stage-side">
+      <div className={css.side}>
         <ShowPanel
           room={room}
           show={show}

@@ -1,7 +1,8 @@
 /** All that happened in a show, newest first, as it happens. */
 import type { EventOut } from "../../api/live";
 import { useTexts } from "../../i18n";
-import { platformName } from "./destination-form";
+import { platformName } from "../../live/platforms";
+import css from "./timeline.module.css";
 
 /** Viewers come and go all the time: of those in the room only the host is told of. */
 const ofSomebodyElse = (event: EventOut, host: string | null) =>
@@ -15,12 +16,12 @@ export function Timeline({ events, host }: { events: EventOut[]; host: string | 
   if (!told.length) return null;
   const words = t.stage.events as Record<string, string | undefined>;
   return (
-    <details className="timeline" open>
+    <details className={css.timeline} open>
       <summary>{t.stage.timeline}</summary>
       {/* oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- scrolls by itself, so it has to be reached by keyboard */}
       <ol tabIndex={0} aria-label={t.stage.timeline}>
         {told.map((event) => (
-          <li key={event.id} data-event={event.event} className={event.to ?? ""}>
+          <li key={event.id} data-event={event.event} data-to={event.to ?? undefined}>
             <time dateTime={event.at}>
               {new Date(event.at).toLocaleTimeString(language === "zh" ? "zh-CN" : "en-GB")}
             </time>

@@ -8,6 +8,7 @@ import { useTellError, useToast } from "../../components/toasts";
 import { useTexts } from "../../i18n";
 import { watchTexts } from "../../i18n/watch";
 import type { Seen, Viewer } from "../../live/viewer";
+import css from "./watch-page.module.css";
 
 export function WatchPage() {
   const { t, language } = useTexts();
@@ -22,7 +23,7 @@ export function WatchPage() {
   }, [w, t, room]);
   if (session.isPending && !invitation) return <p className="dim">{t.loading}</p>;
   return (
-    <div className="watch">
+    <div className={css.watch}>
       <div className="page-head">
         <h1>{w.title(room)}</h1>
         {mayInvite && !invitation ? <Invite room={room} /> : null}
@@ -111,8 +112,8 @@ function Picture({
   const [title, more] = said[state] ?? [];
   const playing = state === "live" || state === "paused" || state === "sound";
   return (
-    <section className="panel watch-panel" data-state={state} data-blocked={seen.blocked}>
-      <div className="stage-box wide watch-box" ref={box}>
+    <section className={`panel ${css.panel}`} data-state={state} data-blocked={seen.blocked}>
+      <div className={`stage-box wide ${css.box}`} ref={box}>
         <video
           ref={video}
           playsInline
@@ -122,7 +123,7 @@ function Picture({
           hidden={state !== "live" && state !== "reconnecting"}
         />
         <audio ref={sound} autoPlay muted={muted} />
-        <div className="watch-said" role="status">
+        <div className={css.said} role="status">
           {title ? (
             <p>
               <b>{title}</b>
@@ -131,7 +132,11 @@ function Picture({
           ) : null}
         </div>
         {playing && seen.blocked ? (
-          <button type="button" className="primary big watch-unblock" onClick={() => void viewer.current?.allowSound()}>
+          <button
+            type="button"
+            className={`primary big ${css.unblock}`}
+            onClick={() => void viewer.current?.allowSound()}
+          >
             {w.soundOn}
           </button>
         ) : null}
@@ -187,7 +192,7 @@ function Invite({ room }: { room: string }) {
         {w.invite}
       </button>
       {link ? (
-        <label className="field watch-link">
+        <label className={`field ${css.link}`}>
           <span className="visually-hidden">{w.inviteBy}</span>
           <input readOnly value={link} aria-label={w.inviteBy} onFocus={(event) => event.target.select()} />
           <small>{w.inviteHint}</small>
