@@ -156,7 +156,7 @@ async def show(
     room = (await call(it, "POST", "/api/live/rooms", {}))["room_id"]
     await it.goto(f"{url}/stage?room={room}")
     # Two processors draw the small one at a good pace.
-    await it.get_by_label("Small picture").check()
+    await it.get_by_label("Low resolution").check()
     for label, name in (
         ("Avatar", "Aoi"),
         ("Animation", "Waving"),

@@ -104,7 +104,7 @@ class StagePage:
     async def open(self) -> None:
         """The stage of the show's room, with the small picture, which two processors can draw."""
         await self.page.goto(f"{self.show.stage.url}/stage?room={self.show.room}")
-        await self.page.get_by_label("Small picture").check()
+        await self.page.get_by_label("Low resolution").check()
         await self.panel("news", "fresh")
 
     async def panel(self, name: str, value: str, seconds: float = 20) -> None:

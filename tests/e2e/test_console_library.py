@@ -56,7 +56,7 @@ async def test_the_library_is_searched_narrowed_and_sorted_by_its_address(consol
         )
 
     await shown("Evening", "Zoe", "Midori", "Akane")
-    await page.select_option("select[aria-label=Order]", "name")
+    await page.select_option("select[aria-label='Sort by']", "name")
     await shown("Akane", "Evening", "Midori", "Zoe")
     await page.click(".tabs button:has-text('Avatars')")
     await shown("Akane", "Midori", "Zoe")
@@ -83,7 +83,7 @@ async def test_a_file_is_renamed_described_and_made_public(console: Console, run
     await page.fill("dialog .field:has(label:has-text('Tags')) input", "box, neon、 box")
     await page.click("dialog button:text-is('Save')")
     await page.wait_for_selector("dialog h2:text-is('Aoi of the boxes')")
-    await choose(page, "Who sees it", "public")
+    await choose(page, "Who can see it", "public")
     # The licence forbids that it is passed on, and says so now.
     await page.wait_for_selector("dialog .notice.warn")
     await page.wait_for_selector("dialog .toast:has-text('Everyone can see it now')")

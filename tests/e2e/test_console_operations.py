@@ -101,7 +101,7 @@ async def test_an_operator_sees_a_running_show_its_timeline_and_ends_it(
         await expect(row).to_contain_text("YouTube: Live")
         await it.show.until(lambda: it.show.code("twitch") == "key_rejected", 20)
         await expect(row).to_contain_text(re.compile("Twitch: (Starting|Failed)"))
-        await row.get_by_role("button", name=f"Open the show of {it.show.room}").click()
+        await row.get_by_role("button", name=f"Open the stream of {it.show.room}").click()
         await expect(page).to_have_url(re.compile(f"show={it.show.session}"))
         dialog = page.get_by_role("dialog")
         await expect(dialog.locator('[data-platform="twitch"]')).to_contain_text("key_rejected")
@@ -117,13 +117,13 @@ async def test_an_operator_sees_a_running_show_its_timeline_and_ends_it(
         assert leaks(keys, came | {"page": (await page.content()).encode()}) == []
         # Reloaded, the same show is open.
         await page.reload()
-        await expect(dialog.get_by_role("heading", name=f"Show of {it.show.room}")).to_be_visible()
+        await expect(dialog.get_by_role("heading", name=f"Stream of {it.show.room}")).to_be_visible()
         await dialog.get_by_role("button", name="Stop Twitch twitch").click()
         await page.get_by_role("dialog").last.get_by_role("button", name="Stop", exact=True).click()
         await it.show.until(lambda: it.show.state("twitch") == "ended", 15)
         assert it.show.state("youtube") == "live"
-        await dialog.get_by_role("button", name="End the show").first.click()
-        await page.get_by_role("dialog").last.get_by_role("button", name="End the show").click()
+        await dialog.get_by_role("button", name="End stream").first.click()
+        await page.get_by_role("dialog").last.get_by_role("button", name="End stream").click()
         await it.show.until(lambda: it.show.now.status == "ended", 15)
         await expect(dialog.locator("[data-session]")).to_have_attribute("data-status", "ended", timeout=8000)
         await page.keyboard.press("Escape")
@@ -143,7 +143,7 @@ async def test_a_failed_job_is_an_alert_until_a_click_tries_it_again(browser: Br
     async with operators_page(browser, stage, "?tab=alerts") as page:
         alert = page.locator('[data-alerts="open"] [data-code="jobs_failed"]')
         await expect(alert).to_contain_text("1 background job has failed for good", timeout=40_000)
-        tab = page.get_by_role("navigation", name="Parts of this page")
+        tab = page.get_by_role("navigation", name="Sections")
         await expect(tab.get_by_role("link", name=re.compile("^Alerts"))).to_contain_text("1")
         await page.get_by_role("button", name="Send a test message").click()
         await expect(page.get_by_role("status").filter(has_text="A test message is on its way")).to_be_visible()
@@ -159,8 +159,8 @@ async def test_a_failed_job_is_an_alert_until_a_click_tries_it_again(browser: Br
         await expect(page).to_have_url(re.compile("status=failed"))
         row = page.locator(f'[data-job="{job_id}"]')
         await expect(row).to_contain_text("The store is on fire")
-        await page.get_by_role("button", name=f"Try again: job {job_id}").click()
-        await expect(page.get_by_role("status").filter(has_text=f"Job {job_id} is tried again")).to_be_visible()
+        await page.get_by_role("button", name=f"Retry job {job_id}").click()
+        await expect(page.get_by_role("status").filter(has_text=f"Job {job_id} will be retried")).to_be_visible()
         await expect(row).to_have_count(0)
         # It was done this time, and what succeeded is not kept.
         await eventually(lambda: _gone(stage, job_id), 20)
@@ -201,15 +201,15 @@ async def test_a_finding_is_ignored_by_a_click_and_a_round_is_asked_for(browser:
         await page.get_by_role("dialog").get_by_role("button", name="Ignore").click()
         await expect(row).to_have_count(0)
         # It is checked once the address says so.
-        await page.get_by_label("Resolved too").click()
-        await expect(page.get_by_label("Resolved too")).to_be_checked()
+        await page.get_by_label("Include resolved").click()
+        await expect(page.get_by_label("Include resolved")).to_be_checked()
         await expect(row).to_contain_text("ignored by root")
-        await page.get_by_role("button", name="Only look").click()
-        run = page.locator('[data-list="runs"] [data-run="finished"]').filter(has_text="only looked")
+        await page.get_by_role("button", name="Dry run").click()
+        run = page.locator('[data-list="runs"] [data-run="finished"]').filter(has_text="dry run")
         await expect(run.first).to_contain_text("by root", timeout=30_000)
-        await page.get_by_role("button", name="Go on a round now").click()
+        await page.get_by_role("button", name="Run patrol now").click()
         run = page.locator('[data-list="runs"] [data-run="finished"]').filter(has_text="by root")
-        await expect(run.filter(has_not_text="only looked").first).to_be_visible(timeout=30_000)
+        await expect(run.filter(has_not_text="dry run").first).to_be_visible(timeout=30_000)
     closed = await rows(stage, "SELECT resolution, resolved_by FROM findings WHERE id = %s", finding_id)
     assert closed == [("ignored", "root")]
 
@@ -243,7 +243,7 @@ async def test_the_audit_is_narrowed_in_the_address_and_downloaded_as_it_is_show
         assert {one["actor"] for one in found} == {f"'{who}"}
         assert {one["user_agent"] for one in found} == {'a "quoted", agent'}
         await page.get_by_label("Result").select_option("refused")
-        await expect(page.get_by_text("Nothing fits these filters.")).to_be_visible()
+        await expect(page.get_by_text("No results for these filters.")).to_be_visible()
         await page.get_by_role("button", name="Clear filters").click()
         await expect(page.get_by_label("Who")).to_have_value("")
         await expect(entries).to_have_count(50)
@@ -251,7 +251,7 @@ async def test_the_audit_is_narrowed_in_the_address_and_downloaded_as_it_is_show
         await page.get_by_label("From", exact=True).fill("2199-01-01T10:00")
         await page.keyboard.press("Enter")
         await expect(page).to_have_url(re.compile(r"from=.*2199-01-01T10%3A00|from=2199"))
-        await expect(page.get_by_text("Nothing fits these filters.")).to_be_visible()
+        await expect(page.get_by_text("No results for these filters.")).to_be_visible()
 
 
 async def test_a_part_that_goes_down_is_red_until_it_is_back(browser: Browser, stage: Stage) -> None:
@@ -278,7 +278,7 @@ async def test_a_part_that_goes_down_is_red_until_it_is_back(browser: Browser, s
         stage.end("worker")
         try:
             await expect(part["worker"]).to_have_attribute("data-state", "down", timeout=20_000)
-            await expect(part["worker"]).to_contain_text("No worker lives")
+            await expect(part["worker"]).to_contain_text("No worker is running")
         finally:
             stage.start("worker")
         await expect(part["worker"]).to_have_attribute("data-state", "ok", timeout=20_000)
@@ -292,7 +292,7 @@ async def test_a_service_that_does_not_answer_is_said_to_be_silent_and_comes_bac
         await expect(page.locator("[data-health]")).to_have_attribute("data-health", "ok", timeout=20_000)
         stage.kill("api")
         try:
-            await expect(page.get_by_role("alert")).to_contain_text("No news from the service", timeout=15_000)
+            await expect(page.get_by_role("alert")).to_contain_text("No connection to the service", timeout=15_000)
             await expect(page.locator('[data-part="database"]')).to_be_visible()
         finally:
             stage.start("api")

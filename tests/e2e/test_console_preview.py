@@ -88,7 +88,7 @@ async def test_an_avatar_that_is_dropped_is_drawn_and_what_its_licence_says_is_s
     # Its licence, in words and not in the file's.
     await page.wait_for_selector(".term[data-part=redistribution][data-value=forbidden]")
     assert await page.inner_text(".term[data-part=redistribution] dd") == "Not allowed"
-    assert await page.inner_text(".term[data-part=commercial] dd") == "Persons, for profit too"
+    assert await page.inner_text(".term[data-part=commercial] dd") == "Individuals, also for profit"
     facts = await page.inner_text("dl.facts")
     assert "Triangles\n204" in facts
     assert "VRM 1.0" in facts

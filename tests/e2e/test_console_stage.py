@@ -50,7 +50,7 @@ async def test_an_avatar_goes_from_the_browsers_canvas_to_both_platforms(
         await it.save("YouTube", youtube.url, keys.youtube)
         await it.save("Twitch", twitch.url, keys.twitch)
         await it.test_all()
-        await expect(it.page.get_by_text("The way is free")).to_have_count(2)
+        await expect(it.page.get_by_text("Test passed")).to_have_count(2)
         await it.go_live()
         await it.panel("status", "live", 30)
         for platform, key in ((youtube, keys.youtube), (twitch, keys.twitch)):
@@ -69,10 +69,10 @@ async def test_an_avatar_goes_from_the_browsers_canvas_to_both_platforms(
         await eventually(lambda: is_green(last_picture(youtube.recordings(keys.youtube)[-1])[7, 12:15]), 30)
         await eventually(lambda: loudest(youtube.recordings(keys.youtube)[-1]) > -50, 30)
         for row in ("youtube", "twitch"):
-            await expect(it.output(row)).to_contain_text("takes the data")
+            await expect(it.output(row)).to_contain_text("accepts the data")
             await expect(it.output(row)).to_contain_text("kbit/s")
-        await it.page.get_by_role("button", name="End the show").click()
-        await it.page.get_by_role("dialog").get_by_role("button", name="End the show").click()
+        await it.page.get_by_role("button", name="End stream").click()
+        await it.page.get_by_role("dialog").get_by_role("button", name="End stream").click()
         await it.panel("status", "ended", 15)
         for platform, key in ((youtube, keys.youtube), (twitch, keys.twitch)):
             # Those before it are the tests of the way.
@@ -137,7 +137,7 @@ async def test_what_the_page_shows_of_a_platform_that_breaks_and_heals_is_true(
             await expect(row).to_contain_text("Copy the key again from Twitch")
             # As the page advises: another key.
             renewed = f"canary-tw-{uuid.uuid4().hex[:16]}"
-            await row.get_by_role("button", name="New key").click()
+            await row.get_by_role("button", name="Change key").click()
             form = it.page.locator("dialog .destination-form")
             await form.get_by_label("Stream key").fill(renewed)
             await form.get_by_role("button", name="Save").click()
@@ -182,7 +182,7 @@ async def test_a_page_reloaded_in_mid_show_is_on_stage_again_with_the_same_show(
             await show.until(lambda: show.now.source == "live", 10)
             # The avatar that was chosen, though there is a newer one by now; and the small picture.
             await expect(it.page.get_by_role("button", name="Avatar")).to_contain_text("magenta")
-            await expect(it.page.get_by_label("Small picture")).to_be_checked()
+            await expect(it.page.get_by_label("Low resolution")).to_be_checked()
             await arrives(youtube, keys.youtube, MAGENTA)
         session = await show.call("GET", f"/api/live/status?room_id={show.room}")
         assert session["session_id"] == show.session
@@ -203,7 +203,7 @@ async def test_a_page_without_news_says_so_and_recovers(
         async with rising(lambda: youtube.bytes_in(keys.youtube)):
             stage.kill("api")
             killed = time.monotonic()
-            told = it.page.get_by_text("No news from the service")
+            told = it.page.get_by_text("No connection to the service")
             await expect(told).to_be_visible(timeout=10_000)
             print(f"told {time.monotonic() - killed:.1f} s after the API died")
             # What happens meanwhile is not lost: the page has it when it is back.
@@ -238,7 +238,7 @@ async def test_a_room_that_was_lost_or_taken_is_told_of_and_taken_again(
         async with rising(lambda: youtube.bytes_in(keys.youtube)):
             stage.livekit.stop(fast=True)
             await it.canvas("connection", "reconnecting")
-            await expect(it.page.get_by_text("The connection to the room is lost")).to_be_visible()
+            await expect(it.page.get_by_text("Connection to the room lost")).to_be_visible()
             stage.livekit.start()
             await it.canvas("connection", "on", 40)
             await show.until(lambda: show.now.source == "live", 20)
@@ -250,12 +250,12 @@ async def test_a_room_that_was_lost_or_taken_is_told_of_and_taken_again(
             await expect(canvas).to_have_attribute("data-avatar", "shown")
             await expect(canvas).to_have_attribute("data-connection", "off")
             await it.canvas("connection", "on")
-            await other.get_by_role("button", name="Step on stage").click()
+            await other.get_by_role("button", name="Join stage").click()
             await expect(canvas).to_have_attribute("data-connection", "on", timeout=30_000)
             await it.canvas("connection", "elsewhere")
-            await expect(it.page.get_by_text("You are on stage somewhere else now")).to_be_visible()
+            await expect(it.page.get_by_text("You joined the stage in another window")).to_be_visible()
             await other.close()
-            await it.page.get_by_role("button", name="Step on stage").click()
+            await it.page.get_by_role("button", name="Join stage").click()
             await it.canvas("connection", "on")
             await show.until(lambda: show.now.source == "live", 20)
         assert show.changes_of("youtube", since) == show.changes_of("twitch", since) == []
@@ -279,7 +279,7 @@ async def test_a_host_who_sends_by_obs_is_not_pushed_off_the_stage(
         await it.save("YouTube", youtube.url, f"canary-yt-{uuid.uuid4().hex[:16]}")
         await it.go_live()
         await it.panel("status", "live", 30)
-        await expect(it.page.get_by_text("My OBS sends into this room")).to_be_visible()
+        await expect(it.page.get_by_text("My OBS is streaming into this room")).to_be_visible()
         await it.canvas("connection", "off")
         await show.until(lambda: show.now.source == "live", 15)
 
@@ -292,16 +292,16 @@ async def test_the_end_is_asked_for_once(browser: Browser, stage: Stage, youtube
         # Nor does one leave the page unasked.
         await it.page.get_by_role("link", name="Library").first.click()
         dialog = it.page.get_by_role("dialog")
-        await expect(dialog).to_contain_text("You are on air")
+        await expect(dialog).to_contain_text("You are live")
         await dialog.get_by_role("button", name="Cancel").click()
-        end = it.page.get_by_role("button", name="End the show")
+        end = it.page.get_by_role("button", name="End stream")
         await end.click()
         await expect(dialog).to_have_count(1)
         await dialog.get_by_role("button", name="Cancel").click()
         await expect(dialog).to_have_count(0)
         assert show.now.status == "live"
         await end.click()
-        await dialog.get_by_role("button", name="End the show").click()
+        await dialog.get_by_role("button", name="End stream").click()
         await expect(dialog).to_have_count(0)
         await it.panel("status", "ended", 15)
         for row, platform, key in (("youtube", youtube, keys.youtube), ("twitch", twitch, keys.twitch)):
@@ -325,8 +325,8 @@ async def test_no_secret_reaches_the_browser(
         await it.save("YouTube", youtube.url, keys.youtube)
         await it.save("Twitch", twitch.url, keys.twitch)
         await it.test_all()
-        await expect(it.page.get_by_text("The way is free")).to_have_count(1)
-        await expect(it.page.get_by_text("The test failed")).to_have_count(1)
+        await expect(it.page.get_by_text("Test passed")).to_have_count(1)
+        await expect(it.page.get_by_text("Test failed")).to_have_count(1)
         await it.go_live()
         await it.state("youtube", "live", 30)
         await it.state("twitch", "error")
@@ -391,7 +391,7 @@ async def test_axe_finds_nothing_serious(
         found["on air, narrow"] = await it.axe(language)
         too_wide = await it.page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert too_wide <= 0
-        await it.page.get_by_role("button", name="End the show").click()
+        await it.page.get_by_role("button", name="End stream").click()
         found["the end"] = await it.axe(language)
     assert {where: what for where, what in found.items() if what} == {}
 

@@ -81,8 +81,8 @@ async def test_a_newcomer_drops_an_avatar_and_goes_live_on_both_with_it(youtube:
                 for platform, key in both:
                     await arrives(platform, key, MAGENTA)
                 assert len(youtube.published(keys.youtube)) == 1, "YouTube never noticed"
-                await page.get_by_role("button", name="End the show").click()
-                await page.get_by_role("dialog").get_by_role("button", name="End the show").click()
+                await page.get_by_role("button", name="End stream").click()
+                await page.get_by_role("dialog").get_by_role("button", name="End stream").click()
                 await it.panel("status", "ended", 15)
                 for platform, key in both:
                     said = probe(platform.recordings(key)[-1])

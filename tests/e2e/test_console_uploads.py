@@ -43,19 +43,21 @@ async def test_several_files_at_once_are_uploaded_and_what_is_refused_says_why(c
     await page.wait_for_function("() => document.querySelectorAll('.upload[data-state=done]').length === 4")
     await page.wait_for_function("() => document.querySelectorAll('.upload[data-state=failed]').length === 2")
     said = await page.inner_text(".upload:has-text('Broken.vrm') .upload-state")
-    assert "The content is not what the file's name says" in said
+    assert "The file's content does not match its extension" in said
     assert (
-        await page.inner_text(".upload:has-text('notes.txt') .upload-state") == "Files of this kind are not kept here."
+        await page.inner_text(".upload:has-text('notes.txt') .upload-state") == "Files of this type are not supported."
     )
     # Read out, too.
-    assert "Broken.vrm: The content is not" in (await page.text_content("[data-testid=upload-news]") or "")
+    assert "Broken.vrm: The file's content does not match" in (
+        await page.text_content("[data-testid=upload-news]") or ""
+    )
     await page.wait_for_function("() => document.querySelectorAll('.card').length === 4")
     assert {item["category"] for item in await console.found("owner=me")} == {"vrm", "bgm", "hdr", "animation"}
     # The library remembers what failed, and takes the file again.
     await page.click("button:text-is('Clear')")
     await choose(page, "State", "failed")
     await page.click(card("Broken"))
-    assert "The content is not what the file's name says" in await page.inner_text("dialog .notice.bad")
+    assert "The file's content does not match its extension" in await page.inner_text("dialog .notice.bad")
     await page.set_input_files(
         "dialog .notice.bad input[type=file]",
         {"name": "better.vrm", "mimeType": "model/vrm", "buffer": avatars.figure(thumbnail=files.png())},

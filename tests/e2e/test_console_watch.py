@@ -104,7 +104,7 @@ async def invitation_of(browser: Browser, stage: Stage, show: Show) -> str:
         page = await context.new_page()
         await page.goto(f"{stage.url}/watch/{show.room}")
         await page.get_by_role("button", name="Copy a link for viewers").click()
-        field = page.get_by_label("Viewers' link").last
+        field = page.get_by_label("Link for viewers").last
         return await field.input_value()
 
 
@@ -122,14 +122,14 @@ async def test_the_owner_sees_and_hears_the_host_and_may_steer_nothing(browser: 
         await sees_the_host(page)
         await expect(panel).to_have_attribute("data-blocked", "true")
         assert await axe(page) == []
-        await page.get_by_role("button", name="Turn the sound on").click()
+        await page.get_by_role("button", name="Turn on sound").click()
         await expect(panel).to_have_attribute("data-blocked", "false")
         assert not await page.evaluate("document.querySelector('audio').paused")
         assert await page.evaluate(LOUDNESS) > 0.02
-        await page.get_by_role("button", name="Sound off").click()
+        await page.get_by_role("button", name="Mute").click()
         assert await page.evaluate("document.querySelector('audio').muted")
         names = [await button.inner_text() for button in await page.locator("main button").all()]
-        assert names == ["Copy a link for viewers", "Sound off", "Full screen"]
+        assert names == ["Copy a link for viewers", "Mute", "Full screen"]
         async with stage.livekit_api() as livekit:
             there = await livekit.room.list_participants(api.ListParticipantsRequest(room=show.room))
         viewer = next(one for one in there.participants if one.identity.startswith("viewer-"))
@@ -191,9 +191,7 @@ async def test_two_strangers_watch_by_one_invitation_and_without_it_nobody_learn
                 told: list[str] = []
                 for room in (show.room, "no-such-room"):
                     await page.goto(f"{stage.url}/watch/{room}")
-                    await expect(page.locator("[data-refused]")).to_contain_text(
-                        "Without an invitation nobody sees a room"
-                    )
+                    await expect(page.locator("[data-refused]")).to_contain_text("Only invited viewers can see a room")
                     await expect(page.get_by_role("button", name="Copy a link")).to_have_count(0)
                     told.append((await page.locator("[data-refused]").inner_text()).replace(room, ""))
                 assert told[0] == told[1]
@@ -202,7 +200,7 @@ async def test_two_strangers_watch_by_one_invitation_and_without_it_nobody_learn
         async with visitor(browser, stage, None) as context:
             page = await context.new_page()
             await page.goto(f"{stage.url}/watch/{show.room}#invitation={link.rpartition('.')[0].rpartition('=')[2]}.x")
-            await expect(page.locator("[data-refused]")).to_contain_text("This invitation is not good any more")
+            await expect(page.locator("[data-refused]")).to_contain_text("This invitation is no longer valid")
             assert await page.locator("video").count() == 0
 
 
@@ -218,7 +216,7 @@ async def test_a_viewer_whose_connection_breaks_is_told_and_comes_back(browser: 
         stage.livekit.stop(fast=True)
         try:
             await expect(panel).to_have_attribute("data-state", re.compile("reconnecting|failed"), timeout=40_000)
-            await expect(page.locator(".watch-said")).to_contain_text(re.compile("Trying again|cannot be joined"))
+            await expect(page.locator(".watch-said")).to_contain_text(re.compile("Reconnecting|cannot be joined"))
         finally:
             stage.livekit.start()
         await show.host_on()

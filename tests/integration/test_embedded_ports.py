@@ -213,7 +213,7 @@ def test_certificates_and_sockets_are_for_one_user_alone(store: EmbeddedSeaweed)
     command = " ".join(psutil.Process(store.child.pid).cmdline())
     assert "PRIVATE KEY" not in command
     sockets = [
-        Path(connection.laddr)
+        Path(str(connection.laddr))
         for connection in psutil.Process(store.child.pid).net_connections(kind="unix")
         if connection.laddr and connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
     ]

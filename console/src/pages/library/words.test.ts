@@ -23,7 +23,7 @@ test.each([
 
 test("a term has the word of its part, and what has none is shown as it is", () => {
   expect(term(en, "violent", true)).toBe("Allowed");
-  expect(term(en, "commercial", "corporation")).toBe("Everyone, companies too");
+  expect(term(en, "commercial", "corporation")).toBe("Everyone, including companies");
   expect(term(zh, "credit", "required")).toBe("必须署名");
   expect(term(en, "commercial", "only_on_sundays")).toBe("only on sundays");
   expect(term(en, "no_such_part", "some_value")).toBe("some value");
@@ -54,7 +54,7 @@ describe("facts", () => {
   test("are told with names, in the order of what matters", () => {
     expect(factsOf(en, { sound, model }, "en")).toEqual([
       ["Title", "Aoi"],
-      ["By", "A, B"],
+      ["Authors", "A, B"],
       ["Triangles", "12,345"],
       ["Largest texture", "2,048 × 1,024"],
       ["Bones", "2"],
