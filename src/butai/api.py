@@ -52,7 +52,7 @@ from butai.live.webhooks.intake import Intake
 from butai.operations import audit_routes, console, job_routes
 from butai.operations import routes as health_routes
 from butai.operations.health import Health
-from butai.web import docs, problems
+from butai.web import docs, problems, responses
 from butai.web.dependencies import NEEDS_SIGN_IN
 from butai.web.metrics import Metrics
 from butai.web.request_log import RequestLog
@@ -291,6 +291,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
+    structs = responses.schemas()
+    if twice := schemas.keys() & structs.keys():
+        raise ValueError(f"schemas of one name: {twice}")
+    schemas |= structs
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
     document["components"]["securitySchemes"] = {
         "session": {"type": "apiKey", "in": "cookie", "name": NEXTAUTH_COOKIE, "description": "NextAuth or Auth.js"},
         "bearer": {"type": "http", "scheme": "bearer", "description": _BEARER},

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from procrastinate.jobs import Status
@@ -23,6 +24,7 @@ from butai.database import Database
 from butai.errors import Conflict, StoreUnavailable
 from butai.identity.api_keys import create_api_key
 from butai.jobs import service
+from butai.jobs.schemas import JobsOut
 from butai.worker import make_app, retry_stalled
 from tests.conftest import Api
 from tests.processes import process
@@ -76,7 +78,8 @@ async def test_what_failed_for_good_is_kept_with_its_reason_and_tried_again(
     headers = await operator(database)
     status, body = await api.call("GET", "/api/jobs?status=failed", headers=headers)
     assert status == 200, body
-    found = [(one["id"], one["task"], one["errorCode"], one["errorDetail"], one["args"]) for one in body["jobs"]]
+    assert msgspec.convert(body, JobsOut, strict=False).jobs[0].error_code == body["jobs"][0]["errorCode"]
+    found = [(one["id"], one["task"], one["error_code"], one["error_detail"], one["args"]) for one in body["jobs"]]
     assert found == [(job_id, "test.fails", "store_unavailable", "The store is on fire", {"asset_id": "x"})]
     assert (await api.call("POST", f"/api/jobs/{job_id}/cancel", headers=headers))[0] == 409
     assert (await api.call("POST", f"/api/jobs/{job_id}/retry", headers=headers))[0] == 204
@@ -88,6 +91,29 @@ async def test_what_failed_for_good_is_kept_with_its_reason_and_tried_again(
     assert acts[-2:] == ["jobs.retry", "jobs.cancel"]
     for method, path in (("GET", "/api/jobs"), ("POST", f"/api/jobs/{job_id}/retry")):
         assert (await api.call(method, path, "alice"))[0] == 403
+
+
+async def test_jobs_come_in_pages_newest_first(api: Api, database: Database) -> None:
+    async with database.transaction() as session:
+        for number in range(5):
+            await jobs.enqueue(session, "assets.inspect", {"asset_id": str(number)})
+    headers = await operator(database)
+    seen: list[str] = []
+    sizes: list[int] = []
+    before = ""
+    while True:
+        status, body = await api.call("GET", f"/api/jobs?limit=2{before}", headers=headers)
+        assert status == 200, body
+        assert body["next"] == body["nextBefore"], "the old name stays for one version"
+        page = msgspec.convert(body, JobsOut, strict=False)
+        seen += [job.args["asset_id"] for job in page.jobs]
+        sizes.append(len(page.jobs))
+        if page.next is None:
+            break
+        before = f"&before={page.next}"
+    assert (seen, sizes) == (["4", "3", "2", "1", "0"], [2, 2, 1])
+    for wrong in ("before=0", "before=x", "limit=0", "limit=201"):
+        assert (await api.call("GET", f"/api/jobs?{wrong}", headers=headers))[1]["code"] == "invalid_request", wrong
 
 
 async def test_an_exception_that_quotes_a_secret_is_not_quoted(settings: Settings, database: Database) -> None:

@@ -269,9 +269,16 @@ async def test_health_says_what_is_well_and_counts_what_there_is(
         (name, "ok") for name in ("database", "store", "livekit", "worker", "controller", "patrol")
     }
     figures = body["figures"]
-    wanted = {"showsOnAir": 2, "outputsLive": 1, "outputsInTrouble": 0, "jobsFailed": 0, "alertsOpen": 0, "uploads": 0}
+    wanted = {
+        "broadcasts_on_air": 2,
+        "outputs_live": 1,
+        "outputs_in_trouble": 0,
+        "jobs_failed": 0,
+        "alerts_open": 0,
+        "uploads": 0,
+    }
     assert {name: figures[name] for name in wanted} == wanted
-    assert figures["requestsInFlight"] == 1 and figures["requestsPerSecond"] > 0 and figures["assets"] == {}
+    assert figures["requests_in_flight"] == 1 and figures["requests_per_second"] > 0 and figures["assets"] == {}
 
 
 async def test_health_says_which_part_is_not_well_and_why(api: Api, database: Database) -> None:
@@ -326,7 +333,7 @@ async def test_a_livekit_that_hangs_holds_up_neither_health_nor_the_other_parts(
     for look in looks:
         states = {part["name"]: part["state"] for part in look["parts"]}
         assert states.pop("livekit") == "down" and set(states.values()) == {"ok"}
-        assert look["status"] == "degraded" and look["figures"]["showsOnAir"] == 0
+        assert look["status"] == "degraded" and look["figures"]["broadcasts_on_air"] == 0
 
 
 async def test_a_table_that_is_locked_holds_up_its_figures_alone(api: Api, database: Database) -> None:
@@ -337,12 +344,12 @@ async def test_a_table_that_is_locked_holds_up_its_figures_alone(api: Api, datab
         body = await ask(api, "/api/health")
         taken = time.monotonic() - began
     assert PART_SECONDS * 0.9 < taken < PART_SECONDS + 2, "the fault did not happen"
-    assert body["figures"]["showsOnAir"] is None and body["figures"]["assets"] == {}
+    assert body["figures"]["broadcasts_on_air"] is None and body["figures"]["assets"] == {}
     states = {part["name"]: part["state"] for part in body["parts"]}
     assert (states["database"], states["store"], states["worker"]) == ("ok", "ok", "ok")
     async with asyncio.timeout(10):
         # The look that saw it is kept for a second.
-        while (await ask(api, "/api/health"))["figures"]["showsOnAir"] is None:
+        while (await ask(api, "/api/health"))["figures"]["broadcasts_on_air"] is None:
             await asyncio.sleep(0.1)
 
 

@@ -122,7 +122,7 @@ export async function listJobs(asked: { status?: string; task?: string }, before
   const found = await ask<JobsOut>(`/api/jobs${query({ ...asked, before: before ?? undefined, limit: PAGE })}`, {
     signal,
   });
-  return page(found.jobs, found.nextBefore);
+  return page(found.jobs, found.next);
 }
 
 export const retryJob = (id: number) => ask<void>(`/api/jobs/${id}/retry`, { method: "POST" });

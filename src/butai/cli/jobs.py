@@ -12,9 +12,9 @@ _CLI = Origin("cli")
 async def show(database: Database, status: str | None, task: str | None, limit: int) -> None:
     """Prints jobs, newest first, one line each."""
     for job in await queries.listed(database, limit, status=status, task=task):
-        reason = f"  {job['errorCode']}: {job['errorDetail']}" if job["errorCode"] else ""
-        when = f"{job['changedAt']:%Y-%m-%d %H:%M:%S}" if job["changedAt"] else "-"
-        print(f"{job['id']}  {job['status']}  {job['task']}  {when}  attempts {job['attempts']}{reason}")
+        reason = f"  {job.error_code}: {job.error_detail}" if job.error_code else ""
+        when = f"{job.changed_at:%Y-%m-%d %H:%M:%S}" if job.changed_at else "-"
+        print(f"{job.id}  {job.status}  {job.task}  {when}  attempts {job.attempts}{reason}")
 
 
 async def retry(database: Database, job_id: int | None) -> None:

@@ -1,5 +1,4 @@
-"""How the service fares, in one look: its parts, and a few figures. Called by `health_routes`, for the operators' page.
-
+"""How the service fares, at one moment: its parts, and a few figures.
 Each part is asked by itself and has two seconds: one that hangs is said to hang and holds up no other. What the processes
 say of themselves (workers, controllers, the patrol) stands in Postgres; without it, they are `unknown`. Several pages that
 look at once are one look.
@@ -12,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 from livekit import api
 from psycopg.rows import dict_row
@@ -24,6 +23,7 @@ from butai.database import Connection, Database
 from butai.errors import Code, DatabaseUnavailable
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.stage import Stage
+from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartName, PartOut, PartState
 from butai.web.metrics import Metrics
 
 PART_SECONDS = 2.0
@@ -45,26 +45,26 @@ SELECT (SELECT count(*) FROM procrastinate_workers
        (SELECT count(*) FROM controllers WHERE seen_at > now() - make_interval(secs => %(controller)s)) AS controllers,
        (SELECT extract(epoch FROM now() - max(seen_at))::float8 FROM controllers) AS controller_seconds,
        (SELECT max(ended_at) FROM patrol_runs
-        WHERE state = 'finished' AND kind IN ('scheduled', 'asked') AND NOT dry_run) AS last_round,
+        WHERE state = 'finished' AND kind IN ('scheduled', 'asked') AND NOT dry_run) AS last_run,
        EXISTS (SELECT 1 FROM assets
-               WHERE status = 'ready' AND created_at < now() - %(stale)s * interval '1 hour') AS worth_a_round
+               WHERE status = 'ready' AND created_at < now() - %(stale)s * interval '1 hour') AS worth_a_run
 """
 _PROJECTS: LiteralString = "SELECT name, polled_at, error_code, worker_failures FROM livekit_projects"
 
 _FIGURES: LiteralString = """
-SELECT (SELECT count(*) FROM broadcasts WHERE ended_at IS NULL) AS "showsOnAir",
+SELECT (SELECT count(*) FROM broadcasts WHERE ended_at IS NULL) AS broadcasts_on_air,
        (SELECT count(*) FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
-        WHERE b.ended_at IS NULL AND o.state = 'live') AS "outputsLive",
+        WHERE b.ended_at IS NULL AND o.state = 'live') AS outputs_live,
        (SELECT count(*) FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
-        WHERE b.ended_at IS NULL AND o.state IN ('reconnecting', 'failed')) AS "outputsInTrouble",
+        WHERE b.ended_at IS NULL AND o.state IN ('reconnecting', 'failed')) AS outputs_in_trouble,
        (SELECT count(*) FROM broadcasts
         WHERE ended_at IS NULL AND egress = 'relay' AND engine_seen_at > now() - interval '15 seconds') AS relays,
        (SELECT count(*) FROM procrastinate_jobs
-        WHERE status = 'todo' AND coalesce(scheduled_at, now()) <= now()) AS "jobsWaiting",
-       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing') AS "jobsRunning",
-       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'failed') AS "jobsFailed",
-       (SELECT count(*) FROM alerts WHERE resolved_at IS NULL) AS "alertsOpen",
-       (SELECT count(*) FROM findings WHERE resolved_at IS NULL) AS "findingsOpen",
+        WHERE status = 'todo' AND coalesce(scheduled_at, now()) <= now()) AS jobs_waiting,
+       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing') AS jobs_running,
+       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'failed') AS jobs_failed,
+       (SELECT count(*) FROM alerts WHERE resolved_at IS NULL) AS alerts_open,
+       (SELECT count(*) FROM findings WHERE resolved_at IS NULL) AS findings_open,
        (SELECT count(*) FROM asset_objects WHERE state = 'writing' AND lease_until > now())
        + (SELECT count(*) FROM resumable_uploads
           WHERE state = 'open' AND expires_at > now() AND updated_at > now() - interval '1 minute') AS uploads
@@ -73,11 +73,6 @@ _ASSETS: LiteralString = """
 SELECT CASE WHEN deleted_at IS NOT NULL THEN 'trashed' ELSE status END, count(*)
 FROM assets WHERE sidecar IS NULL GROUP BY 1
 """
-
-FIGURES = (
-    *("showsOnAir", "outputsLive", "outputsInTrouble", "relays", "jobsWaiting", "jobsRunning", "jobsFailed"),
-    *("alertsOpen", "findingsOpen", "uploads"),
-)
 
 
 class Health:
@@ -88,12 +83,12 @@ class Health:
         self._database: Database = stage.database
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), metrics.answered)])
         self._assets: tuple[float, dict[str, int]] | None = None
-        self._look: asyncio.Task[dict[str, Any]] | None = None
+        self._look: asyncio.Task[HealthOut] | None = None
         self._looked_at = float("-inf")
         self._left: set[asyncio.Task[Any]] = set()
         """What did not answer in time, until it has ended."""
 
-    async def look(self) -> dict[str, Any]:
+    async def look(self) -> HealthOut:
         """All of it, within `PART_SECONDS` and a little."""
         now = time.monotonic()
         if self._look is None or (self._look.done() and now > self._looked_at + _KEPT):
@@ -108,7 +103,7 @@ class Health:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _all(self) -> dict[str, Any]:
+    async def _all(self) -> HealthOut:
         projects = self._stage.projects.names
         database, store, processes, egress, figures, assets, *livekits = await asyncio.gather(
             self._bounded(self._database.ready),
@@ -123,17 +118,17 @@ class Health:
         known: dict[str, Any] = egress[0] or {}
         parts += [_livekit_part(name, *found, known.get(name)) for name, found in zip(projects, livekits, strict=True)]
         if not projects:
-            parts.append(_part("livekit", "off", Code.LIVEKIT_NOT_CONFIGURED))
+            parts.append(PartOut("livekit", "off", Code.LIVEKIT_NOT_CONFIGURED))
         parts += _processes_parts(processes[0], self._settings.alerts.stale_hours, goes_live=bool(projects))
-        return {
-            "status": _status(parts),
-            "at": datetime.now(UTC),
-            "version": __version__,
-            "parts": parts,
-            "figures": dict.fromkeys(FIGURES)
-            | (figures[0] or {})
-            | {"assets": assets[0], "requestsInFlight": self._metrics.in_flight, "requestsPerSecond": self._rate()},
-        }
+        counted: dict[str, Any] = dict.fromkeys(FiguresOut.__struct_fields__) | (figures[0] or {})
+        own = {"assets": assets[0], "requests_in_flight": self._metrics.in_flight, "requests_per_second": self._rate()}
+        return HealthOut(
+            status=_status(parts),
+            at=datetime.now(UTC),
+            version=__version__,
+            parts=parts,
+            figures=FiguresOut(**(counted | own)),
+        )
 
     async def _bounded(self, ask: Callable[[], Awaitable[Any]]) -> tuple[Any, float, str | None]:
         """An answer, or None; its milliseconds; why there is none. Never longer than `PART_SECONDS`."""
@@ -220,53 +215,52 @@ class Health:
         return round((self._metrics.answered - count) / max(now - since, 0.001), 2)
 
 
-def _part(name: str, state: str, code: str | None = None, ms: float | None = None, **more: Any) -> dict[str, Any]:
-    return {"name": name, "project": None, "state": state, "code": code, "ms": ms, "detail": more}
+_UNAVAILABLE: dict[PartName, Code] = {"database": Code.DATABASE_UNAVAILABLE, "store": Code.STORE_UNAVAILABLE}
+_SILENT: dict[PartName, Code] = {"worker": Code.NO_WORKER, "controller": Code.NO_CONTROLLER}
 
 
-_UNAVAILABLE = {"database": Code.DATABASE_UNAVAILABLE, "store": Code.STORE_UNAVAILABLE}
-_SILENT = {"worker": Code.NO_WORKER, "controller": Code.NO_CONTROLLER}
-
-
-def _answers(name: str, ready: bool | None, ms: float, why: str | None) -> dict[str, Any]:
-    return _part(name, "ok" if ready else "down", None if ready else why or _UNAVAILABLE[name], ms)
+def _answers(name: PartName, ready: bool | None, ms: float, why: str | None) -> PartOut:
+    return PartOut(name, "ok" if ready else "down", None if ready else why or _UNAVAILABLE[name], ms)
 
 
 def _livekit_part(
     project: str, trouble: str | None, ms: float, why: str | None, egress: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Of one project. Its egress workers are known where shows were carried by them."""
+) -> PartOut:
+    """Of one project. Its egress workers are known where broadcasts were carried by them."""
     code = why or trouble
-    state, more = "down" if code else "ok", {}
+    detail = PartDetailOut()
     if egress is not None:
-        more = {"egressWorkers": egress["worker_failures"] == 0, "polledAt": egress["polled_at"]}
-        if state == "ok" and egress["worker_failures"]:
-            state, code = "warning", Code.EGRESS_UNAVAILABLE
-    return _part("livekit", state, code, ms, **more) | {"project": project}
+        detail = PartDetailOut(egress_workers=egress["worker_failures"] == 0, polled_at=egress["polled_at"])
+        if code is None and egress["worker_failures"]:
+            return PartOut("livekit", "warning", Code.EGRESS_UNAVAILABLE, ms, detail, project)
+    return PartOut("livekit", "down" if code else "ok", code, ms, detail, project)
 
 
-def _processes_parts(row: dict[str, Any] | None, stale_hours: float, *, goes_live: bool) -> list[dict[str, Any]]:
+def _processes_parts(row: dict[str, Any] | None, stale_hours: float, *, goes_live: bool) -> list[PartOut]:
     """What the processes wrote of themselves."""
     if row is None:
-        return [_part(name, "unknown", Code.DATABASE_UNAVAILABLE) for name in ("worker", "controller", "patrol")]
-    found: list[dict[str, Any]] = []
-    for name in _SILENT:
+        unseen: tuple[PartName, ...] = ("worker", "controller", "patrol")
+        return [PartOut(name, "unknown", Code.DATABASE_UNAVAILABLE) for name in unseen]
+    found: list[PartOut] = []
+    for name, silence in _SILENT.items():
         alive, seconds = row[f"{name}s"], row[f"{name}_seconds"]
-        silent = "off" if name == "controller" and not goes_live else "down"
-        state = "ok" if alive else silent
-        code = None if alive else _SILENT[name]
-        found.append(_part(name, state, code, alive=alive, seconds=None if seconds is None else round(seconds, 1)))
-    last: datetime | None = row["last_round"]
+        detail = PartDetailOut(alive=alive, seconds=None if seconds is None else round(seconds, 1))
+        if alive:
+            found.append(PartOut(name, "ok", detail=detail))
+        else:
+            off = name == "controller" and not goes_live
+            found.append(PartOut(name, "off" if off else "down", silence, detail=detail))
+    last: datetime | None = row["last_run"]
     age = None if last is None else (datetime.now(UTC) - last).total_seconds()
-    stale = row["worth_a_round"] and (age is None or age > stale_hours * 3600)
-    found.append(
-        _part("patrol", "warning" if stale else "ok", Code.PATROL_STALE if stale else None, lastFinishedAt=last)
-    )
+    stale = row["worth_a_run"] and (age is None or age > stale_hours * 3600)
+    detail = PartDetailOut(last_finished_at=last)
+    state: PartState = "warning" if stale else "ok"
+    found.append(PartOut("patrol", state, Code.PATROL_STALE if stale else None, detail=detail))
     return found
 
 
-def _status(parts: list[dict[str, Any]]) -> str:
-    """`down`: nobody can be served. `degraded`: something is not as it should be."""
-    if any(part["state"] == "down" and part["name"] in ("database", "store") for part in parts):
+def _status(parts: list[PartOut]) -> Literal["ok", "degraded", "down"]:
+    """`down`: no request can be served. `degraded`: something is not as it should be."""
+    if any(part.state == "down" and part.name in ("database", "store") for part in parts):
         return "down"
-    return "ok" if all(part["state"] in ("ok", "off") for part in parts) else "degraded"
+    return "ok" if all(part.state in ("ok", "off") for part in parts) else "degraded"

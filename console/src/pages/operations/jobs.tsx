@@ -51,9 +51,9 @@ export function Jobs({ search, onChange }: { search: OperationsSearch; onChange:
       cell: (job) => (
         <>
           <span className={`state ${PILLS[job.status]}`}>{o.jobStates[job.status]}</span>
-          {job.errorCode ? (
+          {job.error_code ? (
             <div className="dim">
-              <code>{job.errorCode}</code> {job.errorDetail}
+              <code>{job.error_code}</code> {job.error_detail}
             </div>
           ) : null}
         </>
@@ -64,10 +64,10 @@ export function Jobs({ search, onChange }: { search: OperationsSearch; onChange:
       name: o.changed,
       cell: (job) => (
         <>
-          {job.changedAt ? <time dateTime={job.changedAt}>{when(job.changedAt, language)}</time> : "–"}
-          {job.scheduledAt && job.status === "todo" ? (
+          {job.changed_at ? <time dateTime={job.changed_at}>{when(job.changed_at, language)}</time> : "–"}
+          {job.scheduled_at && job.status === "todo" ? (
             <div className="dim">
-              {o.due}: <time dateTime={job.scheduledAt}>{when(job.scheduledAt, language)}</time>
+              {o.due}: <time dateTime={job.scheduled_at}>{when(job.scheduled_at, language)}</time>
             </div>
           ) : null}
         </>

@@ -104,10 +104,10 @@ function Count({ tab, health }: { tab: Tab; health: HealthOut | undefined }) {
   if (!health) return null;
   const { figures } = health;
   const counts: Partial<Record<Tab, [number | null, string, string]>> = {
-    shows: [figures.showsOnAir, "good", o.figure.showsOnAir],
-    patrol: [figures.findingsOpen, "warn", o.figure.findingsOpen],
-    jobs: [figures.jobsFailed, "bad", o.figure.jobsFailed],
-    alerts: [figures.alertsOpen, "bad", o.figure.alertsOpen],
+    shows: [figures.broadcasts_on_air, "good", o.figure.broadcasts_on_air],
+    patrol: [figures.findings_open, "warn", o.figure.findings_open],
+    jobs: [figures.jobs_failed, "bad", o.figure.jobs_failed],
+    alerts: [figures.alerts_open, "bad", o.figure.alerts_open],
   };
   const [count, colour, label] = counts[tab] ?? [0, "", ""];
   if (!count) return null;

@@ -29,10 +29,10 @@ export function Overview({ health }: { health: HealthOut | undefined }) {
   const number = (value: number | null) =>
     value === null ? "–" : value.toLocaleString(language === "zh" ? "zh-CN" : "en-GB");
   const bad: Partial<Record<keyof typeof o.figure, boolean>> = {
-    outputsInTrouble: true,
-    jobsFailed: true,
-    alertsOpen: true,
-    findingsOpen: true,
+    outputs_in_trouble: true,
+    jobs_failed: true,
+    alerts_open: true,
+    findings_open: true,
   };
   return (
     <>
@@ -108,12 +108,12 @@ function Part({ part }: { part: PartOut }) {
 
 function useFacts(part: PartOut): string[] {
   const { o, language } = useOperationsTexts();
-  const { alive, seconds, lastFinishedAt } = part.detail;
+  const { alive, seconds, last_finished_at } = part.detail;
   const found: string[] = [];
   if (part.ms !== null && part.state !== "down") found.push(o.answered(part.ms));
   if (typeof alive === "number") found.push(o.living(alive));
   if (alive === 0) found.push(typeof seconds === "number" ? o.heard(seconds) : o.never);
   if (part.name === "patrol" && part.state !== "unknown")
-    found.push(typeof lastFinishedAt === "string" ? o.lastRound(when(lastFinishedAt, language)) : o.noRound);
+    found.push(typeof last_finished_at === "string" ? o.lastRound(when(last_finished_at, language)) : o.noRound);
   return found;
 }

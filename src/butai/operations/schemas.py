@@ -1,0 +1,62 @@
+"""Shapes of the answer about the service's health."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+PartName = Literal["database", "store", "livekit", "worker", "controller", "patrol"]
+PartState = Literal["ok", "warning", "down", "off", "unknown"]
+
+
+class PartDetailOut(Struct, frozen=True):
+    """What else is known of a part. Workers and controllers: how many are `alive`, and `seconds` since the last heartbeat of
+    any. LiveKit: whether egress workers are free, as of `polled_at`. The patrol: when a run last came to its end."""
+
+    alive: int | UnsetType = UNSET
+    seconds: float | UnsetType | None = UNSET
+    egress_workers: bool | UnsetType = UNSET
+    polled_at: datetime | UnsetType | None = UNSET
+    last_finished_at: datetime | UnsetType | None = UNSET
+
+
+class PartOut(Struct, frozen=True):
+    """One part. `off` is not part of this installation, `unknown` is what could not be asked. `code`: what is wrong.
+    `ms`: how long its answer took. `project`: of LiveKit's."""
+
+    name: PartName
+    state: PartState
+    code: str | None = None
+    ms: float | None = None
+    detail: PartDetailOut = PartDetailOut()
+    project: str | None = None
+
+
+class FiguresOut(Struct, frozen=True):
+    """Null is what could not be counted in time. Requests are this process's; the rate is of the last minute."""
+
+    broadcasts_on_air: int | None
+    outputs_live: int | None
+    outputs_in_trouble: int | None
+    relays: int | None
+    jobs_waiting: int | None
+    jobs_running: int | None
+    jobs_failed: int | None
+    alerts_open: int | None
+    findings_open: int | None
+    uploads: int | None
+    assets: dict[str, int] | None
+    requests_in_flight: int
+    requests_per_second: float
+
+
+class HealthOut(Struct, frozen=True):
+    """`down`: database or store does not answer; `degraded`: something else is not as it should be."""
+
+    status: Literal["ok", "degraded", "down"]
+    at: datetime
+    version: str
+    parts: list[PartOut]
+    figures: FiguresOut

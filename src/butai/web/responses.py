@@ -1,0 +1,66 @@
+"""Answers: a route declares one as a `msgspec.Struct`, once, and returns it through one function.
+
+    @router.get("", **answers(JobsOut, 400, 403), summary="Background jobs")
+    async def list_jobs(…) -> Response:
+        return respond(JobsOut(…))
+
+The struct is what is encoded, and its JSON Schema is what the OpenAPI document says: the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import Response
+
+from butai.web.problems import documented
+
+_REF = "#/components/schemas/{name}"
+_declared: dict[str, type[msgspec.Struct]] = {}
+"""By name: every struct that a route has declared."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def respond(
+    answer: msgspec.Struct | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """`answer` as JSON. No cache keeps it, unless `headers` has another `cache-control`.
+
+    A mapping is what `butai.web.old_names.with_old_names` makes of a struct.
+    """
+    return respond_encoded(_encoder.encode(answer), status, headers)
+
+
+def respond_encoded(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """As `respond`, for JSON that Postgres wrote."""
+    return Response(body, status, {"cache-control": "private, no-store", **(headers or {})}, "application/json")
+
+
+def answers(
+    kind: type[msgspec.Struct],
+    *errors: int,
+    status: int = 200,
+    description: str = "Successful Response",
+    media: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A route's keyword arguments: it answers with a `kind`, or with problems of these statuses.
+
+    `media`: further media types that it may answer with, as OpenAPI has them. Raises `ValueError` for a second struct
+    of one name, since the document's schemas are by name.
+    """
+    if _declared.setdefault(kind.__name__, kind) is not kind:
+        raise ValueError(f"two structs are called {kind.__name__}")
+    content = {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}, **(media or {})}
+    return {
+        "status_code": status,
+        "response_model": None,
+        "responses": {status: {"description": description, "content": content}} | documented(*errors),
+    }
+
+
+def schemas() -> dict[str, Any]:
+    """The JSON Schemas of all declared structs, and of those within them, for the document's components."""
+    return msgspec.json.schema_components(list(_declared.values()), ref_template=_REF)[1]
