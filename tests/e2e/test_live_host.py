@@ -85,6 +85,8 @@ async def test_a_host_who_stays_away_ends_the_broadcast(
 
 async def test_a_deleted_room_ends_the_broadcast(on_both: OnAir, stage: Stage) -> None:
     show = on_both.show
+    # The relay has to be in the room.
+    await show.until(lambda: show.now.source == "live", 10)
     async with stage.livekit_api() as livekit:
         await livekit.room.delete_room(api.DeleteRoomRequest(room=show.room))
     # At once: not after the grace.
