@@ -5,6 +5,7 @@ All writes of the table are here; each function works in its caller's transactio
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -25,8 +26,22 @@ REMOVE_MOVED = "assets.remove_moved"
 READERS_GRACE = timedelta(minutes=10)
 """Time that replaced bytes stay, for readers that have begun on them."""
 
+CLAIM = timedelta(seconds=60)
+"""Time that a sweep has an expired object to itself; another sweep takes it over afterwards."""
+
+LOOK_AGAIN = timedelta(seconds=30)
+"""Time between two looks for a signed upload while its URL is valid: it may arrive at any moment."""
+
 FIRST_LOOK = timedelta(seconds=15)
 """Time until a signed upload is first looked for: a small file is there by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """An object for the sweep. `expired`: its writer counts as dead, or its signed URL has run out."""
+
+    line: AssetObject
+    expired: bool
 
 
 async def lock(session: AsyncSession, object_key: str) -> AssetObject | None:
@@ -185,6 +200,27 @@ async def renew_lease(session: AsyncSession, object_key: str, until: datetime) -
         .where(AssetObject.object_key == object_key, AssetObject.state == ObjectState.WRITING)
         .values(lease_until=until)
     )
+
+
+async def take_abandoned(session: AsyncSession, now: datetime, limit: int) -> list[Abandoned]:
+    """Returns objects whose lease has run out, and signed uploads that are to be looked for; no other sweep gets the same
+    ones for `CLAIM`, or `LOOK_AGAIN`."""
+    lines = await session.scalars(
+        select(AssetObject)
+        .where(
+            AssetObject.state == ObjectState.WRITING,
+            (AssetObject.lease_until < now) | ((AssetObject.origin == "signed") & (AssetObject.next_look_at < now)),
+        )
+        .order_by(AssetObject.lease_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    found = [Abandoned(line, line.lease_until is not None and line.lease_until < now) for line in lines]
+    for each in found:
+        each.line.next_look_at = now + LOOK_AGAIN
+        if each.expired:
+            each.line.lease_until = now + CLAIM
+    return found
 
 
 async def declare_size(session: AsyncSession, object_key: str, size: int) -> None:

@@ -9,8 +9,8 @@ from fastapi import Request
 from butai.assets.reading.delivery import Delivery
 from butai.assets.reading.usage import ReadUsage
 from butai.assets.storage.client import Store
+from butai.assets.uploads.opening import UploadTools
 from butai.assets.uploads.part_buffers import PartMemory
-from butai.assets.uploads.streaming import UploadTools
 from butai.config import AssetSettings, HttpSettings
 from butai.database import Database
 

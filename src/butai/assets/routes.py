@@ -96,8 +96,7 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
 async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:
     """By the owner or an operator. Public to private takes effect at once."""
     wanted = Edit(edit.displayName, edit.visibility, edit.description, edit.tags)
-    async with get_library(request).database.transaction() as session:
-        await service.edit(session, who, origin(request, who), asset_id, wanted)
+    await service.edit(get_library(request).database, who, origin(request, who), asset_id, wanted)
     return await _answer(request, who, asset_id)
 
 
@@ -105,9 +104,8 @@ async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: Asse
     "/{asset_id:uuid}", status_code=204, responses=documented(403, 404), summary="Put an asset into the trash"
 )
 async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
-    """Out of all lists and reads at once; gone for good after the trash period. Again is fine."""
-    async with get_library(request).database.transaction() as session:
-        await service.trash(session, who, origin(request, who), asset_id)
+    """Out of all lists and reads at once; gone for good after the trash period. Idempotent."""
+    await service.trash(get_library(request).database, who, origin(request, who), asset_id)
     return Response(status_code=204)
 
 
@@ -118,9 +116,8 @@ async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Respon
     summary="Take an asset out of the trash",
 )
 async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
-    """As it was. Again is fine."""
-    async with get_library(request).database.transaction() as session:
-        await service.restore(session, who, origin(request, who), asset_id)
+    """As it was. Idempotent."""
+    await service.restore(get_library(request).database, who, origin(request, who), asset_id)
     return await _answer(request, who, asset_id)
 
 
@@ -131,7 +128,7 @@ async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Resp
     summary="Say that a signed upload has arrived",
 )
 async def complete_upload(request: Request, who: SignedIn, asset_id: UUID) -> Response:
-    """Checks what the store has and makes the asset ready. Again is fine."""
+    """Checks what the store has and makes the asset ready. Idempotent."""
     assert who.user_id is not None
     await signed.complete(get_library(request).uploads, who.user_id, origin(request, who), asset_id)
     return await _answer(request, who, asset_id)

@@ -1,6 +1,6 @@
-"""What owners and operators do with an asset that is there: edit, publish, trash, restore.
+"""What owners and operators do with an asset: edit, publish, trash, restore. Each function is one transaction.
 
-Called by `routes`, in one transaction each. The purge is in `purging`: nobody asks for it, time does.
+The purge is in `purge`: it follows from time, not from a request.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from butai.assets import transitions
 from butai.assets.models import Asset
 from butai.assets.states import AssetTrigger
 from butai.audit import Origin
+from butai.database import Database
 from butai.errors import AssetNotFound, Forbidden
 from butai.identity import Caller
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What is to change; None leaves a field as it is."""
+    """The fields to change; None leaves a field as it is."""
 
     display_name: str | None = None
     visibility: Literal["public", "private"] | None = None
@@ -31,8 +32,9 @@ class Edit:
     tags: list[str] | None = None
 
 
-async def _mine(session: AsyncSession, caller: Caller, asset_id: UUID) -> Asset:
-    """The row, locked, for its owner or an operator. To others a private asset is as if it were not there."""
+async def _editable(session: AsyncSession, caller: Caller, asset_id: UUID) -> Asset:
+    """Returns the row, locked, for its owner or an operator. Raises `Forbidden` for a public asset of another user, and
+    `AssetNotFound` for any other: that it exists is not disclosed."""
     asset = await transitions.lock(session, asset_id)
     if asset is None:
         raise AssetNotFound
@@ -43,48 +45,57 @@ async def _mine(session: AsyncSession, caller: Caller, asset_id: UUID) -> Asset:
     raise AssetNotFound
 
 
-async def edit(session: AsyncSession, caller: Caller, origin: Origin, asset_id: UUID, wanted: Edit) -> None:
-    """Changes names and visibility. Public to private holds from the commit on: every read asks the row."""
-    asset = await _mine(session, caller, asset_id)
-    changes: dict[str, object] = {}
-    for field in ("display_name", "visibility", "description", "tags"):
-        value = getattr(wanted, field)
-        if value is not None and value != getattr(asset, field):
-            changes[field] = value
-            setattr(asset, field, value)
-    if not changes:
-        return
-    if asset.visibility == "public":
-        asset.ever_public = True
-    await transitions.move(
-        session, asset, AssetTrigger.EDITED, actor=caller.user_id, detail={"changed": sorted(changes)}
-    )
-    audit.record(session, origin, "asset.edit", f"asset:{asset.id}", detail=changes)
+async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUID, wanted: Edit) -> None:
+    """Changes names and visibility. Public to private holds from the commit on: every read checks the row.
+
+    Raises `AssetNotFound`, `Forbidden`.
+    """
+    async with database.transaction() as session:
+        asset = await _editable(session, caller, asset_id)
+        changes: dict[str, object] = {}
+        for field in ("display_name", "visibility", "description", "tags"):
+            value = getattr(wanted, field)
+            if value is not None and value != getattr(asset, field):
+                changes[field] = value
+                setattr(asset, field, value)
+        if not changes:
+            return
+        if asset.visibility == "public":
+            asset.ever_public = True
+        await transitions.move(
+            session, asset, AssetTrigger.EDITED, actor=caller.user_id, detail={"changed": sorted(changes)}
+        )
+        audit.record(session, origin, "asset.edit", f"asset:{asset.id}", detail=changes)
 
 
-async def trash(session: AsyncSession, caller: Caller, origin: Origin, asset_id: UUID) -> None:
-    """Takes an asset out of every list and read; `restore` brings it back until the purge. Again is fine."""
-    asset = await _mine(session, caller, asset_id)
-    if asset.deleted_at is not None:
-        return
-    asset.deleted_at = datetime.now(UTC)
-    await transitions.move(session, asset, AssetTrigger.TRASHED, actor=caller.user_id)
-    audit.record(session, origin, "asset.trash", f"asset:{asset.id}")
-    await _tell_owner(session, asset, caller)
+async def trash(database: Database, caller: Caller, origin: Origin, asset_id: UUID) -> None:
+    """Removes an asset from every list and read; `restore` brings it back until the purge. Idempotent.
+
+    Raises `AssetNotFound`, `Forbidden`.
+    """
+    async with database.transaction() as session:
+        asset = await _editable(session, caller, asset_id)
+        if asset.deleted_at is not None:
+            return
+        asset.deleted_at = datetime.now(UTC)
+        await transitions.move(session, asset, AssetTrigger.TRASHED, actor=caller.user_id)
+        audit.record(session, origin, "asset.trash", f"asset:{asset.id}")
+        await _update_assets_of(session, asset, caller)
 
 
-async def restore(session: AsyncSession, caller: Caller, origin: Origin, asset_id: UUID) -> None:
-    """Takes an asset back from the trash. Again is fine."""
-    asset = await _mine(session, caller, asset_id)
-    if asset.deleted_at is None:
-        return
-    asset.deleted_at = None
-    await transitions.move(session, asset, AssetTrigger.RESTORED, actor=caller.user_id)
-    audit.record(session, origin, "asset.restore", f"asset:{asset.id}")
-    await _tell_owner(session, asset, caller)
+async def restore(database: Database, caller: Caller, origin: Origin, asset_id: UUID) -> None:
+    """Restores an asset from the trash. Idempotent. Raises `AssetNotFound`, `Forbidden`."""
+    async with database.transaction() as session:
+        asset = await _editable(session, caller, asset_id)
+        if asset.deleted_at is None:
+            return
+        asset.deleted_at = None
+        await transitions.move(session, asset, AssetTrigger.RESTORED, actor=caller.user_id)
+        audit.record(session, origin, "asset.restore", f"asset:{asset.id}")
+        await _update_assets_of(session, asset, caller)
 
 
-async def _tell_owner(session: AsyncSession, asset: Asset, caller: Caller) -> None:
+async def _update_assets_of(session: AsyncSession, asset: Asset, caller: Caller) -> None:
     if asset.sidecar is not None:
         await session.flush()
         await transitions.refresh_owners(session, asset, caller.user_id)

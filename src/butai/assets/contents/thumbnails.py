@@ -17,14 +17,15 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.assets import keys, ledger, transitions
+from butai.assets import keys, transitions
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, Sidecar, size_limit
 from butai.assets.library import Library
 from butai.assets.models import Asset, AssetObject
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import BytesPayload
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
+from butai.assets.uploads.opening import Source, begin, write_down
 from butai.audit import Origin
 from butai.errors import ButaiError, UploadInterrupted, UploadRefused
 
@@ -96,16 +97,7 @@ async def _begin(
                 # Of an earlier version, in another format.
                 await _put_away(session, row.id)
         await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(ACTOR))
-        await ledger.open_object(
-            session,
-            attempt.object_key,
-            "derived",
-            LEASE,
-            asset_id=attempt.asset_id,
-            attempt=attempt.number,
-            size=stored.size,
-            sha256=stored.sha256,
-        )
+        await write_down(session, attempt, Source("derived", LEASE, size=stored.size, sha256=stored.sha256))
         return key
 
 

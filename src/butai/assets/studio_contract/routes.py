@@ -189,7 +189,7 @@ async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest)
         raise MissingParameters("fileName and fileType are needed")
     library = get_library(request)
     assert who.user_id is not None
-    opened = await signed.open_upload(
+    opened = await signed.sign_upload(
         library.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
     )
     body = {

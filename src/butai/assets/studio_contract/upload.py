@@ -1,4 +1,4 @@
-"""Takes a file from a form."""
+"""The upload of one file by a form: its limits, and its answer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from butai.assets import keys
-from butai.assets.keys import AssetKey
 from butai.assets.kinds import AssetType, size_limit
 from butai.assets.library import Library
 from butai.assets.uploads import streaming
-from butai.assets.uploads.multipart_form import Form, body_chunks
-from butai.errors import FileTooLarge, InvalidRequest, MissingParameters
+from butai.assets.uploads.multipart_form import UploadForm, body_chunks
+from butai.errors import FileTooLarge
 from butai.identity import Caller
 from butai.web.dependencies import origin
 
@@ -28,30 +27,15 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
         max(size_limit(library.settings, kind, None) for kind in AssetType) + FORM_ROOM,
         body_chunks(request.receive, library.settings.upload_idle_timeout),
     )
-    form = Form(request.headers.get("content-type", ""), chunks)
-    files = form.file_parts()
-    file = await anext(files, None)
-    if file is None or file.name != "file":
-        raise MissingParameters("The form has no file")
-    early = _key_of(form) if "fileName" in form.fields else None
-
-    async def settle() -> tuple[AssetKey, str | None]:
-        async for _ in files:
-            raise InvalidRequest("The form has more than one file")
-        if not form.fields.get("fileType"):
-            raise MissingParameters("fileType is missing")
-        return early or _key_of(form), form.fields.get("sha256")
-
+    form = await UploadForm.begun(request.headers.get("content-type", ""), chunks)
     assert who.user_id is not None
-    done = await streaming.receive(
-        library.uploads, who.user_id, origin(request, who), early, file.chunks(), settle, _declared_length(request)
-    )
+    done = await streaming.receive(library.uploads, who.user_id, origin(request, who), form, _declared_length(request))
     body = {
         "success": True,
         "message": "Uploaded",
         "data": {
             "fileName": done.wanted_key,
-            "originalName": file.filename or done.wanted_key,
+            "originalName": form.filename or done.wanted_key,
             "size": done.size,
             "type": done.mime_type,
             "url": keys.read_url(done.s3_key),
@@ -63,23 +47,16 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
 
 
 def _declared_length(request: Request) -> int | None:
-    """Of the whole form, which is a little more than its file."""
+    """Returns the declared bytes of the whole form, which is a little more than its file."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None
 
 
 async def _no_longer_than(most: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """What stands before, between and behind a form's parts is nobody's file, and would be read for ever."""
+    """Passes a form's bytes on up to `most`. Raises `FileTooLarge`: what surrounds a form's files has no other limit."""
     seen = 0
     async for chunk in chunks:
         seen += len(chunk)
         if seen > most:
             raise FileTooLarge(f"The form is longer than {most} bytes")
         yield chunk
-
-
-def _key_of(form: Form) -> AssetKey:
-    name = form.fields.get("fileName")
-    if not name:
-        raise MissingParameters("fileName is missing")
-    return keys.parse(name)

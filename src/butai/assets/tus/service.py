@@ -1,8 +1,7 @@
-"""Resumable uploads in the index: begun, taken up by any process, ended. Called by `routes` and `tasks`.
+"""Resumable uploads: begun, continued by any process, ended.
 
-One request after another writes an upload, and the one before may still hang in some dead connection. So each takes the
-row's `writer` number, and every step of it holds only while that number is still its own: the newest request wins at once,
-and an older one finds that out at its next step. What the offset says is in the store or in the row.
+Requests write an upload one after another, and an earlier one may still hang in a dead connection; `transitions` says how
+the newest wins. All bytes before the offset are in the store or in the row.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.assets import keys, ledger
+from butai.assets import keys
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import AssetObject
@@ -29,9 +28,8 @@ from butai.assets.tus.protocol import Checksum
 from butai.assets.tus.states import ResumableState, ResumableTrigger
 from butai.assets.tus.task_names import FINISH_AFTER
 from butai.assets.tus.writer import Writer
-from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
-from butai.assets.uploads.streaming import UploadTools
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
+from butai.assets.uploads.opening import Source, UploadTools, open_upload
 from butai.audit import Origin
 from butai.errors import (
     AssetNotFound,
@@ -58,7 +56,7 @@ class Resumables:
 
 @dataclass(frozen=True, slots=True)
 class UploadProgress:
-    """How far an upload is. Sizes are bytes."""
+    """The state of an upload as its client sees it. Sizes are bytes; `metadata` is the header as it was sent."""
 
     id: UUID
     offset: int
@@ -77,29 +75,17 @@ def _progress(row: ResumableUpload) -> UploadProgress:
 async def create(
     resumables: Resumables, user_id: str, origin: Origin, key: AssetKey, length: int, sha256: str | None, metadata: str
 ) -> UploadProgress:
-    """A row `uploading`, its room in the quota, and a place to send bytes to. Raises `FileTooLarge`, `QuotaExceeded`."""
+    """Begins an upload of `length` bytes. Raises `FileTooLarge`, `QuotaExceeded`, and `SignatureMismatch` for no bytes."""
     settings = resumables.tools.settings
     limit = size_limit(settings, key.kind, key.sidecar)
     if length == 0:
         raise SignatureMismatch("The file is empty")
     if length > limit:
         raise FileTooLarge(f"{length} bytes were declared; {limit} is the most for this kind")
-    attempt = UploadAttempt(keys.mint_object_key(resumables.tools.store.prefix))
     lease = timedelta(hours=settings.resumable_hours)
+    source = Source("resumable", lease, size=length, sha256=sha256)
     async with resumables.tools.database.transaction() as session:
-        await quotas.hold(session, settings, user_id)
-        await begin(session, user_id, key, attempt, settings, origin)
-        await ledger.open_object(
-            session,
-            attempt.object_key,
-            "resumable",
-            lease,
-            asset_id=attempt.asset_id,
-            attempt=attempt.number,
-            size=length,
-            sha256=sha256,
-        )
-        await quotas.check(session, settings, user_id)
+        attempt, _ = await open_upload(session, resumables.tools, user_id, origin, key, source)
         row = transitions.create(
             session,
             user_id=user_id,
@@ -129,7 +115,8 @@ async def _own(session: AsyncSession, upload_id: UUID, user_id: str | None) -> R
 
 
 async def look(resumables: Resumables, user_id: str, upload_id: UUID) -> UploadProgress:
-    """How far an upload is. One that is whole, and whose process died before it said so, is finished first."""
+    """Returns how far an upload is, after finishing one that is whole. Raises `AssetNotFound`, `UploadExpired`, and what
+    finishing raises."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
     while row.state == ResumableState.FINISHING:
@@ -153,7 +140,7 @@ async def append(
 ) -> UploadProgress:
     """Takes one request's bytes. When they are the last, the asset is ready afterwards.
 
-    What arrived before the client went away is kept; with a checksum, all of the request's bytes or none. Raises
+    What arrived before the client disconnected is kept; with a checksum, all of the request's bytes or none. Raises
     `UploadOffsetWrong`, `UploadTaken`, `UploadChecksumWrong`, `UploadRefused` of any kind, `ClientDisconnected`.
     """
     async with resumables.tools.database.transaction() as session:
@@ -186,7 +173,7 @@ async def append(
 
 
 async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
-    """Finishes an upload that is whole, and that its process did not finish. Raises as `append` does."""
+    """Finishes an upload that is whole and whose process died. Idempotent. Raises as `append` does."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, None)
         if row.state != ResumableState.FINISHING:
@@ -197,7 +184,7 @@ async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
 
 
 async def cancel(resumables: Resumables, user_id: str, origin: Origin, upload_id: UUID) -> None:
-    """The client wants it no more: its bytes go, and its room in the quota is free again."""
+    """Ends an upload for its client: its bytes are removed, its room in the quota is free. No-op for one that is done."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
         if row.state == ResumableState.DONE:
@@ -258,7 +245,7 @@ async def _joined(
 
 
 async def _read_back(resumables: Resumables, object_key: str) -> str:
-    """The SHA-256 of what is stored: several processes had a part in it, and a digest cannot be handed on."""
+    """Returns the SHA-256 of a stored object that several processes have written: the state of a digest cannot be stored."""
     digest = hashlib.sha256()
     async with resumables.tools.store.open(object_key) as body:
         async for chunk in body.chunks():

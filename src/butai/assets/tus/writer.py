@@ -22,8 +22,8 @@ from butai.assets.tus.models import ResumableUpload
 from butai.assets.tus.protocol import Checksum
 from butai.assets.tus.states import ResumableTrigger
 from butai.assets.tus.task_names import FINISH, FINISH_AFTER
+from butai.assets.uploads.opening import UploadTools
 from butai.assets.uploads.part_buffers import Part
-from butai.assets.uploads.streaming import UploadTools
 from butai.errors import ClientDisconnected, InvalidRequest, Unavailable, UploadChecksumWrong, UploadTaken
 
 log = structlog.get_logger(__name__)

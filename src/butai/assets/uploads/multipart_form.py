@@ -1,28 +1,32 @@
-"""A multipart/form-data body as a stream: small fields as text, the file as chunks, in whatever order they come.
+"""A multipart/form-data body as a stream: small fields as text, the file as chunks, in any order.
 
-The framework's own way spools the whole file first. Called by the upload route; the parser is `multipart`.
+FastAPI's own forms spool the whole file first. The parser is `multipart`. The names of the fields are those of the studio
+contract (docs/studio-contract.md).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Self
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from butai.errors import ClientDisconnected, InvalidRequest
+from butai.assets import keys
+from butai.assets.keys import AssetKey
+from butai.errors import ClientDisconnected, InvalidRequest, MissingParameters
 
 FIELD_LIMIT = 64 * 1024
 """Bytes of all text fields together: a key has 1 KB, nothing else is long."""
 
 FIELD_COUNT = 32
+"""Most fields and files of a form; studios send five."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 async def body_chunks(receive: Receive, idle_timeout: float) -> AsyncIterator[bytes]:
-    """A request's body as it arrives. Raises `ClientDisconnected`, also after `idle_timeout` seconds of silence."""
+    """Yields a request's body as it arrives. Raises `ClientDisconnected`, also after `idle_timeout` seconds of silence."""
     while True:
         try:
             async with asyncio.timeout(idle_timeout):
@@ -39,7 +43,7 @@ async def body_chunks(receive: Receive, idle_timeout: float) -> AsyncIterator[by
 
 
 class Form:
-    """One form. Iterate `file_parts`; `fields` fills as the text fields go by."""
+    """One form. Iterate `file_parts`; `fields` has the text fields that have been read so far."""
 
     def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
         kind, options = parse_options_header(content_type)
@@ -50,7 +54,7 @@ class Form:
         self._boundary = options["boundary"]
 
     async def file_parts(self) -> AsyncIterator[FilePart]:
-        """The form's files, one after another. Each must be read to its end before the next is asked for.
+        """Yields the form's files in their order. Each must be read to its end before the next is taken.
 
         Raises `InvalidRequest` for a body that is not such a form, `ClientDisconnected` when it breaks off.
         """
@@ -84,7 +88,7 @@ class Form:
 
 
 class FilePart:
-    """A file within a form. `name` is the field's, `filename` what the client calls the file."""
+    """A file within a form. `name` is the field's, `filename` the client's name of the file."""
 
     def __init__(self, name: str, filename: str, events: AsyncIterator[MultipartSegment | bytes | None]) -> None:
         self.name = name
@@ -92,9 +96,55 @@ class FilePart:
         self._events = events
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The file's bytes."""
+        """Yields the file's bytes."""
         async for event in self._events:
             if event is None:
                 return
             if isinstance(event, bytes):
                 yield event
+
+
+class UploadForm:
+    """A form with one file (`file`) and its key (`fileName`), in either order. Made by `begun`; read `chunks`, then `key`.
+
+    `early_key` is the key when it came before the file; `filename` the client's name of the file.
+    """
+
+    def __init__(self, form: Form, files: AsyncIterator[FilePart], file: FilePart) -> None:
+        self._form, self._files, self._file = form, files, file
+        self.filename = file.filename
+        self.early_key = self._parsed_key() if "fileName" in form.fields else None
+
+    @classmethod
+    async def begun(cls, content_type: str, body: AsyncIterator[bytes]) -> Self:
+        """Reads a form up to its file. Raises `MissingParameters`, `InvalidRequest`, `ClientDisconnected`, and what
+        `keys.parse` raises for an early key."""
+        form = Form(content_type, body)
+        files = form.file_parts()
+        file = await anext(files, None)
+        if file is None or file.name != "file":
+            raise MissingParameters("The form has no file")
+        return cls(form, files, file)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yields the file's bytes."""
+        return self._file.chunks()
+
+    async def key(self) -> AssetKey:
+        """Reads the form to its end, behind the file; returns the file's key. Raises as `begun` does."""
+        async for _ in self._files:
+            raise InvalidRequest("The form has more than one file")
+        if not self._form.fields.get("fileType"):
+            raise MissingParameters("fileType is missing")
+        return self.early_key or self._parsed_key()
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 that the client declares, as far as the form has been read."""
+        return self._form.fields.get("sha256")
+
+    def _parsed_key(self) -> AssetKey:
+        name = self._form.fields.get("fileName")
+        if not name:
+            raise MissingParameters("fileName is missing")
+        return keys.parse(name)

@@ -1,8 +1,7 @@
-"""Uploads that go past us: the client gets a signed URL, sends the bytes to the store, and tells us, or does not.
+"""Uploads by a signed URL: the client sends the bytes to the store itself, and reports it, or does not.
 
-`open_upload` and `complete` are called by the routes; `settle` also by the sweeper, which completes what arrived
-without a word and expires what never came. The bytes were never seen here: their beginning is read back and checked,
-and their SHA-256 is made by a job.
+An upload whose client falls silent is completed, or given up, by the sweep. The bytes never pass this service: their
+beginning is read back and checked, and their SHA-256 is made by a job.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size
 from butai.assets.models import Asset, AssetObject
 from butai.assets.object_states import ObjectState, ObjectTrigger
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
-from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
-from butai.assets.uploads.streaming import UploadTools
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
+from butai.assets.uploads.opening import Source, UploadTools, open_upload, write_down
 from butai.audit import Origin
 from butai.errors import (
     AssetNotFound,
@@ -38,15 +36,15 @@ ARRIVAL_GRACE = timedelta(minutes=5)
 """A transfer that began in the URL's last second may run on for a while."""
 
 COPY_LEASE = timedelta(minutes=10)
-"""A copy within the store takes seconds; after this its maker is taken for dead."""
+"""A copy within the store takes seconds; after this its process counts as dead."""
 
 HASH_OBJECT = "assets.hash_object"
-"""The task that reads an object once and writes its SHA-256."""
+"""The task that reads an object once and writes its SHA-256. Arguments: `asset_id`, `object_key`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedUpload:
-    """Where to send the bytes. `headers` must be sent with exactly these values, or the store refuses."""
+    """A signed PUT. `headers` must be sent with exactly these values, or the store refuses; `expires_in` is in seconds."""
 
     asset_id: UUID
     s3_key: str
@@ -56,42 +54,32 @@ class SignedUpload:
     expires_in: int
 
 
-async def open_upload(
+async def sign_upload(
     tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, size: int | None, sha256: str | None
 ) -> SignedUpload:
-    """A row `uploading` and a URL that may write its object. `size`, when declared, is signed: the store enforces it."""
+    """Begins an upload and signs a URL that may write its object. A declared `size` is signed: the store enforces it.
+
+    Raises `FileTooLarge`, `QuotaExceeded`.
+    """
     limit = size_limit(tools.settings, key.kind, key.sidecar)
     if size is not None and size > limit:
         raise FileTooLarge(f"{size} bytes were declared; {limit} is the most for this kind")
-    attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
     expires = tools.settings.presigned_expiry
+    source = Source("signed", timedelta(seconds=expires) + ARRIVAL_GRACE, size=size, sha256=sha256)
     async with tools.database.transaction() as session:
-        await quotas.hold(session, tools.settings, user_id)
-        asset = await begin(session, user_id, key, attempt, tools.settings, origin)
-        await ledger.open_object(
-            session,
-            attempt.object_key,
-            "signed",
-            timedelta(seconds=expires) + ARRIVAL_GRACE,
-            asset_id=attempt.asset_id,
-            attempt=attempt.number,
-            size=size,
-            sha256=sha256,
-        )
-        await quotas.check(session, tools.settings, user_id)
-        s3_key, wanted_key = asset.s3_key, asset.wanted_key
-    # The type is not signed: browsers name it as they like, and ours comes from the key.
+        attempt, asset = await open_upload(session, tools, user_id, origin, key, source)
+        assert asset is not None
+    # The type is not signed: browsers choose it as they like, and the asset's comes from the key.
     headers = {} if size is None else {"Content-Length": str(size)}
     url = tools.store.sign("PUT", attempt.object_key, expires=expires, headers=headers, public=True)
-    assert attempt.asset_id is not None
-    return SignedUpload(attempt.asset_id, s3_key, wanted_key, url, headers, expires)
+    return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, url, headers, expires)
 
 
 async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: UUID) -> None:
-    """The client's word that the bytes are there. Raises `AssetNotReady` while the store knows nothing of them,
-    `UploadRefused` when they are not what was promised, `AssetNotFound` for what is not the caller's.
+    """Completes a signed upload that its client reports as sent. Idempotent.
 
-    Again is fine: an upload that is already done stays done.
+    Raises `AssetNotReady` while the store does not have the bytes, `UploadRefused` when they are not what was declared,
+    `AssetNotFound` for another user's asset, `UploadInterrupted` when the upload was given up.
     """
     async with tools.database.transaction() as session:
         asset = await session.scalar(select(Asset).where(Asset.id == asset_id, Asset.owner_user_id == user_id))
@@ -116,10 +104,10 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
 
 
 async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str | None, origin: Origin | None) -> bool:
-    """Looks for an attempt's object, checks it, and finishes or fails the attempt. False when nothing has arrived.
+    """Looks for an attempt's object, checks it, and finishes or fails the attempt. False when the store does not have it.
 
-    The object that the URL can write is copied first, and the copy is what is checked and kept: whoever holds the URL
-    could otherwise change the bytes after the check. Raises `UploadRefused` for bytes that are not what was promised.
+    The object is copied first, and the copy is checked and kept: a holder of the URL could otherwise change the bytes after
+    the check. Raises `UploadRefused` for bytes that are not what was declared.
     """
     key = keys.parse(asset.wanted_key)
     attempt = UploadAttempt(row.object_key, asset.id, row.attempt, key)
@@ -130,7 +118,7 @@ async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str 
         if facts.size > limit:
             raise FileTooLarge(f"The file has {facts.size} bytes; {limit} is the most for this kind")
         async with tools.database.transaction() as session:
-            await ledger.open_object(session, copy.object_key, "upload", COPY_LEASE)
+            await write_down(session, copy, Source("upload", COPY_LEASE))
         await tools.store.copy(row.object_key, copy.object_key)
         stored = checked(
             await _look(tools.store, copy.object_key, key), key, limit, row.declared_sha256, row.declared_size
@@ -165,7 +153,7 @@ async def _look(store: Store, object_key: str, key: AssetKey) -> StoredObject:
 
 
 async def write_hash(session: AsyncSession, asset_id: UUID, object_key: str, sha256: str) -> None:
-    """Keeps a SHA-256 that was made after the fact, if the asset still has this object."""
+    """Writes a SHA-256 that was made after the upload; no-op when the asset has another object by now."""
     await session.execute(
         update(Asset).where(Asset.id == asset_id, Asset.object_key == object_key).values(sha256=sha256)
     )

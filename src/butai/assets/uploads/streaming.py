@@ -1,6 +1,6 @@
-"""How bytes come in through a form: streamed into the store and hashed on the way, in bounded memory.
+"""Uploads through a form: streamed into the store and hashed on the way, in bounded memory.
 
-`receive` is what the upload route calls. The steps in the index are in `attempts`.
+The steps in the index are in `opening` and `attempts`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,16 +16,16 @@ from uuid import UUID
 
 import structlog
 
-from butai.assets import keys, ledger
+from butai.assets import ledger
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, AssetType, Sidecar, parse_meta, size_limit
 from butai.assets.models import Asset
-from butai.assets.storage.client import Store
 from butai.assets.uploads import quotas
-from butai.assets.uploads.attempts import StoredObject, UploadAttempt, begin, checked, fail, finish
-from butai.assets.uploads.part_buffers import Part, PartMemory
+from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
+from butai.assets.uploads.multipart_form import UploadForm
+from butai.assets.uploads.opening import Source, UploadTools, name_upload, open_upload
+from butai.assets.uploads.part_buffers import Part
 from butai.audit import Origin
-from butai.config import AssetSettings
 from butai.database import Database
 from butai.errors import (
     ButaiError,
@@ -38,12 +38,9 @@ from butai.errors import (
 
 log = structlog.get_logger(__name__)
 
-Settle = Callable[[], Awaitable[tuple[AssetKey, str | None]]]
-"""Tells an upload's key and the SHA-256 that the client declared, when all of the form has been read."""
-
 PARTS_IN_FLIGHT = 2
-"""Parts of one upload that are being sent while another fills: the store's pause at the end of a part goes unnoticed.
-With 8 MiB a part, an upload holds at most 24 MiB."""
+"""Parts of one upload that are being sent while another fills: this hides the store's pause at the end of a part. With
+8 MiB a part, an upload holds at most 24 MiB."""
 
 FINISH_TRIES = 4
 """Tries of the last transaction of an upload, over about 4 s: longer than Postgres takes to restart."""
@@ -51,7 +48,7 @@ FINISH_TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """What an upload's answer is made of."""
+    """A stored and indexed file. `size` in bytes."""
 
     asset_id: UUID
     s3_key: str
@@ -60,49 +57,18 @@ class Uploaded:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class UploadTools:
-    """What uploads need of their process."""
-
-    database: Database
-    store: Store
-    memory: PartMemory
-    settings: AssetSettings
-
-
 async def receive(
-    tools: UploadTools,
-    user_id: str,
-    origin: Origin,
-    key: AssetKey | None,
-    chunks: AsyncIterator[bytes],
-    settle: Settle,
-    expected: int | None = None,
+    tools: UploadTools, user_id: str, origin: Origin, form: UploadForm, expected: int | None = None
 ) -> Uploaded:
-    """Carries one file from a form into the store and the index.
+    """Carries the file of a form into the store and the index.
 
-    `key` is None when the form sends its file before its fields: the bytes go to an object that belongs to nobody
-    yet, and `settle` tells the key (and a declared SHA-256) once the form has been read to its end. `expected`: bytes to keep
-    room for in the user's quota. Raises any error of
-    an upload; whatever it is, the row says it too.
+    A form that sends its file before its key has its bytes stored under an object of no asset first. `expected`: bytes to
+    keep room for in the user's quota. Raises any error of an upload; the row has its code, too.
     """
     lease = timedelta(seconds=tools.settings.upload_lease)
-    attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
+    key = form.early_key
     async with tools.database.transaction() as session:
-        if key is not None:
-            await quotas.hold(session, tools.settings, user_id)
-            await begin(session, user_id, key, attempt, tools.settings, origin)
-        await ledger.open_object(
-            session,
-            attempt.object_key,
-            "upload",
-            lease,
-            asset_id=attempt.asset_id,
-            attempt=attempt.number,
-            size=expected,
-        )
-        if key is not None:
-            await quotas.check(session, tools.settings, user_id)
+        attempt, _ = await open_upload(session, tools, user_id, origin, key, Source("upload", lease, size=expected))
     log.info("upload.began", asset_id=str(attempt.asset_id), attempt=attempt.number, user_id=user_id)
     try:
         async with _lease(tools, attempt, lease):
@@ -111,22 +77,20 @@ async def receive(
                 if key
                 else max(size_limit(tools.settings, kind, None) for kind in AssetType)
             )
-            stored = await _store(tools, attempt, key, chunks, limit)
-            final, declared = await settle()
+            stored = await _store(tools, attempt, key, form.chunks(), limit)
+            final = await form.key()
             if key is None:
                 async with tools.database.transaction() as session:
-                    await begin(session, user_id, final, attempt, tools.settings, origin)
-                    assert attempt.asset_id is not None
-                    await ledger.assign(session, attempt.object_key, attempt.asset_id, attempt.number)
-            stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), declared)
+                    await name_upload(session, tools, user_id, origin, final, attempt)
+            stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
             await quotas.settle(tools.database, tools.settings, user_id, attempt.object_key, stored.size)
             asset = await _finish_persistently(tools.database, attempt, stored, user_id, origin)
     except BaseException as error:
         cause = error if isinstance(error, ButaiError) else UploadInterrupted()
         if isinstance(error, Exception) and not isinstance(error, ButaiError):
             log.exception("upload.crashed", asset_id=str(attempt.asset_id))
-        # Whoever cancels this request must not cancel the writing down of it.
-        await asyncio.shield(_write_down(tools.database, attempt, cause, user_id, origin))
+        # The cancellation of the request must not cancel the record of it.
+        await asyncio.shield(_record_failure(tools.database, attempt, cause, user_id, origin))
         raise
     log.info("upload.completed", asset_id=str(asset.id), attempt=attempt.number, size=stored.size)
     return Uploaded(asset.id, asset.s3_key, asset.wanted_key, asset.mime_type, stored.size)
@@ -146,7 +110,7 @@ async def _finish_persistently(
     raise AssertionError("unreachable")
 
 
-async def _write_down(
+async def _record_failure(
     database: Database, attempt: UploadAttempt, error: ButaiError, user_id: str, origin: Origin
 ) -> None:
     log.info("upload.failed", asset_id=str(attempt.asset_id), attempt=attempt.number, error_code=error.code)
@@ -154,13 +118,13 @@ async def _write_down(
         async with database.transaction() as session:
             await fail(session, attempt, error, actor=user_id, origin=origin)
     except DatabaseUnavailable:
-        # The lease runs out and the sweeper does it.
+        # The lease runs out, and the sweep records it.
         log.warning("upload.failure_not_written", asset_id=str(attempt.asset_id))
 
 
 @asynccontextmanager
 async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -> AsyncIterator[None]:
-    """Says again and again that this attempt's process lives, until the block ends."""
+    """Renews the attempt's lease until the block ends."""
 
     async def renew() -> None:
         while True:
@@ -182,7 +146,7 @@ async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -
 async def _store(
     tools: UploadTools, attempt: UploadAttempt, key: AssetKey | None, chunks: AsyncIterator[bytes], limit: int
 ) -> StoredObject:
-    """Streams the chunks into the attempt's object. One part fills while `PARTS_IN_FLIGHT` are sent."""
+    """Streams the chunks into the attempt's object. Raises `FileTooLarge`, `SignatureMismatch` before all is sent."""
     outgoing = _Outgoing(tools, attempt, key.format.mime if key else "application/octet-stream")
     size, head, head_checked = 0, b"", False
     try:
@@ -193,12 +157,12 @@ async def _store(
             if not head_checked:
                 head = (head + chunk[: HEAD_BYTES - len(head)]) if len(head) < HEAD_BYTES else head
                 if len(head) == HEAD_BYTES:
-                    # What is wrong from the start is refused at the start.
+                    # A wrong file is refused before the rest of it is transferred.
                     head_checked = True
                     if key is not None:
                         key.format.check(head, None)
             await outgoing.write(chunk)
-        # A `_meta.json` is wanted whole; where the key is not yet known, whatever is small enough may be one.
+        # A `_meta.json` is parsed whole; while the key is unknown, any file that is small enough may be one.
         body = outgoing.small_body() if size <= META_LIMIT and (key is None or key.sidecar is Sidecar.META) else None
         meta = None
         if body is not None:
@@ -217,7 +181,7 @@ async def _store(
 
 
 class _Outgoing:
-    """The object being written: one PUT when it fits a part, else a multipart upload whose id is in the ledger."""
+    """The object being written: one PUT when it fits a part, else a multipart upload with its id in the ledger."""
 
     def __init__(self, tools: UploadTools, attempt: UploadAttempt, mime: str) -> None:
         self._tools = tools
@@ -249,7 +213,7 @@ class _Outgoing:
         return b"" if self._filling is None else bytes(self._filling.read(0, len(self._filling)))
 
     async def close(self) -> str:
-        """Sends what is left; returns the object's ETag."""
+        """Sends the rest; returns the object's ETag."""
         store, key = self._tools.store, self._attempt.object_key
         if self._filling is None:
             self._filling = self._tools.memory.take()
@@ -266,7 +230,7 @@ class _Outgoing:
         )
 
     async def abort(self) -> None:
-        """Stops sending and has the store forget the parts. What it cannot do now, the removal job does later."""
+        """Stops sending and removes the parts from the store; while the store is unavailable, the removal job does it later."""
         for _, task in self._sending:
             task.cancel()
         await asyncio.gather(*(task for _, task in self._sending), return_exceptions=True)
@@ -279,7 +243,7 @@ class _Outgoing:
             log.warning("upload.abort_left_to_job", object_key=self._attempt.object_key)
 
     def release(self) -> None:
-        """Gives all parts back. Nothing may be on its way any more."""
+        """Gives all parts back. No part may be in transfer any more."""
         for part in (self._filling, *(part for part, _ in self._sending)):
             if part is not None:
                 self._tools.memory.give(part)
@@ -305,7 +269,7 @@ class _Outgoing:
         return upload_id
 
     async def _hash(self, part: Part, before: asyncio.Task[None] | None) -> None:
-        """Runs in a thread beside the sending, one part after another: hashing lets go of the interpreter's lock."""
+        """Hashes in a thread while the part is sent, one part after another: hashing releases the interpreter's lock."""
         if before is not None:
             await before
         await asyncio.to_thread(part.hash_into, self._digest)

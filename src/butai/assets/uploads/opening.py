@@ -1,0 +1,179 @@
+"""The beginning of an upload in the index: the asset's row, the object's line in the ledger, its room in the quota.
+
+An upload is an *attempt* on an asset. It writes a new object that no reader knows; when that is whole, one transaction
+points the row at it (`attempts.finish`). So a reader never meets half a file, and a crash at any moment leaves either the
+old state or a line in the ledger that says what to clean up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import uuid_utils.compat as uuid
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai import audit
+from butai.assets import keys, ledger, transitions
+from butai.assets.keys import AssetKey
+from butai.assets.models import Asset
+from butai.assets.states import AssetStatus, AssetTrigger
+from butai.assets.storage.client import Store
+from butai.assets.uploads import quotas
+from butai.assets.uploads.attempts import UploadAttempt
+from butai.assets.uploads.part_buffers import PartMemory
+from butai.audit import Origin
+from butai.config import AssetSettings
+from butai.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTools:
+    """What uploads need of their process."""
+
+    database: Database
+    store: Store
+    memory: PartMemory
+    settings: AssetSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How an object's bytes will come. `kind` is one of `models.ORIGINS`; until `lease` has passed without a renewal, its
+    writer counts as alive. `size` (bytes) and `sha256` are what the sender declares."""
+
+    kind: str
+    lease: timedelta
+    size: int | None = None
+    sha256: str | None = None
+
+
+async def open_upload(
+    session: AsyncSession, tools: UploadTools, user_id: str, origin: Origin, key: AssetKey | None, source: Source
+) -> tuple[UploadAttempt, Asset | None]:
+    """Begins an upload by a user: the row `uploading`, the object in the ledger, the declared size in the quota.
+
+    `key` is None where it is known only behind the bytes: the object belongs to no asset then, and is in no quota, until
+    `name_upload`. Raises `QuotaExceeded`.
+    """
+    attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
+    if key is None:
+        await write_down(session, attempt, source)
+        return attempt, None
+    await quotas.hold(session, tools.settings, user_id)
+    asset = await begin(session, user_id, key, attempt, tools.settings, origin)
+    await write_down(session, attempt, source)
+    await quotas.check(session, tools.settings, user_id)
+    return attempt, asset
+
+
+async def name_upload(
+    session: AsyncSession, tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, attempt: UploadAttempt
+) -> None:
+    """Begins the asset of an upload whose bytes came before its key. `quotas.settle` checks its room, as for every form."""
+    asset = await begin(session, user_id, key, attempt, tools.settings, origin)
+    await ledger.assign(session, attempt.object_key, asset.id, attempt.number)
+
+
+async def write_down(session: AsyncSession, attempt: UploadAttempt, source: Source) -> None:
+    """Writes an attempt's object into the ledger, before anything can be stored under its key."""
+    await ledger.open_object(
+        session,
+        attempt.object_key,
+        source.kind,
+        source.lease,
+        asset_id=attempt.asset_id,
+        attempt=attempt.number,
+        size=source.size,
+        sha256=source.sha256,
+    )
+
+
+async def begin(
+    session: AsyncSession,
+    user_id: str | None,
+    key: AssetKey,
+    attempt: UploadAttempt,
+    settings: AssetSettings,
+    origin: Origin,
+) -> Asset:
+    """Returns a user's row for a key, locked, with one attempt more: the one that exists, or a new one. Fills `attempt`.
+
+    A key that another user holds gets a public key of its own. Without a user the caller holds a lock of its own: no
+    constraint keeps two ownerless rows of one key apart.
+    """
+    asset, event = await _own(session, user_id, key), AssetTrigger.RETRIED
+    if asset is None:
+        asset, created = await _create(session, user_id, key, settings)
+        event = AssetTrigger.CREATED if created else event
+    if event is not AssetTrigger.CREATED and asset.status in (AssetStatus.READY, AssetStatus.MISSING):
+        event = AssetTrigger.REPLACING
+    asset.attempts += 1
+    attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, key
+    await transitions.move(session, asset, event, actor=origin.actor, new=event is AssetTrigger.CREATED)
+    audit.record(
+        session, origin, "asset.upload", f"asset:{asset.id}", detail={"key": key.text, "attempt": attempt.number}
+    )
+    return asset
+
+
+async def _own(session: AsyncSession, user_id: str | None, key: AssetKey) -> Asset | None:
+    return await session.scalar(
+        select(Asset)
+        .where(Asset.owner_user_id == user_id, Asset.wanted_key == key.text)
+        .with_for_update(key_share=True)
+    )
+
+
+async def _create(
+    session: AsyncSession, user_id: str | None, key: AssetKey, settings: AssetSettings
+) -> tuple[Asset, bool]:
+    """Returns the user's row for a key, and whether it is new."""
+    public_key = await _public_key(session, user_id, key)
+    while True:
+        asset_id = uuid.uuid7()
+        made = await session.execute(
+            insert(Asset)
+            .values(
+                id=asset_id,
+                type=key.kind,
+                sidecar=key.sidecar,
+                s3_key=public_key,
+                wanted_key=key.text,
+                stem=key.stem,
+                display_name=key.name,
+                mime_type=key.format.mime,
+                status=AssetStatus.UPLOADING,
+                owner_user_id=user_id,
+                visibility=settings.default_visibility,
+                ever_public=settings.default_visibility == "public",
+                change_seq=0,
+            )
+            .on_conflict_do_nothing()
+            .returning(Asset.id)
+        )
+        if made.scalar_one_or_none():
+            asset = await transitions.lock(session, asset_id)
+            assert asset is not None
+            return asset, True
+        # Either this user began the same key at the same moment, or another row has the public key.
+        if (own := await _own(session, user_id, key)) is not None:
+            return own, False
+        public_key = keys.another(key)
+
+
+async def _public_key(session: AsyncSession, user_id: str | None, key: AssetKey) -> str:
+    """Returns the public key to try first. A sidecar is named after its asset's public key, so that clients find it there."""
+    if key.sidecar is None:
+        return key.text
+    same_name = select(Asset.s3_key, Asset.owner_user_id).where(
+        Asset.stem == key.stem, Asset.type == key.kind, Asset.sidecar.is_(None)
+    )
+    taken = False
+    for s3_key, owner in await session.execute(same_name):
+        if owner == user_id:
+            return s3_key.rpartition(".")[0] + key.text[len(key.stem) :]
+        taken = True
+    return keys.another(key) if taken else key.text
