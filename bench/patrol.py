@@ -60,12 +60,12 @@ async def main():
         await database.ready()
         before = me.memory_info().rss
         most = before
-        def tell(run):
+        def measure(run):
             nonlocal most
             most = max(most, me.memory_info().rss)
         print("began", flush=True)
         began = time.monotonic()
-        run = await patrol.run("asked", everything=True, tell=tell)
+        run = await patrol.run("asked", everything=True, on_progress=measure)
         seconds = time.monotonic() - began
     times = me.cpu_times()
     print(json.dumps(dict(seconds=seconds, checked=run.checked, found=run.found, state=run.state,

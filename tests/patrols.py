@@ -13,7 +13,8 @@ import psycopg
 from aiohttp import web
 from psycopg.rows import dict_row
 
-from butai.assets.patrol.run import Patrol, Run
+from butai.assets.patrol.progress import RunProgress
+from butai.assets.patrol.run import Patrol
 from butai.assets.storage.client import BytesPayload, Store
 from butai.config import Settings
 from butai.database import Database
@@ -41,7 +42,7 @@ class Studio:
             clock=lambda: self.now,
         )
 
-    async def go(self, **how: Any) -> Run:
+    async def go(self, **how: Any) -> RunProgress:
         return await self.patrol().run("asked", everything=True, **how)
 
     async def do(self, statement: str, *values: Any) -> list[dict[str, Any]]:

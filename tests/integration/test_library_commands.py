@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from butai.alerts.service import raise_alert
-from butai.assets.patrol.run import PATROL_LOCK
+from butai.assets.patrol.lock import PATROL_LOCK
 from butai.assets.storage.client import BytesPayload, ObjectAbsent
 from butai.config import Settings
 from butai.jobs.service import note_failure

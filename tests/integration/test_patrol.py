@@ -17,7 +17,9 @@ from butai.assets import transitions
 from butai.assets.library import assemble
 from butai.assets.patrol import run as patrolling
 from butai.assets.patrol import tasks
-from butai.assets.patrol.run import Patrol, PatrolBusy, Run
+from butai.assets.patrol.lock import PatrolBusy
+from butai.assets.patrol.progress import RunProgress
+from butai.assets.patrol.run import Patrol
 from butai.assets.storage.client import BytesPayload
 from butai.assets.storage.heads import StoreHeads
 from butai.config import Settings
@@ -200,16 +202,16 @@ async def test_a_run_that_died_is_taken_up_where_it_stood(studio: Studio, monkey
     class Killed(BaseException):
         pass
 
-    def die(run: Run) -> None:
+    def die(run: RunProgress) -> None:
         if run.checked == 30:
             raise Killed
 
     with pytest.raises(Killed):
-        await studio.patrol().run("scheduled", tell=die)
+        await studio.patrol().run("scheduled", on_progress=die)
     rows = await studio.do("SELECT id, state, checked FROM patrol_runs")
     assert [(row["state"], row["checked"]) for row in rows] == [("running", 30)]
     seen: list[int] = []
-    run = await studio.patrol().run("scheduled", tell=lambda run: seen.append(run.checked))
+    run = await studio.patrol().run("scheduled", on_progress=lambda run: seen.append(run.checked))
     assert (run.id, run.state, run.checked, run.found) == (rows[0]["id"], "finished", 50, 50)
     assert seen[:2] == [40, 50]
 
@@ -259,7 +261,7 @@ async def test_a_round_that_breaks_off_is_no_failed_job(studio: Studio, monkeypa
     library = assemble(studio.database, studio.store, studio.settings.assets, studio.settings.http)
     context = Mock(additional_context={"library": library, "settings": studio.settings})
     with monkeypatch.context() as patched:
-        patched.setattr(patrolling, "_still_alone", gone)
+        patched.setattr(patrolling, "require_lock", gone)
         await tasks.patrol(context, 0)
     assert broken == ["gone"]
     assert await studio.do("SELECT 1 FROM patrol_runs WHERE state = 'running'") != []

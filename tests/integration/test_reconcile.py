@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from butai.assets.findings import service
 from butai.assets.findings.reconcile import ListingReconciler, ReconcileOptions
-from butai.assets.findings.service import Action, act
+from butai.assets.findings.service import FindingAction, act
 from butai.assets.imports.listings import FileListing
 from butai.assets.storage.client import BytesPayload, ObjectAbsent, Store
 from butai.audit import Origin
@@ -44,7 +44,7 @@ class Bench:
     async def finding(self) -> int:
         return (await self.rows("SELECT max(id) FROM findings WHERE resolved_at IS NULL"))[0][0]
 
-    async def act(self, action: Action) -> str:
+    async def act(self, action: FindingAction) -> str:
         return await act(self.database, self.store, self.settings.assets, await self.finding(), action, ROOT)
 
     async def there(self, key: str) -> bool:
@@ -84,7 +84,7 @@ async def test_a_dry_run_writes_nothing(bench: Bench) -> None:
 async def test_an_orphan_is_adopted(bench: Bench, run_jobs: Any) -> None:
     await orphan(bench)
     await bench.compare()
-    assert await bench.act(Action.ADOPT) == "adopted"
+    assert await bench.act(FindingAction.ADOPT) == "adopted"
     assert [row[0] for row in await bench.rows("SELECT s3_key FROM assets ORDER BY s3_key")] == [
         "vrm/known.vrm",
         "vrm/orphan.vrm",
@@ -95,7 +95,7 @@ async def test_an_orphan_is_adopted(bench: Bench, run_jobs: Any) -> None:
 async def test_an_orphan_is_moved_before_it_is_deleted(bench: Bench, run_jobs: Any) -> None:
     key = await orphan(bench)
     await bench.compare()
-    assert await bench.act(Action.TRASH) == "trashed"
+    assert await bench.act(FindingAction.TRASH) == "trashed"
     await run_jobs()
     assert not await bench.there(key)
     ledger = "SELECT object_key FROM asset_objects WHERE origin = 'trash' AND object_key LIKE '%butai/%'"
@@ -119,17 +119,17 @@ async def test_a_stale_listing_deletes_nothing(bench: Bench, run_jobs: Any) -> N
     # Somebody wrote it anew.
     await bench.store.put(key, BytesPayload(files.vrm(3)), "model/gltf-binary")
     with pytest.raises(Conflict):
-        await bench.act(Action.TRASH)
+        await bench.act(FindingAction.TRASH)
     await run_jobs()
     assert await bench.there(key)
     assert await bench.finding() == finding
     # Somebody gave it a row.
     await bench.compare()
-    assert await bench.act(Action.ADOPT) == "adopted"
+    assert await bench.act(FindingAction.ADOPT) == "adopted"
     async with bench.database.transaction() as session:
         await session.execute(text("UPDATE findings SET resolved_at = NULL"))
     with pytest.raises(Conflict):
-        await bench.act(Action.TRASH)
+        await bench.act(FindingAction.TRASH)
     await run_jobs()
     assert await bench.there(key)
 
@@ -148,11 +148,11 @@ async def test_a_crash_between_copy_and_delete_loses_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(service.jobs, "enqueue", crash)
         with pytest.raises(StoreUnavailable):
-            await bench.act(Action.TRASH)
+            await bench.act(FindingAction.TRASH)
     assert crashed
     await run_jobs()
     assert await bench.there(key)
-    assert await bench.act(Action.TRASH) == "trashed"
+    assert await bench.act(FindingAction.TRASH) == "trashed"
     await run_jobs()
     assert not await bench.there(key)
 
@@ -165,12 +165,12 @@ async def test_a_row_whose_object_is_gone_goes_to_the_trash(bench: Bench) -> Non
     found = await bench.compare()
     assert found.absent_keys == [key]
     with pytest.raises(Conflict):
-        await bench.act(Action.ADOPT)
+        await bench.act(FindingAction.ADOPT)
     await bench.store.put(key, BytesPayload(files.vrm(1)), "model/gltf-binary")
     with pytest.raises(Conflict):
-        await bench.act(Action.TRASH)
+        await bench.act(FindingAction.TRASH)
     await bench.store.delete(key)
-    assert await bench.act(Action.TRASH) == "trashed"
+    assert await bench.act(FindingAction.TRASH) == "trashed"
     assert (await bench.rows("SELECT deleted_at IS NOT NULL FROM assets")) == [(True,)]
 
 
@@ -191,7 +191,7 @@ async def test_what_is_ignored_stays_ignored(bench: Bench) -> None:
 async def test_what_was_written_anew_after_the_act_stays(bench: Bench, run_jobs: Any) -> None:
     key = await orphan(bench)
     await bench.compare()
-    assert await bench.act(Action.TRASH) == "trashed"
+    assert await bench.act(FindingAction.TRASH) == "trashed"
     await bench.store.put(key, BytesPayload(files.vrm(7)), "model/gltf-binary")
     await run_jobs()
     assert (await bench.store.head(key)).size == len(files.vrm(7))
@@ -202,7 +202,7 @@ async def test_what_was_written_anew_after_the_act_stays(bench: Bench, run_jobs:
 async def test_nothing_goes_whose_copy_is_lost(bench: Bench, run_jobs: Any) -> None:
     key = await orphan(bench)
     await bench.compare()
-    await bench.act(Action.TRASH)
+    await bench.act(FindingAction.TRASH)
     ledger = "SELECT object_key FROM asset_objects WHERE origin = 'trash' AND object_key LIKE '%butai/%'"
     await bench.store.delete((await bench.rows(ledger))[0][0])
     await run_jobs()
@@ -231,16 +231,16 @@ async def test_a_row_goes_into_the_trash_where_absence_is_hidden(bench: Bench, p
     await bench.compare()
     proxy.fault("HEAD", status=403, times=1)
     with pytest.raises(StoreUnavailable):
-        await bench.act(Action.TRASH)
+        await bench.act(FindingAction.TRASH)
     proxy.heal()
     proxy.hide_absence = True
-    assert await bench.act(Action.TRASH) == "trashed"
+    assert await bench.act(FindingAction.TRASH) == "trashed"
 
 
 async def test_an_adoption_whose_end_was_not_written_is_completed(bench: Bench) -> None:
     await orphan(bench)
     await bench.compare()
-    await bench.act(Action.ADOPT)
+    await bench.act(FindingAction.ADOPT)
     await bench.rows("UPDATE findings SET resolved_at = NULL, resolution = NULL RETURNING 1")
-    assert await bench.act(Action.ADOPT) == "adopted"
+    assert await bench.act(FindingAction.ADOPT) == "adopted"
     assert (await bench.rows("SELECT count(*) FROM assets"))[0][0] == 2

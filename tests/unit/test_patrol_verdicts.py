@@ -1,4 +1,4 @@
-"""The patrol's rulings, and what no schedule of faults may bring it to: calling a healthy file lost."""
+"""The patrol's verdicts, and what no schedule of faults may bring it to: calling a healthy file lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from butai.assets.patrol.probe import probe_batch
-from butai.assets.patrol.verdicts import Row, Ruling, is_mass, rule
+from butai.assets.patrol.verdicts import IndexedObject, Verdict, is_mass_loss, judge
 from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.canary import Canary, StoreUnreliable
 from butai.assets.storage.limits import RateLimit
@@ -21,44 +21,50 @@ from tests.examples import examples
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RECHECK = timedelta(minutes=10)
-R = Ruling
+V = Verdict
 
 
-def row(status: str = "ready", suspected: datetime | None = None, number: int = 0) -> Row:
-    return Row(uuid.UUID(int=number), f"o/{number}", status, 10, "e", suspected)
+def row(status: str = "ready", suspected: datetime | None = None, number: int = 0) -> IndexedObject:
+    return IndexedObject(uuid.UUID(int=number), f"o/{number}", status, 10, "e", suspected)
 
 
 @pytest.mark.parametrize(
-    ("answer", "hides", "status", "suspected", "ruling"),
+    ("answer", "hides", "status", "suspected", "verdict"),
     [
-        (HeadAnswer(HeadKind.PRESENT, 10, "e"), False, "ready", None, R.FOUND),
-        (HeadAnswer(HeadKind.PRESENT, 10, "e"), True, "missing", None, R.RECOVERED),
-        (HeadAnswer(HeadKind.PRESENT, 11, "e"), False, "ready", None, R.MISMATCH),
-        (HeadAnswer(HeadKind.PRESENT, 10, "f"), False, "ready", None, R.MISMATCH),
+        (HeadAnswer(HeadKind.PRESENT, 10, "e"), False, "ready", None, V.FOUND),
+        (HeadAnswer(HeadKind.PRESENT, 10, "e"), True, "missing", None, V.RECOVERED),
+        (HeadAnswer(HeadKind.PRESENT, 11, "e"), False, "ready", None, V.MISMATCH),
+        (HeadAnswer(HeadKind.PRESENT, 10, "f"), False, "ready", None, V.MISMATCH),
         # Other bytes under a lost file's key are not that file.
-        (HeadAnswer(HeadKind.PRESENT, 11, "e"), False, "missing", None, R.MISMATCH),
+        (HeadAnswer(HeadKind.PRESENT, 11, "e"), False, "missing", None, V.MISMATCH),
         # A store that tells no ETag.
-        (HeadAnswer(HeadKind.PRESENT, 10, ""), False, "ready", None, R.FOUND),
-        (HeadAnswer(HeadKind.ABSENT), False, "ready", None, R.LOST),
-        (HeadAnswer(HeadKind.ABSENT), False, "missing", None, R.STILL_MISSING),
+        (HeadAnswer(HeadKind.PRESENT, 10, ""), False, "ready", None, V.FOUND),
+        (HeadAnswer(HeadKind.ABSENT), False, "ready", None, V.LOST),
+        (HeadAnswer(HeadKind.ABSENT), False, "missing", None, V.STILL_MISSING),
         # A store that shows what is absent, and denies: a right is broken, not a file.
-        (HeadAnswer(HeadKind.DENIED), False, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
-        (HeadAnswer(HeadKind.DENIED), True, "ready", None, R.SUSPECT),
-        (HeadAnswer(HeadKind.DENIED), True, "ready", NOW - RECHECK + timedelta(seconds=1), R.SUSPECT),
-        (HeadAnswer(HeadKind.DENIED), True, "ready", NOW - RECHECK, R.LOST),
-        (HeadAnswer(HeadKind.DENIED), True, "missing", None, R.STILL_MISSING),
-        (HeadAnswer(HeadKind.UNCLEAR, code="store_timeout"), True, "ready", NOW - 2 * RECHECK, R.UNDECIDED),
-        (HeadAnswer(HeadKind.UNCLEAR, code="store_unavailable"), False, "missing", None, R.UNDECIDED),
+        (HeadAnswer(HeadKind.DENIED), False, "ready", NOW - 2 * RECHECK, V.UNDECIDED),
+        (HeadAnswer(HeadKind.DENIED), True, "ready", None, V.SUSPECT),
+        (HeadAnswer(HeadKind.DENIED), True, "ready", NOW - RECHECK + timedelta(seconds=1), V.SUSPECT),
+        (HeadAnswer(HeadKind.DENIED), True, "ready", NOW - RECHECK, V.LOST),
+        (HeadAnswer(HeadKind.DENIED), True, "missing", None, V.STILL_MISSING),
+        (HeadAnswer(HeadKind.UNCLEAR, code="store_timeout"), True, "ready", NOW - 2 * RECHECK, V.UNDECIDED),
+        (HeadAnswer(HeadKind.UNCLEAR, code="store_unavailable"), False, "missing", None, V.UNDECIDED),
     ],
 )
-def test_each_answer_has_its_ruling(
-    answer: HeadAnswer, hides: bool, status: str, suspected: datetime | None, ruling: Ruling
+def test_each_answer_has_its_verdict(
+    answer: HeadAnswer, hides: bool, status: str, suspected: datetime | None, verdict: Verdict
 ) -> None:
-    assert rule(row(status, suspected), answer, hides_absence=hides, now=NOW, recheck=RECHECK) is ruling
+    assert judge(row(status, suspected), answer, hides_absence=hides, now=NOW, recheck=RECHECK) is verdict
 
 
 def test_a_mass_is_more_than_twenty_and_more_than_two_percent() -> None:
-    assert [is_mass(20, 100), is_mass(21, 100), is_mass(20, 1000), is_mass(21, 1000), is_mass(40, 2000)] == [
+    assert [
+        is_mass_loss(20, 100),
+        is_mass_loss(21, 100),
+        is_mass_loss(20, 1000),
+        is_mass_loss(21, 1000),
+        is_mass_loss(40, 2000),
+    ] == [
         False,
         True,
         False,
@@ -125,21 +131,21 @@ def test_no_healthy_row_is_ever_marked(
     def patrol(at: datetime) -> None:
         try:
             known = asyncio.run(canary.probe())
-            looked = asyncio.run(
+            batch = asyncio.run(
                 probe_batch(list(rows.values()), weather, canary, hides_absence=known, now=at, recheck=RECHECK)
             )
         except StoreUnreliable:
             return
-        for one, ruling, _ in looked.rows:
+        for one, verdict, _ in batch.objects:
             number = one.id.int
-            if ruling is R.LOST:
+            if verdict is V.LOST:
                 assert number in lost, f"{one.object_key} is there, and was called lost"
                 rows[number] = replace(one, status="missing", suspected_at=None)
-            elif ruling is R.SUSPECT:
+            elif verdict is V.SUSPECT:
                 rows[number] = replace(one, suspected_at=one.suspected_at or at)
-            elif ruling is R.FOUND:
+            elif verdict is V.FOUND:
                 rows[number] = replace(one, suspected_at=None)
-            assert ruling is not R.MISMATCH
+            assert verdict is not V.MISMATCH
 
     at = NOW
     for _ in range(rounds):
@@ -150,7 +156,7 @@ def test_no_healthy_row_is_ever_marked(
     for _ in range(3):
         patrol(at)
         at += RECHECK
-    # More than twenty gone would be a mass, and nobody's ruling: there are five at most.
+    # More than twenty gone would be a mass, and nobody's verdict: there are five at most.
     assert {number for number, one in rows.items() if one.status == "missing"} == lost
 
 

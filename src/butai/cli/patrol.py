@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from butai.assets.patrol import queries
-from butai.assets.patrol.run import Patrol, PatrolBusy, Run
+from butai.assets.patrol.lock import PatrolBusy
+from butai.assets.patrol.progress import RunProgress
+from butai.assets.patrol.run import Patrol
 from butai.assets.storage.client import Store
 from butai.config import AlertSettings, Settings
 from butai.database import Database
@@ -50,7 +52,7 @@ def run_patrol(settings: Settings, *, dry_run: bool, everything: bool) -> int:
     return 0
 
 
-async def _run(settings: Settings, dry_run: bool, everything: bool, console: Console) -> Run:
+async def _run(settings: Settings, dry_run: bool, everything: bool, console: Console) -> RunProgress:
     columns = (
         TextColumn("Patrol"),
         BarColumn(),
@@ -61,13 +63,15 @@ async def _run(settings: Settings, dry_run: bool, everything: bool, console: Con
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("", total=None, amiss=0)
 
-        def tell(run: Run) -> None:
+        def show_progress(run: RunProgress) -> None:
             amiss = run.lost + run.suspected + run.mismatched
             progress.update(bar, total=run.due, completed=run.checked, amiss=amiss)
 
         async with Database(settings.database) as database, Store(settings.store) as store:
             patrol = Patrol(database, store, settings.patrol)
-            return await patrol.run("asked", dry_run=dry_run, everything=everything, requested_by="cli", tell=tell)
+            return await patrol.run(
+                "asked", dry_run=dry_run, everything=everything, requested_by="cli", on_progress=show_progress
+            )
 
 
 async def show(database: Database, alerts: AlertSettings) -> None:

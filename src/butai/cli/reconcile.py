@@ -6,8 +6,8 @@ import asyncio
 
 from rich.console import Console
 
-from butai.assets.findings.reconcile import Compared, ListingReconciler, ReconcileOptions
-from butai.assets.findings.service import Action, act, open_ids
+from butai.assets.findings.reconcile import Comparison, ListingReconciler, ReconcileOptions
+from butai.assets.findings.service import FindingAction, act, open_ids
 from butai.assets.imports.listing_formats import ListingError
 from butai.assets.storage.canary import StoreUnreliable
 from butai.assets.storage.client import Store
@@ -19,7 +19,7 @@ from butai.errors import ButaiError, Conflict
 
 
 def run_reconcile(
-    settings: Settings, source: ListingSource, options: ReconcileOptions, action: Action | None, limit: int
+    settings: Settings, source: ListingSource, options: ReconcileOptions, action: FindingAction | None, limit: int
 ) -> int:
     """Compares, tells, and with an action acts on at most `limit` findings. Returns the exit status."""
     console = Console(stderr=True)
@@ -39,7 +39,7 @@ async def _run(
     settings: Settings,
     source: ListingSource,
     options: ReconcileOptions,
-    action: Action | None,
+    action: FindingAction | None,
     limit: int,
     console: Console,
 ) -> int:
@@ -50,7 +50,9 @@ async def _run(
         _show(found, options, console)
         if action is None or not options.write:
             return 0
-        kinds = ("object_without_row",) if action is Action.ADOPT else ("object_without_row", "row_without_object")
+        kinds = (
+            ("object_without_row",) if action is FindingAction.ADOPT else ("object_without_row", "row_without_object")
+        )
         done = refused = 0
         for finding_id, _ in await open_ids(database, kinds, limit):
             try:
@@ -63,7 +65,7 @@ async def _run(
         return 1 if refused else 0
 
 
-def _show(found: Compared, options: ReconcileOptions, console: Console) -> None:
+def _show(found: Comparison, options: ReconcileOptions, console: Console) -> None:
     console.print(f"{found.listed} lines of the listing.")
     for count, names, what in (
         (found.unknown, found.unknown_keys, "objects have no row"),

@@ -1,1 +1,1 @@
-"""Where index and store disagree, and what an operator does about it."""
+"""Findings: disagreements of index and store beyond what a patrol sees, and what an operator does about any of them."""

@@ -1,9 +1,8 @@
-"""Holds a listing of the bucket, which a person brings, against the index: objects with no row, rows with no object.
+"""Compares a listing of the bucket, which an operator brings, with the index: objects without a row, rows without an object.
 
-A listing is old as soon as it is made, so it only says where to look: the store is asked for everything that does not
-agree, with the patrol's care (canaries, and no belief in a mass). Writes findings and nothing else; what is to be done
-about one is `finding_actions`. Objects whose size differs are found by the patrol, which asks for each. Called by
-`butai reconcile`.
+A listing is out of date as soon as it is made, so it only says where to look: every object on which listing and index
+disagree is probed, by the patrol's rules (canaries, a second HEAD, no mass loss). Writes findings and changes no asset.
+Objects whose size or ETag differs are left to the patrol, which probes each of them anyway.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from sqlalchemy import func, select, text
 
 from butai.assets import keys
 from butai.assets.imports.listings import Listing
+from butai.assets.patrol.finding_writer import open_finding, resolve_findings
 from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.patrol.probe import probe_batch
-from butai.assets.patrol.verdicts import GRAVE, Row
-from butai.assets.patrol.writer import open_finding, resolve_finding
+from butai.assets.patrol.verdicts import ADVERSE, IndexedObject
 from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary
 from butai.assets.storage.client import BytesPayload, Store
@@ -40,12 +39,12 @@ BATCH = 1000
 ACTOR = "reconcile"
 
 OURS = ("butai/patrol/", "butai/import/", "butai/ready")
-"""What the service itself keeps in the bucket, behind its prefix, that is nobody's file."""
+"""Keys of the service's own objects in the bucket, behind its prefix, that are no assets."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileOptions:
-    """`strip_prefix` and `add_prefix` as an import has them. `write`: findings are written, not only counted."""
+    """`strip_prefix` and `add_prefix` as in `ImportOptions`. `write`: findings are written, not only counted."""
 
     strip_prefix: str = ""
     add_prefix: str = ""
@@ -53,8 +52,9 @@ class ReconcileOptions:
 
 
 @dataclass(slots=True)
-class Compared:
-    """What came of it. Of object keys, `SHOWN` of each kind are kept."""
+class Comparison:
+    """Counts of a comparison: lines `listed`, objects `unknown` to the index, rows whose object is `absent`, objects
+    without a clear answer, and findings that an operator had `ignored`. The first `SHOWN` keys of each kind are kept."""
 
     listed: int = 0
     unknown: int = 0
@@ -69,7 +69,7 @@ SHOWN = 20
 
 
 class ListingReconciler:
-    """One run. Raises `StoreUnreliable` when the store cannot be believed, and what the listing raises."""
+    """Compares one listing. `on_progress` is called after each batch."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class ListingReconciler:
         options: ReconcileOptions,
         *,
         heads: Heads | None = None,
-        tell: Callable[[Compared], None] = lambda _found: None,
+        on_progress: Callable[[Comparison], None] = lambda _found: None,
     ) -> None:
         self._database = database
         self._store = store
@@ -87,11 +87,11 @@ class ListingReconciler:
         self._options = options
         self._heads = heads or StoreHeads(store, settings.rate)
         self._canary = Canary(self._heads, store.prefix)
-        self._tell = tell
-        self.found = Compared()
+        self._on_progress = on_progress
+        self.found = Comparison()
 
-    async def run(self, listing: Listing) -> Compared:
-        """Compares the whole of it."""
+    async def run(self, listing: Listing) -> Comparison:
+        """Compares the whole listing. Raises `StoreUnreliable`, `Unavailable`, and what the listing raises."""
         own = await self._heads.head(self._canary.key)
         if own.kind is not HeadKind.PRESENT:
             await self._store.put(self._canary.key, BytesPayload(b"canary"), "text/plain")
@@ -105,14 +105,14 @@ class ListingReconciler:
                 async with connection.cursor().copy("COPY listed FROM STDIN") as copy:
                     for name in names:
                         await copy.write_row((name,))
-                await self._unknown(connection, names)
-                self._tell(self.found)
+                await self._find_unknown(connection, names)
+                self._on_progress(self.found)
             await connection.execute("CREATE INDEX ON listed (key)")
             await connection.execute("ANALYZE listed")
-            await self._without_objects(connection, hides_absence)
-            over = await self._over(connection, hides_absence) if self._options.write else []
+            await self._find_absent(connection, hides_absence)
+            settled = await self._settled(connection, hides_absence) if self._options.write else []
         if self._options.write:
-            await self._write_run(hides_absence, over)
+            await self._write_run(hides_absence, settled)
         return self.found
 
     @asynccontextmanager
@@ -125,7 +125,7 @@ class ListingReconciler:
 
     # Objects with no row
 
-    async def _unknown(self, connection: psycopg.AsyncConnection[Any], names: list[str]) -> None:
+    async def _find_unknown(self, connection: psycopg.AsyncConnection[Any], names: list[str]) -> None:
         prefix = self._store.prefix
         names = [name for name in names if not name.startswith(tuple(prefix + ours for ours in OURS))]
         cursor = await connection.execute(
@@ -139,7 +139,7 @@ class ListingReconciler:
             if answer.kind is HeadKind.UNCLEAR or answer.kind is HeadKind.DENIED:
                 self.found.undecided += 1
             if answer.kind is not HeadKind.PRESENT:
-                # Gone since the listing was made.
+                # Deleted since the listing was made.
                 continue
             if await self._ignored("object_without_row", name):
                 self.found.ignored += 1
@@ -153,7 +153,7 @@ class ListingReconciler:
                     await open_finding(session, "object_without_row", name, None, None, detail)
 
     def _as_file(self, name: str) -> dict[str, Any]:
-        """What the object would be in the library."""
+        """Under which key an import would take the object, or why it would not."""
         strip = self._options.strip_prefix
         if not name.startswith(strip):
             return {"adoptable": False}
@@ -175,13 +175,13 @@ class ListingReconciler:
 
     # Rows with no object
 
-    async def _without_objects(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> None:
+    async def _find_absent(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> None:
         after = UUID(int=0)
         while True:
-            cursor = connection.cursor(row_factory=class_row(Row))
+            cursor = connection.cursor(row_factory=class_row(IndexedObject))
             await cursor.execute(
                 """SELECT a.id, a.object_key, a.status, a.size_bytes AS size, a.etag,
-                          -- Twice suspect is for the patrol, which comes again; here somebody who may list has spoken.
+                          -- Long suspect: the listing counts as the first of the two looks that a 403 needs.
                           now() - interval '1 day' AS suspected_at
                    FROM assets a
                    WHERE a.status = 'ready' AND a.deleted_at IS NULL AND a.object_key IS NOT NULL AND a.id > %s
@@ -193,7 +193,7 @@ class ListingReconciler:
             if not rows:
                 return
             after = rows[-1].id
-            looked = await probe_batch(
+            batch = await probe_batch(
                 rows,
                 self._heads,
                 self._canary,
@@ -201,12 +201,12 @@ class ListingReconciler:
                 now=datetime.now(UTC),
                 recheck=timedelta(minutes=self._settings.recheck_minutes),
             )
-            for row, ruling, _ in looked.rows:
-                if ruling in GRAVE:
-                    await self._absent(row)
-            self._tell(self.found)
+            for each in batch.objects:
+                if each.verdict in ADVERSE:
+                    await self._note_absent(each.row)
+            self._on_progress(self.found)
 
-    async def _absent(self, row: Row) -> None:
+    async def _note_absent(self, row: IndexedObject) -> None:
         if await self._ignored("row_without_object", row.object_key):
             self.found.ignored += 1
             return
@@ -219,8 +219,8 @@ class ListingReconciler:
                 detail = {"s3_key": name, "size": row.size, "etag": row.etag}
                 await open_finding(session, "row_without_object", row.object_key, row.id, None, detail)
 
-    async def _over(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> list[str]:
-        """Objects of open findings that are no longer so: gone by themselves, or there again."""
+    async def _settled(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> list[str]:
+        """Object keys of open findings that no longer hold: the object is gone, or is there again."""
         cursor = await connection.execute(
             """SELECT object_key, kind = 'object_without_row' FROM findings f
                WHERE resolved_at IS NULL AND (
@@ -238,11 +238,11 @@ class ListingReconciler:
         gone = {HeadKind.ABSENT, HeadKind.DENIED} if hides_absence else {HeadKind.ABSENT}
         return [
             key
-            for (key, orphan), answer in zip(rows, answers, strict=True)
-            if (answer.kind in gone if orphan else answer.kind is HeadKind.PRESENT)
+            for (key, without_row), answer in zip(rows, answers, strict=True)
+            if (answer.kind in gone if without_row else answer.kind is HeadKind.PRESENT)
         ]
 
-    async def _write_run(self, hides_absence: bool, over: list[str]) -> None:
+    async def _write_run(self, hides_absence: bool, settled: list[str]) -> None:
         found = self.found
         async with self._database.transaction() as session:
             session.add(
@@ -259,8 +259,8 @@ class ListingReconciler:
                     ended_at=func.now(),
                 )
             )
-            # What was found earlier and is in the index by now, or has its object again.
-            settled = await session.scalars(
+            # Objects found earlier that have a row by now, and rows that are in the trash or have another object.
+            indexed = await session.scalars(
                 text(
                     """SELECT object_key FROM findings f WHERE resolved_at IS NULL AND (
                          kind = 'object_without_row' AND EXISTS (
@@ -270,7 +270,7 @@ class ListingReconciler:
                 )
             )
             kinds = ("object_without_row", "row_without_object")
-            await resolve_finding(session, kinds, [*settled, *over], "agrees", ACTOR)
+            await resolve_findings(session, kinds, [*indexed, *settled], "agrees", ACTOR)
         log.info("reconcile.completed", listed=found.listed, unknown=found.unknown, absent=found.absent)
 
 

@@ -1,8 +1,8 @@
-"""What an operator does about a finding: adopt, trash, ignore. Called by `butai reconcile` and by the patrol's routes.
+"""What an operator does about a finding: adopt, trash, ignore.
 
-Nothing is deleted on the word of a listing: row and object are asked for again, an object is copied into the trash first,
-and the original goes by a job (`tasks.remove_moved`) that looks at row, object and copy once more. A crash at any point
-leaves the finding open, and the same act again completes it.
+No listing is trusted enough to delete by it: row and object are checked again, an object is copied into the trash first,
+and the original is removed by a job (`assets.remove_moved`) that checks row, object and copy once more. A crash at any
+point leaves the finding open, and the same action again completes it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from butai.errors import Conflict, NotFound, StoreUnavailable
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(hours=1)
-"""A copy within the store takes seconds; after this its maker is taken for dead, and the copy removed."""
+"""A copy within the store takes seconds; after this its writer counts as dead, and the copy is removed."""
 
 
-class Action(StrEnum):
-    """What can be done."""
+class FindingAction(StrEnum):
+    """What an operator can do about a finding."""
 
     ADOPT = "adopt"
     TRASH = "trash"
@@ -47,18 +47,18 @@ class Action(StrEnum):
 
 
 FITS = {
-    "object_without_row": {Action.ADOPT, Action.TRASH, Action.IGNORE},
-    "row_without_object": {Action.TRASH, Action.IGNORE},
-    "missing": {Action.TRASH, Action.IGNORE},
-    "mismatch": {Action.IGNORE},
+    "object_without_row": {FindingAction.ADOPT, FindingAction.TRASH, FindingAction.IGNORE},
+    "row_without_object": {FindingAction.TRASH, FindingAction.IGNORE},
+    "missing": {FindingAction.TRASH, FindingAction.IGNORE},
+    "mismatch": {FindingAction.IGNORE},
 }
 
 
 async def act(
-    database: Database, store: Store, settings: AssetSettings, finding_id: int, action: Action, origin: Origin
+    database: Database, store: Store, settings: AssetSettings, finding_id: int, action: FindingAction, origin: Origin
 ) -> str:
-    """Does it; returns the resolution. Raises `NotFound`, `Conflict` when the finding is closed, the act does not fit it, or
-    the store or the index is not as the finding says; `Unavailable`, with the finding still open."""
+    """Acts, and returns the resolution. Raises `NotFound`; `Conflict` when the finding is resolved, the action does not
+    apply, or store or index are no longer as the finding says; `Unavailable`, with the finding still open."""
     async with database.transaction() as session:
         finding = await session.get(Finding, finding_id)
     if finding is None:
@@ -67,10 +67,10 @@ async def act(
         raise Conflict(f"The finding is closed: {finding.resolution}")
     if action not in FITS[finding.kind]:
         raise Conflict(f"{action} does not fit a finding of the kind {finding.kind}")
-    if action is Action.ADOPT:
+    if action is FindingAction.ADOPT:
         await _adopt(database, store, settings, finding)
         resolution = "adopted"
-    elif action is Action.IGNORE:
+    elif action is FindingAction.IGNORE:
         resolution = "ignored"
     elif finding.kind == "object_without_row":
         await _trash_object(database, store, settings, finding)
@@ -90,19 +90,20 @@ async def act(
 
 
 async def _adopt(database: Database, store: Store, settings: AssetSettings, finding: Finding) -> None:
-    """Through the import, which asks for the object and decides as ever."""
+    """Imports the object, by the rules of any import. Raises `Conflict` when it cannot be imported."""
     if not finding.detail.get("adoptable"):
         raise Conflict("The object's key is none that the library keeps")
-    said: list[ImportVerdict] = []
+    verdicts: list[ImportVerdict] = []
     options = ImportOptions(visibility=settings.default_visibility, strip_prefix=finding.detail.get("strip_prefix", ""))
 
     async def one() -> AsyncIterator[list[ListedObject]]:
         yield [ListedObject(finding.object_key)]
 
-    await Importer(database, store, options, said.append).run(one(), lambda _tally: None)
-    # Unchanged: it was adopted before, and the finding's end was not written.
-    if not said or (said[0].outcome not in (Outcome.ADDED, Outcome.UPDATED) and said[0].reason != "unchanged"):
-        raise Conflict(f"It cannot be adopted: {said[0].reason if said else 'nothing is known of it'}")
+    await Importer(database, store, options, verdicts.append).run(one(), lambda _tally: None)
+    # `unchanged`: an earlier action adopted it and did not come to resolve the finding.
+    if verdicts and (verdicts[0].outcome in (Outcome.ADDED, Outcome.UPDATED) or verdicts[0].reason == "unchanged"):
+        return
+    raise Conflict(f"It cannot be adopted: {verdicts[0].reason if verdicts else 'nothing is known of it'}")
 
 
 async def _trash_object(database: Database, store: Store, settings: AssetSettings, finding: Finding) -> None:
@@ -125,8 +126,8 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
             await ledger.condemn(session, kept, ObjectTrigger.GIVEN_UP)
         raise error if isinstance(error, Conflict) else Conflict("The object is gone already") from error
     async with database.transaction() as session:
-        # First it is kept elsewhere for as long as any trash, then it goes.
-        await ledger.condemn(session, kept, ObjectTrigger.TRASHED, after=timedelta(days=settings.trash_days))
+        # The copy is kept for as long as anything in the trash.
+        await transitions.condemn(session, kept, after=timedelta(days=settings.trash_days))
         await jobs.enqueue(
             session,
             ledger.REMOVE_MOVED,
@@ -136,8 +137,19 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
 
 
 async def _claim(session: AsyncSession, object_key: str) -> None:
-    """Has the ledger say that this object is to go, so that nobody adopts it meanwhile. Raises `Conflict` when it is known."""
-    claimed = await ledger.claim(session, object_key)
+    """Marks the object in the ledger as condemned, so that no import adopts it meanwhile. Raises `Conflict` when it has a
+    row."""
+    claimed = await session.scalar(
+        text(
+            """INSERT INTO asset_objects (object_key, origin, state, attempt, settled_at)
+               VALUES (:key, 'trash', 'condemned', 0, now())
+               ON CONFLICT (object_key) DO UPDATE SET origin = 'trash', state = 'condemned', settled_at = now()
+               WHERE asset_objects.state = 'removed'
+                  OR asset_objects.origin = 'trash' AND asset_objects.state = 'condemned'
+               RETURNING 1"""
+        ),
+        {"key": object_key},
+    )
     used = await session.scalar(text("SELECT 1 FROM assets WHERE object_key = :key LIMIT 1"), {"key": object_key})
     if not claimed or used is not None:
         raise Conflict("The object has a row by now")
@@ -156,8 +168,8 @@ async def _trash_row(database: Database, store: Store, finding: Finding, origin:
 
 
 async def _absent(store: Store, object_key: str) -> bool:
-    """Also at a store that says 403 of what is absent: then our own object must be there, and a key that cannot be, denied.
-    Raises `Unavailable`."""
+    """Whether the object is gone. At a store that hides absence, 403 counts once the canaries were good. Raises
+    `Unavailable` without a clear answer."""
     heads = StoreHeads(store, rate=50)
     try:
         hides_absence = await Canary(heads, store.prefix).probe()
@@ -172,7 +184,7 @@ async def _absent(store: Store, object_key: str) -> bool:
 
 
 async def open_ids(database: Database, kinds: tuple[str, ...], limit: int) -> list[tuple[int, dict[str, Any]]]:
-    """Open findings, oldest first, for an act on many."""
+    """Ids and details of open findings, oldest first, at most `limit`."""
     async with database.transaction() as session:
         rows = await session.execute(
             select(Finding.id, Finding.detail)

@@ -1,1 +1,1 @@
-"""The patrol: what the store has lost is found, and nothing that is there is called lost."""
+"""The patrol: checks every hour that the store still has what the index says, without the right to list the bucket."""

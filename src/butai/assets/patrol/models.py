@@ -1,4 +1,4 @@
-"""The patrol's tables, and those of findings. Written by `runs`, `looking` and `butai.assets.findings.reconcile`."""
+"""The tables of patrol runs, of when each object was checked, and of findings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from butai.database import Model
 
 
 class PatrolRun(Model):
-    """One run. `due` is how many assets it set out to look for; `found`, `suspected`, `lost` (with what was missing before),
-    `recovered`, `mismatched` and `undecided` (5xx, time-outs, throttling) add up to `checked`. `stop_code` says why it
-    stopped before its end."""
+    """One run. `due` is how many assets it set out to check; `found`, `suspected`, `lost` (with those that were missing
+    before), `recovered`, `mismatched` and `undecided` (5xx, time-outs, throttling) add up to `checked`. `stop_code` says
+    why it stopped before its end, `checkpoint` is the last asset of its last batch."""
 
     __tablename__ = "patrol_runs"
     __table_args__ = (
@@ -47,8 +47,8 @@ class PatrolRun(Model):
 
 
 class AssetCheck(Model):
-    """When an asset's object was last looked for, and when it is due again. Apart from `assets`: that row is wide, and
-    each of its many indexes would be written anew for every look."""
+    """When an asset's object was last checked, and when it is due again. A table of its own, because a row of `assets` is
+    wide, and each of its many indexes would be written for every check."""
 
     __tablename__ = "asset_checks"
     __table_args__ = {"postgresql_with": {"fillfactor": 70}}
@@ -62,7 +62,7 @@ class AssetCheck(Model):
 
 
 class Finding(Model):
-    """What does not agree between index and store, open until `resolved_at`. One open finding for a kind and an object."""
+    """One disagreement of index and store, open until `resolved_at`. At most one is open for a kind and an object."""
 
     __tablename__ = "findings"
     __table_args__ = (

@@ -1,6 +1,6 @@
-"""What an operator is told of a patrol: one digest of a round that changed something, and that one stopped.
+"""What a patrol notifies an operator of: one digest of a run that changed something, and an alert of one that stopped.
 
-Called by `patrolling`, in the transaction of what is told of.
+Sent in the transaction of the change itself, so that neither exists without the other.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.storage.canary import StoreUnreliable
 from butai.errors import Code
 
-MOST_NAMED = 20
-"""Files that a message names; all of them are at `GET /api/assets/patrol`."""
+MOST_LISTED = 20
+"""Files that a message names; `GET /api/assets/patrol` has all of them."""
 
 
-def files(count: int) -> str:
+def count_files(count: int) -> str:
     """A number of files, in words."""
     return "1 file" if count == 1 else f"{count} files"
 
 
-def named(title: str, keys: Sequence[str]) -> str:
-    """A title, and the first of the keys."""
-    more = f"\n… and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
-    return f"{title}:\n" + "\n".join(keys[:MOST_NAMED]) + more
+def list_keys(title: str, keys: Sequence[str]) -> str:
+    """A title, and the first `MOST_LISTED` of the keys, one a line."""
+    more = f"\n… and {len(keys) - MOST_LISTED} more" if len(keys) > MOST_LISTED else ""
+    return f"{title}:\n" + "\n".join(keys[:MOST_LISTED]) + more
 
 
-async def tell_digest(session: AsyncSession, run_id: int) -> None:
-    """One message about all that this run changed; none when it changed nothing."""
+async def send_digest(session: AsyncSession, run_id: int) -> None:
+    """Sends one message about all that this run changed; none when it changed nothing."""
     name = Finding.detail["s3_key"].astext
     started = select(PatrolRun.started_at).where(PatrolRun.id == run_id).scalar_subquery()
-    found: dict[str, Sequence[str]] = {}
+    changes: dict[str, Sequence[str]] = {}
     for what, condition in (
         ("lost", (Finding.kind == "missing") & (Finding.run_id == run_id)),
         ("recovered", (Finding.resolution == "recovered") & (Finding.resolved_at >= started)),
@@ -42,20 +42,20 @@ async def tell_digest(session: AsyncSession, run_id: int) -> None:
     ):
         keys = (await session.scalars(select(name).where(condition).order_by(name))).all()
         if keys:
-            found[what] = keys
-    if found:
-        title = "Patrol: " + ", ".join(f"{files(len(keys))} {what}" for what, keys in found.items())
-        body = "\n\n".join(named(what.capitalize(), keys) for what, keys in found.items())
-        await digest(session, title, body, "warning" if set(found) != {"recovered"} else "info")
+            changes[what] = keys
+    if changes:
+        title = "Patrol: " + ", ".join(f"{count_files(len(keys))} {what}" for what, keys in changes.items())
+        body = "\n\n".join(list_keys(what.capitalize(), keys) for what, keys in changes.items())
+        await digest(session, title, body, "warning" if set(changes) != {"recovered"} else "info")
 
 
-async def tell_stop(session: AsyncSession, stopped: StoreUnreliable) -> None:
-    """Raises the alert of a run that stopped."""
+async def raise_stop_alert(session: AsyncSession, stopped: StoreUnreliable) -> None:
+    """Raises the alert of a run that stopped, under the code it stopped with."""
     titles = {
         Code.PATROL_UNRELIABLE: "The patrol cannot believe the store",
         Code.PATROL_MASS_MISSING: "Very many files seem to be gone from the store",
     }
-    advice = "No file was marked. `butai doctor` tells what the store allows; the next patrol tries again."
+    advice = "No file was marked. `butai doctor` shows what the store allows; the next patrol tries again."
     await raise_alert(
         session,
         key=stopped.code,

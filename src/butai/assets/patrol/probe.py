@@ -1,7 +1,7 @@
-"""One batch of the patrol: asks the store, weighs the answers, and looks again before it believes anything bad.
+"""Probes one batch of objects: HEAD requests, a verdict on each answer, and a second HEAD before an adverse one stands.
 
-Knows no database: `patrolling` hands in rows and writes what comes out. A ruling against a healthy file is worse than one
-that comes an hour late, so every doubt ends without one.
+Reads and writes no database. A wrong verdict against a healthy file costs more than a right one that comes an hour late, so
+every doubt ends without one.
 """
 
 from __future__ import annotations
@@ -10,64 +10,79 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from butai.assets.patrol.verdicts import GRAVE, Row, Ruling, is_mass, rule
+from butai.assets.patrol.verdicts import ADVERSE, IndexedObject, Verdict, is_mass_loss, judge
 from butai.assets.storage.answers import HeadAnswer
-from butai.assets.storage.canary import Canary, StoreUnreliable, said
+from butai.assets.storage.canary import Canary, StoreUnreliable, describe
 from butai.assets.storage.heads import Heads
 from butai.errors import Code
 
 MOST_UNDECIDED = 0.5
-"""Of a batch: beyond this share without a clear answer the store is not one to ask now."""
+"""Share of a batch without a clear answer beyond which the store counts as unreliable."""
+
+
+class ProbedObject(NamedTuple):
+    """One object with its verdict and the answer behind it."""
+
+    row: IndexedObject
+    verdict: Verdict
+    answer: HeadAnswer
 
 
 @dataclass(slots=True)
 class BatchResult:
-    """What became of a batch: each row with its ruling and the answer behind it."""
+    """A probed batch, in the order of its rows, and how many objects got each verdict."""
 
-    rows: list[tuple[Row, Ruling, HeadAnswer]]
-    counts: Counter[Ruling] = field(default_factory=Counter)
+    objects: list[ProbedObject] = field(default_factory=list)
+    counts: Counter[Verdict] = field(default_factory=Counter)
 
 
 async def probe_batch(
-    rows: Sequence[Row], heads: Heads, canary: Canary, *, hides_absence: bool, now: datetime, recheck: timedelta
+    rows: Sequence[IndexedObject],
+    heads: Heads,
+    canary: Canary,
+    *,
+    hides_absence: bool,
+    now: datetime,
+    recheck: timedelta,
 ) -> BatchResult:
-    """Rules on each of `rows`. Raises `StoreUnreliable`: then none of these rows may change.
+    """Judges each of `rows`. Raises `StoreUnreliable`: then none of these assets may change.
 
-    A ruling against a healthy row stands when a second look says the same, with the canaries good before and after it:
-    an outage that begins or ends anywhere in between shows in one of them.
+    An adverse verdict stands when a second HEAD gives the same one, with the canaries good before and after it: an outage
+    that begins or ends in between shows in one of them.
     """
 
-    def ruled(row: Row, answer: HeadAnswer) -> Ruling:
-        return rule(row, answer, hides_absence=hides_absence, now=now, recheck=recheck)
+    def judged(row: IndexedObject, answer: HeadAnswer) -> Verdict:
+        return judge(row, answer, hides_absence=hides_absence, now=now, recheck=recheck)
 
     answers = await heads.many([row.object_key for row in rows])
-    found = [(row, ruled(row, answer), answer) for row, answer in zip(rows, answers, strict=True)]
-    undecided = sum(ruling is Ruling.UNDECIDED for _, ruling, _ in found)
-    if undecided > max(1, MOST_UNDECIDED * len(rows)):
-        codes = Counter(said(answer) for _, ruling, answer in found if ruling is Ruling.UNDECIDED)
+    first = [ProbedObject(row, judged(row, answer), answer) for row, answer in zip(rows, answers, strict=True)]
+    undecided = [each for each in first if each.verdict is Verdict.UNDECIDED]
+    if len(undecided) > max(1, MOST_UNDECIDED * len(rows)):
+        answered = Counter(describe(each.answer) for each in undecided)
         raise StoreUnreliable(
-            f"{undecided} of {len(rows)} objects had no clear answer; mostly: {codes.most_common(1)[0][0]}"
+            f"{len(undecided)} of {len(rows)} objects had no clear answer; mostly: {answered.most_common(1)[0][0]}"
         )
-    grave = sum(ruling in GRAVE for _, ruling, _ in found)
-    if grave:
-        await _same(canary, hides_absence)
-        if is_mass(grave, len(rows)):
+    adverse = sum(each.verdict in ADVERSE for each in first)
+    if adverse:
+        await _require_same_store(canary, hides_absence)
+        if is_mass_loss(adverse, len(rows)):
             raise StoreUnreliable(
-                f"{grave} of {len(rows)} objects seem to be gone: nothing was marked", code=Code.PATROL_MASS_MISSING
+                f"{adverse} of {len(rows)} objects seem to be gone: nothing was marked", code="patrol_mass_missing"
             )
-    looked = BatchResult([])
-    for row, ruling, answer in found:
-        if ruling in GRAVE:
-            answer = await heads.head(row.object_key)
-            ruling = ruled(row, answer)
-            if ruling in GRAVE:
-                await _same(canary, hides_absence)
-        looked.rows.append((row, ruling, answer))
-        looked.counts[ruling] += 1
-    return looked
+    result = BatchResult()
+    for each in first:
+        if each.verdict in ADVERSE:
+            answer = await heads.head(each.row.object_key)
+            each = ProbedObject(each.row, judged(each.row, answer), answer)
+            if each.verdict in ADVERSE:
+                await _require_same_store(canary, hides_absence)
+        result.objects.append(each)
+        result.counts[each.verdict] += 1
+    return result
 
 
-async def _same(canary: Canary, hides_absence: bool) -> None:
+async def _require_same_store(canary: Canary, hides_absence: bool) -> None:
     if await canary.probe() is not hides_absence:
-        raise StoreUnreliable("the store hides what is absent at one moment, and at another it does not")
+        raise StoreUnreliable("the store hides absent keys at one moment and shows them at another")

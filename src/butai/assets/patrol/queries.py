@@ -1,4 +1,4 @@
-"""What is read of the patrol: whether a round is due, runs, findings. Called by `tasks`, `routes` and `butai patrol`."""
+"""Reads of the patrol: whether a run is due, the runs, the findings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from psycopg.rows import dict_row
 from butai.config import PatrolSettings
 from butai.database import Connection, Database
 
-AFTER_A_STOP = 10.0
-"""Minutes until the next try, after a round that could not believe the store."""
+RETRY_MINUTES = 10.0
+"""Until the next run, after one that stopped because the store was unreliable."""
 
 _LAST = """
     SELECT state, started_at FROM patrol_runs
@@ -21,7 +21,7 @@ _LAST = """
 
 
 async def is_due(database: Database, settings: PatrolSettings) -> bool:
-    """Whether a round should begin now, or one that was left unfinished be taken up."""
+    """Whether a run should begin now, or an unfinished one be resumed."""
 
     async def ask(connection: Connection) -> tuple[str, datetime] | None:
         return await (await connection.execute(_LAST)).fetchone()
@@ -29,7 +29,7 @@ async def is_due(database: Database, settings: PatrolSettings) -> bool:
     last = await database.read(ask)
     if last is None or last[0] == "running":
         return True
-    minutes = settings.minutes if last[0] == "finished" else min(settings.minutes, AFTER_A_STOP)
+    minutes = settings.minutes if last[0] == "finished" else min(settings.minutes, RETRY_MINUTES)
     return last[1] + timedelta(minutes=minutes) <= datetime.now(UTC) + timedelta(seconds=5)
 
 
@@ -73,7 +73,7 @@ async def findings(
 
 
 async def summary(database: Database, stale_hours: float) -> dict[str, Any]:
-    """When the last round ended, whether that is too long ago, and how many findings are open."""
+    """When the last run finished, whether that is longer ago than `stale_hours`, and how many findings are open."""
 
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
         return await (await connection.execute(_SUMMARY)).fetchone()
@@ -85,9 +85,9 @@ async def summary(database: Database, stale_hours: float) -> dict[str, Any]:
     return {"lastFinishedAt": row[0], "stale": stale, "openFindings": open_findings}
 
 
-async def _many(database: Database, statement: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+async def _many(database: Database, statement: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     async def ask(connection: Connection) -> list[dict[str, Any]]:
         cursor = connection.cursor(row_factory=dict_row)
-        return await (await cursor.execute(statement, asked)).fetchall()  # pyright: ignore[reportArgumentType]
+        return await (await cursor.execute(statement, values)).fetchall()  # pyright: ignore[reportArgumentType]
 
     return await database.read(ask)

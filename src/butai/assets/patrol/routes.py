@@ -1,4 +1,4 @@
-"""The patrol's paths, for operators: `/api/assets/patrol`."""
+"""Paths of the patrol, for operators: `/api/assets/patrol`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from butai import audit, jobs
 from butai.assets.library import get_library
 from butai.assets.patrol import queries
-from butai.assets.patrol.schemas import FindingKind, PatrolAsked, PatrolOut
+from butai.assets.patrol.schemas import FindingKind, PatrolOut, PatrolRequest
 from butai.assets.patrol.task_names import PATROL_NOW
 from butai.config import Settings
 from butai.web.dependencies import Operator, SmallBodies, origin
@@ -31,7 +31,7 @@ async def get_patrol(
     kind: Annotated[FindingKind | None, Query(description="Only findings of this kind")] = None,
     closed: Annotated[bool, Query(description="Resolved findings, too")] = False,
 ) -> Response:
-    """What the patrol did and found, newest first. A run that goes on is seen going on."""
+    """What the patrol did and found, newest first. A run in progress shows how far it has come."""
     database = get_library(request).database
     settings: Settings = request.state.settings
     body = await queries.summary(database, settings.alerts.stale_hours) | {
@@ -41,10 +41,10 @@ async def get_patrol(
     return Response(msgspec.json.encode(body), 200, {"cache-control": "private, no-store"}, "application/json")
 
 
-@router.post("/run", status_code=202, responses=documented(400, 403, 408, 413), summary="Go on a round now")
-async def run_patrol(request: Request, who: Operator, asked: PatrolAsked) -> Response:
-    """Looks for every file, due or not. It begins when a worker is free, unless one goes on already."""
+@router.post("/run", status_code=202, responses=documented(400, 403, 408, 413), summary="Start a patrol run now")
+async def run_patrol(request: Request, who: Operator, wanted: PatrolRequest) -> Response:
+    """Checks every file, due or not. The run begins when a worker is free, unless one is in progress."""
     async with get_library(request).database.transaction() as session:
-        await jobs.enqueue(session, PATROL_NOW, {"dry_run": asked.dryRun, "requested_by": who.user_id})
-        audit.record(session, origin(request, who), "patrol.run", None, detail={"dry_run": asked.dryRun})
+        await jobs.enqueue(session, PATROL_NOW, {"dry_run": wanted.dryRun, "requested_by": who.user_id})
+        audit.record(session, origin(request, who), "patrol.run", None, detail={"dry_run": wanted.dryRun})
     return Response(status_code=202)

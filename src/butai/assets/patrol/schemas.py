@@ -12,7 +12,7 @@ FindingKind = Literal["missing", "mismatch", "object_without_row", "row_without_
 
 
 class PatrolRunOut(BaseModel):
-    """One run. `due` is how many assets it set out to look for; the other counts add up to `checked`."""
+    """One run. `due` is how many assets it set out to check; the other counts add up to `checked`."""
 
     id: int
     kind: Literal["scheduled", "asked", "reconcile"]
@@ -36,7 +36,7 @@ class PatrolRunOut(BaseModel):
 
 
 class FindingOut(BaseModel):
-    """What does not agree between index and store."""
+    """One disagreement of index and store."""
 
     id: int
     kind: FindingKind
@@ -52,7 +52,7 @@ class FindingOut(BaseModel):
 
 
 class OpenFindings(BaseModel):
-    """How many findings are open. `unmatched`: objects without a row, and rows without an object, of a listing."""
+    """How many findings are open. `unmatched`: objects without a row and rows without an object, found by a listing."""
 
     missing: int
     mismatch: int
@@ -60,7 +60,7 @@ class OpenFindings(BaseModel):
 
 
 class PatrolOut(BaseModel):
-    """The patrol at a glance. `stale`: no round has come to its end for too long."""
+    """The patrol at a glance. `stale`: no run has finished for too long (`BUTAI_ALERT_STALE_HOURS`)."""
 
     lastFinishedAt: datetime | None
     stale: bool
@@ -69,8 +69,8 @@ class PatrolOut(BaseModel):
     findings: list[FindingOut]
 
 
-class PatrolAsked(BaseModel):
-    """A round that is asked for."""
+class PatrolRequest(BaseModel):
+    """A run that an operator requests. `dryRun`: count, and change nothing."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dryRun": True}]})
 

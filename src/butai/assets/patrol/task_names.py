@@ -1,7 +1,7 @@
-"""Names of the patrol's tasks."""
+"""Names of the patrol's tasks, apart from their bodies, so that enqueueing one does not import them."""
 
 PATROL = "assets.patrol"
-"""A round, when one is due."""
+"""A run, when one is due."""
 
 PATROL_NOW = "assets.patrol_now"
-"""A round because somebody asked. Arguments: `dry_run`, `requested_by`."""
+"""A run that an operator requested. Arguments: `dry_run`, `requested_by`."""

@@ -1,4 +1,4 @@
-"""The patrol's background jobs. `butai.worker` registers and runs them."""
+"""Background jobs of the patrol."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import structlog
 from procrastinate import App, JobContext, RetryStrategy
 
 from butai.assets.library import Library
+from butai.assets.patrol.lock import PatrolBusy
 from butai.assets.patrol.queries import is_due
-from butai.assets.patrol.run import Patrol, PatrolBusy
+from butai.assets.patrol.run import Patrol
 from butai.assets.patrol.task_names import PATROL, PATROL_NOW
 from butai.assets.reading.usage import RECHECK
 from butai.config import Settings
@@ -17,7 +18,7 @@ from butai.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
-_AGAIN = RetryStrategy(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
+_RETRY = RetryStrategy(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
 
 
 def _patrol(context: JobContext) -> Patrol:
@@ -27,7 +28,7 @@ def _patrol(context: JobContext) -> Patrol:
 
 
 async def patrol(context: JobContext, timestamp: int) -> None:
-    """Asked each minute: goes on a round when one is due, or takes up one whose process died."""
+    """Runs every minute: begins a patrol run when one is due, or resumes one whose process died."""
     library: Library = context.additional_context["library"]
     settings: Settings = context.additional_context["settings"]
     if await is_due(library.database, settings.patrol):
@@ -36,12 +37,12 @@ async def patrol(context: JobContext, timestamp: int) -> None:
         except PatrolBusy:
             log.info("patrol.busy")
         except Unavailable as error:
-            # The next minute takes it up where it stands; that rounds do not end at all has an alert of its own.
+            # The next minute resumes it; that no run finishes for long has an alert of its own.
             log.warning("patrol.broken_off", reason=error.code)
 
 
 async def patrol_now(context: JobContext, dry_run: bool, requested_by: str | None = None) -> None:
-    """A round because an operator asked for it."""
+    """Checks every file, because an operator requested it. Does nothing while another run is in progress."""
     try:
         await _patrol(context).run("asked", dry_run=dry_run, everything=True, requested_by=requested_by)
     except PatrolBusy:
@@ -49,7 +50,7 @@ async def patrol_now(context: JobContext, dry_run: bool, requested_by: str | Non
 
 
 async def recheck(context: JobContext, asset_ids: list[str]) -> None:
-    """Looks for a few assets at once."""
+    """Checks a few assets now."""
     await _patrol(context).recheck([UUID(one) for one in asset_ids])
 
 
@@ -57,5 +58,5 @@ def register(app: App) -> None:
     """Makes the tasks known to a procrastinate app."""
     due = app.task(name=PATROL, pass_context=True, queueing_lock=PATROL)(patrol)
     app.periodic(cron="* * * * *")(due)
-    app.task(name=PATROL_NOW, pass_context=True, retry=_AGAIN)(patrol_now)
-    app.task(name=RECHECK, pass_context=True, retry=_AGAIN)(recheck)
+    app.task(name=PATROL_NOW, pass_context=True, retry=_RETRY)(patrol_now)
+    app.task(name=RECHECK, pass_context=True, retry=_RETRY)(recheck)

@@ -1,14 +1,14 @@
-"""What the store's answer about one object means. Pure: `looking` asks, `recording` writes.
+"""What the store's answer about one object means for the asset whose object it is. Pure.
 
-On AWS a HEAD of an absent key is answered 404 only to those who may list the bucket; to others it is 403, and a HEAD has
-no body to say why. So a run finds out first which kind of store it has (`Canary` in `looking`), and the rules differ:
+On AWS a HEAD of an absent key is answered 404 only to callers who may list the bucket; others get 403, and a HEAD has no
+body to say why. A run therefore finds out first which kind of store it has (`assets.storage.canary`), and the rules differ:
 
-    store           answer  means
-    shows absence   404     gone, once a second look says so too
-    shows absence   403     nothing: a right is broken, not a file
-    hides absence   403     suspect; gone, when it was suspect at least `recheck` ago
-    either          200     there; other size or ETag: a mismatch, and the state stays
-    either          others  nothing: 5xx, time-outs and throttling are never a finding
+    store           answer  verdict
+    shows absence   404     lost, once a second probe confirms it
+    shows absence   403     undecided: a permission is broken, not a file
+    hides absence   403     suspect; lost once it has been suspect for at least `recheck`
+    either          200     found; with another size or ETag a mismatch, and the asset's status stays
+    either          others  undecided: 5xx, time-outs and throttling are never a finding
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from butai.assets.storage.answers import HeadAnswer, HeadKind
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What the index says of an object. `status` is `ready` or `missing`; `suspected_at`: since when it is suspect."""
+class IndexedObject:
+    """An asset's object as the index has it. `id` is the asset's, `status` its `ready` or `missing`, `size` in bytes;
+    `suspected_at`: since when the object is suspect; `used_at`: when a reader last got it."""
 
     id: UUID
     object_key: str
@@ -34,8 +35,8 @@ class Row:
     used_at: datetime | None = None
 
 
-class Ruling(StrEnum):
-    """What is to be done with a row."""
+class Verdict(StrEnum):
+    """What one answer means for one asset."""
 
     FOUND = "found"
     RECOVERED = "recovered"
@@ -46,34 +47,37 @@ class Ruling(StrEnum):
     UNDECIDED = "undecided"
 
 
-GRAVE = frozenset({Ruling.SUSPECT, Ruling.LOST})
-"""Rulings against a row that was well. They are looked at again before anything is written."""
+ADVERSE = frozenset({Verdict.SUSPECT, Verdict.LOST})
+"""Verdicts against an asset that was ready. Each needs a second probe before anything is written."""
 
 
-def rule(row: Row, answer: HeadAnswer, *, hides_absence: bool, now: datetime, recheck: timedelta) -> Ruling:
-    """The ruling on one row by one answer."""
+def judge(row: IndexedObject, answer: HeadAnswer, *, hides_absence: bool, now: datetime, recheck: timedelta) -> Verdict:
+    """The verdict on one object by one answer. `hides_absence`: the store answers 403 for an absent key; `recheck`: how
+    long an object must have been suspect before a 403 means lost."""
     if answer.kind is HeadKind.PRESENT:
-        # A row without size or ETag (a copy whose store told none) agrees with any.
+        # A row without size or ETag (a copy at a store that returned none) matches any.
         same = row.size in (None, answer.size) and (not row.etag or not answer.etag or row.etag == answer.etag)
         if not same:
-            return Ruling.MISMATCH
-        return Ruling.FOUND if row.status == "ready" else Ruling.RECOVERED
+            return Verdict.MISMATCH
+        return Verdict.FOUND if row.status == "ready" else Verdict.RECOVERED
     absent = answer.kind is HeadKind.ABSENT
     denied = answer.kind is HeadKind.DENIED and hides_absence
     if not absent and not denied:
-        return Ruling.UNDECIDED
+        return Verdict.UNDECIDED
     if row.status != "ready":
-        return Ruling.STILL_MISSING
+        return Verdict.STILL_MISSING
     if absent:
-        return Ruling.LOST
+        return Verdict.LOST
     long_suspect = row.suspected_at is not None and row.suspected_at <= now - recheck
-    return Ruling.LOST if long_suspect else Ruling.SUSPECT
+    return Verdict.LOST if long_suspect else Verdict.SUSPECT
 
 
-LEAST_MASS = 20
+MASS_MINIMUM = 20
+"""Adverse verdicts of one batch that may be true losses whatever the batch's size."""
+
 MASS_SHARE = 0.02
 
 
-def is_mass(grave: int, looked: int) -> bool:
-    """Whether so many rows of one batch speak of the store rather than of the files."""
-    return grave > max(LEAST_MASS, MASS_SHARE * looked)
+def is_mass_loss(adverse: int, probed: int) -> bool:
+    """Whether so many adverse verdicts among `probed` objects point at the store rather than at the files."""
+    return adverse > max(MASS_MINIMUM, MASS_SHARE * probed)

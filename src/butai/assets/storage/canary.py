@@ -33,15 +33,15 @@ class Canary:
         """Returns whether the store hides absent keys (403 in place of 404). Raises `StoreUnreliable`."""
         own = await self._heads.head(self.key)
         if own.kind is not HeadKind.PRESENT:
-            raise StoreUnreliable(f"our own object {self.key} should be there, and the store says {said(own)}")
+            raise StoreUnreliable(f"our own object {self.key} should be there, and the store says {describe(own)}")
         none = await self._heads.head(f"{self._absent}{uuid.uuid4().hex}")
         if none.kind not in (HeadKind.ABSENT, HeadKind.DENIED):
-            raise StoreUnreliable(f"a key that cannot exist should be absent, and the store says {said(none)}")
+            raise StoreUnreliable(f"a key that cannot exist should be absent, and the store says {describe(none)}")
         return none.kind is HeadKind.DENIED
 
 
-def said(answer: HeadAnswer) -> str:
-    """Describes an answer for operators."""
+def describe(answer: HeadAnswer) -> str:
+    """An answer in words, for an operator."""
     return {
         HeadKind.PRESENT: "200: it is there",
         HeadKind.ABSENT: "404: it is absent",

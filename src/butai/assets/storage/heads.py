@@ -1,6 +1,6 @@
 """HEAD requests by the thousand.
 
-obstore makes its requests in Rust: several times the rate of the library's own `Store`, which is made for bodies
+obstore sends its requests from Rust, at several times the rate of the library's own `Store`, which is made for bodies
 (docs/performance.md).
 """
 

@@ -63,7 +63,7 @@ def import_(
 ) -> None:
     """Fills the index from a bucket that has files in it already. Nothing is copied; run it again whenever you like.
 
-    What is imported becomes Butai's: purging or replacing an asset deletes its object (docs/moving-in.md).
+    What is imported becomes Butai's: purging or replacing an asset deletes its object (docs/import.md).
     """
     from butai.assets.imports.importer import ImportOptions
     from butai.cli.import_ import ListingSource, run_import
@@ -101,13 +101,13 @@ def reconcile(
 ) -> None:
     """Holds a listing of the bucket against the index, and tells what is in only one of them."""
     from butai.assets.findings.reconcile import ReconcileOptions
-    from butai.assets.findings.service import Action
+    from butai.assets.findings.service import FindingAction
     from butai.cli.import_ import ListingSource
     from butai.cli.reconcile import run_reconcile
 
     if (listing is None) is not list_bucket:
         fail("say where the names come from: a file with a listing, or --list to ask the bucket")
-    asked = [action for action, wanted in zip(Action, (adopt, trash, ignore), strict=True) if wanted]
+    asked = [action for action, wanted in zip(FindingAction, (adopt, trash, ignore), strict=True) if wanted]
     if len(asked) > 1 or (asked and not apply):
         fail("one of --adopt, --trash, --ignore, and --apply with it")
     settings = with_services(read_settings())

@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from butai.assets.patrol import run as patrolling
-from butai.assets.patrol.run import Run
+from butai.assets.patrol.progress import RunProgress
 from butai.assets.storage.client import BytesPayload
 from butai.config import AlertSettings
 from tests.fakes.store_proxy import Fault, StoreProxy
@@ -38,7 +38,7 @@ class Watch:
     hooks: Hooks
     run_jobs: Callable[..., Any]
 
-    async def go(self, **how: Any) -> tuple[Run, dict[UUID, tuple[str, str]], list[str]]:
+    async def go(self, **how: Any) -> tuple[RunProgress, dict[UUID, tuple[str, str]], list[str]]:
         """A round: the run, the rows that changed (status before and after), the titles that arrived."""
         before, heard = await self.studio.rows(), len(self.hooks.got)
         run = await self.studio.go(**how)
@@ -240,7 +240,7 @@ async def test_a_run_is_seen_going_on(watch: Watch, monkeypatch: pytest.MonkeyPa
     seen: list[tuple[int, int]] = []
     told: list[int] = []
 
-    original = patrolling._still_alone  # pyright: ignore[reportPrivateUsage]
+    original = patrolling.require_lock
 
     async def look(connection: Any) -> None:
         row = (await watch.studio.do("SELECT state, due, checked FROM patrol_runs"))[0]
@@ -248,7 +248,7 @@ async def test_a_run_is_seen_going_on(watch: Watch, monkeypatch: pytest.MonkeyPa
         seen.append((row["checked"], row["due"]))
         await original(connection)
 
-    monkeypatch.setattr(patrolling, "_still_alone", look)
-    await watch.studio.go(tell=lambda run: told.append(run.checked))
+    monkeypatch.setattr(patrolling, "require_lock", look)
+    await watch.studio.go(on_progress=lambda run: told.append(run.checked))
     assert seen == [(0, 30), (10, 30), (20, 30)]
     assert told == [10, 20, 30, 30]
