@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from butai import log
 from butai.alerts.delivery import AlertNotDelivered, deliver, services
-from butai.alerts.rules import watch
+from butai.alerts.rules import apply_rules
 from butai.alerts.service import raise_alert, resolve_alert
 from butai.assets.patrol.run import Patrol
 from butai.assets.storage.client import Store
@@ -170,7 +170,7 @@ def test_urls_are_parted_at_spaces_and_commas_but_not_within_one() -> None:
 async def watched(database: Database, settings: AlertSettings | None = None) -> list[tuple[str, bool]]:
     """What is open or closed after one more look."""
     async with database.transaction() as session:
-        await watch(session, settings or AlertSettings())
+        await apply_rules(session, settings or AlertSettings())
     found = await rows(database, "SELECT key, resolved_at IS NULL AS open FROM alerts ORDER BY id")
     return [(row["key"], row["open"]) for row in found]
 

@@ -1,1 +1,1 @@
-"""Alerts: what an operator must know without looking. Raised in the transaction of what happened, delivered by jobs."""
+"""Alerts: notify an operator of what is wrong. Raised in the transaction of what happened, delivered by jobs."""

@@ -1,7 +1,7 @@
-"""Takes messages to where `BUTAI_ALERT_URLS` points, through Apprise. Called by `tasks`, and by `butai alerts test`.
+"""Sends messages to the services of `BUTAI_ALERT_URLS`, through Apprise.
 
-An Apprise URL holds a secret nearly always, so none is ever written down: rows keep a fingerprint, errors a service's name
-and a plain word.
+An Apprise URL nearly always holds a secret, so none is ever stored or logged: rows keep a fingerprint, errors a service's
+name and one plain word.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from butai.database import Database
 log = structlog.get_logger(__name__)
 
 TIME_LIMIT = 30.0
-"""Seconds for one service. Apprise gives a connection and an answer 4 seconds each, by itself."""
+"""Seconds for one service, over Apprise's own limits of 4 seconds for a connection and 4 for an answer."""
 
-# Both name the address they talk to: in warnings, errors and whatever an exception says.
+# Both put the URL into their warnings, errors and exceptions.
 for _name in ("apprise", "urllib3"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
     logging.getLogger(_name).propagate = False
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class AlertNotDelivered(Exception):
-    """Not every URL has taken the message; those that have are known, and are not asked again."""
+    """Some services have not taken the message. Those that have are on its row, and are not sent it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One of the URLs. `name` (`discord`, `json`) and `fingerprint` may be shown, the URL not: it is not in the repr."""
+    """One service of `BUTAI_ALERT_URLS`. `name` (`discord`, `json`) and `fingerprint` may be shown; the repr has no URL."""
 
     name: str
     fingerprint: str
@@ -52,28 +52,29 @@ class Service:
 
 
 def services(settings: AlertSettings) -> list[Service]:
-    """The services that are set, each once, in the order given."""
+    """The services that are configured, each once, in the order given."""
     if not settings.urls.get_secret_value().strip():
         return []
-    # Not at the top: a worker without any service does without its 20 MiB.
+    # Imported here: a worker without any service saves its 20 MiB.
     import apprise
 
     asset = apprise.AppriseAsset(app_id="Butai", app_desc="Butai", app_url="", async_mode=False)
-    # A comma may stand within a URL (several receivers of one mail); before the next scheme it parts two.
+    # A comma may be part of a URL (several receivers of one mail); before a scheme it separates two.
     parts = re.split(r"\s+|,+(?=[\w+.-]+://)", settings.urls.get_secret_value())
     found: dict[str, Service] = {}
     for url in (part.strip(",") for part in parts):
         if url:
             fingerprint = hashlib.sha256(url.encode()).hexdigest()[:12]
             plugin = apprise.Apprise.instantiate(url, asset=asset)
-            # What Apprise does not know as a scheme may be anything, a secret that was pasted alone as well.
+            # A scheme that Apprise does not know may be a secret that was pasted without its URL.
             name = url.partition("://")[0].lower() if plugin is not None else "unreadable URL"
             found.setdefault(fingerprint, Service(name, fingerprint, plugin))
     return list(found.values())
 
 
 async def send(service: Service, severity: str, title: str, body: str) -> str | None:
-    """Sends once. Returns None when the service has taken it, or one word why not."""
+    """Sends once. Returns None when the service has taken the message, else `refused`, `timeout`, `unknown` (no URL that
+    Apprise can read) or `failed`."""
     plugin = service.plugin
     if plugin is None:
         return "unknown"
@@ -84,7 +85,7 @@ async def send(service: Service, severity: str, title: str, body: str) -> str | 
         return bool(
             plugin.notify(
                 title=title,
-                # Apprise refuses to send nothing.
+                # Apprise does not send an empty body.
                 body=body or title,
                 notify_type=NotifyType(severity),
                 body_format=NotifyFormat.TEXT,
@@ -97,14 +98,14 @@ async def send(service: Service, severity: str, title: str, body: str) -> str | 
     except TimeoutError:
         return "timeout"
     except Exception:
-        # Its text, and its traceback, may quote the URL.
+        # The exception's text and traceback may quote the URL.
         return "failed"
 
 
 async def deliver(database: Database, settings: AlertSettings, message_id: int) -> None:
-    """Sends a message to each service that has not taken it yet. Raises `AlertNotDelivered` when one is left over.
+    """Sends a message to each service that has not taken it yet. Raises `AlertNotDelivered` when one still has not.
 
-    A service gets it twice only when this process dies between its answer and our writing that down.
+    A service gets it twice only when this process dies after the service's answer and before the row is written.
     """
     targets = await asyncio.to_thread(services, settings)
     async with database.transaction() as session:
@@ -140,6 +141,6 @@ async def deliver(database: Database, settings: AlertSettings, message_id: int) 
         )
     if failures:
         log.warning("alert.not_delivered", message_id=message_id, reasons=failures)
-        # Without a cause: it is written down with the job's failure.
+        # Without a cause, which could quote a URL: the job's failure is stored with its text.
         raise AlertNotDelivered(f"message {message_id}: {'; '.join(failures)}")
     log.info("alert.delivered", message_id=message_id, kind=message.kind, services=len(targets))

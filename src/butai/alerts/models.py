@@ -1,4 +1,4 @@
-"""The tables of alerts. Written by `raising` and `delivery`."""
+"""The tables of alerts and of their messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from butai.database import Model
 
 
 class Alert(Model):
-    """Something that is wrong, open until `resolved_at`. `key` tells whether it is the same as before; `count` is how often
-    it was raised while open."""
+    """Something that is wrong, open until `resolved_at`. At most one alert is open for a `key`; `count` is how often it was
+    raised while open."""
 
     __tablename__ = "alerts"
     __table_args__ = (

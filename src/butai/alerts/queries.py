@@ -1,4 +1,4 @@
-"""What is read of alerts. Called by `routes` and `butai alerts list`."""
+"""Reads of alerts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alerts over HTTP, for operators: `/api/alerts`."""
+"""Paths of alerts, for operators: `/api/alerts`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from butai import audit
 from butai.alerts import queries
-from butai.alerts.service import test_message
+from butai.alerts.service import send_test_message
 from butai.database import Database
 from butai.web.dependencies import Operator, SmallBodies, origin
 from butai.web.problems import documented
@@ -22,8 +22,8 @@ _MOST = 2**63 - 1
 
 
 class AlertOut(BaseModel):
-    """One alert. It is open until `resolvedAt`; `count` is how often it was raised meanwhile. `notified`: whether the
-    message of its beginning has reached all services; null before the first try, and when none is set."""
+    """One alert. It is open until `resolvedAt`; `count` is how often it was raised while open. `notified`: whether its first
+    message has reached all services; null before the first try, and when no service is configured."""
 
     id: int
     key: str
@@ -65,9 +65,9 @@ async def list_alerts(
 
 @router.post("/test", status_code=202, responses=documented(403), summary="Send a test message")
 async def test_alerts(request: Request, who: Operator) -> Response:
-    """To each service of `BUTAI_ALERT_URLS`, by a job as real ones go."""
+    """Sends a message to each service of `BUTAI_ALERT_URLS`, by a job, as alerts are sent."""
     database: Database = request.state.database
     async with database.transaction() as session:
-        await test_message(session)
+        await send_test_message(session)
         audit.record(session, origin(request, who), "alerts.test", None)
     return Response(status_code=202)

@@ -1,7 +1,7 @@
-"""What is looked at every few seconds for something an operator must know. Called by `tasks`.
+"""Rules that raise and resolve alerts by what is in the tables, checked every 15 seconds.
 
-Reads what the rest of the service has written anyway, by the tables' names: so neither the library nor going live knows
-of alerts, nothing is raised that did not happen, and a crash at any moment raises late rather than never.
+They read, by the tables' names, what the rest of the service writes anyway: so neither the library nor going live knows of
+them, nothing is raised that did not happen, and after a crash at any moment an alert comes late rather than never.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STALE = text(
     """
 )
 
-# Failures that are the service's, not the file's or its sender's. Events are few and their ids grow with time: the newest
+# Failures for a reason of the service's, not of the file or its sender. Ids of events grow with time, so the newest events
 # are read from the end of the primary key.
 _UPLOADS = text(
     f"""
@@ -42,7 +42,7 @@ _JOBS = text(
     "SELECT task_name, count(*) FROM procrastinate_jobs WHERE status = 'failed' GROUP BY task_name ORDER BY task_name"
 )
 
-# By the broadcasts, of which few are not over: outputs of all times are many.
+# From broadcasts, of which few are not over, in place of outputs, which are kept for ever and many.
 _OUTPUTS = text(
     f"""
     SELECT o.id, o.platform, o.error_code, o.error_cause, b.room_id
@@ -64,8 +64,8 @@ _OPEN = text("SELECT key FROM alerts WHERE resolved_at IS NULL AND starts_with(k
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
-    """Something that is wrong now."""
+class Condition:
+    """An alert that should be open now."""
 
     key: str
     code: str
@@ -74,91 +74,91 @@ class Wrong:
     body: str
 
 
-async def watch(session: AsyncSession, settings: AlertSettings) -> None:
-    """Raises what is wrong and closes what is not any more, in one transaction."""
-    await _single(session, Code.PATROL_STALE, await _patrol(session, settings))
-    await _single(session, Code.JOBS_FAILED, await _jobs(session))
-    await _family(session, Code.UPLOAD_FAILURES, *await _uploads(session, settings))
+async def apply_rules(session: AsyncSession, settings: AlertSettings) -> None:
+    """Raises an alert for each condition that holds, and resolves open ones whose condition no longer does."""
+    await _single(session, "patrol_stale", await _patrol(session, settings))
+    await _single(session, "jobs_failed", await _jobs(session))
+    await _family(session, "upload_failures", *await _uploads(session, settings))
     await _live(session, await _outputs(session))
     await _family(session, "egress", await _projects(session))
 
 
-async def _single(session: AsyncSession, key: str, wrong: Wrong | None) -> None:
-    if wrong is None:
+async def _single(session: AsyncSession, key: str, condition: Condition | None) -> None:
+    if condition is None:
         await resolve_alert(session, key)
     else:
-        await _raise(session, wrong)
+        await _raise(session, condition)
 
 
 async def _family(
-    session: AsyncSession, prefix: str, wrong: list[Wrong], staying: frozenset[str] = frozenset()
+    session: AsyncSession, prefix: str, conditions: list[Condition], staying: frozenset[str] = frozenset()
 ) -> None:
-    """Raises all of `wrong`, and closes the open ones of this prefix that are neither there nor `staying`."""
-    for one in wrong:
-        await _raise(session, one)
-    still = {one.key for one in wrong} | staying
+    """Raises all conditions, and resolves the open alerts of this prefix that are neither among them nor in `staying`."""
+    for condition in conditions:
+        await _raise(session, condition)
+    still = {condition.key for condition in conditions} | staying
     for key in (await session.scalars(_OPEN, {"prefix": f"{prefix}:"})).all():
         if key not in still:
             await resolve_alert(session, key)
 
 
-async def _live(session: AsyncSession, wrong: list[Wrong]) -> None:
-    """An output that is live again has recovered; one whose broadcast is over has not, and nobody is told so."""
-    for one in wrong:
-        await _raise(session, one)
-    still = {one.key for one in wrong}
+async def _live(session: AsyncSession, conditions: list[Condition]) -> None:
+    """As `_family`, but only an output that is live again has recovered: the end of its broadcast resolves quietly."""
+    for condition in conditions:
+        await _raise(session, condition)
+    still = {condition.key for condition in conditions}
     for key in (await session.scalars(_OPEN, {"prefix": "live:"})).all():
         if key not in still:
             again = await session.scalar(_LIVE_AGAIN, {"id": key.partition(":")[2]})
             await resolve_alert(session, key, quiet=not again)
 
 
-async def _raise(session: AsyncSession, one: Wrong) -> None:
-    await raise_alert(session, key=one.key, code=one.code, severity=one.severity, title=one.title, body=one.body)
+async def _raise(session: AsyncSession, of: Condition) -> None:
+    await raise_alert(session, key=of.key, code=of.code, severity=of.severity, title=of.title, body=of.body)
 
 
-async def _patrol(session: AsyncSession, settings: AlertSettings) -> Wrong | None:
+async def _patrol(session: AsyncSession, settings: AlertSettings) -> Condition | None:
     if not await session.scalar(_STALE, {"hours": settings.stale_hours}):
         return None
-    return Wrong(
-        Code.PATROL_STALE,
-        Code.PATROL_STALE,
+    return Condition(
+        "patrol_stale",
+        "patrol_stale",
         "warning",
-        f"No patrol has come to its end for {settings.stale_hours:g} hours",
+        f"No patrol has finished for {settings.stale_hours:g} hours",
         "What the store has lost since then is not known. `butai patrol status` shows the last runs.",
     )
 
 
-async def _uploads(session: AsyncSession, settings: AlertSettings) -> tuple[list[Wrong], frozenset[str]]:
+async def _uploads(session: AsyncSession, settings: AlertSettings) -> tuple[list[Condition], frozenset[str]]:
     rows = (await session.execute(_UPLOADS)).all()
-    wrong = [
-        Wrong(
+    conditions = [
+        Condition(
             f"upload_failures:{row.error_code}",
             Code.UPLOAD_FAILURES,
             "warning",
             f"{row.lately} uploads failed within 15 minutes: {row.error_code}",
-            "`butai doctor` looks at the store and the database.",
+            "`butai doctor` checks the store and the database.",
         )
         for row in rows
         if row.lately >= settings.upload_failures
     ]
-    # Calm is an hour without one: a store that fails now and then is not well each time it works.
-    return wrong, frozenset(f"upload_failures:{row.error_code}" for row in rows)
+    # Resolved after an hour without one: a store that fails now and then has not recovered at each success.
+    return conditions, frozenset(f"upload_failures:{row.error_code}" for row in rows)
 
 
-async def _jobs(session: AsyncSession) -> Wrong | None:
+async def _jobs(session: AsyncSession) -> Condition | None:
     rows: list[Any] = list((await session.execute(_JOBS)).all())
     total = sum(row[1] for row in rows)
     if not total:
         return None
-    told = "\n".join(f"{row[0]}: {row[1]}" for row in rows)
+    counts = "\n".join(f"{row[0]}: {row[1]}" for row in rows)
     title = f"{total} background job{'s have' if total > 1 else ' has'} failed for good"
-    return Wrong(Code.JOBS_FAILED, Code.JOBS_FAILED, "warning", title, f"{told}\n`butai jobs list` tells why.")
+    return Condition("jobs_failed", "jobs_failed", "warning", title, f"{counts}\n`butai jobs list` shows why.")
 
 
-async def _outputs(session: AsyncSession) -> list[Wrong]:
+async def _outputs(session: AsyncSession) -> list[Condition]:
     return [
-        Wrong(
+        Condition(
             f"live:{row.id}",
             row.error_code,
             "failure",
@@ -170,14 +170,14 @@ async def _outputs(session: AsyncSession) -> list[Wrong]:
     ]
 
 
-async def _projects(session: AsyncSession) -> list[Wrong]:
+async def _projects(session: AsyncSession) -> list[Condition]:
     return [
-        Wrong(
+        Condition(
             f"egress:{row.name}",
             Code.EGRESS_UNAVAILABLE,
             "failure",
-            f"LiveKit's project {row.name} carries no new shows",
-            f"{row.error_code}. What is on air is not touched. `butai doctor` looks at LiveKit.",
+            f"LiveKit's project {row.name} carries no new broadcasts",
+            f"{row.error_code}. What is on air is not touched. `butai doctor` checks LiveKit.",
         )
         for row in (await session.execute(_PROJECTS)).all()
     ]

@@ -1,7 +1,7 @@
-"""How an alert comes to be: in the transaction of what it tells of. Called by the patrol, by going live and by `tasks`.
+"""Raises and resolves alerts, in the transaction of what they are about.
 
-An alert is open from its first raising to its recovery. Only these two make a message: what is raised again meanwhile is
-counted.
+An alert is open from the first time it is raised until it is resolved. Each of the two sends one message; when it is raised
+again while open, it is only counted.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from butai import jobs
 from butai.alerts.models import Alert, AlertMessage
 
 DELIVER = "alerts.deliver"
-"""The task that sends a message; its body is in `tasks`. Arguments: `message_id`."""
+"""Name of the task that sends a message (`tasks.deliver_message`). Arguments: `message_id`."""
 
 
 async def raise_alert(session: AsyncSession, *, key: str, code: str, severity: str, title: str, body: str) -> bool:
-    """Opens the alert `key`, or counts it once more. Returns whether it is new, and so made a message.
+    """Opens the alert `key` and sends its message, or counts it once more. Returns whether it is new.
 
     `severity`: `info`, `warning` or `failure`. No text may hold a secret.
     """
@@ -40,8 +40,8 @@ async def raise_alert(session: AsyncSession, *, key: str, code: str, severity: s
 
 
 async def resolve_alert(session: AsyncSession, key: str, body: str = "", *, quiet: bool = False) -> bool:
-    """Closes the open alert `key` and tells of it, unless `quiet`: what is over need not have recovered. Returns whether
-    there was one."""
+    """Resolves the open alert `key` and sends a message, unless `quiet`: what is over has not always recovered. Returns
+    whether one was open."""
     closed = (
         await session.execute(
             update(Alert)
@@ -58,13 +58,13 @@ async def resolve_alert(session: AsyncSession, key: str, body: str = "", *, quie
     return True
 
 
-async def digest(session: AsyncSession, title: str, body: str, severity: str = "info") -> None:
-    """One message that is no alert: nothing stays open after it."""
+async def send_message(session: AsyncSession, title: str, body: str, severity: str = "info") -> None:
+    """Sends one message without an alert: nothing stays open after it."""
     await _send(session, None, "digest", severity, title, body)
 
 
-async def test_message(session: AsyncSession) -> None:
-    """One message that says nothing but that messages arrive."""
+async def send_test_message(session: AsyncSession) -> None:
+    """Sends one message by which an operator sees that messages arrive."""
     await _send(session, None, "test", "info", "Butai: a test message", "Alerts of this Butai arrive here.")
 
 

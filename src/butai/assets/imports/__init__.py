@@ -1,1 +1,1 @@
-"""Fills the index from a bucket that has files in it already: listings, and each object verified by a HEAD."""
+"""Import: fills the index from a bucket that has files already. Listings name objects, and a HEAD verifies each."""

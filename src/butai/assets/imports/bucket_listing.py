@@ -1,4 +1,4 @@
-"""Asks the bucket itself what it holds (ListObjectsV2), for an identity that may. No other code of Butai does.
+"""Lists the bucket itself (ListObjectsV2), for `butai import --list` with an identity that may. Nothing else in Butai lists.
 
 Source: AWS, "ListObjectsV2".
 """
@@ -24,7 +24,7 @@ PAGE_TRIES = 4
 
 
 class ListingDenied(ListingError):
-    """The store lets this identity not list."""
+    """The store does not let this identity list."""
 
 
 _CONTENTS = re.compile(r"<Contents>(.*?)</Contents>", re.DOTALL)
@@ -33,12 +33,12 @@ _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
 HOW_ELSE = (
     "bring a listing instead (--listing FILE: an S3 Inventory report, `aws s3 ls --recursive`, `rclone lsjson -R` or a CSV, "
-    "made by somebody who may list), or run this once with credentials that may"
+    "made with an identity that may list), or run this once with credentials that may"
 )
 
 
 class BucketListing:
-    """What the bucket itself says (ListObjectsV2), for an identity that may ask. `prefix`: only keys that begin so."""
+    """The bucket's own listing, page by page. `prefix`: only keys that begin with it."""
 
     def __init__(self, store: Store, prefix: str = "") -> None:
         self._store = store
@@ -58,12 +58,12 @@ class BucketListing:
                     return
 
     def progress(self) -> tuple[int, int | None]:
-        """As `Listing` says: a bucket does not tell how much it holds."""
+        """As `Listing` says: how much a bucket holds is not known beforehand."""
         return 0, None
 
 
 async def may_list(store: Store) -> bool:
-    """Whether the store's identity may list its bucket. Raises `ListingError` when the store gives no such answer."""
+    """Whether the store's identity may list its bucket. Raises `ListingError` when the store's answer does not tell."""
     async with aiohttp.ClientSession() as http:
         try:
             await _page(http, store, store.prefix, None, most=1, tries=1)
@@ -80,7 +80,7 @@ async def _page(
     most: int = 1000,
     tries: int = PAGE_TRIES,
 ) -> str:
-    """One page's XML. Not asked with `encoding-type`: some stores encode without saying so, others say so without."""
+    """One page's XML. Without `encoding-type`: some stores encode keys and do not say so, others say so and do not."""
     query = {"list-type": "2", "max-keys": str(most), "prefix": prefix}
     if token:
         query["continuation-token"] = token
@@ -100,7 +100,7 @@ async def _page(
             return text
         code = _field(text, "Code") or "no reason given"
         if answer.status in (401, 403):
-            raise ListingDenied(f"the store lets this identity not list its bucket ({code}): {HOW_ELSE}")
+            raise ListingDenied(f"the store does not let this identity list its bucket ({code}): {HOW_ELSE}")
         failure = f"the store cannot list the bucket: {answer.status}, {code}"
         if answer.status < 500:
             break
@@ -113,7 +113,8 @@ def _field(xml: str, name: str) -> str | None:
 
 
 def _unescape(text: str) -> str:
-    """XML's entities. By hand: a key may hold characters that XML forbids, and AWS writes them all the same."""
+    """The text with XML's entities resolved. No XML parser: a key may hold characters that XML forbids, and AWS writes them
+    all the same."""
 
     def character(match: re.Match[str]) -> str:
         if match[3]:

@@ -1,8 +1,8 @@
-"""Moving in: objects that are in the bucket already get their rows in the index. No byte is copied or moved.
+"""Imports objects that are in the bucket already: each gets its row in the index. No byte is copied or moved.
 
-Takes a listing's lines in batches: what is no key of the library is left out, each remaining object is verified by a HEAD,
-and one short transaction for each batch writes what the store has confirmed. A run that dies may be started again: what
-is as it was is skipped. Called by `butai.cli.import_`; needs the opened database and store, nothing else of a process.
+Takes a listing in batches: keys that the library does not keep are skipped, each remaining object is verified by a HEAD,
+and one short transaction for each batch writes what the store confirmed. Idempotent: a run that died is started again, and
+unchanged objects are skipped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ACTOR = "import"
 
 
 class Outcome(StrEnum):
-    """What became of one line of the listing."""
+    """The outcome of one listed object."""
 
     ADDED = "added"
     UPDATED = "updated"
@@ -58,7 +58,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImportVerdict:
-    """What became of one line, and why. `reason` is a stable code, empty for what was simply added."""
+    """The outcome of one listed object, and why. `reason` is a stable code, empty for an object that was added."""
 
     entry: ListedObject
     outcome: Outcome
@@ -68,19 +68,21 @@ class ImportVerdict:
 
 @dataclass(slots=True)
 class Tally:
-    """How far a run has come. `counts` is by outcome and reason."""
+    """How far a run has come: objects `scanned`, and counts by outcome and reason."""
 
     scanned: int = 0
     counts: Counter[tuple[Outcome, str]] = field(default_factory=Counter)
 
     def of(self, outcome: Outcome) -> int:
-        """All of one outcome."""
+        """How many objects have this outcome, whatever the reason."""
         return sum(count for (kind, _), count in self.counts.items() if kind is outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What an operator decides. `rate` is HEADs in a second, None for as fast as it goes."""
+    """Options of a run. `owner` None: the studio's, changed by operators only. `strip_prefix` is removed from an object's key
+    to get the public key, `add_prefix` put before a listed key to get the object's; `rate` is HEADs a second, None for no
+    limit."""
 
     visibility: str
     owner: str | None = None
@@ -92,13 +94,13 @@ class ImportOptions:
 
 
 class ImportStopped(Exception):
-    """The run cannot go on. The message is one line for a person; what was written stays."""
+    """The run cannot go on. The message is one line for an operator; what was written stays."""
 
 
 @dataclass(slots=True, eq=False)
 class _Candidate:
-    """A line whose key the library keeps. `known` is its row as it was before the store was asked; `removed`: we deleted
-    the object once; `found` is what the store said."""
+    """A listed object whose key the library keeps. `known`: the row of its key, read before the HEAD; `removed`: Butai deleted
+    the object once; `found`: what the HEAD answered."""
 
     entry: ListedObject
     object_key: str
@@ -117,32 +119,32 @@ class _Candidate:
 
 
 class Importer:
-    """One run. `note` is told every verdict, in no particular order; `tally` is counted up as it goes."""
+    """One run. `on_verdict` is called with every verdict, in no particular order; `tally` counts as the run goes."""
 
     def __init__(
         self,
         database: Database,
         store: Store,
         options: ImportOptions,
-        note: Callable[[ImportVerdict], None] = lambda _verdict: None,
+        on_verdict: Callable[[ImportVerdict], None] = lambda _verdict: None,
         tally: Tally | None = None,
     ) -> None:
         self.tally = tally or Tally()
         self._database = database
         self._store = store
         self._options = options
-        self._note = note
+        self._on_verdict = on_verdict
         self._verifier = Verifier(store, check_content=options.check_content, rate=options.rate)
 
-    async def run(self, batches: AsyncIterator[list[ListedObject]], show: Callable[[Tally], None]) -> Tally:
-        """Takes a whole listing, in batches of at most `BATCH`; `show` is called after each.
+    async def run(self, batches: AsyncIterator[list[ListedObject]], on_progress: Callable[[Tally], None]) -> Tally:
+        """Imports a whole listing, in batches of at most `BATCH`; calls `on_progress` after each.
 
         Raises `ImportStopped` when the store or the database stays away, and what the listing raises.
         """
         async for batch in batches:
-            await self._take(batch)
-            show(self.tally)
-            if reason := await self._verifier.despair():
+            await self._import(batch)
+            on_progress(self.tally)
+            if reason := await self._verifier.reason_to_stop():
                 raise ImportStopped(reason)
         log.info(
             "import.completed",
@@ -151,16 +153,16 @@ class Importer:
         )
         return self.tally
 
-    async def _take(self, batch: Sequence[ListedObject]) -> None:
+    async def _import(self, batch: Sequence[ListedObject]) -> None:
         self.tally.scanned += len(batch)
         candidates = [candidate for entry in batch if (candidate := self._candidate(entry))]
-        # In one order for everybody, so that two runs at once cannot wait for each other.
+        # One order of locks for all, so that two runs at once cannot deadlock.
         candidates.sort(key=lambda candidate: candidate.key.text)
         if not candidates:
             return
-        needless = await self._persistently(lambda session: self._look_up(session, candidates))
-        for candidate, reason in needless:
-            self._say(candidate, Outcome.SKIPPED, reason)
+        skipped = await self._transaction(lambda session: self._skippable(session, candidates))
+        for candidate, reason in skipped:
+            self._report(candidate, Outcome.SKIPPED, reason)
             candidates.remove(candidate)
         await asyncio.gather(*(self._verify(candidate) for candidate in candidates))
         changed: list[_Candidate] = []
@@ -168,43 +170,43 @@ class Importer:
             if candidate.found is None:
                 continue
             if candidate.known is not None and candidate.unchanged(candidate.known):
-                self._say(candidate, Outcome.SKIPPED, Code.UNCHANGED)
+                self._report(candidate, Outcome.SKIPPED, "unchanged")
             else:
                 changed.append(candidate)
         if not changed:
             return
-        verdicts = await self._persistently(lambda session: self._write(session, changed))
+        verdicts = await self._transaction(lambda session: self._write(session, changed))
         for candidate, outcome, reason in verdicts:
-            self._say(candidate, outcome, reason)
+            self._report(candidate, outcome, reason)
 
-    # What the listing itself tells
+    # What the listing alone decides
 
     def _candidate(self, entry: ListedObject) -> _Candidate | None:
-        """A line as something to look for, or None when its verdict is spoken."""
+        """The listed object as a candidate, or None when its verdict is reported already."""
         if entry.problem:
-            self._say(entry, Outcome.FAILED if entry.problem == Code.UNREADABLE else Outcome.SKIPPED, entry.problem)
+            self._report(entry, Outcome.FAILED if entry.problem == UNREADABLE else Outcome.SKIPPED, entry.problem)
             return None
         options = self._options
         object_key = options.add_prefix + entry.key
         if object_key.startswith(f"{self._store.prefix}butai/"):
-            self._say(entry, Outcome.SKIPPED, Code.OWN_OBJECT)
+            self._report(entry, Outcome.SKIPPED, "own_object")
             return None
         if not object_key.startswith(options.strip_prefix):
-            self._say(entry, Outcome.SKIPPED, Code.OUTSIDE_PREFIX)
+            self._report(entry, Outcome.SKIPPED, "outside_prefix")
             return None
         try:
             key = keys.parse(object_key.removeprefix(options.strip_prefix))
         except ButaiError as error:
-            self._say(entry, Outcome.SKIPPED, error.code, error.detail)
+            self._report(entry, Outcome.SKIPPED, error.code, error.detail)
             return None
         return _Candidate(entry, object_key, key)
 
-    # What the index knows
+    # What the index decides
 
     async def _rows(
         self, session: AsyncSession, candidates: Sequence[_Candidate], *, lock: bool
     ) -> tuple[dict[str, Asset], dict[str, AssetObject]]:
-        """The rows that hold the candidates' public keys, and the ledger's lines for their objects."""
+        """The rows that have the candidates' public keys, by key, and the ledger's lines for their objects, by object key."""
         names = [candidate.key.text for candidate in candidates]
         taken = Asset.s3_key.in_(names)
         if self._options.owner is not None:
@@ -223,40 +225,40 @@ class Importer:
                 rows.setdefault(row.wanted_key, row)
         return rows, {line.object_key: line for line in await session.scalars(objects)}
 
-    async def _look_up(self, session: AsyncSession, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, str]]:
-        """Those that no HEAD is worth, and why."""
+    async def _skippable(self, session: AsyncSession, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, str]]:
+        """Candidates that need no HEAD, and why."""
         rows, ledger = await self._rows(session, candidates, lock=False)
-        needless: list[tuple[_Candidate, str]] = []
+        skipped: list[tuple[_Candidate, str]] = []
         for candidate in candidates:
             candidate.known = rows.get(candidate.key.text)
             line = ledger.get(candidate.object_key)
             candidate.removed = line is not None and line.state == ObjectState.REMOVED
             if reason := _why_not(candidate, candidate.known, line):
-                needless.append((candidate, reason))
-        return needless
+                skipped.append((candidate, reason))
+        return skipped
 
-    # What the store says
+    # What the store decides
 
     async def _verify(self, candidate: _Candidate) -> None:
-        """Fills `found`, or speaks the verdict."""
+        """Fills `found`, or reports the verdict."""
         known = candidate.known
         before = (known.size_bytes, known.etag) if known is not None and known.status == AssetStatus.READY else None
-        answer = await self._verifier.look(candidate.object_key, candidate.key, before)
+        answer = await self._verifier.verify(candidate.object_key, candidate.key, before)
         if isinstance(answer, FoundObject):
             candidate.found = answer
         elif answer.gone and candidate.removed:
-            # By us, after its asset was purged or replaced: the listing is older than that.
-            self._say(candidate, Outcome.SKIPPED, Code.REMOVED)
+            # Removed by Butai after its asset was purged or replaced, and since the listing was made.
+            self._report(candidate, Outcome.SKIPPED, "removed")
         else:
-            outcome = Outcome.SKIPPED if answer.reason == Code.EMPTY else Outcome.FAILED
-            self._say(candidate, outcome, answer.reason, answer.detail)
+            outcome = Outcome.SKIPPED if answer.reason == "empty" else Outcome.FAILED
+            self._report(candidate, outcome, answer.reason, answer.detail)
 
     # What is written
 
     async def _write(
         self, session: AsyncSession, candidates: Sequence[_Candidate]
     ) -> list[tuple[_Candidate, Outcome, str]]:
-        """Decides under the locks, and writes: sidecars first, so that their assets can take them over."""
+        """Decides again under the locks, and writes: sidecars first, so that their assets can take them over."""
         rows, ledger = await self._rows(session, candidates, lock=not self._options.dry_run)
         verdicts: list[tuple[_Candidate, Outcome, str]] = []
         settled: dict[str, tuple[_Candidate, Asset | None]] = {}
@@ -307,7 +309,7 @@ class Importer:
         settled: Sequence[tuple[_Candidate, Asset | None]],
         ledger: dict[str, AssetObject],
     ) -> None:
-        # Rows go out together at each flush, not one by one before each statement.
+        # Rows are sent together at each flush, in place of one by one before each statement.
         with session.no_autoflush:
             sidecars = [
                 await self._settle(session, candidate, row, ledger)
@@ -326,7 +328,7 @@ class Importer:
                     mains.add(name)
                     await self._settle(session, candidate, row, ledger, attach=name in accompanied)
             await session.flush()
-            # Assets that were there before take over what is new beside them.
+            # Assets that were in the index before take over their new sidecars.
             for sidecar in {(row.type, row.stem): row for row in sidecars}.values():
                 if (sidecar.type, sidecar.stem) not in mains:
                     await transitions.refresh_owners(session, sidecar, ACTOR)
@@ -345,14 +347,20 @@ class Importer:
         facts = candidate.facts
         asset.object_key = candidate.object_key
         asset.size_bytes, asset.etag, asset.sha256 = facts.size, facts.etag, None
-        # The same key may hold another file by now: somebody else writes these objects.
+        # The key may hold another file by now: other programs write these objects, too.
         asset.inspected_key = None
         asset.last_checked_at = datetime.now(UTC)
         if candidate.found is not None and candidate.found.meta is not None:
             asset.meta = candidate.found.meta
         if new:
             session.add(asset)
-            adopt(session, ledger.get(candidate.object_key), candidate.object_key, asset.id)
+            line = ledger.get(candidate.object_key)
+            if line is None:
+                line = AssetObject(object_key=candidate.object_key)
+                session.add(line)
+            # Also one that Butai removed and that was put back since.
+            line.asset_id, line.origin, line.state, line.attempt = asset.id, "import", "current", 0
+            line.settled_at, line.upload_id, line.lease_until = func.now(), None, None
         if attach:
             await transitions.attach_sidecars(session, asset)
         await transitions.move(
@@ -382,12 +390,13 @@ class Importer:
             change_seq=0,
         )
         if candidate.entry.modified is not None:
-            # Lists begin with the newest: a library that moves in keeps its order.
+            # Lists begin with the newest: an imported library keeps its order.
             asset.created_at = min(candidate.entry.modified, datetime.now(UTC))
         return asset
 
-    async def _persistently(self, act: Callable[[AsyncSession], Any]) -> Any:
-        """Runs a transaction, again when somebody else took a key at the same moment, or Postgres is being restarted."""
+    async def _transaction(self, act: Callable[[AsyncSession], Any]) -> Any:
+        """Runs `act` in a transaction; again when another one took a key at the same moment, or Postgres restarts. Raises
+        `ImportStopped`."""
         for attempt in range(WRITE_TRIES):
             try:
                 async with self._database.transaction() as session:
@@ -401,17 +410,17 @@ class Importer:
             await asyncio.sleep(0.5 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _say(self, about: _Candidate | ListedObject, outcome: Outcome, reason: str = "", detail: str = "") -> None:
+    def _report(self, about: _Candidate | ListedObject, outcome: Outcome, reason: str = "", detail: str = "") -> None:
         entry = about.entry if isinstance(about, _Candidate) else about
         self.tally.counts[outcome, reason] += 1
-        self._note(ImportVerdict(entry, outcome, reason, detail))
+        self._on_verdict(ImportVerdict(entry, outcome, reason, detail))
 
 
 def _why_not(candidate: _Candidate, row: Asset | None, line: AssetObject | None) -> str:
-    """Why this object must be left alone; empty when it may be imported. `line` is the ledger's."""
-    if line is not None and line.state == ObjectState.CONDEMNED:
-        # A job is about to delete it: a row that pointed at it would lose its bytes.
-        return Code.BEING_REMOVED
+    """Why this object must not be imported; empty when it may be. `line` is the ledger's."""
+    if line is not None and line.state == "condemned":
+        # A job is about to delete the object: a row that pointed at it would lose its bytes.
+        return "being_removed"
     if row is None:
         known = (ObjectState.CURRENT, ObjectState.WRITING)
         return Code.ALREADY_IN_USE if line is not None and line.state in known else ""

@@ -1,4 +1,4 @@
-"""How other tools write a listing: the formats, from text to lines. Pure; called by `listings`.
+"""Formats in which other tools write a listing of a bucket: from text to listed objects. Pure.
 
 Sources: AWS, "Amazon S3 Inventory list" (columns; keys are URL-encoded); aws-cli, `s3 ls`; rclone, `lsjson`.
 """
@@ -19,18 +19,21 @@ from urllib.parse import unquote_plus
 from butai.errors import Code
 
 STRETCH = 64 * 1024
-"""Characters read at a time where lines do not count."""
+"""Characters read at a time where a format has no lines."""
 
 LONGEST_LINE = 64 * 1024
-"""Characters. A key has 1,024 bytes, 3,072 when encoded; what is longer is no listing and shall not fill the memory."""
+"""Characters. A key has at most 1,024 bytes, 3,072 when encoded: a longer line is no listing, and must not fill the memory."""
+
+UNREADABLE = "unreadable"
+"""The one `ListedObject.problem` that counts as a failure: a line that none of the formats explains."""
 
 
 class ListingError(Exception):
-    """A listing that cannot be used. The message is one line for a person."""
+    """A listing that cannot be used. The message is one line for an operator."""
 
 
 class ListingFormat(StrEnum):
-    """How a listing is written."""
+    """The format of a listing."""
 
     INVENTORY = "inventory"
     AWS_LS = "aws-ls"
@@ -42,8 +45,8 @@ class ListingFormat(StrEnum):
 class ListedObject:
     """One line: an object's key in the bucket, and when it was written.
 
-    `problem`: why it is no object to import (`folder`, `old_version`, `delete_marker`, `archived`), or `unreadable`; then
-    `key` is the line itself.
+    `problem`: why it cannot be imported (`folder`, `old_version`, `delete_marker`, `archived`), or `UNREADABLE`, with the
+    whole line as `key`.
     """
 
     key: str
@@ -52,7 +55,7 @@ class ListedObject:
 
 
 def sniff(name: str, beginning: str) -> ListingFormat:
-    """The format of a listing that begins so; `name` is for the error. Raises `ListingError` for none of them."""
+    """The format of a listing with this `beginning`; `name` is for the error. Raises `ListingError` when it is none of them."""
     text = beginning.lstrip()
     if not text:
         raise ListingError(f"{name} is empty")
@@ -74,7 +77,7 @@ def sniff(name: str, beginning: str) -> ListingFormat:
 
 
 def bounded_lines(text: TextIO) -> Iterator[str]:
-    """The lines with their ends. Raises `ListingError` for one that is longer than any key."""
+    """The lines, with their line ends. Raises `ListingError` for one longer than `LONGEST_LINE`."""
     while line := text.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
             raise ListingError(f"a line has more than {LONGEST_LINE} characters: it is no listing")
@@ -91,7 +94,7 @@ _AWS_SUMMARY = re.compile(r"\s*(?:Total (?:Objects|Size): .*)?$")
 
 
 def aws_ls(lines: Iterator[str]) -> Iterator[ListedObject]:
-    """`2024-05-01 12:00:00     123456 vrm/Aoi.vrm`: one space before the key, which stands as it is; local time."""
+    """Lines such as `2024-05-01 12:00:00     123456 vrm/Aoi.vrm`: one space before the key, which is not encoded; local time."""
     for raw in lines:
         line = raw.rstrip("\n").removesuffix("\r")
         if match := _AWS_LS.fullmatch(line):
@@ -106,7 +109,7 @@ def aws_ls(lines: Iterator[str]) -> Iterator[ListedObject]:
 
 
 def rclone(text: TextIO) -> Iterator[ListedObject]:
-    """An array of objects with `Path`, `ModTime`, `IsDir`; paths stand as they are. Raises `ListingError`."""
+    """An array of objects with `Path`, `ModTime`, `IsDir`; paths are not encoded. Raises `ListingError`."""
     for item in _json_objects(text):
         key = item.get("Path")
         if not isinstance(key, str):
@@ -121,7 +124,7 @@ _BETWEEN = re.compile(r"[\s,\[\]]*")
 
 
 def _json_objects(text: TextIO) -> Iterator[dict[str, Any]]:
-    """The objects of one long array, or of several, without ever holding more than one and a stretch of text."""
+    """The objects of one long array, or of several. Holds one object and `STRETCH` characters at a time."""
     decoder = json.JSONDecoder()
     held, place = "", 0
     while True:
@@ -154,7 +157,7 @@ def _plain(name: str) -> str:
 
 
 def _key_column(header: str) -> str | None:
-    """The delimiter of a header that names a key; None when it is no such header."""
+    """The delimiter of a header that names a key column; None when it names none."""
     for delimiter in _DELIMITERS:
         names = [_plain(name) for name in next(csv.reader([header], delimiter=delimiter), [])]
         if any(name in names for name in _KEY_NAMES):
@@ -163,7 +166,7 @@ def _key_column(header: str) -> str | None:
 
 
 def headed_csv(lines: Iterator[str]) -> Iterator[ListedObject]:
-    """Keys stand as they are. Only the column of the key must be there; the time is used when it is."""
+    """Rows of a CSV with a header; keys are not encoded. Only the key column is required; the time is used where there is one."""
     header = next(lines, "")
     delimiter = _key_column(header.rstrip("\r\n"))
     if delimiter is None:
@@ -183,7 +186,7 @@ def headed_csv(lines: Iterator[str]) -> Iterator[ListedObject]:
 # S3 Inventory
 
 _ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Their bytes can only be read after a restore of hours (AWS, "Storage classes"). GLACIER_IR is read at once."""
+"""Classes whose bytes can only be read after a restore of hours (AWS, "Storage classes"). GLACIER_IR needs none."""
 
 _STORAGE_CLASSES = _ARCHIVED | {
     "STANDARD",
@@ -198,7 +201,7 @@ _STORAGE_CLASSES = _ARCHIVED | {
 
 
 def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[ListedObject]:
-    """Rows without a header, keys URL-encoded."""
+    """Rows without a header; keys are URL-encoded. `columns` None: guessed from the first 100 rows."""
     rows = csv.reader(lines)
     sample: list[list[str]] = []
     if columns is None:
@@ -232,8 +235,8 @@ def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[L
 
 
 def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The columns of an inventory's rows, as far as they matter: AWS writes Bucket, Key, then those of versions, then the
-    chosen ones. Raises `ListingError` when the rows cannot be of one bucket."""
+    """The columns of an inventory's rows, as far as they matter, empty for others: AWS writes Bucket, Key, then the columns of
+    versions, then the optional ones. Raises `ListingError` when the rows cannot be of one bucket."""
     rows = [row for row in rows if row]
     if not rows:
         return ["Bucket", "Key"]
@@ -259,7 +262,7 @@ def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def to_import(key: str, modified: datetime | None, storage_class: object = None) -> ListedObject:
-    """A line of an object, unless its key or its storage class says that there is nothing to read."""
+    """A listed object; with a `problem` when its key or storage class says that there is nothing to read."""
     if key.endswith("/"):
         return ListedObject(key, modified, Code.FOLDER)
     if isinstance(storage_class, str) and storage_class.upper() in _ARCHIVED:
@@ -268,7 +271,7 @@ def to_import(key: str, modified: datetime | None, storage_class: object = None)
 
 
 def moment(text: object) -> datetime | None:
-    """A time with its zone; one without it is this machine's. None for what is none."""
+    """An ISO 8601 time, in this machine's zone when it names none; None for anything else."""
     if not isinstance(text, str) or not text:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Reads a listing that a person brings: what other tools wrote of a bucket's contents.
+"""Reads a listing of a bucket from a file or from standard input.
 
-An import has to know names from somewhere, and the service may not list. Files are read line by line, so that millions
-of lines take a few MB of memory. The formats themselves are in `listing_formats`.
+An import needs names, and the service may not list. Files are read line by line, so that millions of lines take a few MB
+of memory. `listing_formats` parses the lines.
 
 Source: AWS, "Amazon S3 Inventory" (manifest).
 """
@@ -34,26 +34,26 @@ from butai.assets.imports.listing_formats import (
 )
 
 PEEK = 64 * 1024
-"""How much of a listing's beginning tells its format."""
+"""Bytes of a listing's beginning from which its format is told."""
 
 
 class Listing(Protocol):
-    """Where the names come from."""
+    """A source of names: a file, or the bucket itself."""
 
     def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
-        """All lines, at most `size` at a time. Raises `ListingError`. Iterate once."""
+        """All listed objects, at most `size` at a time. Can be iterated once. Raises `ListingError`."""
         ...
 
     def progress(self) -> tuple[int, int | None]:
-        """Bytes read, and how many there are in all; None when that is not known."""
+        """Bytes read, and the total, or None where that is not known."""
         ...
 
 
 class FileListing:
-    """A listing on disk, or on standard input (`-`); gzip and UTF-16 are seen by their first bytes.
+    """A listing on disk, or on standard input (`-`). Gzip and UTF-16 are recognised by their first bytes.
 
-    `format` None: told from the name and the beginning. `columns`: those of an inventory CSV without its manifest
-    (`Bucket, Key, Size`), guessed when None. Raises `ListingError` at once when it cannot be read at all.
+    `format` None: told by the first bytes. `columns`: those of an inventory CSV without its manifest (`Bucket, Key, Size`),
+    guessed when None. Raises `ListingError` when the file cannot be opened or its format cannot be told.
     """
 
     def __init__(self, path: Path, format: ListingFormat | None = None, columns: str | None = None) -> None:
@@ -72,7 +72,7 @@ class FileListing:
             self.total = sum(file.size or 0 for file in self._files)
 
     def __iter__(self) -> Iterator[ListedObject]:
-        """Every line. Raises `ListingError`."""
+        """Every listed object. Raises `ListingError`."""
         for file in self._files:
             try:
                 yield from self._lines(file)
@@ -92,18 +92,18 @@ class FileListing:
         return inventory(bounded_lines(file.text), self._columns)
 
     async def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
-        """As `Listing` says. Reading and unpacking happen in a thread."""
+        """As `Listing` says. Files are read and decompressed in a thread."""
         lines = iter(self)
         while batch := await asyncio.to_thread(lambda: list(islice(lines, size))):
             yield batch
 
     def progress(self) -> tuple[int, int | None]:
-        """As `Listing` says; bytes as they lie on the disk."""
+        """As `Listing` says; bytes as on disk, before decompression."""
         return self._read + sum(file.read for file in self._files if not file.closed), self.total
 
 
 class _File:
-    """One file, opened when first needed: a report may have thousands of them."""
+    """One file, opened when first read: a report may have thousands of them."""
 
     def __init__(self, path: Path) -> None:
         self.name = "standard input" if str(path) == "-" else str(path)
@@ -120,7 +120,7 @@ class _File:
 
     @property
     def read(self) -> int:
-        """Bytes taken from the disk."""
+        """Bytes read from the disk so far."""
         if self._raw is None or self._raw.closed:
             return 0
         try:
@@ -141,13 +141,13 @@ class _File:
 
     def _encoding(self) -> str:
         begins = self._open().peek(4)[:4]
-        # What PowerShell makes of `aws s3 ls > file`.
+        # PowerShell's encoding of `aws s3 ls > file`.
         if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
         return "utf-8-sig"
 
     def beginning(self) -> str:
-        """The first characters, which are still there for `text`."""
+        """The first characters; `text` returns them again."""
         try:
             return self._open().peek(PEEK)[:PEEK].decode(self._encoding(), errors="ignore")
         except (EOFError, OSError, zlib.error) as error:
@@ -155,7 +155,8 @@ class _File:
 
     @property
     def text(self) -> TextIO:
-        """The characters. Bytes that are none stay in the key, which is refused for it; only a line feed ends a line."""
+        """The file as text. Bytes that are not UTF-8 become surrogates, and keys with them are refused later. Only a line
+        feed ends a line."""
         return io.TextIOWrapper(self._open(), self._encoding(), errors="surrogateescape", newline="\n")
 
     def close(self) -> None:
@@ -167,7 +168,7 @@ class _File:
 
 
 def _manifest(path: Path, text: TextIO) -> tuple[list[_File], list[str]]:
-    """The data files that a manifest.json names, where they lie on this disk, and their columns."""
+    """The data files that a manifest.json names, found on this disk, and their columns."""
     try:
         manifest = json.loads(text.read())
         kind, schema = str(manifest["fileFormat"]), str(manifest["fileSchema"])
@@ -189,7 +190,7 @@ def _manifest(path: Path, text: TextIO) -> tuple[list[_File], list[str]]:
 
 
 def _places(manifest: Path, key: str) -> Iterator[Path]:
-    """Where a data file may lie: as in the bucket (`…/ID/2026-01-01T00-00Z/manifest.json`, `…/ID/data/x.csv.gz`), or
+    """Paths where a data file may be: as in the bucket (`…/ID/2026-01-01T00-00Z/manifest.json`, `…/ID/data/x.csv.gz`), or
     copied next to the manifest."""
     name = key.rpartition("/")[2]
     folder = manifest.resolve().parent

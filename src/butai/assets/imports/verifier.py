@@ -1,7 +1,7 @@
-"""What the store says of an object that a listing names. Called by `importing`; writes nothing into the index.
+"""Verifies, by a HEAD, that the store has an object that a listing names. Writes nothing into the index.
 
-A listing is old as soon as it is made, so each object is asked for. The pace is bounded, and a store that is down or
-refuses us is found out soon, instead of failing millions of objects one by one.
+A listing is out of date as soon as it is made, so each object is verified. A store that is down or refuses the credentials
+ends the run after `GIVE_UP_AFTER` objects, in place of millions of failures one by one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from butai.assets.storage.client import BytesPayload, ObjectAbsent, ObjectFacts,
 from butai.errors import Code, FileTooLarge, SizeMismatch, StoreAccessDenied, Unavailable, UploadRefused
 
 CONCURRENCY = 48
-"""HEADs on their way at a time: enough to hide 20 ms to a store of 2,000 a second."""
+"""HEADs at a time: at 20 ms each, some 2,000 a second."""
 
 GIVE_UP_AFTER = 100
-"""Objects in a row that fail for a reason that is not theirs, before a run ends: the store is down, or refuses us."""
+"""Objects that fail in a row for a reason of the store's, after which a run ends: the store is down, or refuses us."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundObject:
-    """An object that is there. `meta` is the content of a `_meta.json`, None for others and for one that is as before."""
+    """An object that the store has. `meta`: the content of a `_meta.json`, None for others and for an unchanged one."""
 
     facts: ObjectFacts
     meta: dict[str, Any] | None = None
@@ -33,7 +33,7 @@ class FoundObject:
 
 @dataclass(frozen=True, slots=True)
 class NotImportable:
-    """Why an object cannot be imported. `reason` is a stable code; `gone`: the store does not have it, or says so."""
+    """Why an object cannot be imported. `reason` is a stable code; `gone`: the store answered as for an absent key."""
 
     reason: str
     detail: str = ""
@@ -41,7 +41,8 @@ class NotImportable:
 
 
 class Verifier:
-    """Asks for objects, as fast as is allowed. `rate` is objects in a second, None for no limit."""
+    """Verifies objects, at most `CONCURRENCY` at a time and `rate` a second (None: no limit). `check_content`: also compares
+    a file's first bytes with its name."""
 
     def __init__(self, store: Store, *, check_content: bool, rate: float | None) -> None:
         self._store = store
@@ -50,39 +51,39 @@ class Verifier:
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._next_head = 0.0
         self._reached = False
-        self._in_vain = 0
+        self._failed_in_a_row = 0
         self._denied = False
         self._refused = False
-        self._doubt = asyncio.Lock()
+        self._asking_canary = asyncio.Lock()
 
-    async def look(
+    async def verify(
         self, object_key: str, key: AssetKey, before: tuple[int | None, str | None] | None
     ) -> FoundObject | NotImportable:
-        """`before`: size and ETag as the index has them. Never raises for what a store does."""
+        """Verifies one object. `before`: size and ETag as the index has them. Never raises for what a store does."""
         async with self._slots:
-            if await self._hopeless():
-                # Nobody's fault but the store's; the next run takes it.
-                return NotImportable(Code.NOT_TRIED)
+            if await self._gave_up():
+                # The next run takes it.
+                return NotImportable("not_tried")
             await self._pace()
             try:
-                answer = await self._ask(object_key, key, before)
+                answer = await self._read(object_key, key, before)
             except ObjectAbsent:
                 answer = NotImportable(Code.ABSENT, gone=True)
             except StoreAccessDenied:
-                # AWS answers so for an absent key, too, to those who may not list.
-                self._in_vain += not self._reached
+                # AWS answers 403 for an absent key, too, to callers who may not list.
+                self._failed_in_a_row += not self._reached
                 self._denied = True
                 return NotImportable(Code.DENIED_OR_ABSENT, gone=True)
             except Unavailable as error:
-                self._in_vain += 1
+                self._failed_in_a_row += 1
                 self._denied = False
                 return NotImportable(error.code, error.detail)
             except UploadRefused as error:
                 answer = NotImportable(error.code, error.detail)
-            self._reached, self._in_vain = True, 0
+            self._reached, self._failed_in_a_row = True, 0
             return answer
 
-    async def _ask(
+    async def _read(
         self, object_key: str, key: AssetKey, before: tuple[int | None, str | None] | None
     ) -> FoundObject | NotImportable:
         facts = await self._store.head(object_key)
@@ -97,7 +98,7 @@ class Verifier:
             if self._check_content:
                 key.format.check(await self._store.read(object_key, 0, HEAD_BYTES), facts.size)
         except RangeRefused:
-            raise SizeMismatch("The object changed while it was looked at") from None
+            raise SizeMismatch("The object changed while it was read") from None
         return FoundObject(facts, meta)
 
     async def _pace(self) -> None:
@@ -108,26 +109,26 @@ class Verifier:
             self._next_head += 1 / self._rate
             await asyncio.sleep(wait)
 
-    async def despair(self) -> str:
-        """Why it makes no sense to go on, in one line; empty while it does."""
-        if not await self._hopeless():
+    async def reason_to_stop(self) -> str:
+        """Why the run cannot go on, in one line; empty while it can."""
+        if not await self._gave_up():
             return ""
         if self._refused:
-            return f"the store refused all of the first {self._in_vain} objects: butai doctor tells why"
-        return f"the store has not answered for {self._in_vain} objects in a row: run this again when it does"
+            return f"the store refused all of the first {self._failed_in_a_row} objects: butai doctor shows why"
+        return f"the store has not answered for {self._failed_in_a_row} objects in a row: run this again when it does"
 
-    async def _hopeless(self) -> bool:
-        if self._in_vain < GIVE_UP_AFTER or not self._denied:
-            return self._in_vain >= GIVE_UP_AFTER
-        async with self._doubt:
-            if self._in_vain >= GIVE_UP_AFTER and not self._refused and await self._canary_lives():
-                # So it is not us whom it refuses: the listing begins with what is no longer there.
-                self._reached, self._in_vain = True, 0
-            self._refused = self._in_vain >= GIVE_UP_AFTER
+    async def _gave_up(self) -> bool:
+        if self._failed_in_a_row < GIVE_UP_AFTER or not self._denied:
+            return self._failed_in_a_row >= GIVE_UP_AFTER
+        async with self._asking_canary:
+            if self._failed_in_a_row >= GIVE_UP_AFTER and not self._refused and await self._canary_readable():
+                # The credentials are good: the listing begins with objects that are gone.
+                self._reached, self._failed_in_a_row = True, 0
+            self._refused = self._failed_in_a_row >= GIVE_UP_AFTER
         return self._refused
 
-    async def _canary_lives(self) -> bool:
-        """Whether the store lets us read an object of our own, whose name is always the same."""
+    async def _canary_readable(self) -> bool:
+        """Whether the store lets us write and read an object of our own, whose key is always the same."""
         canary = f"{self._store.prefix}butai/import/canary"
         try:
             await self._store.put(canary, BytesPayload(b"canary"), "text/plain")

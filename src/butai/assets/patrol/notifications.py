@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.alerts.service import digest, raise_alert
+from butai.alerts.service import raise_alert, send_message
 from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.storage.canary import StoreUnreliable
 from butai.errors import Code
@@ -46,7 +46,7 @@ async def send_digest(session: AsyncSession, run_id: int) -> None:
     if changes:
         title = "Patrol: " + ", ".join(f"{count_files(len(keys))} {what}" for what, keys in changes.items())
         body = "\n\n".join(list_keys(what.capitalize(), keys) for what, keys in changes.items())
-        await digest(session, title, body, "warning" if set(changes) != {"recovered"} else "info")
+        await send_message(session, title, body, "warning" if set(changes) != {"recovered"} else "info")
 
 
 async def raise_stop_alert(session: AsyncSession, stopped: StoreUnreliable) -> None:
