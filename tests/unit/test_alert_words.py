@@ -20,4 +20,4 @@ def test_each_alert_that_can_be_raised_is_there_in_chinese() -> None:
     assert {"assets_missing", "patrol_stale", "upload_failures", "jobs_failed"} <= raised
     words = (ROOT / "console/src/i18n/operations-zh.ts").read_text()
     said = words[words.index("alertWords: {") :]
-    assert raised == set(re.findall(r"^ {4}(\w+): \{ title:", said, re.MULTILINE))
+    assert raised == set(re.findall(r"^ {4}(\w+): \{\s*title:", said, re.MULTILINE))
