@@ -1,1 +1,1 @@
-"""What is inside files: facts, thumbnails, waveforms. Read by background jobs."""
+"""The contents of files: facts, thumbnails and waveforms, read by background jobs."""

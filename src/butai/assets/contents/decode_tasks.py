@@ -1,7 +1,7 @@
-"""What wants a whole file decoded: the waveform and loudness of music, the preview of a sky. One job for each file.
+"""Decodes whole files: the waveform and loudness of music, the preview of a sky. One job for each file.
 
-Each is decoded by a child process with limits (`inspect.decode_child`), two at a time. A file that cannot be decoded is a
-reason among its own facts. Enqueued by `inspection`; registered by `tasks`.
+A child process with limits (`readers.decode_child`) decodes each, two at a time. For a file that cannot be decoded, its
+facts say why (`decode_error`).
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ DECODE = "assets.decode"
 """Arguments: `asset_id`, `object_key`."""
 
 SECONDS = 60.0
-"""Longest time for one file, on a busy machine; an hour of music takes ten."""
+"""Most seconds for one file. An hour of music takes ten; the rest is for a busy machine."""
 
 AT_ONCE = 2
 
 KINDS = {AssetType.BGM: "sound", AssetType.HDR: "picture"}
-"""Which types are decoded, and as what."""
+"""Types of assets that are decoded, and as which kind (`sound`, `picture`)."""
 
-_turns = asyncio.Semaphore(AT_ONCE)
+_slots = asyncio.Semaphore(AT_ONCE)
 
 
 async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
-    """Decodes one object, if it is still the asset's. Again is fine. Raises `Unavailable` for the store's failures."""
+    """Decodes one object, if it is still the asset's. Idempotent. Raises `Unavailable` when the store fails."""
     library: Library = context.additional_context["library"]
     async with library.database.transaction() as session:
         asset = await session.get(Asset, UUID(asset_id))
@@ -57,7 +57,7 @@ async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
     if kind == "picture" and not await wants_thumbnail(library, asset.id, object_key):
         return
     suffix = asset.wanted_key.rpartition(".")[2].lower()
-    async with _turns:
+    async with _slots:
         found, problem = await _decoded(library.store, object_key, kind, suffix)
     if problem is None and kind == "picture":
         try:
@@ -70,7 +70,7 @@ async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
 
 
 async def _decoded(store: Store, object_key: str, kind: str, suffix: str) -> tuple[dict[str, Any], str | None]:
-    # ffmpeg tells some formats by their names.
+    # ffmpeg recognises some formats by their file names.
     with tempfile.NamedTemporaryFile(prefix="butai-decode-", suffix=f".{suffix}") as file:
         try:
             async with store.open(object_key) as body:
@@ -83,7 +83,7 @@ async def _decoded(store: Store, object_key: str, kind: str, suffix: str) -> tup
 
 
 async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
-    """What the child answers, or a code: `decode_failed`, `decode_too_long`."""
+    """The child's answer, or a code: `decode_failed`, `decode_too_long`."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -94,7 +94,7 @@ async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
-        # Nothing of ours, least of all a secret, is the child's business.
+        # No other variable: the environment holds secrets.
         env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
     )
     try:
@@ -126,8 +126,8 @@ async def _write(
         if problem is not None:
             facts["decode_error"] = problem
         elif kind == "sound":
-            told = {name: found[name] for name in ("loudness_lufs", "peak_dbfs") if found[name] is not None}
-            facts["sound"] = {**facts.get("sound", {}), "duration": found["duration"], **told}
+            measured = {name: found[name] for name in ("loudness_lufs", "peak_dbfs") if found[name] is not None}
+            facts["sound"] = {**facts.get("sound", {}), "duration": found["duration"], **measured}
             asset.duration_seconds = found["duration"]
             row = {"asset_id": asset_id, "object_key": object_key, "peaks": found["peaks"]}
             statement = insert(AssetWaveform).values(**row)
@@ -138,5 +138,5 @@ async def _write(
 
 def register(app: App) -> None:
     """Makes the task known to a procrastinate app."""
-    again = RetryStrategy(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
-    app.task(name=DECODE, pass_context=True, retry=again)(decode)
+    retry = RetryStrategy(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
+    app.task(name=DECODE, pass_context=True, retry=retry)(decode)

@@ -1,10 +1,8 @@
-"""Looks into files for what the library shows and filters by: the jobs, and what they write.
+"""Inspects files for the facts that the library shows and filters by.
 
-`assets.inspect` is enqueued with each upload; `assets.inspect_backlog` finds what has never been looked into: imported
-files, and those that were there before this was. Both read a few ranges of the object through the store and write one
-row, unless the row has another object by then. A file that cannot be read is a reason on its own row, and nothing more.
-
-The readers are in `inspect`. Registered by `tasks`.
+`assets.inspect` is enqueued with each upload; `assets.inspect_backlog` finds files that were never inspected, such as
+imported ones. Both read a few ranges of the object and write one row, unless the asset has another object by then. A file
+that cannot be read has the reason on its row (`inspect_error`), and no other effect.
 """
 
 from __future__ import annotations
@@ -48,22 +46,22 @@ from butai.errors import (
 log = structlog.get_logger(__name__)
 
 SECONDS = 20.0
-"""Longest time for one file. A good one takes a tenth of a second."""
+"""Most seconds for one file. A good one takes a tenth of a second."""
 
 READ_LIMIT = 16 * 1024**2
-"""Most bytes that are read of one file for its facts: four times the largest document that is parsed."""
+"""Most bytes that are read of one file: four times the largest document that is parsed."""
 
 RETRIES = 8
-"""How often a job comes again to a store that does not answer: 2, 4, 8, … seconds, over eight minutes in all."""
+"""Attempts of a job while the store does not answer: after 2, 4, 8, … seconds, over eight minutes in all."""
 
 BACKLOG_BATCH = 200
 BACKLOG_AT_ONCE = 4
 
 BACKLOG_SECONDS = 240.0
-"""How long one run of the backlog goes on. The next minute's run takes over, so that a worker can stop in between."""
+"""Seconds after which one run of the backlog ends. The next minute's run goes on, so that a worker can stop in between."""
 
 TERMS_LIMIT = 300
-"""Most words of one file that lists filter by: an avatar has some twenty expressions."""
+"""Most terms of one file that lists filter by: an avatar has some twenty expressions."""
 
 GLB_EXTENSIONS = ("vrm", "glb", "vrma")
 SOUNDS = ("mp3", "ogg", "oga", "opus", "wav", "flac", "m4a", "mp4", "aac", "webm")
@@ -72,9 +70,10 @@ PICTURES = ("hdr", "exr", "png", "jpg", "jpeg", "webp")
 
 @dataclass(slots=True)
 class Facts:
-    """What was found in a file. `sections` is the JSON that is shown; `terms` are words to filter by, in lower case.
+    """The facts of a file. `sections` is the JSON that is shown; `terms` are words to filter by, in lower case;
+    `duration` is in seconds.
 
-    `thumbnail`: first byte, length and MIME type of a picture within the file.
+    `thumbnail`: first byte, length and MIME type of a picture inside the file.
     """
 
     sections: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +84,7 @@ class Facts:
 
 
 class Reader:
-    """Ranges of one object, within its size and within a budget; counts what it read."""
+    """Reads ranges of one object, within its size and a `budget` of bytes."""
 
     def __init__(self, store: Store, object_key: str, size: int, budget: int = READ_LIMIT) -> None:
         self._store, self._key, self._size, self._budget = store, object_key, size, budget
@@ -103,7 +102,7 @@ class Reader:
 
 
 async def read_facts(read: Read, size: int, kind: AssetType, extension: str) -> Facts:
-    """What a file of `size` bytes says. Raises `UploadRefused` for one that is broken, or would take too much."""
+    """The facts of a file of `size` bytes. Raises `UploadRefused` for a file that is broken, or too large to inspect."""
     if extension in GLB_EXTENSIONS:
         return await _model(read, await read_glb(read, size), kind, "glb")
     if extension == "gltf":
@@ -134,7 +133,7 @@ async def _model(read: Read, glb: Glb, kind: AssetType, form: str) -> Facts:
         return _motion(animations.glb_animation(glb), "vrma" if vrma else form)
     found = _model_facts(glb, form)
     places = image_places(glb)
-    # A parsed document may take 60 MB: it must not wait for the store with its neighbours'.
+    # A parsed document may take 60 MB: it is freed before the reads below wait for the store.
     del glb
     if sizes := await image_sizes(read, places):
         found.sections["model"]["image_sizes"] = sizes
@@ -166,7 +165,7 @@ def _expressions(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A row to look into, as it was when it was found."""
+    """What an inspection needs of an asset, as it was when the inspection began."""
 
     id: UUID
     object_key: str
@@ -183,7 +182,7 @@ def _target(asset: Asset) -> _Target:
 
 
 async def inspect_asset(context: JobContext, asset_id: str, object_key: str) -> None:
-    """Looks into one object, if it is still the asset's. Again is fine."""
+    """Inspects one object, if it is still the asset's. Idempotent."""
     library: Library = context.additional_context["library"]
     async with library.database.transaction() as session:
         asset = await session.get(Asset, UUID(asset_id))
@@ -206,7 +205,8 @@ async def inspect_asset(context: JobContext, asset_id: str, object_key: str) -> 
 
 
 async def _inspect(library: Library, target: _Target) -> None:
-    """Reads and writes down. Raises `Unavailable` for the store's and the database's failures, having written nothing."""
+    """Reads the object and writes its facts. Raises `Unavailable` for failures of store and database, having written
+    nothing."""
     began = time.monotonic()
     reader = Reader(library.store, target.object_key, target.size)
     facts, problem = None, None
@@ -224,7 +224,7 @@ async def _inspect(library: Library, target: _Target) -> None:
     except Unavailable:
         raise
     except Exception:
-        # A reader's mistake must not take the next file's turn.
+        # A bug in a reader must not keep the next file from being read.
         log.exception("asset.inspection_crashed", asset_id=str(target.id))
         problem = Code.INSPECTION_FAILED
     if facts is not None and facts.thumbnail is not None:
@@ -246,12 +246,12 @@ async def _keep_thumbnail(library: Library, target: _Target, start: int, length:
         body = await library.store.read(target.object_key, start, length)
         await store_thumbnail(library, target.id, target.object_key, body, mime)
     except (UploadRefused, ObjectAbsent, RangeRefused) as error:
-        # No picture, whatever the file says; its other facts are none the worse.
+        # Not a picture; the file's other facts are kept all the same.
         log.info("thumbnail.refused", asset_id=str(target.id), error=type(error).__name__)
 
 
 async def _write(library: Library, target: _Target, facts: Facts | None, problem: str | None) -> None:
-    """One transaction: what was found, unless the asset has another object by now."""
+    """Writes the facts in one transaction, unless the asset has another object by now."""
     found = facts or Facts()
     async with library.database.transaction() as session:
         asset = await transitions.lock(session, target.id)
@@ -271,11 +271,11 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
         )
 
 
-# Those that were never looked into
+# The backlog
 
 
 async def inspect_backlog(context: JobContext, timestamp: int) -> None:
-    """Looks into files that nobody has, in the order of their ids, until there are none or the run's time is over."""
+    """Inspects files that were never inspected, in the order of their ids, until none is left or the run's time is over."""
     library: Library = context.additional_context["library"]
     deadline = time.monotonic() + BACKLOG_SECONDS
     after: UUID | None = None
@@ -284,18 +284,18 @@ async def inspect_backlog(context: JobContext, timestamp: int) -> None:
         if not targets:
             return
         after = targets[-1].id
-        refused = await _all(library, targets)
+        refused = await _inspect_all(library, targets)
         if len(refused) == len(targets) and len(targets) > 1:
-            # Not the files' fault: the store is away. Nothing was written, so the next run finds them again.
+            # The store is down. Nothing was written, so the next run finds them again.
             log.warning("inspection.store_away", error_code=refused[0][1])
             return
         for target, code in refused:
-            # One among good ones: a key that the store does not let us read, as AWS answers for absent ones.
+            # One among others that could be read: a 403, which AWS also answers for an absent key.
             await _write(library, target, None, code)
 
 
 async def _waiting(library: Library, after: UUID | None) -> list[_Target]:
-    # In the words of the index `ix_assets_uninspected`.
+    # Word for word the condition of the index `ix_assets_uninspected`.
     waiting = select(Asset).where(
         Asset.status == AssetStatus.READY,
         Asset.sidecar.is_(None),
@@ -308,13 +308,13 @@ async def _waiting(library: Library, after: UUID | None) -> list[_Target]:
         return [_target(row) for row in rows]
 
 
-async def _all(library: Library, targets: Sequence[_Target]) -> list[tuple[_Target, str]]:
-    """Those that the store did not give, and why."""
-    turns = asyncio.Semaphore(BACKLOG_AT_ONCE)
+async def _inspect_all(library: Library, targets: Sequence[_Target]) -> list[tuple[_Target, str]]:
+    """Inspects these; returns those that the store did not return, with its error code."""
+    slots = asyncio.Semaphore(BACKLOG_AT_ONCE)
     refused: list[tuple[_Target, str]] = []
 
     async def one(target: _Target) -> None:
-        async with turns:
+        async with slots:
             try:
                 await _inspect(library, target)
             except DatabaseUnavailable:

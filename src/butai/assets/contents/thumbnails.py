@@ -1,9 +1,8 @@
-"""Thumbnails that we make of a file's own content: a VRM's embedded picture, the preview of a sky.
+"""Thumbnails derived from a file's own content: a VRM's embedded picture, the preview of a sky.
 
-They are sidecars as an owner would upload them, so whatever serves, lists, hides, trashes and removes those does it for
-these. What a person uploaded is never touched: ours are the sidecars whose objects were all `derived`, by the ledger.
-
-Called by `inspection`, and by whoever decodes pictures.
+They are stored as the sidecars that an owner would upload, so whatever serves, lists, hides, trashes and removes those does
+the same for these. Thumbnails that a person uploaded are never touched: derived ones are those whose objects are all
+`derived` in the ledger.
 """
 
 from __future__ import annotations
@@ -34,28 +33,28 @@ log = structlog.get_logger(__name__)
 ACTOR = "worker"
 
 LEASE = timedelta(minutes=2)
-"""Longer than the store may take for 10 MiB at its slowest; after it the sweeper takes the writer for dead."""
+"""Longer than the store may take for 10 MiB at its slowest; after it the sweep counts the writer as dead."""
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
-"""What a thumbnail may be."""
+"""MIME types that a thumbnail may have, and the extension of each."""
 
 _LOCK = 0x6275_7461_6902
-"""What a name is hashed with for the lock under which its rows are looked for and made: nobody's rows have no
-constraint."""
+"""Seed of the hash by which the advisory lock of a name is found. Rows without an owner have no unique constraint, so this
+lock keeps two jobs from making two."""
 
 
 async def wants_thumbnail(library: Library, asset_id: UUID, object_key: str) -> bool:
-    """Whether a thumbnail made of this object would be kept: the asset still has it, and no person gave it one."""
+    """Whether a thumbnail derived from this object would be kept: it is still the asset's, and no person uploaded one."""
     async with library.database.transaction() as session:
         asset = await _current(session, asset_id, object_key)
-        return asset is not None and await _ours(session, asset) is not None
+        return asset is not None and await _derived(session, asset) is not None
 
 
 async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, body: bytes, mime: str) -> None:
-    """Keeps a picture as the thumbnail of what an object shows. Again is fine; one of an earlier version is replaced.
+    """Stores a picture as the asset's derived thumbnail, in place of one of an earlier version. Idempotent.
 
-    Does nothing when the asset has another object by now, or a thumbnail from a person. Raises `UploadRefused` for what
-    is no picture, `Unavailable` as the store and the database do.
+    Does nothing when the asset has another object by now, or a thumbnail that a person uploaded. Raises `UploadRefused` for
+    content that is no picture, `Unavailable` as store and database do.
     """
     stored = StoredObject(len(body), hashlib.sha256(body).hexdigest(), "", body[:HEAD_BYTES])
     attempt = UploadAttempt(keys.mint_object_key(library.store.prefix))
@@ -79,7 +78,7 @@ async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, bod
 async def _begin(
     library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject, mime: str
 ) -> AssetKey | None:
-    """The row and the ledger's line, before a byte is stored; None when there is nothing to do."""
+    """Writes the row and the ledger's line before a byte is stored. Returns its key; None when there is nothing to do."""
     async with library.database.transaction() as session:
         asset = await _current(session, asset_id, object_key)
         if asset is None:
@@ -89,13 +88,13 @@ async def _begin(
         checked(stored, key, size_limit(library.settings, key.kind, key.sidecar), None)
         name = f"{asset.owner_user_id or ''}\n{asset.type}\n{asset.stem}"
         await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, _LOCK))))
-        ours = await _ours(session, asset)
-        if ours is None:
+        derived = await _derived(session, asset)
+        if derived is None:
             return None
-        for row in ours:
+        for row in derived:
             if row.wanted_key != key.text and row.deleted_at is None:
                 # Of an earlier version, in another format.
-                await _put_away(session, row.id)
+                await _trash(session, row.id)
         await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(ACTOR))
         await write_down(session, attempt, Source("derived", LEASE, size=stored.size, sha256=stored.sha256))
         return key
@@ -107,7 +106,7 @@ def _key(asset: Asset, mime: str) -> AssetKey | None:
     try:
         key = keys.parse(f"{asset.stem}_thumb.{EXTENSIONS[mime]}")
     except ButaiError:
-        # The name is as long as names may be.
+        # The asset's key is too long for a suffix.
         return None
     return key if (key.stem, key.kind, key.sidecar) == (asset.stem, asset.type, Sidecar.THUMB) else None
 
@@ -120,13 +119,13 @@ async def _current(session: AsyncSession, asset_id: UUID, object_key: str) -> As
 
 
 def _mark(asset: Asset) -> dict[str, Any]:
-    """What a thumbnail says of its origin. An imported object keeps its key when somebody else writes it anew."""
+    """The facts of a derived thumbnail: its source. With the ETag, since another program may overwrite an imported object."""
     return {"derived_from": asset.object_key, "derived_etag": asset.etag}
 
 
-async def _ours(session: AsyncSession, asset: Asset) -> list[Asset] | None:
-    """The asset's thumbnails that we made; None when one is a person's, or is of this object already (also when its owner
-    threw it away)."""
+async def _derived(session: AsyncSession, asset: Asset) -> list[Asset] | None:
+    """The asset's derived thumbnails; None when a person uploaded one, or one is of this object already, be it in the
+    trash."""
     rows = await session.scalars(
         select(Asset).where(
             Asset.stem == asset.stem,
@@ -150,7 +149,7 @@ async def _ours(session: AsyncSession, asset: Asset) -> list[Asset] | None:
     return [row for row in found if {origin for owner, origin in origins if owner == row.id} == {"derived"}]
 
 
-async def _put_away(session: AsyncSession, thumbnail_id: UUID) -> None:
+async def _trash(session: AsyncSession, thumbnail_id: UUID) -> None:
     row = await transitions.lock(session, thumbnail_id)
     if row is not None and row.deleted_at is None:
         row.deleted_at = (await session.execute(select(func.now()))).scalar_one()
@@ -161,16 +160,17 @@ async def _put_away(session: AsyncSession, thumbnail_id: UUID) -> None:
 async def _finish(
     library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject
 ) -> bool:
-    """Points the sidecar at the picture, unless the world has moved on."""
+    """Points the sidecar at the picture. Returns False, and fails the attempt, when the asset has another object or the
+    sidecar a newer attempt by now."""
     assert attempt.asset_id is not None
     async with library.database.transaction() as session:
-        # In the order in which every end of an attempt takes them.
+        # Locked in the order in which every end of an attempt locks them.
         await session.get(AssetObject, attempt.object_key, with_for_update=True)
         row = await transitions.lock(session, attempt.asset_id)
         overtaken = row is None or row.attempts != attempt.number
         asset = await _current(session, asset_id, object_key)
         if overtaken or asset is None:
-            await fail(session, attempt, UploadInterrupted("Something newer came"), actor=ACTOR)
+            await fail(session, attempt, UploadInterrupted("A newer attempt replaced this one"), actor=ACTOR)
             return False
         thumbnail = await finish(session, attempt, stored, actor=ACTOR)
         thumbnail.facts = _mark(asset)

@@ -1,1 +1,1 @@
-"""Facts from inside files, by range reads of their heads: no file is ever read whole for its facts."""
+"""Readers of facts from files, by range reads of their heads: no file is read whole for its facts."""

@@ -1,6 +1,6 @@
-"""What motions say of themselves: VRM animations, other GLB, the heads of BVH and FBX.
+"""Facts of motions: VRM animations, other GLB, the heads of BVH and FBX. Pure.
 
-Pure. Called by `inspection`. Sources: VRM, `specification/VRMC_vrm_animation-1.0/README.md`; BVH as Biovision wrote it
+Sources: VRM, `specification/VRMC_vrm_animation-1.0/README.md`; BVH as Biovision wrote it
 ("HIERARCHY" and "MOTION" parts, a text); FBX has no public specification, its header is known by its readers.
 """
 
@@ -15,13 +15,13 @@ from butai.assets.contents.readers.glb import Glb, Read, entry
 from butai.errors import SignatureMismatch
 
 BVH_LIMIT = 256 * 1024
-"""Most bytes of a BVH that are looked into. A skeleton has 10 KB; a person's with all fingers 30."""
+"""Most bytes of a BVH that are read. A skeleton has 10 KB; one of a person with all fingers 30."""
 
 PIECE = 32 * 1024
-"""Bytes of one read of a text."""
+"""Bytes of one read of a BVH."""
 
 FBX_HEAD = 4096
-"""Bytes of an FBX that are read. The version of a text one stands in its first lines."""
+"""Bytes of an FBX that are read. A text FBX has its version in its first lines."""
 
 _JOINT = re.compile(rb"\b(?:ROOT|JOINT)\s")
 _MOTION = re.compile(rb"\bMOTION\s+Frames:\s*(\d{1,10})\s+Frame\s?Time:\s*([0-9.eE+-]{1,32})\s", re.IGNORECASE)
@@ -33,7 +33,7 @@ def is_vrma(glb: Glb) -> bool:
 
 
 def glb_animation(glb: Glb) -> dict[str, Any]:
-    """A motion in a GLB; of a VRM animation also which bones and expressions it really moves."""
+    """Facts of a motion in a GLB; for a VRM animation also the bones and expressions that it animates."""
     animations = list(gltf.animation_lengths(glb.document))
     found: dict[str, Any] = {
         "duration": gltf.longest(animations),
@@ -63,7 +63,8 @@ def glb_animation(glb: Glb) -> dict[str, Any]:
 
 
 async def bvh_animation(read: Read, size: int) -> dict[str, Any]:
-    """A BVH's skeleton and length; only what was met, with `complete` false, when its motion begins beyond `BVH_LIMIT`.
+    """`joints`, `frames`, `frame_time` and `duration` (seconds) of a BVH. When its motion begins beyond `BVH_LIMIT`, only the
+    joints that were read, with `complete` false.
 
     Raises `SignatureMismatch`.
     """
@@ -72,7 +73,7 @@ async def bvh_animation(read: Read, size: int) -> dict[str, Any]:
         piece = await read(len(text), min(PIECE, size - len(text), BVH_LIMIT - len(text)))
         if not piece:
             break
-        # The last bytes of what was there belong to it: a word may lie across.
+        # From 200 bytes before the piece on: a match may span two pieces.
         searched = max(0, len(text) - 200)
         text += piece
         if len(text) == len(piece) and not text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"HIERARCHY"):
@@ -89,14 +90,14 @@ def _bvh_length(match: re.Match[bytes]) -> dict[str, Any]:
         step = float(match[2])
     except ValueError:
         return {"frames": frames}
-    # In a file that says the time of a frame as 0.0083333, milliseconds would be too coarse.
+    # Kept as it is: rounded to milliseconds, a frame time of 0.0083333 would be wrong by 4 %.
     if not 0 < step < 1000:
         return {"frames": frames}
     return {"frames": frames, "frame_time": step, "duration": claims.seconds(frames * step)}
 
 
 async def fbx_animation(read: Read, size: int) -> dict[str, Any]:
-    """Kind and version (7400 is 7.4) of an FBX. Nothing else can be told without reading it whole.
+    """Encoding and version (7400 is 7.4) of an FBX; anything else would take a whole read.
 
     Raises `SignatureMismatch`.
     """

@@ -1,7 +1,6 @@
-"""Values out of files, made fit to be kept: whatever a file says is a claim, of any type and size.
+"""Values from files, checked before they are stored: whatever a file contains is a claim, of any type and size. Pure.
 
-Pure. Called by the readers of this package. What comes out can be written to Postgres as JSON: no NUL, no lone surrogate,
-no infinity, no number beyond what a bigint takes.
+Results can be written to Postgres as JSON: no NUL, no lone surrogate, no infinity, no number beyond a bigint.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ TEXT_LIMIT = 500
 """Most characters that are kept of a title, a name, an address."""
 
 NAME_LIMIT = 64
-"""Most characters of a name that lists can be filtered by; longer ones are left out, for a part of a name is another."""
+"""Most characters of a name that lists can be filtered by. Longer ones are left out: cut short, they would be another name."""
 
 COUNT_LIMIT = 2**40
 """Largest number of things that is believed. The sum of as many as one file can name still fits a bigint."""
@@ -40,7 +39,7 @@ def texts(value: object, most: int = 20) -> list[str]:
 
 
 def link(value: object) -> str | None:
-    """A web address; None for anything else: people will click on it."""
+    """An http or https URL; None for anything else, since pages show it as a link."""
     found = text(value)
     whole = found is not None and found == value and not any(letter.isspace() for letter in found)
     return found if found and whole and found.lower().startswith(("https://", "http://")) else None
@@ -73,7 +72,7 @@ def seconds(value: object) -> float | None:
 
 
 def section(value: object, *path: str) -> dict[str, Any]:
-    """`value[path[0]][path[1]]…` when each step of it is an object, else an empty one."""
+    """`value[path[0]][path[1]]…` when each step is an object, else an empty one."""
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}

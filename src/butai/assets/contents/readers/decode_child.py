@@ -1,7 +1,7 @@
-"""Decodes one file, in a process of its own with little memory and time: a file that was made to harm harms this one.
+"""Decodes one file in a process with limits of its own, so that a hostile file harms no other process.
 
-`python -m butai.assets.contents.readers.decode_child sound|picture PATH` prints one line of JSON. Knows nothing of the rest
-of the service. Loudness: ITU-R BS.1770-4 (K-weighting, 400 ms blocks, gates at -70 LUFS and 10 LU below the mean).
+`python -m butai.assets.contents.readers.decode_child sound|picture PATH` prints one line of JSON. Imports nothing else of
+Butai. Loudness: ITU-R BS.1770-4 (K-weighting, 400 ms blocks, gates at -70 LUFS and 10 LU below the mean).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 MEMORY = 2 * 1024**3
 CPU_SECONDS = 40
 PEAKS = 800
-"""Stretches of a waveform: more than a page shows in pixels."""
+"""Values of a waveform: more than a page shows in pixels."""
 
 MOST_PIXELS = 64 * 1024**2
-"""Of a picture: 8192 by 8192. As floats that is 768 MB."""
+"""Largest picture: 8192 by 8192, which as floats is 768 MB."""
 
 SOUNDS = "aac,flac,matroska,mov,mp3,ogg,wav"
 PICTURES = "exr_pipe,hdr_pipe,image2,jpeg_pipe,png_pipe,webp_pipe"
-"""ffmpeg's readers for the types that are kept. Its others follow playlists, which name other files and addresses."""
+"""ffmpeg's demuxers for the accepted types. Some of its others follow playlists, which name other files and URLs."""
 
 PREVIEW = (512, 256)
 STEP = 4800
@@ -34,7 +34,7 @@ _HIGHPASS = "b0=1:b1=-2:b2=1:a0=1:a1=-1.99004745483398:a2=0.99007225036621"
 
 
 def main() -> None:
-    """Reads the command line, answers, ends."""
+    """Sets the limits, decodes the file on the command line, prints the result."""
     kind, path = sys.argv[1:3]
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -108,7 +108,7 @@ def _frames(file: Any, stream: Any) -> Any:
 
 
 def _blocks(np: Any, samples: Any, into: list[Any], measure: Any) -> Any:
-    """Takes whole stretches of 100 ms off `samples`; gives what is left."""
+    """Appends the measure of each whole block of 100 ms in `samples` to `into`; returns the remaining samples."""
     whole = samples.shape[1] // STEP
     if whole:
         into.append(measure(samples[:, : whole * STEP].reshape(samples.shape[0], whole, STEP)))
@@ -138,7 +138,7 @@ def _through(av: Any, np: Any, graph: Any, frame: Any) -> Any:
 
 
 def _integrated(np: Any, steps: Any) -> float | None:
-    """Loudness of a whole from the energies of its stretches of 100 ms."""
+    """Integrated loudness in LUFS, from the energies of blocks of 100 ms; None for silence."""
     if len(steps) < 4:
         return None
     blocks = (steps[:-3] + steps[1:-2] + steps[2:-1] + steps[3:]) / 4
@@ -152,7 +152,7 @@ def _integrated(np: Any, steps: Any) -> float | None:
 
 
 def picture(path: str) -> dict[str, Any]:
-    """`jpeg` in base64: a preview within `PREVIEW`, of a sky with its light brought into range."""
+    """`jpeg` in base64: a preview of at most `PREVIEW` pixels, tone-mapped for a sky."""
     import av
     import numpy as np
 
@@ -181,7 +181,7 @@ def picture(path: str) -> dict[str, Any]:
 
 
 def _smaller(np: Any, light: Any, width: int, height: int) -> Any:
-    """The mean of what falls into each pixel, nearly: a sun of a few pixels must not vanish between them."""
+    """Scaled down by means over areas: a sun of a few pixels must not vanish between the sampled ones."""
     rows = np.linspace(0, light.shape[0], height + 1).astype(int)
     columns = np.linspace(0, light.shape[1], width + 1).astype(int)
     down = np.add.reduceat(light, np.minimum(rows[:-1], light.shape[0] - 1), axis=0)

@@ -1,7 +1,6 @@
-"""The outside of a GLB: its JSON chunk and where its binary chunk lies.
+"""The container of a GLB: its JSON chunk, and where its binary chunk is. Pure.
 
-Pure. Every number in a file is a claim: it is checked against the file's real size
-before it is used.
+Every number in a file is checked against the file's real size before it is used.
 Source: glTF 2.0, "GLB File Format Specification".
 """
 
@@ -17,18 +16,18 @@ from butai.assets.kinds import check_glb
 from butai.errors import GlbInvalid, InspectionTooLarge, SignatureMismatch
 
 Read = Callable[[int, int], Awaitable[bytes]]
-"""Reads bytes: (start, length) to at most `length` of them."""
+"""Reads a range: (start, length) to at most `length` bytes."""
 
 FIRST_READ = 16 * 1024
-"""Bytes of the first range read: with header and JSON of a small avatar in one."""
+"""Bytes of the first range read: header and JSON of a small avatar."""
 
 JSON_LIMIT = 4 * 1024**2
-"""Largest JSON chunk that is read into this process: twice the largest of real avatars. Larger ones are stored all the
-same."""
+"""Largest JSON chunk that is parsed in this process: twice the largest of real avatars. Larger files are stored without
+facts."""
 
 VALUES_LIMIT = 400_000
-"""Most values in it, by its commas and brackets. Parsing them takes a quarter of a second, in which nothing else is
-answered, and at most 60 MB; 4 MiB of `[],[],…` would make four times as many."""
+"""Most values in the JSON, by its commas and brackets. Parsing so many takes a quarter of a second, in which the process
+does nothing else, and at most 60 MB; 4 MiB of `[],[],…` would be four times as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ async def read_glb(read: Read, size: int) -> Glb:
     if json_length > JSON_LIMIT:
         raise InspectionTooLarge(f"The JSON chunk has {json_length} bytes; {JSON_LIMIT} is the most")
     end = 20 + json_length
-    # The BIN chunk's header stands right behind the JSON: read it in the same go.
+    # The BIN chunk's header follows the JSON: the same read gets it.
     wanted = min(end + 8, size)
     if len(head) < wanted:
         head += await read(len(head), wanted - len(head))
@@ -57,7 +56,7 @@ async def read_glb(read: Read, size: int) -> Glb:
 
 
 async def read_gltf(read: Read, size: int) -> Glb:
-    """Opens a glTF that is a text of its own, without a BIN chunk. Raises as `read_glb` does."""
+    """Opens a `.gltf`, a JSON text without a BIN chunk. Raises as `read_glb` does."""
     if size > JSON_LIMIT:
         raise InspectionTooLarge(f"The document has {size} bytes; {JSON_LIMIT} is the most")
     text = (await read(0, size)).removeprefix(b"\xef\xbb\xbf") if size else b""
@@ -88,7 +87,7 @@ def _binary(head: bytes, start: int, size: int) -> tuple[int, int] | None:
 
 
 def buffer_view(glb: Glb, index: object) -> tuple[int, int] | None:
-    """First byte and length, in the file, of a buffer view in the BIN chunk. None when any number is off."""
+    """First byte and length, in the file, of a buffer view in the BIN chunk. None when it does not lie within the chunk."""
     views = glb.document.get("bufferViews")
     if glb.binary is None or not isinstance(views, list) or not _is_index(index, len(views)):
         return None
@@ -102,7 +101,7 @@ def buffer_view(glb: Glb, index: object) -> tuple[int, int] | None:
 
 
 def entry(value: object, name: str, index: object) -> dict[str, Any] | None:
-    """`value[name][index]` when all of that is there and an object, else None."""
+    """`value[name][index]` when it exists and is an object, else None."""
     items = value.get(name) if isinstance(value, dict) else None
     if not isinstance(items, list) or not _is_index(index, len(items)):
         return None

@@ -1,7 +1,7 @@
-"""What a glTF document says of its model, by its JSON alone: no mesh is decoded, no address in it is followed.
+"""Facts of a glTF's model, from its JSON alone: no mesh is decoded and no URI in it is fetched. Pure.
 
-Pure. Called by `inspection` and `animations`. Compressed meshes (Draco, meshopt) are counted as well as others: their
-accessors still say how many (KHR_draco_mesh_compression, "Conformance").
+Compressed meshes (Draco, meshopt) are counted like others: their accessors still have the counts
+(KHR_draco_mesh_compression, "Conformance").
 Source: glTF 2.0, "Concepts": Meshes, Accessors, Animations.
 """
 
@@ -14,16 +14,16 @@ from butai.assets.contents.readers import claims
 from butai.assets.contents.readers.glb import Glb, entry
 
 TRIANGLES, STRIP, FAN = 4, 5, 6
-"""Modes of a primitive that are triangles; 4 when it says none (glTF 2.0, `mesh.primitive.mode`)."""
+"""Modes of a primitive that draw triangles; 4 is the default (glTF 2.0, `mesh.primitive.mode`)."""
 
 ANIMATIONS_SHOWN = 50
 """Most animations that are named; all are counted."""
 
 
 def model_facts(glb: Glb) -> dict[str, Any]:
-    """Counts and names. Each mesh counts once, however many nodes show it.
+    """Counts and names of what is in the model. A mesh counts once, however many nodes use it.
 
-    `extensions` are those in use, `external_uris` the files that it needs beside itself.
+    `extensions` are those in use, `external_uris` how many other files the model needs.
     """
     document = glb.document
     triangles, vertices = _sizes(document)
@@ -85,12 +85,12 @@ def animation_lengths(document: dict[str, Any]) -> Iterator[tuple[str | None, fl
 
 
 def longest(animations: list[tuple[str | None, float]]) -> float:
-    """Seconds of the longest; 0 without any."""
+    """Seconds of the longest animation; 0 without any."""
     return max((length for _, length in animations), default=0.0)
 
 
 def animated_nodes(document: dict[str, Any]) -> set[int]:
-    """The nodes that any animation moves."""
+    """The nodes that an animation moves."""
     found: set[int] = set()
     for animation in claims.items(document, "animations"):
         for channel in claims.items(animation, "channels"):
@@ -101,7 +101,7 @@ def animated_nodes(document: dict[str, Any]) -> set[int]:
 
 
 def external_uris(document: dict[str, Any]) -> int:
-    """How many buffers and images lie in other files. They are never fetched."""
+    """How many buffers and images are in other files. They are never fetched."""
     return sum(
         isinstance(item, dict) and isinstance(uri := item.get("uri"), str) and uri[:5].lower() != "data:"
         for name in ("buffers", "images")

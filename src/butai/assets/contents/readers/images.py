@@ -1,6 +1,6 @@
-"""How large the pictures inside a GLB are, by a few hundred bytes of each.
+"""Sizes of the pictures inside a GLB, from a few hundred bytes of each.
 
-Called by `inspection`. Sources: PNG (ISO 15948, IHDR is the first chunk), JPEG (ITU-T T.81, B.2: segments up to a frame
+Sources: PNG (ISO 15948, IHDR is the first chunk), JPEG (ITU-T T.81, B.2: segments up to a frame
 header), WebP (RFC 9649, VP8, VP8L and VP8X chunks).
 """
 
@@ -12,27 +12,27 @@ import struct
 from butai.assets.contents.readers.glb import Glb, Read, buffer_view, entry
 
 IMAGES_LIMIT = 16
-"""Most pictures that are looked at: avatars have ten or so."""
+"""Most pictures that are read: avatars have ten or so."""
 
 PIECE = 512
-"""Bytes of one read. A PNG or WebP says its size in the first 30; a JPEG does behind its colour profile and preview."""
+"""Bytes of one read. A PNG or WebP has its size in the first 30; a JPEG has it behind its colour profile and preview."""
 
 HOP = 128
-"""Bytes of each further read of a JPEG: a segment's head, and with luck a few small segments behind it."""
+"""Bytes of each further read of a JPEG: a segment's head, and often a few small segments behind it."""
 
 HOPS = 12
 """Most reads of one JPEG. Photoshop writes Exif, its own resources, XMP, colour profile and tables before the frame header:
 eight (seen in real models). With the others 30 KiB for a file at most."""
 
 AT_ONCE = 8
-"""Reads of one file that wait for the store together."""
+"""Concurrent reads of one file."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
 
 
 def image_places(glb: Glb) -> list[tuple[int, int]]:
-    """First byte and length, in the file, of its first pictures."""
+    """First byte and length, in the file, of its first `IMAGES_LIMIT` pictures."""
     places: list[tuple[int, int]] = []
     images = glb.document.get("images")
     for index in range(min(len(images), 1000) if isinstance(images, list) else 0):
@@ -44,24 +44,24 @@ def image_places(glb: Glb) -> list[tuple[int, int]]:
 
 
 async def image_sizes(read: Read, places: list[tuple[int, int]]) -> list[Size]:
-    """Sizes of those pictures that say theirs. Raises what `read` does."""
-    turns = asyncio.Semaphore(AT_ONCE)
+    """Sizes of those pictures whose heads have them. Raises what `read` does."""
+    slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(start: int, length: int) -> Size | None:
-        async with turns:
+        async with slots:
             return await image_size(read, start, length)
 
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(*place)) for place in places]
     except BaseExceptionGroup as errors:
-        # The others were cancelled; what the first met is what the caller wants to know.
+        # The first error, which cancelled the other reads.
         raise errors.exceptions[0] from None
     return [size for task in tasks if (size := task.result()) is not None]
 
 
 async def image_size(read: Read, start: int, length: int) -> Size | None:
-    """The size of the PNG, JPEG or WebP at this place; None when it is none of them, or does not say."""
+    """The size of the PNG, JPEG or WebP there; None when it is none of them, or has no size in its head."""
     head = await read(start, min(PIECE, length))
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return _sane(*struct.unpack_from(">II", head, 16)) if head[12:16] == b"IHDR" and len(head) >= 24 else None
@@ -90,7 +90,7 @@ def _webp(head: bytes) -> Size | None:
 
 
 async def _jpeg(read: Read, start: int, length: int, piece: bytes) -> Size | None:
-    """Goes from segment to segment. `piece` begins at `at` of the picture; one more is read where it ends too soon."""
+    """Steps through the segments to the frame header. `piece` holds the bytes from `at` on; more are read where it ends."""
     at, place, reads = 0, 2, 1
     while True:
         if place + 9 > at + len(piece):

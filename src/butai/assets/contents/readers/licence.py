@@ -1,7 +1,7 @@
-"""One licence record for avatars of both VRM versions: what their authors allow, in the same words.
+"""One licence record for avatars of both VRM versions: what their authors allow, in the same words. Pure.
 
-Pure. Called by `vrm`. The rule is one: whatever is missing, misspelt or of the wrong type counts as the strictest that it
-could be, and no word of VRM 0.x is read as more than it says.
+The rule: whatever is missing, misspelt or of the wrong type counts as the strictest value it could have, and no word of VRM
+0.x is read as allowing more than it says.
 
     avatar        author | licensee | everyone              who may act with the avatar
     commercial    forbidden | personal_non_profit | personal_profit | corporation
@@ -32,10 +32,10 @@ Modification = Literal["forbidden", "allowed", "allowed_redistribution"]
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """As it stands, the strictest there is. The four flags say whether such use is allowed.
+    """A licence. The defaults are the strictest there is. The four flags say whether such use is allowed.
 
-    `spec`: `1.0`, `0.x`, or None without any licence. `licence_url` is the text that the record refers to, `other_url`
-    one with more conditions. `raw`: what the file says, for those who want to look for themselves.
+    `spec`: `1.0`, `0.x`, or None without any licence. `licence_url` is the licence's text, `other_url` one with further
+    conditions. `raw`: the fields as they are in the file.
     """
 
     spec: Literal["0.x", "1.0"] | None = None
@@ -54,11 +54,11 @@ class Licence:
     raw: dict[str, str | bool] = field(default_factory=dict)
 
     def as_facts(self) -> dict[str, Any]:
-        """For JSON."""
+        """The record as JSON."""
         return asdict(self)
 
     def terms(self) -> list[str]:
-        """What lists filter by."""
+        """The terms that lists filter by."""
         words = ("commercial", "redistribution", "modification", "credit", "avatar")
         return [f"licence.{word}={getattr(self, word)}" for word in words]
 
@@ -146,7 +146,7 @@ _LICENCES_0: dict[str, _Terms] = {
     # ND: 4.0 lets one change it for oneself (2.a.1.B), the versions before do not, and the name has no version.
     "CC_BY_ND": _Terms("allowed", "forbidden"),
     "CC_BY_NC_ND": _Terms("allowed", "forbidden", commercial=False),
-    # Whatever the other licence allows stands in its own text, which is not read here.
+    # What another licence allows is in its own text, which is not read here.
     "Other": _Terms(),
 }
 _NAMES_0 = (
@@ -160,7 +160,7 @@ _NAMES_0 = (
 
 
 def licence_0(meta: dict[str, Any]) -> Licence:
-    """The record of a `VRM.meta`. It has no word on politics and hate: forbidden."""
+    """The record of a `VRM.meta`. It has no field on politics and hate: forbidden."""
     name = meta.get("licenseName")
     terms = _LICENCES_0.get(name, _Terms()) if isinstance(name, str) else _Terms()
     commercial = _word(_COMMERCIAL_0, meta.get("commercialUssageName")) or "forbidden"

@@ -1,4 +1,4 @@
-"""How large a picture is, by its head: skies (Radiance, OpenEXR) and plain pictures. Called by `inspection`.
+"""Sizes of pictures, from their heads: skies (Radiance, OpenEXR) and plain pictures.
 
 Sources: Radiance's file format (a text head, an empty line, `-Y height +X width`), OpenEXR "File Layout" (attributes:
 name, type, size, value, each name ending in NUL).
@@ -23,14 +23,14 @@ _MOST = 2**20
 
 
 async def picture_facts(read: Read, size: int, extension: str) -> dict[str, Any]:
-    """`width`, `height` in pixels; of OpenEXR `channels` and `compression`, too. Raises `SignatureMismatch`."""
+    """`width` and `height` in pixels; for OpenEXR also `channels` and `compression`. Raises `SignatureMismatch`."""
     if extension == "hdr":
         return _radiance(await read(0, min(HEAD, size)))
     if extension == "exr":
         return _openexr(await read(0, min(HEAD, size)))
     found = await image_size(read, 0, size)
     if found is None:
-        raise SignatureMismatch("The picture does not say how large it is")
+        raise SignatureMismatch("The picture has no size in its head")
     return _sized(*found)
 
 
@@ -43,7 +43,7 @@ def _sized(width: int, height: int) -> dict[str, Any]:
 def _radiance(head: bytes) -> dict[str, Any]:
     match = _RESOLUTION.search(head.replace(b"\r\n", b"\n"))
     if match is None:
-        raise SignatureMismatch("The sky does not say how large it is")
+        raise SignatureMismatch("The sky has no size in its head")
     first, second = int(match[3]), int(match[4])
     return _sized(second, first) if match[2] == b"Y" else _sized(first, second)
 
@@ -66,7 +66,7 @@ def _openexr(head: bytes) -> dict[str, Any]:
         elif name == b"channels":
             facts["channels"] = _channels(value)
     if "width" not in facts:
-        raise SignatureMismatch("The sky does not say how large it is")
+        raise SignatureMismatch("The sky has no size in its head")
     return facts
 
 

@@ -1,7 +1,7 @@
-"""What the head and the tail of a sound file say: length, tags, how it is coded. Called by `inspection`.
+"""Facts of a sound file, from its head and tail: length, tags, encoding.
 
-tinytag reads it from memory: ranges are fetched first, and what it seeks beyond them is zeros. Loudness and waveform want
-the whole file, and are `decode_child`'s.
+tinytag parses them from memory: the two ranges are fetched first, and bytes between them read as zeros. Loudness and
+waveform take the whole file (`decode_child`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from butai.assets.contents.readers.glb import Read
 from butai.errors import SignatureMismatch
 
 HEAD = 256 * 1024
-"""Bytes from the beginning: tags with a cover of the usual size, and frames enough to know a bitrate."""
+"""Bytes from the beginning: tags with a cover of the usual size, and enough frames for a bitrate."""
 
 TAIL = 64 * 1024
-"""Bytes from the end: the last page of an Ogg, which tells its length."""
+"""Bytes from the end: the last page of an Ogg, which has its length."""
 
 MOST_READS = 20_000
 MOST_BYTES = 8 * (HEAD + TAIL)
-"""What tinytag may ask for. It follows what a file claims, through a terabyte of zeros if need be, and a thread cannot be
-stopped from outside."""
+"""Most that tinytag may read. It follows a file's claims through a terabyte of zeros, and a thread cannot be stopped from
+outside."""
 
 _NAMES = {"ogg": "x.ogg", "oga": "x.ogg", "opus": "x.opus", "m4a": "x.m4a", "mp4": "x.m4a", "aac": "x.aac"}
 
@@ -52,7 +52,7 @@ class _Sparse(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._at)
-        # Whatever a file claims: no more than was fetched is ever made.
+        # However much is asked for, no more than was fetched is allocated.
         length = min(left, HEAD + TAIL, size if size >= 0 else left)
         found = self._head[self._at : self._at + length]
         tail_at = self._size - len(self._tail)
@@ -85,7 +85,7 @@ def _read(size: int, head: bytes, tail: bytes, extension: str) -> dict[str, Any]
     import tinytag
 
     if extension == "webm":
-        # Nothing that tinytag reads; its length comes with its waveform.
+        # tinytag does not read it; its length comes with its waveform.
         return {}
     file: Any = _Sparse(size, head, tail)
     try:
@@ -93,7 +93,7 @@ def _read(size: int, head: bytes, tail: bytes, extension: str) -> dict[str, Any]
     except tinytag.UnsupportedFormatError:
         return {}
     except Exception as error:
-        # It raises whatever its parsers meet: struct.error, KeyError, its own.
+        # It raises whatever its parsers run into: struct.error, KeyError, its own.
         raise SignatureMismatch("The sound file's head cannot be read") from error
     facts = {
         "duration": claims.seconds(found.duration),

@@ -1,6 +1,6 @@
-"""What a VRM says of its avatar, in the words of VRM 1.0 whichever version it has.
+"""Facts of a VRM's avatar, in the words of VRM 1.0 whichever version the file has. Pure.
 
-Pure. Called by `inspection`, and `locate` by `thumbnails`. Sources: VRM 1.0, `specification/VRMC_vrm-1.0/` (meta,
+Sources: VRM 1.0, `specification/VRMC_vrm-1.0/` (meta,
 humanoid, expressions) and `VRMC_springBone-1.0`; VRM 0.x, `specification/0.0/`.
 """
 
@@ -14,10 +14,10 @@ from butai.assets.contents.readers.glb import Glb, buffer_view, entry
 from butai.assets.contents.readers.licence import Licence, licence_0, licence_1
 
 THUMBNAIL_LIMIT = 8 * 1024**2
-"""Largest embedded picture that is given out: VRM recommends 1024 x 1024, some 2 MB as PNG."""
+"""Largest embedded picture that is served: VRM recommends 1024 x 1024, some 2 MB as PNG."""
 
 IMAGE_MIMES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
-"""What an embedded picture may be, and the extension of each."""
+"""MIME types that an embedded picture may have, and the format of each."""
 
 _PRESETS_0 = {
     "neutral": "neutral",
@@ -39,12 +39,12 @@ _PRESETS_0 = {
     "lookleft": "lookLeft",
     "lookright": "lookRight",
 }
-"""Presets of VRM 0.x and what VRM 1.0 calls them (`expressions.md`). Seen in all letter cases."""
+"""Presets of VRM 0.x and their names in VRM 1.0 (`expressions.md`). Files have them in any letter case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Avatar:
-    """What was found. `facts` is for JSON; `bones` and `expressions` are sorted names."""
+    """An avatar. `facts` is JSON; `bones` and `expressions` are sorted names."""
 
     spec: Literal["0.x", "1.0"]
     facts: dict[str, Any]
