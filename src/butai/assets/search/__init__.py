@@ -1,4 +1,4 @@
-"""The library's own list and its facets: what is inside files as something to search by.
+"""Search over the library: pages and facets of assets, filtered by the facts inside files.
 
-`filters` reads what a caller asks for, `pages` finds the rows, `facets` counts what is among them, `routes` answers.
+`filters` parses a query, `pages` finds the rows, `facets` counts values among them, `routes` answers.
 """

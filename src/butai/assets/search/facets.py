@@ -1,7 +1,6 @@
-"""What there is to filter by among the rows that match: how many of each type, licence, format, expression and tag.
+"""Facets of a search: how many of the matching rows have each type, licence, format, expression and tag.
 
-Called by `routes`. Counted over so many rows at most: 10,000 say what is common, and take a tenth of a second where a
-million take ten.
+Counted over at most `SAMPLE` rows: 10,000 show what is common in a tenth of a second, where a million take ten seconds.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from butai.assets.search.pages import matching
 from butai.database import Connection, Database
 
 SAMPLE = 10_000
-"""Rows that are counted."""
+"""Most rows that are counted."""
 
 TOP = 50
-"""Values of each facet, most frequent first."""
+"""Most values of each facet."""
 
 Counts = list[tuple[str, int]]
 """Values with their number of rows, most frequent first."""
@@ -37,8 +36,8 @@ class Facets:
     tags: Counts
 
 
-# A word is `kind=value`, so words are ranked within their kinds. Rows with the same words are many (avatars of one tool
-# have the same expressions), but telling them apart costs as much as counting them all.
+# A word is `kind=value`, so words are ranked within their kinds. Many rows have the same words (avatars of one tool have the
+# same expressions), but grouping such rows first costs as much as counting all.
 _COUNT = """
     WITH found AS MATERIALIZED ({rows}),
          sample AS (SELECT type, terms, tags FROM found LIMIT {most}),
@@ -61,7 +60,7 @@ async def facets(database: Database, filters: Filters, user_id: str | None) -> F
 
     async def ask(connection: Connection) -> list[tuple[str, str, int]]:
         async with connection.transaction():
-            # 10,000 rows with their words are 6 MB, which the default of 4 MB would put into a file.
+            # 10,000 rows with their words are 6 MB: with the default of 4 MB they would go through a file.
             await connection.execute("SET LOCAL work_mem = '32MB'")
             return await (await connection.execute(statement, prepare=False)).fetchall()
 

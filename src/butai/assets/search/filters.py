@@ -1,7 +1,6 @@
-"""What a search can ask for: parameters of a query read into one value, and that value as conditions on rows.
+"""Filters of a search: a query's parameters parsed into one value, and that value as conditions on rows. Pure.
 
-Pure: no driver, no I/O. Called by `routes`, which takes what it returns to `pages` and `facets`. A condition is a text
-with one `{}` for its value, so that a statement can carry the value as a parameter or as a literal.
+A condition is SQL with one `{}` for its value, so that a statement can have the value as a parameter or as a literal.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ LICENCE: dict[str, tuple[str, ...]] = {
     "credit": get_args(licence.Credit),
     "avatar": get_args(licence.Avatar),
 }
-"""What of a licence can be asked for, and the words for it: `licence.commercial=personal_profit,corporation`."""
+"""Fields of a licence to filter by, and their values: `licence.commercial=personal_profit,corporation`."""
 
 FORMAT = r"[a-z0-9_]{1,20}"
-"""A format, as inspection names it: `vrm1`, `mp3`."""
+"""A format, as the inspection of contents names it: `vrm1`, `mp3`."""
 
 VALUES = 20
-"""Most values of one parameter. More would make statements that take longer to plan than to run."""
+"""Most values of one parameter. Statements with more take longer to plan than to run."""
 
 TEXT = 200
-"""Letters of a part of a name."""
+"""Most characters of a part of a name."""
 
 LABEL = 100
-"""Letters of a tag or an expression."""
+"""Most characters of a tag or an expression."""
 
 MOST_SECONDS = 1e9
 MOST_BYTES = 10**15
@@ -56,7 +55,7 @@ NAMES = frozenset(_SINGLE) | frozenset(_REPEATED)
 """Every parameter that filters."""
 
 HIDDEN_NAME = "(display_name || '')"
-"""A name as no index has it."""
+"""The name as an expression that no index has, so that the planner uses none for it."""
 
 _HIDDEN = {
     "terms": "(terms || ARRAY[]::text[])",
@@ -67,24 +66,24 @@ _HIDDEN = {
     "size_bytes": "(size_bytes + 0)",
 }
 WORDS = frozenset({"terms", "tags", "display_name"})
-"""What one index has (`ix_assets_search`). It begins with the rarest of them by itself."""
+"""Columns of one index (`ix_assets_search`). GIN itself begins with the rarest of them."""
 
 _TRIGRAM = re.compile(r"[^\W_]{3}")
 
-# What JSON calls a number.
+# A number as JSON has it.
 _NUMBER = re.compile(r"(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`text` has one `{}` where `value` stands; `column` is what it is about."""
+    """A condition on `column`: SQL `text` with one `{}` for `value`."""
 
     column: str
     text: str
     value: Any
 
     def led_by(self, column: str) -> str:
-        """`text`, out of sight of every index but the one that has `column`."""
+        """`text`, written so that no index but the one with `column` can be used for it."""
         ours = WORDS if column in WORDS else {column}
         if self.column in ours or self.text.startswith("("):
             return self.text
@@ -93,9 +92,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What is looked for. `words` and `tags` must all be there, of each group in `any_of` one; all types when empty.
+    """What a search is for. An asset must have all `words` and `tags` and one of each group in `any_of`; empty `types` are
+    all types; `q` is a part of its name.
 
-    `status` None: any (in the trash alone). `everything`: other people's private assets too, for operators.
+    `status` None: any, which only a search of the trash has. `everything`: also other users' private assets, for operators.
     """
 
     types: tuple[AssetType, ...] = ()
@@ -112,16 +112,16 @@ class Filters:
 
     @property
     def listed(self) -> bool:
-        """Whether these are the rows that lists are of: the indexes that are ordered hold no others."""
+        """Whether only listed rows (ready, not in the trash) match: the ordered indexes hold no others."""
         return self.status is AssetStatus.READY and not self.trashed
 
     @property
     def needs_sign_in(self) -> bool:
-        """Whether the answer depends on who asks."""
+        """Whether the filters are about the caller's own assets, or for operators."""
         return self.mine or self.everything or not self.listed or self.visibility == "private"
 
     def conditions(self) -> list[Condition]:
-        """What a row must meet beside its type, state and owner. All hold, or the row is no match."""
+        """The conditions on a row beside its type, status and owner; all must hold."""
         found: list[Condition] = []
         if self.words:
             found.append(Condition("terms", "terms @> {}::text[]", list(self.words)))
@@ -132,21 +132,21 @@ class Filters:
             kind = "double precision" if column == "duration_seconds" else "bigint"
             found.append(Condition(column, f"{column} {sign} {{}}::{kind}", value))
         if self.q is not None:
-            # Fewer than three letters together are in no trigram. Asked for them, the index is read from end to end, and
-            # the planner would leave it even where another word is rare.
+            # Fewer than three letters in a row are in no trigram: the index would be read from end to end for them, and
+            # the planner would not use it even where another word is rare.
             name = "display_name" if _TRIGRAM.search(self.q) else HIDDEN_NAME
             found.append(Condition("display_name", f"{name} ILIKE {{}}::text", like_pattern(self.q)))
         return found
 
 
 def like_pattern(q: str) -> str:
-    """A text to look for, as an ILIKE pattern that takes it literally."""
+    """An ILIKE pattern that matches any text with `q` in it, literally."""
     escaped = q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"
 
 
 def parse(query: Iterable[tuple[str, str]], others: frozenset[str] = frozenset()) -> Filters:
-    """The filters in a query. `others` are names that somebody else reads; any further name is refused.
+    """The filters in a query. `others` are names of parameters that are no filters; any further name is refused.
 
     Raises `FilterInvalid`, which names the parameter.
     """
@@ -164,7 +164,7 @@ def parse(query: Iterable[tuple[str, str]], others: frozenset[str] = frozenset()
     for name, values in repeated.items():
         if len(values) > VALUES:
             raise FilterInvalid(f"{name} has at most {VALUES} values")
-    # Words of facts are kept in lower case.
+    # Terms of facts are stored in lower case.
     words = [f"expression={name}" for name in dict.fromkeys(name.lower() for name in repeated["has_expression"])]
     any_of: list[tuple[str, ...]] = []
     for name in _GROUPS:
@@ -197,7 +197,7 @@ def parse(query: Iterable[tuple[str, str]], others: frozenset[str] = frozenset()
 
 
 def check_sign_in(filters: Filters, *, anonymous: bool) -> None:
-    """Raises `Unauthenticated` when nobody in particular asks for what is somebody's."""
+    """Raises `Unauthenticated` when an anonymous caller uses a filter that needs sign-in."""
     if anonymous and filters.needs_sign_in:
         raise Unauthenticated
 
@@ -207,7 +207,7 @@ def _types(text: str | None) -> tuple[AssetType, ...]:
     known = tuple(kind.value for kind in AssetType)
     for value in values:
         _one_of("type", value, known)
-    # Always in one order, so that the same types make the same statement; all of them are no filter.
+    # In one order, so that the same types make the same statement; all of them are no filter.
     return tuple(kind for kind in AssetType if kind in values) if 0 < len(values) < len(known) else ()
 
 

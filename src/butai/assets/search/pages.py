@@ -1,16 +1,17 @@
-"""A page of a search over any number of rows, in a time that the page's size bounds and not the library's.
+"""Finds a page of a search, in a time that the page's size bounds and not the library's.
 
-Called by `routes`; `facets` uses `matching`. Two ways lead to a page, and neither is good for all filters:
+There are two ways to a page, and neither is fast for all filters:
 
-- The walk: read rows in the list's order from the ordered indexes and keep those that match, until the page is full.
-  Quick when matches are common. It is fenced: planned once for a kind of list, parameters bound, so many rows and no more.
-- The gathering: get all matching rows by whatever is rare about them (words and tags by GIN, ranges, names by trigrams),
-  then sort. Quick when matches are rare. Its values stand as literals, so that the planner sees how rare they are; words,
-  tags and ranges that are known to be rare (`rarity`) are gathered without asking it, by a statement that is planned once.
+- Walking: read rows in the list's order from the ordered indexes and keep those that match, until the page is full. Fast
+  when matches are common. The statement is planned once for each kind of list, with bound parameters, and reads at most a
+  fixed number of rows.
+- Gathering: find all matching rows by the rarest of their conditions (words and tags by GIN, ranges, names by trigrams),
+  then sort them. Fast when matches are rare. Its values are literals, so that the planner sees how rare they are; words,
+  tags and ranges that the statistics show to be rare (`rarity`) are gathered by a statement that is planned once.
 
-The planner's count says which comes first. It can be wrong by a factor of a thousand, since it takes words for
-independent: of two common ones that never meet it expects many matches, and left alone it would walk the whole index for
-none. So either way has an end, and the other one is tried behind it.
+The planner's estimate decides which is tried first. It can be wrong by a factor of a thousand, because it takes words to be
+independent: for two common words that never occur together it expects many matches, and would walk the whole index for
+none. So each way has a limit, and the other is tried after it.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from butai.assets.search.filters import HIDDEN_NAME, WORDS, Filters
 from butai.database import Connection, Database
 
 FEW = 4000
-"""Matching rows, by the planner's count, up to which they are gathered first. A gathered row costs 1.3 µs, or 5 where it
-has to be fetched from the system's cache, a walked one 2 (measured): for a page of 50 out of a million rows of which this
-many match, either way costs 10 to 20 ms, which is the most that a search costs whose words are as common as they seem."""
+"""Matching rows, by the planner's estimate, up to which gathering is tried first. A gathered row costs 1.3 µs, or 5 when it
+comes from the system's cache, a walked one 2 (measured): for a page of 50 out of a million rows of which this many match,
+either way takes 10 to 20 ms, which is the worst case when the estimate is right."""
 
 WAYS: tuple[tuple[Literal["walk", "gather"], int | None], ...] = (
     ("walk", 10_000),
@@ -41,14 +42,15 @@ WAYS: tuple[tuple[Literal["walk", "gather"], int | None], ...] = (
     ("walk", 200_000),
     ("gather", None),
 )
-"""What is tried in turn, and with how many rows at most: 20, 30, 400 ms. The last two are for matches that are many, and
-all far from where the list begins."""
+"""The ways in the order they are tried, each with its most rows: 20, 30, 400 ms. The last two are for matches that are many
+and all far from the list's beginning."""
 
 RARE = 2 * FEW
-"""Most rows that are gathered of what is known to be rare. It was common after all, then, and the planner is asked."""
+"""Most rows that are gathered by a condition that the statistics call rare. With more it is common after all, and the
+planner's estimate decides."""
 
 KEPT_SECONDS, KEPT = 60.0, 1000
-"""How long the planner's counts are believed, and of how many searches they are kept: asking takes as long as a page."""
+"""How long the planner's estimates are cached, and for how many searches: an EXPLAIN takes as long as a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +64,22 @@ class Search:
     place: PagePosition | None = None
 
 
-# What a studio's own `_meta.json` says under the names of a summary gives way to it.
+# Names of a summary, which a studio's own `_meta.json` must not override.
 _MORE = "{status,triangles,facts,warnings,ownedByMe}"
 
 
 def _item(user: str) -> str:
-    """Whose it is, the summary, an item's own text. That one last: its first letter is cheaper to take off than its last."""
+    """SQL of an item: `ownedByMe`, the summary, the item's stored text. The text comes last: cutting off its first character
+    is cheaper than its last."""
     return f"""CASE WHEN a.owner_user_id = {user} THEN '{{"ownedByMe": true' ELSE '{{"ownedByMe": false' END || a.summary || ', '
         || right(CASE WHEN a.meta ?| '{_MORE}' THEN (a.item::jsonb - '{_MORE}'::text[])::text ELSE a.item END, -1)"""
 
 
 def _tail(direction: str, *, user: str, limit: str, budget: int) -> str:
-    """From `hits` (at, id, k, matches, place), which are in order, to one row: items, how many, did the walk end, last place.
+    """SQL from ordered `hits` (at, id, k, matches, place) to one row: items, how many, whether the row limit was reached, and
+    the sort value and id of the page's last item.
 
-    A row is found again by where it lies (`at`): this very version of it, and without another index.
+    Rows are fetched by their place in the table (`at`): the same version of the row, without another index.
     """
     return f"""
         SELECT convert_to(string_agg({_item(user)}, ',' ORDER BY h.n) FILTER (WHERE h.matches AND h.n <= {limit}), 'UTF8'),
@@ -89,10 +93,8 @@ def _tail(direction: str, *, user: str, limit: str, budget: int) -> str:
 
 
 def _scopes(filters: Filters, user_id: str | None) -> list[str]:
-    """The parts of the table that a caller's answer is in, as conditions; `{user}` stands for the caller.
-
-    Those of lists repeat the partial indexes' conditions word for word.
-    """
+    """Conditions of the parts of the table that the caller may see; `{user}` stands for the caller. Conditions of listed rows
+    are those of the partial indexes, word for word."""
     if filters.everything or not filters.listed:
         parts = ["sidecar IS NULL", f"deleted_at IS {'NOT ' if filters.trashed else ''}NULL"]
         if filters.status is not None:
@@ -125,11 +127,11 @@ def _walk_statement(
     placed: bool,
     budget: int,
 ) -> str:
-    """The walk for a kind of list; its values are parameters. The planner has no choice here, and is asked once."""
+    """The statement that walks a kind of list, with parameters for values. It has one plan only, so it is planned once."""
     column, direction = SORT_COLUMNS[sort.field][0], "DESC" if sort.descending else "ASC"
     order = f"ORDER BY k {direction}, id {direction}"
     named = [(about, text.format(f"%(c{number})s")) for number, (about, text) in enumerate(conditions)]
-    # A bound of the column that the list is ordered by is where the index begins or ends.
+    # A bound on the column of the order is where the scan of the index begins or ends.
     bounds = "".join(f" AND {text}" for about, text in named if about == column)
     wanted = " AND ".join(text for about, text in named if about != column) or "true"
     behind = _behind(sort, "%(value)s", "%(id)s") if placed else ""
@@ -155,10 +157,8 @@ def _literal(value: Any) -> str:
 
 
 def matching(filters: Filters, user_id: str | None, columns: str, more: str = "") -> str:
-    """A statement that selects `columns` of all that match, in no order, with its values in it as literals.
-
-    `more`: a further condition, with its `AND`.
-    """
+    """A statement that selects `columns` of all matching rows, unordered, with its values as literals. `more`: a further
+    condition, with its `AND`."""
     wanted = "".join(f" AND {one.text.format(_literal(one.value))}" for one in filters.conditions())
     kinds = f" AND type IN ({', '.join(repr(one.value) for one in filters.types)})" if filters.types else ""
     scopes = [scope.replace("{user}", _literal(user_id)) for scope in _scopes(filters, user_id)]
@@ -168,7 +168,7 @@ def matching(filters: Filters, user_id: str | None, columns: str, more: str = ""
 
 
 def gather_statement(search: Search, most: int | None) -> str:
-    """The gathering of at most so many rows, its values as literals."""
+    """The statement that gathers at most `most` rows, with its values as literals."""
     place = search.place
     behind = _behind(search.sort, _literal(place.value), _literal(place.id)) if place else ""
     rows = matching(
@@ -178,8 +178,8 @@ def gather_statement(search: Search, most: int | None) -> str:
 
 
 def rare_statement(search: Search, column: str, most: int) -> tuple[str, dict[str, Any]]:
-    """The same where what is asked of `column` is known to be rare, with parameters, so that it is planned once for all
-    that ask alike: by the index of that column, since the planner does not see that it is the best."""
+    """The statement that gathers by the index of `column`, whose condition is known to be rare, and its parameters: planned
+    once for all searches with the same conditions. The planner, which does not see the values, would choose another index."""
     filters, place = search.filters, search.place
     conditions = filters.conditions()
     values: dict[str, Any] = {f"c{number}": one.value for number, one in enumerate(conditions)}
@@ -188,7 +188,7 @@ def rare_statement(search: Search, column: str, most: int) -> tuple[str, dict[st
         values |= {"value": place.value, "id": place.id}
     shape = tuple(one.led_by(column) for one in conditions)
     scopes = tuple(_scopes(filters, search.user_id))
-    # Indexes of numbers begin with the type.
+    # The indexes of numbers begin with the type.
     types = filters.types or (() if column in WORDS else tuple(AssetType))
     return _rare_statement(types, scopes, shape, search.sort, place is not None, most), values
 
@@ -213,7 +213,7 @@ def _rare_statement(
 
 
 def _gathering(rows: str, sort: Sort, most: int | None, *, user: str, limit: str) -> str:
-    """`MATERIALIZED`: without it the planner sees the limit, and walks."""
+    """`MATERIALIZED` keeps the planner from seeing the limit, by which it would walk."""
     direction = "DESC" if sort.descending else "ASC"
     beyond = -1 if most is None else most + 1
     return f"""
@@ -226,7 +226,7 @@ def _gathering(rows: str, sort: Sort, most: int | None, *, user: str, limit: str
 
 
 def walk_statement(search: Search, budget: int) -> tuple[str, dict[str, Any]] | None:
-    """The walk and its parameters; None where no index has the order."""
+    """The statement that walks and its parameters; None where no index has the order."""
     filters = search.filters
     types: tuple[AssetType, ...] = filters.types or tuple(AssetType)
     conditions = filters.conditions()
@@ -247,7 +247,7 @@ def walk_statement(search: Search, budget: int) -> tuple[str, dict[str, Any]] | 
     values |= {
         "user": search.user_id,
         "limit": search.limit,
-        # One more than the page tells whether there are more.
+        # One more than the page shows whether there is a next one.
         "window": search.limit + 1,
         "value": search.place.value if search.place else None,
         "id": search.place.id if search.place else None,
@@ -292,7 +292,8 @@ _known: WeakKeyDictionary[Database, dict[tuple[Filters, str | None], tuple[float
 
 
 async def _known_estimate(database: Database, connection: Connection, search: Search) -> int:
-    """The planner's count, perhaps of a minute ago: of what is public, where a caller's own is but a part of the answer."""
+    """The planner's estimate, up to `KEPT_SECONDS` old. For filters that do not need sign-in that of public rows alone, so
+    that all callers share it."""
     filters = search.filters
     about = None if not filters.needs_sign_in else search.user_id
     known = _known.setdefault(database, {})
@@ -315,8 +316,8 @@ async def _one(connection: Connection, statement: str, parameters: dict[str, Any
 
 
 async def estimate(connection: Connection, filters: Filters, user_id: str | None) -> int:
-    """How many rows the planner believes to match."""
-    # Of a name that is kept off its index (`Filters.conditions`) the planner would know nothing, and take it for rare.
+    """How many matching rows the planner expects."""
+    # Of the hidden name (`Filters.conditions`) the planner has no statistics, and would take it for rare.
     rows = matching(filters, user_id, "1").replace(HIDDEN_NAME, "display_name")
     statement = sql.SQL("EXPLAIN (FORMAT JSON) " + rows)  # pyright: ignore[reportArgumentType]
     row = await (await connection.execute(statement, prepare=False)).fetchone()
@@ -325,8 +326,8 @@ async def estimate(connection: Connection, filters: Filters, user_id: str | None
 
 
 async def total(database: Database, filters: Filters, user_id: str | None, *, exactly: bool) -> tuple[int, bool]:
-    """How many match in all, and whether that is exact: counted to `EXACT_TOTAL` and estimated beyond, unless it must
-    be exact. Raises `DatabaseUnavailable`."""
+    """How many rows match, and whether that is exact: counted up to `EXACT_TOTAL` and estimated beyond, unless `exactly`.
+    Raises `DatabaseUnavailable`."""
     rows = matching(filters, user_id, "1")
     most = "ALL" if exactly else str(EXACT_TOTAL + 1)
     counted = f"WITH found AS MATERIALIZED ({rows}) SELECT count(*) FROM (SELECT 1 FROM found LIMIT {most}) AS counted"

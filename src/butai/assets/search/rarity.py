@@ -1,9 +1,9 @@
-"""How rare words, tags and ranges are, by what Postgres keeps of its columns for its planner. Called by `pages`.
+"""Estimates how rare words, tags and ranges are, from the statistics that Postgres keeps for its planner.
 
-The planner itself knows no more of them, and asking it takes as long as a page. Of columns that hold several values each
-Postgres keeps the most common ones with their share of the rows; all others are rarer than the rarest of these. Of a
-number it keeps the most common values, and bounds between which equally many of the others lie. A table that was never
-analysed says nothing, and then nothing is said here.
+The planner itself has no more to go by, and an EXPLAIN takes as long as a page. For an array column Postgres keeps the most
+common elements with their share of the rows; any other element is rarer than the rarest of these. For a number it keeps the
+most common values, and bounds between which equally many of the others lie. A table that was never analysed has no
+statistics, and there is no estimate then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from butai.assets.search.filters import Filters
 from butai.database import Connection, Database
 
 FRESH_SECONDS = 300.0
-"""How long what was read is believed: Postgres itself looks at a table again when a tenth of it has changed."""
+"""How long statistics are cached: Postgres analyses a table again when a tenth of it has changed."""
 
 _STATISTICS = """
     SELECT s.attname::text, s.most_common_elems::text::text[], s.most_common_elem_freqs, greatest(c.reltuples, 0)
@@ -38,7 +38,7 @@ _RANGES = """
 
 @dataclass(frozen=True, slots=True)
 class Rarest:
-    """What of a search the fewest rows have, as far as is known: its column, and how many rows they are at most."""
+    """The rarest condition of a search: its column, and how many rows meet it at most."""
 
     column: str
     rows: float
@@ -46,7 +46,7 @@ class Rarest:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """`rows` of the most common values, and how many any other one has at most."""
+    """Rows of each of the most common values, and the most rows that any other value has."""
 
     rows: dict[str, float]
     others: float
@@ -54,7 +54,7 @@ class _Words:
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """`common` values with their rows; of the `others`, equally many lie between each two neighbours of `bounds`."""
+    """`common` values with their rows; the `others`, of which equally many lie between each two neighbours of `bounds`."""
 
     common: list[tuple[float, float]]
     bounds: list[float]
@@ -68,7 +68,7 @@ class _Numbers:
         return found
 
     def _below(self, value: float) -> float:
-        """The share of the others that are less, as if they were spread evenly between two bounds."""
+        """The share of the others below `value`, taken as spread evenly between two bounds."""
         at = bisect_left(self.bounds, value)
         if at == 0 or at == len(self.bounds):
             return 0.0 if at == 0 else 1.0
@@ -87,8 +87,7 @@ _known: WeakKeyDictionary[Database, _Known] = WeakKeyDictionary()
 
 
 async def rarest(database: Database, connection: Connection, filters: Filters) -> Rarest | None:
-    """The rarest of the words, tags and ranges that must all be there; None when there are none, or nothing is known of
-    them."""
+    """The rarest of the words, tags and ranges that must all match; None when there are none, or no statistics of them."""
     if not (filters.words or filters.tags or filters.ranges):
         return None
     known = _known.get(database)
@@ -113,7 +112,7 @@ async def _read(connection: Connection) -> _Known:
     numbers = await (await connection.execute(_RANGES)).fetchall()
     return _Known(
         time.monotonic() + FRESH_SECONDS,
-        # Behind the shares of the values stand the least and the greatest of them.
+        # The shares of the values are followed by the least and the greatest of them.
         {
             name: _Words(
                 {value: share * total for value, share in zip(values, shares, strict=False)},

@@ -1,6 +1,6 @@
-"""`GET /api/assets` and `/api/assets/facets`: the library's own list, by what is inside files.
+"""`GET /api/assets` and `/api/assets/facets`: search by the facts inside files.
 
-Parses, calls `pages` or `facets`, answers. Both are hot (`butai.web.hot_route`), and so document their parameters by hand.
+Both are hot routes (`butai.web.hot_route`), which parse their parameters themselves and therefore document them by hand.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRout
 
 TOTALS = ("none", "estimate", "exact")
 LIMIT, MOST = 50, 200
-"""Items of a page: as they come, and at most."""
+"""Items of a page: by default, and at most."""
 
 _HEADERS = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
 _PAGING = frozenset({"sort", "limit", "cursor", "total"})
@@ -59,7 +59,10 @@ _FILTERS: list[dict[str, Any]] = [
         "type", "One or several, with commas between", pattern=_several(tuple(AssetType)), example="vrm,scene"
     ),
     query_parameter(
-        "q", "Part of a name, from three letters on quickly", maxLength=filters.TEXT, pattern=r"^[^\u0000]*$"
+        "q",
+        "Part of a name; fewer than three letters make a slow search",
+        maxLength=filters.TEXT,
+        pattern=r"^[^\u0000]*$",
     ),
     _labels("tag", "Once for each tag; all must be there", "Neon"),
     _labels("has_expression", "Once for each expression of an avatar; all must be there", "happy"),
@@ -84,7 +87,7 @@ _FILTERS: list[dict[str, Any]] = [
     query_parameter("visibility", "`private`: the caller's own", enum=("public", "private")),
     query_parameter("status", "Other than `ready`: the caller's own", enum=tuple(AssetStatus)),
     query_parameter("trashed", "What is in the trash, of any status: the caller's own", enum=("true", "false")),
-    query_parameter("all", "For operators: everybody's, private ones too", enum=("true", "false")),
+    query_parameter("all", "For operators: all users' assets, private ones too", enum=("true", "false")),
 ]
 
 
@@ -111,18 +114,18 @@ _FILTERS: list[dict[str, Any]] = [
     },
 )
 async def search(request: Request) -> Response:
-    """What is public, and what is the caller's own, by what is inside. Each item as lists have it, with what is known of
-    its file."""
+    """Public assets and the caller's own, filtered by the facts inside their files. Each item is as in lists, with a summary
+    of its file."""
     who = await caller(request)
-    wanted = _wanted(request, who, _PAGING)
-    asked = request.query_params
-    mode = asked.get("total", "none")
+    wanted = _filters(request, who, _PAGING)
+    query = request.query_params
+    mode = query.get("total", "none")
     if mode not in TOTALS:
         raise FilterInvalid(f"total is one of {', '.join(TOTALS)}")
-    order = queries.parse_sort(asked.get("sort"))
-    cursor = asked.get("cursor")
+    order = queries.parse_sort(query.get("sort"))
+    cursor = query.get("cursor")
     place = queries.decode_cursor(cursor, order) if cursor else None
-    limit = _limit(asked.get("limit"))
+    limit = _limit(query.get("limit"))
     database = get_library(request).database
     found = await pages.page(database, Search(wanted, who.user_id, order, limit, place))
     count, exact = None, False
@@ -145,14 +148,14 @@ async def search(request: Request) -> Response:
     response_model=FacetsOut,
     responses=documented(400, 403),
     operation_id="list_facets",
-    summary="What there is to filter by",
+    summary="Count the values to filter by",
     openapi_extra=TAKES_SIGN_IN | {"parameters": _FILTERS},
 )
 async def list_facets(request: Request) -> Response:
-    """How many of each type, licence, format, expression and tag are among the assets that the filters leave. Counted
-    over 10,000 of them at most (`isExact`)."""
+    """How many of the matching assets have each type, licence, format, expression and tag. Counted over at most 10,000 of
+    them (`isExact`)."""
     who = await caller(request)
-    found = await facets.facets(get_library(request).database, _wanted(request, who, _NOTHING), who.user_id)
+    found = await facets.facets(get_library(request).database, _filters(request, who, _NOTHING), who.user_id)
     body = {
         "counted": found.counted,
         "isExact": found.is_exact,
@@ -169,8 +172,8 @@ def _counts(counts: facets.Counts) -> list[dict[str, Any]]:
     return [{"value": value, "count": count} for value, count in counts]
 
 
-def _wanted(request: Request, who: Caller, others: frozenset[str]) -> Filters:
-    """The filters that this caller may use. Raises `FilterInvalid`, `Unauthenticated`, `Forbidden`."""
+def _filters(request: Request, who: Caller, others: frozenset[str]) -> Filters:
+    """The query's filters. Raises `FilterInvalid`, and `Unauthenticated` or `Forbidden` when the caller may not use them."""
     wanted = filters.parse(request.query_params.multi_items(), others)
     filters.check_sign_in(wanted, anonymous=who.user_id is None)
     if wanted.everything and not who.is_operator:
