@@ -76,9 +76,9 @@ class Condition:
 
 async def apply_rules(session: AsyncSession, settings: AlertSettings) -> None:
     """Raises an alert for each condition that holds, and resolves open ones whose condition no longer does."""
-    await _single(session, "patrol_stale", await _patrol(session, settings))
-    await _single(session, "jobs_failed", await _jobs(session))
-    await _family(session, "upload_failures", *await _uploads(session, settings))
+    await _single(session, Code.PATROL_STALE, await _patrol(session, settings))
+    await _single(session, Code.JOBS_FAILED, await _jobs(session))
+    await _family(session, Code.UPLOAD_FAILURES, *await _uploads(session, settings))
     await _live(session, await _outputs(session))
     await _family(session, "egress", await _projects(session))
 
@@ -121,8 +121,8 @@ async def _patrol(session: AsyncSession, settings: AlertSettings) -> Condition |
     if not await session.scalar(_STALE, {"hours": settings.stale_hours}):
         return None
     return Condition(
-        "patrol_stale",
-        "patrol_stale",
+        Code.PATROL_STALE,
+        Code.PATROL_STALE,
         "warning",
         f"No patrol has finished for {settings.stale_hours:g} hours",
         "What the store has lost since then is not known. `butai patrol status` shows the last runs.",
@@ -153,7 +153,7 @@ async def _jobs(session: AsyncSession) -> Condition | None:
         return None
     counts = "\n".join(f"{row[0]}: {row[1]}" for row in rows)
     title = f"{total} background job{'s have' if total > 1 else ' has'} failed for good"
-    return Condition("jobs_failed", "jobs_failed", "warning", title, f"{counts}\n`butai jobs list` shows why.")
+    return Condition(Code.JOBS_FAILED, Code.JOBS_FAILED, "warning", title, f"{counts}\n`butai jobs list` shows why.")
 
 
 async def _outputs(session: AsyncSession) -> list[Condition]:

@@ -30,7 +30,7 @@ from butai.assets.storage.heads import StoreHeads
 from butai.audit import Origin
 from butai.config import AssetSettings
 from butai.database import Database
-from butai.errors import Conflict, NotFound, StoreUnavailable
+from butai.errors import Code, Conflict, NotFound, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ async def _adopt(database: Database, store: Store, settings: AssetSettings, find
 
     await Importer(database, store, options, verdicts.append).run(one(), lambda _tally: None)
     # `unchanged`: an earlier action adopted it and did not come to resolve the finding.
-    if verdicts and (verdicts[0].outcome in (Outcome.ADDED, Outcome.UPDATED) or verdicts[0].reason == "unchanged"):
+    if verdicts and (verdicts[0].outcome in (Outcome.ADDED, Outcome.UPDATED) or verdicts[0].reason == Code.UNCHANGED):
         return
     raise Conflict(f"It cannot be adopted: {verdicts[0].reason if verdicts else 'nothing is known of it'}")
 
@@ -127,7 +127,7 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
         raise error if isinstance(error, Conflict) else Conflict("The object is gone already") from error
     async with database.transaction() as session:
         # The copy is kept for as long as anything in the trash.
-        await transitions.condemn(session, kept, after=timedelta(days=settings.trash_days))
+        await ledger.condemn(session, kept, ObjectTrigger.TRASHED, after=timedelta(days=settings.trash_days))
         await jobs.enqueue(
             session,
             ledger.REMOVE_MOVED,
@@ -139,17 +139,7 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
 async def _claim(session: AsyncSession, object_key: str) -> None:
     """Marks the object in the ledger as condemned, so that no import adopts it meanwhile. Raises `Conflict` when it has a
     row."""
-    claimed = await session.scalar(
-        text(
-            """INSERT INTO asset_objects (object_key, origin, state, attempt, settled_at)
-               VALUES (:key, 'trash', 'condemned', 0, now())
-               ON CONFLICT (object_key) DO UPDATE SET origin = 'trash', state = 'condemned', settled_at = now()
-               WHERE asset_objects.state = 'removed'
-                  OR asset_objects.origin = 'trash' AND asset_objects.state = 'condemned'
-               RETURNING 1"""
-        ),
-        {"key": object_key},
-    )
+    claimed = await ledger.claim(session, object_key)
     used = await session.scalar(text("SELECT 1 FROM assets WHERE object_key = :key LIMIT 1"), {"key": object_key})
     if not claimed or used is not None:
         raise Conflict("The object has a row by now")

@@ -170,7 +170,7 @@ class Importer:
             if candidate.found is None:
                 continue
             if candidate.known is not None and candidate.unchanged(candidate.known):
-                self._report(candidate, Outcome.SKIPPED, "unchanged")
+                self._report(candidate, Outcome.SKIPPED, Code.UNCHANGED)
             else:
                 changed.append(candidate)
         if not changed:
@@ -184,15 +184,15 @@ class Importer:
     def _candidate(self, entry: ListedObject) -> _Candidate | None:
         """The listed object as a candidate, or None when its verdict is reported already."""
         if entry.problem:
-            self._report(entry, Outcome.FAILED if entry.problem == UNREADABLE else Outcome.SKIPPED, entry.problem)
+            self._report(entry, Outcome.FAILED if entry.problem == Code.UNREADABLE else Outcome.SKIPPED, entry.problem)
             return None
         options = self._options
         object_key = options.add_prefix + entry.key
         if object_key.startswith(f"{self._store.prefix}butai/"):
-            self._report(entry, Outcome.SKIPPED, "own_object")
+            self._report(entry, Outcome.SKIPPED, Code.OWN_OBJECT)
             return None
         if not object_key.startswith(options.strip_prefix):
-            self._report(entry, Outcome.SKIPPED, "outside_prefix")
+            self._report(entry, Outcome.SKIPPED, Code.OUTSIDE_PREFIX)
             return None
         try:
             key = keys.parse(object_key.removeprefix(options.strip_prefix))
@@ -248,9 +248,9 @@ class Importer:
             candidate.found = answer
         elif answer.gone and candidate.removed:
             # Removed by Butai after its asset was purged or replaced, and since the listing was made.
-            self._report(candidate, Outcome.SKIPPED, "removed")
+            self._report(candidate, Outcome.SKIPPED, Code.REMOVED)
         else:
-            outcome = Outcome.SKIPPED if answer.reason == "empty" else Outcome.FAILED
+            outcome = Outcome.SKIPPED if answer.reason == Code.EMPTY else Outcome.FAILED
             self._report(candidate, outcome, answer.reason, answer.detail)
 
     # What is written
@@ -354,13 +354,7 @@ class Importer:
             asset.meta = candidate.found.meta
         if new:
             session.add(asset)
-            line = ledger.get(candidate.object_key)
-            if line is None:
-                line = AssetObject(object_key=candidate.object_key)
-                session.add(line)
-            # Also one that Butai removed and that was put back since.
-            line.asset_id, line.origin, line.state, line.attempt = asset.id, "import", "current", 0
-            line.settled_at, line.upload_id, line.lease_until = func.now(), None, None
+            adopt(session, ledger.get(candidate.object_key), candidate.object_key, asset.id)
         if attach:
             await transitions.attach_sidecars(session, asset)
         await transitions.move(
@@ -418,9 +412,9 @@ class Importer:
 
 def _why_not(candidate: _Candidate, row: Asset | None, line: AssetObject | None) -> str:
     """Why this object must not be imported; empty when it may be. `line` is the ledger's."""
-    if line is not None and line.state == "condemned":
+    if line is not None and line.state == ObjectState.CONDEMNED:
         # A job is about to delete the object: a row that pointed at it would lose its bytes.
-        return "being_removed"
+        return Code.BEING_REMOVED
     if row is None:
         known = (ObjectState.CURRENT, ObjectState.WRITING)
         return Code.ALREADY_IN_USE if line is not None and line.state in known else ""

@@ -63,7 +63,7 @@ class Verifier:
         async with self._slots:
             if await self._gave_up():
                 # The next run takes it.
-                return NotImportable("not_tried")
+                return NotImportable(Code.NOT_TRIED)
             await self._pace()
             try:
                 answer = await self._read(object_key, key, before)

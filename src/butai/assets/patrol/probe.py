@@ -69,7 +69,7 @@ async def probe_batch(
         await _require_same_store(canary, hides_absence)
         if is_mass_loss(adverse, len(rows)):
             raise StoreUnreliable(
-                f"{adverse} of {len(rows)} objects seem to be gone: nothing was marked", code="patrol_mass_missing"
+                f"{adverse} of {len(rows)} objects seem to be gone: nothing was marked", code=Code.PATROL_MASS_MISSING
             )
     result = BatchResult()
     for each in first:

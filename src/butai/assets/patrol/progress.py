@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.patrol.models import PatrolRun
 from butai.assets.patrol.verdicts import Verdict
+from butai.errors import Code
 
 LIBRARY_RUNS = ("scheduled", "asked")
 """Kinds of run that go through the library. `asked`: an operator requested it."""
@@ -72,7 +73,7 @@ async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, reque
     resumed: PatrolRun | None = None
     for row in unfinished:
         if row.dry_run or resumed is not None:
-            row.state, row.stop_code, row.ended_at = "stopped", "interrupted", func.now()
+            row.state, row.stop_code, row.ended_at = "stopped", Code.INTERRUPTED, func.now()
         elif not dry_run:
             resumed = row
     if resumed is None:

@@ -32,7 +32,7 @@ from butai.assets.storage.client import BytesPayload, Store
 from butai.assets.storage.heads import Heads, StoreHeads
 from butai.config import PatrolSettings
 from butai.database import Connection, Database
-from butai.errors import Unavailable
+from butai.errors import Code, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -241,11 +241,11 @@ class Patrol:
             await save(session, run)
             if not run.dry_run:
                 await finding_writer.resolve_replaced(session)
-                for code in ("patrol_unreliable", "patrol_mass_missing", "patrol_stale"):
+                for code in (Code.PATROL_UNRELIABLE, Code.PATROL_MASS_MISSING, Code.PATROL_STALE):
                     await resolve_alert(session, code, f"Run {run.id} checked {run.checked} files to its end.")
                 await send_digest(session, run.id)
                 if not await finding_writer.any_missing(session):
-                    await resolve_alert(session, "assets_missing", "No file is missing.")
+                    await resolve_alert(session, Code.ASSETS_MISSING, "No file is missing.")
 
     # Single assets
 
@@ -291,5 +291,5 @@ class Patrol:
         if recent + batch.counts[Verdict.LOST] > MASS_MINIMUM:
             raise StoreUnreliable(
                 f"{recent} files were found missing in ten minutes, one by one: the next is left to a whole run",
-                code="patrol_mass_missing",
+                code=Code.PATROL_MASS_MISSING,
             )

@@ -98,17 +98,17 @@ async def _apply(session: AsyncSession, asset: Asset, each: ProbedObject, run_id
     assert asset.object_key is not None
     detail = {"s3_key": asset.s3_key, "size": asset.size_bytes, "etag": asset.etag}
     if each.verdict is Verdict.LOST and asset.status == AssetStatus.READY:
-        await transitions.apply(session, asset, AssetTrigger.LOST, actor=PATROL_ACTOR)
+        await transitions.move(session, asset, AssetTrigger.LOST, actor=PATROL_ACTOR)
         await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
         return AssetTrigger.LOST
     if each.verdict is Verdict.RECOVERED and asset.status == AssetStatus.MISSING:
-        await transitions.apply(session, asset, AssetTrigger.RECOVERED, actor=PATROL_ACTOR)
+        await transitions.move(session, asset, AssetTrigger.RECOVERED, actor=PATROL_ACTOR)
         await resolve_findings(session, ("missing", "mismatch"), [asset.object_key], "recovered")
         return AssetTrigger.RECOVERED
     if each.verdict is Verdict.MISMATCH:
         detail |= {"store_size": each.answer.size, "store_etag": each.answer.etag}
         if await open_finding(session, "mismatch", asset.object_key, asset.id, run_id, detail):
-            await transitions.apply(session, asset, AssetTrigger.MISMATCH, actor=PATROL_ACTOR, detail=detail)
+            await transitions.move(session, asset, AssetTrigger.MISMATCH, actor=PATROL_ACTOR, detail=detail)
     elif each.verdict is Verdict.STILL_MISSING:
         await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
     return None
