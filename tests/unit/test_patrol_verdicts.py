@@ -161,7 +161,8 @@ def test_no_healthy_row_is_ever_marked(
 
 
 def test_the_faults_were_met() -> None:
-    assert MET / WEATHERS.max_examples > 7
+    # 6.7 faults an example were met in 1,500 of them; a sample of 150 has a few tenths more or less.
+    assert MET / WEATHERS.max_examples > 6
 
 
 async def test_a_bucket_keeps_its_rate() -> None:
