@@ -168,7 +168,7 @@ class Watcher:
         async def ask(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> list[tuple[object, ...]]:
             return await (await connection.execute(statement.encode(), values)).fetchall()
 
-        return await self.database.read(ask)
+        return await self.database.query(ask)
 
     async def _listen(self) -> None:
         async for notice in self._listener.notifies():

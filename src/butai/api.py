@@ -106,7 +106,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             opened.push_async_callback(identity.close)
             parts = assemble(database, store, settings.assets, settings.http)
             await opened.enter_async_context(parts.reads)
-            feed = await opened.enter_async_context(Feed(database.url))
+            feed = await opened.enter_async_context(Feed(database))
             ending.append(feed.end)
             opened.callback(ending.remove, feed.end)
             sealer = Sealer(settings.live)

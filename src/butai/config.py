@@ -37,7 +37,8 @@ class DatabaseSettings(BaseSettings):
     """`postgresql://user:password@host:port/name`. `butai up` brings its own when this is empty."""
 
     pool_size: int = 10
-    """Connections for reads, and again as many for writes, of one process. Ten keep two cores busy."""
+    """Most connections of one process for queries, as many for transactions, and as many for single statements, which the API
+    hardly uses. Ten keep two cores busy."""
 
     connect_timeout: float = 5.0
     """Seconds to wait for a free connection before the answer is 503."""

@@ -18,12 +18,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
 from butai.config import LiveSettings, Settings
-from butai.database import UNREACHABLE, Connection, Database
+from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable
 from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.leases import Leases
@@ -99,7 +98,7 @@ class Controller:
                 self._every(METRICS_EVERY, self._write_metrics),
                 self._open_egresses(),
                 self._sweep(),
-                self._listen(),
+                self._database.listen(["butai_wanted"], self._wake, self._wake_all),
             )
         ]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -217,25 +216,7 @@ class Controller:
 
     # Notifications
 
-    async def _listen(self) -> None:
-        pause = 0.25
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._database.url, autocommit=True, connect_timeout=5, keepalives_idle=5, keepalives_interval=2
-                ) as connection:
-                    await connection.execute("LISTEN butai_wanted")
-                    pause = 0.25
-                    # Notifications were lost while there was no connection.
-                    self._wake_all()
-                    async for notice in connection.notifies():
-                        self._wake(notice.payload)
-            except UNREACHABLE as error:
-                log.debug("controller.listen_lost", error=type(error).__name__)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
-
-    def _wake(self, payload: str) -> None:
+    def _wake(self, _channel: str, payload: str) -> None:
         try:
             held = self._held.get(UUID(payload))
         except ValueError:
@@ -271,7 +252,7 @@ class Controller:
         async def act(connection: Connection) -> None:
             await connection.execute(_METRICS, columns)
 
-        await self._database.read(act)
+        await self._database.execute(act)
 
 
 def make_name() -> str:

@@ -1,26 +1,27 @@
-"""Postgres: one driver (psycopg 3), two ways in.
+"""Postgres: one driver (psycopg 3), three ways in, and one way to hear of changes.
 
-`Database.transaction()` is a SQLAlchemy session for writes: the rules live in Python
-and want models. `Database.reads` is a plain psycopg pool for hot reads: Postgres builds
-the answer as JSON and no ORM touches it. Its connections force generic plans: custom
-plans cost a third of the server's time on the list query and never differed.
+`Database.query` reads, and may be repeated; Postgres refuses a write in it. `Database.execute` is one statement that writes,
+commits by itself and is never repeated. `Database.transaction` is a SQLAlchemy session, where the rules of a write live in
+Python and want models. Services open transactions; routes and commands never do.
 
-Built by `butai.cli` for every process; migrations run through `migrate`.
+Queries and single statements use plain psycopg: Postgres builds the answer as JSON and no ORM touches it. Their connections
+force generic plans: custom plans cost a third of the server's time on the list query and never differed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import psycopg
 import psycopg_pool
 import structlog
+from psycopg import sql
 from sqlalchemy import DateTime, MetaData, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import OperationalError
@@ -41,6 +42,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 # The errors by which an unreachable Postgres shows, whichever way in was used. A statement that is wrong is not among
 # them: `InterfaceError` and the classes below are raised for connections, time-outs and shut-downs.
 UNREACHABLE = (psycopg.OperationalError, psycopg_pool.PoolTimeout, OperationalError, PoolTimeout)
+
+_KEEP_ALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+"""Seconds, seconds, and how often: a network that swallows packets is known after 11 s."""
+_LISTEN_PAUSES = (0.25, 2.0)
 
 
 class Model(DeclarativeBase):
@@ -76,11 +81,17 @@ class Database:
             connect_args={"options": "-c idle_in_transaction_session_timeout=30000 -c lock_timeout=10000"},
         )
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        self.reads = psycopg_pool.AsyncConnectionPool(
+        self.reads = self._pool(1, "-c default_transaction_read_only=on")
+        # A look at each connection before it is used: a statement that is never repeated must not meet one that Postgres
+        # has closed long ago.
+        self.writes = self._pool(0, check=psycopg_pool.AsyncConnectionPool.check_connection)
+
+    def _pool(self, least: int, options: str = "", **more: Any) -> psycopg_pool.AsyncConnectionPool:
+        return psycopg_pool.AsyncConnectionPool(
             self.url,
-            min_size=1,
-            max_size=settings.pool_size,
-            timeout=settings.connect_timeout,
+            min_size=least,
+            max_size=self.settings.pool_size,
+            timeout=self.settings.connect_timeout,
             # A failed connection is given up soon, so that the next request tries anew: the pool's own back-off doubles
             # its waits, and would leave us blind for a while after Postgres is back.
             reconnect_timeout=1,
@@ -88,16 +99,19 @@ class Database:
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": 0,
-                "options": "-c plan_cache_mode=force_generic_plan -c statement_timeout=15000",
+                "options": f"-c plan_cache_mode=force_generic_plan -c statement_timeout=15000 {options}",
             },
+            **more,
         )
 
     async def __aenter__(self) -> Database:
         await self.reads.open(wait=False)
+        await self.writes.open(wait=False)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.reads.close()
+        await self.writes.close()
         await self.engine.dispose()
 
     @asynccontextmanager
@@ -112,11 +126,34 @@ class Database:
         except UNREACHABLE as error:
             raise DatabaseUnavailable from error
 
-    async def read(self, act: Callable[[Connection], Awaitable[T]]) -> T:
-        """Runs a read on a connection of the pool. Raises `DatabaseUnavailable` when Postgres cannot be reached.
+    async def persist(
+        self,
+        act: Callable[[AsyncSession], Awaitable[T]],
+        *,
+        tries: int = 4,
+        first_pause: float = 0.5,
+        also: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """One transaction for `act`, begun anew when Postgres cannot be reached or `act` raises one of `also`, with pauses
+        that double. `act` may be done more than once, as the answer to a commit may be lost: it must bear that.
+
+        Raises what the last try raised. Four tries take 3.5 s at least, longer than Postgres takes to restart.
+        """
+        for left in range(tries - 1, -1, -1):
+            try:
+                async with self.transaction() as session:
+                    return await act(session)
+            except (DatabaseUnavailable, *also):
+                if not left:
+                    raise
+            await asyncio.sleep(first_pause * 2 ** (tries - 1 - left))
+        raise ValueError("tries must be positive")
+
+    async def query(self, act: Callable[[Connection], Awaitable[T]]) -> T:
+        """Runs a read, in which Postgres refuses to write. Raises `DatabaseUnavailable` when it cannot be reached.
 
         A connection that Postgres has closed looks well until it is used, and its neighbours are as dead: they are all
-        looked at, and the read is done once more.
+        checked, and the read is done once more.
         """
         for last in (False, True):
             broken = False
@@ -132,6 +169,44 @@ class Database:
             await self.reads.check()
         raise AssertionError("unreachable")
 
+    async def execute(self, act: Callable[[Connection], Awaitable[T]]) -> T:
+        """Runs one statement that writes, and commits it by itself. Never repeated: whether it was done is not known when
+        this raises `DatabaseUnavailable`."""
+        try:
+            async with self.writes.connection() as connection:
+                return await act(connection)
+        except UNREACHABLE as error:
+            raise DatabaseUnavailable from error
+
+    async def listen(
+        self, channels: Sequence[str], heard: Callable[[str, str], None], begun: Callable[[], None]
+    ) -> NoReturn:
+        """Calls `heard` with the channel and the payload of each notification, until it is cancelled.
+
+        A notification is a hint: what is sent while the connection is away is lost. `begun` is called whenever listening
+        begins, for all that may have been missed. A lost connection is made again after a quarter of a second, doubling to
+        two.
+        """
+        pause, told = _LISTEN_PAUSES[0], False
+        while True:
+            try:
+                connection: Connection
+                async with await psycopg.AsyncConnection.connect(
+                    self.url, autocommit=True, connect_timeout=5, **_KEEP_ALIVE
+                ) as connection:
+                    for channel in channels:
+                        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                    pause, told = _LISTEN_PAUSES[0], False
+                    begun()
+                    async for notice in connection.notifies():
+                        heard(notice.channel, notice.payload)
+            except (psycopg.Error, OSError) as error:
+                if not told:
+                    log.warning("database.listen_lost", channels=list(channels), reason=type(error).__name__)
+                told = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LISTEN_PAUSES[1])
+
     async def ready(self) -> bool:
         """Whether Postgres answers within two seconds, and has this version's tables."""
 
@@ -141,7 +216,7 @@ class Database:
 
         try:
             async with asyncio.timeout(2):
-                return await self.read(ask)
+                return await self.query(ask)
         except (DatabaseUnavailable, TimeoutError, psycopg.errors.UndefinedTable):
             return False
 

@@ -53,15 +53,13 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:
             continue
         # It may be what kills them.
         await manager.finish_job(job, Status.FAILED, delete_job=False)
-        async with database.transaction() as session:
-            await note_failure(session, job.id, Code.WORKER_DIED, f"its worker died {MOST_DEATHS} times")
+        await note_failure(database, job.id, Code.WORKER_DIED, f"its worker died {MOST_DEATHS} times")
 
 
 async def forget_jobs(context: JobContext, timestamp: int) -> None:
     """Deletes jobs that are over for a month."""
     database: Database = context.additional_context["library"].database
-    async with database.transaction() as session:
-        await forget(session, KEPT_DAYS)
+    await forget(database, KEPT_DAYS)
 
 
 def make_app(url: str) -> App:

@@ -41,8 +41,7 @@ async def livekit() -> AsyncIterator[StandIn]:
 async def test_the_service_does_what_its_document_says(
     settings: Settings, database: Database, tmp_path: Path, livekit: StandIn
 ) -> None:
-    async with database.transaction() as session:
-        _, token = await create_api_key(session, "alice", ["user"])
+    _, token = await create_api_key(database, "alice", ["user"])
     live: dict[str, Any] = {
         "LIVEKIT_URL": livekit.url,
         "LIVEKIT_API_KEY": "devkey",

@@ -304,8 +304,7 @@ async def test_from_a_lost_file_to_the_operator_s_phone(
 
 
 async def test_operators_read_them_and_others_do_not(api: Api, database: Database, run_jobs: Any, hooks: Hooks) -> None:
-    async with database.transaction() as session:
-        _, key = await create_api_key(session, "root", ["user", "operator"], "")
+    _, key = await create_api_key(database, "root", ["user", "operator"], "")
     await raised(database)
     status, body = await api.call("GET", "/api/alerts?open=true", headers={"X-API-Key": key})
     assert status == 200, body

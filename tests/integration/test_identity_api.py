@@ -43,15 +43,13 @@ async def test_another_site_may_not_write_with_the_callers_cookie(api: Api) -> N
 
 
 async def test_an_api_key_works_until_it_is_revoked(api: Api, database: Database) -> None:
-    async with database.transaction() as session:
-        key, token = await create_api_key(session, "aoi", ["user"])
+    key, token = await create_api_key(database, "aoi", ["user"])
     revoked = f"butai_{key.id}_{'0' * 64}"
     assert (await api.call("GET", LIST, headers={"Authorization": f"Bearer {token}"}))[0] == 200
     assert (await api.call("GET", LIST, headers={"X-API-Key": token}))[0] == 200
     assert (await api.call("GET", LIST, headers={"X-API-Key": revoked}))[0] == 401
-    async with database.transaction() as session:
-        key, token = await create_api_key(session, "aoi", ["user"])
-        await revoke_api_key(session, key.id)
+    key, token = await create_api_key(database, "aoi", ["user"])
+    await revoke_api_key(database, key.id)
     assert (await api.call("GET", LIST, headers={"X-API-Key": token}))[0] == 401
 
 

@@ -59,8 +59,7 @@ def identity(keys: ApiKeys) -> Identity:
 
 
 async def make(database: Database, user: str = "aoi", *scopes: str, name: str = "") -> tuple[str, str]:
-    async with database.transaction() as session:
-        key, token = await create_api_key(session, user, scopes or ("user",), name)
+    key, token = await create_api_key(database, user, scopes or ("user",), name)
     return key.id, token
 
 
@@ -112,8 +111,7 @@ async def test_only_a_hash_of_256_random_bits_is_kept(database: Database) -> Non
 async def test_making_and_revoking_are_in_the_audit_trail(database: Database) -> None:
     key_id, _ = await make(database, "aoi", "user", name="laptop")
     for _ in range(2):
-        async with database.transaction() as session:
-            await revoke_api_key(session, key_id)
+        await revoke_api_key(database, key_id)
     entries = await rows(database, "SELECT actor, action, subject, result, detail FROM audit ORDER BY id")
     detail = {"user_id": "aoi", "scopes": ["user"], "name": "laptop"}
     assert entries == [
@@ -127,10 +125,8 @@ async def test_a_revoked_key_is_refused_ten_seconds_later_at_most(
 ) -> None:
     key_id, token = await make(database)
     assert (await ask(identity, token)).user_id == "aoi"
-    async with database.transaction() as session:
-        first = (await revoke_api_key(session, key_id)).revoked_at
-    async with database.transaction() as session:
-        assert (await revoke_api_key(session, key_id)).revoked_at == first is not None
+    first = (await revoke_api_key(database, key_id)).revoked_at
+    assert (await revoke_api_key(database, key_id)).revoked_at == first is not None
     clock.now += 9.9
     assert (await ask(identity, token)).user_id == "aoi"
     clock.now += 0.1
@@ -257,10 +253,9 @@ async def test_the_memory_for_keys_is_bounded(database: Database, keys: ApiKeys,
 
 async def test_lists_are_newest_first_and_can_be_one_users(database: Database) -> None:
     made = [(await make(database, user))[0] for user in ("aoi", "ren", "aoi")]
-    async with database.transaction() as session:
-        assert [key.id for key in await list_api_keys(session)] == made[::-1]
-        assert [key.id for key in await list_api_keys(session, "aoi")] == [made[2], made[0]]
-        assert await list_api_keys(session, "nobody") == []
+    assert [key.id for key in await list_api_keys(database)] == made[::-1]
+    assert [key.id for key in await list_api_keys(database, "aoi")] == [made[2], made[0]]
+    assert await list_api_keys(database, "nobody") == []
 
 
 @pytest.mark.parametrize(
@@ -280,15 +275,13 @@ async def test_a_key_that_makes_no_sense_is_not_made(
     database: Database, user: str, scopes: list[str], name: str
 ) -> None:
     with pytest.raises(InvalidRequest):
-        async with database.transaction() as session:
-            await create_api_key(session, user, scopes, name)
+        await create_api_key(database, user, scopes, name)
     assert await rows(database, "SELECT id FROM api_keys") == []
 
 
 async def test_revoking_a_key_that_is_not_there_says_so(database: Database) -> None:
     with pytest.raises(NotFound):
-        async with database.transaction() as session:
-            await revoke_api_key(session, "0" * 16)
+        await revoke_api_key(database, "0" * 16)
 
 
 async def test_no_key_shows_up_in_logs_errors_or_reprs(database: Database, identity: Identity, keys: ApiKeys) -> None:
@@ -297,9 +290,8 @@ async def test_no_key_shows_up_in_logs_errors_or_reprs(database: Database, ident
     shown: list[str] = []
     with capture_logs() as logs:
         await ask(identity, token)
-        async with database.transaction() as session:
-            shown.append(repr(await list_api_keys(session)))
-            await revoke_api_key(session, key_id)
+        shown.append(repr(await list_api_keys(database)))
+        await revoke_api_key(database, key_id)
         for bad in (token + "0", f"butai_{'0' * 16}_{secret}"):
             with pytest.raises(Unauthenticated) as error:
                 await ask(identity, bad)

@@ -39,8 +39,7 @@ async def rows(settings: Settings, statement: str, *values: Any) -> list[dict[st
 
 
 async def operator(database: Database) -> dict[str, str]:
-    async with database.transaction() as session:
-        return {"X-API-Key": (await create_api_key(session, "root", ["user", "operator"], ""))[1]}
+    return {"X-API-Key": (await create_api_key(database, "root", ["user", "operator"], ""))[1]}
 
 
 async def fail_once(settings: Settings, database: Database, error: Exception) -> int:
@@ -188,8 +187,7 @@ async def test_a_dead_worker_s_job_whose_like_waits_holds_up_no_other(settings: 
         ("assets.patrol", "failed"),
     ]
     with pytest.raises(Conflict):
-        async with database.transaction() as session:
-            await service.retry(session, Origin("test"), left[2]["id"])
+        await service.retry(database, Origin("test"), left[2]["id"])
 
 
 @pytest.mark.slow

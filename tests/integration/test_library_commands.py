@@ -172,8 +172,7 @@ async def test_jobs_that_failed_are_shown_and_tried_again(butai: Butai, studio: 
                   ('assets.patrol', 'default', '{}', 'failed', 'p'), ('assets.patrol', 'default', '{}', 'todo', 'p')"""
     )
     ids = [row["id"] for row in await studio.do("SELECT id FROM procrastinate_jobs ORDER BY id")]
-    async with studio.database.transaction() as session:
-        await note_failure(session, ids[0], "store_timeout", "The store took too long")
+    await note_failure(studio.database, ids[0], "store_timeout", "The store took too long")
     shown = await butai("jobs", "list", "--status", "failed")
     assert shown.status == 0
     assert f"{ids[0]} failed assets.inspect" in shown.said

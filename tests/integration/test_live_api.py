@@ -632,8 +632,7 @@ async def test_every_act_and_refusal_is_in_the_audit(api: Api, database: Databas
     assert len(rows) == 5
     assert rows[3]["user_agent"].startswith("'=HYPERLINK")
     assert (await api.call("GET", "/api/live/audit", "alice"))[0] == 403
-    async with database.transaction() as session:
-        _, token = await create_api_key(session, "root", ["user", "operator"], "test")
+    _, token = await create_api_key(database, "root", ["user", "operator"], "test")
     status, everything = await api.call("GET", "/api/live/audit?limit=2", headers={"X-API-Key": token})
     assert (status, len(everything["data"])) == (200, 2)
     assert everything["next_before"] == everything["data"][-1]["id"]

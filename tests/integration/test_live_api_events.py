@@ -27,8 +27,8 @@ def feeds(monkeypatch: pytest.MonkeyPatch) -> list[Feed]:
     """The feed of each API that is started."""
     found: list[Feed] = []
 
-    def feed(url: str) -> Feed:
-        found.append(Feed(url))
+    def feed(database: Database) -> Feed:
+        found.append(Feed(database))
         return found[-1]
 
     monkeypatch.setattr(api_module, "Feed", feed)

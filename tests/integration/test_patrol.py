@@ -328,8 +328,7 @@ async def test_operators_see_runs_and_findings_and_others_do_not(api: Api, studi
     ids = await studio.fill(3)
     await studio.lose(ids[0])
     await studio.go()
-    async with studio.database.transaction() as session:
-        _, key = await create_api_key(session, "root", ["user", "operator"], "")
+    _, key = await create_api_key(studio.database, "root", ["user", "operator"], "")
     headers = {"X-API-Key": key}
     status, body = await api.call("GET", "/api/assets/patrol", headers=headers)
     assert status == 200, body

@@ -177,8 +177,7 @@ async def test_a_row_whose_object_is_gone_goes_to_the_trash(bench: Bench) -> Non
 async def test_what_is_ignored_stays_ignored(bench: Bench) -> None:
     await orphan(bench)
     await bench.compare()
-    async with bench.database.transaction() as session:
-        _, key = await create_api_key(session, "root", ["user", "operator"], "")
+    _, key = await create_api_key(bench.database, "root", ["user", "operator"], "")
     path = f"/api/assets/findings/{await bench.finding()}/ignore"
     assert (await bench.api.call("POST", path, "alice"))[0] == 403
     assert (await bench.api.call("POST", path, headers={"X-API-Key": key})) == (200, {"resolution": "ignored"})

@@ -265,8 +265,7 @@ async def test_nobody_in_particular_sees_what_is_public(api: Api, rows: list[dic
 async def test_operators_see_everything_when_they_ask_for_it(
     api: Api, database: Database, rows: list[dict[str, Any]]
 ) -> None:
-    async with database.transaction() as session:
-        _, token = await create_api_key(session, "root", ["user", "operator"], "test")
+    _, token = await create_api_key(database, "root", ["user", "operator"], "test")
     headers = {"X-API-Key": token}
     queries: list[Query] = [
         [],

@@ -28,4 +28,4 @@ async def alerts(
         await cursor.execute(_ALERTS, {"open": still_open, "before": before, "limit": limit})
         return await cursor.fetchall()
 
-    return await database.read(ask)
+    return await database.query(ask)

@@ -202,7 +202,7 @@ async def list_page(database: Database, request: ListRequest) -> Page:
         cursor = await connection.execute(statement, parameters, prepare=request.q is None, binary=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return await cursor.fetchone()
 
-    row = await database.read(ask)
+    row = await database.query(ask)
     assert row is not None
     items, count, last_value, last_id = row
     return Page(items or b"", min(count, request.limit), count > request.limit, last_value, last_id)
@@ -243,7 +243,7 @@ async def total(database: Database, request: ListRequest, *, exactly: bool = Fal
         assert explained is not None
         return max(EXACT_TOTAL + 1, int(explained[0][0]["Plan"]["Plan Rows"])), False
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 # One file
@@ -307,7 +307,7 @@ async def find_readable(
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
         return await (await connection.execute(READABLE, parameters, binary=True)).fetchone()
 
-    row = await database.read(ask)
+    row = await database.query(ask)
     return ReadableAsset(*row) if row else None
 
 
@@ -339,7 +339,7 @@ async def get_asset(database: Database, asset_id: UUID, user_id: str | None, ope
         )
         return await cursor.fetchone()
 
-    row = await database.read(ask)
+    row = await database.query(ask)
     if row is not None:
         row["warnings"] = _warnings(row)
         if row["ownerUserId"] != user_id and not operator:
@@ -373,7 +373,7 @@ async def waveform(database: Database, asset_id: UUID) -> dict[str, Any] | None:
         await cursor.execute(_WAVEFORM, {"id": asset_id})
         return await cursor.fetchone()
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 # The change feed
@@ -428,7 +428,7 @@ async def changes(database: Database, since: int, user_id: str | None, operator:
             found += await cursor.fetchall()
         return row[0], found
 
-    horizon, rows = await database.read(ask)
+    horizon, rows = await database.query(ask)
     merged = sorted(rows, key=lambda row: row["change_seq"])
     page, more = merged[:limit], len(merged) > limit
     return Changes(

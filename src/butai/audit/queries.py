@@ -52,4 +52,4 @@ async def entries(database: Database, asked: AuditFilter, before: int | None, li
             await cursor.execute(statement + " ORDER BY id DESC LIMIT %(limit)s", values)
             return await cursor.fetchall()
 
-    return await database.read(ask)
+    return await database.query(ask)

@@ -19,19 +19,17 @@ async def show(database: Database, status: str | None, task: str | None, limit: 
 
 async def retry(database: Database, job_id: int | None) -> None:
     """Puts one failed job, or all of them, back into the queue."""
-    put_away = 0
-    async with database.transaction() as session:
-        if job_id is not None:
-            await service.retry(session, _CLI, job_id)
-            retried = 1
-        else:
-            retried, put_away = await service.retry_all(session, _CLI)
-    told = f" {put_away} put away: others that do the same wait already." if put_away else ""
-    print(f"{retried} put back into the queue.{told}")
+    aborted = 0
+    if job_id is not None:
+        await service.retry(database, _CLI, job_id)
+        retried = 1
+    else:
+        retried, aborted = await service.retry_all(database, _CLI)
+    rest = f" {aborted} put away: others that do the same wait already." if aborted else ""
+    print(f"{retried} put back into the queue.{rest}")
 
 
 async def cancel(database: Database, job_id: int) -> None:
     """Takes one waiting job out of the queue."""
-    async with database.transaction() as session:
-        await service.cancel(session, _CLI, job_id)
+    await service.cancel(database, _CLI, job_id)
     print("Cancelled.")

@@ -18,17 +18,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import LargeBinary, Text, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai import audit
 from butai.audit import Origin
-from butai.database import UNREACHABLE, Database, Model
+from butai.database import Connection, Database, Model
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
 
 log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ class StoredKey:
 
 
 async def create_api_key(
-    session: AsyncSession, user_id: str, scopes: Collection[str], name: str = "", *, origin: Origin = COMMAND_LINE
+    database: Database, user_id: str, scopes: Collection[str], name: str = "", *, origin: Origin = COMMAND_LINE
 ) -> tuple[ApiKey, str]:
     """A new key and its token. The token is in no table and no log: whoever gets it here is the only one who has it.
 
@@ -97,30 +97,32 @@ async def create_api_key(
         scopes=sorted(set(scopes)),
         name=name,
     )
-    session.add(key)
-    await session.flush()
     detail = {"user_id": user_id, "scopes": key.scopes, "name": name}
-    audit.record(session, origin, "api_key.create", f"api_key:{key_id}", detail=detail)
+    async with database.transaction() as session:
+        session.add(key)
+        audit.record(session, origin, "api_key.create", f"api_key:{key_id}", detail=detail)
     return key, f"butai_{key_id}_{secret}"
 
 
-async def revoke_api_key(session: AsyncSession, key_id: str, *, origin: Origin = COMMAND_LINE) -> ApiKey:
+async def revoke_api_key(database: Database, key_id: str, *, origin: Origin = COMMAND_LINE) -> ApiKey:
     """Ends a key, within `CACHE_SECONDS` everywhere. A second time changes nothing. Raises `NotFound`."""
-    key = await session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
-    if key is None:
-        raise NotFound("No such API key")
-    if key.revoked_at is None:
-        key.revoked_at = await session.scalar(select(func.now()))
-        audit.record(session, origin, "api_key.revoke", f"api_key:{key_id}")
+    async with database.transaction() as session:
+        key = await session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
+        if key is None:
+            raise NotFound("No such API key")
+        if key.revoked_at is None:
+            key.revoked_at = await session.scalar(select(func.now()))
+            audit.record(session, origin, "api_key.revoke", f"api_key:{key_id}")
     return key
 
 
-async def list_api_keys(session: AsyncSession, user_id: str | None = None) -> Sequence[ApiKey]:
+async def list_api_keys(database: Database, user_id: str | None = None) -> Sequence[ApiKey]:
     """All keys, or one user's, revoked ones too; the newest first."""
     query = select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id)
     if user_id is not None:
         query = query.where(ApiKey.user_id == user_id)
-    return (await session.scalars(query)).all()
+    async with database.transaction() as session:
+        return (await session.scalars(query)).all()
 
 
 class ApiKeys:
@@ -150,12 +152,11 @@ class ApiKeys:
     async def _find(self, key_id: str) -> StoredKey | None:
         if key := self._recall(key_id):
             return key
-        try:
-            async with self._database.reads.connection() as connection:
-                cursor = await connection.execute(_FIND, (key_id,))
-                row = await cursor.fetchone()
-        except UNREACHABLE as error:
-            raise DatabaseUnavailable from error
+
+        async def find(connection: Connection) -> tuple[Any, ...] | None:
+            return await (await connection.execute(_FIND, (key_id,))).fetchone()
+
+        row = await self._database.query(find)
         if row is None:
             self._known.pop(key_id, None)
             return None

@@ -28,4 +28,4 @@ async def listed(
         await cursor.execute(_JOBS, {"status": status, "task": task, "before": before, "limit": limit})
         return await cursor.fetchall()
 
-    return await database.read(ask)
+    return await database.query(ask)

@@ -30,11 +30,12 @@ MOST_DEATHS = 5
 """Attempts of a job whose workers died; the next one may be what kills them."""
 
 
-async def note_failure(session: AsyncSession, job_id: int, code: str, line: str) -> None:
-    """Keeps the newest reason of a job."""
+async def note_failure(database: Database, job_id: int, code: str, line: str) -> None:
+    """Keeps the newest reason of a job: a code, and one line without secrets."""
     statement = insert(JobFailure).values(job_id=job_id, code=code, text=line[:300])
     values = {"at": func.now(), "code": statement.excluded.code, "text": statement.excluded.text}
-    await session.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+    async with database.transaction() as session:
+        await session.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
 
 
 def explain_failures(app: App) -> None:
@@ -63,14 +64,18 @@ async def _write_failure(context: JobContext, job_id: int, error: Exception) -> 
     line = error.detail if isinstance(error, ButaiError) else "see the worker's log"
     database: Database = context.additional_context["library"].database
     try:
-        async with database.transaction() as session:
-            await note_failure(session, job_id, code, line)
+        await note_failure(database, job_id, code, line)
     except DatabaseUnavailable:
         log.warning("job.failure_not_written", job_id=job_id, code=code)
 
 
-async def retry(session: AsyncSession, origin: Origin, job_id: int) -> None:
+async def retry(database: Database, origin: Origin, job_id: int) -> None:
     """Puts a failed job back into the queue. Raises `NotFound`, `Conflict`."""
+    async with database.transaction() as session:
+        await _retry(session, origin, job_id)
+
+
+async def _retry(session: AsyncSession, origin: Origin, job_id: int) -> None:
     await _expect(session, job_id, "failed")
     waits = "SELECT 1 FROM procrastinate_jobs w WHERE w.status = 'todo' AND w.queueing_lock = j.queueing_lock"
     if await session.scalar(text(f"SELECT EXISTS ({waits}) FROM procrastinate_jobs j WHERE id = :id"), {"id": job_id}):
@@ -79,11 +84,12 @@ async def retry(session: AsyncSession, origin: Origin, job_id: int) -> None:
     audit.record(session, origin, "jobs.retry", f"job:{job_id}")
 
 
-async def cancel(session: AsyncSession, origin: Origin, job_id: int) -> None:
+async def cancel(database: Database, origin: Origin, job_id: int) -> None:
     """Takes a waiting job out of the queue. Raises `NotFound`, `Conflict`."""
-    await _expect(session, job_id, "todo")
-    await session.execute(text("SELECT procrastinate_cancel_job_v1(:id, false, false)"), {"id": job_id})
-    audit.record(session, origin, "jobs.cancel", f"job:{job_id}")
+    async with database.transaction() as session:
+        await _expect(session, job_id, "todo")
+        await session.execute(text("SELECT procrastinate_cancel_job_v1(:id, false, false)"), {"id": job_id})
+        audit.record(session, origin, "jobs.cancel", f"job:{job_id}")
 
 
 async def _expect(session: AsyncSession, job_id: int, status: str) -> None:
@@ -96,26 +102,32 @@ async def _expect(session: AsyncSession, job_id: int, status: str) -> None:
         raise Conflict(f"The job is {found}, not {status}")
 
 
-async def retry_all(session: AsyncSession, origin: Origin) -> tuple[int, int]:
-    """Puts all that failed for good back into the queue. Returns how many, and how many were put away: another job that
-    does the same waits, as it does for all that is done every minute, so there is nothing left to try."""
-    failed = await session.scalars(text("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id"))
-    retried = put_away = 0
-    for job_id in failed.all():
-        try:
-            await retry(session, origin, job_id)
-            retried += 1
-        except Conflict:
-            await session.execute(
-                text("UPDATE procrastinate_jobs SET status = 'aborted' WHERE id = :id"), {"id": job_id}
-            )
-            audit.record(session, origin, "jobs.put_away", f"job:{job_id}")
-            put_away += 1
-    return retried, put_away
+async def retry_all(database: Database, origin: Origin) -> tuple[int, int]:
+    """Puts all jobs that failed for good back into the queue, in one transaction. Returns how many, and how many were
+    aborted: another job that does the same waits already, as it does for all that is done every minute."""
+    retried = aborted = 0
+    async with database.transaction() as session:
+        failed = await session.scalars(text("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id"))
+        for job_id in failed.all():
+            try:
+                await _retry(session, origin, job_id)
+                retried += 1
+            except Conflict:
+                await session.execute(
+                    text("UPDATE procrastinate_jobs SET status = 'aborted' WHERE id = :id"), {"id": job_id}
+                )
+                audit.record(session, origin, "jobs.put_away", f"job:{job_id}")
+                aborted += 1
+    return retried, aborted
 
 
-async def forget(session: AsyncSession, days: float) -> None:
-    """Deletes what is over for so many days, and reasons of jobs that are gone."""
+async def forget(database: Database, days: float) -> None:
+    """Deletes jobs that have been over for so many days, and reasons of jobs that are gone."""
+    async with database.transaction() as session:
+        await _forget(session, days)
+
+
+async def _forget(session: AsyncSession, days: float) -> None:
     await session.execute(
         text(
             """

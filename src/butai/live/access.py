@@ -81,7 +81,7 @@ async def check_host(database: Database, caller: Caller, room_id: str) -> None:
         statement = "SELECT owner_user_id, livekit_project FROM rooms WHERE room_id = %s"
         return await (await connection.execute(statement, [room_id])).fetchone()
 
-    found = await database.read(read)
+    found = await database.query(read)
     if found is None and (caller.is_operator or room_id in caller.rooms):
         raise RoomNotFound
     owner, project = found or (None, "")
@@ -96,7 +96,7 @@ async def hosted_room_id(database: Database, caller: Caller, session_id: UUID | 
         row = await (await connection.execute("SELECT room_id FROM broadcasts WHERE id = %s", [session_id])).fetchone()
         return row[0] if row else None
 
-    found = await database.read(read) if session_id is not None else room_id
+    found = await database.query(read) if session_id is not None else room_id
     if found is None or (room_id is not None and room_id != found):
         raise NotHost
     await check_host(database, caller, found)

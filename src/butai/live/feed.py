@@ -9,19 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
-import psycopg
-import structlog
 
-log = structlog.get_logger(__name__)
+from butai.database import Database
 
 CHANNEL = "butai_live"
-_RECONNECT_SECONDS = 1.0
-_KEEP_ALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
-"""TCP keep-alive: idle seconds, seconds between probes, number of probes. A network that drops packets is detected after
-5 + 3 x 2 = 11 s."""
 
 
 class Watcher:
@@ -48,8 +41,8 @@ class Watcher:
 class Feed:
     """All subscriptions of one process. An async context manager; it connects with the first subscription."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._watchers: dict[str, set[Watcher]] = {}
         self._task: asyncio.Task[None] | None = None
         self.ending = False
@@ -79,7 +72,7 @@ class Feed:
         watcher = Watcher()
         self._watchers.setdefault(room_id, set()).add(watcher)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._listen())
+            self._task = asyncio.create_task(self._database.listen([CHANNEL], self._dispatch, self._wake_all))
         try:
             yield watcher
         finally:
@@ -93,23 +86,7 @@ class Feed:
             for watcher in watchers:
                 watcher.wake()
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                connection: psycopg.AsyncConnection[Any]
-                async with await psycopg.AsyncConnection.connect(
-                    self._url, autocommit=True, connect_timeout=5, **_KEEP_ALIVE
-                ) as connection:
-                    await connection.execute(f"LISTEN {CHANNEL}")  # pyright: ignore[reportArgumentType, reportCallIssue]
-                    # Events may have been written before LISTEN took effect.
-                    self._wake_all()
-                    async for notice in connection.notifies():
-                        self._dispatch(notice.payload)
-            except (psycopg.Error, OSError) as error:
-                log.warning("feed.broken", reason=type(error).__name__)
-            await asyncio.sleep(_RECONNECT_SECONDS)
-
-    def _dispatch(self, payload: str) -> None:
+    def _dispatch(self, _channel: str, payload: str) -> None:
         try:
             room_id = msgspec.json.decode(payload)["room_id"]
         except (msgspec.DecodeError, KeyError, TypeError):

@@ -181,7 +181,7 @@ class Health:
                 await cursor.execute(_PROJECTS)
                 return {row.pop("name"): row for row in await cursor.fetchall()}
 
-        return await self._database.read(ask)
+        return await self._database.query(ask)
 
     async def _figures(self) -> dict[str, Any]:
         return await self._row(_FIGURES, {})
@@ -192,7 +192,7 @@ class Health:
             async def ask(connection: Connection) -> dict[str, int]:
                 return dict(await (await connection.execute(_ASSETS)).fetchall())
 
-            self._assets = time.monotonic(), await self._database.read(ask)
+            self._assets = time.monotonic(), await self._database.query(ask)
         return self._assets[1]
 
     async def _row(self, statement: LiteralString, values: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Health:
                 assert row is not None
                 return row
 
-        return await self._database.read(ask)
+        return await self._database.query(ask)
 
     def _rate(self) -> float:
         """Requests per second of this process, over the last minute."""

@@ -42,8 +42,7 @@ async def list_jobs(
 async def retry_job(request: Request, who: Operator, job_id: JobId) -> Response:
     """One that failed for good goes back into the queue."""
     database: Database = request.state.database
-    async with database.transaction() as session:
-        await service.retry(session, origin(request, who), job_id)
+    await service.retry(database, origin(request, who), job_id)
     return Response(status_code=204)
 
 
@@ -51,6 +50,5 @@ async def retry_job(request: Request, who: Operator, job_id: JobId) -> Response:
 async def cancel_job(request: Request, who: Operator, job_id: JobId) -> Response:
     """One that waits leaves the queue."""
     database: Database = request.state.database
-    async with database.transaction() as session:
-        await service.cancel(session, origin(request, who), job_id)
+    await service.cancel(database, origin(request, who), job_id)
     return Response(status_code=204)

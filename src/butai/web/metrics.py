@@ -85,7 +85,7 @@ class Metrics:
         self._jobs_at = now
         try:
             # procrastinate need not be loaded for two sums.
-            jobs, alerts = await database.read(_jobs_and_alerts)
+            jobs, alerts = await database.query(_jobs_and_alerts)
         except DatabaseUnavailable:
             return
         self._jobs.clear()

@@ -26,7 +26,6 @@ from butai.assets import keys, transitions
 from butai.assets.imports.listing_formats import ListedObject
 from butai.assets.imports.verifier import FoundObject, Verifier
 from butai.assets.keys import AssetKey
-from butai.assets.ledger import adopt
 from butai.assets.models import Asset, AssetObject
 from butai.assets.object_states import ObjectState
 from butai.assets.states import AssetStatus, AssetTrigger
@@ -391,18 +390,10 @@ class Importer:
     async def _transaction(self, act: Callable[[AsyncSession], Any]) -> Any:
         """Runs `act` in a transaction; again when another one took a key at the same moment, or Postgres restarts. Raises
         `ImportStopped`."""
-        for attempt in range(WRITE_TRIES):
-            try:
-                async with self._database.transaction() as session:
-                    return await act(session)
-            except IntegrityError:
-                if attempt == WRITE_TRIES - 1:
-                    raise
-            except DatabaseUnavailable as error:
-                if attempt == WRITE_TRIES - 1:
-                    raise ImportStopped("the database does not answer: run this again when it does") from error
-            await asyncio.sleep(0.5 * 2**attempt)
-        raise AssertionError("unreachable")
+        try:
+            return await self._database.persist(act, tries=WRITE_TRIES, also=(IntegrityError,))
+        except DatabaseUnavailable as error:
+            raise ImportStopped("the database does not answer: run this again when it does") from error
 
     def _report(self, about: _Candidate | ListedObject, outcome: Outcome, reason: str = "", detail: str = "") -> None:
         entry = about.entry if isinstance(about, _Candidate) else about

@@ -26,7 +26,7 @@ async def is_due(database: Database, settings: PatrolSettings) -> bool:
     async def ask(connection: Connection) -> tuple[str, datetime] | None:
         return await (await connection.execute(_LAST)).fetchone()
 
-    last = await database.read(ask)
+    last = await database.query(ask)
     if last is None or last[0] == "running":
         return True
     minutes = settings.minutes if last[0] == "finished" else min(settings.minutes, RETRY_MINUTES)
@@ -78,7 +78,7 @@ async def summary(database: Database, stale_hours: float) -> dict[str, Any]:
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
         return await (await connection.execute(_SUMMARY)).fetchone()
 
-    row = await database.read(ask)
+    row = await database.query(ask)
     assert row is not None
     stale = row[0] is None or row[0] < datetime.now(UTC) - timedelta(hours=stale_hours)
     open_findings = {"missing": row[1], "mismatch": row[2], "unmatched": row[3]}
@@ -90,4 +90,4 @@ async def _many(database: Database, statement: str, values: dict[str, Any]) -> l
         cursor = connection.cursor(row_factory=dict_row)
         return await (await cursor.execute(statement, values)).fetchall()  # pyright: ignore[reportArgumentType]
 
-    return await database.read(ask)
+    return await database.query(ask)

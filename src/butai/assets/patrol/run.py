@@ -189,14 +189,14 @@ class Patrol:
             row = await (await connection.execute(f"SELECT count(*) {_DUE}", wanted)).fetchone()
             return row[0] if row else 0
 
-        return await self._database.read(ask)
+        return await self._database.query(ask)
 
     async def _rows(self, statement: str, wanted: dict[str, Any]) -> list[IndexedObject]:
         async def ask(connection: Connection) -> list[IndexedObject]:
             cursor = connection.cursor(row_factory=class_row(IndexedObject))
             return await (await cursor.execute(statement, wanted)).fetchall()  # pyright: ignore[reportArgumentType]
 
-        return await self._database.read(ask)
+        return await self._database.query(ask)
 
     async def _record(self, batch: BatchResult, run: RunProgress, mismatches: set[str], now: datetime) -> None:
         await self._change(batch, run.id)

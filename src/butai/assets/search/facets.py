@@ -65,7 +65,7 @@ async def facets(database: Database, filters: Filters, user_id: str | None) -> F
             return await (await connection.execute(statement, prepare=False)).fetchall()
 
     counts: dict[str, Counts] = {}
-    for kind, value, count in await database.read(ask):
+    for kind, value, count in await database.query(ask):
         counts.setdefault(kind, []).append((value, count))
     counted = sum(count for _, count in counts.get("type", ()))
     return Facets(

@@ -285,7 +285,7 @@ async def page(database: Database, search: Search) -> Page:
                 return Page(items or b"", min(count, search.limit), count > search.limit, value, asset_id)
         raise AssertionError("unreachable")
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 _known: WeakKeyDictionary[Database, dict[tuple[Filters, str | None], tuple[float, int]]] = WeakKeyDictionary()
@@ -338,4 +338,4 @@ async def total(database: Database, filters: Filters, user_id: str | None, *, ex
             return count, True
         return max(EXACT_TOTAL + 1, await estimate(connection, filters, user_id)), False
 
-    return await database.read(ask)
+    return await database.query(ask)

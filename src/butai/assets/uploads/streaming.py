@@ -99,15 +99,9 @@ async def receive(
 async def _finish_persistently(
     database: Database, attempt: UploadAttempt, stored: StoredObject, user_id: str, origin: Origin
 ) -> Asset:
-    for delay in (*(0.5 * 2**n for n in range(FINISH_TRIES - 1)), None):
-        try:
-            async with database.transaction() as session:
-                return await finish(session, attempt, stored, actor=user_id, origin=origin)
-        except DatabaseUnavailable:
-            if delay is None:
-                raise
-            await asyncio.sleep(delay)
-    raise AssertionError("unreachable")
+    return await database.persist(
+        lambda session: finish(session, attempt, stored, actor=user_id, origin=origin), tries=FINISH_TRIES
+    )
 
 
 async def _record_failure(

@@ -82,8 +82,7 @@ def apikey_create(
     from butai.identity.api_keys import create_api_key
 
     async def make(database: Database) -> str:
-        async with database.transaction() as session:
-            return (await create_api_key(session, user, scope or ["user"], name))[1]
+        return (await create_api_key(database, user, scope or ["user"], name))[1]
 
     print(asyncio.run(with_database(make)))
 
@@ -94,11 +93,10 @@ def apikey_list(user: Annotated[str | None, typer.Option(help="Only this user's.
     from butai.identity.api_keys import list_api_keys
 
     async def show(database: Database) -> None:
-        async with database.transaction() as session:
-            for key in await list_api_keys(session, user):
-                state = "revoked" if key.revoked_at else "active"
-                used = key.last_used_at.isoformat(timespec="seconds") if key.last_used_at else "never used"
-                print(f"{key.id}  {key.user_id}  {','.join(key.scopes)}  {state}  {used}  {key.name}")
+        for key in await list_api_keys(database, user):
+            state = "revoked" if key.revoked_at else "active"
+            used = key.last_used_at.isoformat(timespec="seconds") if key.last_used_at else "never used"
+            print(f"{key.id}  {key.user_id}  {','.join(key.scopes)}  {state}  {used}  {key.name}")
 
     asyncio.run(with_database(show))
 
@@ -109,8 +107,7 @@ def apikey_revoke(key_id: str) -> None:
     from butai.identity.api_keys import revoke_api_key
 
     async def end(database: Database) -> None:
-        async with database.transaction() as session:
-            await revoke_api_key(session, key_id)
+        await revoke_api_key(database, key_id)
 
     asyncio.run(with_database(end))
     print("Revoked.")

@@ -68,7 +68,7 @@ async def list_broadcasts(
                     of[output["broadcast_id"]].append(output)
             return [_as_answer(row, of[row["id"]], language) for row in rows]
 
-    found = await database.read(read)
+    found = await database.query(read)
     return found[:limit], len(found) > limit
 
 

@@ -90,7 +90,7 @@ async def status(
             ways_in = await (await cursor.execute(_INGRESSES, [broadcast["room_id"]])).fetchall()
             return _status(broadcast, outputs, events[::-1], language) | {"ingress": ways_in}
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 async def figures(database: Database, *, session_id: UUID | None, room_id: str | None) -> dict[str, Any]:
@@ -103,7 +103,7 @@ async def figures(database: Database, *, session_id: UUID | None, room_id: str |
         cursor = await connection.execute(_FIGURES + which, [session_id or room_id])
         return {str(output_id): data for output_id, data in await cursor.fetchall()}
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 async def events(
@@ -125,7 +125,7 @@ async def events(
             )
             return [_event(row, language) for row in await cursor.fetchall()]
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 async def newest_event(database: Database, *, session_id: UUID | None, room_id: str | None) -> int:
@@ -138,7 +138,7 @@ async def newest_event(database: Database, *, session_id: UUID | None, room_id: 
         ).fetchone()
         return row[0] if row else 0
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 async def history(
@@ -166,7 +166,7 @@ async def history(
                 of.setdefault(output.pop("broadcast_id"), []).append(output)
             return [_past(row, of.get(row["id"], [])) for row in rows]
 
-    found = await database.read(ask)
+    found = await database.query(ask)
     return found[:limit], len(found) > limit
 
 
@@ -185,7 +185,7 @@ async def audit_entries(
             )
             return [_entry(row) for row in await cursor.fetchall()]
 
-    return await database.read(ask)
+    return await database.query(ask)
 
 
 def _status(

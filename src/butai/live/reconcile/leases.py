@@ -91,7 +91,7 @@ class Leases:
             rows = await (await connection.execute(_ACQUIRE, parameters)).fetchall()
             return [(Lease(broadcast_id, self.holder, epoch), egress) for broadcast_id, epoch, egress in rows]
 
-        return await self._database.read(act)
+        return await self._database.execute(act)
 
     async def renew(self, held: Sequence[tuple[Lease, bool]]) -> set[UUID]:
         """Renews leases; the flag says whether the broadcast's engine is connected. Returns the ids that are still held."""
@@ -106,7 +106,7 @@ class Leases:
         async def act(connection: Connection) -> set[UUID]:
             return {row[0] for row in await (await connection.execute(_RENEW, parameters)).fetchall()}
 
-        return await self._database.read(act)
+        return await self._database.execute(act)
 
     async def release(self, held: Sequence[Lease]) -> None:
         """Gives leases back, and wakes the other controllers."""
@@ -116,7 +116,7 @@ class Leases:
             async def act(connection: Connection) -> None:
                 await connection.execute(_RELEASE, columns)
 
-            await self._database.read(act)
+            await self._database.execute(act)
 
     async def heartbeat(self, broadcasts: int) -> Heartbeat:
         """Records that this controller is alive. Returns Postgres's time, and whether other hosts have controllers."""
@@ -127,7 +127,7 @@ class Leases:
             assert row is not None
             return Heartbeat(row[0], not row[1])
 
-        return await self._database.read(act)
+        return await self._database.execute(act)
 
     async def deregister(self) -> None:
         """Deletes this controller's row, and rows that are a day old: of controllers that were killed."""
@@ -137,7 +137,7 @@ class Leases:
                 "DELETE FROM controllers WHERE id = %s OR seen_at < now() - interval '1 day'", (self.holder,)
             )
 
-        await self._database.read(act)
+        await self._database.execute(act)
 
     def _parameters(self, held: Sequence[Lease]) -> dict[str, object]:
         return {

@@ -157,7 +157,7 @@ class Intake:
         async def act(connection: Connection) -> None:
             await connection.execute(webhook_batch.STATEMENT, webhook_batch.parameters(batch))
 
-        await self._database.read(act)
+        await self._database.execute(act)
 
 
 def sealed_for(event_id: str) -> UUID:

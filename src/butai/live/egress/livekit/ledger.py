@@ -215,7 +215,7 @@ class Ledger:
         async def act(connection: Connection) -> set[UUID]:
             return {row[0] for row in await (await connection.execute(_NOTE, columns)).fetchall()}
 
-        return await self._database.read(act)
+        return await self._database.execute(act)
 
     async def ask_stop(self, broadcast_id: UUID, output_id: UUID | None = None) -> list[Attempt]:
         """From now on nothing of this output, or of the whole broadcast, is wanted. The rows that are not over."""
@@ -231,7 +231,7 @@ class Ledger:
                 for room_id, output_id, first, second, key in rows
             ]
 
-        return await self._database.read(act)
+        return await self._database.query(act)
 
     async def end_left_overs(self, project: str) -> None:
         """Nothing is wanted any more of broadcasts that have ended."""
@@ -244,7 +244,7 @@ class Ledger:
             asked = "SELECT DISTINCT egress_id FROM livekit_egresses WHERE egress_id = ANY(%s)"
             return {row[0] for row in await (await connection.execute(asked, (list(egress_ids),))).fetchall()}
 
-        return await self._database.read(act)
+        return await self._database.query(act)
 
     # Projects
 
@@ -293,13 +293,13 @@ class Ledger:
         async def act(connection: Connection) -> tuple[Any, ...] | None:
             return await (await connection.execute(statement, values)).fetchone()
 
-        return await self._database.read(act)
+        return await self._database.execute(act)
 
     async def _attempts(self, statement: Any, values: Any) -> list[Attempt]:
         async def act(connection: Connection) -> list[Attempt]:
             return [_attempt(row) for row in await (await connection.execute(statement, values)).fetchall()]
 
-        return await self._database.read(act)
+        return await self._database.execute(act)
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:

@@ -14,11 +14,10 @@ import asyncio
 import contextlib
 from uuid import UUID
 
-import psycopg
 import structlog
 
 from butai.config import LiveSettings
-from butai.database import UNREACHABLE, Database
+from butai.database import Database
 from butai.errors import DatabaseUnavailable
 from butai.live.egress.livekit.ledger import Attempt
 from butai.live.egress.livekit.livekit_engine import LiveKitEngine
@@ -64,7 +63,11 @@ class LiveKitEgress:
 
     def _start_loops(self) -> None:
         if not self._loops:
-            works = (self._listen(), self._read_rows(), self._keep_pollers())
+            works = (
+                self._database.listen(["butai_egress", "butai_livekit"], self._heard, self._look_at_all),
+                self._read_rows(),
+                self._keep_pollers(),
+            )
             self._loops = [asyncio.create_task(work) for work in works]
 
     async def find(self, broadcast_id: UUID, epoch: int) -> LiveKitEngine | None:
@@ -132,27 +135,17 @@ class LiveKitEgress:
                 if engine is not None:
                     engine.take(found)
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._database.url, autocommit=True, connect_timeout=5, keepalives_idle=5, keepalives_interval=2
-                ) as connection:
-                    await connection.execute("LISTEN butai_egress")
-                    await connection.execute("LISTEN butai_livekit")
-                    # What was said while nobody listened.
-                    for broadcast_id in self._engines:
-                        self.look(broadcast_id)
-                    async for notice in connection.notifies():
-                        if notice.channel == "butai_egress":
-                            with contextlib.suppress(ValueError):
-                                self.look(UUID(notice.payload))
-                        else:
-                            for poller, _ in self._pollers.values():
-                                poller.hint(notice.payload)
-            except UNREACHABLE as error:
-                log.debug("livekit.listen_lost", error=type(error).__name__)
-            await asyncio.sleep(0.5)
+    def _look_at_all(self) -> None:
+        for broadcast_id in self._engines:
+            self.look(broadcast_id)
+
+    def _heard(self, channel: str, payload: str) -> None:
+        if channel == "butai_egress":
+            with contextlib.suppress(ValueError):
+                self.look(UUID(payload))
+        else:
+            for poller, _ in self._pollers.values():
+                poller.hint(payload)
 
     async def _keep_pollers(self) -> None:
         """One for each project that there is."""
