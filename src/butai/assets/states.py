@@ -74,6 +74,8 @@ TABLE: dict[tuple[AssetStatus | None, AssetTrigger], AssetStatus] = {
     # Two attempts ran side by side, the newer failed, the older arrives whole.
     (_S.FAILED, _E.COMPLETED): _S.READY,
     (_S.UPLOADING, _E.UPLOAD_FAILED): _S.FAILED,
+    # Of two attempts the newer has failed first; the row keeps its error (`transitions.move`).
+    (_S.FAILED, _E.UPLOAD_FAILED): _S.FAILED,
     # A failed replacement leaves what was there.
     (_S.READY, _E.UPLOAD_FAILED): _S.READY,
     (_S.MISSING, _E.UPLOAD_FAILED): _S.MISSING,
