@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from livekit import api as livekit_api
@@ -17,13 +19,18 @@ from pydantic import SecretStr
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit
+from butai.live.ingresses import service
+from butai.live.ingresses.sweep import sweep
+from butai.live.projects import Projects
 from tests.conftest import Api, serving
 from tests.fakes.livekit_egress import StandIn
+from tests.fakes.livekit_egress.twirp import TwirpError
 from tests.live_api import bearer, go_live, make_room, save, sql
 from tests.processes import free_port
 
 SECRET = "canary-livekit-secret-of-32-letters"
 PATH = "/api/live/rooms/studio-1/ingress"
+DESTINATION = {"platform": "twitch", "stream_key": "live_1", "ingest_url": "rtmp://127.0.0.1:9/app"}
 
 
 @pytest.fixture
@@ -79,7 +86,9 @@ async def test_a_key_is_shown_once_and_kept_sealed(
     for text in everything:
         assert made["stream_key"] not in text and whip["stream_key"] not in text
     asked = next(call.request for call in standin.log if call.method == "Ingress/CreateIngress")
-    assert asked.name == "butai-OBS" and asked.room_name == "studio-1"  # pyright: ignore[reportAttributeAccessIssue]
+    ((row_id,),) = await sql(database, "SELECT id FROM ingresses WHERE ingress_id = :id", id=made["ingress_id"])
+    assert asked.name == f"butai-{row_id.hex}-OBS"  # pyright: ignore[reportAttributeAccessIssue]
+    assert asked.room_name == "studio-1"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def test_its_state_is_in_list_status_and_timeline(api: Api, standin: StandIn) -> None:
@@ -163,7 +172,110 @@ async def test_one_that_nobody_knows_is_closed_by_the_next(api: Api, standin: St
             )
     await make(api)
     names = [info.name for info in standin.ingresses._found.values()]  # pyright: ignore[reportPrivateUsage]
-    assert sorted(names) == ["butai-rtmp", "theirs"]
+    ours, theirs = sorted(names)
+    assert re.fullmatch(r"butai-[0-9a-f]{32}-rtmp", ours) and theirs == "theirs"
+
+
+async def test_while_livekit_hangs_all_other_writes_go_on(
+    live_settings: Settings, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is locked and no connection is held while LiveKit is asked: more requests wait for it than the pool has."""
+    # None of them ends by itself while this looks.
+    monkeypatch.setattr(service, "_TIMEOUT", 120.0)
+    small = live_settings.database.model_copy(update={"pool_size": 2})
+    async with serving(at(replace(live_settings, database=small), standin.url)) as api:
+        for room in ("studio-1", "studio-2", "studio-3", "studio-4"):
+            await make_room(api, room)
+        await save(api)
+        closing = (await make(api))["ingress_id"]
+        await standin.down(how="hang")
+        # Two of them in the room in which the writes below happen.
+        rooms = ("studio-1", "studio-1", "studio-2", "studio-3")
+        waiting = [
+            asyncio.create_task(api.call("POST", f"/api/live/rooms/{room}/ingress", "alice", json={"kind": "rtmp"}))
+            for room in rooms
+        ]
+        waiting.append(asyncio.create_task(api.call("DELETE", f"{PATH}/{closing}", "alice")))
+        async with asyncio.timeout(60):
+            while standin.server.hanging < len(waiting):
+                await asyncio.sleep(0.01)
+            session = (await go_live(api))["session_id"]
+            status, made = await api.call("POST", "/api/live/destinations", "alice", json=DESTINATION)
+            assert status == 201, made
+            path = f"/api/live/broadcasts/{session}/outputs"
+            status, added = await api.call("POST", path, "alice", json={"destination_ids": [made["id"]]})
+            assert status == 200 and len(added["outputs"]) == 2
+            assert (await api.call("POST", "/api/live/stop", "alice", json={"room_id": "studio-1"}))[0] == 200
+            status, token = await api.call("POST", "/api/live/rooms/studio-1/tokens", "alice", json={"role": "guest"})
+            assert status == 200, token
+            # Its two questions to LiveKit time out by themselves.
+            assert (await api.call("POST", "/api/live/rooms", "alice", json={"room_id": "studio-5"}))[0] == 200
+            assert len(await listed(api)) == 1, "what is still being made is not listed"
+        assert not any(task.done() for task in waiting), "LiveKit has answered none of them yet"
+        await standin.down(False)
+        assert [status for status, _ in await asyncio.gather(*waiting)] == [201] * 4 + [204]
+        assert len(await listed(api)) == 2
+
+
+async def test_what_a_dead_process_left_is_ended_and_its_row_fails(
+    api: Api, standin: StandIn, database: Database, live_settings: Settings
+) -> None:
+    """The process died after LiveKit had made it, before its row was filled."""
+    await make_room(api)
+    kept = (await make(api))["ingress_id"]
+    dead, fresh = uuid4(), uuid4()
+    async with livekit_api.LiveKitAPI(standin.url, "devkey", SECRET) as client:
+        for row in (dead, fresh):
+            await client.ingress.create_ingress(
+                livekit_api.CreateIngressRequest(
+                    name=f"butai-{row.hex}-OBS", room_name="studio-1", participant_identity="x"
+                )
+            )
+    for row, age in ((dead, "2 minutes"), (fresh, "1 second")):
+        await sql(
+            database,
+            "INSERT INTO ingresses (id, room_id, project, kind, identity, state, created_at) "
+            f"VALUES (:id, 'studio-1', 'default', 'rtmp', 'x', 'making', now() - interval '{age}')",
+            id=row,
+        )
+    settings = at(live_settings, standin.url)
+    projects = Projects(settings.livekit, settings.live)
+    await standin.down()
+    assert await sweep(database, projects) == 0, "LiveKit is away: the next time"
+    states = {row.id: row.state for row in await sql(database, "SELECT id, state FROM ingresses")}
+    assert (states[dead], states[fresh]) == ("abandoned", "making")
+    await standin.down(False)
+    assert await sweep(database, projects) == 1
+    assert await sweep(database, projects) == 0
+    states = {row.id: row.state for row in await sql(database, "SELECT id, state FROM ingresses")}
+    assert (states[dead], states[fresh]) == ("failed", "making")
+    names = {info.name for info in standin.ingresses._found.values()}  # pyright: ignore[reportPrivateUsage]
+    assert f"butai-{dead.hex}-OBS" not in names and f"butai-{fresh.hex}-OBS" in names, "the other may be filled yet"
+    assert [one["ingress_id"] for one in await listed(api)] == [kept]
+
+
+async def test_an_answer_that_is_lost_leaves_nothing_open_and_takes_no_place(
+    api: Api, standin: StandIn, database: Database
+) -> None:
+    await make_room(api)
+    create = standin.ingresses.create
+
+    async def lost(request: Any) -> Any:
+        await create(request)
+        raise TwirpError("unavailable", "twirp error unknown: the answer is lost")
+
+    standin._answers["Ingress/CreateIngress"] = lost  # pyright: ignore[reportPrivateUsage]
+    for _ in range(5):
+        assert (await make(api, 503))["code"] == "ingress_unavailable"
+    assert await listed(api) == []
+    found = await sql(database, "SELECT state, count(*) FROM ingresses GROUP BY state")
+    assert [tuple(row) for row in found] == [("abandoned", 5)], "looked for at LiveKit by the sweep"
+    assert len(standin.ingresses._found) == 1, "each ended the one before"  # pyright: ignore[reportPrivateUsage]
+    standin._answers["Ingress/CreateIngress"] = create  # pyright: ignore[reportPrivateUsage]
+    await make(api)
+    assert len(standin.ingresses._found) == 1  # pyright: ignore[reportPrivateUsage]
+    audited = await sql(database, "SELECT result FROM audit WHERE action = 'live.ingress_made' ORDER BY id")
+    assert [row.result for row in audited] == ["failed"] * 5 + ["ok"]
 
 
 @pytest.mark.parametrize(

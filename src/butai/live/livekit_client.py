@@ -9,19 +9,19 @@ from contextlib import asynccontextmanager
 import aiohttp
 from livekit import api
 
-from butai.live.stage import Stage
+from butai.live.projects import Projects
 
 LIVEKIT_ERRORS = (TimeoutError, aiohttp.ClientError, api.TwirpError, OSError)
 """What a block of `livekit_client` may raise when LiveKit refuses, fails or does not answer in time."""
 
 
 @asynccontextmanager
-async def livekit_client(stage: Stage, project: str, seconds: float) -> AsyncIterator[api.LiveKitAPI]:
+async def livekit_client(projects: Projects, project: str, seconds: float) -> AsyncIterator[api.LiveKitAPI]:
     """A client of a project's API, for a block that may take `seconds`. Requests are not repeated.
 
     Raises `LiveKitNotConfigured` for an unknown project; the block raises `LIVEKIT_ERRORS`.
     """
-    found = stage.projects.get(project)
+    found = projects.get(project)
     async with asyncio.timeout(seconds):
         async with api.LiveKitAPI(found.http_url, found.key.api_key, found.key.api_secret, failover=False) as client:
             yield client

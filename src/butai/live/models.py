@@ -20,9 +20,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai.database import Model
-from butai.live.states import OutputState
+from butai.live.states import IngressState, OutputState
 
 PLATFORMS = ("youtube", "twitch", "custom")
+_WITHOUT_INGRESS = (IngressState.MAKING, IngressState.ABANDONED, IngressState.FAILED)
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -310,28 +311,38 @@ class LiveKitWebhook(Model):
 
 
 class Ingress(Model):
-    """A way into a room for hosts with OBS: RTMP or WHIP. `state` as LiveKit's events say."""
+    """A way into a room for hosts with OBS: RTMP or WHIP. `live.ingresses.states` has the table of its states."""
 
     __tablename__ = "ingresses"
     __table_args__ = (
         CheckConstraint(_one_of("kind", ("rtmp", "whip")), name="kind"),
-        CheckConstraint(_one_of("state", ("idle", "buffering", "publishing", "error", "ended")), name="state"),
+        CheckConstraint(_one_of("state", tuple(IngressState)), name="state"),
+        # What LiveKit reports is of an ingress that it has made.
+        CheckConstraint(
+            f"ingress_id IS NOT NULL OR {_one_of('state', _WITHOUT_INGRESS)}",
+            name="ingress_id",
+        ),
         Index("ix_ingresses_room", "room_id", "created_at"),
+        Index("uq_ingresses_ingress_id", "ingress_id", unique=True),
+        Index("ix_ingresses_unfilled", "created_at", postgresql_where=text("state IN ('making', 'abandoned')")),
     )
 
-    ingress_id: Mapped[str] = mapped_column(primary_key=True)
-    """LiveKit's."""
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("gen_random_uuid()"))
+    ingress_id: Mapped[str | None]
+    """LiveKit's id, once it has made the ingress."""
     room_id: Mapped[str] = mapped_column(ForeignKey("rooms.room_id"))
     project: Mapped[str]
     kind: Mapped[str]
     name: Mapped[str] = mapped_column(server_default=text("''"))
     identity: Mapped[str]
-    url: Mapped[str]
-    sealed_key: Mapped[bytes] = mapped_column(LargeBinary)
-    key_fingerprint: Mapped[str]
+    url: Mapped[str] = mapped_column(server_default=text("''"))
+    sealed_key: Mapped[bytes] = mapped_column(LargeBinary, server_default=text("''"))
+    key_fingerprint: Mapped[str] = mapped_column(server_default=text("''"))
     state: Mapped[str] = mapped_column(server_default=text("'idle'"))
     state_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    reported_at: Mapped[datetime | None]
+    """LiveKit's time of the last report that was taken over; an older report changes nothing."""
     error: Mapped[str | None]
-    """For operators, redacted."""
+    """LiveKit's error text for operators, redacted."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deleted_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""The states of an output as one table, and the status of a broadcast. Pure.
+"""The states of an output as one table, the status of a broadcast, and the names of an ingress's states. Pure.
 
     pending ─▶ starting ─▶ live ⇄ reconnecting
              each of the four ─▶ stopping ─▶ ended
@@ -28,6 +28,24 @@ class OutputState(StrEnum):
     STOPPING = "stopping"
     ENDED = "ended"
     FAILED = "failed"
+
+
+class IngressState(StrEnum):
+    """States as the column `ingresses.state` holds them; `butai.live.ingresses.states` has their table."""
+
+    MAKING = "making"
+    """The row is written; LiveKit has been asked, or will be."""
+    IDLE = "idle"
+    BUFFERING = "buffering"
+    PUBLISHING = "publishing"
+    ERROR = "error"
+    ENDED = "ended"
+    """The encoder has stopped. It may connect again with the same key."""
+    ABANDONED = "abandoned"
+    """LiveKit gave no answer, so an ingress may have been made: it is looked for, and ended if found."""
+    FAILED = "failed"
+    """LiveKit has none of it."""
+    DELETED = "deleted"
 
 
 class OutputTrigger(StrEnum):

@@ -8,9 +8,11 @@ import structlog
 from procrastinate import App, JobContext
 from sqlalchemy import delete, func, select
 
-from butai.config import LiveSettings
+from butai.config import LiveSettings, Settings
 from butai.database import Database
+from butai.live.ingresses.sweep import sweep
 from butai.live.models import LiveKitWebhook
+from butai.live.projects import Projects
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +49,18 @@ async def sweep_webhooks(context: JobContext, timestamp: int) -> None:
         log.info("webhooks.removed", count=removed)
 
 
+async def sweep_ingresses(context: JobContext, timestamp: int) -> None:
+    """Ends at LiveKit what a crash or a lost answer left of an ingress, and marks its row `failed`."""
+    database: Database = context.additional_context["library"].database
+    settings: Settings = context.additional_context["settings"]
+    cleared = await sweep(database, Projects(settings.livekit, settings.live))
+    if cleared:
+        log.info("ingresses.cleared", count=cleared)
+
+
 def register(app: App) -> None:
     """Adds the tasks and their schedules to a procrastinate app."""
     sweep = app.task(name="live.sweep_webhooks", pass_context=True, queueing_lock="live.sweep_webhooks")(sweep_webhooks)
     app.periodic(cron="17 * * * *")(sweep)
+    ingresses = app.task(name="live.sweep_ingresses", pass_context=True, queueing_lock="live.sweep_ingresses")
+    app.periodic(cron="* * * * *")(ingresses(sweep_ingresses))

@@ -162,7 +162,7 @@ class Health:
     async def _livekit(self, project: str) -> str | None:
         """None when it answers, else why not."""
         try:
-            async with livekit_client(self._stage, project, PART_SECONDS) as livekit:
+            async with livekit_client(self._stage.projects, project, PART_SECONDS) as livekit:
                 await livekit.room.list_rooms(api.ListRoomsRequest(names=["butai-health"]))
         except api.TwirpError as error:
             return Code.LIVEKIT_UNAUTHORIZED if error.status in (401, 403) else Code.LIVEKIT_UNREACHABLE

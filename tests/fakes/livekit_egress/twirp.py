@@ -81,6 +81,8 @@ class TwirpServer:
         self._open = asyncio.Event()
         self._open.set()
         self.mode: str = "up"
+        self.hanging = 0
+        """Requests that have come and wait for `hang` to end."""
         self.routes: list[web.RouteDef] = []
 
     @property
@@ -129,7 +131,11 @@ class TwirpServer:
     async def _call(self, request: web.Request) -> web.Response:
         body = await request.read()
         if self.mode == "hang":
-            await self._open.wait()
+            self.hanging += 1
+            try:
+                await self._open.wait()
+            finally:
+                self.hanging -= 1
         if self.mode == "error":
             return _error(TwirpError("internal", "twirp error unknown: internal error"))
         if self.mode == "refuse" and request.transport is not None:

@@ -66,7 +66,8 @@ ORDER BY id DESC LIMIT %s
 )
 _INGRESSES: LiteralString = """
 SELECT ingress_id, kind, name, state, state_at AS since FROM ingresses
-WHERE room_id = %s AND deleted_at IS NULL ORDER BY created_at, ingress_id
+WHERE room_id = %s AND state IN ('idle', 'buffering', 'publishing', 'error', 'ended')
+ORDER BY created_at, id
 """
 
 

@@ -1,8 +1,10 @@
-"""Ingresses: ways into a room for hosts who stream from OBS, over RTMP or WHIP. Called by `ingress_routes`.
+"""Ingresses: ways into a room for hosts who stream from OBS, over RTMP or WHIP.
 
-LiveKit's Ingress service carries them. It joins the room as the host, so that what comes in goes on air like what a browser
-publishes. The key is shown once, in the answer to its making; what is kept is sealed. State comes with LiveKit's webhooks
-(`webhook_batch`), and from LiveKit itself when somebody asks.
+LiveKit's Ingress service carries them. An ingress joins the room as the host, so that what it receives goes on air like
+what a browser publishes. Its key is shown once, when it is made, and stored sealed.
+
+LiveKit is never asked within a transaction. A new ingress is a row in state `making` first; then LiveKit is asked; then the
+row is filled. Its name at LiveKit holds the row's id, so `sweep` finds and ends what a crash or a lost answer left there.
 """
 
 from __future__ import annotations
@@ -10,18 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import aiohttp
 import structlog
 from livekit import api
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
 
 from butai.audit import Origin
 from butai.errors import (
+    ButaiError,
     Conflict,
     IngressNotFound,
     IngressUnavailable,
@@ -30,165 +35,198 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import active, hosted_room
+from butai.live.access import hosted_room
+from butai.live.ingresses.states import REPORTS, IllegalIngressTransition, IngressTrigger
+from butai.live.ingresses.sweep import end_unknown, name_of
+from butai.live.ingresses.transitions import locked, move
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
-from butai.live.models import Ingress, LiveEvent, Room
+from butai.live.models import Ingress
 from butai.live.stage import Stage
+from butai.live.states import IngressState
 
 log = structlog.get_logger(__name__)
 
 MOST = 4
-"""Of one room: a host has one program, or two."""
+"""Ingresses of one room: a host uses one program, or two."""
 
-PREFIX = "butai-"
-"""Of the names that ours have at LiveKit: what has another is somebody else's."""
-
-_PATIENCE = 10.0
-_LOOK_PATIENCE = 1.0
+_TIMEOUT = 10.0
+"""Seconds for all requests to LiveKit that making or deleting one takes."""
+_REFRESH_TIMEOUT = 1.0
+"""Seconds for which a list waits for LiveKit's view of the states."""
 
 Kind = Literal["rtmp", "whip"]
 
 _INPUT = {"rtmp": api.IngressInput.RTMP_INPUT, "whip": api.IngressInput.WHIP_INPUT}
 _STATES = {
-    api.IngressState.Status.ENDPOINT_BUFFERING: "buffering",
-    api.IngressState.Status.ENDPOINT_PUBLISHING: "publishing",
-    api.IngressState.Status.ENDPOINT_ERROR: "error",
-    api.IngressState.Status.ENDPOINT_COMPLETE: "ended",
+    api.IngressState.Status.ENDPOINT_BUFFERING: IngressState.BUFFERING,
+    api.IngressState.Status.ENDPOINT_PUBLISHING: IngressState.PUBLISHING,
+    api.IngressState.Status.ENDPOINT_ERROR: IngressState.ERROR,
+    api.IngressState.Status.ENDPOINT_COMPLETE: IngressState.ENDED,
 }
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far the making of an ingress has come. `sent`: LiveKit may have been asked to make it."""
+
+    sent: bool = False
+    made: api.IngressInfo | None = None
 
 
 async def create(
     stage: Stage, caller: Caller, origin: Origin, room_id: str, kind: Kind, name: str, identity: str | None
 ) -> tuple[Ingress, str]:
-    """A new one, and its key, which nobody is shown again.
+    """Makes an ingress. Returns it with its stream key, which cannot be read again.
 
-    Raises `NotHost`, `Conflict` beyond the most, `LiveKitUnreachable`, `LiveKitUnauthorized`, `IngressUnavailable`.
+    Raises `NotHost`, `Conflict` beyond `MOST`, `LiveKitUnreachable`, `LiveKitUnauthorized`, `IngressUnavailable`,
+    `LiveKitNotConfigured`.
     """
-    made: api.IngressInfo | None = None
-    project = ""
     async with audit.refusal(stage.database, origin, "live.ingress_made", room_id):
-        try:
-            async with stage.database.transaction() as session:
-                # Locked while LiveKit is asked, too: another one's, not written yet, must not look like nobody's.
-                room = await hosted_room(session, caller, room_id, lock=True)
-                if len(await _of(session, room_id)) >= MOST:
-                    raise Conflict(f"A room has at most {MOST} ingresses; delete one first")
-                project = room.livekit_project
-                made = await _make(stage, session, room, kind, name, identity or room.host_identity)
-                return await _keep(stage, session, origin, room, kind, name, made), made.stream_key
-        except BaseException:
-            if made is not None:
-                # It works, and nobody knows it.
-                with contextlib.suppress(Exception):
-                    await asyncio.shield(_delete(stage, project, made.ingress_id))
-            raise
+        row = await _reserve(stage, caller, room_id, kind, name, identity)
+    attempt = _Attempt()
+    try:
+        made = await _make(stage, row, attempt)
+        return await _fill(stage, origin, row.id, made), made.stream_key
+    except BaseException as error:
+        await asyncio.shield(_give_up(stage, origin, row, attempt, error))
+        if isinstance(error, IllegalIngressTransition):
+            # `sweep` took the row for one of a dead process.
+            raise LiveKitUnreachable from None
+        raise
 
 
 async def listed(stage: Stage, caller: Caller, room_id: str) -> Sequence[Ingress]:
-    """Those of a room, oldest first, with what LiveKit says of them now, if it does. Raises `NotHost`."""
+    """The ingresses of a room, oldest first, with the states that LiveKit reports now, if it answers. Raises `NotHost`."""
     async with stage.database.transaction() as session:
         room = await hosted_room(session, caller, room_id)
-        found = await _of(session, room_id)
-    if found:
-        await _refresh(stage, room, found)
+        found = await _visible(session, room_id)
+    if found and await _refresh(stage, room.livekit_project, found):
+        async with stage.database.transaction() as session:
+            found = await _visible(session, room_id)
     return found
 
 
 async def delete(stage: Stage, caller: Caller, origin: Origin, room_id: str, ingress_id: str) -> None:
-    """Ends it, here and at LiveKit. Again is fine. Raises as `create`, and `IngressNotFound`."""
+    """Ends an ingress, at LiveKit and here. Idempotent. Raises as `create`, and `IngressNotFound`."""
     async with audit.refusal(stage.database, origin, "live.ingress_deleted", room_id):
         async with stage.database.transaction() as session:
             room = await hosted_room(session, caller, room_id)
-            found = await session.get(Ingress, ingress_id)
+            found = await session.scalar(select(Ingress).where(Ingress.ingress_id == ingress_id))
             if found is None or found.room_id != room_id:
                 raise IngressNotFound
             if found.deleted_at is not None:
                 return
-        # LiveKit first: a row that is gone would leave a way in that nobody sees.
-        async with _answers():
-            await _delete(stage, room.livekit_project, ingress_id)
+        # LiveKit first: without its row an ingress would be open and hidden.
+        async with _as_ours():
+            await _delete_at_livekit(stage, room.livekit_project, ingress_id)
         async with stage.database.transaction() as session:
-            gone = update(Ingress).where(Ingress.ingress_id == ingress_id, Ingress.deleted_at.is_(None))
-            gone = gone.values(deleted_at=func.now()).returning(Ingress)
-            ended = await session.scalar(gone)
-            if ended is not None:
-                await _tell(session, origin, "ingress.deleted", ended)
-                audit.record(session, origin, "live.ingress_deleted", room_id, ingress_id=ingress_id)
+            row = await locked(session, found.id)
+            if row is None or row.state == IngressState.DELETED:
+                return
+            await move(
+                session,
+                row,
+                IngressTrigger.DELETED,
+                event="ingress.deleted",
+                actor=origin.actor,
+                deleted_at=func.now(),
+            )
+            audit.record(session, origin, "live.ingress_deleted", room_id, ingress_id=ingress_id)
 
 
-async def _of(session: AsyncSession, room_id: str) -> Sequence[Ingress]:
-    query = select(Ingress).where(Ingress.room_id == room_id, Ingress.deleted_at.is_(None))
-    return (await session.scalars(query.order_by(Ingress.created_at, Ingress.ingress_id))).all()
+async def _visible(session: AsyncSession, room_id: str) -> Sequence[Ingress]:
+    query = select(Ingress).where(Ingress.room_id == room_id, Ingress.state.in_(REPORTS))
+    return (await session.scalars(query.order_by(Ingress.created_at, Ingress.id))).all()
 
 
-async def _make(
-    stage: Stage, session: AsyncSession, room: Room, kind: Kind, name: str, identity: str
-) -> api.IngressInfo:
-    wanted = api.CreateIngressRequest(
-        input_type=_INPUT[kind],
-        name=PREFIX + (name or kind),
-        room_name=room.room_id,
-        participant_identity=identity,
-        participant_name=name or "OBS",
-        enable_transcoding=kind == "rtmp",
-    )
-    async with _answers(), livekit_client(stage, room.livekit_project, _PATIENCE) as livekit:
-        await _sweep(session, livekit, room.room_id)
-        return await livekit.ingress.create_ingress(wanted)
-
-
-async def _sweep(session: AsyncSession, livekit: api.LiveKitAPI, room_id: str) -> None:
-    """What we made and never kept: the process died between the two."""
-    there = await livekit.ingress.list_ingress(api.ListIngressRequest(room_name=room_id))
-    ours = [one.ingress_id for one in there.items if one.name.startswith(PREFIX)]
-    if not ours:
-        return
-    kept = select(Ingress.ingress_id).where(Ingress.ingress_id.in_(ours), Ingress.deleted_at.is_(None))
-    known = set((await session.scalars(kept)).all())
-    for ingress_id in set(ours) - known:
-        log.warning("ingress.unknown_ended", ingress_id=ingress_id, room_id=room_id)
-        await livekit.ingress.delete_ingress(api.DeleteIngressRequest(ingress_id=ingress_id))
-
-
-async def _keep(
-    stage: Stage, session: AsyncSession, origin: Origin, room: Room, kind: Kind, name: str, made: api.IngressInfo
-) -> Ingress:
-    row = Ingress(
-        ingress_id=made.ingress_id,
-        room_id=room.room_id,
-        project=room.livekit_project,
-        kind=kind,
-        name=name,
-        identity=made.participant_identity,
-        url=made.url,
-        sealed_key=stage.sealer.seal(made.stream_key, subject_of(made.ingress_id)),
-        key_fingerprint=stage.sealer.fingerprint(made.stream_key),
-    )
-    session.add(row)
-    await _tell(session, origin, "ingress.made", row)
-    audit.record(session, origin, "live.ingress_made", room.room_id, ingress_id=made.ingress_id, kind=kind)
-    await session.flush()
-    await session.refresh(row)
-    return row
-
-
-async def _tell(session: AsyncSession, origin: Origin, event: str, row: Ingress) -> None:
-    """In the room's timeline, and in that of the show that is on air in it."""
-    running = await active(session, row.room_id)
-    detail: dict[str, Any] = {"ingress_id": row.ingress_id, "kind": row.kind}
-    session.add(
-        LiveEvent(
-            room_id=row.room_id,
-            broadcast_id=running.id if running else None,
-            event=event,
-            actor=origin.actor,
-            detail=detail,
+async def _reserve(stage: Stage, caller: Caller, room_id: str, kind: Kind, name: str, identity: str | None) -> Ingress:
+    """A committed row in state `making`. Raises `NotHost`, `Conflict` beyond `MOST`."""
+    async with stage.database.transaction() as session:
+        # The lock makes requests for one room take turns at the count.
+        room = await hosted_room(session, caller, room_id, lock=True)
+        open_states = (IngressState.MAKING, *REPORTS)
+        count = select(func.count()).where(Ingress.room_id == room_id, Ingress.state.in_(open_states))
+        if (await session.scalar(count) or 0) >= MOST:
+            raise Conflict(f"A room has at most {MOST} ingresses; delete one first")
+        row = Ingress(
+            id=uuid7(),
+            room_id=room_id,
+            project=room.livekit_project,
+            kind=kind,
+            name=name,
+            identity=identity or room.host_identity,
+            state=IngressState.MAKING,
         )
+        session.add(row)
+        await session.flush()
+        await session.refresh(row)
+        return row
+
+
+async def _make(stage: Stage, row: Ingress, attempt: _Attempt) -> api.IngressInfo:
+    """Has LiveKit make the ingress, after ending those in the room that no row knows."""
+    wanted = api.CreateIngressRequest(
+        input_type=_INPUT["rtmp" if row.kind == "rtmp" else "whip"],
+        name=name_of(row),
+        room_name=row.room_id,
+        participant_identity=row.identity,
+        participant_name=row.name or "OBS",
+        enable_transcoding=row.kind == "rtmp",
     )
+    async with _as_ours(), livekit_client(stage.projects, row.project, _TIMEOUT) as livekit:
+        await end_unknown(stage.database, livekit, row.room_id)
+        attempt.sent = True
+        attempt.made = await livekit.ingress.create_ingress(wanted)
+        return attempt.made
 
 
-async def _delete(stage: Stage, project: str, ingress_id: str) -> None:
-    async with livekit_client(stage, project, _PATIENCE) as livekit:
+async def _fill(stage: Stage, origin: Origin, row_id: UUID, made: api.IngressInfo) -> Ingress:
+    """Writes what LiveKit made into the row. Raises `IllegalIngressTransition` when it was given up meanwhile."""
+    async with stage.database.transaction() as session:
+        row = await locked(session, row_id)
+        assert row is not None, "rows of ingresses are never deleted"
+        row.ingress_id = made.ingress_id
+        await move(
+            session,
+            row,
+            IngressTrigger.MADE,
+            event="ingress.made",
+            actor=origin.actor,
+            identity=made.participant_identity,
+            url=made.url,
+            sealed_key=stage.sealer.seal(made.stream_key, subject_of(made.ingress_id)),
+            key_fingerprint=stage.sealer.fingerprint(made.stream_key),
+        )
+        audit.record(session, origin, "live.ingress_made", row.room_id, ingress_id=made.ingress_id, kind=row.kind)
+        await session.flush()
+        await session.refresh(row)
+        return row
+
+
+async def _give_up(stage: Stage, origin: Origin, row: Ingress, attempt: _Attempt, error: BaseException) -> None:
+    """Moves a row that was not filled to `failed`, or to `abandoned` where LiveKit may have made an ingress for it.
+
+    Best effort: `sweep` does the same for a row that is left in `making`.
+    """
+    nothing_left = not attempt.sent
+    if attempt.made is not None:
+        with contextlib.suppress(Exception):
+            await _delete_at_livekit(stage, row.project, attempt.made.ingress_id)
+            nothing_left = True
+    with contextlib.suppress(Exception):
+        async with stage.database.transaction() as session:
+            found = await locked(session, row.id)
+            if found is None or found.state != IngressState.MAKING:
+                return
+            code = error.code if isinstance(error, ButaiError) else None
+            await move(session, found, IngressTrigger.REFUSED if nothing_left else IngressTrigger.UNANSWERED)
+            audit.record(
+                session, origin, "live.ingress_made", row.room_id, result="failed", error_code=code, kind=row.kind
+            )
+
+
+async def _delete_at_livekit(stage: Stage, project: str, ingress_id: str) -> None:
+    async with livekit_client(stage.projects, project, _TIMEOUT) as livekit:
         try:
             await livekit.ingress.delete_ingress(api.DeleteIngressRequest(ingress_id=ingress_id))
         except api.TwirpError as error:
@@ -196,55 +234,60 @@ async def _delete(stage: Stage, project: str, ingress_id: str) -> None:
                 raise
 
 
-async def _refresh(stage: Stage, room: Room, found: Sequence[Ingress]) -> None:
-    """LiveKit's own word, where webhooks may have been lost. Without an answer the rows stand."""
+async def _refresh(stage: Stage, project: str, found: Sequence[Ingress]) -> bool:
+    """Takes over the states that LiveKit reports now, which covers lost webhooks. Whether any changed.
+
+    Without an answer the rows stay as they are.
+    """
+    room_id = found[0].room_id
     try:
-        async with livekit_client(stage, room.livekit_project, _LOOK_PATIENCE) as livekit:
-            there = await livekit.ingress.list_ingress(api.ListIngressRequest(room_name=room.room_id))
+        async with livekit_client(stage.projects, project, _REFRESH_TIMEOUT) as livekit:
+            answer = await livekit.ingress.list_ingress(api.ListIngressRequest(room_name=room_id))
     except LIVEKIT_ERRORS as error:
-        log.info("ingress.not_looked_up", room_id=room.room_id, reason=type(error).__name__)
-        return
-    said = {info.ingress_id: info.state for info in there.items}
-    newer = {row.ingress_id: said[row.ingress_id] for row in found if _is_newer(row, said.get(row.ingress_id))}
-    if not newer:
-        return
-    async with stage.database.transaction() as session:
-        for row in found:
-            if row.ingress_id in newer:
-                state = newer[row.ingress_id]
-                row.state, row.state_at = _state(state), datetime.fromtimestamp(state.updated_at / 1e9, UTC)
-                values = {"state": row.state, "state_at": row.state_at}
-                await session.execute(update(Ingress).where(Ingress.ingress_id == row.ingress_id).values(**values))
-
-
-def _is_newer(row: Ingress, said: api.IngressState | None) -> bool:
-    if said is None or not said.updated_at:
+        log.info("ingress.not_looked_up", room_id=room_id, reason=type(error).__name__)
         return False
-    fresh = row.state_at == row.created_at or said.updated_at / 1e9 > row.state_at.timestamp() + 0.001
-    return fresh and _state(said) != row.state
+    reports = {info.ingress_id: info.state for info in answer.items}
+    newer = [row.id for row in found if _is_newer(row, reports.get(row.ingress_id or ""))]
+    if not newer:
+        return False
+    async with stage.database.transaction() as session:
+        for row_id in sorted(newer):
+            row = await locked(session, row_id)
+            report = reports.get((row and row.ingress_id) or "")
+            if row is not None and report is not None and _is_newer(row, report):
+                at = datetime.fromtimestamp(report.updated_at / 1e9, UTC)
+                await move(session, row, REPORTS[_state(report)], state_at=at, reported_at=at)
+    return True
 
 
-def _state(said: api.IngressState) -> str:
-    return _STATES.get(said.status, "ended" if said.ended_at else "idle")
+def _is_newer(row: Ingress, report: api.IngressState | None) -> bool:
+    """Whether a report is newer than the last one of the row, and has another state."""
+    if report is None or not report.updated_at or row.state not in REPORTS:
+        return False
+    fresh = row.reported_at is None or report.updated_at / 1e9 > row.reported_at.timestamp() + 0.001
+    return fresh and _state(report) != row.state
+
+
+def _state(report: api.IngressState) -> IngressState:
+    return _STATES.get(report.status, IngressState.ENDED if report.ended_at else IngressState.IDLE)
 
 
 def subject_of(ingress_id: str) -> UUID:
-    """What the key is sealed for."""
+    """The subject that a stream key is sealed for."""
     return uuid5(NAMESPACE_OID, f"ingress:{ingress_id}")
 
 
 @contextlib.asynccontextmanager
-async def _answers() -> AsyncIterator[None]:
-    """LiveKit's failures as ours. None of its words goes on: they may hold the key."""
+async def _as_ours() -> AsyncIterator[None]:
+    """Raises LiveKit's failures as errors of ours, without LiveKit's texts: they may hold the key."""
     try:
         yield
     except api.TwirpError as error:
         if error.status in (401, 403):
             raise LiveKitUnauthorized from None
-        if error.status >= 500:
-            # "ingress not connected (redis required)" of a LiveKit without the service.
-            raise IngressUnavailable from None
-        log.error("ingress.refused", status=error.status, reason=error.code)
+        if error.status < 500:
+            log.error("ingress.refused", status=error.status, reason=error.code)
+        # 5xx: "ingress not connected (redis required)" of a LiveKit without the service.
         raise IngressUnavailable from None
     except (TimeoutError, aiohttp.ClientError, OSError):
         raise LiveKitUnreachable from None

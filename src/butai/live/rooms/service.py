@@ -232,7 +232,7 @@ async def _open_at_livekit(stage: Stage, room: Room) -> None:
         sync_streams=True,
     )
     try:
-        async with livekit_client(stage, room.livekit_project, _TIMEOUT) as livekit:
+        async with livekit_client(stage.projects, room.livekit_project, _TIMEOUT) as livekit:
             await livekit.room.create_room(wanted)
     except LIVEKIT_ERRORS as error:
         log.warning("room.not_opened_at_livekit", room_id=room.room_id, reason=type(error).__name__)
@@ -241,7 +241,7 @@ async def _open_at_livekit(stage: Stage, room: Room) -> None:
 async def _runs_at_livekit(stage: Stage, project: str, room_id: str) -> bool:
     """Whether the room exists at LiveKit. False when LiveKit does not answer: then there is no room to take over."""
     try:
-        async with livekit_client(stage, project, _TIMEOUT) as livekit:
+        async with livekit_client(stage.projects, project, _TIMEOUT) as livekit:
             return bool((await livekit.room.list_rooms(api.ListRoomsRequest(names=[room_id]))).rooms)
     except LIVEKIT_ERRORS as error:
         log.warning("room.not_looked_up_at_livekit", room_id=room_id, reason=type(error).__name__)

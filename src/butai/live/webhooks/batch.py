@@ -17,6 +17,9 @@ from butai.live.webhooks.payload import WebhookEvent
 LATE: LiteralString = "2 seconds"
 """An event that is older is dated by LiveKit, whose times have whole seconds; a newer one by Postgres."""
 
+_REPORTABLE: LiteralString = "'idle', 'buffering', 'publishing', 'error', 'ended'"
+"""The states in which the table of `live.ingresses.states` takes reports."""
+
 STATEMENT: LiteralString = f"""
 WITH given AS (
     SELECT * FROM unnest(
@@ -71,13 +74,14 @@ WITH given AS (
     FROM new WHERE ingress_id IS NOT NULL ORDER BY ingress_id, ingress_at DESC, number DESC
 ), locked AS MATERIALIZED (
     SELECT i.ingress_id FROM ingresses i WHERE i.ingress_id IN (SELECT ingress_id FROM newest)
-    ORDER BY i.ingress_id FOR NO KEY UPDATE
+    ORDER BY i.id FOR NO KEY UPDATE
 ), changed AS (
-    UPDATE ingresses i SET state = newest.ingress_state, state_at = newest.at, error = newest.ingress_error
+    UPDATE ingresses i SET state = newest.ingress_state, state_at = newest.at, reported_at = newest.at,
+                           error = newest.ingress_error
     FROM newest JOIN locked USING (ingress_id)
-    -- The first report counts whatever its time: until then the row has our clock's time, not LiveKit's.
-    WHERE i.ingress_id = newest.ingress_id AND i.project = newest.project
-      AND (i.state_at < newest.at OR i.state_at = i.created_at)
+    WHERE i.ingress_id = newest.ingress_id AND i.project = newest.project AND i.state IN ({_REPORTABLE})
+      -- A report is as new as LiveKit's clock says, which is not ours.
+      AND (i.reported_at IS NULL OR i.reported_at < newest.at)
 )
 SELECT pg_notify('butai_livekit', hint) FROM (
     SELECT DISTINCT json_build_object(

@@ -1,0 +1,70 @@
+"""The states of an ingress as one table. Pure.
+
+    making ─▶ idle, buffering, publishing, error, ended ─▶ deleted
+       ├────▶ failed
+       └────▶ abandoned ─▶ failed
+
+LiveKit reports the five states in the middle in any order: an encoder may connect, fail, and connect again.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from butai.live.states import IngressState
+
+
+class IngressTrigger(StrEnum):
+    """What can happen to an ingress."""
+
+    MADE = "made"
+    """LiveKit has made it."""
+    REFUSED = "refused"
+    """LiveKit has made none: it was not asked yet, or what it made was ended again."""
+    UNANSWERED = "unanswered"
+    """LiveKit did not answer, or the process that asked has died."""
+    CLEARED = "cleared"
+    """LiveKit was searched, and what it had of it was ended."""
+    DELETED = "deleted"
+    REPORTED_IDLE = "reported_idle"
+    REPORTED_BUFFERING = "reported_buffering"
+    REPORTED_PUBLISHING = "reported_publishing"
+    REPORTED_ERROR = "reported_error"
+    REPORTED_ENDED = "reported_ended"
+
+
+class IllegalIngressTransition(Exception):
+    """`INGRESS_TABLE` has no entry for this event in this state: a late report, or a bug."""
+
+    def __init__(self, state: IngressState, event: IngressTrigger) -> None:
+        super().__init__(f"{event} cannot happen to an ingress that is {state}")
+        self.state, self.event = state, event
+
+
+_S, _E = IngressState, IngressTrigger
+
+REPORTS: dict[IngressState, IngressTrigger] = {
+    _S.IDLE: _E.REPORTED_IDLE,
+    _S.BUFFERING: _E.REPORTED_BUFFERING,
+    _S.PUBLISHING: _E.REPORTED_PUBLISHING,
+    _S.ERROR: _E.REPORTED_ERROR,
+    _S.ENDED: _E.REPORTED_ENDED,
+}
+"""The trigger of each state that LiveKit reports."""
+
+INGRESS_TABLE: dict[tuple[IngressState, IngressTrigger], IngressState] = {
+    (_S.MAKING, _E.MADE): _S.IDLE,
+    (_S.MAKING, _E.REFUSED): _S.FAILED,
+    (_S.MAKING, _E.UNANSWERED): _S.ABANDONED,
+    (_S.ABANDONED, _E.CLEARED): _S.FAILED,
+    **{(state, trigger): reported for state in REPORTS for reported, trigger in REPORTS.items()},
+    **{(state, _E.DELETED): _S.DELETED for state in REPORTS},
+}
+
+
+def next_ingress_state(state: IngressState, event: IngressTrigger) -> IngressState:
+    """The state after `event`. Raises `IllegalIngressTransition` where `INGRESS_TABLE` has no entry."""
+    try:
+        return INGRESS_TABLE[state, event]
+    except KeyError:
+        raise IllegalIngressTransition(state, event) from None

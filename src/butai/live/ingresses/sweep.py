@@ -1,0 +1,115 @@
+"""Ends ingresses at LiveKit that no row knows, and rows that were never filled.
+
+Between the row and LiveKit's answer a process may die, or the answer be lost. An ingress at LiveKit is then open, with a
+key that was shown to no one, and counts against LiveKit's limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from livekit import api
+from sqlalchemy import func, select
+
+from butai.database import Database
+from butai.errors import LiveKitNotConfigured
+from butai.live.ingresses.states import REPORTS, IngressTrigger
+from butai.live.ingresses.transitions import locked, move
+from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
+from butai.live.models import Ingress
+from butai.live.projects import Projects
+from butai.live.states import IngressState
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "butai-"
+"""How the names of our ingresses at LiveKit begin; others are left alone."""
+
+GIVEN_UP_AFTER = timedelta(seconds=60)
+"""The age from which a row in state `making` counts as left by a dead process, and from which LiveKit will not make anything
+more of an unanswered request: requests end after 10 s, and transactions after 10 s of waiting for locks."""
+
+_TIMEOUT = 10.0
+_BATCH = 100
+
+
+def name_of(row: Ingress) -> str:
+    """The name at LiveKit: `butai-ROW_ID-NAME`."""
+    return f"{PREFIX}{row.id.hex}-{row.name or row.kind}"
+
+
+async def end_unknown(database: Database, livekit: api.LiveKitAPI, room_id: str) -> None:
+    """Ends the ingresses of a room at LiveKit that have our prefix and neither an open row nor one in state `making`.
+
+    Raises `LIVEKIT_ERRORS`.
+    """
+    answer = await livekit.ingress.list_ingress(api.ListIngressRequest(room_name=room_id))
+    ours = [one for one in answer.items if one.name.startswith(PREFIX)]
+    if not ours:
+        return
+    open_states = (IngressState.MAKING, *REPORTS)
+    # Read after the list: what it holds was made for rows that are committed.
+    async with database.transaction() as session:
+        query = select(Ingress.id, Ingress.ingress_id).where(Ingress.room_id == room_id)
+        rows = (await session.execute(query.where(Ingress.state.in_(open_states)))).all()
+    row_ids, ingress_ids = {row.id for row in rows}, {row.ingress_id for row in rows}
+    for one in ours:
+        if one.ingress_id in ingress_ids or _row_id(one.name) in row_ids:
+            continue
+        log.warning("ingress.unknown_ended", ingress_id=one.ingress_id, room_id=room_id)
+        try:
+            await livekit.ingress.delete_ingress(api.DeleteIngressRequest(ingress_id=one.ingress_id))
+        except api.TwirpError as error:
+            if error.status != 404:
+                raise
+
+
+async def sweep(database: Database, projects: Projects) -> int:
+    """Brings rows that were never filled to `failed`, after ending what LiveKit has of them. Returns their number.
+
+    A room whose LiveKit does not answer is left for the next time. Several processes may do this at the same time.
+    """
+    old = Ingress.created_at < func.now() - GIVEN_UP_AFTER
+    async with database.transaction() as session:
+        query = select(Ingress.id).where(Ingress.state == IngressState.MAKING, old).order_by(Ingress.id).limit(_BATCH)
+        for row_id in (await session.scalars(query)).all():
+            row = await locked(session, row_id)
+            if row is not None and row.state == IngressState.MAKING:
+                await move(session, row, IngressTrigger.UNANSWERED)
+    async with database.transaction() as session:
+        query = select(Ingress.room_id, Ingress.project).where(Ingress.state == IngressState.ABANDONED, old)
+        rooms = (await session.execute(query.distinct().limit(_BATCH))).all()
+    cleared = 0
+    for room_id, project in rooms:
+        async with database.transaction() as session:
+            query = select(Ingress.id).where(Ingress.room_id == room_id, Ingress.state == IngressState.ABANDONED, old)
+            abandoned = (await session.scalars(query.order_by(Ingress.id))).all()
+        try:
+            async with livekit_client(projects, project, _TIMEOUT) as livekit:
+                await end_unknown(database, livekit, room_id)
+        except (LiveKitNotConfigured, *LIVEKIT_ERRORS) as error:
+            log.info("ingress.not_swept", room_id=room_id, reason=type(error).__name__)
+            continue
+        cleared += await _clear(database, abandoned)
+    return cleared
+
+
+async def _clear(database: Database, abandoned: Sequence[UUID]) -> int:
+    cleared = 0
+    async with database.transaction() as session:
+        for row_id in abandoned:
+            row = await locked(session, row_id)
+            if row is not None and row.state == IngressState.ABANDONED:
+                await move(session, row, IngressTrigger.CLEARED)
+                cleared += 1
+    return cleared
+
+
+def _row_id(name: str) -> UUID | None:
+    try:
+        return UUID(hex=name.removeprefix(PREFIX).partition("-")[0])
+    except ValueError:
+        return None
