@@ -29,24 +29,11 @@ from butai.live.reconcile.leases import Leases
 from butai.live.reconcile.port import Egress
 from butai.live.reconcile.reconciler import BroadcastReconciler, RowAccess
 from butai.live.reconcile.reports import MetricsReport
+from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease
 
 log = structlog.get_logger(__name__)
 
-SWEEP_EVERY = 0.75
-"""Seconds between two searches for free broadcasts. With a lease of 3 s, those of a dead controller are taken over within 4."""
-HEARTBEAT_EVERY = 5.0
-"""Seconds between two heartbeats in `controllers`."""
-METRICS_EVERY = 1.0
-"""Seconds between two statements that write the metrics of all outputs."""
-KEEPALIVE_FOR = 4.0
-"""Seconds after the last renewal in which relays still get pings while other hosts have controllers. Those may start
-another relay `ABANDONED_AFTER` after our last renewal, and ours ends 30 s after its last ping."""
-CLOCK_TOLERANCE = 0.25
-"""Seconds by which this machine's clock may differ from Postgres's before it is corrected: smaller differences are lost in
-the round trip."""
-CRASH_PAUSE = 2.0
-"""Seconds before a broadcast whose reconciler crashed is taken again."""
 TRANSACTIONS = 6
 """Concurrent transactions, of the pool's ten connections."""
 
@@ -61,15 +48,22 @@ _METRICS = """
 class Controller:
     """Reconciles broadcasts from `run` until `stop`."""
 
-    def __init__(self, settings: LiveSettings, database: Database, egresses: Sequence[Egress], name: str) -> None:
+    def __init__(
+        self,
+        settings: LiveSettings,
+        database: Database,
+        egresses: Sequence[Egress],
+        name: str,
+        timing: Timing | None = None,
+    ) -> None:
         """`egresses`: at most one of each kind. The first says which host this is. `name`: unique among controllers."""
-        self._settings, self._database = settings, database
+        self._settings, self._database, self._timing = settings, database, timing or Timing()
         self._egresses = {egress.name: egress for egress in egresses}
         self._host = egresses[0].host
-        self._leases = Leases(database, name, self._host, settings.lease, list(self._egresses))
-        self._rows = RowAccess(database, min(TRANSACTIONS, database.settings.pool_size))
+        self._leases = Leases(database, name, self._host, settings.lease, list(self._egresses), self._timing)
+        self._rows = RowAccess(database, min(TRANSACTIONS, database.settings.pool_size), self._timing)
         rules = {"youtube": settings.youtube_retry, "twitch": settings.twitch_retry, "custom": settings.custom_retry}
-        self._policies = {egress.name: Policy(rules, egress.host, random.random) for egress in egresses}
+        self._policies = {egress.name: Policy(rules, egress.host, random.random, self._timing) for egress in egresses}
         self._held: dict[UUID, tuple[BroadcastReconciler, asyncio.Task[None]]] = {}
         self._metrics: dict[UUID, MetricsReport] = {}
         self._look_now = asyncio.Event()
@@ -94,8 +88,8 @@ class Controller:
             asyncio.create_task(work)
             for work in (
                 self._every(self._settings.lease / 3, self._renew),
-                self._every(HEARTBEAT_EVERY, self._heartbeat),
-                self._every(METRICS_EVERY, self._write_metrics),
+                self._every(self._timing.heartbeat_every, self._heartbeat),
+                self._every(self._timing.metrics_every, self._write_metrics),
                 self._open_egresses(),
                 self._sweep(),
                 self._database.listen(["butai_wanted"], self._wake, self._wake_all),
@@ -120,7 +114,7 @@ class Controller:
                     await egress.open()
                     break
                 except DatabaseUnavailable:
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(self._timing.open_pause)
         await asyncio.Event().wait()
 
     async def _release_all(self) -> None:
@@ -130,7 +124,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(DatabaseUnavailable, TimeoutError):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(self._timing.release_limit):
                 await self._leases.release(held)
                 await self._leases.deregister()
 
@@ -139,7 +133,7 @@ class Controller:
         while True:
             begun = time.monotonic()
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(self._timing.statement_limit):
                     await act()
                 self._note_database(away=False)
             except (DatabaseUnavailable, TimeoutError):
@@ -158,14 +152,14 @@ class Controller:
         while True:
             self._look_now.clear()
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(self._timing.statement_limit):
                     while taken := await self._leases.acquire(list(self._held)):
                         for lease, egress in taken:
                             self._hold(lease, egress)
             except (DatabaseUnavailable, TimeoutError):
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(self._timing.database_pause)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_EVERY):
+                async with asyncio.timeout(self._timing.sweep_every):
                     await self._look_now.wait()
 
     def _hold(self, lease: Lease, egress: str) -> None:
@@ -183,7 +177,7 @@ class Controller:
         except Exception:
             log.exception("broadcast.crashed", broadcast_id=str(broadcast_id))
             # The lease expires, and the controller that takes it begins again.
-            await asyncio.sleep(CRASH_PAUSE)
+            await asyncio.sleep(self._timing.crash_pause)
         finally:
             del self._held[broadcast_id]
             self._look_now.set()
@@ -203,14 +197,14 @@ class Controller:
         after = time.time()
         offset = heartbeat.database_time - (before + after) / 2
         # An answer that took long says nothing about the clock.
-        if after - before < CLOCK_TOLERANCE < abs(offset - self._rows.offset):
+        if after - before < self._timing.clock_tolerance < abs(offset - self._rows.offset):
             log.warning("controller.clock_differs", seconds=round(offset, 3))
             self._rows.offset = offset
         self._alone = heartbeat.alone
 
     def _update_keepalive(self) -> None:
         """While Postgres is unreachable, engines are kept alive as long as no other host can have taken them over."""
-        fresh = time.monotonic() - self._renewed_at < KEEPALIVE_FOR
+        fresh = time.monotonic() - self._renewed_at < self._timing.keepalive_for
         for egress in self._egresses.values():
             egress.allow_keepalive(fresh or self._alone)
 
@@ -260,12 +254,19 @@ def make_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-async def run(settings: Settings, make_egresses: Callable[[str, Database], Sequence[Egress]]) -> None:
-    """Runs a controller until SIGTERM or SIGINT. `make_egresses`: takes the controller's name and the database."""
+async def run(
+    settings: Settings,
+    make_egresses: Callable[[str, Database], Sequence[Egress]],
+    timing: Timing | None = None,
+) -> None:
+    """Runs a controller until SIGTERM or SIGINT. `make_egresses`: takes the controller's name and the database.
+
+    `timing`: no setting of operators; tests hurry with it.
+    """
     name = make_name()
     async with Database(settings.database) as database:
         egresses = make_egresses(name, database)
-        controller = Controller(settings.live, database, egresses, name)
+        controller = Controller(settings.live, database, egresses, name, timing)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, controller.stop)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from butai.relay.messages import ConfigureLine, Preset, SourceLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import WAITING, Screen
 from butai.relay.source import HostSource
+from butai.relay.timing import RelayTiming
 from tests.studio_host import HostProcess, read_stamp
 from tests.unit.test_relay_outputs import until
 from tests.unit.test_relay_picture import luma
@@ -45,7 +47,7 @@ def token(livekit: LiveKit, room: str, identity: str, *, relay: bool = False) ->
 class Watched:
     """A `HostSource` that runs, what it says, and what is on the screen."""
 
-    def __init__(self, livekit: LiveKit, room: str, grace: float, **more: str) -> None:
+    def __init__(self, livekit: LiveKit, room: str, grace: float, **more: Any) -> None:
         self.livekit, self.room = livekit, room
         self.said: list[SourceLine] = []
         self.screen, self.mixer = Screen(PRESET.width, PRESET.height), Mixer(48000)
@@ -100,7 +102,7 @@ class Watched:
 
 @contextlib.asynccontextmanager
 async def watching(
-    server: EmbeddedLiveKit, request: pytest.FixtureRequest, grace: float = 60.0, **more: str
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest, grace: float = 60.0, **more: Any
 ) -> AsyncIterator[Watched]:
     name = f"room-{request.node.name}"
     watched = Watched(server.livekit, name, grace, **more)
@@ -311,10 +313,10 @@ async def test_a_bad_token_fails(server: EmbeddedLiveKit, request: pytest.Fixtur
 
 
 async def test_a_livekit_that_is_not_there_is_tried_again_then_failed(
-    server: EmbeddedLiveKit, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr("butai.relay.source.FIRST_JOIN_PATIENCE", 2.0)
-    async with watching(server, request, livekit_url="ws://127.0.0.1:9") as watched:
+    timing = RelayTiming(first_join_for=2.0)
+    async with watching(server, request, livekit_url="ws://127.0.0.1:9", timing=timing) as watched:
         begun = time.monotonic()
         line = await watched.phase("failed", 15)
         assert line.code == "livekit_unreachable" and time.monotonic() - begun >= 2

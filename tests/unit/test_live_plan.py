@@ -20,12 +20,14 @@ from butai.live.reconcile.commands import (
     StopOutput,
 )
 from butai.live.reconcile.draft import Policy
-from butai.live.reconcile.plan import ABANDONED_AFTER, plan
+from butai.live.reconcile.plan import plan
 from butai.live.reconcile.reports import KEPT, EngineGone, Observations, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
+from butai.live.reconcile.timing import Timing
 from butai.live.states import OutputState, OutputTrigger
 
 NOW = 5000.0
+GONE_AFTER = Timing().engine_gone_after
 A, B = uuid.uuid4(), uuid.uuid4()
 RULES = RetrySettings()
 POLICY = Policy({"youtube": RULES, "twitch": RULES, "custom": RULES}, "here", lambda: 0.5)
@@ -189,15 +191,15 @@ def test_an_engine_elsewhere_is_outwaited_and_not_started_beside() -> None:
     made = plan(row, Observations().snapshot(), NOW, POLICY)
     assert StartEngine() not in made.orders
     [lost] = [one for one in made.writes if isinstance(one, EngineLost)]
-    assert lost.next_at == NOW - 10 + ABANDONED_AFTER
+    assert lost.next_at == NOW - 10 + GONE_AFTER
     after = broadcast(
         output(state=OutputState.RECONNECTING, next_attempt_at=NOW),
         engine_host="there",
         engine_ref=None,
         engine_seen_at=NOW - 10,
     )
-    assert plan(after, Observations().snapshot(), NOW, POLICY).wake_at == NOW - 10 + ABANDONED_AFTER
-    assert StartEngine() in plan(after, Observations().snapshot(), NOW + ABANDONED_AFTER, POLICY).orders
+    assert plan(after, Observations().snapshot(), NOW, POLICY).wake_at == NOW - 10 + GONE_AFTER
+    assert StartEngine() in plan(after, Observations().snapshot(), NOW + GONE_AFTER, POLICY).orders
 
 
 def test_the_first_crash_is_answered_at_once_and_the_next_ones_wait() -> None:

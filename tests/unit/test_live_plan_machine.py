@@ -31,7 +31,7 @@ from butai.live.reconcile.commands import (
 )
 from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.fold import after
-from butai.live.reconcile.plan import STOP_LIMIT, plan
+from butai.live.reconcile.plan import plan
 from butai.live.reconcile.reports import (
     OVER,
     EngineGone,
@@ -175,7 +175,9 @@ class BroadcastMachine(RuleBasedStateMachine):
                 before = engine.running.get(order.output_id)
                 if before is not None and before.phase not in OVER:
                     assert before.attempt < order.attempt, "the same attempt twice"
-                    assert self.now >= engine.stopped_at[order.output_id] + STOP_LIMIT, "two attempts at once"
+                    assert self.now >= engine.stopped_at[order.output_id] + POLICY.timing.stop_limit, (
+                        "two attempts at once"
+                    )
                 self.seen.ordered_start(order.output_id, order.attempt)
                 self._say(order.output_id, order.attempt, "connecting")
             case StopOutput():

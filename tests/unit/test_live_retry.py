@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from butai.config import LiveSettings, RetrySettings
 from butai.errors import Code
 from butai.live.reconcile.retry import ONCE, PERMANENT, Budget, Failure, after_live, decide, engine_delay
+from butai.live.reconcile.timing import Timing
 
 TRIED_AGAIN = sorted(set(Code) - PERMANENT - ONCE - {Code.EGRESS_UNAVAILABLE, Code.ALREADY_PUBLISHING})
 randoms = st.floats(0, 1, exclude_max=True)
@@ -17,7 +18,7 @@ randoms = st.floats(0, 1, exclude_max=True)
 def fail(
     settings: RetrySettings, code: Code, at: float, budget: Budget, *, random: float = 0.5, **more: float | str | None
 ):
-    return decide(settings, Failure(code, at, **more), budget, lambda: random)  # pyright: ignore[reportArgumentType]
+    return decide(settings, Failure(code, at, **more), budget, lambda: random, Timing())  # pyright: ignore[reportArgumentType]
 
 
 @given(randoms, st.sampled_from(TRIED_AGAIN))
@@ -76,7 +77,7 @@ def test_somebody_elses_publishing_is_tried_slowly() -> None:
 
 @given(st.integers(1, 50), randoms)
 def test_an_engine_that_does_not_come_waits_five_to_sixty_seconds(failures: int, random: float) -> None:
-    wait = engine_delay(failures, lambda: random)
+    wait = engine_delay(failures, lambda: random, Timing())
     longest = min(60.0, 5.0 * 2 ** min(failures - 1, 10))
     assert longest / 2 <= wait <= longest
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 from butai.relay import messages
@@ -37,10 +38,12 @@ from butai.relay.outputs import Report
 from butai.relay.packets import AudioFormat, VideoFormat
 from butai.relay.picture import Screen
 from butai.relay.server import Relay
+from butai.relay.timing import RelayTiming
 from tests.unit.test_relay_outputs import FakePush, until
 
 L = TypeVar("L", bound=Line)
 CONFIGURE = ConfigureLine("b1", "ws://127.0.0.1:1", "canary-token", "host", Preset(320, 180, 30, 500))
+LOOKS_OFTEN = msgspec.structs.replace(CONFIGURE, timing=RelayTiming(metrics_every=0.02))
 START = StartOutputLine("o1", 1, "rtmp://127.0.0.1/app", "canary-key-71c2", True)
 
 
@@ -71,11 +74,11 @@ class FakeSource:
 class Stage:
     """A relay that runs, and its stand-ins."""
 
-    def __init__(self, path: Path, abandoned_after: float = 30.0) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self.sources: list[FakeSource] = []
         self.pushes: list[FakePush] = []
-        self.relay = Relay(path, "b1", make_source=self._source, make_push=self._push, abandoned_after=abandoned_after)
+        self.relay = Relay(path, "b1", make_source=self._source, make_push=self._push, clock=clock)
         self.running = asyncio.create_task(self.relay.run())
 
     def _source(
@@ -87,6 +90,15 @@ class Stage:
     def _push(self, order: StartOutputLine, _video: VideoFormat, _audio: AudioFormat, report: Report) -> FakePush:
         self.pushes.append(FakePush(order, report))
         return self.pushes[-1]
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Controller:
@@ -252,25 +264,49 @@ async def test_a_second_configuration_only_renews_the_token(stage: Stage) -> Non
 
 
 async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
-    stage = Stage(tmp_path / "b1.sock", abandoned_after=1.5)
+    clock = Clock()
+    stage = Stage(tmp_path / "b1.sock", clock)
     controller = await Controller.connect(stage.path)
-    controller.say(CONFIGURE)
+    controller.say(LOOKS_OFTEN)
     controller.say(START)
-    for _ in range(6):
-        await asyncio.sleep(0.5)
+    for number in range(6):
         controller.say(PingLine())
+        # Answered, so the ping before it was taken.
+        controller.say(StopOutputLine(f"none-{number}"))
+        await controller.hear(OutputLine, lambda line, number=number: line.output_id == f"none-{number}")
+        clock.now += 29.9
+        for _ in range(3):
+            await controller.hear(MetricsLine)
     assert not stage.running.done()
-    begun = time.monotonic()
+    clock.now += 0.2
     assert (await controller.hear(ByeLine)).reason == "abandoned"
-    assert 1.0 < time.monotonic() - begun < 4
     assert await stage.running == "abandoned"
     assert stage.pushes[0].stops == 1 and stage.sources[0].closed
 
 
 async def test_a_relay_that_nobody_speaks_to_ends(tmp_path: Path) -> None:
-    stage = Stage(tmp_path / "b1.sock", abandoned_after=1.0)
-    async with asyncio.timeout(5):
-        assert await stage.running == "abandoned"
+    clock = Clock()
+    stage = Stage(tmp_path / "b1.sock", clock)
+    await until(stage.path.exists)
+    clock.now += 30.1
+    assert await stage.running == "abandoned"
+
+
+async def test_a_relay_takes_the_durations_of_its_controller_and_ignores_what_it_does_not_know(stage: Stage) -> None:
+    controller = await Controller.connect(stage.path)
+    line = {"type": "configure", **msgspec.to_builtins(CONFIGURE), "timing": {"abandoned_after": 7.5, "unheard_of": 1}}
+    controller.writer.write(msgspec.json.encode(line) + b"\n")
+    await controller.hear(SourceLine)
+    assert stage.relay.timing == RelayTiming(abandoned_after=7.5)
+
+
+async def test_a_controller_that_says_nothing_of_durations_has_the_defaults(stage: Stage) -> None:
+    controller = await Controller.connect(stage.path)
+    line = {"type": "configure", **msgspec.to_builtins(CONFIGURE)}
+    line.pop("timing", None)
+    controller.writer.write(msgspec.json.encode(line) + b"\n")
+    await controller.hear(SourceLine)
+    assert stage.relay.timing == RelayTiming()
 
 
 async def test_a_controller_that_does_not_read_is_hung_up_on(stage: Stage) -> None:

@@ -11,7 +11,10 @@ from butai.relay import source as module
 from butai.relay.messages import ConfigureLine, Preset, SourceLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
-from butai.relay.source import TICK, HostSource
+from butai.relay.source import HostSource
+from butai.relay.timing import RelayTiming
+
+TICK = RelayTiming().phase_every
 
 
 class Quiet:

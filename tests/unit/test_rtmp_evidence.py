@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from butai.relay.rtmp.evidence import HABIT, Evidence, TcpProgress
 from butai.relay.rtmp.session import WINDOW
+from butai.relay.timing import Limits
 
-STALL = 1.5
-IGNORED = 3.0
+STALL = Limits().stall_after
+IGNORED = Limits().ignored_after
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Platform:
     reads: bool = True
 
     def __post_init__(self) -> None:
-        self.evidence = Evidence(IGNORED)
+        self.evidence = Evidence(Limits())
         self.evidence.media_begins(4000, 0)
         self.now, self.sent, self.read, self.acknowledged, self.looks = 0.0, 4000.0, 4000.0, 4000.0, 0
         self.asked: list[tuple[int, float]] = []
@@ -121,7 +122,7 @@ def test_one_that_gives_few_bytes_to_acknowledge_is_seen_by_its_pings() -> None:
 
 def test_a_slow_link_that_answers_late_is_not_stalled() -> None:
     """Three seconds in the buffers on the way; each ping is answered, each too late for a stall."""
-    evidence = Evidence(IGNORED)
+    evidence = Evidence(Limits())
     evidence.media_begins(0, 0)
     asked: list[tuple[int, float]] = []
     longest = 0.0
@@ -150,7 +151,7 @@ def test_one_that_says_nothing_is_judged_by_tcp_after_a_while() -> None:
 
 
 def test_bytes_that_fill_a_kernel_and_go_no_further_are_not_taken() -> None:
-    evidence = Evidence(IGNORED)
+    evidence = Evidence(Limits())
     evidence.media_begins(4000, 0)
     for tenth in range(1, 60):
         evidence.observe_tcp(TcpProgress(200_000, 100_000), 300_000, tenth / 10)
@@ -159,7 +160,7 @@ def test_bytes_that_fill_a_kernel_and_go_no_further_are_not_taken() -> None:
 
 
 def test_what_was_read_before_the_media_is_no_evidence() -> None:
-    evidence = Evidence(IGNORED)
+    evidence = Evidence(Limits())
     evidence.media_begins(4000, 0)
     number = evidence.ping(4000, 0.1)
     evidence.acknowledged(3500, 0.2)
@@ -170,7 +171,7 @@ def test_what_was_read_before_the_media_is_no_evidence() -> None:
 
 
 def test_answers_that_were_not_asked_for_count_for_nothing() -> None:
-    evidence = Evidence(IGNORED)
+    evidence = Evidence(Limits())
     evidence.media_begins(4000, 0)
     number = evidence.ping(9000, 0.1)
     assert evidence.pong(number + 1, 0.2) is None
@@ -183,7 +184,7 @@ def test_answers_that_were_not_asked_for_count_for_nothing() -> None:
 
 def test_a_platform_is_held_to_acknowledgements_only_when_they_are_its_habit() -> None:
     for count in (1, HABIT - 1, HABIT):
-        evidence = Evidence(IGNORED)
+        evidence = Evidence(Limits())
         evidence.media_begins(0, 0)
         for one in range(count):
             evidence.acknowledged(WINDOW * (one + 1), one / 10)

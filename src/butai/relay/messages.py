@@ -17,6 +17,8 @@ from typing import Literal
 
 import msgspec
 
+from butai.relay.timing import RelayTiming
+
 OutputPhase = Literal["connecting", "publishing", "live", "stalled", "failed", "ended"]
 """The phases of an attempt. `connecting`: DNS, TCP, TLS, RTMP handshake. `publishing`: the platform accepted the publish, and
 has acknowledged nothing. `live`: it acknowledges media. `stalled`: it was live and takes no bytes. `failed`, `ended`: final."""
@@ -57,7 +59,8 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
 
     `token`: joins the room hidden, and may only subscribe. `video_source`: `camera`, `screen_share` or `any`; `video_name`: a
     track of this name is preferred to all others. `grace`: seconds without the host's media until the phase is `ended`, if
-    `on_lost` is `end`; with `stay` it remains `lost`.
+    `on_lost` is `end`; with `stay` it remains `lost`. `timing`: the relay's durations from here on, so that they match those of
+    the controller; a relay that does not know the field, or one of its fields, uses its own defaults.
     """
 
     broadcast_id: str
@@ -69,6 +72,7 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     video_name: str = ""
     grace: float = 60.0
     on_lost: Literal["end", "stay"] = "end"
+    timing: RelayTiming = RelayTiming()
 
     def __repr__(self) -> str:
         return f"ConfigureLine({self.broadcast_id})"

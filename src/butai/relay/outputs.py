@@ -18,11 +18,9 @@ from butai.errors import Code
 from butai.relay.messages import OutputLine, OutputMetrics, OutputPhase, StartOutputLine
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
+from butai.relay.timing import Limits, RelayTiming
 
 log = structlog.get_logger(__name__)
-
-STOP_PATIENCE = 2.0
-"""Seconds that a publisher gets to end its push in order; it takes about one."""
 
 
 class Push(Protocol):
@@ -47,10 +45,12 @@ Report = Callable[[OutputPhase, str, str], None]
 MakePush = Callable[[StartOutputLine, VideoFormat, AudioFormat, Report], Push]
 
 
-def rtmp(order: StartOutputLine, video: VideoFormat, audio: AudioFormat, report: Report) -> Push:
+def rtmp(
+    order: StartOutputLine, video: VideoFormat, audio: AudioFormat, report: Report, limits: Limits | None = None
+) -> Push:
     """Makes a `Publisher`."""
     target = Target(url=order.url, key=order.key, allow_private=order.allow_private)
-    return Publisher(target, video, audio, report=report)
+    return Publisher(target, video, audio, report=report, limits=limits)
 
 
 @dataclass
@@ -86,10 +86,12 @@ class Outputs:
         wanted: Callable[[bool], None],
         keyframe: Callable[[], None],
         make: MakePush = rtmp,
+        stop_limit: float = RelayTiming.output_stop_limit,
     ) -> None:
-        """`keyframe`: asks the encoder for a keyframe, since an output begins with one."""
+        """`keyframe`: asks the encoder for a keyframe, since an output begins with one. `stop_limit`: seconds for the orderly end
+        of a push, before its task is cancelled."""
         self._video, self._audio, self._report, self._make = video, audio, report, make
-        self._wanted, self._keyframe = wanted, keyframe
+        self._wanted, self._keyframe, self._stop_limit = wanted, keyframe, stop_limit
         self._attempts: dict[str, _Attempt] = {}
         self._orders: dict[str, asyncio.Lock] = {}
         self._abort_code = ""
@@ -200,10 +202,10 @@ class Outputs:
         if attempt.task is None or attempt.task.done():
             return
         attempt.push.stop()
-        done, _ = await asyncio.wait([attempt.task], timeout=STOP_PATIENCE)
+        done, _ = await asyncio.wait([attempt.task], timeout=self._stop_limit)
         if not done:
             attempt.task.cancel()
-            await asyncio.wait([attempt.task], timeout=STOP_PATIENCE)
+            await asyncio.wait([attempt.task], timeout=self._stop_limit)
 
     def _change(self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "") -> None:
         before = attempt.line

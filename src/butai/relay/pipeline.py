@@ -20,6 +20,7 @@ from butai.relay.messages import Preset
 from butai.relay.mixer import Mixer
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.picture import Screen
+from butai.relay.timing import RelayTiming
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +79,9 @@ class Pipeline(threading.Thread):
         self._video = VideoEncoder(preset)
         self._audio = AudioEncoder(preset.audio_rate, preset.audio_kbps)
         self._preset = preset
+        self._lead = int(SOUND_LEAD * preset.audio_rate)
+        self._interleaver, self._encoding = Interleaver(), False
+        self.begin(now())
         self._stopping = threading.Event()
         self._keyframe = threading.Event()
         self._wanted = threading.Event()
@@ -108,11 +112,11 @@ class Pipeline(threading.Thread):
         """Makes the next picture a keyframe, for an output that begins."""
         self._keyframe.set()
 
-    def stop(self) -> None:
-        """Ends the thread within the time of one frame, and waits for it."""
+    def stop(self, seconds: float = RelayTiming().pipeline_stop_limit) -> None:
+        """Ends the thread within the time of one frame, and waits for it, at most so many seconds."""
         self._stopping.set()
         if self.is_alive():
-            self.join(2)
+            self.join(seconds)
 
     def run(self) -> None:
         """Runs in the thread."""
@@ -123,37 +127,47 @@ class Pipeline(threading.Thread):
             self._call(self._failed, f"encoder: {type(error).__name__}")
 
     def _run(self) -> None:
-        begin = self._now()
-        frames = FrameClock(self._preset.fps, begin)
-        samples = SampleClock(self._preset.audio_rate, SAMPLES, begin)
-        lead = int(SOUND_LEAD * self._preset.audio_rate)
-        interleaver, wanted = Interleaver(), False
+        self.begin(self._now())
         while True:
             # Sound is made together with a picture, which halves the wake-ups of both threads.
-            pause = frames.next_at - self._now()
+            pause = self.next_at - self._now()
             if self._stopping.wait(pause) if pause > 0 else self._stopping.is_set():
                 return
-            if self._wanted.is_set() != wanted:
-                wanted = not wanted
-                interleaver = Interleaver()
-                self._audio.resume()
-            packets: list[Packet] = []
-            while (position := samples.due(self._now())) is not None:
-                sound = self._mixer.take(SAMPLES)
-                if wanted:
-                    packets += self._audio.encode(sound, position - lead)
-            slot = frames.due(self._now())
-            if slot is not None and wanted:
-                keyframe = self._keyframe.is_set()
-                if keyframe:
-                    self._keyframe.clear()
-                packets += self._video.encode(self._screen.look(), slot, keyframe)
-                self.frames += 1
-            self.skipped = frames.skipped
-            # Sound from before the begin is dropped.
-            packets = [packet for packet in packets if packet.dts >= 0]
-            if packets and (ready := interleaver.put(packets)):
+            if ready := self.step(self._now):
                 self._call(self._deliver, ready)
+
+    def begin(self, now: float) -> None:
+        """Starts both clocks at `now`."""
+        self._frames = FrameClock(self._preset.fps, now)
+        self._samples = SampleClock(self._preset.audio_rate, SAMPLES, now)
+
+    @property
+    def next_at(self) -> float:
+        """When the next picture is due."""
+        return self._frames.next_at
+
+    def step(self, now: Callable[[], float]) -> list[Packet]:
+        """Encodes what is due, and returns the packets that are due in order. `now` is read again after each encoding."""
+        if self._wanted.is_set() != self._encoding:
+            self._encoding = not self._encoding
+            self._interleaver = Interleaver()
+            self._audio.resume()
+        packets: list[Packet] = []
+        while (position := self._samples.due(now())) is not None:
+            sound = self._mixer.take(SAMPLES)
+            if self._encoding:
+                packets += self._audio.encode(sound, position - self._lead)
+        slot = self._frames.due(now())
+        if slot is not None and self._encoding:
+            keyframe = self._keyframe.is_set()
+            if keyframe:
+                self._keyframe.clear()
+            packets += self._video.encode(self._screen.look(), slot, keyframe)
+            self.frames += 1
+        self.skipped = self._frames.skipped
+        # Sound from before the begin is dropped.
+        packets = [packet for packet in packets if packet.dts >= 0]
+        return self._interleaver.put(packets) if packets else []
 
     def _call(self, function: Callable[..., None], argument: object) -> None:
         # The loop is closed already if the process ends.

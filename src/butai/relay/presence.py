@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import Literal
 
 from butai.relay.messages import SourcePhase
-
-LOST_AFTER = 2.0
-"""Seconds without picture and sound after which the media are lost. A browser tab in the background still draws once a second."""
+from butai.relay.timing import RelayTiming
 
 
 class Presence:
-    """Records what happens, and gives the phase. Times are seconds of one monotonic clock. `grace`: as in `ConfigureLine`."""
+    """Records what happens, and gives the phase. Times are seconds of one monotonic clock. `grace`: as in `ConfigureLine`.
+    `lost_after`: as in `RelayTiming`.
+    """
 
-    def __init__(self, grace: float, on_lost: Literal["end", "stay"], now: float) -> None:
-        self._grace, self._on_lost = grace, on_lost
+    def __init__(
+        self,
+        grace: float,
+        on_lost: Literal["end", "stay"],
+        now: float,
+        lost_after: float = RelayTiming().lost_after,
+    ) -> None:
+        self._grace, self._on_lost, self._lost_after = grace, on_lost, lost_after
         self._seen = False
         self._last_media = 0.0
         self._here = False
@@ -32,7 +38,7 @@ class Presence:
 
     def phase(self, now: float) -> SourcePhase:
         """The phase at `now`. To be called several times a second, since the grace is counted here."""
-        if self._seen and self._here and now - self._last_media < LOST_AFTER:
+        if self._seen and self._here and now - self._last_media < self._lost_after:
             self._away_since = None
             return "live"
         if self._here and self._muted:

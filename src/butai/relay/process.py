@@ -31,8 +31,6 @@ from butai.relay.server import Relay
 
 log = structlog.get_logger(__name__)
 
-END_PATIENCE = 8.0
-"""Seconds that ending may take: 2 for the outputs, 2 for each stream, 2 for leaving the room, and a reserve."""
 LONGEST_SOCKET_PATH = 107
 """Bytes (unix(7): `sun_path` has 108, one is the end)."""
 
@@ -92,7 +90,7 @@ async def _serve(socket_path: Path, broadcast_id: str, parent_pipe: int | None) 
 
     def limit() -> None:
         # A call that hangs in native code must not keep the process alive.
-        late = threading.Timer(END_PATIENCE, os._exit, (EXIT_CRASHED,))
+        late = threading.Timer(relay.timing.end_limit, os._exit, (EXIT_CRASHED,))
         late.daemon = True
         late.start()
 

@@ -23,12 +23,6 @@ from butai.relay.tracks import Kind, Offer, TrackSource, choose
 
 log = structlog.get_logger(__name__)
 
-CONNECT_TIMEOUT = 5.0
-"""Seconds for one try of the signal connection."""
-JOIN_TIMEOUT = 15.0
-"""Seconds for joining, including the media connection."""
-CLOSE_TIMEOUT = 2.0
-"""Seconds that closing a stream, or leaving the room, may take before it is given up."""
 SOUND_FRAME = 20
 """Milliseconds of sound in one event of the SDK: half of its default events."""
 
@@ -94,9 +88,9 @@ class JoinedRoom:
         room.on("token_refreshed", self._token_refreshed)
         room.on("disconnected", self._disconnected)
         try:
-            async with asyncio.timeout(JOIN_TIMEOUT):
+            async with asyncio.timeout(self._configure.timing.join_limit):
                 # Only what is published: guests' tracks and the host's other pictures are not decoded.
-                options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=CONNECT_TIMEOUT)
+                options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=self._configure.timing.connect_limit)
                 await room.connect(self._configure.livekit_url, token, options)
         except TimeoutError:
             raise JoinError(Code.LIVEKIT_UNREACHABLE, "joining took too long") from None
@@ -120,7 +114,7 @@ class JoinedRoom:
 
         Raises `RuntimeError`, `TimeoutError`.
         """
-        async with asyncio.timeout(CLOSE_TIMEOUT):
+        async with asyncio.timeout(self._configure.timing.close_limit):
             stats = await self._room.get_rtc_stats()
         return sum(
             one.inbound_rtp.received.packets_received
@@ -135,7 +129,7 @@ class JoinedRoom:
         await asyncio.gather(*self._readers.values(), return_exceptions=True)
         self._readers.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(self._configure.timing.close_limit):
                 await self._room.disconnect()
         if not self.ended.done():
             self.ended.set_result("CLIENT_INITIATED")
@@ -214,7 +208,7 @@ class JoinedRoom:
                 self.pictures += 1
                 self._on_media()
         finally:
-            await _close(stream)
+            await _close(stream, self._configure.timing.close_limit)
 
     async def _read_sound(self, track: rtc.Track, sid: str) -> None:
         stream = rtc.AudioStream(
@@ -229,7 +223,7 @@ class JoinedRoom:
                     self._on_media()
         finally:
             self._mixer.forget(sid)
-            await _close(stream)
+            await _close(stream, self._configure.timing.close_limit)
 
     def _set_reconnecting(self, reconnecting: bool) -> None:
         log.info("room.reconnecting" if reconnecting else "room.reconnected")
@@ -246,9 +240,9 @@ class JoinedRoom:
             self.ended.set_result(rtc.DisconnectReason.Name(cast(Any, reason)))
 
 
-async def _close(stream: rtc.VideoStream | rtc.AudioStream) -> None:
+async def _close(stream: rtc.VideoStream | rtc.AudioStream, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
+        async with asyncio.timeout(seconds):
             await stream.aclose()
 
 

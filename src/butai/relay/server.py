@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import time
@@ -28,11 +29,10 @@ from butai.relay.outputs import MakePush, Outputs, rtmp
 from butai.relay.picture import Screen
 from butai.relay.pipeline import Pipeline
 from butai.relay.source import HostSource
+from butai.relay.timing import RelayTiming
 
 log = structlog.get_logger(__name__)
 
-ABANDONED_AFTER = 30.0
-"""Seconds without a line of a controller after which the relay ends by itself."""
 BACKLOG = 1024**2
 """Unread bytes after which a controller is disconnected."""
 
@@ -80,19 +80,21 @@ class Relay:
         broadcast_id: str,
         *,
         make_source: MakeSource = HostSource,
-        make_push: MakePush = rtmp,
-        abandoned_after: float = ABANDONED_AFTER,
+        make_push: MakePush | None = None,
+        clock: Callable[[], float] = time.monotonic,
         ending: Callable[[], None] = lambda: None,
     ) -> None:
-        """`abandoned_after`: seconds. `ending`: called once, when the end begins."""
+        """`make_push`: `outputs.rtmp`, or a stand-in. `clock`: monotonic seconds. `ending`: called once, when the end begins."""
         self._path, self._broadcast_id = socket_path, broadcast_id
-        self._make_source, self._make_push, self._abandoned_after = make_source, make_push, abandoned_after
+        self._make_source, self._make_push, self._clock = make_source, make_push, clock
+        self.timing = RelayTiming()
+        """Of the configuration, once there is one."""
         self._ending = ending
         self._stop_ordered = False
         self._run_id = uuid.uuid4().hex
         self._epoch = -1
         self._controller: asyncio.StreamWriter | None = None
-        self._last_line_at = time.monotonic()
+        self._last_line_at = clock()
         self._media: _Media | None = None
         self._initial_source = messages.SourceLine(phase="connecting", at=time.time())
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -181,7 +183,7 @@ class Relay:
         before, self._controller = self._controller, writer
         if before is not None:
             before.close()
-        self._last_line_at = time.monotonic()
+        self._last_line_at = self._clock()
         log.info("controller.welcome", controller=hello.controller, epoch=hello.epoch)
         self._send(self._welcome())
         while self._controller is writer and (line := await reader.readline()):
@@ -189,7 +191,7 @@ class Relay:
             # Another controller may have connected while this line was on its way.
             if self._controller is not writer:
                 return
-            self._last_line_at = time.monotonic()
+            self._last_line_at = self._clock()
             self._carry_out(order)
 
     def _welcome(self) -> WelcomeLine:
@@ -240,7 +242,7 @@ class Relay:
         writer, self._controller = self._controller, None
         if writer is not None:
             with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(self.timing.disconnect_limit):
                     await writer.drain()
             writer.close()
 
@@ -253,6 +255,7 @@ class Relay:
         if order.broadcast_id != self._broadcast_id:
             log.error("relay.other_broadcast", broadcast_id=order.broadcast_id)
             return
+        self.timing = order.timing
         preset = order.preset
         screen, mixer = Screen(preset.width, preset.height), Mixer(preset.audio_rate)
         loop = asyncio.get_running_loop()
@@ -263,7 +266,8 @@ class Relay:
             self._send,
             wanted=pipeline.want,
             keyframe=pipeline.force_keyframe,
-            make=self._make_push,
+            make=self._make_push or functools.partial(rtmp, limits=order.timing.rtmp),
+            stop_limit=order.timing.output_stop_limit,
         )
         source = self._make_source(order, screen, mixer, self._send)
         source_task = asyncio.create_task(source.run())
@@ -286,7 +290,7 @@ class Relay:
         if media is None:
             return
         await media.outputs.close(code)
-        media.pipeline.stop()
+        media.pipeline.stop(self.timing.pipeline_stop_limit)
         media.source_task.cancel()
         await asyncio.gather(media.source_task, return_exceptions=True)
         await media.source.close()
@@ -299,13 +303,13 @@ class Relay:
     async def _send_metrics(self) -> None:
         cpu, pictures, before = time.process_time(), 0, time.monotonic()
         while True:
-            await asyncio.sleep(1)
-            now = time.monotonic()
-            if now - self._last_line_at > self._abandoned_after:
+            await asyncio.sleep(self.timing.metrics_every)
+            if self._clock() - self._last_line_at > self.timing.abandoned_after:
                 self.end("abandoned")
                 return
             if self._media is None:
                 continue
+            now = time.monotonic()
             seconds, used, came = now - before, time.process_time() - cpu, self._media.source.pictures - pictures
             before, cpu, pictures = now, cpu + used, pictures + came
             self._send(

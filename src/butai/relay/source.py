@@ -22,19 +22,6 @@ from butai.relay.room import JoinedRoom, JoinError
 
 log = structlog.get_logger(__name__)
 
-TICK = 0.1
-"""Seconds between two updates of the phase."""
-FIRST_JOIN_PATIENCE = 15.0
-"""Seconds during which an unreachable LiveKit is tried again before the phase is `failed`."""
-FIRST_DELAY, LONGEST_DELAY = 0.3, 3.0
-"""Seconds between two tries to join: the first delay, and the longest."""
-SDK_PATIENCE = 3.0
-"""Seconds that the SDK may try to reconnect by itself. It tries each 5 s; joining again is quicker."""
-QUIET = 1.0
-"""Seconds without picture or sound after which the statistics are asked whether packets of sound come all the same."""
-COUNT_EVERY = 0.5
-"""Seconds between two such counts. A count from before the quiet stretch proves nothing, since the packets after it may have come
-before the stretch, too. So the second count of a stretch decides, before `LOST_AFTER`."""
 
 FINAL = ("ROOM_DELETED",)
 """LiveKit's reasons that end the source. Not `ROOM_CLOSED`: an empty room closes 20 s after its host left, who may come back
@@ -54,7 +41,8 @@ class HostSource:
         self._configure, self._screen, self._mixer, self._report = configure, screen, mixer, report
         self._token = configure.token
         self._tokens = [configure.token]
-        self._presence = Presence(configure.grace, configure.on_lost, time.monotonic())
+        self._timing = configure.timing
+        self._presence = Presence(configure.grace, configure.on_lost, time.monotonic(), self._timing.lost_after)
         self._room: JoinedRoom | None = None
         self._last_media = 0.0
         self._sound_packets = 0
@@ -74,7 +62,7 @@ class HostSource:
 
     async def run(self) -> None:
         """Returns when the source has `ended` or `failed`."""
-        begun, delay, joined = time.monotonic(), FIRST_DELAY, False
+        begun, delay, joined = time.monotonic(), self._timing.join_delay, False
         while True:
             room = JoinedRoom(self._configure, self._screen, self._mixer, self._media_arrived)
             try:
@@ -85,17 +73,17 @@ class HostSource:
                 # Another server may refuse the token that the last one gave: the first token is next.
                 self._tokens = self._tokens[:1] + self._tokens[1:-1]
                 permanent = error.code != Code.LIVEKIT_UNREACHABLE
-                if not joined and (permanent or time.monotonic() - begun > FIRST_JOIN_PATIENCE):
+                if not joined and (permanent or time.monotonic() - begun > self._timing.first_join_for):
                     self._change("failed", error.code, error.detail)
                     return
                 if joined and self._update_phase():
                     return
                 if await self._pause(delay * random.uniform(0.5, 1.0), joined):
                     return
-                delay = min(delay * 2, LONGEST_DELAY)
+                delay = min(delay * 2, self._timing.join_delay_cap)
                 continue
             log.info("room.joined", again=joined)
-            joined, delay = True, FIRST_DELAY
+            joined, delay = True, self._timing.join_delay
             self._room = room
             self._counted_at = -math.inf
             reason = await self._follow_room(room)
@@ -111,7 +99,7 @@ class HostSource:
                 self._change("ended", Code.SOURCE_ENDED, "the room was deleted")
                 return
             self._presence.host(here=False, muted=False)
-            if await self._pause(FIRST_DELAY, joined):
+            if await self._pause(self._timing.join_delay, joined):
                 return
 
     async def close(self) -> None:
@@ -124,20 +112,20 @@ class HostSource:
         """Returns LiveKit's reason when the room is over; an empty string when the source has ended."""
         reconnecting_since: float | None = None
         while not room.ended.done():
-            await asyncio.wait([room.ended], timeout=TICK)
+            await asyncio.wait([room.ended], timeout=self._timing.phase_every)
             now = time.monotonic()
             self._presence.host(here=room.host is not None, muted=room.all_muted)
             await self._count_sound_packets(room, now)
             if self._update_phase():
                 return ""
             reconnecting_since = (reconnecting_since or now) if room.reconnecting else None
-            if room.stale or (reconnecting_since is not None and now - reconnecting_since > SDK_PATIENCE):
+            if room.stale or (reconnecting_since is not None and now - reconnecting_since > self._timing.reconnect_for):
                 return "RECONNECTING"
         return room.ended.result()
 
     async def _count_sound_packets(self, room: JoinedRoom, now: float) -> None:
         """Counts silence as media, as long as its packets arrive."""
-        if now - self._last_media <= QUIET or now - self._requested_at < COUNT_EVERY:
+        if now - self._last_media <= self._timing.quiet_after or now - self._requested_at < self._timing.count_every:
             return
         self._requested_at = now
         try:
@@ -146,14 +134,14 @@ class HostSource:
             return
         before, counted_at = self._sound_packets, self._counted_at
         self._sound_packets, self._counted_at = packets, now
-        if packets > before and now - counted_at < QUIET + COUNT_EVERY:
+        if packets > before and now - counted_at < self._timing.quiet_after + self._timing.count_every:
             self._media_arrived()
 
     async def _pause(self, seconds: float, joined: bool) -> bool:
         """Waits, and returns whether the source ended meanwhile."""
         until = time.monotonic() + seconds
         while (rest := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(TICK, rest))
+            await asyncio.sleep(min(self._timing.phase_every, rest))
             if joined and self._update_phase():
                 return True
         return False

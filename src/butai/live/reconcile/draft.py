@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from butai.live.reconcile import retry
 from butai.live.reconcile.commands import Move, Write
 from butai.live.reconcile.fold import after
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
+from butai.live.reconcile.timing import Timing
 from butai.live.states import OutputTrigger, next_state
 
 NO_ERROR: dict[str, Any] = {"error_code": None, "error_cause": None, "error_detail": None}
@@ -30,6 +31,7 @@ class Policy:
     retry: Mapping[str, RetrySettings]
     host: str
     random: retry.Random
+    timing: Timing = field(default_factory=Timing)
 
 
 class Draft:
@@ -52,7 +54,8 @@ class Draft:
             code, at, output.attempt_started_at, off_live["last_live_at"], code_before=output.error_code
         )
         budget = retry.Budget(off_live["tries"], off_live["budget_from"])
-        verdict = retry.decide(self.policy.retry[output.platform], failure, budget, self.policy.random)
+        rules = self.policy.retry[output.platform]
+        verdict = retry.decide(rules, failure, budget, self.policy.random, self.policy.timing)
         spent = {**off_live, "tries": verdict.budget.tries, "budget_from": verdict.budget.began}
         if verdict.again_at is None:
             self.give_up(output, verdict.code, verdict.cause, detail, at, **spent)

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from butai.database import Connection, Database
+from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease
 
 BATCH = 50
 """Broadcasts taken in one statement, so that several controllers share those of one that died."""
-SILENT_AFTER = 60
-"""Seconds without a heartbeat after which a controller counts as gone."""
 
 _ACQUIRE = """
     UPDATE broadcasts AS b
@@ -70,8 +69,10 @@ class Heartbeat:
 class Leases:
     """The leases of one controller, of `seconds` each. Every method raises `DatabaseUnavailable`."""
 
-    def __init__(self, database: Database, holder: str, host: str, seconds: float, egresses: Sequence[str]) -> None:
-        self._database, self.holder, self._host = database, holder, host
+    def __init__(
+        self, database: Database, holder: str, host: str, seconds: float, egresses: Sequence[str], timing: Timing
+    ) -> None:
+        self._database, self.holder, self._host, self._timing = database, holder, host, timing
         self._seconds, self._egresses = seconds, list(egresses)
 
     async def acquire(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
@@ -120,7 +121,12 @@ class Leases:
 
     async def heartbeat(self, broadcasts: int) -> Heartbeat:
         """Records that this controller is alive. Returns Postgres's time, and whether other hosts have controllers."""
-        parameters = {"id": self.holder, "host": self._host, "broadcasts": broadcasts, "silent": SILENT_AFTER}
+        parameters = {
+            "id": self.holder,
+            "host": self._host,
+            "broadcasts": broadcasts,
+            "silent": self._timing.controller_gone_after,
+        }
 
         async def act(connection: Connection) -> Heartbeat:
             row = await (await connection.execute(_HEARTBEAT, parameters)).fetchone()
@@ -130,11 +136,12 @@ class Leases:
         return await self._database.execute(act)
 
     async def deregister(self) -> None:
-        """Deletes this controller's row, and rows that are a day old: of controllers that were killed."""
+        """Deletes this controller's row, and old rows of controllers that were killed."""
 
         async def act(connection: Connection) -> None:
             await connection.execute(
-                "DELETE FROM controllers WHERE id = %s OR seen_at < now() - interval '1 day'", (self.holder,)
+                "DELETE FROM controllers WHERE id = %s OR seen_at < now() - make_interval(secs => %s)",
+                (self.holder, self._timing.controller_forgotten_after),
             )
 
         await self._database.execute(act)

@@ -29,16 +29,6 @@ from butai.live.reconcile.reports import Observed, OutputReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputState, OutputTrigger
 
-START_LIMIT = 45.0
-"""Seconds from the start of an attempt until it must be live (`egress_start_timeout`)."""
-STOP_LIMIT = 10.0
-"""Seconds until an unconfirmed stop counts as done (`stop_unconfirmed`)."""
-KILL_AFTER = 8.5
-"""Seconds that an engine gets to obey `StopEngine` before it is killed. The relay gives itself 8."""
-ABANDONED_AFTER = 40.0
-"""Seconds after its controller's last renewal by which a relay on another host has ended: its last ping came within 4
-(`butai.controller`), it ends 30 after that, and ending its outputs takes at most 4."""
-
 _SOURCE_FAILED_FOR_GOOD = (Code.ROOM_NOT_FOUND, Code.LIVEKIT_UNAUTHORIZED)
 
 
@@ -51,7 +41,7 @@ class _Planner:
     """One call of `plan`. Each step sees the rows as the steps before it left them."""
 
     def __init__(self, desired: BroadcastRow, observed: Observed, now: float, policy: Policy) -> None:
-        self.seen, self.now, self.policy = observed, now, policy
+        self.seen, self.now, self.policy, self.timing = observed, now, policy, policy.timing
         self.draft = Draft(desired, now, policy)
         self.orders: list[Order] = []
         self.timers: list[float | None] = []
@@ -154,13 +144,13 @@ class _Planner:
         """The engine that the rows name has ended, and every attempt with it."""
         row, seen, failures, next_at = self.row, self.seen, self.row.engine_failures, None
         if code is not None and self._on_air:
-            steady = seen.since is not None and at - seen.since >= retry.ENGINE_STEADY
+            steady = seen.since is not None and at - seen.since >= self.timing.engine_steady
             failures = 1 if steady else failures + 1
             # The first failure is answered at once; an engine that fails again before it was healthy has to wait.
-            next_at = at if failures == 1 else at + retry.engine_delay(failures - 1, self.policy.random)
+            next_at = at if failures == 1 else at + retry.engine_delay(failures - 1, self.policy.random, self.timing)
         if row.engine_ref is not None and row.engine_host != self.policy.host:
             # On another machine, where its end cannot be observed: it may push until then.
-            next_at = max(next_at or 0.0, (row.engine_seen_at or self.now) + ABANDONED_AFTER)
+            next_at = max(next_at or 0.0, (row.engine_seen_at or self.now) + self.timing.engine_gone_after)
         self.draft.write(EngineLost(code, detail, failures, next_at, at))
         for output in self.row.outputs:
             if output.trying and self._wanted(output):
@@ -169,7 +159,7 @@ class _Planner:
     def _engine_unavailable(self, detail: str, at: float) -> None:
         """No engine could be started. That costs no output's budget."""
         failures = self.row.engine_failures + 1
-        next_at = at + retry.engine_delay(failures, self.policy.random)
+        next_at = at + retry.engine_delay(failures, self.policy.random, self.timing)
         self.draft.write(EngineLost(Code.EGRESS_UNAVAILABLE, detail, failures, next_at, at))
         for output in self.row.outputs:
             if output.waiting and self._wanted(output) and (output.next_attempt_at or 0.0) < next_at:
@@ -226,10 +216,10 @@ class _Planner:
             self.draft.end(output, Code.STOP_UNCONFIRMED if self.seen.killed else self.row.end_code)
         elif self.seen.engine == "running" and self.seen.carries(output.id) is None:
             self.draft.end(output, self.row.end_code)
-        elif waited >= STOP_LIMIT:
+        elif waited >= self.timing.stop_limit:
             self.draft.end(output, Code.STOP_UNCONFIRMED)
         else:
-            self.timers.append(output.state_since + STOP_LIMIT)
+            self.timers.append(output.state_since + self.timing.stop_limit)
 
     def _retry_now(self, output: OutputRow, asked_at: float) -> None:
         hurry = self._wanted(output) and (
@@ -262,12 +252,12 @@ class _Planner:
         began = max(output.attempt_started_at or 0.0, output.state_since)
         if output.state is OutputState.STARTING:
             began = output.attempt_started_at or output.state_since
-        if self.now < began + START_LIMIT:
-            self.timers.append(began + START_LIMIT)
+        if self.now < began + self.timing.start_limit:
+            self.timers.append(began + self.timing.start_limit)
             return
         stalled = output.state is OutputState.RECONNECTING and output.error_code == Code.DESTINATION_STALLED
         code = Code.DESTINATION_STALLED if stalled else Code.EGRESS_START_TIMEOUT
-        self.draft.fail(output, code, f"not live after {START_LIMIT:.0f} s", self.now)
+        self.draft.fail(output, code, f"not live after {self.timing.start_limit:.0f} s", self.now)
 
     def _start_what_is_due(self) -> None:
         for output in self.row.outputs:
@@ -281,8 +271,8 @@ class _Planner:
             if self.seen.carries(output.id) is not None:
                 # The attempt before is still being ended.
                 stopped = self.seen.stops.get(output.id)
-                if stopped is None or self.now < stopped + STOP_LIMIT:
-                    self.timers.append((stopped or self.now) + STOP_LIMIT)
+                if stopped is None or self.now < stopped + self.timing.stop_limit:
+                    self.timers.append((stopped or self.now) + self.timing.stop_limit)
                     continue
             latest = self.seen.latest.get(output.id)
             self.draft.move(
@@ -309,7 +299,7 @@ class _Planner:
             return
         carried = any(self.seen.carries(output.id) is not None for output in self.row.outputs)
         asked = self.seen.stop_sent_at
-        if carried and (asked is None or self.now < asked + STOP_LIMIT):
+        if carried and (asked is None or self.now < asked + self.timing.stop_limit):
             return
         self.draft.write(BroadcastEnded(self.row.end_code, self.now))
 
@@ -338,13 +328,13 @@ class _Planner:
             return
         if seen.stop_sent_at is None:
             self.orders.append(StopEngine())
-            self.timers.append(self.now + KILL_AFTER)
-        elif self.now < seen.stop_sent_at + KILL_AFTER:
-            self.timers.append(seen.stop_sent_at + KILL_AFTER)
+            self.timers.append(self.now + self.timing.kill_after)
+        elif self.now < seen.stop_sent_at + self.timing.kill_after:
+            self.timers.append(seen.stop_sent_at + self.timing.kill_after)
         elif not seen.killed:
             self.orders.append(KillEngine())
         if seen.stop_sent_at is not None:
-            self.timers.append(seen.stop_sent_at + STOP_LIMIT)
+            self.timers.append(seen.stop_sent_at + self.timing.stop_limit)
 
     def _give_output_orders(self, output: OutputRow) -> None:
         carried = self.seen.carries(output.id)
@@ -355,10 +345,10 @@ class _Planner:
                 self.orders.append(StartOutput(output.id, output.attempt, output.attempt_ingest_url, output.sealed_key))
         elif carried is not None:
             stopped = self.seen.stops.get(output.id)
-            if stopped is None or self.now >= stopped + STOP_LIMIT:
+            if stopped is None or self.now >= stopped + self.timing.stop_limit:
                 self.orders.append(StopOutput(output.id))
                 stopped = self.now
-            self.timers.append(stopped + STOP_LIMIT)
+            self.timers.append(stopped + self.timing.stop_limit)
 
     def _wanted(self, output: OutputRow) -> bool:
         return self._on_air and output.wanted == "on"
@@ -369,7 +359,7 @@ class _Planner:
         row = self.row
         if row.engine_host in (None, self.policy.host) or row.engine_seen_at is None:
             return None
-        until = row.engine_seen_at + ABANDONED_AFTER
+        until = row.engine_seen_at + self.timing.engine_gone_after
         return until if self.now < until else None
 
 

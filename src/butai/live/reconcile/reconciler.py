@@ -29,28 +29,21 @@ from butai.live.reconcile.commands import (
 )
 from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.fold import RowsChanged
-from butai.live.reconcile.plan import KILL_AFTER, plan
+from butai.live.reconcile.plan import plan
 from butai.live.reconcile.port import Egress, Engine, EngineFenced, EngineUnavailable
 from butai.live.reconcile.reports import EngineGone, EngineReport, MetricsReport, Observations, StartFailed
 from butai.live.reconcile.rows import BroadcastRow
+from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease, LeaseLost
 
 log = structlog.get_logger(__name__)
-
-DATABASE_PATIENCE = 8.0
-"""Seconds for one transaction: a Postgres that does not answer is as unreachable as one that refuses."""
-DATABASE_PAUSE = (0.25, 1.0)
-"""Seconds between two tries while it is unreachable: the first pause, and the longest."""
-_CHANGED_PAUSE = 0.05
-LOOK_ANEW = 30.0
-"""Seconds after which the rows are read again though nothing happened: a notification may be lost."""
 
 
 class RowAccess:
     """Access to rows that all reconcilers of a controller share: bounds concurrent transactions, and has one clock."""
 
-    def __init__(self, database: Database, at_once: int) -> None:
-        self._database, self._turns = database, asyncio.Semaphore(at_once)
+    def __init__(self, database: Database, at_once: int, timing: Timing) -> None:
+        self._database, self._turns, self._limit = database, asyncio.Semaphore(at_once), timing.transaction_limit
         self.offset = 0.0
         """Postgres's clock minus this machine's, in seconds."""
 
@@ -60,19 +53,19 @@ class RowAccess:
 
     async def read(self, lease: Lease) -> BroadcastRow:
         """Reads a broadcast. Raises `LeaseLost`, `DatabaseUnavailable`."""
-        async with self._turns, _time_limit(), self._database.transaction() as session:
+        async with self._turns, _time_limit(self._limit), self._database.transaction() as session:
             return await transitions.read(session, lease)
 
     async def write(self, lease: Lease, writes: Sequence[Write]) -> BroadcastRow:
         """Applies writes and returns the rows after them. Raises as `transitions.write`, and `DatabaseUnavailable`."""
-        async with self._turns, _time_limit(), self._database.transaction() as session:
+        async with self._turns, _time_limit(self._limit), self._database.transaction() as session:
             return await transitions.write(session, lease, writes)
 
 
 @contextlib.asynccontextmanager
-async def _time_limit() -> AsyncIterator[None]:
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(DATABASE_PATIENCE):
+        async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
         raise DatabaseUnavailable from error
@@ -86,6 +79,7 @@ class BroadcastReconciler:
     ) -> None:
         self.lease = lease
         self._rows, self._egress, self._policy, self._on_metrics = rows, egress, policy, on_metrics
+        self._timing = policy.timing
         self._seen = Observations()
         self._row: BroadcastRow | None = None
         self._engine: Engine | None = None
@@ -121,22 +115,22 @@ class BroadcastReconciler:
             await self._release()
 
     async def _run(self) -> None:
-        pause = DATABASE_PAUSE[0]
+        pause = self._timing.database_pause
         while True:
             self._woken.clear()
             if self._fenced:
                 raise LeaseLost
             try:
                 wake_at = await self._reconcile_once()
-                pause = DATABASE_PAUSE[0]
+                pause = self._timing.database_pause
             except RowsChanged:
                 self._stale = True
-                await asyncio.sleep(_CHANGED_PAUSE)
+                await asyncio.sleep(self._timing.changed_pause)
                 continue
             except DatabaseUnavailable:
                 self._stale = True
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, DATABASE_PAUSE[1])
+                pause = min(pause * 2, self._timing.database_pause_cap)
                 continue
             if self._row is not None and self._row.ended_at is not None:
                 await self._await_engine_end()
@@ -144,12 +138,13 @@ class BroadcastReconciler:
             await self._sleep(wake_at)
 
     async def _sleep(self, wake_at: float | None) -> None:
-        seconds = LOOK_ANEW if wake_at is None else min(max(wake_at - self._rows.now(), 0.0), LOOK_ANEW)
+        longest = self._timing.reread_every
+        seconds = longest if wake_at is None else min(max(wake_at - self._rows.now(), 0.0), longest)
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
         except TimeoutError:
-            self._stale = self._stale or seconds == LOOK_ANEW
+            self._stale = self._stale or seconds == longest
 
     async def _reconcile_once(self) -> float | None:
         """Reads if stale, plans, writes, and gives orders. Returns when to plan again."""
@@ -269,7 +264,7 @@ class BroadcastReconciler:
         """Waits for the engine of a broadcast that is over in the tables, and kills it when it takes too long."""
         self._log.info("broadcast.ended")
         await self._cancel(self._starting)
-        deadline = time.monotonic() + KILL_AFTER
+        deadline = time.monotonic() + self._timing.kill_after
         while self._engine is not None and time.monotonic() < deadline:
             self._woken.clear()
             with contextlib.suppress(TimeoutError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from butai.config import RetrySettings
 from butai.errors import Code
+from butai.live.reconcile.timing import Timing
 
 Random = Callable[[], float]
 """Uniform over [0, 1)."""
@@ -31,20 +32,6 @@ PERMANENT = frozenset(
 
 ONCE = frozenset({Code.KEY_REJECTED, Code.TLS_FAILED, Code.EGRESS_START_TIMEOUT})
 """Codes that may be a platform's bad moment: tried once more, and final when they come twice in a row."""
-ONCE_WAIT = 3.0
-"""Seconds."""
-
-SLOW_WAIT = 15.0
-"""Seconds before `already_publishing` is tried again: the platform must first drop the other publisher."""
-
-LONGEST_ATTEMPT = 16.0
-"""Seconds until an attempt has failed at the latest: 8 to connect, 8 to publish (the publisher's limits)."""
-
-ENGINE_BASE, ENGINE_CAP = 5.0, 60.0
-"""Seconds between two starts of an engine that does not come up: the first delay, and the longest."""
-
-ENGINE_STEADY = 60.0
-"""Seconds of running after which an engine counts as healthy: its next failure is its first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +65,17 @@ class RetryDecision:
     budget: Budget
 
 
-def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Random) -> RetryDecision:
+def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Random, timing: Timing) -> RetryDecision:
     """Decides what follows a failed attempt."""
     code, now = failure.code, failure.at
     if code is Code.EGRESS_UNAVAILABLE:
-        return RetryDecision(now + engine_delay(1, random), code, None, budget)
+        return RetryDecision(now + engine_delay(1, random, timing), code, None, budget)
     spent = Budget(budget.tries + 1, now if budget.began is None else budget.began)
     if code in PERMANENT or (code in ONCE and failure.code_before == code):
         return RetryDecision(None, code, None, spent)
     if _exhausted(settings, failure, spent):
         return RetryDecision(None, Code.RETRIES_EXHAUSTED, code, spent)
-    again_at = now + _wait(settings, failure, spent.tries, random)
+    again_at = now + _wait(settings, failure, spent.tries, random, timing)
     if failure.attempt_started_at is not None:
         again_at = max(again_at, failure.attempt_started_at + settings.least_wait)
     return RetryDecision(again_at, code, None, spent)
@@ -104,9 +91,9 @@ def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budg
     return budget
 
 
-def engine_delay(failures: int, random: Random) -> float:
+def engine_delay(failures: int, random: Random, timing: Timing) -> float:
     """Seconds until the next start of an engine that failed `failures` times in a row, to start or soon after it."""
-    return _jitter(min(ENGINE_CAP, ENGINE_BASE * 2 ** min(failures - 1, 10)), random)
+    return _jitter(min(timing.engine_cap, timing.engine_base * 2 ** min(failures - 1, 10)), random)
 
 
 def _exhausted(settings: RetrySettings, failure: Failure, spent: Budget) -> bool:
@@ -117,14 +104,15 @@ def _exhausted(settings: RetrySettings, failure: Failure, spent: Budget) -> bool
     return spent.tries >= limit or failure.at - began >= seconds
 
 
-def _wait(settings: RetrySettings, failure: Failure, tries: int, random: Random) -> float:
+def _wait(settings: RetrySettings, failure: Failure, tries: int, random: Random, timing: Timing) -> float:
     if failure.code in ONCE:
-        return ONCE_WAIT
+        return timing.once_wait
     if failure.code is Code.ALREADY_PUBLISHING:
-        return SLOW_WAIT
+        return timing.slow_wait
     wait = _jitter(min(settings.cap, settings.base * 2 ** min(tries - 1, 30)), random)
     if _window_is_open(settings, failure) and settings.window_tries > 0:
-        wait = min(wait, max(settings.window / settings.window_tries - LONGEST_ATTEMPT, 0.5))
+        share = settings.window / settings.window_tries - timing.longest_attempt
+        wait = min(wait, max(share, timing.least_window_wait))
     return wait
 
 

@@ -14,6 +14,7 @@ from butai.errors import Code
 from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_key, is_private, parse
 from butai.relay.rtmp.failures import PublishError, from_os
 from butai.relay.rtmp.resolver import resolve
+from butai.relay.timing import Limits
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,6 @@ class Target:
             return parse(self.url)
         except AddressInvalid as error:
             raise PublishError(Code.INVALID_DESTINATION, str(error)) from None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Times in seconds, but for `queue_ms`."""
-
-    connect_timeout: float = 8.0
-    """For DNS, TCP and TLS together."""
-    publish_timeout: float = 8.0
-    """From the first byte until the platform accepted the publish."""
-    stall_after: float = 1.5
-    """Without evidence that bytes are taken. Platforms acknowledge each 0.2 s at 2.5 Mbps."""
-    ignored_after: float = 3.0
-    """Until a platform that acknowledges nothing and answers no ping is judged by TCP's state."""
-    give_up_stalled: float = 10.0
-    ping_every: float = 0.5
-    queue_ms: int = 3000
-    """Of media that may wait for a slow platform; then the queue drops to the next keyframe."""
 
 
 OnStep = Callable[[str, float], None]
@@ -96,7 +79,7 @@ async def connect(
         began = time.monotonic()
 
     try:
-        found = await resolve(address.host, address.port, min(5.0, limits.connect_timeout))
+        found = await resolve(address.host, address.port, min(limits.resolve_timeout, limits.connect_timeout))
     except (OSError, TimeoutError, UnicodeError) as error:
         raise _at_step(from_os(error, "dns"), "dns") from None
     # Connects to the addresses that were checked; the name is not resolved again.
@@ -114,7 +97,7 @@ async def connect(
             raw = await _tcp(one, address.port, share)
             done("tcp")
             step = "tls"
-            return await _wrap(raw, address, tls, deadline, done)
+            return await _wrap(raw, address, tls, deadline, limits, done)
         except (OSError, TimeoutError, EOFError, ValueError) as error:
             failure = _at_step(from_os(error, step), step)
     assert failure is not None
@@ -143,7 +126,12 @@ async def _tcp(host: str, port: int, seconds: float) -> socket.socket:
 
 
 async def _wrap(
-    raw: socket.socket, address: IngestAddress, tls: ssl.SSLContext | None, deadline: float, done: Callable[[str], None]
+    raw: socket.socket,
+    address: IngestAddress,
+    tls: ssl.SSLContext | None,
+    deadline: float,
+    limits: Limits,
+    done: Callable[[str], None],
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     context = (tls or _default_tls()) if address.secure else None
     rest = max(0.1, deadline - time.monotonic())
@@ -154,7 +142,7 @@ async def _wrap(
                 ssl=context,
                 server_hostname=address.host if context else None,
                 ssl_handshake_timeout=rest if context else None,
-                ssl_shutdown_timeout=1.0 if context else None,
+                ssl_shutdown_timeout=limits.tls_shutdown_timeout if context else None,
             )
     except BaseException:
         raw.close()

@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from butai.relay.rtmp.session import WINDOW
+from butai.relay.timing import Limits
 
 _PINGS_KEPT = 64
 
@@ -21,9 +22,6 @@ HABIT = 3
 
 _WINDOWS_DUE = 2
 """Windows that may be outstanding before an acknowledgement is overdue."""
-
-_UNANSWERED_AFTER = 1.0
-"""Seconds after which a ping that was read, as an acknowledgement proves, counts as unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,8 @@ class TcpProgress:
 class Evidence:
     """The evidence of one connection. Times are monotonic seconds."""
 
-    def __init__(self, ignored_after: float) -> None:
-        """`ignored_after`: seconds of media after which TCP's state counts, if the application has sent nothing."""
-        self._ignored_after = ignored_after
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._media_from: int | None = None
         self._began = self._last_word_at = self._tcp_moved_at = 0.0
         self._pings: dict[int, tuple[float, int]] = {}
@@ -74,7 +71,7 @@ class Evidence:
             self._acks += 1
             self._steps.append(total - self._last_ack)
             self._last_ack, self._acknowledgement_due = total, False
-        if any(behind < total and now - at > _UNANSWERED_AFTER for at, behind in self._pings.values()):
+        if any(behind < total and now - at > self._limits.unanswered_after for at, behind in self._pings.values()):
             # Until the next answer, which may come right after this acknowledgement.
             self._answers = False
 
@@ -107,7 +104,7 @@ class Evidence:
         self._acknowledgement_due = sent - self._last_ack > max(WINDOW, *self._steps) * _WINDOWS_DUE
         # Only while TCP moves: bytes in the other kernel's buffer of a platform that reads nothing are not read.
         spoken = self._answers or self._acks >= HABIT
-        if moved and not spoken and now - self._began > self._ignored_after:
+        if moved and not spoken and now - self._began > self._limits.ignored_after:
             self.bytes = max(self.bytes, sent - progress.waiting)
 
     def silent(self, now: float) -> float:

@@ -17,9 +17,6 @@ from butai.relay.rtmp.session import Connected, Event, Publishing, PublishRefuse
 BANDWIDTH_TEST = "?bandwidthtest=true"
 """A suffix of the stream key with which Twitch accepts a publish and does not show it."""
 
-SETTLE_TIME = 1.0
-"""Seconds that a publish must last: platforms may accept it, and close the connection after they checked the key."""
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -54,7 +51,7 @@ async def check(
     try:
         began = time.monotonic()
         async with asyncio.timeout(limits.publish_timeout):
-            await _handshake_and_publish(target, address, reader, writer, publish, on_step)
+            await _handshake_and_publish(target, address, reader, writer, publish, limits, on_step)
     except PublishError as error:
         steps.append(_failed(_next(steps), began, error))
     except (OSError, TimeoutError) as error:
@@ -70,6 +67,7 @@ async def _handshake_and_publish(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     publish: bool,
+    limits: Limits,
     on_step: OnStep,
 ) -> None:
     session = Session(address, target.key)
@@ -78,7 +76,7 @@ async def _handshake_and_publish(
     writer.write(session.data_to_send())
     while True:
         settled = asyncio.timeout(
-            None if accepted_at is None else max(0.0, accepted_at + SETTLE_TIME - time.monotonic())
+            None if accepted_at is None else max(0.0, accepted_at + limits.settle_time - time.monotonic())
         )
         try:
             async with settled:

@@ -20,10 +20,11 @@ from butai.errors import Code
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, Target, check_peer_limits, connect
+from butai.relay.rtmp.connection import Target, check_peer_limits, connect
 from butai.relay.rtmp.evidence import Evidence, TcpProgress
 from butai.relay.rtmp.failures import PublishError, closed, refused
 from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, PublishRefused, Session
+from butai.relay.timing import Limits
 
 __all__ = ["Limits", "PublishError", "Publisher", "Stats", "Target"]
 
@@ -32,10 +33,6 @@ log = structlog.get_logger(__name__)
 Phase = Literal["connecting", "publishing", "live", "stalled"]
 Report = Callable[[Phase, str, str], None]
 
-_LOOK_EVERY = 0.1
-_GOODBYE_TIME = 0.75
-"""Seconds that an orderly end waits for the platform to have read everything."""
-_CLOSE_TIME = 0.25
 _GOODBYE_PING = 0
 """The number of the ping behind the goodbye. The others are numbered from 1."""
 
@@ -76,7 +73,7 @@ class Publisher:
         self._first: int | None = None
         self._accepted = False
         self._session: Session | None = None
-        self._evidence = Evidence(self._limits.ignored_after)
+        self._evidence = Evidence(self._limits)
         self._stalled_since: float | None = None
 
     # From the encoder
@@ -131,7 +128,7 @@ class Publisher:
             try:
                 await self._publish(session, reader, writer)
             finally:
-                await _close(writer)
+                await _close(writer, self._limits.close_timeout)
         finally:
             for task in (opening, stop):
                 task.cancel()
@@ -171,7 +168,9 @@ class Publisher:
         writer.write(self._data_to_send(session))
         goodbye_read = asyncio.create_task(self._goodbye_read.wait())
         try:
-            await asyncio.wait({goodbye_read, receiving}, timeout=_GOODBYE_TIME, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {goodbye_read, receiving}, timeout=self._limits.goodbye_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             goodbye_read.cancel()
 
@@ -243,7 +242,7 @@ class Publisher:
         began, pinged, reported = time.monotonic(), 0.0, ""
         raw = writer.get_extra_info("socket")
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(self._limits.check_every)
             now = time.monotonic()
             self.stats.queue_ms = self._queue[-1].dts - self._queue[0].dts if self._queue else 0.0
             if session.step != "publishing":
@@ -278,11 +277,11 @@ class Publisher:
         return TcpProgress(kernel.acked, kernel.waiting + kept)
 
 
-async def _close(writer: asyncio.StreamWriter) -> None:
+async def _close(writer: asyncio.StreamWriter, seconds: float) -> None:
     """Closes in order if the platform answers, else at once: a stalled connection would keep its buffers for ever."""
     writer.close()
     try:
-        async with asyncio.timeout(_CLOSE_TIME):
+        async with asyncio.timeout(seconds):
             await writer.wait_closed()
     except (OSError, TimeoutError):
         writer.transport.abort()

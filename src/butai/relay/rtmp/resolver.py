@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 
-async def resolve(host: str, port: int, timeout: float = 5.0) -> list[str]:
+async def resolve(host: str, port: int, timeout: float) -> list[str]:
     """Returns the host's IP addresses in the system's order. Raises `OSError` (`socket.gaierror`), `TimeoutError`."""
     async with asyncio.timeout(timeout):
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)

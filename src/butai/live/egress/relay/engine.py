@@ -34,27 +34,17 @@ from butai.live.projects import LiveKitKey, Projects
 from butai.live.reconcile.port import EngineFenced, EngineUnavailable, OnReport
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
+from butai.live.reconcile.timing import Timing
 from butai.live.tokens import Tokens
 from butai.relay import messages
 
 log = structlog.get_logger(__name__)
 
 COMMAND = (sys.executable, "-m", "butai.relay")
-START_PATIENCE = 20.0
-"""Seconds from the start of a relay's process until it must answer. It takes about one."""
 STARTS_AT_ONCE = 4
 """Relays that are started concurrently. Loading one takes a core for most of a second, so more would slow each other down."""
-WELCOME_PATIENCE = 3.0
-"""Seconds for the answer to `HelloLine`."""
-END_PATIENCE = 10.0
-"""Seconds to wait for a relay that has a lock and no socket: it starts or ends. It gives its own end 8."""
-PING_EVERY = 5.0
-"""Seconds between two pings. A relay ends after 30 without a line."""
 SILENT_TICKS = 2
 """Pings without a line from a configured relay, which sends metrics each second, until it counts as lost."""
-TOKEN_EVERY = 6 * 3600.0
-"""Seconds between two tokens: a relay that joins again after days needs a valid one."""
-_RETRY_CONNECT = 0.03
 
 
 class RelayEgress:
@@ -71,9 +61,14 @@ class RelayEgress:
         controller: str,
         allow_private: bool = False,
         command: Sequence[str] = COMMAND,
+        timing: Timing | None = None,
     ) -> None:
-        """`open_key`: unseals a stream key; any exception means that it cannot be unsealed. Raises `FolderRefused`."""
-        self.folder = prepare_folder(folder)
+        """`open_key`: unseals a stream key; any exception means that it cannot be unsealed. Raises `FolderRefused`.
+
+        `timing`: the same as of the controller.
+        """
+        self.timing = timing or Timing()
+        self.folder = prepare_folder(folder, self.timing.logs_kept)
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # With the folder, since a controller with another folder on this machine cannot find our relays.
         self.host = f"{socket.gethostname()} {boot} {self.folder}"
@@ -90,7 +85,7 @@ class RelayEgress:
 
     async def find(self, broadcast_id: UUID, epoch: int) -> RelayEngine | None:
         """Adopts a running relay. Kills one that does not answer, since it may push. Raises `EngineFenced`."""
-        deadline = time.monotonic() + END_PATIENCE
+        deadline = time.monotonic() + self.timing.relay_lock_limit
         while True:
             engine = await self._connect(broadcast_id, epoch)
             if engine is not None:
@@ -103,7 +98,7 @@ class RelayEgress:
             if time.monotonic() >= deadline:
                 await self._kill_unreachable(holder, broadcast_id)
                 return None
-            await asyncio.sleep(_RETRY_CONNECT)
+            await asyncio.sleep(self.timing.connect_pause)
 
     async def start(self, broadcast_id: UUID, epoch: int) -> RelayEngine:
         """Starts a process. Raises `EngineUnavailable`, `EngineFenced`."""
@@ -114,13 +109,15 @@ class RelayEgress:
                 raise EngineUnavailable(f"the relay does not start: {error.strerror}") from error
             process = WatchedProcess(child.pid, child)
             try:
-                async with asyncio.timeout(START_PATIENCE):
+                async with asyncio.timeout(self.timing.relay_start_limit):
                     engine = await self._wait_until_it_answers(broadcast_id, epoch, process)
             except BaseException as error:
                 process.kill()
                 process.close()
                 if isinstance(error, TimeoutError):
-                    raise EngineUnavailable(f"the relay did not answer within {START_PATIENCE:.0f} s") from None
+                    raise EngineUnavailable(
+                        f"the relay did not answer within {self.timing.relay_start_limit:g} s"
+                    ) from None
                 raise
             process.close()
             log.info("relay.started", broadcast_id=str(broadcast_id), pid=engine.pid)
@@ -148,7 +145,7 @@ class RelayEgress:
                 other = lock_holder(self.folder / f"{broadcast_id}.lock") is not None
                 if process.status != EXIT_RUNNING_ALREADY or not other:
                     raise EngineUnavailable(f"the relay ended at once with status {process.status}: see its log")
-            await asyncio.sleep(_RETRY_CONNECT)
+            await asyncio.sleep(self.timing.connect_pause)
 
     async def _connect(self, broadcast_id: UUID, epoch: int) -> RelayEngine | None:
         path = self.folder / f"{broadcast_id}.sock"
@@ -158,7 +155,7 @@ class RelayEgress:
             return None
         pid = peer_pid(writer)
         try:
-            async with asyncio.timeout(WELCOME_PATIENCE):
+            async with asyncio.timeout(self.timing.welcome_limit):
                 writer.write(messages.encode(messages.HelloLine(self._controller, epoch)))
                 line = await reader.readline()
             if not line:
@@ -193,13 +190,13 @@ class RelayEgress:
             log.warning("relay.killed", broadcast_id=str(broadcast_id), pid=pid)
             process.kill()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(self.timing.kill_limit):
                     await process.ended.wait()
         process.close()
 
     async def _ping_all(self) -> None:
         while True:
-            await asyncio.sleep(PING_EVERY)
+            await asyncio.sleep(self.timing.ping_every)
             for engine in list(self._engines):
                 engine.tick(ping=self._keepalive_allowed)
 
@@ -268,6 +265,7 @@ class RelayEngine:
             video_name=broadcast.video_name,
             grace=broadcast.source_grace,
             on_lost=cast(Literal["end", "stay"], broadcast.on_source_lost),
+            timing=self._egress.timing.relay,
         )
         self._broadcast = broadcast
         self._token_at = time.monotonic()
@@ -305,7 +303,7 @@ class RelayEngine:
         self._close()
 
     def tick(self, *, ping: bool) -> None:
-        """To be called every `PING_EVERY` seconds. Kills a configured relay that has sent nothing for `SILENT_TICKS` calls."""
+        """To be called every `ping_every` seconds. Kills a configured relay that has sent nothing for `SILENT_TICKS` calls."""
         if ping:
             self._send(messages.PingLine())
         if self._configuration is None or self._broadcast is None:
@@ -324,7 +322,7 @@ class RelayEngine:
         except LiveKitNotConfigured:
             return
         now = time.monotonic()
-        if key != self._signed_by or now - self._token_at > TOKEN_EVERY:
+        if key != self._signed_by or now - self._token_at > self._egress.timing.token_every:
             self._token_at, self._signed_by = now, key
             self._send(msgspec.structs.replace(configuration, token=self._token(broadcast)))
 
@@ -353,7 +351,7 @@ class RelayEngine:
         if reason is None:
             # The socket of a killed process closes a moment before the process has ended.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(self._egress.timing.exit_limit):
                     await self._process.ended.wait()
             if not self._process.is_gone():
                 self._close()

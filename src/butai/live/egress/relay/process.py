@@ -22,6 +22,8 @@ from pathlib import Path
 
 import structlog
 
+from butai.live.reconcile.timing import Timing
+
 log = structlog.get_logger(__name__)
 
 PARENT_PIPE = "BUTAI_LIFELINE_FD"
@@ -30,8 +32,6 @@ processes. Relays inherit it too, and end when the other end is closed."""
 
 _PASSED = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("LC_", "SSL_CERT_", "BUTAI_LOG_")
-LOG_DAYS = 7
-"""Days that a relay's log is kept."""
 EXIT_RUNNING_ALREADY = 3
 """A relay's exit status when another one runs this broadcast."""
 
@@ -44,8 +44,10 @@ class FolderRefused(Exception):
     """The relay folder belongs to another user, or cannot be made."""
 
 
-def prepare_folder(folder: Path) -> Path:
-    """Makes the folder, or checks that it is a directory of this user, and sets its mode to 0700. Deletes old logs.
+def prepare_folder(folder: Path, logs_kept: float = Timing().logs_kept) -> Path:
+    """Makes the folder, or checks that it is a directory of this user, and sets its mode to 0700.
+
+    Deletes logs of relays that are older than `logs_kept` seconds.
 
     Returns its absolute path. Raises `FolderRefused`.
     """
@@ -60,7 +62,7 @@ def prepare_folder(folder: Path) -> Path:
     folder.chmod(0o700)
     for old in folder.glob("*.log"):
         with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > LOG_DAYS * 86400:
+            if time.time() - old.stat().st_mtime > logs_kept:
                 old.unlink()
     return folder
 
