@@ -28,7 +28,8 @@ from butai.controller import Controller
 from butai.database import Database
 from butai.live.egress.relay.engine import RelayEgress
 from butai.live.projects import Projects
-from tests.fakes.controller_process import RELAY
+from butai.live.reconcile.timing import Timing
+from tests.fakes.controller_process import RELAY, hurried
 
 LIVEKIT = LiveKitSettings(url="ws://127.0.0.1:9", api_key="devkey", api_secret=SecretStr("s" * 32))
 PROJECTS = Projects(LIVEKIT, LiveSettings())
@@ -52,6 +53,9 @@ async def until(look: Callable[[], Awaitable[T]], patience: float = PATIENCE) ->
 
 class Shows:
     """One database and one relay folder."""
+
+    pace = 1.0
+    """By how much our own waiting is divided, in controllers and in their relays."""
 
     def __init__(self, url: str, folder: Path, **live: Any) -> None:
         self.url, self.folder = url, folder
@@ -194,8 +198,9 @@ class Shows:
     async def controller(self, name: str = "c1") -> AsyncIterator[Controller]:
         """One in this process."""
         async with Database(DatabaseSettings(url=SecretStr(self.url), connect_timeout=2)) as database:
-            egress = RelayEgress(self.folder, PROJECTS, bytes.decode, controller=name, command=RELAY)
-            controller = Controller(self.live, database, [egress], name)
+            timing = Timing().faster(self.pace)
+            egress = RelayEgress(self.folder, PROJECTS, bytes.decode, controller=name, command=RELAY, timing=timing)
+            controller = Controller(hurried(self.live, self.pace), database, [egress], name, timing)
             task = asyncio.create_task(controller.run())
             try:
                 yield controller
@@ -218,7 +223,10 @@ class Shows:
         }
         with (self.folder / "controllers.txt").open("ab") as out:
             child = subprocess.Popen(
-                [sys.executable, "-m", "tests.fakes.controller_process"], env=environment, stdout=out, stderr=out
+                [sys.executable, "-m", "tests.fakes.controller_process", f"--speed={self.pace}"],
+                env=environment,
+                stdout=out,
+                stderr=out,
             )
         try:
             yield child

@@ -27,9 +27,9 @@ from typing import Any
 
 from butai.relay import messages
 from butai.relay.messages import ByeLine, FromRelay, MetricsLine, OutputLine, OutputMetrics, SourceLine, WelcomeLine
+from butai.relay.timing import RelayTiming
 
 EXIT_RUNNING_ALREADY = 3
-ABANDONED_AFTER = 30.0
 
 
 class ReportingRelay:
@@ -46,6 +46,7 @@ class ReportingRelay:
         self.since: dict[str, float] = {}
         self.writer: asyncio.StreamWriter | None = None
         self.heard_at = time.monotonic()
+        self.timing = RelayTiming()
         self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.listening = asyncio.Event()
 
@@ -142,7 +143,7 @@ class ReportingRelay:
             case messages.ConfigureLine():
                 assert order.token.count(".") == 2
                 self._note("configure", host=order.host_identity, width=order.preset.width)
-                self.configured = True
+                self.configured, self.timing = True, order.timing
                 if self.source.phase == "connecting":
                     self.source = SourceLine("live", time.time())
                 self.tell(self.source)
@@ -189,8 +190,8 @@ class ReportingRelay:
     async def _metrics(self) -> None:
         total = 0
         while True:
-            await asyncio.sleep(1)
-            if time.monotonic() - self.heard_at > ABANDONED_AFTER and not self.end.done():
+            await asyncio.sleep(self.timing.metrics_every)
+            if time.monotonic() - self.heard_at > self.timing.abandoned_after and not self.end.done():
                 self.end.set_result("abandoned")
                 return
             if not self.configured:
