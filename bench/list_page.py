@@ -17,7 +17,7 @@ import seed
 import servers
 from harness import Benchmark, Failed, Figures, Ratio, arguments, in_words, main, need, tool_version, versions, wrk
 
-from butai.assets.queries import PagePosition, encode_cursor, parse_sort
+from butai.assets.listing import PagePosition, encode_cursor, parse_sort
 
 LIST = "/api/s3/resources?type=vrm&pageSize=100"
 CURSORS = 2000

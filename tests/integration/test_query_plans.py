@@ -10,7 +10,8 @@ from psycopg import sql
 from sqlalchemy import text
 
 from butai.assets import queries
-from butai.assets.queries import ListRequest, PagePosition, parse_sort
+from butai.assets.listing import PagePosition, parse_sort
+from butai.assets.queries import ListRequest
 from butai.database import Database
 
 ROWS = """

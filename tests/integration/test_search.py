@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
 from butai.assets import purge
-from butai.assets.queries import parse_sort
+from butai.assets.listing import parse_sort
 from butai.assets.search import filters, pages, rarity
 from butai.assets.search.pages import Search
 from butai.database import Database

@@ -1,15 +1,12 @@
-"""What is read from the index: lists, one item, one key, the change feed. No ORM, no writes.
+"""Reads of the index: lists, one item, one key, the change feed. No ORM, no writes.
 
 Lists are hot: Postgres joins the items' stored text into one JSON array, so a page is one round trip and no object is
-made. "Public or mine" is a merge of two index scans; the cursor is the sort value and id of the last item.
+made. "Public or the caller's own" is a merge of two index scans.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -19,96 +16,17 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from butai.assets.kinds import AssetType
+from butai.assets.listing import EXACT_TOTAL, SORT_COLUMNS, Page, PagePosition, Sort
 from butai.assets.models import LISTED
 from butai.assets.transitions import CHANGES_LOCK
 from butai.database import Connection, Database
-from butai.errors import Code, CursorInvalid, FilterInvalid, SortInvalid
+from butai.errors import Code, FilterInvalid
 
 PAGE_LIMIT = 1000
 """Most items of one page (studio contract)."""
 
 EVERYTHING = 10_000
 """What a caller gets who asks for no paging at all (studio contract)."""
-
-EXACT_TOTAL = 10_000
-"""Totals are counted up to here. Beyond it a count costs more than the page, and the planner's estimate is given."""
-
-SORT_COLUMNS = {
-    "created_at": ("created_at", "timestamptz"),
-    "updated_at": ("updated_at", "timestamptz"),
-    "display_name": ("sort_name", "text"),
-    "size_bytes": ("size_bytes", "bigint"),
-}
-_ALIASES = {"createdAt": "created_at", "updatedAt": "updated_at", "name": "display_name", "size": "size_bytes"}
-_SORT_FIELD = f"({'|'.join((*SORT_COLUMNS, *_ALIASES))})"
-SORT_PATTERN = f"^(-?{_SORT_FIELD}|{_SORT_FIELD}:(asc|desc))?$"
-"""What `parse_sort` takes, for the document."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sort:
-    """A list's order; `id` breaks ties in the same direction."""
-
-    field: str
-    descending: bool
-
-    @property
-    def text(self) -> str:
-        """As a caller would write it."""
-        return f"{'-' if self.descending else ''}{self.field}"
-
-
-def parse_sort(text: str | None) -> Sort:
-    """`created_at`, `-created_at`, `created_at:desc`; newest first when absent. Raises `SortInvalid`."""
-    if not text:
-        return Sort("created_at", True)
-    name, colon, direction = text.removeprefix("-").partition(":")
-    field = _ALIASES.get(name, name)
-    if field not in SORT_COLUMNS or (colon and (direction not in ("asc", "desc") or text.startswith("-"))):
-        raise SortInvalid(f"Sort by one of {', '.join(SORT_COLUMNS)}, with - before it for the other way round")
-    return Sort(field, text.startswith("-") or direction == "desc")
-
-
-class _Cursor(msgspec.Struct, array_like=True):
-    sort: str
-    value: str
-    id: str
-    total: int | None
-    page: int
-
-
-@dataclass(frozen=True, slots=True)
-class PagePosition:
-    """Where in a list a page begins: behind this sort value and id."""
-
-    value: str
-    id: str
-    total: int | None
-    page: int
-
-
-def encode_cursor(sort: Sort, place: PagePosition) -> str:
-    """An opaque cursor."""
-    packed = msgspec.json.encode(_Cursor(sort.text, place.value, place.id, place.total, place.page))
-    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
-
-
-def decode_cursor(text: str, sort: Sort) -> PagePosition:
-    """Raises `CursorInvalid` for anything that `encode_cursor` did not make for this order."""
-    try:
-        packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        cursor = msgspec.json.decode(packed, type=_Cursor)
-        UUID(cursor.id)
-        kind = SORT_COLUMNS[sort.field][1]
-        if kind == "bigint" and not -(2**63) <= int(cursor.value) < 2**63:
-            raise ValueError("size")
-        if kind == "timestamptz":
-            datetime.fromisoformat(cursor.value)
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
-        raise CursorInvalid from error
-    if cursor.sort != sort.text or "\0" in cursor.value or cursor.page < 1:
-        raise CursorInvalid
-    return PagePosition(cursor.value, cursor.id, cursor.total, cursor.page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +40,6 @@ class ListRequest:
     place: PagePosition | None = None
     offset: int = 0
     q: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """`items` is JSON without its brackets, as bytes: it goes out as it came. The last value and id are there when there
-    are more."""
-
-    items: bytes
-    count: int
-    has_more: bool
-    last_value: str | None
-    last_id: str | None
 
 
 @lru_cache

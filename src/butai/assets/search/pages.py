@@ -25,8 +25,8 @@ from weakref import WeakKeyDictionary
 from psycopg import sql
 
 from butai.assets.kinds import AssetType
+from butai.assets.listing import EXACT_TOTAL, SORT_COLUMNS, Page, PagePosition, Sort
 from butai.assets.models import LISTED
-from butai.assets.queries import EXACT_TOTAL, SORT_COLUMNS, Page, PagePosition, Sort
 from butai.assets.search import rarity
 from butai.assets.search.filters import HIDDEN_NAME, WORDS, Filters
 from butai.database import Connection, Database

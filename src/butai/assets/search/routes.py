@@ -10,16 +10,15 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from butai.assets import queries
+from butai.assets import listing
 from butai.assets.kinds import AssetType
 from butai.assets.library import get_library
-from butai.assets.queries import PagePosition
 from butai.assets.schemas import AssetPage, FacetsOut
 from butai.assets.search import facets, filters, pages
 from butai.assets.search.filters import Filters
 from butai.assets.search.pages import Search
 from butai.assets.states import AssetStatus
-from butai.errors import FilterInvalid, Forbidden
+from butai.errors import Forbidden
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, caller
 from butai.web.hot_route import DirectRoute, query_parameter
@@ -27,7 +26,6 @@ from butai.web.problems import documented
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRoute)
 
-TOTALS = ("none", "estimate", "exact")
 LIMIT, MOST = 50, 200
 """Items of a page: by default, and at most."""
 
@@ -104,12 +102,12 @@ _FILTERS: list[dict[str, Any]] = [
             query_parameter(
                 "sort",
                 "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending; newest first when empty",
-                pattern=queries.SORT_PATTERN,
+                pattern=listing.SORT_PATTERN,
                 example="-created_at",
             ),
             query_parameter("limit", "Items of a page", kind="integer", minimum=1, maximum=MOST, default=LIMIT),
             query_parameter("cursor", "`nextCursor` of the page before; with the same filters and order"),
-            query_parameter("total", "How matches are counted", enum=TOTALS, default="none"),
+            query_parameter("total", "How matches are counted", enum=listing.TOTALS, default="none"),
         ]
     },
 )
@@ -119,26 +117,17 @@ async def search(request: Request) -> Response:
     who = await caller(request)
     wanted = _filters(request, who, _PAGING)
     query = request.query_params
-    mode = query.get("total", "none")
-    if mode not in TOTALS:
-        raise FilterInvalid(f"total is one of {', '.join(TOTALS)}")
-    order = queries.parse_sort(query.get("sort"))
+    mode = listing.parse_total(query.get("total", "none"))
+    order = listing.parse_sort(query.get("sort"))
     cursor = query.get("cursor")
-    place = queries.decode_cursor(cursor, order) if cursor else None
-    limit = _limit(query.get("limit"))
+    place = listing.decode_cursor(cursor, order) if cursor else None
+    limit = listing.whole_number("limit", query.get("limit"), MOST) or LIMIT
     database = get_library(request).database
     found = await pages.page(database, Search(wanted, who.user_id, order, limit, place))
-    count, exact = None, False
-    if place is None and not found.has_more:
-        # A list that ends on its first page counts itself.
-        count, exact = (found.count, True) if mode != "none" else (None, False)
-    elif mode != "none":
-        count, exact = await pages.total(database, wanted, who.user_id, exactly=mode == "exact")
-    following = None
-    if found.has_more and found.last_value is not None and found.last_id is not None:
-        at = place.page if place else 1
-        following = queries.encode_cursor(order, PagePosition(found.last_value, found.last_id, None, at + 1))
-    rest = {"nextCursor": following, "total": count, "totalIsExact": exact}
+    count, exact = await listing.count(
+        mode, found, place, 0, lambda exactly: pages.total(database, wanted, who.user_id, exactly=exactly)
+    )
+    rest = {"nextCursor": listing.following(found, order, place, 1), "total": count, "totalIsExact": exact}
     body = b"".join((b'{"items":[', found.items, b"],", msgspec.json.encode(rest)[1:]))
     return Response(body, 200, _HEADERS, "application/json")
 
@@ -179,11 +168,3 @@ def _filters(request: Request, who: Caller, others: frozenset[str]) -> Filters:
     if wanted.everything and not who.is_operator:
         raise Forbidden("all=true is for operators")
     return wanted
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return LIMIT
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MOST):
-        raise FilterInvalid(f"limit is a whole number from 1 to {MOST}")
-    return int(text)

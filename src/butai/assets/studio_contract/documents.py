@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi.responses import Response
 
-from butai.assets import queries
+from butai.assets import listing, queries
 from butai.assets.kinds import FORMATS, SIDECAR_FORMATS
-from butai.assets.studio_contract.listing import MOST_PAGES, TOTALS, TYPES
+from butai.assets.studio_contract.listing import MOST_PAGES, TYPES
 from butai.web.dependencies import TAKES_SIGN_IN
 from butai.web.hot_route import query_parameter
 from butai.web.problems import Envelope, documented
@@ -22,11 +22,11 @@ LIST: dict[str, Any] = {
         query_parameter(
             "sort",
             "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending; newest first when empty",
-            pattern=queries.SORT_PATTERN,
+            pattern=listing.SORT_PATTERN,
             example="-created_at",
         ),
         query_parameter("q", "Part of a name", maxLength=200, pattern=r"^[^\u0000]*$"),
-        query_parameter("total", "How it is counted", enum=TOTALS),
+        query_parameter("total", "How it is counted", enum=listing.TOTALS),
         query_parameter("checkThumbs", "Accepted; thumbnails are always known"),
     ]
 }
