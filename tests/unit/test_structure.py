@@ -167,7 +167,6 @@ def test_the_status_of_an_asset_is_set_by_a_transition_alone() -> None:
 OPEN_TRANSACTIONS = {
     "alerts/routes.py",
     "assets/patrol/routes.py",
-    "assets/routes.py",
     "assets/tus/routes.py",
 }
 """Routes that open transactions still: each is to become a call of its slice's service, and to leave this list."""

@@ -26,6 +26,7 @@ from butai.assets import keys, transitions
 from butai.assets.imports.listing_formats import ListedObject
 from butai.assets.imports.verifier import FoundObject, Verifier
 from butai.assets.keys import AssetKey
+from butai.assets.ledger import adopt
 from butai.assets.models import Asset, AssetObject
 from butai.assets.object_states import ObjectState
 from butai.assets.states import AssetStatus, AssetTrigger
