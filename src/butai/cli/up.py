@@ -330,7 +330,7 @@ def _relay_folder(folder: Path) -> Path:
 
 def _head_revision() -> str:
     """The newest migration's number: files are named `0001_what.py`. As `butai.database`, which is slow to load."""
-    return max(path.name[:4] for path in (Path(__file__).parent / "migrations" / "versions").glob("[0-9]*_*.py"))
+    return max(path.name[:4] for path in (Path(__file__).parents[1] / "migrations" / "versions").glob("[0-9]*_*.py"))
 
 
 def _current_revision(url: str) -> str | None:

@@ -1,6 +1,6 @@
 """The web console: its pages, its scripts, and who is looking at them. Installed by `butai.api`.
 
-The sources are in `console/` at the root; `make console` builds them into `console_dist` beside this module. Every page is
+The sources are in `console/` at the root; `make console` builds them into the package, as `console_dist`. Every page is
 the same document, in which the console's own router finds the address. Without a build there is one plain page that says
 how to make it, and the service is the same otherwise.
 """
@@ -27,7 +27,7 @@ from butai.identity import ANONYMOUS, Identity
 from butai.live.stage import Stage
 from butai.web.dependencies import TAKES_SIGN_IN
 
-DIST = Path(__file__).parent / "console_dist"
+DIST = Path(__file__).parents[1] / "console_dist"
 
 PAGES = ("/", "/library", "/stage", "/operations", "/watch/{room}")
 """The addresses that the console's router knows (`console/src/router.tsx`)."""
