@@ -149,11 +149,8 @@ async def test_listening_goes_on_after_a_lost_connection_and_says_that_it_began_
         await connection.execute("SELECT pg_notify('one', 'a'), pg_notify('Two', 'b'), pg_notify('three', 'c')")
 
     async def listener(connection: Connection) -> int:
-        row = await (
-            await connection.execute(
-                "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND pid <> pg_backend_pid()", ()
-            )
-        ).fetchone()
+        found = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND starts_with(query, 'LISTEN')"
+        row = await (await connection.execute(found)).fetchone()
         assert row is not None
         return row[0]
 
