@@ -26,9 +26,10 @@ from yarl import URL
 
 from butai.assets import keys
 from butai.assets.imports.bucket_listing import BucketListing, ListingDenied
-from butai.assets.imports.importer import BATCH, Importer, ImportOptions, ImportStopped, ImportVerdict, Outcome, Tally
+from butai.assets.imports.importer import BATCH, Importer
 from butai.assets.imports.listing_formats import ListedObject, ListingFormat
 from butai.assets.imports.listings import FileListing, Listing
+from butai.assets.imports.outcomes import ImportOptions, ImportStopped, ImportVerdict, Outcome, Tally
 from butai.assets.storage import sigv4
 from butai.assets.storage.client import Store
 from butai.config import Settings

@@ -21,9 +21,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from butai.assets.imports.bucket_listing import BucketListing
-from butai.assets.imports.importer import BATCH, Importer, ImportOptions, ImportStopped, ImportVerdict, Outcome, Tally
+from butai.assets.imports.importer import BATCH, Importer
 from butai.assets.imports.listing_formats import ListingError, ListingFormat
 from butai.assets.imports.listings import FileListing, Listing
+from butai.assets.imports.outcomes import ImportOptions, ImportStopped, ImportVerdict, Outcome, Tally
 from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.database import Database, head_revision

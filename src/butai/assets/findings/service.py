@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit, jobs
 from butai.assets import keys, ledger, transitions
-from butai.assets.imports.importer import Importer, ImportOptions, ImportVerdict, Outcome
+from butai.assets.imports.importer import Importer
 from butai.assets.imports.listing_formats import ListedObject
+from butai.assets.imports.outcomes import ImportOptions, ImportVerdict, Outcome
 from butai.assets.object_states import ObjectTrigger
 from butai.assets.patrol.models import Finding
 from butai.assets.states import AssetTrigger

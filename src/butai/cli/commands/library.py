@@ -65,7 +65,7 @@ def import_(
 
     What is imported becomes Butai's: purging or replacing an asset deletes its object (docs/import.md).
     """
-    from butai.assets.imports.importer import ImportOptions
+    from butai.assets.imports.outcomes import ImportOptions
     from butai.cli.import_ import ListingSource, run_import
 
     if (listing is None) is not list_bucket:
