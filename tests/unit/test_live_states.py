@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,15 +19,49 @@ from butai.live.states import (
     next_state,
 )
 
+LIVE = Path(__file__).parents[2] / "src" / "butai" / "live"
 
-@given(st.sampled_from(OutputState), st.sampled_from(OutputTrigger))
-def test_every_pair_is_in_the_table_or_raises(state: OutputState, event: OutputTrigger) -> None:
+
+@given(st.sampled_from([None, *OutputState]), st.sampled_from(OutputTrigger))
+def test_every_pair_is_in_the_table_or_raises(state: OutputState | None, event: OutputTrigger) -> None:
     if (state, event) in TABLE:
         assert next_state(state, event) is TABLE[state, event]
     else:
         with pytest.raises(IllegalOutputTransition) as raised:
             next_state(state, event)
         assert (raised.value.state, raised.value.event) == (state, event)
+
+
+def test_an_output_begins_by_creation_alone_and_is_created_once() -> None:
+    creation = {OutputTrigger.CREATED, OutputTrigger.CREATED_WITHOUT_DESTINATION}
+    assert {event for (state, event) in TABLE if state is None} == creation
+    assert {state for (state, event) in TABLE if event in creation} == {None}
+
+
+WRITERS = {
+    "Output": {"broadcasts/wanted.py", "reconcile/transitions.py"},
+    "Broadcast": {"broadcasts/wanted.py", "broadcasts/service.py", "reconcile/transitions.py"},
+    "Ingress": {"ingresses/transitions.py"},
+}
+"""Who makes rows, and sets `state` and `wanted`. (A new broadcast has no state: it is made where it is started.)"""
+
+
+def test_rows_are_made_and_their_states_set_where_the_tables_are_asked() -> None:
+    found: list[str] = []
+    for path in sorted(LIVE.rglob("*.py")):
+        name = str(path.relative_to(LIVE))
+        allowed = {model for model, writers in WRITERS.items() if name in writers}
+        for node in ast.walk(ast.parse(path.read_text())):
+            at = f"{name}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in WRITERS and node.func.id not in allowed:
+                    found.append(f"{at} {node.func.id}")
+            elif isinstance(node, ast.Assign):
+                flat = [part for target in node.targets for part in getattr(target, "elts", [target])]
+                names = {ast.unparse(target) for target in flat if isinstance(target, ast.Attribute)}
+                if not allowed and {one for one in names if one.endswith((".state", ".wanted")) and one[:5] != "self."}:
+                    found.append(f"{at} {names}")
+    assert found == []
 
 
 def test_nothing_leaves_ended_and_only_a_host_leaves_failed() -> None:

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai.database import Model
-from butai.live.states import IngressState, OutputState
+from butai.live.states import BroadcastWanted, IngressState, OutputState, OutputWanted
 
 PLATFORMS = ("youtube", "twitch", "custom")
 _WITHOUT_INGRESS = (IngressState.MAKING, IngressState.ABANDONED, IngressState.FAILED)
@@ -79,7 +79,7 @@ class Broadcast(Model):
 
     __tablename__ = "broadcasts"
     __table_args__ = (
-        CheckConstraint(_one_of("wanted", ("on_air", "off_air")), name="wanted"),
+        CheckConstraint(_one_of("wanted", tuple(BroadcastWanted)), name="wanted"),
         CheckConstraint(_one_of("on_source_lost", ("end", "stay")), name="on_source_lost"),
         Index("uq_broadcasts_active_room", "room_id", unique=True, postgresql_where=text("ended_at IS NULL")),
         Index("ix_broadcasts_room", "room_id", "created_at"),
@@ -127,7 +127,7 @@ class Output(Model):
     __table_args__ = (
         CheckConstraint(_one_of("platform", PLATFORMS), name="platform"),
         CheckConstraint(_one_of("state", tuple(OutputState)), name="state"),
-        CheckConstraint(_one_of("wanted", ("on", "off")), name="wanted"),
+        CheckConstraint(_one_of("wanted", tuple(OutputWanted)), name="wanted"),
         CheckConstraint(_one_of("confirmation", ("none", "transport", "platform")), name="confirmation"),
         Index("ix_outputs_broadcast", "broadcast_id"),
         # At most one output of a broadcast that has not ended goes to a destination.

@@ -1,6 +1,6 @@
 """The states of an output as one table, the status of a broadcast, and the names of an ingress's states. Pure.
 
-    pending ─▶ starting ─▶ live ⇄ reconnecting
+    (created) ─▶ pending ─▶ starting ─▶ live ⇄ reconnecting
              each of the four ─▶ stopping ─▶ ended
              each of the five ─▶ failed ─(retried by hand)─▶ starting
 
@@ -49,8 +49,11 @@ class IngressState(StrEnum):
 
 
 class OutputTrigger(StrEnum):
-    """What can happen to an output. Each move writes a row into `live_events`, named `output.TRIGGER`."""
+    """What can happen to an output. All but creation writes a row into `live_events`, named `output.TRIGGER`."""
 
+    CREATED = "created"
+    CREATED_WITHOUT_DESTINATION = "created_without_destination"
+    """Its platform was asked for, and no destination is saved for it."""
     STARTED = "started"
     """An attempt was given to the engine."""
     ACCEPTED = "accepted"
@@ -71,14 +74,16 @@ class OutputTrigger(StrEnum):
 class IllegalOutputTransition(Exception):
     """`TABLE` has no entry for this event in this state: a bug, or a late observation."""
 
-    def __init__(self, state: OutputState, event: OutputTrigger) -> None:
-        super().__init__(f"{event} cannot happen to an output that is {state}")
+    def __init__(self, state: OutputState | None, event: OutputTrigger) -> None:
+        super().__init__(f"{event} cannot happen to an output that is {state or 'not there yet'}")
         self.state, self.event = state, event
 
 
 _S, _E = OutputState, OutputTrigger
 
-TABLE: dict[tuple[OutputState, OutputTrigger], OutputState] = {
+TABLE: dict[tuple[OutputState | None, OutputTrigger], OutputState] = {
+    (None, _E.CREATED): _S.PENDING,
+    (None, _E.CREATED_WITHOUT_DESTINATION): _S.FAILED,
     (_S.PENDING, _E.STARTED): _S.STARTING,
     (_S.STARTING, _E.STARTED): _S.STARTING,
     (_S.RECONNECTING, _E.STARTED): _S.RECONNECTING,
@@ -102,12 +107,27 @@ TABLE: dict[tuple[OutputState, OutputTrigger], OutputState] = {
 }
 
 
-def next_state(state: OutputState, event: OutputTrigger) -> OutputState:
-    """The state after `event`. Raises `IllegalOutputTransition` where `TABLE` has no entry."""
+def next_state(state: OutputState | None, event: OutputTrigger) -> OutputState:
+    """The state after `event`; `state` is None for a new output. Raises `IllegalOutputTransition` where `TABLE` has no
+    entry."""
     try:
         return TABLE[state, event]
     except KeyError:
         raise IllegalOutputTransition(state, event) from None
+
+
+class BroadcastWanted(StrEnum):
+    """What the host wants of a broadcast: the column `broadcasts.wanted`. It goes off the air once, and not back."""
+
+    ON_AIR = "on_air"
+    OFF_AIR = "off_air"
+
+
+class OutputWanted(StrEnum):
+    """What the host wants of an output: the column `outputs.wanted`. A retry turns one on again."""
+
+    ON = "on"
+    OFF = "off"
 
 
 WIRE: dict[OutputState, str] = {

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from butai.database import Connection, Database
 from butai.errors import Code
 from butai.live.reconcile.retry import ONCE, PERMANENT
-from butai.live.states import WIRE, OutputState, broadcast_status
+from butai.live.states import WIRE, BroadcastWanted, OutputState, broadcast_status
 from butai.live.texts import HOST_CODES, Language, words
 
 TIMELINE = 50
@@ -226,7 +226,7 @@ def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -
     """A broadcast's status, computed from the rows of its outputs."""
     return broadcast_status(
         [OutputState(row["state"]) for row in outputs],
-        wanted=broadcast["wanted"] == "on_air",
+        wanted=broadcast["wanted"] == BroadcastWanted.ON_AIR,
         ended=broadcast["ended_at"] is not None,
         was_live=any(row["first_live_at"] is not None for row in outputs),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -30,10 +30,20 @@ from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import active, hosted_broadcast, hosted_room, operator_detail, outputs_of
 from butai.live.broadcasts import idempotency
+from butai.live.broadcasts.wanted import (
+    aim,
+    can_be_retried,
+    is_wanted,
+    new_output,
+    output_without_destination,
+    want_output_stopped,
+    want_retry,
+    want_stopped,
+)
 from butai.live.destinations.service import OutputTarget, targets_of
 from butai.live.models import Broadcast, Output, Room
 from butai.live.stage import Stage
-from butai.live.states import OutputState
+from butai.live.states import BroadcastWanted, OutputState
 
 MOST_OUTPUTS = 10
 """Outputs of one broadcast that have not ended; each costs bandwidth."""
@@ -112,11 +122,8 @@ async def stop(
             )
         if broadcast is None:
             return None
-        if broadcast.ended_at is None and broadcast.wanted == "on_air":
-            broadcast.wanted, broadcast.stop_asked_at = "off_air", func.now()
-            found = await outputs_of(session, broadcast)
-            for output in found:
-                output.wanted = "off"
+        found = await outputs_of(session, broadcast)
+        if want_stopped(broadcast, found):
             audit.add_event(session, broadcast, "broadcast.stop_asked", origin)
             audit.record(
                 session,
@@ -141,11 +148,11 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
         stage.database.transaction() as session,
     ):
         broadcast, room, output = await _locked(session, caller, output_id)
-        if broadcast.ended_at is not None or broadcast.wanted == "off_air" or output.state == OutputState.ENDED:
+        if not can_be_retried(broadcast, output):
             raise NotLive
         if output.error_code == Code.NO_DESTINATION:
             await _find_target(session, stage, room, broadcast, output)
-        output.wanted, output.retry_asked_at = "on", func.now()
+        want_retry(output)
         audit.add_event(session, broadcast, "output.retry_asked", origin, output=output)
         _record(session, origin, "live.output_retry", broadcast, output, **operator_detail(caller, room))
         return broadcast.id
@@ -159,8 +166,7 @@ async def stop_output(stage: Stage, caller: Caller, origin: Origin, output_id: U
         stage.database.transaction() as session,
     ):
         broadcast, room, output = await _locked(session, caller, output_id)
-        if broadcast.ended_at is None and output.wanted == "on":
-            output.wanted = "off"
+        if want_output_stopped(broadcast, output):
             audit.add_event(session, broadcast, "output.stop_asked", origin, output=output)
             _record(session, origin, "live.output_stop", broadcast, output, **operator_detail(caller, room))
         return broadcast.id
@@ -186,7 +192,7 @@ async def add_outputs(
         broadcast = await session.get(Broadcast, session_id, with_for_update=True)
         room = await hosted_broadcast(session, caller, broadcast)
         assert broadcast is not None
-        if broadcast.ended_at is not None or broadcast.wanted == "off_air":
+        if not is_wanted(broadcast):
             raise NotLive
         found = await targets_of(session, stage, room.owner_user_id, platforms, destination_ids)
         _all_known(found, destination_ids)
@@ -198,7 +204,7 @@ async def add_outputs(
         if len(going) + len(new) > MOST_OUTPUTS:
             raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
         for target in new:
-            output = _output(broadcast, target)
+            output = new_output(broadcast, target)
             session.add(output)
             await session.flush()
             audit.add_event(session, broadcast, "output.added", origin, output=output)
@@ -233,7 +239,7 @@ async def _begin(
         room_id=room.room_id,
         started_by=origin.actor,
         host_identity=room.host_identity,
-        wanted="on_air",
+        wanted=BroadcastWanted.ON_AIR,
         preset=wanted.preset or settings.preset,
         video_source=wanted.video_source,
         video_name=wanted.video_name,
@@ -244,8 +250,8 @@ async def _begin(
     )
     session.add(broadcast)
     await session.flush()
-    outputs = [_output(broadcast, target) for target in targets] + [
-        _without_destination(broadcast, name) for name in missing
+    outputs = [new_output(broadcast, target) for target in targets] + [
+        output_without_destination(broadcast, name) for name in missing
     ]
     session.add_all(outputs)
     await session.flush()
@@ -265,37 +271,6 @@ async def _begin(
     return broadcast
 
 
-def _output(broadcast: Broadcast, target: OutputTarget) -> Output:
-    return Output(
-        id=uuid7(),
-        broadcast_id=broadcast.id,
-        destination_id=target.destination_id,
-        platform=target.platform,
-        label=target.label,
-        ingest_url=target.ingest_url,
-        backup_ingest_url=target.backup_ingest_url,
-        sealed_key=target.sealed_key,
-        key_fingerprint=target.key_fingerprint,
-        state=OutputState.PENDING,
-    )
-
-
-def _without_destination(broadcast: Broadcast, platform: str) -> Output:
-    """An output for a platform without a destination: failed from the beginning, with the reason."""
-    return Output(
-        id=uuid7(),
-        broadcast_id=broadcast.id,
-        destination_id=None,
-        platform=platform,
-        ingest_url="",
-        sealed_key=b"",
-        key_fingerprint="",
-        wanted="off",
-        state=OutputState.FAILED,
-        error_code=Code.NO_DESTINATION,
-    )
-
-
 async def _find_target(session: AsyncSession, stage: Stage, room: Room, broadcast: Broadcast, output: Output) -> None:
     """Gives an output the destination that was saved since. Raises `NoDestination`; `NotLive` when another output goes
     there already."""
@@ -307,10 +282,7 @@ async def _find_target(session: AsyncSession, stage: Stage, room: Room, broadcas
     ]
     if any(_same(found, one) for one in others):
         raise NotLive("Another output of this broadcast goes there already")
-    output.destination_id, output.label = found.destination_id, found.label
-    output.ingest_url, output.backup_ingest_url = found.ingest_url, found.backup_ingest_url
-    output.sealed_key, output.key_fingerprint = found.sealed_key, found.key_fingerprint
-    output.error_code = None
+    aim(output, found)
 
 
 async def _locked(session: AsyncSession, caller: Caller, output_id: UUID) -> tuple[Broadcast, Room, Output]:

@@ -22,7 +22,6 @@ import structlog
 from livekit import api
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from uuid_utils.compat import uuid7
 
 from butai.audit import Origin
 from butai.errors import (
@@ -38,7 +37,7 @@ from butai.live import audit
 from butai.live.access import hosted_room
 from butai.live.ingresses.states import REPORTS, IllegalIngressTransition, IngressTrigger
 from butai.live.ingresses.sweep import end_unknown, name_of
-from butai.live.ingresses.transitions import locked, move
+from butai.live.ingresses.transitions import locked, move, reserve
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Ingress
 from butai.live.stage import Stage
@@ -148,19 +147,7 @@ async def _reserve(stage: Stage, caller: Caller, room_id: str, kind: Kind, name:
         count = select(func.count()).where(Ingress.room_id == room_id, Ingress.state.in_(open_states))
         if (await session.scalar(count) or 0) >= MOST:
             raise Conflict(f"A room has at most {MOST} ingresses; delete one first")
-        row = Ingress(
-            id=uuid7(),
-            room_id=room_id,
-            project=room.livekit_project,
-            kind=kind,
-            name=name,
-            identity=identity or room.host_identity,
-            state=IngressState.MAKING,
-        )
-        session.add(row)
-        await session.flush()
-        await session.refresh(row)
-        return row
+        return await reserve(session, room, kind, name, identity or room.host_identity)
 
 
 async def _make(stage: Stage, row: Ingress, attempt: _Attempt) -> api.IngressInfo:

@@ -1,5 +1,6 @@
 """The states of an ingress as one table. Pure.
 
+    (requested) ─▶ making
     making ─▶ idle, buffering, publishing, error, ended ─▶ deleted
        ├────▶ failed
        └────▶ abandoned ─▶ failed
@@ -17,6 +18,7 @@ from butai.live.states import IngressState
 class IngressTrigger(StrEnum):
     """What can happen to an ingress."""
 
+    REQUESTED = "requested"
     MADE = "made"
     """LiveKit has made it."""
     REFUSED = "refused"
@@ -36,8 +38,8 @@ class IngressTrigger(StrEnum):
 class IllegalIngressTransition(Exception):
     """`INGRESS_TABLE` has no entry for this event in this state: a late report, or a bug."""
 
-    def __init__(self, state: IngressState, event: IngressTrigger) -> None:
-        super().__init__(f"{event} cannot happen to an ingress that is {state}")
+    def __init__(self, state: IngressState | None, event: IngressTrigger) -> None:
+        super().__init__(f"{event} cannot happen to an ingress that is {state or 'not there yet'}")
         self.state, self.event = state, event
 
 
@@ -52,7 +54,8 @@ REPORTS: dict[IngressState, IngressTrigger] = {
 }
 """The trigger of each state that LiveKit reports."""
 
-INGRESS_TABLE: dict[tuple[IngressState, IngressTrigger], IngressState] = {
+INGRESS_TABLE: dict[tuple[IngressState | None, IngressTrigger], IngressState] = {
+    (None, _E.REQUESTED): _S.MAKING,
     (_S.MAKING, _E.MADE): _S.IDLE,
     (_S.MAKING, _E.REFUSED): _S.FAILED,
     (_S.MAKING, _E.UNANSWERED): _S.ABANDONED,
@@ -62,8 +65,9 @@ INGRESS_TABLE: dict[tuple[IngressState, IngressTrigger], IngressState] = {
 }
 
 
-def next_ingress_state(state: IngressState, event: IngressTrigger) -> IngressState:
-    """The state after `event`. Raises `IllegalIngressTransition` where `INGRESS_TABLE` has no entry."""
+def next_ingress_state(state: IngressState | None, event: IngressTrigger) -> IngressState:
+    """The state after `event`; `state` is None for a new row. Raises `IllegalIngressTransition` where `INGRESS_TABLE` has no
+    entry."""
     try:
         return INGRESS_TABLE[state, event]
     except KeyError:

@@ -11,10 +11,28 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
 
 from butai.live.ingresses.states import IngressTrigger, next_ingress_state
 from butai.live.models import Broadcast, Ingress, LiveEvent, Room
 from butai.live.states import IngressState
+
+
+async def reserve(session: AsyncSession, room: Room, kind: str, name: str, identity: str) -> Ingress:
+    """Adds a row in state `making`; its room must be locked."""
+    row = Ingress(
+        id=uuid7(),
+        room_id=room.room_id,
+        project=room.livekit_project,
+        kind=kind,
+        name=name,
+        identity=identity,
+        state=next_ingress_state(None, IngressTrigger.REQUESTED),
+    )
+    session.add(row)
+    await session.flush()
+    await session.refresh(row)
+    return row
 
 
 async def locked(session: AsyncSession, ingress: UUID) -> Ingress | None:

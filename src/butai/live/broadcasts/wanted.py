@@ -1,0 +1,91 @@
+"""What hosts want of broadcasts and outputs: new rows, and the columns that a controller acts on.
+
+Columns of what *is* are written by `butai.live.reconcile.transitions` alone. Every function wants the broadcast's row locked
+by the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import func
+from uuid_utils.compat import uuid7
+
+from butai.errors import Code
+from butai.live.destinations.service import OutputTarget
+from butai.live.models import Broadcast, Output
+from butai.live.states import BroadcastWanted, OutputState, OutputTrigger, OutputWanted, next_state
+
+
+def is_wanted(broadcast: Broadcast) -> bool:
+    """Whether a broadcast should be on air, and is not over."""
+    return broadcast.ended_at is None and broadcast.wanted == BroadcastWanted.ON_AIR
+
+
+def new_output(broadcast: Broadcast, target: OutputTarget) -> Output:
+    """An output to a target, which waits for a controller."""
+    return Output(
+        id=uuid7(),
+        broadcast_id=broadcast.id,
+        destination_id=target.destination_id,
+        platform=target.platform,
+        label=target.label,
+        ingest_url=target.ingest_url,
+        backup_ingest_url=target.backup_ingest_url,
+        sealed_key=target.sealed_key,
+        key_fingerprint=target.key_fingerprint,
+        wanted=OutputWanted.ON,
+        state=next_state(None, OutputTrigger.CREATED),
+    )
+
+
+def output_without_destination(broadcast: Broadcast, platform: str) -> Output:
+    """An output for a platform without a destination: failed from the beginning, with the reason."""
+    return Output(
+        id=uuid7(),
+        broadcast_id=broadcast.id,
+        destination_id=None,
+        platform=platform,
+        ingest_url="",
+        sealed_key=b"",
+        key_fingerprint="",
+        wanted=OutputWanted.OFF,
+        state=next_state(None, OutputTrigger.CREATED_WITHOUT_DESTINATION),
+        error_code=Code.NO_DESTINATION,
+    )
+
+
+def aim(output: Output, target: OutputTarget) -> None:
+    """Gives an output without a destination the one that was saved since."""
+    output.destination_id, output.label = target.destination_id, target.label
+    output.ingest_url, output.backup_ingest_url = target.ingest_url, target.backup_ingest_url
+    output.sealed_key, output.key_fingerprint = target.sealed_key, target.key_fingerprint
+    output.error_code = None
+
+
+def want_stopped(broadcast: Broadcast, outputs: Iterable[Output]) -> bool:
+    """Wants a broadcast and its outputs off the air. False when that was so before."""
+    if not is_wanted(broadcast):
+        return False
+    broadcast.wanted, broadcast.stop_asked_at = BroadcastWanted.OFF_AIR, func.now()
+    for output in outputs:
+        output.wanted = OutputWanted.OFF
+    return True
+
+
+def want_output_stopped(broadcast: Broadcast, output: Output) -> bool:
+    """Wants one output off the air. False when that was so before."""
+    if broadcast.ended_at is not None or output.wanted == OutputWanted.OFF:
+        return False
+    output.wanted = OutputWanted.OFF
+    return True
+
+
+def want_retry(output: Output) -> None:
+    """Wants an attempt of an output now."""
+    output.wanted, output.retry_asked_at = OutputWanted.ON, func.now()
+
+
+def can_be_retried(broadcast: Broadcast, output: Output) -> bool:
+    """Whether the broadcast goes on, and the output has not ended."""
+    return is_wanted(broadcast) and output.state != OutputState.ENDED
