@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 
 import av
@@ -20,7 +21,9 @@ from tests.unit.test_relay_picture import luma
 SMALL = Preset(width=320, height=180, fps=30, video_kbps=500)
 
 
+@functools.cache
 def card(number: int, preset: Preset = SMALL) -> VideoFrame:
+    """A drawn picture. Encoding sets nothing in it but its number and kind, anew each time."""
     drawn = TestCard(preset.width, preset.height).draw(1000 + number / preset.fps, number)
     return as_frame(np.frombuffer(drawn, np.uint8).reshape(preset.height * 3 // 2, preset.width))
 

@@ -18,12 +18,12 @@ def tone(count: int, value: int = 1000) -> NDArray[np.int16]:
 def play(mixer: Mixer, seconds: float, speeds: dict[str, float], value: int = 1000) -> list[NDArray[np.int16]]:
     """Pushes 20 ms frames of each track at its own speed and takes chunks in time, in virtual time."""
     taken: list[NDArray[np.int16]] = []
-    pushed = dict.fromkeys(speeds, 0)
+    pushed, frame = dict.fromkeys(speeds, 0), tone(960, value)
     for chunk in range(1, int(seconds * RATE / CHUNK)):
         now = chunk * CHUNK / RATE
         for track, speed in speeds.items():
             while (pushed[track] + 960) / (RATE * speed) <= now:
-                mixer.push(track, tone(960, value))
+                mixer.push(track, frame)
                 pushed[track] += 960
         taken.append(mixer.take(CHUNK))
     return taken
