@@ -1,4 +1,4 @@
-"""Which tests may run beside which, when pytest-xdist runs them in several processes (`make test`).
+"""Which modules of tests may run beside which, when pytest-xdist runs them in several processes; and which are slow.
 
 What draws or sends pictures in real time needs both processors at times, so these modules are one group, whose tests run
 one after another, in order; it is the longest and begins at once. Every other module is a group of its own, and fills
@@ -29,15 +29,30 @@ MEDIA = (
 )
 """Modules below `tests`, as patterns of fnmatch."""
 
+SLOW = (
+    "integration/test_controller_takeover",  # controllers that are killed, and what their leases take to run out
+    "integration/test_embedded_*",  # servers that are made, killed and made again
+    "integration/test_library_commands",  # a process for each command
+    "integration/test_livekit_engine",  # recorded conversations, at a multiple of their speed
+    "integration/test_livekit_recordings",
+    "integration/test_livekit_standin",
+)
+"""Modules whose tests are all left out of `make test-fast`. In other modules, single tests have the mark `slow`."""
+
 
 def is_media(module: Path) -> bool:
     """Whether the tests of this file draw or send pictures in real time."""
+    return _is_among(MEDIA, module)
+
+
+def _is_among(patterns: tuple[str, ...], module: Path) -> bool:
     name = module.relative_to(ROOT).with_suffix("").as_posix()
-    return any(fnmatch(name, pattern) for pattern in MEDIA)
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def assign(items: list[pytest.Item]) -> None:
-    """Marks every test with its group, and puts the media first: groups are handed out in the order of their first tests.
+    """Marks every test with its group, and the slow modules' as slow; puts the media first, since groups are handed out
+    in the order of their first tests.
 
     Must run before xdist's own hook of a worker, which writes the group into the test's id.
     """
@@ -48,4 +63,6 @@ def assign(items: list[pytest.Item]) -> None:
         else:
             folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
             item.add_marker(pytest.mark.xdist_group(f"{folder}-{name}"))
+        if _is_among(SLOW, item.path):
+            item.add_marker("slow")
     items.sort(key=lambda item: not is_media(item.path))

@@ -347,6 +347,7 @@ async def test_wrong_credentials_and_buckets_are_named(bare: Settings, change: d
     assert "canary" not in str(found.found).lower()
 
 
+@pytest.mark.slow
 async def test_a_store_that_does_not_answer_or_hangs_is_told_soon(bare: Settings, faulty: StoreProxy) -> None:
     found = await report(with_store(bare, endpoint=f"http://127.0.0.1:{free_port()}"))
     assert found.broken == [("Store", "reachable"), ("Browsers and the store", "signed URLs")]
@@ -488,6 +489,7 @@ async def test_secrets_are_judged_and_never_shown(bare: Settings) -> None:
     assert found.broken == [("Sign-in", "development sign-in")]
 
 
+@pytest.mark.slow
 async def test_an_issuer_is_asked_for_its_keys(bare: Settings) -> None:
     async with OidcIssuer() as issuer:
         good = with_identity(bare, oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
@@ -591,6 +593,7 @@ def _doctor(settings: Settings, *arguments: str, **env: str) -> subprocess.Compl
     )
 
 
+@pytest.mark.slow
 async def test_the_command_prints_lines_and_json(bare: Settings) -> None:
     done = await asyncio.to_thread(_doctor, bare)
     assert done.returncode == 0, done.stdout
@@ -603,6 +606,7 @@ async def test_the_command_prints_lines_and_json(bare: Settings) -> None:
     assert (broken["area"], broken["check"]) == ("Sign-in", "development sign-in") and broken["advice"]
 
 
+@pytest.mark.slow
 async def test_the_command_works_when_everything_is_down_and_shows_no_secret(bare: Settings) -> None:
     down = f"127.0.0.1:{free_port()}"
     canaries = {

@@ -223,6 +223,7 @@ def straight(settings: Settings, seaweed: EmbeddedSeaweed, credentials: sigv4.Cr
     return replace(settings, store=mine)
 
 
+@pytest.mark.slow
 async def test_the_bucket_itself_is_asked_where_that_is_allowed(
     database: Database, settings: Settings, seaweed: EmbeddedSeaweed, fill: Fill
 ) -> None:
@@ -262,6 +263,7 @@ def _many(count: int = 1200) -> dict[str, bytes]:
     return made
 
 
+@pytest.mark.slow
 async def test_1200_objects_are_imported_and_a_second_run_changes_nothing(
     api: Api, database: Database, settings: Settings, fill: Fill
 ) -> None:
@@ -294,6 +296,7 @@ async def test_1200_objects_are_imported_and_a_second_run_changes_nothing(
     assert await scalar(database, "SELECT count(*) FROM audit WHERE action = 'asset.import'") == 7
 
 
+@pytest.mark.slow
 async def test_a_run_that_is_killed_goes_on_where_it_was(
     database: Database, settings: Settings, fill: Fill, tmp_path: Path
 ) -> None:
@@ -324,6 +327,7 @@ async def test_a_run_that_is_killed_goes_on_where_it_was(
     assert row[10] == "vrm/plain_thumb.png" and json.loads(row[11])["gender"] == "female"
 
 
+@pytest.mark.slow
 async def test_two_runs_at_once_make_one_library(database: Database, settings: Settings, fill: Fill) -> None:
     objects = _many(500)
     await fill(objects)
@@ -600,6 +604,7 @@ async def test_credentials_that_are_refused_end_the_run_early(
     assert len(proxy.seen) < 500
 
 
+@pytest.mark.slow
 async def test_a_store_that_stays_away_ends_the_run_and_a_later_one_completes_it(
     database: Database, settings: Settings, fill: Fill, proxy: StoreProxy
 ) -> None:
@@ -623,6 +628,7 @@ async def test_a_throttled_object_is_tried_again(settings: Settings, fill: Fill,
     assert counts(tally) == {"added": len(ODD)}
 
 
+@pytest.mark.slow
 async def test_a_database_that_drops_its_connections_is_waited_for(
     database_url: str, database: Database, settings: Settings, fill: Fill
 ) -> None:
@@ -655,6 +661,7 @@ def _butai(settings: Settings, *arguments: str, **how: Any) -> subprocess.Comple
     )
 
 
+@pytest.mark.slow
 async def test_the_command_prints_a_table_and_writes_a_report(
     settings: Settings, fill: Fill, tmp_path: Path, database: Database
 ) -> None:
@@ -683,6 +690,7 @@ async def test_the_command_prints_a_table_and_writes_a_report(
     assert await scalar(database, "SELECT count(*) FROM assets WHERE visibility = 'public'") == 15
 
 
+@pytest.mark.slow
 async def test_the_command_says_in_one_line_why_it_cannot_begin(
     settings: Settings, seaweed: EmbeddedSeaweed, tmp_path: Path
 ) -> None:
@@ -710,6 +718,7 @@ async def test_the_command_says_in_one_line_why_it_cannot_begin(
     )
 
 
+@pytest.mark.slow
 async def test_the_command_lists_for_an_administrator(
     settings: Settings, seaweed: EmbeddedSeaweed, fill: Fill, database: Database
 ) -> None:
@@ -720,6 +729,7 @@ async def test_the_command_lists_for_an_administrator(
     assert await scalar(database, "SELECT count(*) FROM assets WHERE visibility = 'private'") == len(ODD)
 
 
+@pytest.mark.slow
 async def test_ctrl_c_shows_how_far_it_came(settings: Settings, fill: Fill, database: Database, tmp_path: Path) -> None:
     objects = _many(900)
     await fill(objects)

@@ -23,8 +23,6 @@ from tests.fakes.store_proxy import StoreProxy
 from tests.patrols import Hooks, Studio
 from tests.processes import environment
 
-pytestmark = pytest.mark.slow  # A process for each command.
-
 
 @dataclass(frozen=True)
 class Ended:

@@ -123,5 +123,6 @@ MET: Counter[str] = Counter()
 """Requests that each fault was done to, over all examples."""
 
 
+@pytest.mark.slow
 def test_every_fault_was_met() -> None:
     assert all(MET[what] for what in FAULTS), MET

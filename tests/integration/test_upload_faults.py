@@ -127,6 +127,7 @@ async def _until(database: Database, question: str) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_a_hundred_cancelled_uploads_leave_no_multipart(
     api: Api, database: Database, run_jobs: Any, store_keys: Any, multiparts: Any
 ) -> None:

@@ -133,6 +133,7 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
     assert grey.getpixel((40, 8)) > grey.getpixel((10, 20)) + 40  # pyright: ignore[reportOperatorIssue]
 
 
+@pytest.mark.slow
 async def test_what_asks_for_too_much_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A small file that says it is gigantic.
     bomb = tmp_path / "bomb.hdr"

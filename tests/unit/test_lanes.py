@@ -7,7 +7,7 @@ import re
 import pytest
 from xdist import is_xdist_worker
 
-from tests.lanes import MEDIA, ROOT, is_media
+from tests.lanes import MEDIA, ROOT, SLOW, is_media
 
 WORKS_WITH_MEDIA = re.compile(r"^from tests\.(platforms|studio_host|egress_worlds|e2e\.(browsers|stage)) import", re.M)
 IN_THEIR_OWN_TIME = {
@@ -30,7 +30,7 @@ def test_what_works_with_media_is_in_the_media_group_or_needs_no_clock() -> None
 
 
 def test_no_pattern_is_stale() -> None:
-    for pattern in MEDIA:
+    for pattern in (*MEDIA, *SLOW):
         assert list(ROOT.glob(f"{pattern}.py")), pattern
 
 

@@ -218,6 +218,7 @@ def test_what_is_no_listing_is_refused_in_one_line(tmp_path: Path) -> None:
         FileListing(cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["aws-ls", "inventory", "rclone", "csv"])
 def test_a_long_listing_stays_out_of_memory(tmp_path: Path, format: str) -> None:
     """60,000 lines are 5 to 8 MB of text; as objects all at once they would be three times that."""

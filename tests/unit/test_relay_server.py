@@ -263,6 +263,7 @@ async def test_a_second_configuration_only_renews_the_token(stage: Stage) -> Non
     assert len(stage.sources) == 1
 
 
+@pytest.mark.slow
 async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
     clock = Clock()
     stage = Stage(tmp_path / "b1.sock", clock)
