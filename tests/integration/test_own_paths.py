@@ -9,10 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from sqlalchemy import text
 from yarl import URL
 
+from butai.assets.schemas import AssetItem, AssetOut, AssetPage, ChangesOut, FacetsOut
+from butai.assets.tus.schemas import UsageOut
 from butai.config import AssetSettings, Settings
 from butai.database import Database
 from tests import files
@@ -261,3 +264,37 @@ async def test_what_may_not_be_signed(api: Api) -> None:
     async with api.client.post(api.url + call, data=b"{", headers=api.cookie("alice")) as answer:
         assert answer.status == 400
         assert isinstance(answer, aiohttp.ClientResponse)
+
+
+async def test_answers_are_what_their_structs_say(api: Api, database: Database) -> None:
+    """Pages leave Postgres as they are: each item decodes into the struct that the OpenAPI document has of it."""
+    meta = b'{"gender": "female", "styleTags": ["Neon"], "name": 7}'
+    for key, body in [
+        ("vrm/a.vrm", files.vrm(1)),
+        ("vrm/a_meta.json", meta),
+        ("vrm/a_thumb.png", files.png()),
+        ("animations/b.fbx", b"Kaydara FBX Binary  \x00" + bytes(100)),
+    ]:
+        assert (await api.upload("alice", key, body))[0] == 200
+
+    async def raw(path: str) -> bytes:
+        async with api.client.get(api.url + path, headers=api.cookie("alice")) as answer:
+            assert answer.status == 200
+            return await answer.read()
+
+    page = msgspec.json.decode(await raw("/api/assets?total=exact"), type=AssetPage)
+    assert {item.s3_key for item in page.items} == {"vrm/a.vrm", "animations/b.fbx"}
+    assert (page.total, page.total_is_exact, page.next_cursor) == (2, True, None)
+    avatar = next(item for item in page.items if item.category == "vrm")
+    assert (avatar.has_thumbnail, avatar.owned_by_me, avatar.status) == (True, True, "ready")
+    changes = msgspec.json.decode(await raw("/api/assets/changes"), type=ChangesOut)
+    assert {item.id for item in changes.assets} == {item.id for item in page.items}
+    listed = json.loads(await raw("/api/s3/resources?type=vrm"))["data"]
+    assert msgspec.convert(listed, list[AssetItem])[0].id == avatar.id
+    assert listed[0]["gender"] == "female", "fields of a `_meta.json` stand beside those of the struct"
+    asset = msgspec.json.decode(await raw(f"/api/assets/{avatar.id}"), type=AssetOut)
+    assert (asset.s3_key, asset.meta["gender"], asset.attempts) == ("vrm/a.vrm", "female", 1)
+    facets = msgspec.json.decode(await raw("/api/assets/facets"), type=FacetsOut)
+    assert facets.counted == 2
+    usage = msgspec.json.decode(await raw("/api/assets/usage"), type=UsageOut)
+    assert (usage.files, usage.quota_bytes) == (4, None)

@@ -356,3 +356,34 @@ async def test_an_upload_whose_lease_ran_out_is_not_switched_in(
         assert (await api.read(keys.read_url("vrm/slow.vrm"), "alice"))[:2] == (200, files.vrm(9))
         await run_jobs()
         assert len(store_keys()) == 1
+
+
+@pytest.mark.parametrize("method", ["PUT", "HEAD", "POST"])
+async def test_a_store_that_hangs_holds_no_connection_to_postgres(
+    settings: Settings, database: Database, proxy: StoreProxy, method: str
+) -> None:
+    """With one connection for all writes, other writes go on while a form's PUT, a signed upload's HEAD or a multipart's
+    POST is not answered."""
+    small = replace(settings, database=settings.database.model_copy(update={"pool_size": 1}))
+    async with serving(small) as api:
+        _, done = await api.upload("alice", "vrm/other.vrm", files.vrm(1))
+        other = f"/api/assets/{done['data']['id']}"
+        wanted = {"fileName": "vrm/signed.vrm", "fileType": "model/gltf-binary"}
+        _, signed = await api.call("POST", "/api/s3/presigned-url", "alice", json=wanted)
+        fault = proxy.fault(method, hang=True)
+        if method == "HEAD":
+            waiting = asyncio.create_task(api.call("POST", signed["data"]["completeUrl"], "alice"))
+        else:
+            size = 100_000 if method == "PUT" else 20 * 1024**2
+            waiting = asyncio.create_task(api.upload("alice", "vrm/slow.vrm", files.vrm(2, size)))
+        async with asyncio.timeout(20):
+            while not fault.met:
+                await asyncio.sleep(0.02)
+        for name in ("first", "second"):
+            status, asset = await api.call("PATCH", other, "alice", json={"displayName": name})
+            assert (status, asset["displayName"]) == (200, name)
+        # The same user, the same moment: neither the quota's lock nor a row of the upload is held.
+        assert (await api.call("DELETE", other, "alice"))[0] == 204
+        assert not waiting.done()
+        proxy.heal()
+        await waiting

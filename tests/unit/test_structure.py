@@ -167,7 +167,6 @@ def test_the_status_of_an_asset_is_set_by_a_transition_alone() -> None:
 OPEN_TRANSACTIONS = {
     "alerts/routes.py",
     "assets/patrol/routes.py",
-    "assets/tus/routes.py",
 }
 """Routes that open transactions still: each is to become a call of its slice's service, and to leave this list."""
 
@@ -181,3 +180,18 @@ def test_routes_and_commands_open_no_transaction() -> None:
                 if isinstance(node, ast.Attribute) and node.attr in ("transaction", "persist"):
                     found.add(str(relative))
     assert found == OPEN_TRANSACTIONS
+
+
+def test_no_transaction_of_the_library_is_held_over_the_network() -> None:
+    """No call of the store inside the block of a transaction."""
+    found: list[str] = []
+    for path in modules(SOURCE / "assets"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.AsyncWith):
+                continue
+            if not any(".transaction(" in ast.unparse(item.context_expr) for item in node.items):
+                continue
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Await) and re.search(r"\bstore\.\w+\(", ast.unparse(inner)):
+                    found.append(f"{path.relative_to(SOURCE)}:{inner.lineno}")
+    assert found == []

@@ -13,11 +13,12 @@ from uuid import UUID
 
 import msgspec
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
 from butai.assets.kinds import AssetType
 from butai.assets.listing import EXACT_TOTAL, SORT_COLUMNS, Page, PagePosition, Sort
 from butai.assets.models import LISTED
+from butai.assets.schemas import AssetOut, ChangesOut, WaveformOut
 from butai.assets.transitions import CHANGES_LOCK
 from butai.database import Connection, Database
 from butai.errors import Code, FilterInvalid
@@ -218,21 +219,21 @@ async def find_readable(
 
 
 _ASSET = """
-    SELECT id, type, s3_key AS "s3Key", display_name AS "displayName", description, mime_type AS "mimeType",
-           size_bytes AS "sizeBytes", status, owner_user_id AS "ownerUserId", visibility,
-           created_at AS "createdAt", updated_at AS "updatedAt", error_code AS "errorCode",
-           error_detail AS "errorDetail", attempts, sha256, tags, meta, sidecar,
+    SELECT id, type, s3_key, display_name, description, mime_type,
+           size_bytes, status, owner_user_id, visibility,
+           created_at, updated_at, error_code,
+           error_detail, attempts, sha256, tags, meta, sidecar,
            butai_read_url(s3_key) AS url,
            CASE WHEN thumbnail_key IS NULL THEN NULL ELSE butai_read_url(thumbnail_key) END AS thumbnail,
-           missing_since AS "missingSince", deleted_at AS "deletedAt", change_seq AS "changeSeq",
-           facts - ARRAY['derived_from', 'derived_etag'] AS facts, inspect_error AS "inspectError", triangles,
-           duration_seconds AS "durationSeconds"
+           missing_since, deleted_at, change_seq,
+           facts - ARRAY['derived_from', 'derived_etag'] AS facts, inspect_error, triangles,
+           duration_seconds
     FROM assets
 """
 
 
-async def get_asset(database: Database, asset_id: UUID, user_id: str | None, operator: bool) -> dict[str, Any] | None:
-    """One asset with all its fields, for its owner, an operator, or, when it is public and ready, anyone."""
+async def get_asset(database: Database, asset_id: UUID, user_id: str | None, operator: bool) -> AssetOut | None:
+    """Returns one asset with all its fields to its owner or an operator, and to anyone one that is public and ready."""
 
     async def ask(connection: Connection) -> dict[str, Any] | None:
         cursor = connection.cursor(row_factory=dict_row)
@@ -246,16 +247,16 @@ async def get_asset(database: Database, asset_id: UUID, user_id: str | None, ope
         return await cursor.fetchone()
 
     row = await database.query(ask)
-    if row is not None:
-        row["warnings"] = _warnings(row)
-        if row["ownerUserId"] != user_id and not operator:
-            # What went wrong once, and who owns a file, is not for strangers.
-            row |= {"ownerUserId": None, "errorDetail": None, "attempts": 0}
-    return row
+    if row is None:
+        return None
+    if row["owner_user_id"] != user_id and not operator:
+        # Past failures, and the owner, are not disclosed to others.
+        row |= {"owner_user_id": None, "error_detail": None, "attempts": 0}
+    return AssetOut(**row, warnings=_warnings(row))
 
 
 def _warnings(row: dict[str, Any]) -> list[str]:
-    """Codes of what its owner should look at. A file that everybody may fetch is passed on to them."""
+    """Returns codes of what the owner should look at: a public file is redistributed to everyone who reads it."""
     licence = row["facts"].get("licence")
     forbidden = isinstance(licence, dict) and licence.get("redistribution") == "forbidden"
     return (
@@ -266,16 +267,16 @@ def _warnings(row: dict[str, Any]) -> list[str]:
 
 
 _WAVEFORM = """
-    SELECT w.peaks, coalesce(a.duration_seconds, 0) AS "durationSeconds"
+    SELECT w.peaks, coalesce(a.duration_seconds, 0) AS duration_seconds
     FROM asset_waveforms w JOIN assets a ON a.id = w.asset_id AND a.object_key = w.object_key WHERE w.asset_id = %(id)s
 """
 
 
-async def waveform(database: Database, asset_id: UUID) -> dict[str, Any] | None:
-    """The waveform of the bytes that an asset has now. Who may see it, the caller has asked."""
+async def waveform(database: Database, asset_id: UUID) -> WaveformOut | None:
+    """Returns the waveform of an asset's current bytes, None where there is none. The caller has checked the access."""
 
-    async def ask(connection: Connection) -> dict[str, Any] | None:
-        cursor = connection.cursor(row_factory=dict_row)
+    async def ask(connection: Connection) -> WaveformOut | None:
+        cursor = connection.cursor(row_factory=class_row(WaveformOut))
         await cursor.execute(_WAVEFORM, {"id": asset_id})
         return await cursor.fetchone()
 
@@ -283,16 +284,6 @@ async def waveform(database: Database, asset_id: UUID) -> dict[str, Any] | None:
 
 
 # The change feed
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """`gone` are ids that this caller can no longer see; `next_since` is where the next call goes on."""
-
-    assets: list[dict[str, Any]]
-    gone: list[UUID]
-    next_since: int
-    has_more: bool
 
 
 _CHANGED = """
@@ -313,11 +304,11 @@ _PURGED = """
 """
 
 
-async def changes(database: Database, since: int, user_id: str | None, operator: bool, limit: int) -> Changes:
-    """What changed after place `since`, in order, each asset once with its newest state.
+async def changes(database: Database, since: int, user_id: str | None, operator: bool, limit: int) -> ChangesOut:
+    """Returns what changed after place `since`, in order, each asset once with its newest state.
 
-    For a moment the lock is held that every writer shares: what is numbered up to the horizon is then committed, so
-    nothing can appear later behind a reader's back.
+    Takes for a moment the lock that every writer shares: all numbers up to the horizon are committed or rolled back then, so
+    that none can appear below it later.
     """
     parameters = {"since": since, "user": user_id, "operator": operator, "fetch": limit + 1}
 
@@ -337,7 +328,8 @@ async def changes(database: Database, since: int, user_id: str | None, operator:
     horizon, rows = await database.query(ask)
     merged = sorted(rows, key=lambda row: row["change_seq"])
     page, more = merged[:limit], len(merged) > limit
-    return Changes(
+    return ChangesOut(
+        # The item's own text with the status in it: its `_meta.json` may have any fields beside the known ones.
         assets=[msgspec.json.decode(row["item"]) | {"status": row["status"]} for row in page if row.get("visible")],
         gone=[row["id"] for row in page if not row.get("visible")],
         next_since=page[-1]["change_seq"] if more else max(since, horizon),

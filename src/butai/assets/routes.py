@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from butai.assets import queries, service
@@ -17,10 +16,11 @@ from butai.errors import AssetNotFound, Unauthenticated
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
 from butai.web.problems import documented
+from butai.web.responses import answers, respond
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=SmallBodies)
 
-_NO_STORE = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
+_REVALIDATED = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
 
 # The largest change number that Postgres can give out.
 _MOST = 2**63 - 1
@@ -28,8 +28,7 @@ _MOST = 2**63 - 1
 
 @router.get(
     "/changes",
-    response_model=ChangesOut,
-    responses=documented(400),
+    **answers(ChangesOut, 400),
     operation_id="list_changes",
     summary="What changed since a place in the feed",
 )
@@ -41,19 +40,12 @@ async def changes(
 ) -> Response:
     """Each asset that the caller may see and that changed, once, with its newest state, and the ids that are gone."""
     found = await queries.changes(get_library(request).database, since, who.user_id, who.is_operator, limit)
-    body = {
-        "assets": found.assets,
-        "gone": found.gone,
-        "nextSince": found.next_since,
-        "hasMore": found.has_more,
-    }
-    return Response(msgspec.json.encode(body), 200, _NO_STORE, "application/json")
+    return respond(found, headers=_REVALIDATED)
 
 
 @router.get(
     "/{asset_id:uuid}",
-    response_model=AssetOut,
-    responses=documented(404),
+    **answers(AssetOut, 404),
     openapi_extra=TAKES_SIGN_IN,
     summary="One asset",
 )
@@ -66,13 +58,12 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
     row = await queries.get_asset(get_library(request).database, asset_id, who.user_id, who.is_operator)
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
-    return Response(msgspec.json.encode(row), 200, _NO_STORE, "application/json")
+    return respond(row, headers=_REVALIDATED)
 
 
 @router.get(
     "/{asset_id:uuid}/waveform",
-    response_model=WaveformOut,
-    responses=documented(404),
+    **answers(WaveformOut, 404),
     openapi_extra=TAKES_SIGN_IN,
     summary="The waveform of a piece of music",
 )
@@ -84,13 +75,12 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
         found = await queries.waveform(database, asset_id)
     if found is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
-    return Response(msgspec.json.encode(found), 200, _NO_STORE, "application/json")
+    return respond(found, headers=_REVALIDATED)
 
 
 @router.patch(
     "/{asset_id:uuid}",
-    response_model=AssetOut,
-    responses=documented(400, 403, 404, 408, 413),
+    **answers(AssetOut, 400, 403, 404, 408, 413),
     summary="Rename, describe, publish, hide",
 )
 async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:
@@ -111,8 +101,7 @@ async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Respon
 
 @router.post(
     "/{asset_id:uuid}/restore",
-    response_model=AssetOut,
-    responses=documented(403, 404),
+    **answers(AssetOut, 403, 404),
     summary="Take an asset out of the trash",
 )
 async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
@@ -123,8 +112,7 @@ async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Resp
 
 @router.post(
     "/{asset_id:uuid}/complete",
-    response_model=AssetOut,
-    responses=documented(403, 404, 409, 413, 415, 422, 504),
+    **answers(AssetOut, 403, 404, 409, 413, 415, 422, 504),
     summary="Say that a signed upload has arrived",
 )
 async def complete_upload(request: Request, who: SignedIn, asset_id: UUID) -> Response:

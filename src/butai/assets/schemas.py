@@ -1,4 +1,4 @@
-"""The shapes of the library's requests and answers, for validation and for the documentation."""
+"""The shapes of the library's requests and answers, as they are checked, encoded and documented."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 # NUL and lone surrogates cannot be stored by Postgres; other control characters have no place in a name.
@@ -20,8 +21,12 @@ Tag = Annotated[
 AssetTypeName = Literal["vrm", "animation", "bgm", "hdr", "scene"]
 
 
-class AssetOut(BaseModel):
-    """One asset. Times are UTC, sizes bytes. `errorCode`, `attempts` and `errorDetail` speak of uploads that failed.
+StatusName = Literal["uploading", "ready", "failed", "missing"]
+VisibilityName = Literal["public", "private"]
+
+
+class AssetOut(msgspec.Struct, frozen=True, rename="camel"):
+    """One asset. Times are UTC, sizes bytes. `errorCode`, `attempts` and `errorDetail` are about uploads that failed.
 
     `facts` is what the file itself says, in sections (`model`, `licence`, `animation`, `sound`, `picture`); it comes a
     moment after the upload. `inspectError` is the code of why there is none. `warnings` are codes too.
@@ -29,18 +34,18 @@ class AssetOut(BaseModel):
 
     id: UUID
     type: AssetTypeName
-    s3Key: str
-    displayName: str
+    s3_key: str
+    display_name: str
     description: str
-    mimeType: str
-    sizeBytes: int | None
-    status: Literal["uploading", "ready", "failed", "missing"]
-    ownerUserId: str | None
-    visibility: Literal["public", "private"]
-    createdAt: datetime
-    updatedAt: datetime
-    errorCode: str | None
-    errorDetail: str | None
+    mime_type: str
+    size_bytes: int | None
+    status: StatusName
+    owner_user_id: str | None
+    visibility: VisibilityName
+    created_at: datetime
+    updated_at: datetime
+    error_code: str | None
+    error_detail: str | None
     attempts: int
     sha256: str | None
     tags: list[str]
@@ -48,21 +53,100 @@ class AssetOut(BaseModel):
     sidecar: Literal["thumb", "meta"] | None
     url: str
     thumbnail: str | None
-    missingSince: datetime | None
-    deletedAt: datetime | None
-    changeSeq: int
+    missing_since: datetime | None
+    deleted_at: datetime | None
+    change_seq: int
     facts: dict[str, Any]
-    inspectError: str | None
+    inspect_error: str | None
     triangles: int | None
-    durationSeconds: float | None
+    duration_seconds: float | None
     warnings: list[str]
 
 
-class WaveformOut(BaseModel):
+class WaveformOut(msgspec.Struct, frozen=True, rename="camel"):
     """The loudest sample of each of at most 800 equal stretches, 0 to 32767; the whole lasts `durationSeconds`."""
 
     peaks: list[int]
-    durationSeconds: float
+    duration_seconds: float
+
+
+class AssetItem(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    """One asset as lists have it; the fields of its `_meta.json` stand beside these. `size` in bytes, `duration` in seconds.
+
+    Postgres writes it (function `butai_asset_item` of migration 0001), and a page goes out as it was written.
+    """
+
+    id: UUID
+    name: str
+    url: str
+    s3_key: str
+    size: int
+    type: str
+    category: AssetTypeName
+    mime_type: str
+    visibility: VisibilityName
+    created_at: datetime
+    updated_at: datetime
+    tags: list[str]
+    has_thumbnail: bool
+    description: str
+    thumbnail: str | None = None
+    duration: float | None = None
+
+
+class ChangedAsset(AssetItem, frozen=True, rename="camel", kw_only=True):
+    """An item of the change feed."""
+
+    status: StatusName
+
+
+class FoundAsset(ChangedAsset, frozen=True, rename="camel", kw_only=True):
+    """An item of a search. `facts` is what is inside the file, in short; `warnings` are codes, such as
+    `licence_forbids_redistribution`."""
+
+    triangles: int | None
+    facts: dict[str, Any]
+    warnings: list[str]
+    owned_by_me: bool
+
+
+class ChangesOut(msgspec.Struct, frozen=True, rename="camel"):
+    """What changed since a place. Call again with `nextSince`; at once when `hasMore`."""
+
+    assets: Annotated[list[ChangedAsset], msgspec.Meta(description="The newest state of each")]
+    gone: Annotated[list[UUID], msgspec.Meta(description="Ids that were purged, trashed or made private: forget them.")]
+    next_since: int
+    has_more: bool
+
+
+class AssetPage(msgspec.Struct, frozen=True, rename="camel"):
+    """A page of a search."""
+
+    items: list[FoundAsset]
+    next_cursor: Annotated[str | None, msgspec.Meta(description="None on the last page")]
+    total: Annotated[int | None, msgspec.Meta(description="How many match in all, when that was asked for")]
+    total_is_exact: bool
+
+
+class FacetCount(msgspec.Struct, frozen=True):
+    """How many assets have a value."""
+
+    value: str
+    count: int
+
+
+class FacetsOut(msgspec.Struct, frozen=True, rename="camel"):
+    """What is among the assets that match: each facet's values, most frequent first, 50 at most."""
+
+    counted: Annotated[int, msgspec.Meta(description="Assets that were looked at")]
+    is_exact: Annotated[bool, msgspec.Meta(description="Whether those were all that match")]
+    types: list[FacetCount]
+    formats: list[FacetCount]
+    licence: Annotated[
+        dict[str, list[FacetCount]], msgspec.Meta(description="By part: `commercial`, `redistribution`, …")
+    ]
+    expressions: list[FacetCount]
+    tags: list[FacetCount]
 
 
 class AssetEdit(BaseModel):
@@ -76,46 +160,6 @@ class AssetEdit(BaseModel):
     visibility: Literal["public", "private"] | None = None
     description: Prose | None = None
     tags: Annotated[list[Tag], Field(max_length=64)] | None = None
-
-
-class ChangesOut(BaseModel):
-    """What changed since a place. Call again with `nextSince`; at once when `hasMore`."""
-
-    assets: list[dict[str, Any]] = Field(
-        description="The newest state of each: an item as lists have it, and its status."
-    )
-    gone: list[UUID] = Field(description="Ids that were purged, trashed or made private: forget them.")
-    nextSince: int
-    hasMore: bool
-
-
-class AssetPage(BaseModel):
-    """A page of a search. Each item is as lists have it (`id`, `name`, `url`, `category`, `tags`, …), with `status`,
-    `triangles`, `facts` (what is inside the file), `warnings` (such as `licence_forbids_redistribution`) and `ownedByMe`."""
-
-    items: list[dict[str, Any]]
-    nextCursor: str | None = Field(description="None on the last page")
-    total: int | None = Field(description="How many match in all, when that was asked for")
-    totalIsExact: bool
-
-
-class FacetCount(BaseModel):
-    """How many assets have a value."""
-
-    value: str
-    count: int
-
-
-class FacetsOut(BaseModel):
-    """What is among the assets that match: each facet's values, most frequent first, 50 at most."""
-
-    counted: int = Field(description="Assets that were looked at")
-    isExact: bool = Field(description="Whether those were all that match")
-    types: list[FacetCount]
-    formats: list[FacetCount]
-    licence: dict[str, list[FacetCount]] = Field(description="By part: `commercial`, `redistribution`, …")
-    expressions: list[FacetCount]
-    tags: list[FacetCount]
 
 
 class ResourcePage(BaseModel):

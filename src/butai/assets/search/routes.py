@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from butai.assets import listing
 from butai.assets.kinds import AssetType
 from butai.assets.library import get_library
-from butai.assets.schemas import AssetPage, FacetsOut
+from butai.assets.schemas import AssetPage, FacetCount, FacetsOut
 from butai.assets.search import facets, filters, pages
 from butai.assets.search.filters import Filters
 from butai.assets.search.pages import Search
@@ -22,7 +22,7 @@ from butai.errors import Forbidden
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, caller
 from butai.web.hot_route import DirectRoute, query_parameter
-from butai.web.problems import documented
+from butai.web.responses import answers, respond, respond_encoded
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRoute)
 
@@ -91,8 +91,7 @@ _FILTERS: list[dict[str, Any]] = [
 
 @router.get(
     "",
-    response_model=AssetPage,
-    responses=documented(400, 403),
+    **answers(AssetPage, 400, 403),
     operation_id="search_assets",
     summary="Search the library",
     openapi_extra=TAKES_SIGN_IN
@@ -129,13 +128,12 @@ async def search(request: Request) -> Response:
     )
     rest = {"nextCursor": listing.following(found, order, place, 1), "total": count, "totalIsExact": exact}
     body = b"".join((b'{"items":[', found.items, b"],", msgspec.json.encode(rest)[1:]))
-    return Response(body, 200, _HEADERS, "application/json")
+    return respond_encoded(body, headers=_HEADERS)
 
 
 @router.get(
     "/facets",
-    response_model=FacetsOut,
-    responses=documented(400, 403),
+    **answers(FacetsOut, 400, 403),
     operation_id="list_facets",
     summary="Count the values to filter by",
     openapi_extra=TAKES_SIGN_IN | {"parameters": _FILTERS},
@@ -145,20 +143,20 @@ async def list_facets(request: Request) -> Response:
     them (`isExact`)."""
     who = await caller(request)
     found = await facets.facets(get_library(request).database, _filters(request, who, _NOTHING), who.user_id)
-    body = {
-        "counted": found.counted,
-        "isExact": found.is_exact,
-        "types": _counts(found.types),
-        "formats": _counts(found.formats),
-        "licence": {part: _counts(counts) for part, counts in found.licence.items()},
-        "expressions": _counts(found.expressions),
-        "tags": _counts(found.tags),
-    }
-    return Response(msgspec.json.encode(body), 200, _HEADERS, "application/json")
+    body = FacetsOut(
+        counted=found.counted,
+        is_exact=found.is_exact,
+        types=_counts(found.types),
+        formats=_counts(found.formats),
+        licence={part: _counts(counts) for part, counts in found.licence.items()},
+        expressions=_counts(found.expressions),
+        tags=_counts(found.tags),
+    )
+    return respond(body, headers=_HEADERS)
 
 
-def _counts(counts: facets.Counts) -> list[dict[str, Any]]:
-    return [{"value": value, "count": count} for value, count in counts]
+def _counts(counts: facets.Counts) -> list[FacetCount]:
+    return [FacetCount(value, count) for value, count in counts]
 
 
 def _filters(request: Request, who: Caller, others: frozenset[str]) -> Filters:

@@ -8,36 +8,33 @@ from email.utils import format_datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from sqlalchemy import select
 
 from butai.assets import keys
 from butai.assets.kinds import AssetType, size_limit
 from butai.assets.library import get_library
-from butai.assets.models import Asset
-from butai.assets.tus import protocol, service
+from butai.assets.tus import protocol, queries, service
 from butai.assets.tus.schemas import UploadCheck, UploadKnown, UsageOut
 from butai.assets.tus.service import Resumables, UploadProgress
-from butai.assets.uploads import quotas
 from butai.assets.uploads.multipart_form import body_chunks
 from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
 from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, SmallBodies, origin, signed_in
 from butai.web.problems import answer_error, documented
+from butai.web.responses import answers, respond
 
 PATH = "/api/assets/uploads"
 _HEX = 64
 
 
 class Tus(APIRoute):
-    """A route of the protocol: its version is asked for, and stands in every answer, errors too."""
+    """A route of the protocol."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's, in these clothes."""
+        """Wraps the handler: checks Tus-Resumable, and adds it to every answer, errors included."""
         handle = super().get_route_handler()
 
-        async def dressed(request: Request) -> Response:
+        async def handle_version(request: Request) -> Response:
             try:
                 version = request.headers.get("tus-resumable")
                 if version is None:
@@ -51,7 +48,7 @@ class Tus(APIRoute):
             answer.headers["tus-resumable"] = protocol.VERSION
             return answer
 
-        return dressed
+        return handle_version
 
 
 router = APIRouter(prefix=PATH, tags=["resumable uploads"], route_class=Tus)
@@ -85,7 +82,7 @@ def _documented(*parameters: dict[str, Any], body: bool = False, needed: bool = 
 
 @around.options("/uploads", include_in_schema=False)
 async def tus_options(request: Request) -> Response:
-    """What this server can: asked by clients before they begin, without signing in."""
+    """The extensions and limits of this server, for clients before they begin; without signing in."""
     settings = get_library(request).settings
     return Response(
         status_code=204,
@@ -237,47 +234,26 @@ def _expiry(progress: UploadProgress) -> dict[str, str]:
 
 
 def _asset(progress: UploadProgress) -> dict[str, str]:
-    """Which asset it is for: a header of ours, which tus clients pass over."""
+    """Names the asset in a header of our own, which tus clients ignore."""
     return {"butai-asset-id": str(progress.asset_id)} if progress.asset_id else {}
 
 
 @around.post(
     "/uploads/check",
-    response_model=UploadKnown,
-    responses=documented(400, 408, 413),
+    **answers(UploadKnown, 400, 408, 413),
     operation_id="check_upload",
     summary="Are these bytes here already",
 )
 async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> Response:
-    """Among the caller's own ready files; of other people's nothing is told."""
-    async with get_library(request).database.transaction() as session:
-        found = await session.scalar(
-            select(Asset)
-            .where(
-                Asset.owner_user_id == who.user_id,
-                Asset.sha256 == asked.sha256.lower(),
-                Asset.status == "ready",
-                Asset.deleted_at.is_(None),
-            )
-            .order_by(Asset.created_at)
-            .limit(1)
-        )
-    known = found is not None and asked.size in (None, found.size_bytes)
-    asset = None
-    if known and found is not None:
-        asset = {
-            "id": found.id,
-            "s3Key": found.s3_key,
-            "displayName": found.display_name,
-            "url": keys.read_url(found.s3_key),
-        }
-    return _json({"known": known, "asset": asset})
+    """Searches the caller's own ready files; nothing is disclosed about those of others."""
+    assert who.user_id is not None
+    found = await queries.known(get_library(request).database, who.user_id, asked.sha256.lower(), asked.size)
+    return respond(UploadKnown(found is not None, found))
 
 
 @around.get(
     "/usage",
-    response_model=UsageOut,
-    responses=documented(),
+    **answers(UsageOut),
     operation_id="get_usage",
     summary="What you keep here",
 )
@@ -285,19 +261,4 @@ async def get_usage(request: Request, who: SignedIn) -> Response:
     """The caller's files, the trash and uploads under way counted, and how much there may be."""
     library = get_library(request)
     assert who.user_id is not None
-    async with library.database.transaction() as session:
-        now = await quotas.usage(session, who.user_id)
-    return _json(
-        {
-            "bytes": now.bytes,
-            "files": now.files,
-            "reservedBytes": now.reserved_bytes,
-            "reservedFiles": now.reserved_files,
-            "quotaBytes": library.settings.quota_bytes or None,
-            "quotaFiles": library.settings.quota_files or None,
-        }
-    )
-
-
-def _json(body: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(body), 200, {"cache-control": "private, no-store"}, "application/json")
+    return respond(await queries.usage(library.database, library.settings, who.user_id))

@@ -1,15 +1,16 @@
-"""The shapes around resumable uploads, for validation and the documentation."""
+"""The shapes around resumable uploads, as they are checked, encoded and documented."""
 
 from __future__ import annotations
 
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 
 class UploadCheck(BaseModel):
-    """A file that somebody is about to upload."""
+    """A file that is going to be uploaded. `size` in bytes."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"sha256": "ab" * 32, "size": 12345678}]})
 
@@ -17,28 +18,28 @@ class UploadCheck(BaseModel):
     size: Annotated[int | None, Field(ge=1, le=2**53)] = None
 
 
-class KnownAsset(BaseModel):
+class KnownAsset(msgspec.Struct, frozen=True, rename="camel"):
     """An asset of the caller's own with the same bytes."""
 
     id: UUID
-    s3Key: str
-    displayName: str
+    s3_key: str
+    display_name: str
     url: str
 
 
-class UploadKnown(BaseModel):
+class UploadKnown(msgspec.Struct, frozen=True):
     """Whether the caller has these bytes here already."""
 
     known: bool
     asset: KnownAsset | None
 
 
-class UsageOut(BaseModel):
+class UsageOut(msgspec.Struct, frozen=True, rename="camel"):
     """What the caller keeps, in bytes and files. A quota of null is none."""
 
     bytes: int
     files: int
-    reservedBytes: int
-    reservedFiles: int
-    quotaBytes: int | None
-    quotaFiles: int | None
+    reserved_bytes: int
+    reserved_files: int
+    quota_bytes: int | None
+    quota_files: int | None
