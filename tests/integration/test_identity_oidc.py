@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 from butai.config import IdentitySettings
 from butai.errors import Unauthenticated, Unavailable
 from butai.identity import Caller, Identity
-from butai.identity.bearer import ALGORITHMS, MAX_DOCUMENT_BYTES, BearerTokens
+from butai.identity.bearer import BearerTokens
+from butai.identity.jwt import ALGORITHMS, MAX_DOCUMENT_BYTES
 from tests.examples import examples
 from tests.fakes.oidc_issuer import AUDIENCE, OidcIssuer, SigningKey, b64, hmac_token
 
@@ -462,7 +463,7 @@ async def test_a_document_that_is_none_is_a_failure(
 async def test_an_issuer_that_hangs_is_given_up(
     issuer: OidcIssuer, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("butai.identity.bearer.FETCH_SECONDS", 0.1)
+    monkeypatch.setattr("butai.identity.jwt.FETCH_SECONDS", 0.1)
     issuer.gate.clear()
     with pytest.raises(Unavailable):
         await ask(identity, issuer.token())
