@@ -188,7 +188,7 @@ async def test_use_is_written_down_once_a_minute(database: Database, keys: ApiKe
     await asyncio.gather(*(keys.check(token.encode()) for _ in range(20)))
     first = await last_used(database)
     assert first is not None
-    assert not any(key.unnoted for key, _ in keys._known.values())
+    assert not any(key.unnoted for key in keys._known.values())
     for _ in range(5):  # the row is read again, and says that its use is written down
         clock.now += 11
         await keys.check(token.encode())
@@ -244,8 +244,9 @@ async def test_a_known_key_works_while_postgres_is_away_and_an_unknown_one_is_un
         await ask(identity, token)
 
 
-async def test_the_memory_for_keys_is_bounded(database: Database, keys: ApiKeys, monkeypatch: Any) -> None:
+async def test_the_memory_for_keys_is_bounded(database: Database, monkeypatch: Any) -> None:
     monkeypatch.setattr("butai.identity.api_keys.CACHE_KEYS", 2)
+    keys = ApiKeys(database)
     for _ in range(4):
         await keys.check((await make(database))[1].encode())
     assert len(keys._known) == 2

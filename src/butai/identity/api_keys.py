@@ -14,13 +14,13 @@ import hmac
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import structlog
+from cachetools import TTLCache
 from sqlalchemy import LargeBinary, Text, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
@@ -131,7 +131,7 @@ class ApiKeys:
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._clock = clock
-        self._known: OrderedDict[str, tuple[StoredKey, float]] = OrderedDict()
+        self._known: TTLCache[str, StoredKey] = TTLCache(CACHE_KEYS, CACHE_SECONDS, lambda: self._clock())
 
     async def check(self, token: bytes) -> StoredKey:
         """The key that `token` proves. Raises `Unauthenticated`, or `DatabaseUnavailable`."""
@@ -150,7 +150,7 @@ class ApiKeys:
         return key
 
     async def _find(self, key_id: str) -> StoredKey | None:
-        if key := self._recall(key_id):
+        if key := self._known.get(key_id):
             return key
 
         async def find(connection: Connection) -> tuple[Any, ...] | None:
@@ -160,22 +160,12 @@ class ApiKeys:
         if row is None:
             self._known.pop(key_id, None)
             return None
-        if key := self._recall(key_id):
-            return key  # somebody else asked at the same time, and notes the use
+        if key := self._known.get(key_id):
+            return key  # another request asked at the same time, and notes the use
         secret_hash, user_id, scopes, revoked, unnoted = row
         key = StoredKey(key_id, bytes(secret_hash), user_id, frozenset(scopes), revoked, unnoted)
-        self._known[key_id] = key, self._clock() + CACHE_SECONDS
-        self._known.move_to_end(key_id)
-        while len(self._known) > CACHE_KEYS:
-            self._known.popitem(last=False)
+        self._known[key_id] = key
         return key
-
-    def _recall(self, key_id: str) -> StoredKey | None:
-        known = self._known.get(key_id)
-        if known is None or known[1] <= self._clock():
-            return None
-        self._known.move_to_end(key_id)
-        return known[0]
 
     async def _note_use(self, key_id: str) -> None:
         """Writes `last_used_at`. That it cannot is no reason to turn a caller away."""

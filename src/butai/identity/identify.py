@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import structlog
+from cachetools import TLRUCache
 
 from butai.config import IdentitySettings
 from butai.errors import Unauthenticated
@@ -62,7 +63,12 @@ class Identity:
         self._public_origin = normal_origin(public_url)
         self._clock = clock
         # By a hash, so that a dump of this process's memory holds no sessions of an hour ago.
-        self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._known: TLRUCache[bytes, tuple[Caller, float]] = TLRUCache(
+            REMEMBER_TOKENS,
+            lambda _digest, known, now: min(known[1] + LEEWAY, now + REMEMBER_SECONDS),
+            lambda: self._clock(),
+        )
+        """Callers with the ends of their tokens."""
 
     async def close(self) -> None:
         """Ends what still runs in the background."""
@@ -127,11 +133,11 @@ class Identity:
         if self._bearers is None:
             raise Unauthenticated("No issuer of bearer tokens is set up here")
         digest = hashlib.sha256(b"bearer " + token).digest()
-        caller = self._recall(digest)
-        if caller is None:
-            caller, expires = await self._bearers.check(token, self._clock())
-            self._remember(digest, caller, expires)
-        return caller
+        try:
+            known = self._known[digest]
+        except KeyError:
+            known = self._known[digest] = await self._bearers.check(token, self._clock())
+        return known[0]
 
     def _by_host_token(self, token: bytes) -> Caller | None:
         """A host's caller has no user id: it stands for a room, and owns nothing. Elsewhere it is anonymous."""
@@ -160,9 +166,9 @@ class Identity:
         first_refusal: Unauthenticated | None = None
         for name, token in session_tokens(cookie):
             digest = hashlib.sha256(name + b"=" + token).digest()
-            caller = self._recall(digest)
-            if caller is not None:
-                return caller
+            # Not `get`, which looks twice: 4.4 µs in place of 0.9.
+            with suppress(KeyError):
+                return self._known[digest][0]
             try:
                 caller, expires = self._sessions.read(name, token, self._clock())
             except Unauthenticated as refused:
@@ -170,23 +176,8 @@ class Identity:
                 continue
             if caller.user_id in self._operators:
                 caller = replace(caller, scopes=USER_AND_OPERATOR)
-            self._remember(digest, caller, expires)
+            self._known[digest] = caller, expires
             return caller
         if first_refusal is not None:
             raise first_refusal
         return ANONYMOUS
-
-    def _recall(self, digest: bytes) -> Caller | None:
-        known = self._known.get(digest)
-        if known is None:
-            return None
-        if known[1] <= self._clock():
-            del self._known[digest]
-            return None
-        self._known.move_to_end(digest)
-        return known[0]
-
-    def _remember(self, digest: bytes, caller: Caller, expires: float) -> None:
-        self._known[digest] = caller, min(expires + LEEWAY, self._clock() + REMEMBER_SECONDS)
-        while len(self._known) > REMEMBER_TOKENS:
-            self._known.popitem(last=False)
