@@ -183,7 +183,7 @@ class Watcher:
         """The status by the API's own query."""
         said, wanted = self.said[broadcast_id]
         status = await queries.status(self.database, "en", session_id=broadcast_id)
-        if status is not None and wanted == ("interrupted" in {one["state"] for one in status["outputs"]}):
+        if status is not None and wanted == ("interrupted" in {one.state for one in status.outputs}):
             self.said.pop(broadcast_id, None)
             self.statuses.append(time.monotonic() - said)
 

@@ -16,8 +16,10 @@ import pytest
 from livekit import api as livekit_api
 from pydantic import SecretStr
 
+from butai.audit import export, queries
 from butai.config import LiveSettings, Settings
 from butai.database import Database
+from butai.errors import DatabaseUnavailable
 from butai.identity.api_keys import create_api_key
 from butai.live.destinations import service
 from butai.live.stream_keys import Sealer
@@ -635,7 +637,7 @@ async def test_every_act_and_refusal_is_in_the_audit(api: Api, database: Databas
     _, token = await create_api_key(database, "root", ["user", "operator"], "test")
     status, everything = await api.call("GET", "/api/live/audit?limit=2", headers={"X-API-Key": token})
     assert (status, len(everything["data"])) == (200, 2)
-    assert everything["next_before"] == everything["data"][-1]["id"]
+    assert everything["next_before"] == everything["next"] == everything["data"][-1]["id"]
     with pytest.raises(Exception, match="append-only"):
         await sql(database, "UPDATE audit SET actor = 'nobody'")
     with pytest.raises(Exception, match="append-only"):
@@ -660,6 +662,37 @@ async def test_the_whole_trail_comes_as_csv(api: Api, database: Database) -> Non
     for json_first in ("*/*", "text/html,*/*;q=0.8", "application/json, text/csv"):
         status, page = await api.call("GET", f"/api/live/audit?room_id={ROOM}", "alice", headers={"Accept": json_first})
         assert (status, len(page["data"])) == (200, 100)
+
+
+async def test_a_rooms_csv_has_the_bound_of_the_whole_trail_and_breaks_off_like_it(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_room(api)
+    await sql(
+        database,
+        "INSERT INTO audit (actor, action, subject, result, detail) "
+        "SELECT 'n' || n, 'live.test', 'room:' || :room, 'ok', '{}' FROM generate_series(1, 2500) n",
+        room=ROOM,
+    )
+    monkeypatch.setattr(export, "MOST_LINES", 1500)
+    url = f"{api.url}/api/live/audit?room_id={ROOM}&format=csv"
+    async with api.client.get(url, headers=api.cookie("alice")) as answer:
+        rows = list(csv.DictReader(io.StringIO(await answer.text())))
+    assert [row["actor"] for row in rows] == [f"n{n}" for n in range(2500, 1000, -1)]
+    async with api.client.get(f"{url}&before={rows[-1]['id']}", headers=api.cookie("alice")) as answer:
+        behind = list(csv.DictReader(io.StringIO(await answer.text())))
+    assert [row["actor"] for row in behind] == [*(f"n{n}" for n in range(1000, 0, -1)), "alice"]
+    read = queries.entries
+
+    async def away_on_the_second_page(*asked: Any) -> Any:
+        if asked[2] is not None:
+            raise DatabaseUnavailable
+        return await read(*asked)
+
+    monkeypatch.setattr(queries, "entries", away_on_the_second_page)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        async with api.client.get(url, headers=api.cookie("alice")) as answer:
+            await answer.read()
 
 
 async def test_no_secret_is_in_an_answer_an_event_or_a_row(api: Api, database: Database) -> None:

@@ -19,9 +19,9 @@ from livekit import api as livekit_api
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from butai.audit import export
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
-from butai.operations import audit_routes
 from butai.operations.health import PART_SECONDS
 from tests.conftest import Api, serving
 from tests.fakes.livekit_egress import StandIn
@@ -225,7 +225,7 @@ async def test_a_long_trail_streams_whole_and_no_longer_than_its_bound(
     found = await lines(api)
     assert [one["actor"] for one in found] == [f"n{n}" for n in range(2345, 0, -1)]
     assert len(await lines(api, "&limit=7")) == 7
-    monkeypatch.setattr(audit_routes, "MOST_LINES", 1500)
+    monkeypatch.setattr(export, "MOST_LINES", 1500)
     bounded = await lines(api)
     assert [one["actor"] for one in bounded] == [f"n{n}" for n in range(2345, 845, -1)]
     behind = await lines(api, f"&before={bounded[-1]['id']}")

@@ -45,7 +45,7 @@ export interface ShowsAsked {
 export async function listShows({ state, room, owner }: ShowsAsked, before: string | null, signal?: AbortSignal) {
   const asked = query({ state, room_id: room, owner, before: before ?? undefined, limit: PAGE });
   const found = await ask<ShowsOut>(`/api/live/broadcasts/all${asked}`, { signal });
-  return page(found.data, found.next_before);
+  return page(found.data, found.next);
 }
 
 /** One show; null when there is none with this id. */
@@ -158,7 +158,7 @@ export async function listAudit(asked: AuditAsked, before: string | null, signal
     `/api/audit${query({ ...audited(asked), before: before ?? undefined, limit: 50 })}`,
     { signal },
   );
-  return page(found.entries, found.nextBefore);
+  return page(found.entries, found.next);
 }
 
 /** Where the same entries are as a file. */

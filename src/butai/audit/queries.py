@@ -1,24 +1,21 @@
-"""What is read of the audit trail: all of it, narrowed. Called by `audit_routes`; `audit` is where it is written."""
+"""Reads the audit trail, narrowed by a filter, for every view of it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any, LiteralString
+from dataclasses import asdict
+from typing import LiteralString
 
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 
+from butai.audit.schemas import AuditFilter, EntryOut
 from butai.database import Connection, Database
 
 _ENTRIES: LiteralString = """
-SELECT id, at, actor, action, subject, result, error_code AS "errorCode", ip, user_agent AS "userAgent",
-       request_id AS "requestId", detail
-FROM audit
+SELECT id, at, actor, action, subject, result, error_code, ip, user_agent, request_id, detail FROM audit
 """
 
 _CONDITIONS: dict[str, LiteralString] = {
     "actor": "actor = %(actor)s",
-    # `live.` are all of going live; `live.stop` is one.
     "action": "starts_with(action, %(action)s)",
     "subject": "subject = %(subject)s",
     "result": "result = %(result)s",
@@ -28,27 +25,15 @@ _CONDITIONS: dict[str, LiteralString] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AuditFilter:
-    """Which entries. `action`: how it begins. `until` itself is not in it."""
-
-    actor: str | None = None
-    action: str | None = None
-    subject: str | None = None
-    result: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-async def entries(database: Database, asked: AuditFilter, before: int | None, limit: int) -> list[dict[str, Any]]:
-    """Entries, newest first, older than the one with the id `before`."""
-    values = {**asdict(asked), "before": before, "limit": limit}
-    # Put together by what is asked: a plan for "or everything" could use no index.
+async def entries(database: Database, wanted: AuditFilter, before: int | None, limit: int) -> list[EntryOut]:
+    """Up to `limit` entries below the id `before`, newest first. Raises `DatabaseUnavailable`."""
+    values = {**asdict(wanted), "before": before, "limit": limit}
+    # Only the conditions that are given: with "OR everything" the plan could use no index.
     where: list[LiteralString] = [one for name, one in _CONDITIONS.items() if values[name] is not None]
     statement: LiteralString = _ENTRIES + (("WHERE " + " AND ".join(where)) if where else "")
 
-    async def ask(connection: Connection) -> list[dict[str, Any]]:
-        async with connection.cursor(row_factory=dict_row) as cursor:
+    async def ask(connection: Connection) -> list[EntryOut]:
+        async with connection.cursor(row_factory=class_row(EntryOut)) as cursor:
             await cursor.execute(statement + " ORDER BY id DESC LIMIT %(limit)s", values)
             return await cursor.fetchall()
 

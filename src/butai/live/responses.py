@@ -11,13 +11,14 @@ from fastapi import Request, Response
 from butai.errors import ButaiError
 from butai.live.texts import HOST_CODES, Language, preferred_language, words
 from butai.web.dependencies import SmallBodies
+from butai.web.responses import respond
 
-_NO_STORE = {"cache-control": "private, no-store", "vary": "Cookie, Authorization, Accept-Language"}
+_VARY = {"vary": "Cookie, Authorization, Accept-Language"}
 
 
-def as_json(value: Any, status: int = 200) -> Response:
-    """`value` as JSON, with headers that forbid caching."""
-    return Response(msgspec.json.encode(value), status, _NO_STORE, "application/json")
+def respond_live(answer: msgspec.Struct, status: int = 200) -> Response:
+    """`answer` as JSON that no cache keeps; it differs by caller and language."""
+    return respond(answer, status, _VARY)
 
 
 def request_language(request: Request) -> Language:

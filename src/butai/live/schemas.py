@@ -1,8 +1,7 @@
-"""The shapes of requests and answers of going live."""
+"""The shapes of requests of going live. Those of answers are in `butai.live.answers`."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,15 +15,14 @@ from pydantic import (
     model_validator,
 )
 
+from butai.live.answers import PlatformName
 from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
 
 RoomId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ROOM_ID, pattern=ROOM_ID)]
 Label = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 IngestUrl = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^rtmps?://[!-~]+$")]
-PlatformName = Literal["youtube", "twitch", "custom"]
 StreamPlatform = Literal["youtube", "twitch"]
-Wire = Literal["starting", "live", "interrupted", "stopping", "ended", "error"]
 PresetName = Literal["720p30", "720p60", "1080p30", "1080p60"]
 
 
@@ -44,33 +42,6 @@ class RoomIn(BaseModel):
     """The LiveKit project that a new room is made in, where there are several. A room never changes its project."""
 
 
-class RoomOut(BaseModel):
-    """A room with its host token and where to join."""
-
-    room_id: str
-    host_identity: str
-    host_token: str
-    livekit_url: str
-    project: str
-
-
-class RoomListed(BaseModel):
-    """One of the caller's rooms. `made` here, or `claimed` with a token of its own."""
-
-    room_id: str
-    host_identity: str
-    origin: Literal["made", "claimed"]
-    project: str
-    created_at: datetime
-
-
-class RoomsOut(BaseModel):
-    """Newest first. `next_before`: for the page behind."""
-
-    data: list[RoomListed]
-    next_before: datetime | None
-
-
 class TokenIn(BaseModel):
     """Who a token is for."""
 
@@ -88,17 +59,6 @@ class WatchIn(BaseModel):
 
     invitation: Annotated[SecretStr, Field(min_length=1, max_length=8000)]
     """A viewer's token, as the room's host gets it from `POST /api/live/rooms/{room_id}/tokens`."""
-
-
-class TokenOut(BaseModel):
-    """A LiveKit token. `host_identity`: the participant whose picture and sound go on air."""
-
-    room_id: str
-    role: Literal["host", "guest", "viewer"]
-    identity: str
-    token: str
-    livekit_url: str
-    host_identity: str
 
 
 class DestinationIn(BaseModel):
@@ -122,45 +82,6 @@ class DestinationEdit(BaseModel):
     ingest_url: IngestUrl | None = None
     backup_ingest_url: IngestUrl | None = None
     stream_key: Annotated[SecretStr, Field(min_length=1, max_length=500)] | None = None
-
-
-class DestinationOut(BaseModel):
-    """A saved destination. `key_fingerprint` recognises the stream key and reveals nothing of it."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    platform: PlatformName
-    label: str
-    ingest_url: str
-    backup_ingest_url: str | None
-    key_fingerprint: str
-    created_at: datetime
-    updated_at: datetime
-
-
-class DestinationsOut(BaseModel):
-    """All destinations of the caller."""
-
-    data: list[DestinationOut]
-
-
-class StepOut(BaseModel):
-    """One step of a destination's test. If it failed: `code`, `message` (what happened) and `action` (what to do)."""
-
-    name: Literal["address", "dns", "tcp", "tls", "handshake", "connect", "publish"]
-    ok: bool
-    ms: float
-    code: str | None
-    message: str | None
-    action: str | None
-
-
-class TestOut(BaseModel):
-    """The steps in order, up to the first that failed."""
-
-    ok: bool
-    steps: list[StepOut]
 
 
 class StartIn(BaseModel):
@@ -230,149 +151,3 @@ class AddIn(BaseModel):
         if not self.platforms and not self.destination_ids:
             raise ValueError("say where: platforms or destination_ids")
         return self
-
-
-class ErrorOut(BaseModel):
-    """Why an output or a broadcast is not live. `message` says what happened, `action` what the host can do, in the
-    language of the request. `retryable`: Butai tries again by itself. `cause`: the last error before `retries_exhausted`."""
-
-    code: str
-    message: str
-    action: str
-    retryable: bool
-    platform: str | None = None
-    attempt: int | None = None
-    next_attempt_at: datetime | None = None
-    cause: ErrorOut | None = None
-
-
-class MetricsOut(BaseModel):
-    """An output's metrics of the last second."""
-
-    model_config = ConfigDict(extra="allow")
-
-    bitrate_kbps: float = 0
-    fps: float = 0
-    dropped_frames: int = 0
-    uptime_s: float = 0
-
-
-class OutputOut(BaseModel):
-    """A broadcast's way to one platform. `confirmation`: `transport` when the platform acknowledges bytes, `platform` when
-    its own API says that it is live."""
-
-    id: UUID
-    platform: PlatformName
-    label: str
-    destination_id: UUID | None
-    key_fingerprint: str
-    state: Wire
-    since: datetime
-    confirmation: Literal["none", "transport", "platform"]
-    attempt: int
-    next_attempt_at: datetime | None
-    live_since: datetime | None
-    error: ErrorOut | None
-    metrics: MetricsOut | None
-
-
-class EventOut(BaseModel):
-    """An event of the timeline. Ids grow with time; `from` and `to` are states of the output."""
-
-    id: int
-    at: datetime
-    event: str
-    session_id: UUID | None
-    output_id: UUID | None
-    platform: str | None
-    from_: str | None = Field(alias="from")
-    to: str | None
-    attempt: int | None
-    error: ErrorOut | None
-    actor: str | None
-    detail: dict[str, Any]
-
-
-class SourceOut(BaseModel):
-    """The host's media: `waiting` for it, `live`, `lost` for a while, `ended`."""
-
-    state: Literal["connecting", "waiting", "live", "lost", "ended", "failed"]
-    since: datetime | None
-    error: ErrorOut | None
-
-
-class WayInOut(BaseModel):
-    """An ingress of the room, without its URL. `since`: when the state was entered."""
-
-    ingress_id: str
-    kind: Literal["rtmp", "whip"]
-    name: str
-    state: Literal["idle", "buffering", "publishing", "error", "ended"]
-    since: datetime
-
-
-class StatusOut(BaseModel):
-    """The state of a broadcast. `platforms`: for each platform the output that most needs the host's attention; `outputs`:
-    all of them. `status` is `idle` for a room without a broadcast so far."""
-
-    session_id: UUID | None
-    room_id: str
-    status: Literal["idle", "starting", "live", "degraded", "stopping", "ended", "error"]
-    preset: str | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    end: ErrorOut | None
-    source: SourceOut | None
-    platforms: dict[str, OutputOut]
-    outputs: list[OutputOut]
-    ingress: list[WayInOut]
-    timeline: list[EventOut]
-
-
-class PastOut(BaseModel):
-    """A broadcast of a room, on air or over."""
-
-    session_id: UUID
-    room_id: str
-    status: Literal["starting", "live", "degraded", "stopping", "ended", "error"]
-    started_at: datetime
-    ended_at: datetime | None
-    end_code: str | None
-    platforms: list[str]
-
-
-class HistoryOut(BaseModel):
-    """Newest first. `next_before`: for the page behind."""
-
-    data: list[PastOut]
-    next_before: datetime | None
-
-
-class TimelineOut(BaseModel):
-    """Events, oldest first. `next_after` is null on the last page."""
-
-    data: list[EventOut]
-    next_after: int | None
-
-
-class AuditOut(BaseModel):
-    """An entry of the audit trail. `result`: `ok`, `refused` (with `error_code`) or `failed`."""
-
-    id: int
-    at: datetime
-    actor: str | None
-    action: str
-    room_id: str | None
-    session_id: UUID | None
-    platforms: list[str]
-    result: str
-    error_code: str | None
-    ip: str | None
-    user_agent: str | None
-
-
-class AuditPageOut(BaseModel):
-    """Newest first. `next_before`: for the page behind."""
-
-    data: list[AuditOut]
-    next_before: int | None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Literal
 
 LONGEST_ROOM_ID = 128
 ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
@@ -130,7 +131,9 @@ class OutputWanted(StrEnum):
     OFF = "off"
 
 
-WIRE: dict[OutputState, str] = {
+OutputWireState = Literal["starting", "live", "interrupted", "stopping", "ended", "error"]
+
+WIRE: dict[OutputState, OutputWireState] = {
     _S.PENDING: "starting",
     _S.STARTING: "starting",
     _S.LIVE: "live",
@@ -141,7 +144,7 @@ WIRE: dict[OutputState, str] = {
 }
 """The states as clients see them; the words are part of the API."""
 
-BroadcastStatus = str
+BroadcastStatus = Literal["starting", "live", "degraded", "stopping", "ended", "error"]
 """`starting`, `live`, `degraded` (some outputs are live), `stopping`, `ended`, `error` (none is live or will be by itself)."""
 
 

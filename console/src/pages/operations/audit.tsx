@@ -45,7 +45,7 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
       cell: (entry) => (
         <>
           <span className={`state ${PILLS[entry.result] ?? ""}`}>{o.results[entry.result] ?? entry.result}</span>
-          {entry.errorCode ? <div className="dim">{entry.errorCode}</div> : null}
+          {entry.error_code ? <div className="dim">{entry.error_code}</div> : null}
         </>
       ),
     },
@@ -54,9 +54,9 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
       cell: (entry) => (
         <>
           {entry.ip ?? "–"}
-          {entry.userAgent ? (
-            <div className={`dim ${css.short}`} title={entry.userAgent}>
-              {entry.userAgent}
+          {entry.user_agent ? (
+            <div className={`dim ${css.short}`} title={entry.user_agent}>
+              {entry.user_agent}
             </div>
           ) : null}
         </>

@@ -12,7 +12,8 @@ from uuid import UUID
 from psycopg.rows import dict_row
 
 from butai.database import Connection, Database
-from butai.live.broadcasts.queries import FIGURES, shown_error, shown_output, shown_status
+from butai.live.answers import BroadcastOverview, OperatorOutput
+from butai.live.broadcasts.queries import METRICS, output_values, shown_error, shown_status
 from butai.live.texts import Language
 
 _BROADCASTS: LiteralString = """
@@ -25,7 +26,7 @@ SELECT o.broadcast_id, o.id, o.destination_id, o.platform, o.label, o.key_finger
        o.confirmation, o.attempt, o.next_attempt_at, o.live_since, o.first_live_at, o.error_code, o.error_cause,
        o.error_detail, o.created_at, m.data AS metrics
 FROM outputs o
-LEFT JOIN {FIGURES}
+LEFT JOIN {METRICS}
 WHERE o.broadcast_id = ANY(%s) ORDER BY o.id
 """
 
@@ -40,8 +41,8 @@ async def list_broadcasts(
     room_id: str | None = None,
     owner: str | None = None,
     before: UUID | None = None,
-) -> tuple[list[dict[str, Any]], bool]:
-    """Broadcasts with their outputs, newest first, below the id `before`; and whether there are more."""
+) -> list[BroadcastOverview]:
+    """Broadcasts with their outputs, newest first: up to `limit`, below the id `before`."""
     # Only the conditions that are given: with "OR everything" the plan could use no index.
     where: list[LiteralString] = []
     if session_id is not None:
@@ -55,12 +56,12 @@ async def list_broadcasts(
     if before is not None:
         where.append("b.id < %(before)s")
     statement: LiteralString = _BROADCASTS + (("WHERE " + " AND ".join(where)) if where else "")
-    values = {"session_id": session_id, "room_id": room_id, "owner": owner, "before": before, "limit": limit + 1}
+    values = {"session_id": session_id, "room_id": room_id, "owner": owner, "before": before, "limit": limit}
 
-    async def read(connection: Connection) -> list[dict[str, Any]]:
+    async def read(connection: Connection) -> list[BroadcastOverview]:
         async with connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(statement + " ORDER BY b.id DESC LIMIT %(limit)s", values)
-            rows = (await cursor.fetchall())[: limit + 1]
+            rows = await cursor.fetchall()
             of: dict[UUID, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
             if rows:
                 await cursor.execute(_OUTPUTS, [list(of)])
@@ -68,24 +69,23 @@ async def list_broadcasts(
                     of[output["broadcast_id"]].append(output)
             return [_as_answer(row, of[row["id"]], language) for row in rows]
 
-    found = await database.query(read)
-    return found[:limit], len(found) > limit
+    return await database.query(read)
 
 
-def _as_answer(row: dict[str, Any], outputs: list[dict[str, Any]], language: Language) -> dict[str, Any]:
-    return {
-        "session_id": row["id"],
-        "room_id": row["room_id"],
-        "owner": row["owner_user_id"],
-        "started_by": row["started_by"],
-        "project": row["livekit_project"],
-        "egress": row["egress"],
-        "preset": row["preset"],
-        "status": shown_status(row, outputs),
-        "source": row["source_phase"],
-        "controller": row["lease_holder"] if row["ended_at"] is None else None,
-        "started_at": row["created_at"],
-        "ended_at": row["ended_at"],
-        "end": shown_error(row["end_code"], None, language),
-        "outputs": [shown_output(one, language) | {"error_detail": one["error_detail"]} for one in outputs],
-    }
+def _as_answer(row: dict[str, Any], outputs: list[dict[str, Any]], language: Language) -> BroadcastOverview:
+    return BroadcastOverview(
+        session_id=row["id"],
+        room_id=row["room_id"],
+        owner=row["owner_user_id"],
+        started_by=row["started_by"],
+        project=row["livekit_project"],
+        egress=row["egress"],
+        preset=row["preset"],
+        status=shown_status(row, outputs),
+        source=row["source_phase"],
+        controller=row["lease_holder"] if row["ended_at"] is None else None,
+        started_at=row["created_at"],
+        ended_at=row["ended_at"],
+        end=shown_error(row["end_code"], None, language),
+        outputs=[OperatorOutput(**output_values(one, language), error_detail=one["error_detail"]) for one in outputs],
+    )

@@ -7,18 +7,29 @@ from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
+import msgspec
 from psycopg.rows import dict_row
 
 from butai.database import Connection, Database
 from butai.errors import Code
+from butai.live.answers import (
+    ErrorOut,
+    EventOut,
+    MetricsOut,
+    OutputOut,
+    PastOut,
+    SourceOut,
+    StatusOut,
+    WayInOut,
+)
 from butai.live.reconcile.retry import ONCE, PERMANENT
-from butai.live.states import WIRE, BroadcastWanted, OutputState, broadcast_status
+from butai.live.states import WIRE, BroadcastStatus, BroadcastWanted, OutputState, broadcast_status
 from butai.live.texts import HOST_CODES, Language, words
 
 TIMELINE = 50
 """The newest events that a status carries; the timeline has all."""
 
-FIGURES: LiteralString = """output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
+METRICS: LiteralString = """output_metrics m ON m.output_id = o.id AND m.attempt = o.attempt
     AND m.at > now() - interval '5 seconds' AND o.state IN ('live', 'reconnecting')"""
 """Joins an output's metrics. Engines report each second, so metrics older than 5 s are stale and left out."""
 
@@ -43,12 +54,12 @@ SELECT o.id, o.destination_id, o.platform, o.label, o.key_fingerprint, o.state, 
        o.next_attempt_at, o.live_since, o.first_live_at, o.last_live_at, o.error_code, o.error_cause, o.created_at,
        o.ended_at, m.data AS metrics
 FROM outputs o
-LEFT JOIN {FIGURES}
+LEFT JOIN {METRICS}
 WHERE o.broadcast_id = %s ORDER BY o.id
 """
-_FIGURES: LiteralString = f"""
+_METRICS: LiteralString = f"""
 SELECT o.id, m.data FROM outputs o
-JOIN {FIGURES}
+JOIN {METRICS}
 WHERE o.broadcast_id = """
 _EVENT: LiteralString = """
 SELECT id, at, room_id, broadcast_id, output_id, platform, event, from_state, to_state, attempt, code, actor, detail
@@ -73,10 +84,10 @@ ORDER BY created_at, id
 
 async def status(
     database: Database, language: Language, *, session_id: UUID | None = None, room_id: str | None = None
-) -> dict[str, Any] | None:
+) -> StatusOut | None:
     """The status of a broadcast, or of a room's newest. None when there is none."""
 
-    async def ask(connection: Connection) -> dict[str, Any] | None:
+    async def ask(connection: Connection) -> StatusOut | None:
         async with connection.cursor(row_factory=dict_row) as cursor:
             if session_id is not None:
                 await cursor.execute(_BROADCAST + "WHERE id = %s", [session_id])
@@ -89,20 +100,20 @@ async def status(
             asked = [broadcast["id"], broadcast["host_identity"], TIMELINE]
             events = await (await cursor.execute(_NEWEST, asked)).fetchall()
             ways_in = await (await cursor.execute(_INGRESSES, [broadcast["room_id"]])).fetchall()
-            return _status(broadcast, outputs, events[::-1], language) | {"ingress": ways_in}
+            return _status(broadcast, outputs, events[::-1], [WayInOut(**one) for one in ways_in], language)
 
     return await database.query(ask)
 
 
-async def figures(database: Database, *, session_id: UUID | None, room_id: str | None) -> dict[str, Any]:
+async def figures(database: Database, *, session_id: UUID | None, room_id: str | None) -> dict[str, MetricsOut]:
     """Metrics of at most 5 s ago by output id, of a broadcast or of the one that a room has on air."""
 
-    async def ask(connection: Connection) -> dict[str, Any]:
+    async def ask(connection: Connection) -> dict[str, MetricsOut]:
         which = (
             "%s" if session_id is not None else "(SELECT id FROM broadcasts WHERE room_id = %s AND ended_at IS NULL)"
         )
-        cursor = await connection.execute(_FIGURES + which, [session_id or room_id])
-        return {str(output_id): data for output_id, data in await cursor.fetchall()}
+        cursor = await connection.execute(_METRICS + which, [session_id or room_id])
+        return {str(output_id): msgspec.convert(data, MetricsOut) for output_id, data in await cursor.fetchall()}
 
     return await database.query(ask)
 
@@ -115,10 +126,10 @@ async def events(
     room_id: str | None = None,
     after: int = 0,
     limit: int = 500,
-) -> list[dict[str, Any]]:
-    """Events of a broadcast or a room with ids above `after`, oldest first."""
+) -> list[EventOut]:
+    """Up to `limit` events of a broadcast or a room with ids above `after`, oldest first."""
 
-    async def ask(connection: Connection) -> list[dict[str, Any]]:
+    async def ask(connection: Connection) -> list[EventOut]:
         async with connection.cursor(row_factory=dict_row) as cursor:
             where = "WHERE broadcast_id = %s" if session_id is not None else "WHERE room_id = %s"
             await cursor.execute(
@@ -142,17 +153,15 @@ async def newest_event(database: Database, *, session_id: UUID | None, room_id: 
     return await database.query(ask)
 
 
-async def history(
-    database: Database, room_id: str, before: datetime | None, limit: int
-) -> tuple[list[dict[str, Any]], bool]:
-    """A room's broadcasts that began before `before`, newest first; and whether there are more."""
+async def history(database: Database, room_id: str, before: datetime | None, limit: int) -> list[PastOut]:
+    """Up to `limit` broadcasts of a room that began before `before`, newest first."""
 
-    async def ask(connection: Connection) -> list[dict[str, Any]]:
+    async def ask(connection: Connection) -> list[PastOut]:
         async with connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
                 _BROADCAST
                 + "WHERE room_id = %s AND (%s::timestamptz IS NULL OR created_at < %s) ORDER BY created_at DESC LIMIT %s",
-                [room_id, before, before, limit + 1],
+                [room_id, before, before, limit],
             )
             rows = await cursor.fetchall()
             if not rows:
@@ -167,52 +176,38 @@ async def history(
                 of.setdefault(output.pop("broadcast_id"), []).append(output)
             return [_past(row, of.get(row["id"], [])) for row in rows]
 
-    found = await database.query(ask)
-    return found[:limit], len(found) > limit
-
-
-async def audit_entries(
-    database: Database, room_id: str | None, before: int | None, limit: int
-) -> list[dict[str, Any]]:
-    """Entries about a room, or about all that is live, newest first, older than the entry `before`."""
-
-    async def ask(connection: Connection) -> list[dict[str, Any]]:
-        async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(
-                "SELECT id, at, actor, action, subject, result, error_code, ip, user_agent, detail FROM audit "
-                "WHERE (%(subject)s::text IS NULL OR subject = %(subject)s) AND action LIKE 'live.%%' "
-                "AND (%(before)s::bigint IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s",
-                {"subject": f"room:{room_id}" if room_id is not None else None, "before": before, "limit": limit},
-            )
-            return [_entry(row) for row in await cursor.fetchall()]
-
     return await database.query(ask)
 
 
 def _status(
-    broadcast: dict[str, Any], outputs: list[dict[str, Any]], newest: list[dict[str, Any]], language: Language
-) -> dict[str, Any]:
-    shown = [shown_output(row, language) for row in outputs]
-    platforms: dict[str, dict[str, Any]] = {}
+    broadcast: dict[str, Any],
+    outputs: list[dict[str, Any]],
+    newest: list[dict[str, Any]],
+    ingresses: list[WayInOut],
+    language: Language,
+) -> StatusOut:
+    shown = [OutputOut(**output_values(row, language)) for row in outputs]
+    platforms: dict[str, OutputOut] = {}
     for row, output in sorted(zip(outputs, shown, strict=True), key=lambda pair: _urgency(pair[0])):
         platforms.setdefault(row["platform"], output)
-    return {
-        "session_id": broadcast["id"],
-        "room_id": broadcast["room_id"],
-        "status": shown_status(broadcast, outputs),
-        "preset": broadcast["preset"],
-        "started_at": broadcast["created_at"],
-        "ended_at": broadcast["ended_at"],
-        "end": shown_error(broadcast["end_code"], None, language),
-        "source": {
-            "state": broadcast["source_phase"],
-            "since": broadcast["source_since"],
-            "error": shown_error(_source_code(broadcast), None, language),
-        },
-        "platforms": platforms,
-        "outputs": shown,
-        "timeline": [_event(row, language) for row in newest],
-    }
+    return StatusOut(
+        session_id=broadcast["id"],
+        room_id=broadcast["room_id"],
+        status=shown_status(broadcast, outputs),
+        preset=broadcast["preset"],
+        started_at=broadcast["created_at"],
+        ended_at=broadcast["ended_at"],
+        end=shown_error(broadcast["end_code"], None, language),
+        source=SourceOut(
+            state=broadcast["source_phase"],
+            since=broadcast["source_since"],
+            error=shown_error(_source_code(broadcast), None, language),
+        ),
+        platforms=platforms,
+        outputs=shown,
+        ingress=ingresses,
+        timeline=[_event(row, language) for row in newest],
+    )
 
 
 def _source_code(broadcast: dict[str, Any]) -> str | None:
@@ -222,7 +217,7 @@ def _source_code(broadcast: dict[str, Any]) -> str | None:
     return Code.NO_MEDIA if waits else None
 
 
-def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> str:
+def shown_status(broadcast: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> BroadcastStatus:
     """A broadcast's status, computed from the rows of its outputs."""
     return broadcast_status(
         [OutputState(row["state"]) for row in outputs],
@@ -236,16 +231,19 @@ def _urgency(row: dict[str, Any]) -> tuple[int, float]:
     return _URGENCY.index(OutputState(row["state"])), -row["created_at"].timestamp()
 
 
-def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
-    """An output's row as clients see it."""
+def output_values(row: dict[str, Any], language: Language) -> dict[str, Any]:
+    """The fields of an `OutputOut`, of an output's row."""
     error = shown_error(row["error_code"], row["platform"], language)
     if error is not None:
-        if row["state"] == OutputState.FAILED:
-            # The attempts are used up: the next one is the host's decision.
-            error["retryable"] = False
-        error |= {"platform": row["platform"], "attempt": row["attempt"], "next_attempt_at": row["next_attempt_at"]}
-        if row["error_cause"]:
-            error["cause"] = shown_error(row["error_cause"], row["platform"], language)
+        error = msgspec.structs.replace(
+            error,
+            # The attempts of a failed output are used up: the next one is the host's decision.
+            retryable=error.retryable and row["state"] != OutputState.FAILED,
+            platform=row["platform"],
+            attempt=row["attempt"],
+            next_attempt_at=row["next_attempt_at"],
+            cause=shown_error(row["error_cause"], row["platform"], language),
+        )
     return {
         "id": row["id"],
         "platform": row["platform"],
@@ -259,16 +257,16 @@ def shown_output(row: dict[str, Any], language: Language) -> dict[str, Any]:
         "next_attempt_at": row["next_attempt_at"],
         "live_since": row["live_since"],
         "error": error,
-        "metrics": row["metrics"],
+        "metrics": None if row["metrics"] is None else msgspec.convert(row["metrics"], MetricsOut),
     }
 
 
-def shown_error(code: str | None, platform: str | None, language: Language) -> dict[str, Any] | None:
+def shown_error(code: str | None, platform: str | None, language: Language) -> ErrorOut | None:
     """A code with its texts; None for none."""
     if not code:
         return None
     message, action = words(code, platform, language)
-    return {"code": code, "message": message, "action": action, "retryable": _retryable(code)}
+    return ErrorOut(code=code, message=message, action=action, retryable=_retryable(code))
 
 
 def _retryable(code: str) -> bool:
@@ -276,22 +274,21 @@ def _retryable(code: str) -> bool:
     return code in ONCE or (code not in PERMANENT and code in HOST_CODES)
 
 
-def _event(row: dict[str, Any], language: Language) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "id": row["id"],
-        "at": row["at"],
-        "event": row["event"],
-        "session_id": row["broadcast_id"],
-        "output_id": row["output_id"],
-        "platform": row["platform"],
-        "from": _wire(row["from_state"]),
-        "to": _wire(row["to_state"]),
-        "attempt": row["attempt"],
-        "error": shown_error(row["code"], row["platform"], language),
-        "actor": row["actor"],
-        "detail": row["detail"],
-    }
-    return shown
+def _event(row: dict[str, Any], language: Language) -> EventOut:
+    return EventOut(
+        id=row["id"],
+        at=row["at"],
+        event=row["event"],
+        session_id=row["broadcast_id"],
+        output_id=row["output_id"],
+        platform=row["platform"],
+        from_=_wire(row["from_state"]),
+        to=_wire(row["to_state"]),
+        attempt=row["attempt"],
+        error=shown_error(row["code"], row["platform"], language),
+        actor=row["actor"],
+        detail=row["detail"],
+    )
 
 
 def _wire(state: str | None) -> str | None:
@@ -301,31 +298,13 @@ def _wire(state: str | None) -> str | None:
         return state
 
 
-def _past(row: dict[str, Any], outputs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "session_id": row["id"],
-        "room_id": row["room_id"],
-        "status": shown_status(row, outputs),
-        "started_at": row["created_at"],
-        "ended_at": row["ended_at"],
-        "end_code": row["end_code"],
-        "platforms": list(dict.fromkeys(output["platform"] for output in outputs)),
-    }
-
-
-def _entry(row: dict[str, Any]) -> dict[str, Any]:
-    detail = row["detail"]
-    subject = row["subject"] or ""
-    return {
-        "id": row["id"],
-        "at": row["at"],
-        "actor": row["actor"],
-        "action": row["action"],
-        "room_id": subject.removeprefix("room:") if subject.startswith("room:") else None,
-        "session_id": detail.get("session_id"),
-        "platforms": detail.get("platforms", []),
-        "result": row["result"],
-        "error_code": row["error_code"],
-        "ip": row["ip"],
-        "user_agent": row["user_agent"],
-    }
+def _past(row: dict[str, Any], outputs: list[dict[str, Any]]) -> PastOut:
+    return PastOut(
+        session_id=row["id"],
+        room_id=row["room_id"],
+        status=shown_status(row, outputs),
+        started_at=row["created_at"],
+        ended_at=row["ended_at"],
+        end_code=row["end_code"],
+        platforms=list(dict.fromkeys(output["platform"] for output in outputs)),
+    )

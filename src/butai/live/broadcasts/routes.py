@@ -8,14 +8,15 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from butai.live.access import check_host, hosted_room_id
+from butai.live.answers import HistoryOut, StatusOut, TimelineOut
 from butai.live.broadcasts import queries, service
 from butai.live.broadcasts.service import Start
-from butai.live.responses import LiveRoute, as_json, request_language
-from butai.live.schemas import AddIn, HistoryOut, RoomId, StartIn, StatusOut, StopIn, TimelineOut
+from butai.live.responses import LiveRoute, request_language, respond_live
+from butai.live.schemas import AddIn, RoomId, StartIn, StopIn
 from butai.live.stage import get_stage
 from butai.web.dependencies import HostOrUser, origin
-from butai.web.parameters import Moment
-from butai.web.problems import documented
+from butai.web.paging import AfterId, BeforeMoment, Limit, cut
+from butai.web.responses import answers
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
@@ -27,33 +28,23 @@ _KEY = Header(
     description="A request that is repeated with the same key has no further effect and gets the same answer",
 )
 
-PAGE = 100
-
 
 async def _answer(request: Request, session_id: UUID, status: int = 200) -> Response:
     found = await queries.status(get_stage(request).database, request_language(request), session_id=session_id)
     assert found is not None
-    return as_json(found, status)
+    return respond_live(found, status)
 
 
-def _idle(room_id: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(("session_id", "preset", "started_at", "ended_at", "end", "source"))
-    return nothing | {
-        "room_id": room_id,
-        "status": "idle",
-        "platforms": {},
-        "outputs": [],
-        "ingress": [],
-        "timeline": [],
-    }
+def _idle(room_id: str) -> StatusOut:
+    return StatusOut(room_id=room_id, status="idle")
 
 
 @router.post(
     "/start",
     status_code=201,
-    response_model=StatusOut,
-    responses={200: {"model": StatusOut, "description": "Begun before, with the same Idempotency-Key"}}
-    | documented(400, 403, 404, 408, 409, 413, 422),
+    response_model=None,
+    responses=answers(StatusOut, description="Started before, with the same Idempotency-Key")["responses"]
+    | answers(StatusOut, 400, 403, 404, 408, 409, 413, 422, status=201)["responses"],
     summary="Go live",
 )
 async def start(
@@ -76,16 +67,14 @@ async def start(
     return await _answer(request, session_id, 201 if new else 200)
 
 
-@router.post(
-    "/stop", response_model=StatusOut, responses=documented(400, 403, 404, 408, 413), summary="End a broadcast"
-)
+@router.post("/stop", **answers(StatusOut, 400, 403, 404, 408, 413), summary="End a broadcast")
 async def stop(request: Request, who: HostOrUser, wanted: StopIn) -> Response:
     """For the room's host. Idempotent."""
     session_id = await service.stop(get_stage(request), who, origin(request, who), wanted.session_id, wanted.room_id)
-    return as_json(_idle(wanted.room_id or "")) if session_id is None else await _answer(request, session_id)
+    return respond_live(_idle(wanted.room_id or "")) if session_id is None else await _answer(request, session_id)
 
 
-@router.get("/status", response_model=StatusOut, responses=documented(400, 403, 404), summary="What is on air")
+@router.get("/status", **answers(StatusOut, 400, 403, 404), summary="What is on air")
 async def status(
     request: Request,
     who: HostOrUser,
@@ -97,13 +86,12 @@ async def status(
     room = await hosted_room_id(get_stage(request).database, who, session_id, room_id)
     which: dict[str, Any] = {"session_id": session_id} if session_id is not None else {"room_id": room}
     found = await queries.status(get_stage(request).database, request_language(request), **which)
-    return as_json(found or _idle(room))
+    return respond_live(found or _idle(room))
 
 
 @router.post(
     "/outputs/{output_id}/retry",
-    response_model=StatusOut,
-    responses=documented(400, 403, 404, 409, 422),
+    **answers(StatusOut, 400, 403, 404, 409, 422),
     summary="Try one output again, now",
 )
 async def retry_output(request: Request, who: HostOrUser, output_id: UUID) -> Response:
@@ -112,9 +100,7 @@ async def retry_output(request: Request, who: HostOrUser, output_id: UUID) -> Re
     return await _answer(request, session_id)
 
 
-@router.post(
-    "/outputs/{output_id}/stop", response_model=StatusOut, responses=documented(400, 403, 404), summary="End one output"
-)
+@router.post("/outputs/{output_id}/stop", **answers(StatusOut, 400, 403, 404), summary="End one output")
 async def stop_output(request: Request, who: HostOrUser, output_id: UUID) -> Response:
     """The other outputs continue. Idempotent."""
     session_id = await service.stop_output(get_stage(request), who, origin(request, who), output_id)
@@ -123,8 +109,7 @@ async def stop_output(request: Request, who: HostOrUser, output_id: UUID) -> Res
 
 @router.post(
     "/broadcasts/{session_id}/outputs",
-    response_model=StatusOut,
-    responses=documented(400, 403, 404, 408, 409, 413, 422),
+    **answers(StatusOut, 400, 403, 404, 408, 409, 413, 422),
     summary="Add outputs to a broadcast on air",
 )
 async def add_outputs(request: Request, who: HostOrUser, session_id: UUID, wanted: AddIn) -> Response:
@@ -135,38 +120,37 @@ async def add_outputs(request: Request, who: HostOrUser, session_id: UUID, wante
     return await _answer(request, session_id)
 
 
-@router.get(
-    "/broadcasts", response_model=HistoryOut, responses=documented(400, 403, 404), summary="A room's broadcasts"
-)
+@router.get("/broadcasts", **answers(HistoryOut, 400, 403, 404), summary="A room's broadcasts")
 async def history(
     request: Request,
     who: HostOrUser,
     room_id: Annotated[RoomId, Query()],
-    before: Annotated[Moment | None, Query(description="`next_before` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE)] = 20,
+    before: BeforeMoment = None,
+    limit: Limit = 20,
 ) -> Response:
     """Newest first."""
     await check_host(get_stage(request).database, who, room_id)
-    found, more = await queries.history(get_stage(request).database, room_id, before, limit)
-    return as_json({"data": found, "next_before": found[-1]["started_at"] if more else None})
+    found = await queries.history(get_stage(request).database, room_id, before, limit + 1)
+    page, following = cut(found, limit, lambda broadcast: broadcast.started_at)
+    return respond_live(HistoryOut(data=list(page), next=following, next_before=following))
 
 
 @router.get(
     "/broadcasts/{session_id}/timeline",
-    response_model=TimelineOut,
-    responses=documented(400, 403, 404),
+    **answers(TimelineOut, 400, 403, 404),
     summary="All that happened in a broadcast",
 )
 async def timeline(
     request: Request,
     who: HostOrUser,
     session_id: UUID,
-    after: Annotated[int, Query(ge=0, lt=2**63, description="`next_after` of the page before")] = 0,
+    after: AfterId = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
 ) -> Response:
     """Oldest first."""
     await hosted_room_id(get_stage(request).database, who, session_id, None)
     found = await queries.events(
-        get_stage(request).database, request_language(request), session_id=session_id, after=after, limit=limit
+        get_stage(request).database, request_language(request), session_id=session_id, after=after, limit=limit + 1
     )
-    return as_json({"data": found, "next_after": found[-1]["id"] if len(found) == limit else None})
+    page, following = cut(found, limit, lambda event: event.id)
+    return respond_live(TimelineOut(data=list(page), next=following, next_after=following))

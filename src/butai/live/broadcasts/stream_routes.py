@@ -24,6 +24,7 @@ from starlette.types import Message, Scope, Send
 from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, Unauthenticated, Unavailable
 from butai.identity import Identity
 from butai.live.access import hosted_room_id
+from butai.live.answers import StatusOut
 from butai.live.broadcasts import queries
 from butai.live.responses import LiveRoute, request_language
 from butai.live.schemas import RoomId
@@ -115,9 +116,9 @@ async def _messages(stage: Stage, subscription: _Subscription) -> AsyncGenerator
                         status = await queries.status(stage.database, subscription.language, **subscription.selection)
                         on_air = _on_air(status)
                         # Its timeline would repeat the events that are being sent.
-                        shown = status and status | {"timeline": []}
+                        shown = status and msgspec.structs.replace(status, timeline=[])
                         for event in found:
-                            last = event["id"]
+                            last = event.id
                             yield _Message("change", {"event": event, "status": shown}, last)
                 except DatabaseUnavailable:
                     # The client keeps the last state until Postgres is back.
@@ -129,9 +130,9 @@ async def _messages(stage: Stage, subscription: _Subscription) -> AsyncGenerator
                 yield await _metrics(stage, subscription) if on_air else None
 
 
-def _on_air(status: dict[str, Any] | None) -> bool:
+def _on_air(status: StatusOut | None) -> bool:
     """Whether any output has metrics."""
-    return status is not None and any(output["state"] in ("live", "interrupted") for output in status["outputs"])
+    return status is not None and any(output.state in ("live", "interrupted") for output in status.outputs)
 
 
 async def _metrics(stage: Stage, subscription: _Subscription) -> _Message | None:

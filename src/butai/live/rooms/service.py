@@ -108,14 +108,13 @@ def _project(stage: Stage, wanted: str | None, claims: HostClaims | None, known:
     return names[0] if names else DEFAULT
 
 
-async def listed(stage: Stage, caller: Caller, before: datetime | None, limit: int) -> tuple[Sequence[Room], bool]:
-    """The caller's own rooms, newest first, and whether there are more."""
+async def listed(stage: Stage, caller: Caller, before: datetime | None, limit: int) -> Sequence[Room]:
+    """Up to `limit` of the caller's rooms that were made before `before`, newest first."""
     query = select(Room).where(Room.owner_user_id == caller.user_id)
     if before is not None:
         query = query.where(Room.created_at < before)
     async with stage.database.transaction() as session:
-        found = (await session.scalars(query.order_by(Room.created_at.desc()).limit(limit + 1))).all()
-    return found[:limit], len(found) > limit
+        return (await session.scalars(query.order_by(Room.created_at.desc()).limit(limit))).all()
 
 
 async def _stored(

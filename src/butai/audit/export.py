@@ -1,0 +1,66 @@
+"""The audit trail as a CSV file: streamed, bounded, and broken off where it cannot be read to its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import msgspec
+from fastapi.responses import StreamingResponse
+
+from butai.audit import csv, queries
+from butai.audit.schemas import AuditFilter, EntryOut
+from butai.database import Database
+from butai.errors import BrokenOff, DatabaseUnavailable
+
+MOST_LINES = 100_000
+"""Entries of one file. Older ones are before the last line's id."""
+
+_PAGE = 1000
+
+ALL_COLUMNS = (
+    *("id", "at", "actor", "action", "room_id", "subject", "session_id", "platforms"),
+    *("result", "error_code", "ip", "user_agent", "request_id", "detail"),
+)
+ROOM_COLUMNS = (
+    *("id", "at", "actor", "action", "room_id", "session_id", "platforms"),
+    *("result", "error_code", "ip", "user_agent"),
+)
+"""What a room's owner sees."""
+
+_CELLS: Mapping[str, Callable[[EntryOut], object]] = {
+    "at": lambda entry: entry.at.isoformat(),
+    "platforms": lambda entry: " ".join(entry.platforms),
+    "detail": lambda entry: msgspec.json.encode(entry.detail).decode() if entry.detail else None,
+}
+
+
+async def export(
+    database: Database, wanted: AuditFilter, before: int | None, limit: int | None, columns: tuple[str, ...]
+) -> StreamingResponse:
+    """A file with up to `limit` entries, `MOST_LINES` at most, newest first. Raises `DatabaseUnavailable` before it begins;
+    a file that has begun is broken off (`BrokenOff`), so that a short one does not look whole."""
+    most = min(limit or MOST_LINES, MOST_LINES)
+    first = await queries.entries(database, wanted, before, min(most, _PAGE))
+    headers = {"content-disposition": 'attachment; filename="audit.csv"', "cache-control": "private, no-store"}
+    return StreamingResponse(_lines(database, wanted, first, most, columns), 200, headers, "text/csv; charset=utf-8")
+
+
+async def _lines(
+    database: Database, wanted: AuditFilter, page: list[EntryOut], most: int, columns: tuple[str, ...]
+) -> AsyncIterator[str]:
+    """A page at a time: a trail is long after some years."""
+    yield csv.lines([columns])
+    left = most
+    while page:
+        yield csv.lines([_row(entry, columns) for entry in page])
+        left -= len(page)
+        if left <= 0 or len(page) < _PAGE:
+            return
+        try:
+            page = await queries.entries(database, wanted, page[-1].id, min(left, _PAGE))
+        except DatabaseUnavailable as error:
+            raise BrokenOff from error
+
+
+def _row(entry: EntryOut, columns: tuple[str, ...]) -> list[object]:
+    return [_CELLS[name](entry) if name in _CELLS else getattr(entry, name) for name in columns]

@@ -1,0 +1,64 @@
+"""Shapes of the audit trail: which entries, and what an answer shows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries. `action`: a prefix (`live.`). `since` is included, `until` is not."""
+
+    actor: str | None = None
+    action: str | None = None
+    subject: str | None = None
+    result: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class EntryOut(msgspec.Struct, frozen=True):
+    """One act. `subject`: what it was done to (`room:…`, `asset:…`, `job:…`). `result`: `ok`, `refused` or `failed`."""
+
+    id: int
+    at: datetime
+    actor: str | None
+    action: str
+    subject: str | None
+    result: str
+    error_code: str | None
+    ip: str | None
+    user_agent: str | None
+    request_id: str | None
+    detail: dict[str, Any]
+
+    @property
+    def room_id(self) -> str | None:
+        """The room, if the subject is one."""
+        return self.subject.removeprefix("room:") if self.subject and self.subject.startswith("room:") else None
+
+    @property
+    def session_id(self) -> str | None:
+        """The broadcast that the act was about."""
+        return self.detail.get("session_id")
+
+    @property
+    def platforms(self) -> list[str]:
+        """The platforms of the broadcast, destination or output."""
+        return [str(one) for one in self.detail.get("platforms") or []]
+
+
+class TrailOut(msgspec.Struct, frozen=True):
+    """Entries, newest first. `next`: `before` of the next page; null on the last."""
+
+    entries: list[EntryOut]
+    next: int | None
+
+
+def about_room(room_id: str) -> str:
+    """The subject of acts on a room."""
+    return f"room:{room_id}"
