@@ -1,7 +1,7 @@
 """`butai controller` with the reporting relay in the place of the real one: `python -m tests.fakes.controller_process`.
 
 `--speed N` divides all durations that are ours by N, those of the settings (`hurried`) with those of the code; `--real` takes
-the real relay, with sealed keys as they are.
+the real relay, and opens stream keys that the service has sealed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from butai.controller import run
 from butai.live.egress.relay.engine import COMMAND, RelayEgress, default_folder
 from butai.live.projects import Projects
 from butai.live.reconcile.timing import Timing
+from butai.live.stream_keys import Sealer
 
 RELAY = (sys.executable, "-m", "tests.fakes.reporting_relay")
 
@@ -47,7 +48,7 @@ def main() -> None:
                 RelayEgress(
                     settings.live.relay_folder or default_folder(),
                     Projects(settings.livekit, settings.live),
-                    bytes.decode,
+                    Sealer(settings.live).open if given.real else bytes.decode,
                     controller=name,
                     allow_private=settings.live.allow_private_ingest,
                     command=COMMAND if given.real else RELAY,
