@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import text
+from pydantic import SecretStr
 
 from butai.assets import queries
 from butai.assets.listing import PagePosition, parse_sort
 from butai.assets.queries import ListRequest
 from butai.database import Database
+from tests.databases import Databases
 
 ROWS = """
 INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status, owner_user_id,
@@ -31,13 +34,20 @@ VALUES = {
 }
 
 
+@pytest.fixture(scope="module")
+def filled_url(databases: Databases) -> Iterator[str]:
+    """One database for all tests that ask for plans: they only read."""
+    with databases.fresh() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(ROWS)
+            connection.execute("ANALYZE assets")
+        yield url
+
+
 @pytest.fixture
-async def filled(database: Database) -> Database:
-    async with database.transaction() as session:
-        await session.execute(text(ROWS))
-    async with database.engine.connect() as connection:
-        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("ANALYZE assets"))
-    return database
+async def filled(filled_url: str) -> AsyncIterator[Database]:
+    async with Database(DatabaseSettings(url=SecretStr(filled_url))) as opened:
+        yield opened
 
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:

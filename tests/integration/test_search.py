@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,16 +16,18 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from sqlalchemy import text
+from pydantic import SecretStr
 
 from butai.assets import purge
 from butai.assets.listing import parse_sort
 from butai.assets.search import filters, pages, rarity
 from butai.assets.search.pages import Search
+from butai.config import DatabaseSettings
 from butai.database import Database
 from butai.identity.api_keys import create_api_key
 from tests import files
 from tests.conftest import Api
+from tests.databases import Databases
 from tests.integration.test_query_plans import nodes
 
 TYPES = ("vrm", "animation", "bgm", "hdr", "scene")
@@ -401,13 +404,20 @@ FROM generate_series(1, 20000) AS n
 """
 
 
+@pytest.fixture(scope="module")
+def many_url(databases: Databases) -> Iterator[str]:
+    """One database for all tests that ask for plans: they only read."""
+    with databases.fresh() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(MANY_ROWS)
+            connection.execute("VACUUM ANALYZE assets")
+        yield url
+
+
 @pytest.fixture
-async def many(database: Database) -> Database:
-    async with database.transaction() as session:
-        await session.execute(text(MANY_ROWS))
-    async with database.engine.connect() as connection:
-        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM ANALYZE assets"))
-    return database
+async def many(many_url: str) -> AsyncIterator[Database]:
+    async with Database(DatabaseSettings(url=SecretStr(many_url))) as opened:
+        yield opened
 
 
 async def scans(database: Database, statement: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
