@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from butai.assets import queries
 from butai.assets.listing import PagePosition, parse_sort
 from butai.assets.queries import ListRequest
+from butai.config import DatabaseSettings
 from butai.database import Database
 from tests.databases import Databases
 
