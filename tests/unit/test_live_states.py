@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,27 @@ def test_rows_are_made_and_their_states_set_where_the_tables_are_asked() -> None
                 names = {ast.unparse(target) for target in flat if isinstance(target, ast.Attribute)}
                 if not allowed and {one for one in names if one.endswith((".state", ".wanted")) and one[:5] != "self."}:
                     found.append(f"{at} {names}")
+    assert found == []
+
+
+def test_no_transaction_of_going_live_is_held_over_the_network() -> None:
+    """No request to LiveKit, no name lookup and no try of a destination inside the block of a transaction."""
+    network = re.compile(
+        r"\b(livekit_client|end_unknown|_delete_at_livekit|_make|check_url|check|resolve)\(|\blivekit\."
+    )
+    found: list[str] = []
+    for path in sorted(LIVE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.AsyncWith):
+                continue
+            if not any(".transaction(" in ast.unparse(item.context_expr) for item in node.items):
+                continue
+            for inner in ast.walk(node):
+                called = ast.unparse(inner) if isinstance(inner, ast.Await) else ""
+                if isinstance(inner, ast.AsyncWith) and inner is not node:
+                    called = " ".join(ast.unparse(item.context_expr) for item in inner.items)
+                if network.search(called):
+                    found.append(f"{path.relative_to(LIVE)}:{getattr(inner, 'lineno', 0)}")
     assert found == []
 
 

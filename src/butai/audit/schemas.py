@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,7 +34,7 @@ class EntryOut(msgspec.Struct, frozen=True):
     ip: str | None
     user_agent: str | None
     request_id: str | None
-    detail: dict[str, Any]
+    detail: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"additionalProperties": True})]
 
     @property
     def room_id(self) -> str | None:

@@ -188,7 +188,7 @@ class EventOut(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int | None
     error: ErrorOut | None
     actor: str | None
-    detail: dict[str, Any]
+    detail: Annotated[dict[str, Any], Meta(extra_json_schema={"additionalProperties": True})]
 
 
 class SourceOut(msgspec.Struct, frozen=True, kw_only=True):
