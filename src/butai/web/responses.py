@@ -62,5 +62,22 @@ def answers(
 
 
 def schemas() -> dict[str, Any]:
-    """The JSON Schemas of all declared structs, and of those within them, for the document's components."""
-    return msgspec.json.schema_components(list(_declared.values()), ref_template=_REF)[1]
+    """The JSON Schemas of all declared structs, and of those within them, for the document's components.
+
+    An object of any fields says so (`additionalProperties`): a bare `{"type": "object"}` is taken for an empty one by
+    generators of types.
+    """
+    found = msgspec.json.schema_components(list(_declared.values()), ref_template=_REF)[1]
+    _open(found)
+    return found
+
+
+def _open(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get("type") == "object" and not node.keys() & {"properties", "additionalProperties"}:
+            node["additionalProperties"] = True
+        for value in node.values():
+            _open(value)
+    elif isinstance(node, list):
+        for value in node:
+            _open(value)
