@@ -335,6 +335,17 @@ async def test_operators_see_runs_and_findings_and_others_do_not(api: Api, studi
     assert [(run["state"], run["checked"], run["missing"]) for run in body["runs"]] == [("finished", 3, 1)]
     assert [(one["kind"], one["assetId"]) for one in body["findings"]] == [("missing", str(ids[0]))]
     assert (body["stale"], body["openFindings"]["missing"]) == (False, 1)
+    # The new names, and the lists by themselves, page by page.
+    assert (body["open_findings"]["missing"], body["runs"][0]["dry_run"]) == (1, False)
+    await studio.go(dry_run=True)
+    status, first = await api.call("GET", "/api/assets/patrol/runs?limit=1", headers=headers)
+    assert (status, [run["dry_run"] for run in first["runs"]]) == (200, [True])
+    status, second = await api.call("GET", f"/api/assets/patrol/runs?limit=1&before={first['next']}", headers=headers)
+    assert (status, [run["missing"] for run in second["runs"]], second["next"]) == (200, [1], None)
+    status, found = await api.call("GET", "/api/assets/findings?kind=missing", headers=headers)
+    assert (status, found["next"]) == (200, None)
+    assert [(one["asset_id"], one["actions"]) for one in found["findings"]] == [(str(ids[0]), ["trash", "ignore"])]
+    assert (await api.call("GET", "/api/assets/findings", "alice"))[0] == 403
     assert (await api.call("GET", "/api/assets/patrol", "alice"))[0] == 403
     assert (await api.call("GET", "/api/assets/patrol"))[0] == 401
     assert (await api.call("POST", "/api/assets/patrol/run", headers=headers, json={"dryRun": True}))[0] == 202

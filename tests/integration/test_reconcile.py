@@ -10,8 +10,9 @@ from sqlalchemy import text
 
 from butai.assets.findings import service
 from butai.assets.findings.reconcile import ListingReconciler, ReconcileOptions
-from butai.assets.findings.service import FindingAction, act
+from butai.assets.findings.service import act
 from butai.assets.imports.listings import FileListing
+from butai.assets.patrol.finding_states import FindingAction
 from butai.assets.storage.client import BytesPayload, ObjectAbsent, Store
 from butai.audit import Origin
 from butai.config import Settings
@@ -179,9 +180,13 @@ async def test_what_is_ignored_stays_ignored(bench: Bench) -> None:
     await bench.compare()
     _, key = await create_api_key(bench.database, "root", ["user", "operator"], "")
     path = f"/api/assets/findings/{await bench.finding()}/ignore"
+    _, listed = await bench.api.call("GET", "/api/assets/findings", headers={"X-API-Key": key})
+    assert [one["actions"] for one in listed["findings"]] == [["adopt", "trash", "ignore"]]
     assert (await bench.api.call("POST", path, "alice"))[0] == 403
     assert (await bench.api.call("POST", path, headers={"X-API-Key": key})) == (200, {"resolution": "ignored"})
     assert (await bench.api.call("POST", path, headers={"X-API-Key": key}))[0] == 409
+    _, listed = await bench.api.call("GET", "/api/assets/findings?resolved=true", headers={"X-API-Key": key})
+    assert [(one["resolution"], one["actions"]) for one in listed["findings"]] == [("ignored", [])]
     found = await bench.compare()
     assert (found.unknown, found.ignored) == (0, 1)
     assert (await bench.api.call("POST", "/api/assets/findings/999/trash", headers={"X-API-Key": key}))[0] == 404

@@ -141,6 +141,46 @@ def test_a_state_of_the_library_is_spelled_in_its_table_alone(model: str) -> Non
     assert found == []
 
 
+PATROL_STATES = {
+    # The model, the module that writes it, its table, and the columns that are its state.
+    "PatrolRun": ("assets/patrol/progress.py", "patrol_runs", {"state", "ended_at"}),
+    "Finding": ("assets/patrol/finding_writer.py", "findings", {"resolution", "resolved_at", "resolved_by"}),
+}
+
+
+@pytest.mark.parametrize("model", PATROL_STATES)
+def test_a_state_of_the_patrol_is_written_in_one_module(model: str) -> None:
+    """No insert, update, delete, new row or assignment of a state elsewhere."""
+    writer, table, columns = PATROL_STATES[model]
+    written = re.compile(rf"\b(INSERT INTO|UPDATE|DELETE FROM)\s+{table}\b", re.IGNORECASE)
+    found: list[str] = []
+    for path in modules():
+        if path == SOURCE / writer:
+            continue
+        tree = ast.parse(path.read_text())
+        # By its import: `butai doctor` has findings of its own.
+        names_it = any(
+            isinstance(node, ast.ImportFrom)
+            and node.module == "butai.assets.patrol.models"
+            and model in {alias.name for alias in node.names}
+            for node in ast.walk(tree)
+        )
+        for node in ast.walk(tree):
+            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and written.search(node.value):
+                found.append(f"{at} SQL")
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and names_it:
+                first = node.args[0] if node.args else None
+                of_model = isinstance(first, ast.Name) and first.id == model
+                if node.func.id == model or (node.func.id in ("insert", "update", "delete") and of_model):
+                    found.append(f"{at} {node.func.id}")
+            elif isinstance(node, ast.Assign) and names_it:
+                flat = [part for target in node.targets for part in getattr(target, "elts", [target])]
+                if any(isinstance(target, ast.Attribute) and target.attr in columns for target in flat):
+                    found.append(f"{at} a state")
+    assert found == []
+
+
 def test_the_status_of_an_asset_is_set_by_a_transition_alone() -> None:
     """A new row has the state that its first transition gives it."""
     found: list[str] = []
@@ -166,7 +206,6 @@ def test_the_status_of_an_asset_is_set_by_a_transition_alone() -> None:
 
 OPEN_TRANSACTIONS = {
     "alerts/routes.py",
-    "assets/patrol/routes.py",
 }
 """Routes that open transactions still: each is to become a call of its slice's service, and to leave this list."""
 

@@ -5,13 +5,16 @@ import type {
   AlertsOut,
   EntryOut,
   EventOut,
+  FindingAction,
   FindingOut,
+  FindingsOut,
   HealthOut,
   JobOut,
   JobsOut,
   PartOut,
   PatrolOut,
   PatrolRunOut,
+  PatrolRunsOut,
   BroadcastOverview as ShowOut,
   OperatorOutput as ShowOutput,
   BroadcastOverviewPage as ShowsOut,
@@ -19,7 +22,19 @@ import type {
   TrailOut,
 } from "./schema";
 
-export type { AlertOut, EntryOut, EventOut, FindingOut, HealthOut, JobOut, PartOut, PatrolRunOut, ShowOut, ShowOutput };
+export type {
+  AlertOut,
+  EntryOut,
+  EventOut,
+  FindingAction,
+  FindingOut,
+  HealthOut,
+  JobOut,
+  PartOut,
+  PatrolRunOut,
+  ShowOut,
+  ShowOutput,
+};
 
 /** A list's page, and where the next one goes on. */
 export interface Page<T> {
@@ -81,39 +96,20 @@ export async function listFindings(
   before: string | null,
   signal?: AbortSignal,
 ) {
-  const found = await ask<PatrolOut>(
-    `/api/assets/patrol${query({ ...asked, limit: PAGE, before_finding: before ?? undefined })}`,
-    { signal },
-  );
-  // The two lists of one answer are narrowed by one limit; a full page may have another behind it.
-  const last = found.findings.at(-1);
-  return page(found.findings, last && found.findings.length === PAGE ? last.id : null);
+  const narrowed = query({ kind: asked.kind, resolved: asked.closed, limit: PAGE, before: before ?? undefined });
+  const found = await ask<FindingsOut>(`/api/assets/findings${narrowed}`, { signal });
+  return page(found.findings, found.next);
 }
 
 export async function listRuns(before: string | null, signal?: AbortSignal) {
-  const found = await ask<PatrolOut>(`/api/assets/patrol${query({ limit: PAGE, before_run: before ?? undefined })}`, {
-    signal,
-  });
-  const last = found.runs.at(-1);
-  return page(found.runs, last && found.runs.length === PAGE ? last.id : null);
+  const found = await ask<PatrolRunsOut>(
+    `/api/assets/patrol/runs${query({ limit: PAGE, before: before ?? undefined })}`,
+    { signal },
+  );
+  return page(found.runs, found.next);
 }
 
-export const runPatrol = (dryRun: boolean) => ask<void>("/api/assets/patrol/run", { json: { dryRun } });
-
-export type FindingAction = "adopt" | "trash" | "ignore";
-
-/** What can be done about a finding of each kind (src/butai/assets/finding_actions.py). */
-export function actionsFor(finding: FindingOut): FindingAction[] {
-  switch (finding.kind) {
-    case "object_without_row":
-      return finding.detail.adoptable ? ["adopt", "trash", "ignore"] : ["trash", "ignore"];
-    case "row_without_object":
-    case "missing":
-      return ["trash", "ignore"];
-    case "mismatch":
-      return ["ignore"];
-  }
-}
+export const runPatrol = (dryRun: boolean) => ask<void>("/api/assets/patrol/run", { json: { dry_run: dryRun } });
 
 export const actOnFinding = (id: number, action: FindingAction) =>
   ask<unknown>(`/api/assets/findings/${id}/${action}`, { method: "POST" });

@@ -80,13 +80,13 @@ async def show(database: Database, alerts: AlertSettings) -> None:
     summary = await queries.summary(database, alerts.stale_hours)
     table = Table("run", "kind", "state", "began", "looked for", "missing", "mismatched", box=None)
     for run in await queries.runs(database, 10):
-        state = run["stopCode"] or run["state"]
-        kind = f"{run['kind']}{' (dry)' if run['dryRun'] else ''}"
-        cells = (run["id"], kind, state, f"{run['startedAt']:%Y-%m-%d %H:%M:%S}", f"{run['checked']} of {run['due']}")
-        table.add_row(*(str(cell) for cell in (*cells, run["missing"], run["mismatched"])))
+        state = run.stop_code or run.state
+        kind = f"{run.kind}{' (dry)' if run.dry_run else ''}"
+        cells = (run.id, kind, state, f"{run.started_at:%Y-%m-%d %H:%M:%S}", f"{run.checked} of {run.due}")
+        table.add_row(*(str(cell) for cell in (*cells, run.missing, run.mismatched)))
     console.print(table)
-    if summary["stale"]:
-        console.print(f"No round has come to its end for {alerts.stale_hours:g} hours: is a worker running?")
+    if summary.stale:
+        console.print(f"No run has finished for {alerts.stale_hours:g} hours: is a worker running?")
     for finding in await queries.findings(database, 50):
-        name = finding["detail"].get("s3_key", finding["objectKey"])
-        console.print(f"{finding['id']}  {finding['kind']}  {name}  since {finding['foundAt']:%Y-%m-%d %H:%M}")
+        name = finding.detail.get("s3_key", finding.object_key)
+        console.print(f"{finding.id}  {finding.kind}  {name}  since {finding.found_at:%Y-%m-%d %H:%M}")

@@ -7,8 +7,9 @@ import asyncio
 from rich.console import Console
 
 from butai.assets.findings.reconcile import Comparison, ListingReconciler, ReconcileOptions
-from butai.assets.findings.service import FindingAction, act, open_ids
+from butai.assets.findings.service import act, open_ids
 from butai.assets.imports.listing_formats import ListingError
+from butai.assets.patrol.finding_states import FindingAction, FindingKind
 from butai.assets.storage.canary import StoreUnreliable
 from butai.assets.storage.client import Store
 from butai.audit import Origin
@@ -50,11 +51,10 @@ async def _run(
         _show(found, options, console)
         if action is None or not options.write:
             return 0
-        kinds = (
-            ("object_without_row",) if action is FindingAction.ADOPT else ("object_without_row", "row_without_object")
-        )
+        orphans = FindingKind.OBJECT_WITHOUT_ROW
+        kinds = (orphans,) if action is FindingAction.ADOPT else (orphans, FindingKind.ROW_WITHOUT_OBJECT)
         done = refused = 0
-        for finding_id, _ in await open_ids(database, kinds, limit):
+        for finding_id in await open_ids(database, kinds, limit):
             try:
                 await act(database, store, settings.assets, finding_id, action, Origin("cli"))
                 done += 1

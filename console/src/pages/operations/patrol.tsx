@@ -4,7 +4,6 @@ import { useState } from "react";
 
 import {
   actOnFinding,
-  actionsFor,
   getPatrol,
   listFindings,
   listRuns,
@@ -68,15 +67,15 @@ function Glance() {
           {found.error.message}
         </p>
       ) : null}
-      {patrol?.stale && patrol.lastFinishedAt ? <p className="notice warn">{o.stale}</p> : null}
+      {patrol?.stale && patrol.last_finished_at ? <p className="notice warn">{o.stale}</p> : null}
       {patrol ? (
         <>
-          <p>{patrol.lastFinishedAt ? o.lastRound(when(patrol.lastFinishedAt, language)) : o.noRound}</p>
+          <p>{patrol.last_finished_at ? o.lastRound(when(patrol.last_finished_at, language)) : o.noRound}</p>
           <dl className={figureCss.figures}>
             {(Object.keys(o.findingCounts) as (keyof typeof o.findingCounts)[]).map((name) => (
-              <div key={name} data-bad={patrol.openFindings[name] > 0 || undefined}>
+              <div key={name} data-bad={patrol.open_findings[name] > 0 || undefined}>
                 <dt>{o.findingCounts[name]}</dt>
-                <dd>{patrol.openFindings[name]}</dd>
+                <dd>{patrol.open_findings[name]}</dd>
               </div>
             ))}
           </dl>
@@ -96,7 +95,7 @@ function Findings({ search, onChange }: { search: OperationsSearch; onChange: Ch
     {
       name: o.kind,
       cell: (finding) => (
-        <span className={`state ${finding.resolvedAt ? "" : finding.kind === "missing" ? "bad" : "warn"}`}>
+        <span className={`state ${finding.resolved_at ? "" : finding.kind === "missing" ? "bad" : "warn"}`}>
           {o.kinds[finding.kind]}
         </span>
       ),
@@ -106,30 +105,30 @@ function Findings({ search, onChange }: { search: OperationsSearch; onChange: Ch
       kind: "wide",
       cell: (finding) => (
         <>
-          <code>{finding.objectKey}</code>
+          <code>{finding.object_key}</code>
           {facts(finding) ? <div className="dim">{facts(finding)}</div> : null}
         </>
       ),
     },
-    { name: o.found, cell: (finding) => <time dateTime={finding.foundAt}>{when(finding.foundAt, language)}</time> },
+    { name: o.found, cell: (finding) => <time dateTime={finding.found_at}>{when(finding.found_at, language)}</time> },
     {
       name: o.actions,
       kind: "actions",
       cell: (finding) =>
-        finding.resolvedAt ? (
+        finding.resolved_at ? (
           <span>
             {o.resolutions[finding.resolution ?? ""] ?? finding.resolution}{" "}
-            {finding.resolvedBy ? <span className="dim">{o.by(finding.resolvedBy)}</span> : null}
+            {finding.resolved_by ? <span className="dim">{o.by(finding.resolved_by)}</span> : null}
           </span>
         ) : (
           <span className="row">
-            {actionsFor(finding).map((action) => (
+            {finding.actions.map((action) => (
               <button
                 key={action}
                 type="button"
                 className={action === "trash" ? "danger" : undefined}
                 disabled={busy}
-                aria-label={o.actOn[action](finding.objectKey)}
+                aria-label={o.actOn[action](finding.object_key)}
                 onClick={() => setAsked({ finding, action })}
               >
                 {o.act[action]}
@@ -171,7 +170,7 @@ function Findings({ search, onChange }: { search: OperationsSearch; onChange: Ch
       </Listed>
       {asked ? (
         <Confirm
-          title={o.actAsk[asked.action](asked.finding.objectKey)}
+          title={o.actAsk[asked.action](asked.finding.object_key)}
           action={o.act[asked.action]}
           onNo={() => setAsked(null)}
           onYes={() => {
@@ -200,14 +199,14 @@ function Runs() {
   const { o, language } = useOperationsTexts();
   const list = usePages(["runs"], listRuns);
   const columns: Column<PatrolRunOut>[] = [
-    { name: o.started, cell: (run) => <time dateTime={run.startedAt}>{when(run.startedAt, language)}</time> },
+    { name: o.started, cell: (run) => <time dateTime={run.started_at}>{when(run.started_at, language)}</time> },
     {
       name: o.kind,
       cell: (run) => (
         <>
           {o.runKinds[run.kind]}
-          {run.dryRun ? <div className="dim">{o.onlyLooked}</div> : null}
-          {run.requestedBy ? <div className="dim">{o.by(run.requestedBy)}</div> : null}
+          {run.dry_run ? <div className="dim">{o.onlyLooked}</div> : null}
+          {run.requested_by ? <div className="dim">{o.by(run.requested_by)}</div> : null}
         </>
       ),
     },
@@ -216,7 +215,7 @@ function Runs() {
       cell: (run) => (
         <>
           <span className={`state ${RUN_PILLS[run.state]}`}>{o.runStates[run.state]}</span>
-          {run.stopCode ? <div className="dim">{run.stopCode}</div> : null}
+          {run.stop_code ? <div className="dim">{run.stop_code}</div> : null}
         </>
       ),
     },
@@ -237,7 +236,7 @@ function Runs() {
     },
     {
       name: o.ended,
-      cell: (run) => (run.endedAt ? <time dateTime={run.endedAt}>{when(run.endedAt, language)}</time> : "–"),
+      cell: (run) => (run.ended_at ? <time dateTime={run.ended_at}>{when(run.ended_at, language)}</time> : "–"),
     },
   ];
   return (

@@ -21,9 +21,11 @@ from sqlalchemy import func, select, text
 
 from butai.assets import keys
 from butai.assets.imports.listings import Listing
+from butai.assets.patrol.finding_states import FindingKind, FindingState, FindingTrigger
 from butai.assets.patrol.finding_writer import open_finding, resolve_findings
-from butai.assets.patrol.models import Finding, PatrolRun
+from butai.assets.patrol.models import Finding
 from butai.assets.patrol.probe import probe_batch
+from butai.assets.patrol.progress import record_comparison
 from butai.assets.patrol.verdicts import ADVERSE, IndexedObject
 from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary
@@ -141,7 +143,7 @@ class ListingReconciler:
             if answer.kind is not HeadKind.PRESENT:
                 # Deleted since the listing was made.
                 continue
-            if await self._ignored("object_without_row", name):
+            if await self._ignored(FindingKind.OBJECT_WITHOUT_ROW, name):
                 self.found.ignored += 1
                 continue
             self.found.unknown += 1
@@ -150,7 +152,7 @@ class ListingReconciler:
             if self._options.write:
                 detail = {"size": answer.size, "etag": answer.etag, **self._as_file(name)}
                 async with self._database.transaction() as session:
-                    await open_finding(session, "object_without_row", name, None, None, detail)
+                    await open_finding(session, FindingKind.OBJECT_WITHOUT_ROW, name, None, None, detail)
 
     def _as_file(self, name: str) -> dict[str, Any]:
         """Under which key an import would take the object, or why it would not."""
@@ -163,13 +165,17 @@ class ListingReconciler:
             return {"adoptable": False, "why_not": error.code}
         return {"adoptable": True, "s3_key": key.text, "strip_prefix": strip}
 
-    async def _ignored(self, kind: str, object_key: str) -> bool:
+    async def _ignored(self, kind: FindingKind, object_key: str) -> bool:
         async with self._database.transaction() as session:
             return bool(
                 await session.scalar(
                     select(func.count())
                     .select_from(Finding)
-                    .where(Finding.kind == kind, Finding.object_key == object_key, Finding.resolution == "ignored")
+                    .where(
+                        Finding.kind == kind,
+                        Finding.object_key == object_key,
+                        Finding.resolution == FindingState.IGNORED,
+                    )
                 )
             )
 
@@ -207,7 +213,7 @@ class ListingReconciler:
             self._on_progress(self.found)
 
     async def _note_absent(self, row: IndexedObject) -> None:
-        if await self._ignored("row_without_object", row.object_key):
+        if await self._ignored(FindingKind.ROW_WITHOUT_OBJECT, row.object_key):
             self.found.ignored += 1
             return
         self.found.absent += 1
@@ -217,7 +223,7 @@ class ListingReconciler:
             async with self._database.transaction() as session:
                 name = await session.scalar(text("SELECT s3_key FROM assets WHERE id = :id"), {"id": row.id})
                 detail = {"s3_key": name, "size": row.size, "etag": row.etag}
-                await open_finding(session, "row_without_object", row.object_key, row.id, None, detail)
+                await open_finding(session, FindingKind.ROW_WITHOUT_OBJECT, row.object_key, row.id, None, detail)
 
     async def _settled(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> list[str]:
         """Object keys of open findings that no longer hold: the object is gone, or is there again."""
@@ -245,19 +251,14 @@ class ListingReconciler:
     async def _write_run(self, hides_absence: bool, settled: list[str]) -> None:
         found = self.found
         async with self._database.transaction() as session:
-            session.add(
-                PatrolRun(
-                    kind="reconcile",
-                    dry_run=False,
-                    state="finished",
-                    hides_absence=hides_absence,
-                    due=found.listed,
-                    checked=found.listed,
-                    lost=found.absent,
-                    undecided=found.undecided,
-                    detail=f"{found.unknown} objects without a row, {found.absent} rows without an object",
-                    ended_at=func.now(),
-                )
+            await record_comparison(
+                session,
+                hides_absence=hides_absence,
+                due=found.listed,
+                checked=found.listed,
+                lost=found.absent,
+                undecided=found.undecided,
+                detail=f"{found.unknown} objects without a row, {found.absent} rows without an object",
             )
             # Objects found earlier that have a row by now, and rows that are in the trash or have another object.
             indexed = await session.scalars(
@@ -269,8 +270,8 @@ class ListingReconciler:
                            SELECT 1 FROM assets a WHERE a.object_key = f.object_key AND a.deleted_at IS NULL))"""
                 )
             )
-            kinds = ("object_without_row", "row_without_object")
-            await resolve_findings(session, kinds, [*indexed, *settled], "agrees", ACTOR)
+            kinds = (FindingKind.OBJECT_WITHOUT_ROW, FindingKind.ROW_WITHOUT_OBJECT)
+            await resolve_findings(session, kinds, [*indexed, *settled], FindingTrigger.AGREES, ACTOR)
         log.info("reconcile.completed", listed=found.listed, unknown=found.unknown, absent=found.absent)
 
 

@@ -7,13 +7,11 @@ point leaves the finding open, and the same action again completes it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Any
 
 import structlog
-from sqlalchemy import func, select, text, update
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit, jobs
@@ -22,7 +20,9 @@ from butai.assets.imports.importer import Importer
 from butai.assets.imports.listing_formats import ListedObject
 from butai.assets.imports.outcomes import ImportOptions, ImportVerdict, Outcome
 from butai.assets.object_states import ObjectTrigger
-from butai.assets.patrol.models import Finding
+from butai.assets.patrol import finding_writer, queries
+from butai.assets.patrol.finding_states import TRIGGERS, FindingAction, FindingKind, FindingState
+from butai.assets.patrol.schemas import FindingOut
 from butai.assets.states import AssetTrigger
 from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary, StoreUnreliable
@@ -30,67 +30,57 @@ from butai.assets.storage.client import ObjectAbsent, Store
 from butai.assets.storage.heads import StoreHeads
 from butai.audit import Origin
 from butai.config import AssetSettings
-from butai.database import Database
+from butai.database import Connection, Database
 from butai.errors import Code, Conflict, NotFound, StoreUnavailable
 
 log = structlog.get_logger(__name__)
+
+Resolve = Callable[[AsyncSession], Awaitable[FindingState]]
+"""Resolves the finding in the transaction that completes the action."""
 
 LEASE = timedelta(hours=1)
 """A copy within the store takes seconds; after this its writer counts as dead, and the copy is removed."""
 
 
-class FindingAction(StrEnum):
-    """What an operator can do about a finding."""
-
-    ADOPT = "adopt"
-    TRASH = "trash"
-    IGNORE = "ignore"
-
-
-FITS = {
-    "object_without_row": {FindingAction.ADOPT, FindingAction.TRASH, FindingAction.IGNORE},
-    "row_without_object": {FindingAction.TRASH, FindingAction.IGNORE},
-    "missing": {FindingAction.TRASH, FindingAction.IGNORE},
-    "mismatch": {FindingAction.IGNORE},
-}
-
-
 async def act(
     database: Database, store: Store, settings: AssetSettings, finding_id: int, action: FindingAction, origin: Origin
-) -> str:
+) -> FindingState:
     """Acts, and returns the resolution. Raises `NotFound`; `Conflict` when the finding is resolved, the action does not
     apply, or store or index are no longer as the finding says; `Unavailable`, with the finding still open."""
+    found = await queries.finding(database, finding_id)
+    if found is None:
+        raise NotFound("There is no such finding")
+    if found.resolution is not None and found.resolved_at is not None:
+        raise Conflict(f"The finding is closed: {found.resolution}")
+    if action not in found.actions:
+        applicable = ", ".join(found.actions)
+        raise Conflict(f"{action} does not apply to this finding of the kind {found.kind}; what does: {applicable}")
+
+    async def resolve(session: AsyncSession) -> FindingState:
+        return await _resolve(session, finding_id, action, origin)
+
+    if action is FindingAction.TRASH and found.kind is FindingKind.OBJECT_WITHOUT_ROW:
+        return await _trash_object(database, store, settings, found, resolve)
+    if action is FindingAction.TRASH:
+        return await _trash_row(database, store, found, origin, resolve)
+    if action is FindingAction.ADOPT:
+        await _adopt(database, store, settings, found)
     async with database.transaction() as session:
-        finding = await session.get(Finding, finding_id)
+        return await resolve(session)
+
+
+async def _resolve(session: AsyncSession, finding_id: int, action: FindingAction, origin: Origin) -> FindingState:
+    finding = await finding_writer.lock(session, finding_id)
     if finding is None:
         raise NotFound("There is no such finding")
-    if finding.resolved_at is not None:
-        raise Conflict(f"The finding is closed: {finding.resolution}")
-    if action not in FITS[finding.kind]:
-        raise Conflict(f"{action} does not fit a finding of the kind {finding.kind}")
-    if action is FindingAction.ADOPT:
-        await _adopt(database, store, settings, finding)
-        resolution = "adopted"
-    elif action is FindingAction.IGNORE:
-        resolution = "ignored"
-    elif finding.kind == "object_without_row":
-        await _trash_object(database, store, settings, finding)
-        resolution = "trashed"
-    else:
-        await _trash_row(database, store, finding, origin)
-        resolution = "trashed"
-    async with database.transaction() as session:
-        await session.execute(
-            update(Finding)
-            .where(Finding.id == finding_id, Finding.resolved_at.is_(None))
-            .values(resolved_at=func.now(), resolution=resolution, resolved_by=origin.actor)
-        )
-        detail = {"finding": finding_id, "object_key": finding.object_key}
-        audit.record(session, origin, f"finding.{action}", f"finding:{finding_id}", detail=detail)
-    return resolution
+    trigger = TRIGGERS[action]
+    finding_writer.move(finding, trigger, origin.actor)
+    detail = {"finding": finding_id, "object_key": finding.object_key}
+    audit.record(session, origin, f"finding.{action}", f"finding:{finding_id}", detail=detail)
+    return FindingState(trigger)
 
 
-async def _adopt(database: Database, store: Store, settings: AssetSettings, finding: Finding) -> None:
+async def _adopt(database: Database, store: Store, settings: AssetSettings, finding: FindingOut) -> None:
     """Imports the object, by the rules of any import. Raises `Conflict` when it cannot be imported."""
     if not finding.detail.get("adoptable"):
         raise Conflict("The object's key is none that the library keeps")
@@ -107,7 +97,9 @@ async def _adopt(database: Database, store: Store, settings: AssetSettings, find
     raise Conflict(f"It cannot be adopted: {verdicts[0].reason if verdicts else 'nothing is known of it'}")
 
 
-async def _trash_object(database: Database, store: Store, settings: AssetSettings, finding: Finding) -> None:
+async def _trash_object(
+    database: Database, store: Store, settings: AssetSettings, finding: FindingOut, resolve: Resolve
+) -> FindingState:
     original = finding.object_key
     kept = keys.mint_object_key(store.prefix)
     async with database.transaction() as session:
@@ -134,7 +126,9 @@ async def _trash_object(database: Database, store: Store, settings: AssetSetting
             ledger.REMOVE_MOVED,
             {"object_key": original, "size": facts.size, "etag": facts.etag, "kept_as": kept},
         )
+        resolution = await resolve(session)
     log.info("finding.object_trashed", object_key=original, kept_as=kept)
+    return resolution
 
 
 async def _claim(session: AsyncSession, object_key: str) -> None:
@@ -146,7 +140,9 @@ async def _claim(session: AsyncSession, object_key: str) -> None:
         raise Conflict("The object has a row by now")
 
 
-async def _trash_row(database: Database, store: Store, finding: Finding, origin: Origin) -> None:
+async def _trash_row(
+    database: Database, store: Store, finding: FindingOut, origin: Origin, resolve: Resolve
+) -> FindingState:
     assert finding.asset_id is not None
     if not await _absent(store, finding.object_key):
         raise Conflict("The object is there by now")
@@ -156,6 +152,7 @@ async def _trash_row(database: Database, store: Store, finding: Finding, origin:
             raise Conflict("The asset has another object by now, or is in the trash")
         asset.deleted_at = datetime.now(UTC)
         await transitions.move(session, asset, AssetTrigger.TRASHED, actor=origin.actor)
+        return await resolve(session)
 
 
 async def _absent(store: Store, object_key: str) -> bool:
@@ -174,13 +171,14 @@ async def _absent(store: Store, object_key: str) -> bool:
     raise StoreUnavailable("The store gives no clear answer about the object")
 
 
-async def open_ids(database: Database, kinds: tuple[str, ...], limit: int) -> list[tuple[int, dict[str, Any]]]:
-    """Ids and details of open findings, oldest first, at most `limit`."""
-    async with database.transaction() as session:
-        rows = await session.execute(
-            select(Finding.id, Finding.detail)
-            .where(Finding.kind.in_(kinds), Finding.resolved_at.is_(None))
-            .order_by(Finding.id)
-            .limit(limit)
+async def open_ids(database: Database, kinds: tuple[FindingKind, ...], limit: int) -> list[int]:
+    """Ids of open findings, oldest first, at most `limit`."""
+
+    async def ask(connection: Connection) -> list[int]:
+        cursor = await connection.execute(
+            "SELECT id FROM findings WHERE kind = ANY(%s) AND resolved_at IS NULL ORDER BY id LIMIT %s",
+            ([kind.value for kind in kinds], limit),
         )
-        return [(row.id, row.detail) for row in rows]
+        return [row[0] for row in await cursor.fetchall()]
+
+    return await database.query(ask)

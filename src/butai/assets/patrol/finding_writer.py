@@ -1,4 +1,4 @@
-"""Opens and resolves findings: the only writer of their table."""
+"""Opens and resolves findings: the only writer of their table. Findings are resolved by `move` alone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,40 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai.assets.patrol.finding_states import FindingKind, FindingState, FindingTrigger, next_finding_state
 from butai.assets.patrol.models import Finding
 
 PATROL_ACTOR = "patrol"
 """Who resolved a finding that no person did."""
 
 
+def state_of(finding: Finding) -> FindingState:
+    """Open, or how the finding was resolved."""
+    return FindingState.OPEN if finding.resolved_at is None else FindingState(finding.resolution or "")
+
+
+def move(finding: Finding, trigger: FindingTrigger, by: str | None) -> bool:
+    """Moves a locked finding by the table. Returns False where it was resolved before and stays as it is. Raises
+    `IllegalFindingMove`, having changed nothing."""
+    before = state_of(finding)
+    after = next_finding_state(FindingKind(finding.kind), before, trigger)
+    if after is before:
+        return False
+    finding.resolution, finding.resolved_at, finding.resolved_by = after, func.now(), by
+    return True
+
+
 async def open_finding(
-    session: AsyncSession, kind: str, object_key: str, asset_id: UUID | None, run_id: int | None, detail: dict[str, Any]
+    session: AsyncSession,
+    kind: FindingKind,
+    object_key: str,
+    asset_id: UUID | None,
+    run_id: int | None,
+    detail: dict[str, Any],
 ) -> bool:
     """Opens a finding, or notes that the open one of this kind and object was seen again. Returns whether it is new."""
     statement = insert(Finding).values(
@@ -33,47 +55,54 @@ async def open_finding(
     return bool(await session.scalar(statement))
 
 
+async def lock(session: AsyncSession, finding_id: int) -> Finding | None:
+    """The finding, locked until the transaction ends."""
+    return await session.get(Finding, finding_id, with_for_update=True, populate_existing=True)
+
+
 async def resolve_findings(
-    session: AsyncSession, kinds: Sequence[str], object_keys: Sequence[str], resolution: str, by: str = PATROL_ACTOR
+    session: AsyncSession,
+    kinds: Sequence[FindingKind],
+    object_keys: Sequence[str],
+    trigger: FindingTrigger,
+    by: str = PATROL_ACTOR,
 ) -> None:
     """Resolves the open findings of these kinds and objects. Idempotent."""
-    await session.execute(
-        update(Finding)
-        .where(Finding.kind.in_(kinds), Finding.object_key.in_(object_keys), Finding.resolved_at.is_(None))
-        .values(resolved_at=func.now(), resolution=resolution, resolved_by=by)
-    )
+    if object_keys:
+        await _resolve(session, trigger, by, Finding.kind.in_(kinds), Finding.object_key.in_(object_keys))
 
 
 async def resolve_replaced(session: AsyncSession) -> None:
     """Resolves findings of objects that no asset has any more: replaced by a new upload, or gone with their asset."""
-    await session.execute(
-        update(Finding)
-        .where(
-            Finding.kind.in_(("missing", "mismatch")),
-            Finding.resolved_at.is_(None),
-            text(
-                "NOT EXISTS (SELECT 1 FROM assets WHERE assets.id = findings.asset_id "
-                "AND assets.object_key = findings.object_key AND assets.deleted_at IS NULL)"
-            ),
-        )
-        .values(resolved_at=func.now(), resolution="replaced", resolved_by=PATROL_ACTOR)
+    of_no_asset = text(
+        "NOT EXISTS (SELECT 1 FROM assets WHERE assets.id = findings.asset_id "
+        "AND assets.object_key = findings.object_key AND assets.deleted_at IS NULL)"
     )
+    kinds = (FindingKind.MISSING, FindingKind.MISMATCH)
+    await _resolve(session, FindingTrigger.REPLACED, PATROL_ACTOR, Finding.kind.in_(kinds), of_no_asset)
+
+
+async def _resolve(
+    session: AsyncSession, trigger: FindingTrigger, by: str, *conditions: ColumnElement[bool] | Any
+) -> None:
+    # Locked in the order of their ids by all, so that no two deadlock.
+    found = select(Finding).where(Finding.resolved_at.is_(None), *conditions).order_by(Finding.id).with_for_update()
+    for finding in await session.scalars(found.execution_options(populate_existing=True)):
+        move(finding, trigger, by)
 
 
 async def open_mismatches(session: AsyncSession) -> set[str]:
     """Object keys with an open mismatch. They are few, so one read saves a query for each batch."""
     keys = await session.scalars(
-        select(Finding.object_key).where(Finding.kind == "mismatch", Finding.resolved_at.is_(None))
+        select(Finding.object_key).where(Finding.kind == FindingKind.MISMATCH, Finding.resolved_at.is_(None))
     )
     return set(keys)
 
 
 async def any_missing(session: AsyncSession) -> bool:
     """Whether a finding of a missing file is open."""
-    found = await session.scalar(
-        select(Finding.id).where(Finding.kind == "missing", Finding.resolved_at.is_(None)).limit(1)
-    )
-    return found is not None
+    missing = select(Finding.id).where(Finding.kind == FindingKind.MISSING, Finding.resolved_at.is_(None))
+    return await session.scalar(missing.limit(1)) is not None
 
 
 async def count_missing_within(session: AsyncSession, period: timedelta) -> int:
@@ -81,6 +110,6 @@ async def count_missing_within(session: AsyncSession, period: timedelta) -> int:
     found = await session.scalar(
         select(func.count())
         .select_from(Finding)
-        .where(Finding.kind == "missing", Finding.found_at > func.now() - period)
+        .where(Finding.kind == FindingKind.MISSING, Finding.found_at > func.now() - period)
     )
     return found or 0

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.alerts.service import raise_alert, send_message
+from butai.assets.patrol.finding_states import FindingKind, FindingState
 from butai.assets.patrol.models import Finding, PatrolRun
 from butai.assets.storage.canary import StoreUnreliable
 from butai.errors import Code
@@ -36,9 +37,9 @@ async def send_digest(session: AsyncSession, run_id: int) -> None:
     started = select(PatrolRun.started_at).where(PatrolRun.id == run_id).scalar_subquery()
     changes: dict[str, Sequence[str]] = {}
     for what, condition in (
-        ("lost", (Finding.kind == "missing") & (Finding.run_id == run_id)),
-        ("recovered", (Finding.resolution == "recovered") & (Finding.resolved_at >= started)),
-        ("changed in the store", (Finding.kind == "mismatch") & (Finding.run_id == run_id)),
+        ("lost", (Finding.kind == FindingKind.MISSING) & (Finding.run_id == run_id)),
+        ("recovered", (Finding.resolution == FindingState.RECOVERED) & (Finding.resolved_at >= started)),
+        ("changed in the store", (Finding.kind == FindingKind.MISMATCH) & (Finding.run_id == run_id)),
     ):
         keys = (await session.scalars(select(name).where(condition).order_by(name))).all()
         if keys:

@@ -1,4 +1,7 @@
-"""A run's progress: its counts and its checkpoint, kept in its row, so that the next run resumes one whose process died."""
+"""A run's progress: its counts and its checkpoint, kept in its row, so that the next run resumes one whose process died.
+
+The only writer of `patrol_runs`; states change by `move` alone.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.patrol.models import PatrolRun
+from butai.assets.patrol.states import RunState, RunTrigger, next_run_state
 from butai.assets.patrol.verdicts import Verdict
 from butai.errors import Code
 
@@ -18,6 +22,7 @@ LIBRARY_RUNS = ("scheduled", "asked")
 """Kinds of run that go through the library. `asked`: an operator requested it."""
 
 _COUNTS = ("checked", "found", "suspected", "lost", "recovered", "mismatched", "undecided")
+_COLUMNS = (*_COUNTS, "due", "checkpoint", "hides_absence", "stop_code", "detail")
 
 
 @dataclass(slots=True)
@@ -28,7 +33,7 @@ class RunProgress:
     id: int
     kind: str
     dry_run: bool
-    state: str = "running"
+    state: RunState = RunState.RUNNING
     stop_code: str | None = None
     detail: str | None = None
     due: int = 0
@@ -54,10 +59,17 @@ class RunProgress:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The columns of its row that change as it goes."""
-        return {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("id", "kind", "dry_run")
-        }
+        """The columns of its row that change as it goes, but for its state."""
+        return {name: getattr(self, name) for name in _COLUMNS}
+
+
+def move(row: PatrolRun, trigger: RunTrigger) -> None:
+    """Moves a new row, or a locked one, by the table. Raises `IllegalRunMove`, having changed nothing."""
+    before = None if row.state is None else RunState(row.state)  # pyright: ignore[reportUnnecessaryComparison]
+    row.state = next_run_state(before, trigger)
+    row.heartbeat_at = func.now()
+    if row.state != RunState.RUNNING:
+        row.ended_at = func.now()
 
 
 async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, requested_by: str | None) -> RunProgress:
@@ -66,21 +78,25 @@ async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, reque
     unfinished = (
         await session.scalars(
             select(PatrolRun)
-            .where(PatrolRun.state == "running", PatrolRun.kind.in_(LIBRARY_RUNS))
+            .where(PatrolRun.state == RunState.RUNNING, PatrolRun.kind.in_(LIBRARY_RUNS))
             .order_by(PatrolRun.id)
+            .with_for_update()
         )
     ).all()
     resumed: PatrolRun | None = None
     for row in unfinished:
         if row.dry_run or resumed is not None:
-            row.state, row.stop_code, row.ended_at = "stopped", Code.INTERRUPTED, func.now()
+            move(row, RunTrigger.INTERRUPTED)
+            row.stop_code = Code.INTERRUPTED
         elif not dry_run:
             resumed = row
     if resumed is None:
-        row = PatrolRun(kind=kind, dry_run=dry_run, state="running", requested_by=requested_by)
+        row = PatrolRun(kind=kind, dry_run=dry_run, requested_by=requested_by)
+        move(row, RunTrigger.BEGAN)
         session.add(row)
         await session.flush()
         return RunProgress(row.id, kind, dry_run)
+    move(resumed, RunTrigger.RESUMED)
     return RunProgress(
         resumed.id,
         resumed.kind,
@@ -91,9 +107,18 @@ async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, reque
     )
 
 
-async def save(session: AsyncSession, run: RunProgress) -> None:
-    """Writes the progress into the run's row, with a heartbeat, and with its end once it is no longer running."""
-    ended = {} if run.state == "running" else {"ended_at": func.now()}
-    await session.execute(
-        update(PatrolRun).where(PatrolRun.id == run.id).values(heartbeat_at=func.now(), **run.columns, **ended)
-    )
+async def save(session: AsyncSession, run: RunProgress, trigger: RunTrigger = RunTrigger.ADVANCED) -> None:
+    """Moves the run's row and writes its counts and checkpoint. Raises `IllegalRunMove` when the run is over: another process
+    took the patrol's lock and resumed it."""
+    row = await session.get_one(PatrolRun, run.id, with_for_update=True, populate_existing=True)
+    move(row, trigger)
+    run.state = RunState(row.state)
+    for name, value in run.columns.items():
+        setattr(row, name, value)
+
+
+async def record_comparison(session: AsyncSession, **columns: Any) -> None:
+    """Writes the row of a comparison with a listing, which is over."""
+    row = PatrolRun(kind="reconcile", dry_run=False, **columns)
+    move(row, RunTrigger.COMPARED)
+    session.add(row)

@@ -4,47 +4,59 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from butai import audit, jobs
 from butai.assets.library import get_library
-from butai.assets.patrol import queries
-from butai.assets.patrol.schemas import FindingKind, PatrolOut, PatrolRequest
-from butai.assets.patrol.task_names import PATROL_NOW
+from butai.assets.patrol import queries, service
+from butai.assets.patrol.finding_states import FindingKind
+from butai.assets.patrol.schemas import FindingKindName, PatrolOut, PatrolRequest, PatrolRunsOut
 from butai.config import Settings
 from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.old_names import with_old_names
+from butai.web.paging import HIGHEST_ID, BeforeId, Limit, cut
 from butai.web.problems import documented
+from butai.web.responses import answers, respond
 
 router = APIRouter(prefix="/api/assets/patrol", tags=["patrol"], route_class=SmallBodies)
 
-_MOST = 2**63 - 1
+_OldPosition = Annotated[int | None, Query(ge=1, le=HIGHEST_ID, deprecated=True)]
 
 
-@router.get("", response_model=PatrolOut, responses=documented(400, 403), summary="Runs and findings of the patrol")
+@router.get("", **answers(PatrolOut, 400, 403), summary="The patrol at a glance")
 async def get_patrol(
     request: Request,
     who: Operator,
     limit: Annotated[int, Query(ge=1, le=200, description="Most runs, and most findings")] = 50,
-    before_run: Annotated[int | None, Query(ge=1, le=_MOST, description="Only runs below this id")] = None,
-    before_finding: Annotated[int | None, Query(ge=1, le=_MOST, description="Only findings below this id")] = None,
-    kind: Annotated[FindingKind | None, Query(description="Only findings of this kind")] = None,
-    closed: Annotated[bool, Query(description="Resolved findings, too")] = False,
+    before_run: _OldPosition = None,
+    before_finding: _OldPosition = None,
+    kind: Annotated[FindingKindName | None, Query(deprecated=True)] = None,
+    closed: Annotated[bool, Query(deprecated=True)] = False,
 ) -> Response:
     """What the patrol did and found, newest first. A run in progress shows how far it has come."""
     database = get_library(request).database
     settings: Settings = request.state.settings
-    body = await queries.summary(database, settings.alerts.stale_hours) | {
-        "runs": await queries.runs(database, limit, before_run),
-        "findings": await queries.findings(database, limit, before=before_finding, kind=kind, closed=closed),
-    }
-    return Response(msgspec.json.encode(body), 200, {"cache-control": "private, no-store"}, "application/json")
+    summary = await queries.summary(database, settings.alerts.stale_hours)
+    runs = await queries.runs(database, limit, before_run)
+    of_kind = FindingKind(kind) if kind else None
+    findings = await queries.findings(database, limit, before=before_finding, kind=of_kind, resolved=closed)
+    return respond(
+        with_old_names(
+            PatrolOut(summary.last_finished_at, summary.stale, summary.open_findings, runs, findings),
+        )
+    )
+
+
+@router.get("/runs", **answers(PatrolRunsOut, 400, 403), summary="Runs of the patrol")
+async def list_patrol_runs(request: Request, who: Operator, limit: Limit = 50, before: BeforeId = None) -> Response:
+    """Newest first; comparisons with a listing are among them."""
+    found = await queries.runs(get_library(request).database, limit + 1, before)
+    runs, following = cut(found, limit, lambda run: run.id)
+    return respond(PatrolRunsOut(list(runs), following))
 
 
 @router.post("/run", status_code=202, responses=documented(400, 403, 408, 413), summary="Start a patrol run now")
 async def run_patrol(request: Request, who: Operator, wanted: PatrolRequest) -> Response:
     """Checks every file, due or not. The run begins when a worker is free, unless one is in progress."""
-    async with get_library(request).database.transaction() as session:
-        await jobs.enqueue(session, PATROL_NOW, {"dry_run": wanted.dryRun, "requested_by": who.user_id})
-        audit.record(session, origin(request, who), "patrol.run", None, detail={"dry_run": wanted.dryRun})
+    dry_run = wanted.dry_run or wanted.dryRun
+    await service.request_run(get_library(request).database, origin(request, who), dry_run=dry_run)
     return Response(status_code=202)

@@ -20,10 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai import jobs
 from butai.alerts.service import raise_alert, resolve_alert
 from butai.assets.patrol import finding_writer, writer
-from butai.assets.patrol.lock import patrol_lock, require_lock
+from butai.assets.patrol.finding_states import FindingKind, FindingTrigger
+from butai.assets.patrol.lock import PatrolBusy, patrol_lock, require_lock
 from butai.assets.patrol.notifications import count_files, list_keys, raise_stop_alert, send_digest
 from butai.assets.patrol.probe import BatchResult, probe_batch
 from butai.assets.patrol.progress import RunProgress, begin_or_resume, save
+from butai.assets.patrol.states import IllegalRunMove, RunTrigger
 from butai.assets.patrol.verdicts import MASS_MINIMUM, IndexedObject, Verdict
 from butai.assets.reading.usage import RECHECK
 from butai.assets.storage.answers import HeadKind
@@ -111,10 +113,15 @@ class Patrol:
                 await self._check_due(run, everything, connection, on_progress)
             except StoreUnreliable as stopped:
                 await self._stop(run, stopped)
+            except IllegalRunMove as error:
+                # The lock was lost with its connection for a moment, and another process has ended the run since.
+                raise PatrolBusy from error
             else:
                 await self._finish(run)
             on_progress(run)
-        log.info("patrol.ended", run=run.id, **{k: v for k, v in run.columns.items() if k != "checkpoint"})
+        log.info(
+            "patrol.ended", run=run.id, state=run.state, **{k: v for k, v in run.columns.items() if k != "checkpoint"}
+        )
         return run
 
     async def _check_due(
@@ -207,7 +214,7 @@ class Patrol:
         ]
         async with self._database.transaction() as session:
             await writer.record_checks(session, batch.objects, self._settings, now)
-            await finding_writer.resolve_findings(session, ("mismatch",), agreeing, "agrees")
+            await finding_writer.resolve_findings(session, (FindingKind.MISMATCH,), agreeing, FindingTrigger.AGREES)
             await save(session, run)
             await self._schedule_recheck(session, batch)
 
@@ -229,16 +236,15 @@ class Patrol:
 
     async def _stop(self, run: RunProgress, stopped: StoreUnreliable) -> None:
         log.error("patrol.stopped", run=run.id, code=stopped.code, detail=stopped.detail)
-        run.state, run.stop_code, run.detail = "stopped", stopped.code, stopped.detail
+        run.stop_code, run.detail = stopped.code, stopped.detail
         async with self._database.transaction() as session:
-            await save(session, run)
+            await save(session, run, RunTrigger.STOPPED)
             if not run.dry_run:
                 await raise_stop_alert(session, stopped)
 
     async def _finish(self, run: RunProgress) -> None:
-        run.state = "finished"
         async with self._database.transaction() as session:
-            await save(session, run)
+            await save(session, run, RunTrigger.FINISHED)
             if not run.dry_run:
                 await finding_writer.resolve_replaced(session)
                 for code in (Code.PATROL_UNRELIABLE, Code.PATROL_MASS_MISSING, Code.PATROL_STALE):

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets import transitions
 from butai.assets.models import Asset
+from butai.assets.patrol.finding_states import FindingKind, FindingTrigger
 from butai.assets.patrol.finding_writer import PATROL_ACTOR, open_finding, resolve_findings
 from butai.assets.patrol.probe import ProbedObject
 from butai.assets.patrol.verdicts import IndexedObject, Verdict
@@ -99,16 +100,18 @@ async def _apply(session: AsyncSession, asset: Asset, each: ProbedObject, run_id
     detail = {"s3_key": asset.s3_key, "size": asset.size_bytes, "etag": asset.etag}
     if each.verdict is Verdict.LOST and asset.status == AssetStatus.READY:
         await transitions.move(session, asset, AssetTrigger.LOST, actor=PATROL_ACTOR)
-        await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
+        await open_finding(session, FindingKind.MISSING, asset.object_key, asset.id, run_id, detail)
         return AssetTrigger.LOST
     if each.verdict is Verdict.RECOVERED and asset.status == AssetStatus.MISSING:
         await transitions.move(session, asset, AssetTrigger.RECOVERED, actor=PATROL_ACTOR)
-        await resolve_findings(session, ("missing", "mismatch"), [asset.object_key], "recovered")
+        await resolve_findings(
+            session, (FindingKind.MISSING, FindingKind.MISMATCH), [asset.object_key], FindingTrigger.RECOVERED
+        )
         return AssetTrigger.RECOVERED
     if each.verdict is Verdict.MISMATCH:
         detail |= {"store_size": each.answer.size, "store_etag": each.answer.etag}
-        if await open_finding(session, "mismatch", asset.object_key, asset.id, run_id, detail):
+        if await open_finding(session, FindingKind.MISMATCH, asset.object_key, asset.id, run_id, detail):
             await transitions.move(session, asset, AssetTrigger.MISMATCH, actor=PATROL_ACTOR, detail=detail)
     elif each.verdict is Verdict.STILL_MISSING:
-        await open_finding(session, "missing", asset.object_key, asset.id, run_id, detail)
+        await open_finding(session, FindingKind.MISSING, asset.object_key, asset.id, run_id, detail)
     return None

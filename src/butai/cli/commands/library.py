@@ -101,7 +101,7 @@ def reconcile(
 ) -> None:
     """Holds a listing of the bucket against the index, and tells what is in only one of them."""
     from butai.assets.findings.reconcile import ReconcileOptions
-    from butai.assets.findings.service import FindingAction
+    from butai.assets.patrol.finding_states import FindingAction
     from butai.cli.import_ import ListingSource
     from butai.cli.reconcile import run_reconcile
 

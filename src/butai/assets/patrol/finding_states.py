@@ -1,0 +1,123 @@
+"""The states of a finding, as one table for its four kinds, and the actions that apply to one. Pure; `finding_writer` is the
+only writer of the table of findings.
+
+    open ──▶ recovered | agrees | replaced | adopted | trashed | ignored
+
+A resolved finding stays as it is. When the same disagreement is seen after that, it is another finding.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class FindingKind(StrEnum):
+    """How index and store disagree. On the wire and in the table."""
+
+    MISSING = "missing"
+    """The patrol found that an asset's object is gone."""
+    MISMATCH = "mismatch"
+    """The patrol found an object with another size or ETag than the asset's."""
+    OBJECT_WITHOUT_ROW = "object_without_row"
+    """A listing names an object that the index does not have."""
+    ROW_WITHOUT_OBJECT = "row_without_object"
+    """A listing lacks an asset's object, and the store does too."""
+
+
+class FindingState(StrEnum):
+    """Open, or how the finding was resolved (`resolution`, on the wire and in the table)."""
+
+    OPEN = "open"
+    RECOVERED = "recovered"
+    AGREES = "agrees"
+    REPLACED = "replaced"
+    ADOPTED = "adopted"
+    TRASHED = "trashed"
+    IGNORED = "ignored"
+
+
+class FindingTrigger(StrEnum):
+    """What can happen to a finding."""
+
+    SEEN = "seen"
+    RECOVERED = "recovered"
+    """The object is there again, as the index has it, and the asset is ready again."""
+    AGREES = "agrees"
+    """Index and store agree, without anybody having acted on the finding."""
+    REPLACED = "replaced"
+    """The asset has another object, or is gone."""
+    ADOPTED = "adopted"
+    TRASHED = "trashed"
+    IGNORED = "ignored"
+
+
+class FindingAction(StrEnum):
+    """What an operator can do about a finding."""
+
+    ADOPT = "adopt"
+    TRASH = "trash"
+    IGNORE = "ignore"
+
+
+class IllegalFindingMove(Exception):
+    """The table has no arrow for this trigger in this state: a bug."""
+
+    def __init__(self, kind: FindingKind, state: FindingState | None, trigger: FindingTrigger) -> None:
+        super().__init__(f"{trigger} cannot happen to a finding of the kind {kind} that is {state or 'unknown'}")
+        self.kind, self.state, self.trigger = kind, state, trigger
+
+
+_K, _S, _T = FindingKind, FindingState, FindingTrigger
+
+_ENDS: dict[FindingKind, tuple[FindingTrigger, ...]] = {
+    _K.MISSING: (_T.RECOVERED, _T.REPLACED, _T.TRASHED, _T.IGNORED),
+    # Recovered: a missing file whose key held other bytes for a while, and holds its own again.
+    _K.MISMATCH: (_T.AGREES, _T.RECOVERED, _T.REPLACED, _T.IGNORED),
+    _K.OBJECT_WITHOUT_ROW: (_T.AGREES, _T.ADOPTED, _T.TRASHED, _T.IGNORED),
+    _K.ROW_WITHOUT_OBJECT: (_T.AGREES, _T.TRASHED, _T.IGNORED),
+}
+"""How findings of each kind end. A mismatch is never trashed: the asset is ready, and its bytes are somebody's."""
+
+FINDING_TABLE: dict[tuple[FindingKind, FindingState | None, FindingTrigger], FindingState] = {
+    **{(kind, state, _T.SEEN): _S.OPEN for kind in FindingKind for state in (None, _S.OPEN)},
+    **{(kind, _S.OPEN, trigger): FindingState(trigger) for kind, ends in _ENDS.items() for trigger in ends},
+    # An operator and a run resolve one finding at the same time: the first counts, and the second changes nothing.
+    **{
+        (kind, FindingState(first), trigger): FindingState(first)
+        for kind, ends in _ENDS.items()
+        for first in ends
+        for trigger in ends
+    },
+}
+
+TRIGGERS = {
+    FindingAction.ADOPT: FindingTrigger.ADOPTED,
+    FindingAction.TRASH: FindingTrigger.TRASHED,
+    FindingAction.IGNORE: FindingTrigger.IGNORED,
+}
+"""What an action does to its finding."""
+
+
+def next_finding_state(kind: FindingKind, state: FindingState | None, trigger: FindingTrigger) -> FindingState:
+    """The state after `trigger`; `state` None is a finding without a row. Raises `IllegalFindingMove` without an arrow."""
+    try:
+        return FINDING_TABLE[kind, state, trigger]
+    except KeyError:
+        raise IllegalFindingMove(kind, state, trigger) from None
+
+
+def actions_for(kind: FindingKind, state: FindingState, *, adoptable: bool, indexed: bool) -> tuple[FindingAction, ...]:
+    """The actions that apply to a finding. `adoptable`: an import would take the object under its key; `indexed`: an asset has
+    the object, for a row without its object or a missing one the asset of the finding, not in the trash."""
+    if state is not FindingState.OPEN:
+        return ()
+    holds = {
+        # Also when an asset has it by now: an adoption that came no further is completed by another one.
+        FindingAction.ADOPT: adoptable,
+        # An object that an asset has is not to go, and a row that is not there cannot.
+        FindingAction.TRASH: indexed is not (kind is FindingKind.OBJECT_WITHOUT_ROW),
+        FindingAction.IGNORE: True,
+    }
+    return tuple(
+        action for action in FindingAction if (kind, state, TRIGGERS[action]) in FINDING_TABLE and holds[action]
+    )
