@@ -9,9 +9,8 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
-from butai import audit
 from butai.alerts import queries
-from butai.alerts.service import send_test_message
+from butai.alerts.service import request_test_message
 from butai.database import Database
 from butai.web.dependencies import Operator, SmallBodies, origin
 from butai.web.problems import documented
@@ -67,7 +66,5 @@ async def list_alerts(
 async def test_alerts(request: Request, who: Operator) -> Response:
     """Sends a message to each service of `BUTAI_ALERT_URLS`, by a job, as alerts are sent."""
     database: Database = request.state.database
-    async with database.transaction() as session:
-        await send_test_message(session)
-        audit.record(session, origin(request, who), "alerts.test", None)
+    await request_test_message(database, origin(request, who))
     return Response(status_code=202)

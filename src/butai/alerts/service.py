@@ -10,8 +10,10 @@ from sqlalchemy import func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai import jobs
+from butai import audit, jobs
 from butai.alerts.models import Alert, AlertMessage
+from butai.audit import Origin
+from butai.database import Database
 
 DELIVER = "alerts.deliver"
 """Name of the task that sends a message (`tasks.deliver_message`). Arguments: `message_id`."""
@@ -66,6 +68,13 @@ async def send_message(session: AsyncSession, title: str, body: str, severity: s
 async def send_test_message(session: AsyncSession) -> None:
     """Sends one message by which an operator sees that messages arrive."""
     await _send(session, None, "test", "info", "Butai: a test message", "Alerts of this Butai arrive here.")
+
+
+async def request_test_message(database: Database, origin: Origin) -> None:
+    """Sends a test message because an operator requested it, with its audit entry."""
+    async with database.transaction() as session:
+        await send_test_message(session)
+        audit.record(session, origin, "alerts.test", None)
 
 
 async def _send(session: AsyncSession, alert_id: int | None, kind: str, severity: str, title: str, body: str) -> None:
