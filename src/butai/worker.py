@@ -1,4 +1,4 @@
-"""The process that runs background jobs. Started by `butai worker`, and by `butai up`.
+"""The process that runs background jobs: `butai worker`.
 
 Any number may run: procrastinate hands each job to one. A worker that dies leaves its jobs `doing`; `retry_stalled`
 puts them back.

@@ -1,4 +1,4 @@
-"""`butai alerts` as a person meets it. Called by `butai.cli` alone."""
+"""Prints what `butai alerts` tells: the newest alerts, and how a test message was delivered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `butai up` tells once it is ready: where everything is, how to begin, what is not configured. Called by `up` alone."""
+"""Prints the summary of `butai up` once it is ready: addresses, first steps, and what is not configured."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`butai import` as a person meets it: a progress bar, a table of what became of each object, an exit status.
+"""Runs `butai import` in a terminal: a progress bar, a table of outcomes, an exit status.
 
-Called by `butai.cli` alone. The import itself is `butai.assets.imports.importer`.
+The import itself is `butai.assets.imports.importer`.
 """
 
 from __future__ import annotations

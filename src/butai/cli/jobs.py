@@ -1,4 +1,4 @@
-"""`butai jobs` as a person meets it. Called by `butai.cli` alone."""
+"""Prints what `butai jobs` tells, and does what it is told: list, retry, cancel."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`butai patrol` as a person meets it: progress while it runs, a line for each outcome, an exit status.
+"""Runs `butai patrol` in a terminal: progress while it runs, a line for each outcome, an exit status.
 
-Called by `butai.cli` alone. The patrol itself is `butai.assets.patrol`.
+The patrol itself is `butai.assets.patrol`.
 """
 
 from __future__ import annotations

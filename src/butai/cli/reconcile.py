@@ -1,4 +1,4 @@
-"""`butai reconcile` as a person meets it. Called by `butai.cli` alone."""
+"""Runs `butai reconcile` in a terminal: what differs between a listing and the index, and what was done about it."""
 
 from __future__ import annotations
 

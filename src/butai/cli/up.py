@@ -1,8 +1,8 @@
 """`butai up`: everything on one machine, with one command.
 
-Called by `butai.cli` alone. Postgres, the S3 store and LiveKit start side by side, the API loads meanwhile, the database
-is brought up to date, then controller and worker follow; and all of it is kept running until Ctrl-C. What this prints is
-the story (`butai.cli.banner`); the details are in `<data-dir>/logs`.
+Postgres, the S3 store and LiveKit start side by side while the API loads; then the database is migrated, and controller and
+worker start. All of it is kept running until Ctrl-C. It prints a summary (`butai.cli.banner`); details are in
+`<data-dir>/logs`.
 
 Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process lives as long as the service and does little.
 """

@@ -1,6 +1,6 @@
-"""Avatars for a studio that has none yet: a small round figure as a VRM 1.0, made of nothing but numbers.
+"""Avatars for a studio that has none yet: a small round figure as a VRM 1.0, generated from numbers.
 
-Called by `butai.demo.library` and by `scripts/screenshots.py`. Free for any use, and its licence record says so.
+Free for any use, and its licence record says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A host for a demonstration: publishes a moving picture with a clock, and a soft tone, until its stdin ends.
 
-`python -m butai.demo.host URL`, the token on the first line of stdin; prints `on` once it publishes. Started by
-`butai.demo.stage`.
+`python -m butai.demo.host URL`, the token on the first line of stdin; prints `on` once it publishes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`butai demo library`: a few files to begin with, for a studio that has none.
 
-Called by `butai.cli`, and by `scripts/screenshots.py`. They are made here, free for any use, and uploaded as any client
-would; a second time replaces them.
+They are generated here, free for any use, and uploaded as any client would; a second run replaces them.
 """
 
 from __future__ import annotations

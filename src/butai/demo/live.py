@@ -1,7 +1,7 @@
-"""`butai demo live`: a host goes live on two platforms, one breaks and comes back, the other notices nothing.
+"""`butai demo live`: a host goes live on two platforms; one fails and recovers, the other is not affected.
 
-Called by `butai.cli`. The platforms, called YouTube and Twitch, are programs on this machine that write down what
-arrives (`butai.demo.platform`); the host plays a clock (`butai.demo.host`). Everything in between is the service as it is.
+The platforms, called YouTube and Twitch, are programs on this machine that record what arrives (`butai.demo.platform`); the
+host publishes a clock (`butai.demo.host`). Everything in between is the service as it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Motions for the demo's avatars, as VRMA: somebody waves, somebody sways. Called by `butai.demo.library`."""
+"""Motions for the demo's avatars, as VRMA: a wave and a sway."""
 
 from __future__ import annotations
 

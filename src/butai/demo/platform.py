@@ -1,7 +1,7 @@
-"""A platform for a demonstration: takes one RTMP publish and writes down what arrives, until the publisher ends it.
+"""A platform for a demonstration: takes one RTMP publish and records what arrives, until the publisher ends it.
 
-`python -m butai.demo.platform PORT FILE`, started by `butai.demo.stage`, which kills it to break it. FFmpeg's RTMP server
-does the work; it asks for no key and answers window acknowledgements as platforms do.
+`python -m butai.demo.platform PORT FILE`; killing the process breaks the platform. FFmpeg's RTMP server does the work; it
+asks for no key and answers window acknowledgements as platforms do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is around the demo's avatars: two skies as Radiance HDR, and a piece of music as WAV. Called by `butai.demo.library`."""
+"""Surroundings for the demo's avatars: two skies as Radiance HDR, and a piece of music as WAV."""
 
 from __future__ import annotations
 

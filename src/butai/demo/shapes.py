@@ -1,4 +1,4 @@
-"""Round bodies as triangles, and the glTF that holds them. Used by `figure` and `motion`, which make the demo's avatars."""
+"""Round bodies as triangles, and the glTF that holds them: what avatars and motions of the demo are made of."""
 
 from __future__ import annotations
 

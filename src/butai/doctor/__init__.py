@@ -1,7 +1,7 @@
-"""`butai doctor`: looks at everything the service stands on, and says for each finding what to do.
+"""`butai doctor`: checks everything the service depends on, and says for each finding what to do.
 
-Called by `butai.cli`. It asks the real database and the real store, writes nothing but a few objects of its own under
-`butai/doctor/` which it removes again, and works as well when parts are down: that is when it is needed.
+It asks the real database and the real store, writes only a few objects of its own below `butai/doctor/`, which it removes
+again, and also works when parts are down, since that is when it is needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Questions to the store, one at a time, with what they answer as it came. Used by the checks of `butai doctor`.
+"""Single requests to the store, each with its answer as it came.
 
 Not `Store`'s own requests: those repeat themselves, log, and turn answers into errors, while here the answer itself is
-what is looked at. Addresses and signatures are `Store`'s, so that what is examined is what the service does.
+examined. Addresses and signatures are `Store`'s, so that what is examined is what the service does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `butai doctor` has found, and how it is told. Pure; used by every check."""
+"""What `butai doctor` has found, and how it is printed. Pure."""
 
 from __future__ import annotations
 

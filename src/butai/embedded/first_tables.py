@@ -1,7 +1,7 @@
-"""The tables of a new database, made by a process that loads while the database is still being created.
+"""Makes the tables of a new database, in a process that loads while the cluster is still being created.
 
-Started by `butai.cli.up` on an empty folder, as `python -m butai.embedded.first_tables`: loading SQLAlchemy and Alembic
-takes as long as creating the cluster, and side by side both are done a second sooner. Otherwise as `butai migrate`.
+`python -m butai.embedded.first_tables`: loading SQLAlchemy and Alembic takes as long as creating the cluster, and side by
+side both are done a second sooner. Otherwise the same as `butai migrate`.
 """
 
 from __future__ import annotations

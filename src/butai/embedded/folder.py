@@ -1,7 +1,6 @@
 """A folder that one process owns: its lock, its secrets, its remembered ports.
 
-Used by the embedded Postgres, the embedded store and `butai.cli.up`. Every way a
-folder can be unusable becomes a `StartError` of one line.
+Every way a folder can be unusable becomes a `StartError` of one line.
 """
 
 from __future__ import annotations

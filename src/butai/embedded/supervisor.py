@@ -1,6 +1,6 @@
 """Keeps a set of services running, and stops them in order.
 
-Called by `butai.cli.up` alone. Everything happens in the main thread: children die with the thread that forked them, and
+Everything happens in the main thread: children die with the thread that forked them, and
 a signal ends whatever wait is going on (`butai.embedded.process`).
 """
 

@@ -1,6 +1,6 @@
-"""Running Postgres when we are root, as whom it refuses to run.
+"""Runs Postgres when this process is root, as whom Postgres refuses to run.
 
-Called by `butai.embedded.postgres`. It then runs as the owner of the cluster, for a new one as the system user
+It then runs as the owner of the cluster, for a new one as the system user
 `butai` (created if need be, else `nobody`). That user cannot reach a data folder below a 0700 home such as `/root`,
 and this must not be cured by opening the home. So Postgres is handed the cluster as an open directory
 (`-D /proc/self/fd/N`): the kernel then checks the rights on the cluster itself and on nothing above it.

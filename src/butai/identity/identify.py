@@ -1,4 +1,4 @@
-"""`Identity`: the one entry point. Built by `butai.api`, called for every request before its route."""
+"""`Identity`: from a request's headers to a caller. The one entry point for every kind of credential."""
 
 from __future__ import annotations
 

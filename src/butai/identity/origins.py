@@ -1,6 +1,6 @@
 """Cross-site writes: a cookie is sent by the browser whoever made the page, so a write must say where it came from.
 
-Called by `butai.identity.identify` for callers who came by cookie. Tokens and API keys need no such check: a page
+Only callers who came by cookie are checked. Tokens and API keys need no such check: a page
 cannot make a browser add them.
 """
 

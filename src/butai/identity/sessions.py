@@ -1,7 +1,7 @@
 """Session cookies of NextAuth 4 and Auth.js 5: the studio signs people in, we read what it left.
 
 Both are compact JWE with `alg=dir`: the claims are encrypted with a key derived from a secret that the studio and
-this service share. Read by `butai.identity.identify`, minted by `butai.identity.development`.
+this service share.
 
 Formats: next-auth 4.24 `jwt/index.js`, @auth/core 0.34 `jwt.js`; the fixed values in `tests/unit/test_identity_vectors.json`
 were made by these packages.

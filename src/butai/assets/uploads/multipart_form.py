@@ -105,7 +105,7 @@ class FilePart:
 
 
 class UploadForm:
-    """A form with one file (`file`) and its key (`fileName`), in either order. Made by `begun`; read `chunks`, then `key`.
+    """A form with one file (`file`) and its key (`fileName`), in either order. Read `chunks`, then `key`.
 
     `early_key` is the key when it came before the file; `filename` the client's name of the file.
     """

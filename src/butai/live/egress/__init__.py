@@ -1,1 +1,1 @@
-"""The engines that carry outputs, behind one port. Picked by `butai.cli` alone."""
+"""The engines that carry outputs, behind one port. Only `butai.cli` names them."""
