@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -132,9 +133,12 @@ def test_no_port_of_the_store_answers_without_a_credential(store: EmbeddedSeawee
     with urllib.request.urlopen(urllib.request.Request(url, method="PUT", data=b"kept")) as answer:
         assert answer.status == 200
     given = {int(store._state[name]): name for name in ("master", "volume", "filer", "s3", "admin")}  # pyright: ignore[reportPrivateUsage]
-    open_ports = ports(store.child)
-    # The five servers, each with its gRPC port: the enumeration has met them.
-    assert set(open_ports) == given.keys() | {port + 10000 for port in given}
+    # The five servers, each with its gRPC port. S3 is ready before the last of them listens.
+    expected = given.keys() | {port + 10000 for port in given}
+    deadline = time.monotonic() + 30
+    while set(open_ports := ports(store.child)) != expected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert set(open_ports) == expected
     wrong = [one for port in open_ports for one in wrong_answers(given.get(port, "grpc"), port)]
     assert wrong == []
     url = sigv4.presign("GET", f"{held.endpoint}/media/kept.txt", held.credentials, held.region, expires=60)

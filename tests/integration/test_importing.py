@@ -676,7 +676,7 @@ async def test_the_command_prints_a_table_and_writes_a_report(
     told = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
     expected = {"scanned": "17", "added": "15", "updated": "0", "skipped": "1", "failed": "1"}
     assert told | expected | {"absent": "1", "key_invalid": "1"} == told
-    assert "the store does not have it" in done.stdout
+    assert "The store does not have it" in done.stdout
     assert "public" in done.stdout
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert {(line["key"].removeprefix(settings.store.prefix), line["outcome"], line["reason"]) for line in lines} == {

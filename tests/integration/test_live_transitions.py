@@ -103,7 +103,9 @@ def as_stored(row: BroadcastRow) -> BroadcastRow:
 
 async def test_any_plan_leaves_the_rows_that_its_fold_says(plans: list[Plan], database_url: str) -> None:
     seen = {kind for _, writes in plans for kind in kinds(writes)}
-    assert seen >= {*OutputTrigger, *get_args(Write)} - {Move}
+    # A plan creates no outputs: the host does, by a service.
+    created = {OutputTrigger.CREATED, OutputTrigger.CREATED_WITHOUT_DESTINATION}
+    assert seen >= {*OutputTrigger, *get_args(Write)} - {Move} - created
     async with Database(DatabaseSettings(url=SecretStr(database_url))) as database:
         for before, writes in plans:
             lease = Lease(before.id, "c1", 3)
