@@ -104,7 +104,8 @@ def asked(url: str, method: str = "GET") -> tuple[int, bytes] | None:
         with opener.open(request, timeout=5) as answer:
             return answer.status, answer.read(10_000)
     except urllib.error.HTTPError as error:
-        return error.code, error.read(10_000)
+        # A refusal; the server may hang up before its text is read, since it did not take the body.
+        return error.code, b""
     except (OSError, urllib.error.URLError, ssl.SSLError, ValueError):
         return None
 
