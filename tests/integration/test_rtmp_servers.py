@@ -240,7 +240,7 @@ async def test_a_flood_without_end_ends_with_a_code_and_in_little_memory(harm: s
             async with pushing(url, limits=limits) as push:
                 error = await push.error()
                 code, detail = error.code, error.detail
-    assert (code, detail) == ("destination_unreachable", "it says more than a platform has to say")
+    assert (code, detail) == ("destination_unreachable", "it sends more than a platform has reason to")
     assert process.memory_info().rss - before < 60_000_000
 
 
