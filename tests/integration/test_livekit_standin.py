@@ -16,6 +16,7 @@ from tests.fakes.livekit_egress.trial import Hook, Seen, State, Trial, distinct,
 
 NAMES = sorted(path.stem for path in DIRECTORY.glob("*.jsonl"))
 SPEED = 10.0
+pytestmark = pytest.mark.timeout(900)  # s: trials that the machine held up are made again, each time slower
 CLOSE = 0.25  # s: events nearer to each other than this may come in either order from the scripted worker
 
 
