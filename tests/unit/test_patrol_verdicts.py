@@ -108,7 +108,7 @@ faults = st.lists(
     max_size=6,
 )
 MET = 0
-WEATHERS = examples(ci=150, deep=1500, deadline=None)
+WEATHERS = examples(ci=300, deep=1500, deadline=None)
 
 
 @WEATHERS
@@ -161,8 +161,7 @@ def test_no_healthy_row_is_ever_marked(
 
 
 def test_the_faults_were_met() -> None:
-    # 6.7 faults an example were met in 1,500 of them; a sample of 150 has a few tenths more or less.
-    assert MET / WEATHERS.max_examples > 6
+    assert MET / WEATHERS.max_examples > 7
 
 
 async def test_a_bucket_keeps_its_rate() -> None:
