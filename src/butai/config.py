@@ -1,7 +1,7 @@
 """Settings, one frozen class for each concern, read from the environment.
 
-Why here: every part gets the settings it needs handed to it by `butai.cli`; nothing
-reads the environment by itself, so a test can build any part with plain values.
+The settings are here because every part gets those that it needs as arguments from `butai.cli`; no part reads the
+environment by itself, so a test can build any part with plain values.
 A field's docstring is the operator's manual: it gives the unit and the reason for
 the default. `docs/settings.md` is written from these (`make docs`).
 """
@@ -29,28 +29,30 @@ def _env(prefix: str = "BUTAI_") -> SettingsConfigDict:
 
 
 class DatabaseSettings(BaseSettings):
-    """Where Postgres is (15 or newer)."""
+    """Where Postgres (15 or newer) is."""
 
     model_config = _env("BUTAI_DATABASE_")
 
     url: SecretStr = SecretStr("")
-    """`postgresql://user:password@host:port/name`. `butai up` brings its own when this is empty."""
+    """`postgresql://user:password@host:port/name`. When empty, `butai up` starts a Postgres of its own."""
 
     pool_size: int = 10
-    """Most connections of one process for queries, as many for transactions, and as many for single statements, which the API
-    hardly uses. Ten keep two cores busy."""
+    """Most connections of one process for queries; as many again for transactions, and as many for single statements,
+    of which the API has few. Ten keep two cores busy."""
 
     connect_timeout: float = 5.0
     """Seconds to wait for a free connection before the answer is 503."""
 
 
 class StoreSettings(BaseSettings):
-    """Where the object store is: any S3. The identity needs put, get, head, delete; never list."""
+    """Where the object store is: any S3. The access key needs the rights to put, get, head and delete, and no right to
+    list."""
 
     model_config = _env("BUTAI_S3_")
 
     endpoint: str = ""
-    """`http://127.0.0.1:9000`, or `https://s3.eu-west-1.amazonaws.com`. `butai up` brings its own when this is empty."""
+    """`http://127.0.0.1:9000`, or `https://s3.eu-west-1.amazonaws.com`. When empty, `butai up` starts a store of its
+    own."""
 
     public_endpoint: str = ""
     """The same store as browsers reach it, for signed URLs; the endpoint above when empty."""
@@ -62,7 +64,7 @@ class StoreSettings(BaseSettings):
     """One bucket holds everything."""
 
     prefix: str = ""
-    """Put before every object's key, so that a bucket can be shared (`studio/`)."""
+    """Prefix of every object key, so that a bucket can be shared (`studio/`)."""
 
     access_key_id: SecretStr = SecretStr("")
     """The access key."""
@@ -71,16 +73,17 @@ class StoreSettings(BaseSettings):
     """The secret that belongs to the access key."""
 
     session_token: SecretStr = SecretStr("")
-    """For temporary credentials."""
+    """The session token of temporary credentials."""
 
     path_style: bool = True
-    """`https://host/bucket/key` (true) or `https://bucket.host/key` (false). Every S3 but some AWS regions takes the first."""
+    """`https://host/bucket/key` (true) or `https://bucket.host/key` (false). Every S3 but some AWS regions takes the
+    first form."""
 
     connect_timeout: float = 3.0
     """Seconds to reach the store."""
 
     read_timeout: float = 30.0
-    """Seconds without a byte from the store before the transfer is given up (`store_timeout`)."""
+    """Seconds without a byte from the store after which a transfer is given up (`store_timeout`)."""
 
 
 class HttpSettings(BaseSettings):
@@ -89,13 +92,13 @@ class HttpSettings(BaseSettings):
     model_config = _env()
 
     host: str = "127.0.0.1"
-    """The address to listen on. Loopback until somebody decides otherwise."""
+    """The address to listen on. The default is loopback, so that opening the service to a network is a decision."""
 
     port: int = 8080
     """The port to listen on."""
 
     public_url: str = ""
-    """How browsers reach the API (`https://studio.example`). Empty: as the request says."""
+    """The URL by which browsers reach the API (`https://studio.example`). When empty, it is taken from each request."""
 
     cors_origins: tuple[str, ...] = ()
     """Other origins that may call the API with cookies, as a JSON list. A studio on the same origin needs none."""
@@ -111,38 +114,40 @@ class HttpSettings(BaseSettings):
     """The internal location of nginx that leads to the store, with `accel`."""
 
     access_log: bool = True
-    """One line for each request."""
+    """Whether each request is logged, in one line."""
 
 
 class IdentitySettings(BaseSettings):
-    """Who may be believed."""
+    """Which credentials are accepted."""
 
     model_config = _env()
 
     nextauth_secret: SecretStr = Field(SecretStr(""), validation_alias="NEXTAUTH_SECRET")
-    """The studio's `NEXTAUTH_SECRET` (NextAuth 4). Several, separated by commas, while it is being changed. Stands in for
-    `AUTH_SECRET` when that is empty, as in the studio's own package."""
+    """The studio's `NEXTAUTH_SECRET` (NextAuth 4). Several, separated by commas, while it is being changed. Used in
+    place of `AUTH_SECRET` when that is empty, as in the studio's own package."""
 
     auth_secret: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET")
-    """The studio's `AUTH_SECRET` (Auth.js 5). Several, separated by commas, while it is being changed. Stands in for
+    """The studio's `AUTH_SECRET` (Auth.js 5). Several, separated by commas, while it is being changed. Used in place of
     `NEXTAUTH_SECRET` when that is empty."""
 
     oidc_issuer: str = ""
-    """The OpenID Connect issuer whose bearer tokens are believed. Its `sub` must be the id that the studio's sessions carry."""
+    """The OpenID Connect issuer whose bearer tokens are accepted. Its `sub` must be the id that the studio's sessions
+    carry."""
 
     oidc_audience: str = ""
-    """The `aud` that those tokens must carry. Needed with an issuer. A token with `butai:operator` in its `scope` or `scp`
-    is an operator's."""
+    """The `aud` that those tokens must carry. Required with an issuer. A token with `butai:operator` in its `scope` or
+    `scp` makes the caller an operator."""
 
     oidc_jwks_url: str = ""
-    """Where the issuer's keys are; found by discovery when empty."""
+    """The URL of the issuer's keys; found by discovery when empty."""
 
     operators: tuple[str, ...] = ()
-    """User ids that are operators when they are signed in by a session cookie, as a JSON list: they see everybody's files and
-    shows, and the console's operations. Whoever may choose an id at sign-in must not be able to choose one of these."""
+    """User ids that are operators when they are signed in by a session cookie, as a JSON list. Operators see the files
+    and broadcasts of all users, and the console's operations. If users choose their ids at sign-in, these ids must be
+    reserved."""
 
     dev_sign_in: bool = False
-    """`/dev/sign-in` for callers on loopback: signs in as anybody. On in `butai up`; never in production."""
+    """`/dev/sign-in` for callers on loopback: signs in as any user. On in `butai up`; never in production."""
 
 
 class AssetSettings(BaseSettings):
@@ -154,13 +159,13 @@ class AssetSettings(BaseSettings):
     """Largest avatar (the studios' limit today)."""
 
     max_animation_bytes: int = 200 * 1024**2
-    """Largest animation."""
+    """Largest animation file."""
 
     max_bgm_bytes: int = 50 * 1024**2
-    """Largest piece of music."""
+    """Largest background music file."""
 
     max_hdr_bytes: int = 100 * 1024**2
-    """Largest sky."""
+    """Largest HDR environment."""
 
     max_scene_bytes: int = 200 * 1024**2
     """Largest scene."""
@@ -169,13 +174,15 @@ class AssetSettings(BaseSettings):
     """Largest `_thumb.png` or `_meta.json`."""
 
     upload_memory_bytes: int = 48 * 1024**2
-    """Memory for the parts of all uploads of one process together; what does not fit waits in unlinked temporary files."""
+    """Memory for the parts of all uploads of one process together; what does not fit waits in unlinked temporary
+    files."""
 
     upload_idle_timeout: float = 60.0
     """Seconds without a byte from the client before an upload is given up (`client_disconnected`)."""
 
     upload_lease: float = 30.0
-    """Seconds after which an upload whose process no longer reports is taken for dead. Renewed at a third of it."""
+    """Seconds without a sign of life from an upload's process after which the upload counts as dead. The process renews
+    it at a third of this time."""
 
     presigned_expiry: int = 900
     """Seconds that a signed upload URL works (the contract's 900)."""
@@ -184,50 +191,50 @@ class AssetSettings(BaseSettings):
     """Days between the trash and the purge."""
 
     default_visibility: Literal["public", "private"] = "private"
-    """What an upload is until its owner says otherwise."""
+    """The visibility of a new upload until its owner changes it."""
 
     resumable_hours: float = 24.0
-    """Hours for which an upload that was begun can be taken up again."""
+    """Hours for which an interrupted tus upload can be resumed."""
 
     quota_bytes: int = 0
-    """Most bytes of one user's files together, the trash and uploads under way counted; 0: no limit."""
+    """Most bytes of one user's files together, including the trash and uploads in progress; 0: no limit."""
 
     quota_files: int = 0
     """Most files of one user; 0: no limit."""
 
 
 class PatrolSettings(BaseSettings):
-    """The patrol, which looks for each object in the store."""
+    """The patrol, which checks that each object is still in the store."""
 
     model_config = _env("BUTAI_PATROL_")
 
     minutes: float = 60.0
-    """Minutes between two runs, and between two looks at a file that is in use."""
+    """Minutes between two runs, and between two checks of a file that is in use."""
 
     cold_hours: float = 24.0
-    """Hours between two looks at a file that nobody has read for a day."""
+    """Hours between two checks of a file that has not been read for a day."""
 
     rate: float = 500.0
-    """Most objects that are looked for in a second; 0: no limit."""
+    """Most objects that are checked in a second; 0: no limit."""
 
     recheck_minutes: float = 10.0
-    """Where the store answers 403 for what is not there: minutes between the two looks that make a file missing."""
+    """Where the store answers 403 for an absent object: minutes between the two checks that make a file missing."""
 
 
 class AlertSettings(BaseSettings):
-    """Who is told when something is wrong."""
+    """Who is notified of alerts."""
 
     model_config = _env("BUTAI_ALERT_")
 
     urls: SecretStr = SecretStr("")
-    """Apprise URLs (`discord://…`, `slack://…`, `mailto://…`, `json://host/path`), separated by spaces or commas. Empty:
-    alerts are kept and shown, and nobody is told."""
+    """Apprise URLs (`discord://…`, `slack://…`, `mailto://…`, `json://host/path`), separated by spaces or commas. When
+    empty, alerts are kept and shown, and no notification is sent."""
 
     upload_failures: int = 5
-    """So many uploads that fail for one reason of ours within fifteen minutes are an alert."""
+    """Number of uploads failing for one reason of the service within fifteen minutes that raises an alert."""
 
     stale_hours: float = 2.0
-    """Hours without a finished patrol that are an alert."""
+    """Hours without a finished patrol run that raise an alert."""
 
 
 class LogSettings(BaseSettings):
@@ -243,45 +250,46 @@ class LogSettings(BaseSettings):
 
 
 class LiveKitSettings(BaseSettings):
-    """Where LiveKit is, under LiveKit's own names."""
+    """Where LiveKit is, under LiveKit's own variable names."""
 
     model_config = _env("LIVEKIT_")
 
     url: str = ""
-    """`ws://…` or `wss://…`."""
+    """The URL of LiveKit: `ws://…` or `wss://…`."""
 
     api_key: str = ""
     """The API key."""
 
     api_secret: SecretStr = SecretStr("")
-    """The secret that belongs to it."""
+    """The secret that belongs to the API key."""
 
 
 class RetrySettings(BaseModel):
-    """When an output that broke is tried again: full jitter over the upper half of min(cap, base·2ⁿ)."""
+    """When a broken output is tried again: full jitter over the upper half of min(cap, base·2ⁿ)."""
 
     model_config = ConfigDict(frozen=True)
 
     base: float = 1.0
-    """Seconds before the second try."""
+    """Seconds before the second attempt."""
 
     cap: float = 60.0
     """Longest wait in seconds."""
 
     attempts: int = 10
-    """Tries until the budget is spent."""
+    """Attempts until the budget is spent."""
 
     minutes: float = 10.0
     """Minutes until the budget is spent."""
 
     stable: float = 60.0
-    """Seconds of unbroken live that give the budget back."""
+    """Seconds of uninterrupted live after which the budget is full again."""
 
     least_wait: float = 0.0
-    """Seconds between two tries at the least."""
+    """Least seconds between two attempts."""
 
     window: float = 0.0
-    """After having been live: at least `window_tries` fall into so many seconds."""
+    """For an output that has been live: seconds within which at least `window_tries` attempts are made; 0: no such
+    rule."""
 
     window_tries: int = 0
 
@@ -292,84 +300,88 @@ class LiveSettings(BaseSettings):
     model_config = _env()
 
     egress: Literal["relay", "livekit"] = "relay"
-    """Which engine carries new broadcasts: `relay` is built in, `livekit` is LiveKit Egress. What is on air stays where it
-    is."""
+    """Which engine carries new broadcasts: `relay` is built in, `livekit` is LiveKit Egress. Broadcasts that are on air
+    keep their engine."""
 
     livekit_public_url: str = ""
-    """LiveKit as browsers reach it (`wss://…`); `LIVEKIT_URL` when empty."""
+    """The URL by which browsers reach LiveKit (`wss://…`); `LIVEKIT_URL` when empty."""
 
     livekit_projects_file: Path | None = None
-    """Further LiveKit projects and keys, as JSON; read anew when it changes, so keys are exchanged without a restart."""
+    """Further LiveKit projects and keys, as JSON; read again when the file changes, so keys are rotated without a
+    restart."""
 
     livekit_source: Literal["media", "participant", "room_composite", "web"] = "media"
-    """What LiveKit Egress sends: `media` the host's tracks (it waits for a host who reloads), `participant` the same until
-    the host leaves, `room_composite` a page with everybody, `web` a page of your own."""
+    """What LiveKit Egress sends: `media` the host's tracks (it waits for a host who reloads), `participant` the same
+    until the host leaves, `room_composite` a page with all participants, `web` a page of your own."""
 
     livekit_layout: str = "speaker"
-    """Of `room_composite`: `speaker`, `single-speaker`, `grid`, with `-light` or `-dark`, or a template's own."""
+    """The layout of `room_composite`: `speaker`, `single-speaker`, `grid`, with `-light` or `-dark`, or a template's
+    own."""
 
     livekit_template_url: str = ""
-    """A template for `room_composite`, in place of LiveKit's own; for `web`, the page, in which `{room_id}` is the room."""
+    """For `room_composite`, a template in place of LiveKit's own; for `web`, the page, in which `{room_id}` is the
+    room."""
 
     livekit_shared: bool = False
-    """One encode for all outputs of a broadcast, where each otherwise has an egress of its own. Cheaper; one that connects
-    holds back the news of the others, and the last failure ends all (docs/live.md)."""
+    """Whether all outputs of a broadcast share one encode, where otherwise each has an egress of its own. Cheaper; but
+    an output that is connecting delays the reports of the others, and the last failure ends all of them
+    (docs/live.md)."""
 
     webhook_days: float = 7.0
     """Days for which LiveKit's webhooks are kept."""
 
     secret_key: SecretStr = SecretStr("")
-    """Seals stream keys (32 bytes, base64 or hexadecimal). Several, separated by commas: the first seals, all open; put a
-    new one first to rotate. Empty: `secret_key_file`."""
+    """Seals stream keys (32 bytes, base64 or hexadecimal). Several, separated by commas: the first seals, all open; to
+    rotate, put a new one first. When empty, `secret_key_file` is used."""
 
     secret_key_file: Path | None = None
-    """Made at first use when nothing is there. `butai up` keeps it in its data folder."""
+    """A file with the secret key, created at first use if it does not exist. `butai up` keeps it in its data folder."""
 
     allow_private_ingest: bool = False
     """Whether destinations may be on private or loopback addresses. On in `butai up`."""
 
     preset: Literal["720p30", "720p60", "1080p30", "1080p60"] = "720p30"
-    """What is encoded when a host says nothing else."""
+    """The encoding of a broadcast whose host chooses none."""
 
     source_grace: float = 60.0
-    """How long the last picture and silence go out after the host's media stopped."""
+    """Seconds for which the last picture and silence are sent after the host's media stopped."""
 
     on_source_lost: Literal["end", "stay"] = "end"
-    """What happens then: the broadcast ends, or stays up until it is stopped."""
+    """What happens after the grace: the broadcast ends, or stays up until it is stopped."""
 
     host_token_hours: float = 12.0
-    """How long a host token works. The room's signed-in owner gets another one at any time."""
+    """Hours for which a host token works. The room's signed-in owner can get another one at any time."""
 
     youtube_ingest_url: str = "rtmps://a.rtmps.youtube.com:443/live2"
-    """Where YouTube takes broadcasts (YouTube's own address)."""
+    """YouTube's ingest URL (the address that YouTube publishes)."""
 
     youtube_backup_ingest_url: str = "rtmps://b.rtmps.youtube.com:443/live2?backup=1"
-    """Its second door, tried in turn with the first."""
+    """YouTube's backup ingest URL, tried in turn with the first."""
 
     youtube_stream_key: SecretStr = SecretStr("")
-    """A key for hosts who have saved no YouTube destination of their own."""
+    """A stream key for hosts who have saved no YouTube destination."""
 
     twitch_ingest_url: str = "rtmps://ingest.global-contribute.live-video.net:443/app"
-    """Where Twitch takes broadcasts (Twitch's nearest by DNS)."""
+    """Twitch's ingest URL (the nearest ingest by DNS)."""
 
     twitch_stream_key: SecretStr = SecretStr("")
-    """A key for hosts who have saved no Twitch destination of their own."""
+    """A stream key for hosts who have saved no Twitch destination."""
 
     youtube_retry: RetrySettings = RetrySettings(least_wait=10.0)
-    """As a JSON object. YouTube wants at least 10 s between tries."""
+    """Retries of outputs to YouTube, as a JSON object. YouTube wants at least 10 s between attempts."""
 
     twitch_retry: RetrySettings = RetrySettings(window=90.0, window_tries=4)
-    """As a JSON object. Twitch keeps the viewers for about 90 s."""
+    """Retries of outputs to Twitch, as a JSON object. Twitch keeps the viewers for about 90 s."""
 
     custom_retry: RetrySettings = RetrySettings()
-    """As a JSON object."""
+    """Retries of outputs to other RTMP servers, as a JSON object."""
 
     lease: float = 3.0
-    """How long a controller that no longer speaks keeps its broadcasts. A third of it is the time between renewals."""
+    """Seconds for which a silent controller keeps its broadcasts. Leases are renewed at a third of this time."""
 
     relay_folder: Path | None = None
-    """Where relays have their sockets, for this user alone; a folder in /tmp, named after the user, when empty. Short:
-    a socket's path has at most 107 bytes."""
+    """The folder of the relays' sockets, open to this user alone; when empty, a folder in /tmp named after the user.
+    The path must be short: a socket's path has at most 107 bytes."""
 
     @model_validator(mode="after")
     def _page(self) -> LiveSettings:
@@ -389,7 +401,7 @@ class UpSettings(BaseSettings):
 
 @dataclass(frozen=True)
 class Settings:
-    """All of them, read once from the environment; tests hand in parts of their own."""
+    """All settings, read once from the environment; tests pass parts of their own."""
 
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
@@ -404,7 +416,7 @@ class Settings:
     up: UpSettings = field(default_factory=UpSettings)
 
     def secrets(self) -> list[str]:
-        """Every secret value, for the log to leave out."""
+        """Every secret value, which the log must leave out."""
         found: list[str] = []
         for part in fields(self):
             settings = getattr(self, part.name)

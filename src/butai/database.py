@@ -1,12 +1,12 @@
-"""Postgres: one driver (psycopg 3), three ways in, and one way to hear of changes.
+"""Postgres: one driver (psycopg 3), three ways to use it, and notifications of changes.
 
-`Database.query` reads, and may be repeated; Postgres refuses a write in it. `Database.execute` is one statement that writes,
-commits by itself and is never repeated. `Database.transaction` is a SQLAlchemy session, where the rules of a write live in
-Python and want models. Services open transactions; routes and commands never do.
+`Database.query` reads, and may be repeated; Postgres refuses a write in it. `Database.execute` is one statement that
+writes, commits by itself and is never repeated. `Database.transaction` is a SQLAlchemy session, for writes whose rules
+are in Python and need models. Services open transactions; routes and commands never do.
 
-Queries and single statements use plain psycopg: Postgres builds the answer as JSON and no ORM touches it. Their connections
-force generic plans: custom plans cost a third of the server's time on the list query and never differed.
-"""
+Queries and single statements use plain psycopg: Postgres builds the answer as JSON and no ORM touches it. Their
+connections force generic plans: custom plans cost a third of the server's time on the list query, and were never
+better."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ Connection = psycopg.AsyncConnection[Any]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-# The errors by which an unreachable Postgres shows, whichever way in was used. A statement that is wrong is not among
-# them: `InterfaceError` and the classes below are raised for connections, time-outs and shut-downs.
+# The exceptions that mean an unreachable Postgres, whichever way was used. A wrong statement is not among them:
+# `InterfaceError` and the classes below are raised for connections, time-outs and shut-downs.
 UNREACHABLE = (psycopg.OperationalError, psycopg_pool.PoolTimeout, OperationalError, PoolTimeout)
 
 _KEEP_ALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
-"""Seconds, seconds, and how often: a network that swallows packets is known after 11 s."""
+"""Idle seconds, interval in seconds, and count of probes: a network that drops all packets is noticed after 11 s."""
 _LISTEN_PAUSES = (0.25, 2.0)
 
 
 class Model(DeclarativeBase):
-    """The root of every table's class. Constraint names follow one rule, so that migrations can name them."""
+    """Base class of all tables. Constraint names follow one rule, so that migrations can name them."""
 
     metadata = MetaData(
         naming_convention={
@@ -64,7 +64,8 @@ class Model(DeclarativeBase):
 
 
 class Database:
-    """The pools of one process. Use as an async context manager; connections are made when first needed."""
+    """The connection pools of one process. Use as an async context manager; connections are opened when first
+    needed."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
@@ -82,8 +83,8 @@ class Database:
         )
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self.reads = self._pool(1, "-c default_transaction_read_only=on")
-        # A look at each connection before it is used: a statement that is never repeated must not meet one that Postgres
-        # has closed long ago.
+        # Each connection is checked before it is used: a statement that is never repeated must not meet a connection
+        # that Postgres has closed long ago.
         self.writes = self._pool(0, check=psycopg_pool.AsyncConnectionPool.check_connection)
 
     def _pool(self, least: int, options: str = "", **more: Any) -> psycopg_pool.AsyncConnectionPool:
@@ -92,8 +93,8 @@ class Database:
             min_size=least,
             max_size=self.settings.pool_size,
             timeout=self.settings.connect_timeout,
-            # A failed connection is given up soon, so that the next request tries anew: the pool's own back-off doubles
-            # its waits, and would leave us blind for a while after Postgres is back.
+            # A failed connection is given up soon, so that the next request tries again: the pool's own back-off
+            # doubles its waits, and would delay us after Postgres is back.
             reconnect_timeout=1,
             open=False,
             kwargs={
@@ -134,10 +135,11 @@ class Database:
         first_pause: float = 0.5,
         also: tuple[type[Exception], ...] = (),
     ) -> T:
-        """One transaction for `act`, begun anew when Postgres cannot be reached or `act` raises one of `also`, with pauses
-        that double. `act` may be done more than once, as the answer to a commit may be lost: it must bear that.
+        """Runs `act` in one transaction, again when Postgres cannot be reached or `act` raises one of `also`, with
+        pauses that double. `act` may run more than once, since the answer to a commit can be lost: it must be
+        idempotent.
 
-        Raises what the last try raised. Four tries take 3.5 s at least, longer than Postgres takes to restart.
+        Raises the exception of the last try. Four tries take at least 3.5 s, longer than Postgres takes to restart.
         """
         for left in range(tries - 1, -1, -1):
             try:
@@ -152,8 +154,8 @@ class Database:
     async def query(self, act: Callable[[Connection], Awaitable[T]]) -> T:
         """Runs a read, in which Postgres refuses to write. Raises `DatabaseUnavailable` when it cannot be reached.
 
-        A connection that Postgres has closed looks well until it is used, and its neighbours are as dead: they are all
-        checked, and the read is done once more.
+        A connection that Postgres has closed looks usable until it is used, and then the other pooled ones are closed
+        too: all are checked, and the read is repeated once.
         """
         for last in (False, True):
             broken = False
@@ -170,8 +172,8 @@ class Database:
         raise AssertionError("unreachable")
 
     async def execute(self, act: Callable[[Connection], Awaitable[T]]) -> T:
-        """Runs one statement that writes, and commits it by itself. Never repeated: whether it was done is not known when
-        this raises `DatabaseUnavailable`."""
+        """Runs one statement that writes, and commits it by itself. Never repeated: when this raises
+        `DatabaseUnavailable`, it is not known whether the statement was carried out."""
         try:
             async with self.writes.connection() as connection:
                 return await act(connection)
@@ -183,9 +185,9 @@ class Database:
     ) -> NoReturn:
         """Calls `heard` with the channel and the payload of each notification, until it is cancelled.
 
-        A notification is a hint: what is sent while the connection is away is lost. `begun` is called whenever listening
-        begins, for all that may have been missed. A lost connection is made again after a quarter of a second, doubling to
-        two.
+        A notification is a hint: those sent while the connection is down are lost. `begun` is called each time
+        listening begins, to catch up on what was missed. A lost connection is opened again after a quarter of a second,
+        doubling up to two.
         """
         pause, told = _LISTEN_PAUSES[0], False
         while True:
@@ -208,7 +210,7 @@ class Database:
             pause = min(pause * 2, _LISTEN_PAUSES[1])
 
     async def ready(self) -> bool:
-        """Whether Postgres answers within two seconds, and has this version's tables."""
+        """Whether Postgres answers within two seconds and its tables are of this version."""
 
         async def ask(connection: Connection) -> bool:
             row = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
@@ -222,7 +224,7 @@ class Database:
 
 
 def sqlalchemy_url(url: str) -> str:
-    """`postgresql://…` as SQLAlchemy wants it, with the driver named."""
+    """`postgresql://…` as SQLAlchemy takes it, with the driver named."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
         raise ValueError("BUTAI_DATABASE_URL must begin with postgresql://")
@@ -231,12 +233,12 @@ def sqlalchemy_url(url: str) -> str:
 
 @lru_cache
 def head_revision() -> str:
-    """The newest migration's number: files are named `0001_what.py`, so no need to load them."""
+    """The newest migration's number, from the file names (`0001_what.py`), without loading the files."""
     return max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def current_revision(url: str) -> str | None:
-    """What the database has been brought to; None for an empty one. Raises `psycopg.OperationalError`."""
+    """The revision of the database; None for an empty one. Raises `psycopg.OperationalError`."""
     with psycopg.connect(url, connect_timeout=5) as connection:
         if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
             return None
@@ -245,12 +247,13 @@ def current_revision(url: str) -> str | None:
 
 
 def needs_migration(url: str) -> bool:
-    """Whether `migrate` would do anything. Cheap: Alembic is not loaded."""
+    """Whether `migrate` would change anything. Cheap: Alembic is not loaded."""
     return current_revision(url) != head_revision()
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Brings the database to `revision`. Several processes may call it at once: they take turns."""
+    """Brings the database to `revision`. Several processes may call it at once: an advisory lock makes them take
+    turns."""
     from alembic import command
     from alembic.config import Config
 

@@ -15,14 +15,14 @@ log = structlog.get_logger(__name__)
 
 
 class Code(StrEnum):
-    """A stable code with its meaning. One code means one thing, wherever it stands: in an answer, on a row, in an event,
-    in a line from the relay, in an alert or in an import's report."""
+    """A stable code with its meaning. One code means one thing wherever it is used: in an answer, on a row, in an
+    event, in a report of the relay, in an alert or in an import's report."""
 
     meaning: str
     """One line for people; the `title` of an error with this code."""
 
     def __new__(cls, value: str, meaning: str) -> Self:
-        """A member of `value` with its meaning."""
+        """Creates a member with its meaning."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -30,42 +30,42 @@ class Code(StrEnum):
 
     @classmethod
     def received(cls, value: str) -> Code:
-        """A code that another process sent as text. One that is not in the catalogue is logged as an error and becomes
-        `INTERNAL`: the sender is of another version, or misspells it."""
+        """The code that another process sent as text. An unknown one is logged as an error and becomes `INTERNAL`: the
+        sender is of another version, or misspells it."""
         try:
             return cls._value2member_map_[value]  # pyright: ignore[reportReturnType]
         except KeyError:
             log.error("code.unknown", received=value[:100])
             return cls.INTERNAL
 
-    # Of requests. Each has a class below, but those that HTTP itself calls for.
+    # Of requests. Each has a class below, but those that HTTP itself defines.
     INTERNAL = "internal", "Something went wrong"
     AUTH_REQUIRED = "auth_required", "Sign in first"
     WEBHOOK_REFUSED = "webhook_refused", "LiveKit's signature does not prove this webhook"
-    FORBIDDEN = "forbidden", "This is not yours to change"
+    FORBIDDEN = "forbidden", "You may not change this"
     ORIGIN_DENIED = "origin_denied", "This site may not write with your session"
-    QUOTA_EXCEEDED = "quota_exceeded", "This would be more than you may keep here"
+    QUOTA_EXCEEDED = "quota_exceeded", "This would exceed your quota"
     NOT_HOST = "not_host", "Only the room's host may do this"
-    INVITATION_INVALID = "invitation_invalid", "This invitation is not good, or not any more"
+    INVITATION_INVALID = "invitation_invalid", "The invitation is invalid, or has expired"
     NOT_FOUND = "not_found", "Nothing is here"
     ASSET_NOT_FOUND = "asset_not_found", "No such asset"
     DESTINATION_NOT_FOUND = "destination_not_found", "No such destination"
     BROADCAST_NOT_FOUND = "broadcast_not_found", "No such broadcast"
     ROOM_NOT_FOUND = "room_not_found", "No such room"
     INVALID_REQUEST = "invalid_request", "The request cannot be read"
-    TUS_VERSION_UNSUPPORTED = "tus_version_unsupported", "Resumable uploads speak tus 1.0.0 here"
-    KEY_INVALID = "key_invalid", "The key is not one that can exist here"
-    CURSOR_INVALID = "cursor_invalid", "The cursor is not one of ours; start from the first page"
+    TUS_VERSION_UNSUPPORTED = "tus_version_unsupported", "Resumable uploads need tus 1.0.0"
+    KEY_INVALID = "key_invalid", "The key is not valid"
+    CURSOR_INVALID = "cursor_invalid", "The cursor is not valid; start from the first page"
     SORT_INVALID = "sort_invalid", "Unknown sort order"
-    FILTER_INVALID = "filter_invalid", "A filter has a value that cannot be"
+    FILTER_INVALID = "filter_invalid", "A filter has a value that is not valid"
     MISSING_PARAMETERS = "MISSING_PARAMETERS", "A parameter is missing"
     CONFLICT = "conflict", "The state does not allow this"
     ASSET_NOT_READY = "asset_not_ready", "The asset is not ready"
     ALREADY_LIVE = "already_live", "This room is already live"
-    NOT_LIVE = "not_live", "This is over; start again"
+    NOT_LIVE = "not_live", "This broadcast is over; start another one"
     ROOM_TAKEN = "room_taken", "This room has another owner"
     INGRESS_NOT_FOUND = "ingress_not_found", "There is no such ingress in this room"
-    PROJECT_UNKNOWN = "project_unknown", "There is no such LiveKit project here"
+    PROJECT_UNKNOWN = "project_unknown", "There is no such LiveKit project"
     NO_DESTINATION = "no_destination", "No destination is saved for this platform"
     INVALID_DESTINATION = "invalid_destination", "The ingest URL or the stream key cannot be right"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch", "This Idempotency-Key was used for another request"
@@ -73,50 +73,50 @@ class Code(StrEnum):
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable", "The range lies outside the file"
     UPLOAD_REFUSED = "upload_refused", "The file was refused"
     FILE_TOO_LARGE = "file_too_large", "The file is larger than its type allows"
-    TYPE_UNSUPPORTED = "type_unsupported", "Files of this kind are not kept here"
-    SIGNATURE_MISMATCH = "signature_mismatch", "The content is not what the name says"
+    TYPE_UNSUPPORTED = "type_unsupported", "Files of this kind are not accepted"
+    SIGNATURE_MISMATCH = "signature_mismatch", "The content does not match the file name"
     CHECKSUM_MISMATCH = "checksum_mismatch", "The SHA-256 differs from the one declared"
     SIZE_MISMATCH = "size_mismatch", "The size differs from the one declared"
     GLB_INVALID = "glb_invalid", "The GLB container is broken"
-    INSPECTION_TOO_LARGE = "inspection_too_large", "What describes the file's content is too large to look into"
-    BODY_TOO_LARGE = "body_too_large", "The body is larger than it may be here"
+    INSPECTION_TOO_LARGE = "inspection_too_large", "The description of the file's content is too large to read"
+    BODY_TOO_LARGE = "body_too_large", "The body is larger than allowed"
     UPLOAD_INTERRUPTED = "upload_interrupted", "The upload was interrupted; send it again"
     UPLOAD_CANCELLED = "upload_cancelled", "The upload was cancelled"
-    UPLOAD_OFFSET_WRONG = "upload_offset_wrong", "The upload stands at another offset: ask where"
-    UPLOAD_TAKEN = "upload_taken", "A later request goes on with this upload"
-    UPLOAD_EXPIRED = "upload_expired", "This upload is over; begin it anew"
-    UPLOAD_CHECKSUM_WRONG = "upload_checksum_wrong", "The bytes are not those of Upload-Checksum; send them again"
+    UPLOAD_OFFSET_WRONG = "upload_offset_wrong", "The upload is at another offset: ask for it with HEAD"
+    UPLOAD_TAKEN = "upload_taken", "A later request continues this upload"
+    UPLOAD_EXPIRED = "upload_expired", "This upload is over; start it again"
+    UPLOAD_CHECKSUM_WRONG = "upload_checksum_wrong", "The bytes do not match Upload-Checksum; send them again"
     CLIENT_DISCONNECTED = "client_disconnected", "The upload stopped before its end"
     UNAVAILABLE = "unavailable", "Try again in a moment"
     DATABASE_UNAVAILABLE = "database_unavailable", "The database does not answer"
     STORE_UNAVAILABLE = "store_unavailable", "The store does not answer"
-    STORE_ACCESS_DENIED = "store_access_denied", "The store refuses this service"
+    STORE_ACCESS_DENIED = "store_access_denied", "The store denies access to this service"
     STORE_TIMEOUT = "store_timeout", "The store took too long"
-    LIVEKIT_NOT_CONFIGURED = "livekit_not_configured", "LiveKit is not set up here"
+    LIVEKIT_NOT_CONFIGURED = "livekit_not_configured", "LiveKit is not configured"
     LIVEKIT_UNREACHABLE = "livekit_unreachable", "LiveKit does not answer"
-    LIVEKIT_UNAUTHORIZED = "livekit_unauthorized", "LiveKit refuses our key: see butai doctor"
+    LIVEKIT_UNAUTHORIZED = "livekit_unauthorized", "LiveKit refuses our API key: see butai doctor"
     INGRESS_UNAVAILABLE = (
         "ingress_unavailable",
         "This LiveKit takes no ingress: its operator must run LiveKit's Ingress service beside it, with Redis",
     )
-    SECRET_KEY_INVALID = "secret_key_invalid", "No key to seal stream keys with"
+    SECRET_KEY_INVALID = "secret_key_invalid", "There is no valid key to seal stream keys with"
     METHOD_NOT_ALLOWED = "method_not_allowed", "The path has no such method"
     REQUEST_TIMEOUT = "request_timeout", "The request did not come in time"
     HTTP_INVALID = "http_invalid", "This is not HTTP"
     HEAD_TOO_LARGE = "head_too_large", "The request's head is too long"
 
-    # Of an output or a broadcast, from either engine. Hosts read them with the texts of `butai.live.texts`.
+    # Of an output or a broadcast, from either engine. The texts that hosts read are in `butai.live.texts`.
     KEY_REJECTED = "key_rejected", "The platform refused the stream key"
     ALREADY_PUBLISHING = "already_publishing", "Another program streams to the platform with this key"
     DESTINATION_UNREACHABLE = "destination_unreachable", "The platform cannot be reached"
     TLS_FAILED = "tls_failed", "The secure connection to the platform failed"
     DESTINATION_CLOSED = "destination_closed", "The platform closed the connection"
-    DESTINATION_STALLED = "destination_stalled", "The platform takes no data"
+    DESTINATION_STALLED = "destination_stalled", "The platform accepts no data"
     RETRIES_EXHAUSTED = "retries_exhausted", "All retries are used up"
     PLATFORM_NOT_CONFIRMED = "platform_not_confirmed", "Data flows, but the platform does not confirm that it is live"
     EGRESS_UNAVAILABLE = "egress_unavailable", "The engine cannot start"
     EGRESS_LOST = "egress_lost", "The engine went away"
-    EGRESS_CRASHED = "egress_crashed", "The engine stopped by an error"
+    EGRESS_CRASHED = "egress_crashed", "The engine stopped because of an error"
     EGRESS_START_TIMEOUT = "egress_start_timeout", "The platform took too long to start"
     NO_MEDIA = "no_media", "The host sends neither picture nor sound"
     SOURCE_ENDED = "source_ended", "The host left, or the room was deleted"
@@ -132,43 +132,46 @@ class Code(StrEnum):
         "A public file whose licence forbids passing it on",
     )
 
-    # Of an import, one for each line of a listing; with codes of requests above.
-    UNCHANGED = "unchanged", "As it was at the last import"
+    # Of an import, one for each line of a listing, beside some codes of requests above.
+    UNCHANGED = "unchanged", "The same as at the last import"
     OUTSIDE_PREFIX = "outside_prefix", "Does not begin with --strip-prefix"
     OWN_OBJECT = "own_object", "An object that Butai wrote itself"
-    FOLDER = "folder", "The mark of a folder"
+    FOLDER = "folder", "A folder marker, not a file"
     OLD_VERSION = "old_version", "An old version"
     DELETE_MARKER = "delete_marker", "Deleted in the bucket"
     ARCHIVED = "archived", "In an archive: restore it in the bucket first"
-    EMPTY = "empty", "No bytes in it"
+    EMPTY = "empty", "The object has no bytes"
     KEY_TAKEN = "key_taken", "Another file has this key: an upload, or another spelling of the same name"
     DUPLICATE = "duplicate", "Listed twice"
-    TRASHED = "trashed", "In the trash: restore the asset to have it again"
+    TRASHED = "trashed", "In the trash: restore the asset to use it again"
     REMOVED = "removed", "Purged or replaced through Butai since the listing was made"
     BEING_REMOVED = "being_removed", "Purged or replaced through Butai; its object is about to be deleted"
-    ALREADY_IN_USE = "already_in_use", "The object of another asset"
-    CHANGED = "changed", "Has other bytes than at the last import"
-    RECOVERED = "recovered", "Was missing and is there again"
-    UNREADABLE = "unreadable", "A line of the listing that cannot be understood"
+    ALREADY_IN_USE = "already_in_use", "The object belongs to another asset"
+    CHANGED = "changed", "The bytes differ from those of the last import"
+    RECOVERED = "recovered", "Was missing and is back in the store"
+    UNREADABLE = "unreadable", "The line of the listing cannot be read"
     ABSENT = "absent", "The store does not have it"
-    DENIED_OR_ABSENT = "denied_or_absent", "The store answers 403: not there, or not ours to read"
-    NOT_TRIED = "not_tried", "Left out because the store no longer answered"
+    DENIED_OR_ABSENT = (
+        "denied_or_absent",
+        "The store answers 403: the object is absent, or this service may not read it",
+    )
+    NOT_TRIED = "not_tried", "Left out because the store stopped answering"
 
     # Of patrols and alerts.
     INTERRUPTED = "interrupted", "The patrol's process ended before the run did"
-    PATROL_UNRELIABLE = "patrol_unreliable", "The store's answers cannot be believed; nothing was marked"
-    PATROL_MASS_MISSING = "patrol_mass_missing", "Very many files seem to be gone; nothing was marked"
-    PATROL_STALE = "patrol_stale", "No patrol has come to its end for too long"
+    PATROL_UNRELIABLE = "patrol_unreliable", "The store's answers cannot be trusted; nothing was marked"
+    PATROL_MASS_MISSING = "patrol_mass_missing", "Very many files seem to be missing; nothing was marked"
+    PATROL_STALE = "patrol_stale", "No patrol run has finished for too long"
     ASSETS_MISSING = "assets_missing", "The store has lost files"
     UPLOAD_FAILURES = "upload_failures", "Many uploads failed for a reason of the service"
     JOBS_FAILED = "jobs_failed", "Background jobs failed for good"
     WORKER_DIED = "worker_died", "Workers died while they ran this job"
 
-    # Of the parts of the service, at `GET /api/health`.
+    # Of the service's components, at `GET /api/health`.
     NO_ANSWER = "no_answer", "No answer within two seconds"
-    NO_WORKER = "no_worker", "No worker has been heard of lately"
+    NO_WORKER = "no_worker", "No worker has reported lately"
     NO_WORKERS = "no_workers", "LiveKit has no free egress worker"
-    NO_CONTROLLER = "no_controller", "No controller has been heard of lately"
+    NO_CONTROLLER = "no_controller", "No controller has reported lately"
 
 
 class ButaiError(Exception):
@@ -178,7 +181,7 @@ class ButaiError(Exception):
     status: ClassVar[int] = 500
     title: ClassVar[str] = Code.INTERNAL.meaning
     retry_after: ClassVar[int | None] = None
-    """Seconds for the `Retry-After` header, where trying again makes sense."""
+    """Seconds for the `Retry-After` header, where a retry makes sense."""
 
     def __init_subclass__(cls) -> None:
         cls.title = cls.code.meaning
@@ -315,7 +318,7 @@ class RangeNotSatisfiable(ButaiError):
 
 
 class UploadRefused(ButaiError):
-    """The file itself is why. Trying the same file again ends the same way."""
+    """The file itself is the cause. Uploading the same file again ends the same way."""
 
     code, status = Code.UPLOAD_REFUSED, 422
 
@@ -345,7 +348,7 @@ class GlbInvalid(UploadRefused):
 
 
 class InspectionTooLarge(UploadRefused):
-    """More would have to be read, or parsed, than a file's facts are worth. The file itself is kept."""
+    """Reading a file's facts would take more than the limit of bytes or parsing. The file itself is kept."""
 
     code = Code.INSPECTION_TOO_LARGE
 
@@ -355,7 +358,8 @@ class BodyTooLarge(ButaiError):
 
 
 class UploadInterrupted(ButaiError):
-    """Its process died or stood still for so long that the attempt was given up; a retry takes the same row."""
+    """The upload's process died, or made no progress for so long that the attempt was given up; a retry uses the same
+    row."""
 
     code, status = Code.UPLOAD_INTERRUPTED, 409
 
@@ -377,19 +381,19 @@ class UploadExpired(UploadInterrupted):
 
 
 class UploadChecksumWrong(UploadInterrupted):
-    """460 is what tus has for it."""
+    """The checksum of a tus request does not match; tus defines status 460 for it."""
 
     code, status = Code.UPLOAD_CHECKSUM_WRONG, 460
 
 
 class ClientDisconnected(ButaiError):
-    """The client went away in mid-body; the answer is written for the log, nobody reads it."""
+    """The client disconnected in the middle of the body. The answer exists for the log: no client receives it."""
 
     code, status = Code.CLIENT_DISCONNECTED, 400
 
 
 class Unavailable(ButaiError):
-    """Not the caller's fault; the same request may work later."""
+    """The service or something behind it failed; the same request may succeed later."""
 
     code, status, retry_after = Code.UNAVAILABLE, 503, 5
 
@@ -431,7 +435,7 @@ class SecretKeyInvalid(Unavailable):
 
 
 class BrokenOff(Exception):
-    """A body ended before its end, after its answer had begun: no code can be sent any more, so it has none.
+    """A body stopped early after its answer had begun: the status is sent already, so there is no code.
 
-    `butai.web.metrics` lets the server close the connection, which is how a client learns of it.
+    `butai.web.request_log` lets the server close the connection, by which the client learns of it.
     """

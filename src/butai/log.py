@@ -1,7 +1,7 @@
-"""Structured logs: event names with fields, one line each, to stderr; and the one place where secrets are dropped.
+"""Structured logs: event names with fields, one line each, to stderr; secrets are removed here and only here.
 
-`configure` is called once by each command of `butai.cli`. Lines of libraries (uvicorn, procrastinate) pass through the
-same end, so the same rules hold for them.
+Each command of `butai.cli` calls `configure` once. Lines of libraries (uvicorn, procrastinate) take the same way, so
+the same rules hold for them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from butai.config import LogSettings
 
 REDACTED = "[redacted]"
 
-# What is secret by its field's name, wherever it stands.
+# Fields whose names mean a secret, at any depth.
 _SECRET_NAMES = re.compile(
     r"(?i)(secret|passw|token|authorization|cookie|api_?key$|stream_?key|signature|credential|access_key)"
 )
 
-# What is secret by its look: signatures and keys in URLs, bearer tokens, JWTs and JWEs, our API keys, passwords in URLs,
-# the key at the end of an RTMP address.
+# Values that look like secrets: signatures and keys in URLs, bearer tokens, JWTs and JWEs, our API keys, passwords in
+# URLs, the key at the end of an RTMP address.
 _SECRET_LOOKS = re.compile(
     r"""(?xi)
       (?P<query>\bX-Amz-(?:Signature|Credential|Security-Token)=)[^&\s"'\\]+
@@ -42,29 +42,29 @@ _SECRET_LOOKS = re.compile(
 
 
 _MARKS = ("x-amz-", "bearer", "eyj", "butai_", "://")
-"""One of these stands in everything that `_SECRET_LOOKS` finds."""
+"""Every match of `_SECRET_LOOKS` contains one of these."""
 
 
 class Redactor:
-    """Takes known secrets, and what looks like one, out of a finished line."""
+    """Removes known secrets, and values that look like secrets, from a finished line."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known: list[str] = []
         self.add(secrets)
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Further ones."""
-        # A short value would blank out ordinary words.
+        """Adds further secrets."""
+        # A short value would remove ordinary words.
         known = {*self._known, *(secret for secret in secrets if len(secret) >= 6)}
         self._known = sorted(known, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
         """The line without its secrets."""
-        # One plain search for each: an alternation in a pattern tries all of them at every letter.
+        # One plain search for each secret: a pattern of alternatives tries all of them at every letter.
         for secret in self._known:
             if secret in line:
                 line = line.replace(secret, REDACTED)
-        # Most lines hold nothing of the kind, and a look for a few words is ten times cheaper than the pattern.
+        # Most lines hold no secret, and searching for a few words is ten times cheaper than the pattern.
         lower = line.lower()
         if any(mark in lower for mark in _MARKS):
             line = _SECRET_LOOKS.sub(_keep_prefix, line)
@@ -76,7 +76,7 @@ def _keep_prefix(match: re.Match[str]) -> str:
 
 
 def drop_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: blanks fields whose name says that they are secret."""
+    """A structlog processor: blanks fields whose names mean a secret."""
     for name in event:
         if _sounds_secret(name) and event[name]:
             event[name] = REDACTED
@@ -89,7 +89,8 @@ def _sounds_secret(name: str) -> bool:
 
 
 def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
-    """Sets up structlog and the standard library's logging for this process. `secrets`: values never to be written."""
+    """Sets up structlog and the standard library's logging for this process. `secrets`: values to remove from all
+    lines."""
     global _plain_redactor, _redactor
 
     _redactor = redact = Redactor(secrets)
@@ -130,7 +131,8 @@ def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
     root.setLevel(max(level, logging.INFO))
     for noisy in ("procrastinate", "alembic", "httpx", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # A body that the store cut short ends the connection on purpose; uvicorn reports that as an error of ours.
+    # A body that the store cut short ends the connection on purpose; uvicorn would report it as an error of the
+    # application.
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: "without completing response" not in record.getMessage()
     )
@@ -139,19 +141,20 @@ def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
 _log = structlog.get_logger(__name__)
 _redactor: Redactor | None = None
 _plain_redactor: Redactor | None = None
-"""Set when lines are JSON and of level info: then `request_answered` may write its own."""
+"""Set when lines are JSON and of level info: then `request_answered` may write its lines directly."""
 
 
 def add_secrets(secrets: Iterable[str]) -> None:
-    """Values that became known after `configure`, never to be written either."""
+    """Adds secrets that became known after `configure`."""
     if _redactor is not None:
         _redactor.add(secrets)
 
 
 def request_answered(request_id: str, **fields: Any) -> None:
-    """The line of one request, `request`, as structlog would write it. `fields`: their names must not sound secret.
+    """Writes the line of one request, `request`, as structlog would. The names of `fields` must not be those of
+    secrets.
 
-    On its own short way, since it is paid for on every request: through the processors it costs three times as much.
+    It bypasses structlog, since every request pays for it: through the processors it costs three times as much.
     """
     if _plain_redactor is None:
         _log.info("request", **fields)
@@ -162,7 +165,7 @@ def request_answered(request_id: str, **fields: Any) -> None:
 
 
 class _Stderr:
-    """Whatever stderr is at the moment: loggers live longer than a redirection of it."""
+    """Writes to the current `sys.stderr`: loggers outlive a redirection of it."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)

@@ -1,18 +1,18 @@
-"""Who is calling: from a request's headers to a `Caller`.
+"""Identifies callers: from a request's headers to a `Caller`.
 
-`butai.api` builds one `Identity` for the process and asks it once for each request.
-Routes read the `Caller`; nothing else looks at credentials.
+One `Identity` serves a process, and is asked once for each request.
+Routes read the `Caller`; no other code reads credentials.
 
-Credentials, strongest first; the first one present decides and the others are not looked at:
+Credentials, strongest first; the first one present decides, and the others are ignored:
 
 1. `Authorization: Bearer butai_…` (API key), `Authorization: Bearer <JWT>` of our LiveKit project that may administer a
    room (host token), or of OpenID Connect,
 2. `X-API-Key: butai_…`,
 3. the session cookie of Auth.js 5 or NextAuth 4 (`butai.identity.sessions`).
 
-No credential is an anonymous caller. A credential that is broken, expired, foreign, or of a kind that is not
-configured is `Unauthenticated`, on public reads too: a client that thinks it is signed in must learn that it is not.
-All kinds name users in one name space: an issuer's `sub` must be the id that the studio's sessions carry.
+A request without a credential has an anonymous caller. A credential that is broken, expired, foreign, or of a kind that
+is not configured is `Unauthenticated`, on public reads too: a client that believes itself signed in must learn that it
+is not. All kinds share one name space of users: an issuer's `sub` must be the id that the studio's sessions carry.
 """
 
 from butai.identity.caller import ANONYMOUS, Caller

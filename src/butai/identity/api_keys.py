@@ -1,10 +1,10 @@
-"""API keys: for programs, and for operators.
+"""API keys for programs and for operators.
 
-A key is `butai_<id>_<secret>`: 16 hex digits that name the row, 64 that prove it. Made, listed and revoked by
-`butai apikey` (`butai.cli`), checked by `butai.identity` through `ApiKeys`.
+A key is `butai_<id>_<secret>`: 16 hex digits that name the row, 64 that prove it. `butai apikey` makes, lists and
+revokes keys.
 
-Only the SHA-256 of the secret is kept. A slow hash is for passwords, which can be guessed; nobody guesses 256 random
-bits, and a slow one here would be paid for by every request.
+Only the SHA-256 of the secret is kept. A slow hash protects passwords, which can be guessed; 256 random bits cannot
+be, and every request would pay for a slow hash.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthen
 log = structlog.get_logger(__name__)
 
 SCOPES = ("user", "operator")
-"""`user`: act as the key's user. `operator`: the same, and act on what belongs to anybody."""
+"""`user`: act as the key's user. `operator`: the same, and act on what belongs to other users."""
 
 TOKEN_PREFIX = b"butai_"
 
 CACHE_SECONDS = 10.0
-"""How long a row is believed without asking again; so a revoked key can work for 10 seconds more."""
+"""Seconds for which a row is used without reading it again; so a revoked key can work for 10 seconds more."""
 
 CACHE_KEYS = 4096
-"""Rows kept in memory, about 0.5 kB each; those unused for longest go first."""
+"""Rows kept in memory, about 0.5 kB each; the least recently used go first."""
 
 COMMAND_LINE = Origin(actor="cli")
-"""Who makes and revokes keys, unless told otherwise."""
+"""The default origin of keys that are made and revoked: the command line."""
 
 _TOKEN = re.compile(rb"butai_([0-9a-f]{16})_([0-9a-f]{64})")
 
@@ -67,7 +67,8 @@ class ApiKey(Model):
 
 @dataclass(slots=True)
 class StoredKey:
-    """What a request needs to know of a key. `unnoted`: its use was not written down in the last minute."""
+    """What a request needs to know of a key. `unnoted`: `last_used_at` is older than a minute, and has to be
+    written."""
 
     id: str
     secret_hash: bytes = field(repr=False)
@@ -80,7 +81,7 @@ class StoredKey:
 async def create_api_key(
     database: Database, user_id: str, scopes: Collection[str], name: str = "", *, origin: Origin = COMMAND_LINE
 ) -> tuple[ApiKey, str]:
-    """A new key and its token. The token is in no table and no log: whoever gets it here is the only one who has it.
+    """Creates a key; the answer is its row and its token. The token is in no table and no log: this is the only copy.
 
     Raises `InvalidRequest` for an unknown scope, none at all, or a user id that cannot be one.
     """
@@ -88,7 +89,7 @@ async def create_api_key(
     if unknown or not scopes:
         raise InvalidRequest(f"Scopes are one or both of {', '.join(SCOPES)}")
     if not (0 < len(user_id) <= 255 and user_id.isprintable()) or not (len(name) <= 255 and name.isprintable()):
-        raise InvalidRequest("A user id is 1 to 255 printable characters, a name at most 255")
+        raise InvalidRequest("A user id has 1 to 255 printable characters, a name at most 255")
     key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     key = ApiKey(
         id=key_id,
@@ -105,7 +106,7 @@ async def create_api_key(
 
 
 async def revoke_api_key(database: Database, key_id: str, *, origin: Origin = COMMAND_LINE) -> ApiKey:
-    """Ends a key, within `CACHE_SECONDS` everywhere. A second time changes nothing. Raises `NotFound`."""
+    """Revokes a key, within `CACHE_SECONDS` in all processes. Idempotent. Raises `NotFound`."""
     async with database.transaction() as session:
         key = await session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
         if key is None:
@@ -117,7 +118,7 @@ async def revoke_api_key(database: Database, key_id: str, *, origin: Origin = CO
 
 
 async def list_api_keys(database: Database, user_id: str | None = None) -> Sequence[ApiKey]:
-    """All keys, or one user's, revoked ones too; the newest first."""
+    """All keys, or one user's, including revoked ones; newest first."""
     query = select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id)
     if user_id is not None:
         query = query.where(ApiKey.user_id == user_id)
@@ -126,7 +127,7 @@ async def list_api_keys(database: Database, user_id: str | None = None) -> Seque
 
 
 class ApiKeys:
-    """Checks keys for one process. Rows are kept for `CACHE_SECONDS`, so most requests ask nobody."""
+    """Checks keys for one process. Rows are cached for `CACHE_SECONDS`, so most requests need no query."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -161,14 +162,14 @@ class ApiKeys:
             self._known.pop(key_id, None)
             return None
         if key := self._known.get(key_id):
-            return key  # another request asked at the same time, and notes the use
+            return key  # another request read it at the same time, and notes the use
         secret_hash, user_id, scopes, revoked, unnoted = row
         key = StoredKey(key_id, bytes(secret_hash), user_id, frozenset(scopes), revoked, unnoted)
         self._known[key_id] = key
         return key
 
     async def _note_use(self, key_id: str) -> None:
-        """Writes `last_used_at`. That it cannot is no reason to turn a caller away."""
+        """Writes `last_used_at`. A failure is logged only: it is no reason to refuse a caller."""
         try:
             async with self._database.transaction() as session:
                 await session.execute(_NOTE_USE, {"id": key_id})
@@ -182,7 +183,7 @@ _FIND = """
     FROM api_keys WHERE id = %s
 """
 
-# Says the minute again: another process may have been faster.
+# Compares with the last minute again: another process may have written it first.
 _NOTE_USE = text(
     """
     UPDATE api_keys SET last_used_at = now()

@@ -1,10 +1,10 @@
-"""Bearer tokens: signed JWTs of an OpenID Connect issuer, checked with the keys that the issuer publishes.
+"""Bearer tokens: signed JWTs of an OpenID Connect issuer, verified with the keys that the issuer publishes.
 
 Rules from RFC 7519, RFC 8725 (best practice) and OpenID Connect Discovery:
-issuer and audience must match, the algorithm is one of ours (never `none`, never a shared secret), and the key must be
+issuer and audience must match, the algorithm is on our list (never `none`, never a shared secret), and the key must be
 made for it (`butai.identity.jwt`).
 
-The scope `butai:operator`, in the claim `scope` (words in a string) or `scp` (a list or a string), makes its bearer an
+The scope `butai:operator`, in the claim `scope` (words in a string) or `scp` (a list or a string), makes the caller an
 operator; so the issuer must give that scope to operators alone.
 """
 
@@ -29,9 +29,9 @@ log = structlog.get_logger(__name__)
 OPERATOR_SCOPE = "butai:operator"
 
 MAX_TOKEN_BYTES = 16 * 1024
-"""As for sessions; real access tokens are 1 to 4 kB."""
+"""The limit for sessions too; real access tokens have 1 to 4 kB."""
 
-# RFC 8725 §3.11: tokens made for something else (logout, events, DPoP proofs) say so, and are not for us.
+# RFC 8725 §3.11: tokens made for another purpose (logout, events, DPoP proofs) have another type, and are refused.
 _TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 
 _T = TypeVar("_T")
@@ -58,21 +58,21 @@ class _Claims(msgspec.Struct):
 
 
 class BearerTokens:
-    """Checks the tokens of one issuer."""
+    """Verifies the tokens of one issuer."""
 
     def __init__(
         self, settings: IdentitySettings, http: aiohttp.ClientSession, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if not settings.oidc_audience:
-            raise ValueError("BUTAI_OIDC_AUDIENCE is not set: a token for another service would be believed")
+            raise ValueError("BUTAI_OIDC_AUDIENCE is not set: tokens for other services would be accepted")
         self._issuer = settings.oidc_issuer
         self._audience = settings.oidc_audience
         self.keys = IssuerKeys(settings.oidc_issuer, settings.oidc_jwks_url, http, clock)
 
     async def check(self, token: bytes, now: float) -> tuple[Caller, float]:
-        """Who the token is for, and when it ends (seconds since 1970).
+        """The token's caller, and the token's end (seconds since 1970).
 
-        Raises `Unauthenticated`, or `Unavailable` when the issuer's keys are needed and cannot be had.
+        Raises `Unauthenticated`, or `Unavailable` when the issuer's keys are needed and cannot be fetched.
         """
         if len(token) > MAX_TOKEN_BYTES:
             raise Unauthenticated("The token is too long")
@@ -81,16 +81,17 @@ class BearerTokens:
             raise Unauthenticated("The token cannot be read")
         header = _decode(_Header, parts[0])
         if header.alg not in ALGORITHMS:
-            raise Unauthenticated("The token is not signed with an algorithm that is believed here")
+            raise Unauthenticated("The token's signature algorithm is not accepted")
         if header.crit is not None or header.b64 is not None:
-            raise Unauthenticated("The token asks for extensions that are not known here")
+            raise Unauthenticated("The token needs extensions that are not supported")
         if header.typ is not None and header.typ.lower() not in _TYPES:
             raise Unauthenticated("The token was made for another purpose")
 
-        # First what needs no key: nothing is believed yet, but a foreign token shall not make us call the issuer.
+        # First the checks that need no key: nothing is trusted yet, but a foreign token must not make us call the
+        # issuer.
         claims = _decode(_Claims, parts[1])
         if claims.iss != self._issuer:
-            raise Unauthenticated("The token is of another issuer")
+            raise Unauthenticated("The token is from another issuer")
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
         if self._audience not in audiences:
             raise Unauthenticated("The token is for another audience")

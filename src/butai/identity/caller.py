@@ -1,4 +1,4 @@
-"""The answer to "who is calling", and the rules that every kind of credential shares."""
+"""The caller of a request, and the rules that all kinds of credentials share."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from butai.errors import Unauthenticated
 Kind = Literal["anonymous", "session", "bearer", "api_key", "host_token"]
 
 LEEWAY = 15.0
-"""Seconds that clocks may differ: what NextAuth allows (`clockTolerance: 15`)."""
+"""Seconds that clocks may differ: as in NextAuth (`clockTolerance: 15`)."""
 
 USER: frozenset[str] = frozenset({"user"})
 USER_AND_OPERATOR: frozenset[str] = frozenset({"user", "operator"})
 
 _MAX_USER_ID = 255
-"""Characters. Ids are cuids, uuids, e-mail addresses, issuers' subjects (OpenID Connect: at most 255)."""
+"""Characters. Ids are cuids, uuids, e-mail addresses, or issuers' subjects (OpenID Connect: at most 255)."""
 
 _NO_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request. An anonymous caller is a value too (`ANONYMOUS`).
+    """The sender of a request. An anonymous caller is a value too (`ANONYMOUS`).
 
-    `scopes`: `user` may act as `user_id`; `operator`, which is never without `user`, may act on what belongs to anybody.
-    `rooms`: what a host token may control, in `livekit_project`. `by_cookie`: the browser sent the credential by itself,
-    so writes must come from an origin that is trusted (`butai.identity.origins`).
+    `scopes`: `user` may act as `user_id`; `operator`, which always comes with `user`, may act on what belongs to other
+    users. `rooms`: the rooms that a host token may control, in `livekit_project`. `by_cookie`: the browser sent the
+    credential by itself, so writes must come from a trusted origin (`butai.identity.origins`).
     """
 
     user_id: str | None
@@ -42,12 +42,12 @@ class Caller:
 
     @property
     def is_anonymous(self) -> bool:
-        """Nobody in particular: there was no credential."""
+        """Whether the request had no credential."""
         return self.user_id is None
 
     @property
     def is_operator(self) -> bool:
-        """May act on what belongs to anybody."""
+        """Whether the caller may act on what belongs to other users."""
         return "operator" in self.scopes
 
 
@@ -70,12 +70,13 @@ def shown(value: object) -> str | None:
     """A name or an e-mail address for display: a string without control characters, at most 255 long, or None."""
     if not isinstance(value, str):
         return None
-    # "ignore" drops lone surrogates, which no other program could read.
+    # "ignore" drops lone surrogates, which other programs cannot read.
     return value.translate(_NO_CONTROLS).encode("utf-8", "ignore").decode()[:255] or None
 
 
 def check_times(expires: float, not_before: float | None, now: float) -> None:
-    """Raises `Unauthenticated` outside of `not_before`…`expires` (seconds since 1970), give or take the leeway."""
+    """Raises `Unauthenticated` unless `now` is within `not_before`…`expires` (seconds since 1970), within the
+    leeway."""
     if not math.isfinite(expires):  # `Infinity`, `NaN` and 1e999 pass for numbers
         raise Unauthenticated("The credential has no end")
     if expires <= now - LEEWAY:

@@ -1,7 +1,7 @@
-"""Development sign-in: a studio on one's own machine, without setting up a sign-in service.
+"""Development sign-in: a studio on the developer's own machine, without setting up a sign-in service.
 
-`butai.api` serves `/dev/sign-in?user=…`: `check_dev_sign_in` says whether it may, `dev_sign_in_cookie` makes the
-session. It is a NextAuth 4 session like any other, so a studio with the same secret believes it too.
+The page is `/dev/sign-in?user=…`: `check_dev_sign_in` decides whether it may answer, `dev_sign_in_cookie` makes the
+session. It is a NextAuth 4 session like any other, so a studio with the same secret accepts it too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from butai.identity.caller import usable_user_id
 from butai.identity.origins import Headers, seen_origin
 from butai.identity.sessions import mint_nextauth4
 
-# Whoever adds one of these stands between the caller and us; behind a proxy on this machine the whole world seems to
-# call from loopback.
+# A proxy adds these; behind a proxy on this machine, all requests seem to come from loopback.
 _PROXY_HEADERS = frozenset(
     {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via"}
 )
@@ -35,11 +34,11 @@ def is_loopback(host: str | None) -> bool:
 
 
 def check_dev_sign_in(settings: IdentitySettings, client_host: str | None, headers: Headers) -> None:
-    """Raises `NotFound`, as if there were no such page, unless all of this holds.
+    """Raises `NotFound`, as if the page did not exist, unless all of this holds.
 
     It is switched on; the caller's address is loopback; no proxy has passed the request on; `Host` is a loopback name
-    or address (else a page whose name was pointed to 127.0.0.1 could use it: DNS rebinding); and it was not another
-    site that sent the browser here (it could sign its visitor in as somebody of its choice).
+    or address (otherwise a page whose name resolves to 127.0.0.1 could use it: DNS rebinding); and the browser was not
+    sent here by another site (which could sign its visitor in as a user of its choice).
     """
     seen = list(headers)
     names = {name for name, _ in seen}
@@ -53,7 +52,7 @@ def check_dev_sign_in(settings: IdentitySettings, client_host: str | None, heade
 
 
 def dev_sign_in_cookie(settings: IdentitySettings, user: str, name: str | None = None) -> str:
-    """The value for the cookie `NEXTAUTH_COOKIE` that signs `user` in for 30 days.
+    """The value of the cookie `NEXTAUTH_COOKIE` that signs `user` in for 30 days.
 
     Raises `InvalidRequest` for an id that no user can have, `ValueError` when NEXTAUTH_SECRET is not set.
     """

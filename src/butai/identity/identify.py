@@ -1,4 +1,4 @@
-"""`Identity`: from a request's headers to a caller. The one entry point for every kind of credential."""
+"""`Identity`: from a request's headers to a caller, for every kind of credential."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from butai.identity.sessions import MARK, Sessions, session_tokens
 log = structlog.get_logger(__name__)
 
 REMEMBER_SECONDS = 60.0
-"""A token that was checked is believed again without checking for so long, or until it ends."""
+"""Seconds for which a verified token is accepted without verifying it again, or until it ends."""
 
 REMEMBER_TOKENS = 4096
-"""Checked tokens kept in memory, about 0.5 kB each; those unused for longest go first."""
+"""Verified tokens kept in memory, about 0.5 kB each; the least recently used go first."""
 
 
 class Identity:
     """Turns a request's headers into a `Caller`.
 
-    `api_keys`: None where there is no database to ask (then API keys are refused). `http`: for the issuer's keys,
-    needed if an issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host_room`:
-    the room, the identity and the LiveKit project of a token that may administer a room, None for any other text.
+    `api_keys`: None without a database (then API keys are refused). `http`: fetches the issuer's keys; required if an
+    issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host_room`: the room,
+    the identity and the LiveKit project of a token that may administer a room, None for any other text.
     Raises `ValueError` when the settings contradict themselves.
     """
 
@@ -62,24 +62,24 @@ class Identity:
         self._allowed_origins = frozenset(filter(None, map(normal_origin, allowed_origins)))
         self._public_origin = normal_origin(public_url)
         self._clock = clock
-        # By a hash, so that a dump of this process's memory holds no sessions of an hour ago.
+        # By a hash, so that a dump of this process's memory holds no sessions.
         self._known: TLRUCache[bytes, tuple[Caller, float]] = TLRUCache(
             REMEMBER_TOKENS,
             lambda _digest, known, now: min(known[1] + LEEWAY, now + REMEMBER_SECONDS),
             lambda: self._clock(),
         )
-        """Callers with the ends of their tokens."""
+        """Callers, with the ends of their tokens."""
 
     async def close(self) -> None:
-        """Ends what still runs in the background."""
+        """Ends background tasks."""
         if self._bearers:
             await self._bearers.keys.close()
 
     async def identify_request(self, scope: MutableMapping[str, Any]) -> Caller:
         """The caller of an ASGI `http` or `websocket` scope.
 
-        Raises what `identify` raises, and `OriginDenied` when another site tries to write with the caller's cookie.
-        A WebSocket counts as a write, since browsers let any page open one.
+        Raises the exceptions of `identify`, and `OriginDenied` when another site tries to write with the caller's
+        cookie. A WebSocket counts as a write, since browsers let any page open one.
         """
         headers = scope["headers"]
         caller = await self.identify(headers)
@@ -90,15 +90,15 @@ class Identity:
         return caller
 
     async def identify(self, headers: Headers) -> Caller:
-        """Who sent these raw ASGI headers (names in lower case); `ANONYMOUS` if they hold no credential.
+        """The sender of these raw ASGI headers (names in lower case); `ANONYMOUS` if they hold no credential.
 
-        Raises `Unauthenticated` for a credential that cannot be believed, `Unavailable` when that cannot be found out.
+        Raises `Unauthenticated` for a credential that is not accepted, `Unavailable` when it cannot be verified now.
         """
         authorization = api_key = cookie = None
         try:
             for name, value in headers:
                 if name == b"cookie":
-                    # HTTP/2 may split it.
+                    # HTTP/2 may split the header.
                     cookie = value if cookie is None else cookie + b";" + value
                 elif name == b"authorization":
                     if authorization is not None:
@@ -123,7 +123,7 @@ class Identity:
         scheme, _, token = value.strip().partition(b" ")
         token = token.strip()
         if scheme.lower() != b"bearer" or not token:
-            # Also `Basic`: a proxy with a password of its own in front of us must not pass that on.
+            # Also `Basic`: a proxy with a password of its own in front of this service must not pass that on.
             raise Unauthenticated("Authorization must be a bearer token")
         if token.startswith(TOKEN_PREFIX):
             return await self._by_api_key(token)
@@ -140,7 +140,8 @@ class Identity:
         return known[0]
 
     def _by_host_token(self, token: bytes) -> Caller | None:
-        """A host's caller has no user id: it stands for a room, and owns nothing. Elsewhere it is anonymous."""
+        """The caller of a host token, or None. It has no user id: it acts for a room, and owns no files. Elsewhere it
+        is anonymous."""
         if self._host_room is None:
             return None
         found = self._host_room(token.decode("latin-1"))

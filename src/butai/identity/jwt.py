@@ -1,7 +1,7 @@
-"""The keys that an OpenID Connect issuer publishes: fetched, kept, and checked against a signed token (JWS, RFC 7515).
+"""The keys that an OpenID Connect issuer publishes: fetched, cached, and used to verify signed tokens (JWS, RFC 7515).
 
-Only public keys made for signatures are taken (RFC 8725): never `none`, never a shared secret, and each key for the
-algorithms of its kind alone. `butai.identity.bearer` has the rules about what a token says.
+Only public keys made for signatures are accepted (RFC 8725): never `none`, never a shared secret, and each key only for
+the algorithms of its kind. The rules about a token's claims are in `butai.identity.bearer`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from butai.errors import Unavailable
 log = structlog.get_logger(__name__)
 
 KEYS_SECONDS = 600.0
-"""How long fetched keys are taken for fresh. A key that the issuer withdraws is believed for so long at most, while
-the issuer can be reached."""
+"""Seconds for which fetched keys count as fresh. A key that the issuer withdraws is accepted for at most this long,
+while the issuer can be reached."""
 
 UNKNOWN_KEY_SECONDS = 30.0
-"""A token with an unknown key id makes us ask the issuer again, at most so often: anybody can invent key ids."""
+"""Seconds between two fetches caused by unknown key ids, which any client can invent."""
 
 RETRY_SECONDS = 5.0
-"""After a failed fetch, the next is tried so much later: the `Retry-After` of a 503."""
+"""Seconds between a failed fetch and the next: the `Retry-After` of a 503."""
 
 FETCH_SECONDS = 5.0
-"""The longest that one fetch may take."""
+"""Most seconds for one fetch."""
 
 MAX_DOCUMENT_BYTES = 1024**2
-"""Key sets are a few kB."""
+"""Most bytes of a fetched document; key sets have a few kB."""
 
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _CURVES = {
@@ -77,7 +77,7 @@ class _PublishedKey(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class IssuerKey:
-    """A public key with what it may be used for."""
+    """A public key with the algorithms that it may be used for."""
 
     kid: str | None
     algorithms: frozenset[str]
@@ -85,7 +85,8 @@ class IssuerKey:
 
 
 class _Registry(jws.JWSRegistry):
-    """Headers may be longer than joserfc's 512 bytes (certificates in `x5c`), and hold names it does not know."""
+    """A joserfc registry that takes headers longer than its 512 bytes (certificates in `x5c`), and with unknown
+    names."""
 
     max_header_length = 8192
 
@@ -93,7 +94,8 @@ class _Registry(jws.JWSRegistry):
         super().__init__(strict_check_header=False)
 
     def get_alg(self, name: str) -> JWSAlgModel:
-        # Without joserfc's warning that `EdDSA` has a newer name: issuers choose, and it would fill the log.
+        # Without joserfc's warning that `EdDSA` has a newer name: issuers choose it, and the warning would fill the
+        # log.
         if name not in ALGORITHMS:
             raise UnsupportedAlgorithmError
         return self.algorithms[name]
@@ -103,9 +105,9 @@ _REGISTRY = _Registry()
 
 
 class IssuerKeys:
-    """The keys of one issuer: fetched when first needed, kept, and fetched again when old or when one is not known.
+    """The keys of one issuer: fetched when first needed, cached, and fetched again when old or when a key is unknown.
 
-    One fetch at a time, shared by all who wait. Keys that are there go on working while the issuer is down.
+    One fetch at a time, shared by all waiting requests. Cached keys keep working while the issuer is down.
     """
 
     def __init__(self, issuer: str, jwks_url: str, http: aiohttp.ClientSession, clock: Callable[[], float]) -> None:
@@ -121,14 +123,14 @@ class IssuerKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, kid: str | None, algorithm: str) -> Sequence[IssuerKey]:
-        """The keys that a token may have been signed with: those of that id (any id if it has none) and algorithm.
+        """The keys that may have signed a token: those with that id (any id if the token has none) and algorithm.
 
-        Raises `Unavailable` when the answer would need an issuer that does not answer.
+        Raises `Unavailable` when the keys must be fetched and the issuer does not answer.
         """
         if not self._keys:
             await self._fetch_after(self._tried_at + RETRY_SECONDS)
         elif self._clock() >= self._fetched_at + KEYS_SECONDS and self._clock() >= self._tried_at + RETRY_SECONDS:
-            self._start()  # and answer from what is there: an issuer that hangs must not slow every request down
+            self._start()  # and use the cached keys: an issuer that hangs must not slow every request down
         found = self._matching(kid, algorithm)
         if not found and self._keys and kid is not None:
             if self._clock() >= self._searched_at + UNKNOWN_KEY_SECONDS:
@@ -142,7 +144,7 @@ class IssuerKeys:
         return found
 
     async def close(self) -> None:
-        """Ends a fetch that is under way."""
+        """Cancels a fetch that is under way."""
         if self._fetching:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
@@ -157,7 +159,7 @@ class IssuerKeys:
             await self._wait(self._fetching)
 
     async def _wait(self, fetching: asyncio.Task[None]) -> None:
-        # Shielded: the client of one request may go away, the others still wait for the same fetch.
+        # Shielded: the client of one request may disconnect while others still wait for the same fetch.
         await asyncio.shield(fetching)
 
     def _start(self) -> None:
@@ -218,12 +220,12 @@ class IssuerKeys:
 
 
 def _usable(raw: msgspec.Raw) -> IssuerKey | None:
-    """A published key, if it is one for signatures of a kind we know; a set may hold others beside it."""
+    """A published key, if it is a signature key of a supported kind; a set may hold others too."""
     try:
         published = msgspec.json.decode(raw, type=_PublishedKey)
         if published.use != "sig" or "verify" not in published.key_ops:
             return None
-        # The public numbers alone: what else is in there can neither help nor hinder.
+        # The public numbers alone: the other members are not needed.
         numbers = {"n": published.n, "e": published.e, "crv": published.crv, "x": published.x, "y": published.y}
         members: dict[str, str | list[str]] = {name: value for name, value in numbers.items() if value is not None}
         members["kty"] = published.kty
@@ -234,7 +236,7 @@ def _usable(raw: msgspec.Raw) -> IssuerKey | None:
     if isinstance(key, jwk.RSAKey):
         algorithms = _RSA if key.raw_value.key_size >= 2048 else frozenset[str]()
     else:
-        # A shared secret (`oct`) has no curve, and no place in a public set.
+        # A shared secret (`oct`) has no curve, and does not belong in a public set.
         algorithms = _CURVES.get(published.crv or "", frozenset())
     if published.alg is not None:
         algorithms &= {published.alg}
@@ -242,7 +244,7 @@ def _usable(raw: msgspec.Raw) -> IssuerKey | None:
 
 
 def is_signed(token: bytes, key: IssuerKey) -> bool:
-    """Whether the token's signature is this key's."""
+    """Whether `key` made the token's signature."""
     try:
         jws.deserialize_compact(token, key.key, registry=_REGISTRY)
     except (JoseError, ValueError):

@@ -1,6 +1,6 @@
-"""Cross-site writes: a cookie is sent by the browser whoever made the page, so a write must say where it came from.
+"""Cross-site writes: browsers send cookies whichever site made the page, so a write must prove its origin.
 
-Only callers who came by cookie are checked. Tokens and API keys need no such check: a page
+Only callers with a cookie are checked. Tokens and API keys need no such check: a page
 cannot make a browser add them.
 """
 
@@ -22,13 +22,13 @@ _WEB_SCHEMES = {"ws": "http", "wss": "https"}
 def check_origin(method: str, headers: Headers, allowed_origins: Collection[str], own_origins: Collection[str]) -> None:
     """Raises `OriginDenied` unless a request by cookie may write. Safe methods always may.
 
-    `allowed_origins`, `own_origins`: as from `normal_origin`. The rule, in this order:
+    `allowed_origins`, `own_origins`: as from `normal_origin`. The rules, in this order:
 
-    1. `Sec-Fetch-Site` is there (every browser since 2023): `same-origin` and `none` (typed by the user) pass; any
-       other value passes only with an `Origin` that is allowed.
-    2. `Origin` is there: it must be one of our own or allowed. `null` (sandboxed pages, `file:`) never is.
-    3. Neither is there: passes. Browsers send `Origin` with every unsafe method; what sends neither is a program,
-       and a program holds its cookie on purpose.
+    1. `Sec-Fetch-Site` is present (every browser since 2023): `same-origin` and `none` (typed by the user) pass; any
+    other value passes only with an `Origin` that is allowed.
+    2. `Origin` is present: it must be our own or allowed. `null` (sandboxed pages, `file:`) never passes.
+    3. Neither is present: the request passes. Browsers send `Origin` with every unsafe method; a request with neither
+    is a program's, which holds its cookie on purpose.
     """
     if method in SAFE_METHODS:
         return
@@ -71,7 +71,7 @@ def normal_origin(url: str) -> str | None:
 
 
 def seen_origin(scheme: str, headers: Headers) -> str | None:
-    """Our own origin as the request names it (`Host`): None without exactly one.
+    """Our own origin as the request names it (`Host`); None unless there is exactly one `Host`.
 
     A page elsewhere cannot choose it: the browser sets `Host` to where the request goes.
     """

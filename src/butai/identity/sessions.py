@@ -1,10 +1,10 @@
-"""Session cookies of NextAuth 4 and Auth.js 5: the studio signs people in, we read what it left.
+"""Session cookies of NextAuth 4 and Auth.js 5: the studio signs users in, and this service reads its cookies.
 
 Both are compact JWE with `alg=dir`: the claims are encrypted with a key derived from a secret that the studio and
 this service share.
 
-Formats: next-auth 4.24 `jwt/index.js`, @auth/core 0.34 `jwt.js`; the fixed values in `tests/unit/test_identity_vectors.json`
-were made by these packages.
+Formats: next-auth 4.24 `jwt/index.js`, @auth/core 0.34 `jwt.js`; the fixed values in
+`tests/unit/test_identity_vectors.json` were made by these packages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from butai.identity.caller import USER, Caller, check_times, shown, usable_user_
 NEXTAUTH_COOKIE = "next-auth.session-token"
 AUTHJS_COOKIE = "authjs.session-token"
 
-# The order in which several session cookies are tried; the first that can be believed decides. Cookies know no ports:
+# The order in which several session cookies are tried; the first accepted one decides. Cookies are not bound to a port:
 # a browser on localhost sends those of every project that ever ran there, and a studio that moved to Auth.js leaves
 # NextAuth's behind. `__Secure-` first, because a page without TLS cannot have set it.
 COOKIES = (
@@ -46,7 +46,7 @@ MAX_TOKEN_BYTES = 16 * 1024
 """Node refuses requests whose headers are larger, so no studio can have a longer session."""
 
 SESSION_SECONDS = 30 * 24 * 3600
-"""What NextAuth gives a session unless told otherwise."""
+"""The lifetime of a NextAuth session by default."""
 
 
 _T = TypeVar("_T")
@@ -77,7 +77,7 @@ class _Key:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Format:
-    """How the cookies of one name are sealed."""
+    """How the cookies of one name are encrypted."""
 
     enc: str
     keys: tuple[_Key, ...]
@@ -85,8 +85,8 @@ class _Format:
 
 
 class Sessions:
-    """Reads session cookies with the secrets of the settings. Each studio's package takes the other's variable when
-    its own is not set (NextAuth 4 `AUTH_SECRET`, Auth.js 5 `NEXTAUTH_SECRET`), and so do we."""
+    """Reads session cookies with the secrets of the settings. Each studio's package uses the other's variable when its
+    own is not set (NextAuth 4 `AUTH_SECRET`, Auth.js 5 `NEXTAUTH_SECRET`), and so does this."""
 
     def __init__(self, settings: IdentitySettings) -> None:
         nextauth = _secrets(settings.nextauth_secret) or _secrets(settings.auth_secret)
@@ -99,16 +99,16 @@ class Sessions:
                 self._formats[cookie] = _authjs5(authjs, cookie)
 
     def read(self, cookie: bytes, token: bytes, now: float) -> tuple[Caller, float]:
-        """Who the session in `cookie` belongs to, and when it ends (seconds since 1970). Raises `Unauthenticated`.
+        """The user of the session in `cookie`, and its end (seconds since 1970). Raises `Unauthenticated`.
 
         The user is the claim `id`, or `sub` where there is none. NextAuth writes `sub` by itself; `id` is there only
-        if the studio's own code put it there, and is then what the studio calls the user. They differ where it
-        matters: without a database Auth.js 5 makes a new random `sub` at each sign-in, and NextAuth 4 uses the
-        provider's account number, which two providers can share.
+        if the studio's own code put it there, and is then what the studio calls the user. The difference is important:
+        without a database Auth.js 5 makes a new random `sub` at each sign-in, and NextAuth 4 uses the provider's
+        account number, which two providers can share.
         """
         kind = self._formats[cookie]
         if not kind.keys:
-            raise Unauthenticated("Sessions of this kind are not set up here")
+            raise Unauthenticated("Sessions of this kind are not configured")
         claims = _decode(_Claims, _open(kind, token))
         check_times(claims.exp, claims.nbf, now)
         user = claims.id if claims.id not in (None, "") else claims.sub
@@ -126,9 +126,9 @@ class Sessions:
 def session_tokens(cookie: bytes) -> Sequence[tuple[bytes, bytes]]:
     """The session tokens in a `Cookie` header as (cookie name, token), in the order in which to try them.
 
-    A token is one cookie, or is spread over `name.0`, `name.1`, … where it is too long for one. Both may be there when
+    A token is one cookie, or is split into `name.0`, `name.1`, … when it is too long for one. Both may be present when
     an old one was left behind. Of two cookies of one name the first counts, as browsers send the more specific path
-    first. By hand, since this runs for every request and `http.cookies` takes 20 times as long.
+    first. Parsed by hand, since this runs for every request and `http.cookies` takes 20 times as long.
     """
     whole: dict[bytes, bytes] = {}
     chunks: dict[bytes, dict[int, bytes]] = {}
@@ -156,7 +156,7 @@ def session_tokens(cookie: bytes) -> Sequence[tuple[bytes, bytes]]:
 
 
 def mint_nextauth4(settings: IdentitySettings, claims: dict[str, Any]) -> str:
-    """A NextAuth 4 session token for `claims`, good for 30 days from now. Raises `ValueError` without a secret."""
+    """A NextAuth 4 session token for `claims`, valid for 30 days. Raises `ValueError` without a secret."""
     secrets = _secrets(settings.nextauth_secret) or _secrets(settings.auth_secret)
     if not secrets:
         raise ValueError("NEXTAUTH_SECRET is not set")
@@ -174,7 +174,7 @@ def derive(secret: str, salt: str, info: str, length: int) -> bytes:
 
 
 def _secrets(setting: SecretStr) -> tuple[str, ...]:
-    """The secrets in a setting: its parts between commas, and the whole of it, for a secret with a comma in it."""
+    """The secrets in a setting: its parts between commas, and the whole value, in case a secret has a comma."""
     whole = setting.get_secret_value().strip()
     parts = [part.strip() for part in whole.split(",")]
     return tuple(dict.fromkeys(part for part in (*parts, whole) if part))
@@ -199,7 +199,7 @@ def _format(enc: str, raw: Sequence[bytes]) -> _Format:
 
 
 def _open(kind: _Format, token: bytes) -> bytes:
-    """The plain text of a token. Raises `Unauthenticated`."""
+    """Decrypts a token. Raises `Unauthenticated`."""
     if len(token) > MAX_TOKEN_BYTES:
         raise Unauthenticated("The session is too long")
     try:
@@ -207,16 +207,16 @@ def _open(kind: _Format, token: bytes) -> bytes:
     except ValueError:
         raise Unauthenticated("The session cannot be read") from None
     header = _decode(_Header, head)
-    # No compression, ever: a few bytes could unfold to gigabytes.
+    # No compression, ever: a few bytes could expand to gigabytes.
     if header.alg != "dir" or header.enc != kind.enc or header.zip is not None or header.crit is not None:
-        raise Unauthenticated("The session is not of a kind that is read here")
+        raise Unauthenticated("The session is of an unknown kind")
     for key in kind.keys:
         if header.kid is not None and header.kid != key.thumbprint:
             continue
         try:
             plain = jwe.decrypt_compact(token, key.key, registry=kind.registry).plaintext
         except (JoseError, ValueError):
-            plain = None  # the next secret may fit
+            plain = None  # the next secret may be the right one
         if plain is not None:
             return plain
     raise Unauthenticated("The session was not made with this studio's secret")

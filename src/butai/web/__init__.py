@@ -1,1 +1,1 @@
-"""The HTTP ground that all routes stand on: who calls, errors, limits, metrics, documentation."""
+"""What the routes of all folders share: identification of callers, errors, limits, metrics, documentation."""

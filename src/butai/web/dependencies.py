@@ -1,6 +1,6 @@
-"""What every route asks of a request: who is calling, from where, and that its body is no longer than need be.
+"""FastAPI dependencies of every route: the caller, the origin for the audit trail, and a limit for the body.
 
-Called by the routes of all slices, as FastAPI dependencies and as their routers' `route_class`.
+The limit is a `route_class` for routers.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from butai.identity import Caller, Identity
 
 
 async def caller(request: Request) -> Caller:
-    """The caller, perhaps anonymous. Raises `Unauthenticated` for a bad credential, `OriginDenied`."""
+    """The caller, perhaps anonymous. Raises `Unauthenticated` for a credential that is not accepted, and
+    `OriginDenied`."""
     identity: Identity = request.state.identity
     return await identity.identify_request(request.scope)
 
 
 async def signed_in(request: Request) -> Caller:
-    """The caller, who is somebody. Raises `Unauthenticated` for anonymous ones too."""
+    """The caller, who is signed in. Raises `Unauthenticated` for anonymous callers too."""
     found = await caller(request)
     if found.is_anonymous:
         raise Unauthenticated
@@ -42,7 +43,7 @@ async def operator(request: Request) -> Caller:
 
 
 async def host_or_user(request: Request) -> Caller:
-    """The caller, who is somebody, or holds a room's host token. Raises `Unauthenticated` for all others."""
+    """The caller, who is signed in or holds a room's host token. Raises `Unauthenticated` for all others."""
     found = await caller(request)
     if found.is_anonymous and not found.rooms:
         raise Unauthenticated
@@ -54,26 +55,26 @@ def origin(request: HTTPConnection, who: Caller) -> Origin:
     return Origin(
         actor=f"host_token:{who.name}" if who.kind == "host_token" else who.user_id,
         ip=request.client.host if request.client else None,
-        # Whatever a client calls itself, a row is not the place for all of it.
+        # A client may send any length; the row keeps the beginning.
         user_agent=request.headers.get("user-agent", "")[:300] or None,
         request_id=getattr(request.state, "request_id", None),
     )
 
 
 BODY_LIMIT = 128 * 1024
-"""Bytes of a JSON body. The longest that can be right is an edit with 64 tags of 64 letters and 2,000 letters of prose,
+"""Most bytes of a JSON body. The longest valid one is an edit with 64 tags of 64 letters and 2,000 letters of text,
 each spelled with 12 bytes (`\\ud83d\\ude00`): 76 KiB."""
 
 
 BODY_SECONDS = 30.0
-"""Seconds between two pieces of such a body."""
+"""Most seconds between two pieces of such a body."""
 
 
 class SmallBodies(APIRoute):
-    """A route whose body may have `BODY_LIMIT` bytes: the framework reads it whole, before it knows who is calling."""
+    """A route whose body may have `BODY_LIMIT` bytes: the framework reads it whole, before the caller is known."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's, reading no further than the limits. Answers 413 and 408 beyond them."""
+        """Wraps the framework's handler: answers 413 and 408 beyond the limits of size and time."""
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
@@ -85,7 +86,7 @@ class SmallBodies(APIRoute):
                     async with asyncio.timeout(BODY_SECONDS):
                         message = await request.receive()
                 except TimeoutError:
-                    raise HTTPException(408, f"No byte came for {BODY_SECONDS:g} seconds") from None
+                    raise HTTPException(408, f"No byte of the body came for {BODY_SECONDS:g} seconds") from None
                 seen += len(message.get("body", b""))
                 if seen > BODY_LIMIT:
                     raise HTTPException(413, f"The body is longer than {BODY_LIMIT} bytes")
@@ -98,10 +99,10 @@ class SmallBodies(APIRoute):
 
 _SIGN_IN = [{"session": []}, {"bearer": []}, {"apiKey": []}]
 NEEDS_SIGN_IN: dict[str, Any] = {"security": _SIGN_IN}
-"""What the document says of an operation for `SignedIn`: one of these."""
+"""The `security` of an operation in the OpenAPI document, where signing in is required: one of these."""
 
 TAKES_SIGN_IN: dict[str, Any] = {"security": [{}, *_SIGN_IN]}
-"""… and of one for `AnyCaller`: one of these, or none."""
+"""The `security` of an operation, where signing in is optional: one of these, or none."""
 
 AnyCaller = Annotated[Caller, Depends(caller)]
 SignedIn = Annotated[Caller, Depends(signed_in)]

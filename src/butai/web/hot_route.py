@@ -1,8 +1,8 @@
-"""Routes that are paid for on every page view: documented like any other, called without the framework's detour.
+"""Routes that run on every page view: documented like any other, called without the framework's overhead.
 
-FastAPI resolves parameters and dependencies for each request, which costs more than a list page's own work does. A route
-on a `DirectRoute` router takes the request alone, reads it by itself, and documents its parameters by hand
-(`query_parameter`). Used by the given paths of the library.
+FastAPI resolves parameters and dependencies for each request, which costs more than a list page's own work. A route of
+a `DirectRoute` router takes only the request, parses it by itself, and documents its parameters by hand
+(`query_parameter`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 
 
 class DirectRoute(APIRoute):
-    """A route whose endpoint is `async (request) -> Response`, called as it is."""
+    """A route whose endpoint is `async (request) -> Response`, called directly."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint itself."""
@@ -32,7 +32,7 @@ def query_parameter(
     example: str | None = None,
     **schema: Any,
 ) -> dict[str, Any]:
-    """One entry of an operation's `parameters` (OpenAPI 3.1). `schema`: further JSON Schema words (`minimum`, …)."""
+    """One entry of an operation's `parameters` (OpenAPI 3.1). `schema`: further JSON Schema keywords (`minimum`, …)."""
     parameter: dict[str, Any] = {
         "name": name,
         "in": "query",

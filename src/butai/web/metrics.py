@@ -1,4 +1,4 @@
-"""The figures of one API process, in the format that Prometheus reads."""
+"""The metrics of one API process, in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable
 
 JOBS_SECONDS = 10.0
-"""Between two looks at the jobs' table, however often metrics are asked for."""
+"""Seconds between two reads of the jobs' table, however often metrics are fetched."""
 
 _JOBS = """
     SELECT status::text, task_name, count(*),
@@ -39,7 +39,7 @@ async def _jobs_and_alerts(connection: Connection) -> tuple[list[Any], int]:
 
 
 class Metrics:
-    """The process's own registry, so that tests can have several."""
+    """Metrics in a registry of their own, so that tests can have several."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -54,7 +54,7 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = 0
-        """A plain number: a gauge takes a lock twice for each request."""
+        """A plain number: a `Gauge` takes a lock twice for each request."""
         self.answered = 0
         """All requests that have ended, for `butai.operations.health`."""
         gauge = Gauge("butai_http_requests_in_flight", "Requests being answered.", registry=self.registry)
@@ -64,9 +64,9 @@ class Metrics:
             "butai_livekit_webhooks", "Webhooks of LiveKit that are kept.", ("event",), registry=self.registry
         )
         refused = Counter(
-            "butai_livekit_webhooks_refused", "Webhooks that were not believed.", ("reason",), registry=self.registry
+            "butai_livekit_webhooks_refused", "Webhooks that were refused.", ("reason",), registry=self.registry
         )
-        # Both are told apart by words of ours, of which there are few.
+        # The labels of both are words of ours, of which there are few.
         self.webhook = lru_cache(maxsize=64)(webhooks.labels)
         self.webhook_refused = lru_cache(maxsize=64)(refused.labels)
 
@@ -78,13 +78,13 @@ class Metrics:
         self._jobs_at = float("-inf")
 
     async def look_at_jobs(self, database: Database) -> None:
-        """Reads what the database knows of jobs and alerts, at most every `JOBS_SECONDS`."""
+        """Reads the figures of jobs and alerts from the database, at most every `JOBS_SECONDS`."""
         now = time.monotonic()
         if now < self._jobs_at + JOBS_SECONDS:
             return
         self._jobs_at = now
         try:
-            # procrastinate need not be loaded for two sums.
+            # Plain SQL: procrastinate need not be loaded for two sums.
             jobs, alerts = await database.query(_jobs_and_alerts)
         except DatabaseUnavailable:
             return
@@ -95,7 +95,7 @@ class Metrics:
         self._alerts.set(alerts)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts one request. Label lookups are kept: they cost more than the counting."""
+        """Counts one request. Children by label are cached: looking them up costs more than counting."""
         self.answered += 1
         key = (method, route, status)
         child = self._children.get(key)

@@ -9,8 +9,8 @@ import msgspec
 
 
 def with_old_names(answer: msgspec.Struct, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """`answer` with each field twice where it has an old name: the one in `names` (new to old, at any depth), or else its
-    spelling in camelCase. Dictionaries within are left as they are."""
+    """`answer` with each renamed field twice: also under its old name in `names` (new to old, at any depth), or else
+    under its spelling in camelCase. Dictionaries within are left unchanged."""
     return {
         name: _converted(value, names or {}) for field, value in _fields(answer) for name in _both(field, names or {})
     }

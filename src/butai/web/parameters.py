@@ -1,4 +1,4 @@
-"""Types of request parameters that routes of several slices take."""
+"""Types of request parameters that several folders share."""
 
 from __future__ import annotations
 

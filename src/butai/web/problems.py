@@ -1,6 +1,6 @@
-"""Errors as answers: problem+json (RFC 9457), and what the given paths want instead.
+"""Errors as answers: problem+json (RFC 9457), and the given paths' own forms.
 
-`butai.api` installs `install`; routes document their errors with `documented`.
+`install` adds the handlers to an application; routes document their errors with `documented`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class Problem(BaseModel):
-    """An error as RFC 9457 has it. `code` is stable; texts may change."""
+    """An error in the form of RFC 9457. `code` is stable; texts may change."""
 
     type: str = Field(examples=["about:blank"])
     title: str
@@ -35,7 +35,7 @@ class Problem(BaseModel):
 
 
 class EnvelopeError(BaseModel):
-    """What went wrong, as the given paths say it."""
+    """The error within an `Envelope`."""
 
     code: str = Field(examples=[Code.FILE_TOO_LARGE])
     message: str
@@ -63,18 +63,18 @@ _HEADERS: dict[int, dict[str, Any]] = {
     503: {"Retry-After": {"required": True, "description": "Seconds", "schema": {"type": "integer", "minimum": 1}}},
 }
 
-# What no route raises: HTTP's own errors, found before one is asked.
+# HTTP's own errors, which the framework finds before a route runs.
 _OF_HTTP = {405: Code.METHOD_NOT_ALLOWED, 408: Code.REQUEST_TIMEOUT, 413: Code.BODY_TOO_LARGE}
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 _PHRASES = {460: "Checksum Mismatch"}
-"""Of statuses that are not HTTP's own: tus has one."""
+"""Reason phrases of statuses that HTTP does not define: tus has one."""
 
 
 def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may end with these statuses, beside 401, 500 and 503 which any may."""
+    """The `responses` of a route that may end with these statuses, beside 401, 500 and 503, which every route may."""
     media = "application/problem+json" if model is Problem else "application/json"
     return {
         status: {
@@ -87,7 +87,7 @@ def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | s
 
 
 def with_links(responses: dict[int | str, dict[str, Any]], *operations: str) -> dict[int | str, dict[str, Any]]:
-    """`responses`, whose 200 says in `data.id` which asset these operations can be asked about next."""
+    """`responses`, whose 200 documents that its `data.id` is a parameter of these operations."""
     links = {name: {"operationId": name, "parameters": {"asset_id": "$response.body#/data/id"}} for name in operations}
     return responses | {200: {"description": "Done", "links": links}}
 
@@ -101,7 +101,7 @@ def answer(
     headers: dict[str, str],
     more: dict[str, str] | None = None,
 ) -> JSONResponse:
-    """One error, in the form that the request's path calls for. `more`: further members of the problem."""
+    """One error, in the form of the request's path. `more`: further members of the problem."""
     # Not `request.url`: a query that is not UTF-8 breaks it.
     path: str = request.scope["path"]
     if path.startswith("/api/s3/"):
@@ -128,7 +128,7 @@ async def _butai_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def answer_error(request: Request, error: ButaiError) -> JSONResponse:
-    """One of our errors as an answer, for routes that must dress it themselves."""
+    """A `ButaiError` as an answer, for routes that add to it themselves."""
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
@@ -144,7 +144,7 @@ async def _unreachable(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own findings, without the values: those may be secret."""
+    """Answers a FastAPI validation error without the values, which may be secret."""
     assert isinstance(error, RequestValidationError)
     findings = "; ".join(
         f"{'.'.join(str(part) for part in finding['loc'][1:]) or finding['loc'][0]}: {finding['msg']}"
@@ -159,7 +159,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         return await _butai_error(request, NotFound())
     if error.status_code == 400:
-        # A body that is not JSON, or not even text.
+        # The body is not JSON, or not even text.
         return await _butai_error(request, InvalidRequest(str(error.detail)))
     headers = dict(error.headers or {})
     if error.status_code == 405:
@@ -173,7 +173,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that a path has (RFC 9110, 10.2.1), over all its routes: the framework names those of the first."""
+    """The methods of a path (RFC 9110, 10.2.1), over all its routes: the framework names those of the first."""
     scopes = {method: {**request.scope, "method": method} for method in _METHODS}
     return [
         method
@@ -186,14 +186,14 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, UndefinedTable) or isinstance(getattr(error, "orig", None), UndefinedTable):
         return await _butai_error(request, DatabaseUnavailable("The database has no tables yet; run: butai migrate"))
     if isinstance(error, BrokenOff):
-        # Logged where it broke; there is nobody left to answer to.
+        # Logged where it was raised; no answer can be sent any more.
         return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
     log.error("request.crashed", path=request.scope["path"], exc_info=error)
     return answer(request, 500, ButaiError.code, ButaiError.title, ButaiError.title, {})
 
 
 def install(app: FastAPI) -> None:
-    """Has the application answer all errors in these forms."""
+    """Installs the handlers, so that all errors are answered in these forms."""
     app.add_exception_handler(ButaiError, _butai_error)
     for kind in UNREACHABLE:
         app.add_exception_handler(kind, _unreachable)

@@ -19,13 +19,13 @@ from butai.web.metrics import Metrics
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 QUIET = ("/healthz", "/readyz", "/metrics")
-"""Asked every few seconds by machines; counted, not logged."""
+"""Paths that machines fetch every few seconds; counted, not logged."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestLog:
-    """The middleware. Puts `request_id` into the scope's state and into the answer's `X-Request-Id`."""
+    """Sets `request_id` in the scope's state and in the answer's `X-Request-Id`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, access_log: bool) -> None:
         self.app = app
@@ -33,7 +33,7 @@ class RequestLog:
         self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handles one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -56,11 +56,11 @@ class RequestLog:
         try:
             await self.app(scope, receive, watched)
         except BrokenOff:
-            # Returning without the body's end makes the server close the connection: the client sees a broken
-            # transfer, not a short file.
+            # Returning without the body's end makes the server close the connection: the client sees a broken transfer,
+            # not a short file.
             pass
         except Exception:
-            # `problems` has logged it and answered; the server would log the same trace once more.
+            # `problems` has logged and answered it; the server would log the same traceback again.
             if not status:
                 raise
         finally:
@@ -86,5 +86,5 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
-    # As a version 4 UUID, for a quarter of the time.
+    # A UUID of version 4, in a quarter of the time.
     return os.urandom(16).hex()

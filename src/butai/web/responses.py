@@ -1,10 +1,10 @@
-"""Answers: a route declares one as a `msgspec.Struct`, once, and returns it through one function.
+"""Answers: a route declares its answer as a `msgspec.Struct`, and returns it through one function.
 
     @router.get("", **answers(JobsOut, 400, 403), summary="Background jobs")
     async def list_jobs(…) -> Response:
         return respond(JobsOut(…))
 
-The struct is what is encoded, and its JSON Schema is what the OpenAPI document says: the two cannot drift apart.
+The struct is encoded, and its JSON Schema stands in the OpenAPI document: the two cannot differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from butai.web.problems import documented
 
 _REF = "#/components/schemas/{name}"
 _declared: dict[str, type[msgspec.Struct]] = {}
-"""By name: every struct that a route has declared."""
+"""Every struct that a route has declared, by name."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -27,15 +27,15 @@ _encoder = msgspec.json.Encoder()
 def respond(
     answer: msgspec.Struct | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """`answer` as JSON. No cache keeps it, unless `headers` has another `cache-control`.
+    """`answer` as JSON, with `cache-control: no-store` unless `headers` has another.
 
-    A mapping is what `butai.web.old_names.with_old_names` makes of a struct.
+    A mapping comes from `butai.web.old_names.with_old_names`.
     """
     return respond_encoded(_encoder.encode(answer), status, headers)
 
 
 def respond_encoded(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """As `respond`, for JSON that Postgres wrote."""
+    """Like `respond`, for JSON that Postgres wrote."""
     return Response(body, status, {"cache-control": "private, no-store", **(headers or {})}, "application/json")
 
 
@@ -46,10 +46,10 @@ def answers(
     description: str = "Successful Response",
     media: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A route's keyword arguments: it answers with a `kind`, or with problems of these statuses.
+    """Keyword arguments for a route that answers with a `kind`, or with problems of these statuses.
 
-    `media`: further media types that it may answer with, as OpenAPI has them. Raises `ValueError` for a second struct
-    of one name, since the document's schemas are by name.
+    `media`: further media types of the answer, in OpenAPI's form. Raises `ValueError` for a second struct of one name,
+    since the document's schemas are by name.
     """
     if _declared.setdefault(kind.__name__, kind) is not kind:
         raise ValueError(f"two structs are called {kind.__name__}")
@@ -62,10 +62,10 @@ def answers(
 
 
 def schemas() -> dict[str, Any]:
-    """The JSON Schemas of all declared structs, and of those within them, for the document's components.
+    """The JSON Schemas of all declared structs, and of the structs within them, for the document's components.
 
-    An object of any fields says so (`additionalProperties`): a bare `{"type": "object"}` is taken for an empty one by
-    generators of types.
+    An object with arbitrary fields says so (`additionalProperties`): generators of types take a bare `{"type":
+    "object"}` for an object without fields.
     """
     found = msgspec.json.schema_components(list(_declared.values()), ref_template=_REF)[1]
     _open(found)

@@ -1,7 +1,7 @@
-"""The limits that uvicorn's HTTP parser lacks: how long a request's head may be, and how long it may take to come.
+"""The limits that uvicorn's HTTP parser lacks: the length of a request's head, and the time it may take to arrive.
 
-httptools gathers a head of any length in memory, from anybody, before a route or a limit of ours sees it. `butai.cli`
-gives this class to uvicorn. What is refused here never reaches the application, so these answers carry their own id.
+httptools gathers a head of any length in memory, from any client, before a route or another limit sees it. Requests
+refused here never reach the application, so these answers carry a request id of their own.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from butai.errors import Code
 log = structlog.get_logger(__name__)
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of a request line and its headers. Node takes 16 KiB, so no browser of a studio sends more; presigned URLs in
-`/api/vrm-thumbnail?url=` and ten-thousand-byte keys, encoded twice, still fit and are refused with a reason."""
+"""Most bytes of a request line and its headers. Node takes 16 KiB, so no browser of a studio sends more; presigned URLs
+in `/api/vrm-thumbnail?url=` and ten-thousand-byte keys, encoded twice, still fit and are refused with a reason."""
 
 HEAD_SECONDS = 30.0
-"""From a connection, or a head's first byte, to the head's end."""
+"""Most seconds from a connection, or from a head's first byte, to the head's end."""
 
 ending: list[Callable[[], None]] = []
-"""What to call when the process is asked to stop: streams that would go on for ever end then."""
+"""Callbacks for when the process is asked to stop: streams without an end of their own end then."""
 
 
 class EndingServer(uvicorn.Server):
-    """uvicorn's, which waits for open streams to end: here they are told to."""
+    """A uvicorn server that ends open streams when it stops; uvicorn itself waits for them."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On a signal."""
+        """Runs the callbacks, then uvicorn's own handling of the signal."""
         for end in ending:
             end()
         super().handle_exit(sig, frame)
@@ -51,27 +51,27 @@ _CODES = {
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol, with a head that ends. Refuses with problem+json and closes the connection."""
+    """uvicorn's protocol with a bounded head. Refuses with problem+json and closes the connection."""
 
     _in_head = False
     _in_trailers = False
-    _parsed = 0  # bytes of this head that the parser has made headers of
-    _pending = 0  # bytes that came while it had not ended
+    _parsed = 0  # bytes of this head that the parser has turned into headers
+    _pending = 0  # bytes received while the head was not complete
     _refused = 400
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A connection that says nothing ends like one that says too little."""
+        """Starts the timeout: a silent connection ends like a slow one."""
         super().connection_made(transport)
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Cancels the timeout."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feeds the parser, and counts what it has not yet made a head of."""
+        """Feeds the parser, and counts the bytes that it has not yet turned into a head."""
         began_before = self._in_head or self._in_trailers
         super().data_received(data)
         if not (self._in_head or self._in_trailers) or self.transport.is_closing():
@@ -80,48 +80,48 @@ class BoundedHttp(HttpToolsProtocol):
         if self._pending > HEAD_LIMIT:
             self._refuse(431)
         elif self._timer is None and self._in_head:
-            # Most heads come whole, and never need one.
+            # Most heads arrive whole, and never need a timer.
             self._wait_for_head()
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Notes that a head begins."""
         super().on_message_begin()
         self._in_head, self._in_trailers, self._parsed, self._pending = True, False, 0, 0
 
     def on_url(self, url: bytes) -> None:
-        """Part of the request line."""
+        """Counts a part of the request line."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header. A trailer, which comes behind a chunked body, is dropped: uvicorn would add it to the headers that
-        were looked at before."""
+        """Takes one header. A trailer, which follows a chunked body, is dropped: uvicorn would add it to the headers
+        that were checked before."""
         self._count(len(name) + len(value) + 4)
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head has ended."""
+        """Notes that the head is complete."""
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
-        """A chunk's size has been read: what follows is its content or, behind the last, trailers."""
+        """Notes that a chunk's size was read: its content follows or, after the last chunk, trailers."""
         self._in_trailers, self._pending = True, 0
 
     def on_body(self, body: bytes) -> None:
-        """Content."""
+        """Takes a piece of the body."""
         self._in_trailers = False
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request has ended."""
+        """Notes that a request is complete."""
         self._in_trailers = False
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when the parser, or a callback above, gave up."""
+        """Answers when the parser, or a callback above, refuses the request; uvicorn calls it."""
         self._refuse(self._refused)
 
     def _count(self, length: int) -> None:
@@ -144,8 +144,8 @@ class BoundedHttp(HttpToolsProtocol):
             return
         answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not answering and (self._in_head or status != 408):
-            # Behind the beginning of another answer it would be taken for its body; a connection on which nothing was
-            # asked, as browsers open them in advance, is owed none.
+            # After the beginning of another answer it would be read as part of that; a connection without a request,
+            # which browsers open in advance, gets no answer.
             self.transport.write(_answer(status))
         self.transport.close()
         log.info("http.refused", status=status, code=_CODES[status][0], client=self.client[0] if self.client else None)
@@ -161,7 +161,7 @@ def _answer(status: int) -> bytes:
         "status": status,
         "detail": detail,
         "code": code,
-        # What was asked for is not known.
+        # The requested path is not known.
         "instance": request_id.urn,
     }
     body = json.dumps(problem).encode()
