@@ -241,7 +241,7 @@ async def test_an_identity_that_may_not_list_is_told_what_to_do_instead(
 ) -> None:
     own = straight(settings, seaweed, seaweed.store.credentials)
     async with Store(own.store) as store:
-        with pytest.raises(ListingDenied, match="bring a listing instead") as caught:
+        with pytest.raises(ListingDenied, match="provide a listing instead") as caught:
             await import_(own, BucketListing(store, own.store.prefix))
     assert "\n" not in str(caught.value)
 
@@ -714,7 +714,7 @@ async def test_the_command_says_in_one_line_why_it_cannot_begin(
         refused("cannot be written", "--listing", str(listing), "--report", str(tmp_path / "no" / "report")),
         refused("user's id", "--listing", str(listing), "--owner", ""),
         refused("butai migrate", "--listing", str(listing), BUTAI_DATABASE_URL=away),
-        refused("bring a listing instead", "--list", settings=own),
+        refused("provide a listing instead", "--list", settings=own),
     )
 
 

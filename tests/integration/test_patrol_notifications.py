@@ -22,8 +22,8 @@ from butai.config import AlertSettings
 from tests.fakes.store_proxy import Fault, StoreProxy
 from tests.patrols import Hooks, Studio
 
-UNRELIABLE = "The patrol cannot believe the store"
-MASS = "Very many files seem to be gone from the store"
+UNRELIABLE = "The store's answers cannot be trusted"
+MASS = "Very many files seem to be missing from the store"
 
 MAY_CHANGE = {"status", "missing_since", "change_seq", "updated_at", "item", "summary"}
 """Columns that a file's being lost or found touches; the last two are made of the others."""

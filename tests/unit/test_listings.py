@@ -195,9 +195,9 @@ def test_what_is_no_listing_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
     refused(b"", "empty")
-    refused(b"hello\nworld\n", "cannot tell what kind")
-    refused(b"\x89PNG\r\n\x1a\n" + bytes(100), "cannot tell what kind")
-    refused(b"{}", "cannot tell what kind")
+    refused(b"hello\nworld\n", "format of this listing is not recognised")
+    refused(b"\x89PNG\r\n\x1a\n" + bytes(100), "format of this listing is not recognised")
+    refused(b"{}", "format of this listing is not recognised")
     refused(b'[{"Path": "vrm/a.vrm"}, {"Path": "vrm/b', "not copied whole")
     refused(b'[{"Path": "vrm/a.vrm"}, 7]', "rclone")
     refused(b"x" * 100_000, "longer|more than", format=ListingFormat.AWS_LS)

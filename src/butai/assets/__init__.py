@@ -1,5 +1,5 @@
-"""The asset library: which files exist, whose they are, in which state, and how to get at their bytes.
+"""The asset library: which files exist, their owners and states, and how their bytes are stored and read.
 
-Never imports `butai.live`. A reader begins best with `states`, then `uploads` (how bytes come in), `listing` and
-`queries` (what is read from the index) and `reading` (how bytes go out); `routes` and `studio_contract` are the paths.
+Never imports `butai.live`. Good entry points are `states`, then `uploads` (writing bytes), `listing` and
+`queries` (reading the index) and `reading` (reading bytes); the paths are in `routes` and `studio_contract`.
 """

@@ -1,7 +1,8 @@
-"""Keys: parsing, spelling, minting.
+"""Parses, spells and makes keys.
 
 Pure. Three names of one file:
-- the *wanted* key: what its owner asked for, such as `vrm/My Avatar (1).vrm`; callers may percent-encode it twice;
+- the *wanted* key: the key that its owner asked for, such as `vrm/My Avatar (1).vrm`; clients may percent-encode it
+twice;
 - the *public* key (`s3_key`): unique over all users; the wanted key, or that key with a suffix when it was taken;
 - the *object* key: the key in the bucket, random, new for each version, never shown.
 """
@@ -22,8 +23,8 @@ MAX_KEY_BYTES = 1024
 """S3's own limit for a key, in UTF-8."""
 
 MAX_SEGMENT_BYTES = 255
-"""The longest file name that common file systems take, so that every file can be saved under its name; it also keeps the
-index entry small."""
+"""The longest file name that common file systems take, so that every file can be saved under its name; it also keeps
+the index entry small."""
 
 PREFIXES: dict[str, AssetType] = {
     "vrm": AssetType.VRM,
@@ -54,12 +55,13 @@ class AssetKey:
 
     @property
     def name(self) -> str:
-        """The display name that an asset begins with: the last part without its extension."""
+        """The display name of a new asset: the last part of the key, without its extension."""
         return self.stem.rpartition("/")[2]
 
 
 def _well_formed(text: str) -> str:
-    """Returns the key in NFC, since macOS spells é in two characters and both spellings are one file. Raises `KeyInvalid`."""
+    """Returns the key in NFC, since macOS spells é in two characters and both spellings are one file. Raises
+    `KeyInvalid`."""
     text = unicodedata.normalize("NFC", text)
     try:
         encoded = text.encode()
@@ -89,7 +91,8 @@ def _kind(text: str) -> AssetType:
 
 
 def parse(text: str) -> AssetKey:
-    """Parses a key that is to be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension unknown to its type."""
+    """Parses a key that is to be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension unknown to its
+    type."""
     text = _well_formed(text)
     kind = _kind(text)
     folder, slash, file = text.rpartition("/")
@@ -110,8 +113,8 @@ def readings(raw: str) -> tuple[str, ...]:
     """Returns the keys that a percent-encoded `key=` may mean, most literal first.
 
     Browsers send a key encoded once or twice, and spell a space as `+`, `%20` or a space; a name may also hold a real
-    `+` or `%`. The index is asked for all that decode to a well-formed key. Raises `KeyInvalid` when any reading has
-    `.`, `..` or NUL in it, or when none is well-formed.
+    `+` or `%`. Every decoding that is a well-formed key is looked up in the index. Raises `KeyInvalid` when any
+    decoding has `.`, `..` or NUL in it, or when none is well-formed.
     """
     if len(raw) > MAX_KEY_BYTES * 9:  # each byte as %25XX, and a margin
         raise KeyInvalid("The key is too long")
@@ -119,7 +122,7 @@ def readings(raw: str) -> tuple[str, ...]:
     spaced = _decoded(raw.replace("+", " "))
     twice: list[str] = []
     with contextlib.suppress(KeyInvalid):
-        # A name with a real `%` and two digits after it need not decode again: "100%dance.vrm".
+        # A name with a real `%` before two hex digits may not decode again: "100%dance.vrm".
         twice = [_decoded(once), _decoded(once.replace("+", " "))]
     found: dict[str, None] = {}
     refused: KeyInvalid | None = None
@@ -146,7 +149,8 @@ def _decoded(text: str) -> str:
 
 
 def another(key: AssetKey) -> str:
-    """Mints a public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; callers retry a clash."""
+    """Makes a public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; callers retry a
+    clash."""
     tag = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
     room = MAX_SEGMENT_BYTES - len(key.text.rpartition("/")[2].encode()) - 9
     stem = key.stem if room >= 0 else key.stem.encode()[:room].decode(errors="ignore")
@@ -154,7 +158,7 @@ def another(key: AssetKey) -> str:
 
 
 def mint_object_key(prefix: str) -> str:
-    """Mints a new object key. Random (128 bits): no version is written twice, and none can be guessed.
+    """Makes a new object key. Random (128 bits): no version is written twice, and none can be guessed.
 
     The two letters in the middle spread keys over the store's partitions.
     """
@@ -163,8 +167,8 @@ def mint_object_key(prefix: str) -> str:
 
 
 def read_url(key: str) -> str:
-    """Returns the URL that reads a key. Nothing follows the key: clients append `&proxy=1` themselves.
+    """Returns the URL that reads a key. The key stands at its end: clients append `&proxy=1` themselves.
 
-    The same spelling as the SQL function `butai_read_url` of the first migration.
+    The SQL function `butai_read_url` of the first migration spells it the same way.
     """
     return f"/api/s3/read-object?key={quote(key, safe='')}"

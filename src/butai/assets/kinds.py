@@ -1,7 +1,7 @@
-"""The kinds of file that the library keeps: types, extensions, MIME types, first bytes, size limits.
+"""The kinds of file that the library accepts: types, extensions, MIME types, first bytes, size limits.
 
 Pure. MIME types come from the extension, never from the client: browsers send `application/octet-stream` for
-everything 3D.
+all 3D files.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from butai.config import AssetSettings
 from butai.errors import GlbInvalid, SignatureMismatch
 
 HEAD_BYTES = 64
-"""Bytes of a file's beginning that `FileFormat.check` needs: the longest signature (BVH behind a BOM and blank lines) fits."""
+"""Bytes of a file's beginning that `FileFormat.check` needs: enough for the longest signature (BVH after a BOM and
+blank lines)."""
 
 GLB_JSON_LIMIT = 16 * 1024**2
-"""Largest JSON chunk of a GLB that is believed; real avatars have 100 KB to 2 MB."""
+"""Largest accepted JSON chunk of a GLB; real avatars have 100 KB to 2 MB."""
 
 
 class AssetType(StrEnum):
@@ -33,7 +34,7 @@ class AssetType(StrEnum):
 
 
 class Sidecar(StrEnum):
-    """A file that belongs to another one of the same name, and is never an item of a list of its own."""
+    """A file that belongs to another one of the same name, and is never listed by itself."""
 
     THUMB = "thumb"
     META = "meta"
@@ -70,7 +71,7 @@ def check_glb(head: bytes, size: int | None) -> None:
     """Checks the 12-byte header and that of the first chunk (glTF 2.0, "GLB File Format Specification").
 
     `size`: the whole file's bytes, when already known; the header must say the same. Raises `SignatureMismatch` for
-    something else entirely, `GlbInvalid` for a GLB that cannot be whole.
+    another format, `GlbInvalid` for a GLB that cannot be complete.
     """
     if not head.startswith(b"glTF"):
         raise SignatureMismatch
@@ -161,7 +162,7 @@ def parse_meta(body: bytes) -> dict[str, object]:
 
     try:
         value = json.loads(body, parse_constant=refuse)
-        # 1e999 is read as infinity, which JSON cannot say.
+        # 1e999 is read as infinity, which JSON cannot express.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise SignatureMismatch("The file is not JSON") from error

@@ -1,4 +1,5 @@
-"""The object ledger (`asset_objects`): each object key, written down before its first byte, until after its removal.
+"""The object ledger (`asset_objects`): each object key, recorded before its first byte and kept until after its
+removal.
 
 All writes of the table are here; each function works in its caller's transaction. States change by `move` alone.
 """
@@ -18,27 +19,27 @@ from butai.assets.models import AssetObject
 from butai.assets.object_states import ObjectState, ObjectTrigger, next_object_state
 
 REMOVE_OBJECTS = "assets.remove_objects"
-"""The task that removes condemned objects; its body is in `tasks`, which sits above. Arguments: `object_keys`."""
+"""The task that removes condemned objects; its body is in `tasks`, a layer above. Arguments: `object_keys`."""
 
 REMOVE_MOVED = "assets.remove_moved"
 """The task that removes an orphan whose copy is in the trash. Arguments: those of `tasks.remove_moved`."""
 
 READERS_GRACE = timedelta(minutes=10)
-"""Time that replaced bytes stay, for readers that have begun on them."""
+"""Time for which replaced bytes stay, for readers that have begun on them."""
 
 CLAIM = timedelta(seconds=60)
-"""Time that a sweep has an expired object to itself; another sweep takes it over afterwards."""
+"""Time for which one sweep has an expired object to itself; another sweep takes it over afterwards."""
 
 LOOK_AGAIN = timedelta(seconds=30)
-"""Time between two looks for a signed upload while its URL is valid: it may arrive at any moment."""
+"""Time between two checks for a signed upload while its URL is valid: it may arrive at any moment."""
 
 FIRST_LOOK = timedelta(seconds=15)
-"""Time until a signed upload is first looked for: a small file is there by then."""
+"""Time until the first check for a signed upload: a small file has arrived by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """An object for the sweep. `expired`: its writer counts as dead, or its signed URL has run out."""
+    """An object for the sweep. `expired`: its writer counts as dead, or its signed URL has expired."""
 
     line: AssetObject
     expired: bool
@@ -57,7 +58,7 @@ async def lock(session: AsyncSession, object_key: str) -> AssetObject | None:
 def move(line: AssetObject, trigger: ObjectTrigger) -> bool:
     """Moves a new line, or a locked one, by the table. Raises `IllegalObjectMove`, having changed nothing.
 
-    Returns False where the trigger is late or came twice and changes nothing. Condemning again counts as a change: the
+    Returns False where the trigger is late or repeated and changes nothing. Condemning again counts as a change: the
     removal that was under way may have been too early.
     """
     before = None if line.state is None else ObjectState(line.state)  # pyright: ignore[reportUnnecessaryComparison]
@@ -86,7 +87,8 @@ async def open_object(
     size: int | None = None,
     sha256: str | None = None,
 ) -> None:
-    """Writes a minted key down, before anything can be stored under it. `size` (bytes) and `sha256` are the declared ones."""
+    """Records a new object key, before anything can be stored under it. `size` (bytes) and `sha256` are the declared
+    ones."""
     now = datetime.now(UTC)
     line = AssetObject(
         object_key=object_key,
@@ -106,7 +108,7 @@ async def open_object(
 async def condemn(
     session: AsyncSession, object_key: str, trigger: ObjectTrigger, *, after: timedelta = timedelta()
 ) -> ObjectState | None:
-    """Moves an object towards its removal, and enqueues the removal in the same transaction.
+    """Moves an object to `condemned`, and enqueues its removal in the same transaction.
 
     Returns the state before; None when the ledger does not know the key. `after`: how long it may still be read, or
     written by a signed URL. Raises `IllegalObjectMove`.
@@ -122,7 +124,7 @@ async def condemn(
 
 
 async def condemn_all(session: AsyncSession, asset_id: UUID) -> None:
-    """Condemns all objects that a purged asset has, or would get."""
+    """Condemns all objects of a purged asset, including those of uploads under way."""
     found = await session.scalars(
         select(AssetObject.object_key).where(
             AssetObject.asset_id == asset_id, AssetObject.state.in_((ObjectState.CURRENT, ObjectState.WRITING))
@@ -133,8 +135,8 @@ async def condemn_all(session: AsyncSession, asset_id: UUID) -> None:
 
 
 async def mark_removed(session: AsyncSession, object_key: str, condemned_at: datetime | None) -> bool:
-    """Notes that the store has removed an object. False when it was condemned anew since `condemned_at`: its writer may
-    have written behind the removal, and the job that was enqueued with it removes it again."""
+    """Records that the store has removed an object. False when it was condemned again since `condemned_at`: its writer
+    may have written after the removal, and the job that was enqueued with it removes it again."""
     line = await lock(session, object_key)
     if line is None or line.settled_at != condemned_at:
         return False
@@ -142,7 +144,8 @@ async def mark_removed(session: AsyncSession, object_key: str, condemned_at: dat
 
 
 async def claim(session: AsyncSession, object_key: str) -> bool:
-    """Condemns an orphan, so that no import adopts it meanwhile. False when an asset has it, or had it and is losing it."""
+    """Condemns an orphan, so that no import adopts it meanwhile. False when an asset has the object, or had it and is
+    losing it."""
     made = await session.execute(
         insert(AssetObject)
         .values(
@@ -169,7 +172,7 @@ async def claim(session: AsyncSession, object_key: str) -> bool:
 
 
 async def release(session: AsyncSession, object_key: str) -> None:
-    """Deletes the line of an orphan that stays in the bucket after all: the next listing finds it as any other."""
+    """Deletes the line of an orphan that stays in the bucket after all: the next listing finds it like any other."""
     line = await lock(session, object_key)
     if line is None or line.origin != "trash":
         return
@@ -178,7 +181,8 @@ async def release(session: AsyncSession, object_key: str) -> None:
 
 
 def adopt(session: AsyncSession, line: AssetObject | None, object_key: str, asset_id: UUID) -> None:
-    """Notes that an imported asset points at an object of the bucket. `line` is the key's, locked; None when it is new."""
+    """Records that an imported asset points at an object of the bucket. `line` is the key's, locked; None when it is
+    new."""
     if line is None:
         line = AssetObject(object_key=object_key)
         session.add(line)
@@ -187,14 +191,14 @@ def adopt(session: AsyncSession, line: AssetObject | None, object_key: str, asse
 
 
 async def assign(session: AsyncSession, object_key: str, asset_id: UUID, attempt: int) -> None:
-    """Says which asset an object is for, where that was unknown when its first bytes came."""
+    """Sets the asset of an object whose asset was unknown when its first bytes came."""
     await session.execute(
         update(AssetObject).where(AssetObject.object_key == object_key).values(asset_id=asset_id, attempt=attempt)
     )
 
 
 async def renew_lease(session: AsyncSession, object_key: str, until: datetime) -> None:
-    """Says that the object's writer lives. Without effect on an object that was given up."""
+    """Extends the lease of the object's writer. Without effect on an object that was given up."""
     await session.execute(
         update(AssetObject)
         .where(AssetObject.object_key == object_key, AssetObject.state == ObjectState.WRITING)
@@ -203,8 +207,8 @@ async def renew_lease(session: AsyncSession, object_key: str, until: datetime) -
 
 
 async def take_abandoned(session: AsyncSession, now: datetime, limit: int) -> list[Abandoned]:
-    """Returns objects whose lease has run out, and signed uploads that are to be looked for; no other sweep gets the same
-    ones for `CLAIM`, or `LOOK_AGAIN`."""
+    """Returns objects whose lease has expired, and signed uploads that are due for a check; no other sweep gets the
+    same ones for `CLAIM`, or `LOOK_AGAIN`."""
     lines = await session.scalars(
         select(AssetObject)
         .where(
@@ -233,14 +237,14 @@ async def declare_size(session: AsyncSession, object_key: str, size: int) -> Non
 
 
 async def keep_upload_id(session: AsyncSession, object_key: str, upload_id: str) -> None:
-    """Keeps the id of the store's multipart upload, without which its parts could not be removed; also for an object that
-    was given up meanwhile, whose parts must go, too."""
+    """Stores the id of the store's multipart upload, without which its parts could not be removed; also for an object
+    that was given up meanwhile, whose parts must be removed, too."""
     await session.execute(update(AssetObject).where(AssetObject.object_key == object_key).values(upload_id=upload_id))
 
 
 async def keep_first_upload_id(session: AsyncSession, object_key: str, upload_id: str) -> str | None:
-    """The same where two requests may begin a multipart upload each: returns the id that was kept first; None, keeping
-    none, when the object is no longer being written."""
+    """Like `keep_upload_id`, where two requests may each begin a multipart upload: returns the id that was stored
+    first; None, storing none, when the object is no longer being written."""
     return await session.scalar(
         update(AssetObject)
         .where(AssetObject.object_key == object_key, AssetObject.state == ObjectState.WRITING)

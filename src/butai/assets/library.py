@@ -1,4 +1,4 @@
-"""The container of what the library's routes and tasks need of their process; one for each process."""
+"""The container of the dependencies that the library's routes and tasks share; one for each process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Lists of any kind: their order, cursors, pages and totals. Pure.
+"""Lists of all kinds: their order, cursors, pages and totals. Pure.
 
-A cursor is the sort value and id of the last item before it, so that a page costs the same wherever it is.
+A cursor is the sort value and id of the last item before it, so that every page costs the same.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import msgspec
 from butai.errors import CursorInvalid, FilterInvalid, SortInvalid
 
 TOTALS = ("none", "estimate", "exact")
-"""How a caller may have matches counted."""
+"""The ways to count matches, as a caller chooses them."""
 
 EXACT_TOTAL = 10_000
-"""Totals are counted up to here. Beyond it a count costs more than the page, and the planner's estimate is given."""
+"""Totals are exact up to this number. Beyond it a count costs more than the page, and the planner's estimate is
+given."""
 
 SORT_COLUMNS = {
     "created_at": ("created_at", "timestamptz"),
@@ -31,7 +32,7 @@ SORT_COLUMNS = {
 _ALIASES = {"createdAt": "created_at", "updatedAt": "updated_at", "name": "display_name", "size": "size_bytes"}
 _SORT_FIELD = f"({'|'.join((*SORT_COLUMNS, *_ALIASES))})"
 SORT_PATTERN = f"^(-?{_SORT_FIELD}|{_SORT_FIELD}:(asc|desc))?$"
-"""The texts that `parse_sort` takes, for the OpenAPI document."""
+"""The texts that `parse_sort` accepts, for the OpenAPI document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Sort:
 
     @property
     def text(self) -> str:
-        """The order as a caller writes it."""
+        """The order in the form that callers write."""
         return f"{'-' if self.descending else ''}{self.field}"
 
 
@@ -54,7 +55,7 @@ def parse_sort(text: str | None) -> Sort:
     name, colon, direction = text.removeprefix("-").partition(":")
     field = _ALIASES.get(name, name)
     if field not in SORT_COLUMNS or (colon and (direction not in ("asc", "desc") or text.startswith("-"))):
-        raise SortInvalid(f"Sort by one of {', '.join(SORT_COLUMNS)}, with - before it for the other way round")
+        raise SortInvalid(f"Sort by one of {', '.join(SORT_COLUMNS)}, with - before it for descending order")
     return Sort(field, text.startswith("-") or direction == "desc")
 
 
@@ -68,7 +69,8 @@ class _Cursor(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class PagePosition:
-    """The place where a page begins: behind this sort value and id. `page` counts from 1; `total` is that of the first page."""
+    """The place where a page begins: after this sort value and id. `page` counts from 1; `total` is that of the first
+    page."""
 
     value: str
     id: str
@@ -77,13 +79,13 @@ class PagePosition:
 
 
 def encode_cursor(sort: Sort, place: PagePosition) -> str:
-    """Returns an opaque cursor."""
+    """Returns an opaque cursor for a page in this order."""
     packed = msgspec.json.encode(_Cursor(sort.text, place.value, place.id, place.total, place.page))
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
 def decode_cursor(text: str, sort: Sort) -> PagePosition:
-    """Raises `CursorInvalid` for anything that `encode_cursor` did not make for this order."""
+    """Parses a cursor. Raises `CursorInvalid` for a text that `encode_cursor` did not make for this order."""
     try:
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         cursor = msgspec.json.decode(packed, type=_Cursor)
@@ -102,8 +104,8 @@ def decode_cursor(text: str, sort: Sort) -> PagePosition:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`items` is JSON without its brackets, as bytes: it is sent as Postgres wrote it. `last_value` and `last_id` are None on the
-    last page."""
+    """One page. `items` is JSON without its brackets, as bytes: it is sent as Postgres wrote it. `last_value` and
+    `last_id` are None on the last page."""
 
     items: bytes
     count: int
@@ -113,7 +115,7 @@ class Page:
 
 
 def following(page: Page, sort: Sort, place: PagePosition | None, number: int, total: int | None = None) -> str | None:
-    """Returns the cursor behind page `number`, with the total to carry on; None on the last page."""
+    """Returns the cursor for the page after page `number`, carrying the total; None on the last page."""
     if not page.has_more or page.last_value is None or page.last_id is None:
         return None
     at = place.page if place else number
@@ -121,7 +123,7 @@ def following(page: Page, sort: Sort, place: PagePosition | None, number: int, t
 
 
 def parse_total(text: str | None) -> str | None:
-    """Returns how matches are to be counted, None where the caller does not say. Raises `FilterInvalid`."""
+    """Returns how to count matches, None when the caller does not choose. Raises `FilterInvalid`."""
     if text not in (None, *TOTALS):
         raise FilterInvalid(f"total is one of {', '.join(TOTALS)}")
     return text
@@ -134,10 +136,10 @@ async def count(
     offset: int,
     ask: Callable[[bool], Awaitable[tuple[int, bool]]],
 ) -> tuple[int | None, bool]:
-    """Returns how many items a list has in all, and whether that is exact.
+    """Returns the total of a list, and whether it is exact.
 
-    A list that ends on the first page is counted by the page. With `mode` None a cursor's page has the total that the cursor
-    carries. `ask(exactly)` counts in the database.
+    A list that ends on the first page is counted by the page. With `mode` None, a page after a cursor has the total
+    that the cursor carries. `ask(exactly)` counts in the database.
     """
     if mode == "none":
         return None, False

@@ -1,6 +1,6 @@
 """The tables of the library.
 
-Generated column `assets.item`: the list item as the studio contract wants it, kept by Postgres itself (function
+The generated column `assets.item` is the list item of the studio contract, maintained by Postgres itself (function
 `butai_asset_item` of the first migration), so that a list is one index scan and a string concatenation.
 """
 
@@ -33,17 +33,18 @@ from butai.assets.states import AssetStatus
 from butai.database import Model
 
 LISTED = "status = 'ready' AND deleted_at IS NULL AND sidecar IS NULL"
-"""The condition of every list, whoever the caller is. Partial indexes and list queries must have the same text."""
+"""The condition of every list, for every caller. Partial indexes and list queries must have the same text."""
 
 ORIGINS = ("upload", "signed", "import", "resumable", "derived", "trash")
-"""Where an object's bytes came from: a form, a signed URL, the bucket itself, a tus upload, a thumbnail that was made here,
-an orphan that was moved to the trash."""
+"""The source of an object's bytes: a form, a signed URL, an existing bucket, a tus upload, a thumbnail made by the
+service, or an orphan that was moved to the trash."""
 
 SORTS = ("created_at", "updated_at", "sort_name", "size_bytes")
 
 
 def _list_indexes() -> list[Index]:
-    """Returns, for each sort, one index over public assets and one over an owner's private ones: a list merges two scans."""
+    """Returns, for each sort, one index over public assets and one over an owner's private ones: a list merges two
+    scans."""
     made: list[Index] = []
     for sort in SORTS:
         made.append(
@@ -84,7 +85,7 @@ class Asset(Model):
         CheckConstraint(
             "status <> 'ready' OR (object_key IS NOT NULL AND size_bytes IS NOT NULL)", name="ready_has_bytes"
         ),
-        # Each user has a name space of their own: one row for each key they ever asked for.
+        # Each user has a name space of their own: one row for each key that they ever asked for.
         Index("uq_assets_owner_wanted", "owner_user_id", "wanted_key", unique=True),
         Index("ix_assets_stem", "stem", "owner_user_id"),
         Index("ix_assets_change", "change_seq"),
@@ -151,7 +152,7 @@ class Asset(Model):
     thumbnail_key: Mapped[str | None]
     change_seq: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    """What was read from inside the object named by `inspected_key`; `inspect_error` is the code of why nothing was."""
+    """Facts of the object named by `inspected_key`; `inspect_error` is the code of why there are none."""
     inspected_key: Mapped[str | None]
     inspect_error: Mapped[str | None]
     triangles: Mapped[int | None] = mapped_column(BigInteger)
@@ -172,12 +173,12 @@ class Asset(Model):
 
 
 class AssetObject(Model):
-    """The ledger: each key of the bucket that was ever minted or adopted, so that no leftover is unknown.
+    """The ledger: each key of the bucket that was ever minted or adopted, so that every object is known.
 
-    `state` is one of `object_states.ObjectState`. While it is `writing`: until `lease_until` its writer counts as alive, or
-    its signed URL as valid; at `next_look_at` the sweep looks whether a signed upload has arrived. `settled_at`: when the
-    state last changed. `upload_id`: the store's multipart upload, while its parts may have to be removed.
-    """
+    `state` is one of `object_states.ObjectState`. While it is `writing`: until `lease_until` its writer counts as
+    alive, or its signed URL as valid; at `next_look_at` the sweep checks whether a signed upload has arrived.
+    `settled_at`: when the state last changed. `upload_id`: the store's multipart upload, while its parts may have to be
+    removed."""
 
     __tablename__ = "asset_objects"
     __table_args__ = (
@@ -208,7 +209,7 @@ class AssetObject(Model):
 
 
 class AssetWaveform(Model):
-    """The loudest sample of each equal stretch of a piece of music, 0 to 32767; of the object named by `object_key`."""
+    """The waveform of the object named by `object_key`: the loudest sample of each equal stretch, 0 to 32767."""
 
     __tablename__ = "asset_waveforms"
 
@@ -236,7 +237,7 @@ class AssetEvent(Model):
 
 
 class AssetTombstone(Model):
-    """What a purge leaves of an asset, for readers of the change feed."""
+    """The record that remains of a purged asset, for readers of the change feed."""
 
     __tablename__ = "asset_tombstones"
     __table_args__ = (Index("ix_asset_tombstones_change", "change_seq"),)

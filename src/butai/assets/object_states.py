@@ -3,9 +3,9 @@
     writing ──stored──▶ current ──replaced, purged──▶ condemned ──removed──▶ removed
        └──given up, copied, trashed, purged──────────────▲
 
-A key that was minted here goes this way once: no object is written twice, and one that was condemned never becomes current.
-Only keys that others write (an imported bucket's) come back, and only after a look into the store.
-"""
+A key that the service made goes this way once: no object is written twice, and a condemned one never becomes current.
+Only keys that other programs write (those of an imported bucket) come back, and only after their object was checked in
+the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class ObjectState(StrEnum):
-    """What the ledger says of a key in the bucket. In the table."""
+    """The states of an object key in the ledger, as stored in the table."""
 
     WRITING = "writing"
     CURRENT = "current"
@@ -22,28 +22,28 @@ class ObjectState(StrEnum):
 
 
 class ObjectTrigger(StrEnum):
-    """What can happen to an object."""
+    """The events of an object."""
 
     OPENED = "opened"
-    """A key was minted: bytes may come."""
+    """A key was made: bytes may arrive."""
     STORED = "stored"
-    """The bytes are whole, and an asset points at them."""
+    """The bytes are complete, and an asset points at them."""
     ADOPTED = "adopted"
     """An import found the bytes in the bucket, and an asset points at them."""
     GIVEN_UP = "given_up"
-    """The attempt that was writing it has failed, or its writer is taken for dead."""
+    """The attempt that was writing it has failed, or its writer counts as dead."""
     COPIED = "copied"
-    """What came by a signed URL is kept as a copy; the original goes."""
+    """The bytes of a signed upload are kept as a copy; the original is removed."""
     TRASHED = "trashed"
-    """A copy of an orphan, to be kept as long as the trash is and removed then."""
+    """A copy of an orphan, to be kept for the time of the trash and removed then."""
     REPLACED = "replaced"
     """The asset has a newer object."""
     PURGED = "purged"
-    """The asset is gone."""
+    """The asset was purged."""
     CLAIMED = "claimed"
     """An orphan that no asset has ever had is to be removed."""
     RELEASED = "released"
-    """An orphan that was claimed is left in the bucket after all; its line is deleted."""
+    """A claimed orphan stays in the bucket after all; its line is deleted."""
     REMOVED = "removed"
     """The store has removed it."""
 
@@ -64,32 +64,32 @@ OBJECT_TABLE: dict[tuple[ObjectState | None, ObjectTrigger], ObjectState | None]
     # The answer to the first call was lost.
     (_S.CURRENT, _T.STORED): _S.CURRENT,
     (None, _T.ADOPTED): _S.CURRENT,
-    # The import has seen its bytes: others have written the key again.
+    # The import has seen its bytes: another program has written the key again.
     (_S.REMOVED, _T.ADOPTED): _S.CURRENT,
     (_S.WRITING, _T.GIVEN_UP): _S.CONDEMNED,
-    # The attempt had succeeded, and only its answer failed: what was acknowledged stays.
+    # The attempt had succeeded, and only its answer failed: acknowledged bytes stay.
     (_S.CURRENT, _T.GIVEN_UP): _S.CURRENT,
-    # Given up by the sweep before, and by its own writer now.
+    # Given up first by the sweep, and now by its own writer.
     (_S.CONDEMNED, _T.GIVEN_UP): _S.CONDEMNED,
-    # The writer was taken for dead and has written since the removal: the bytes must be removed again.
+    # The writer counted as dead and has written since the removal: the bytes must be removed again.
     (_S.REMOVED, _T.GIVEN_UP): _S.CONDEMNED,
     (_S.WRITING, _T.COPIED): _S.CONDEMNED,
-    # The client's word and the sweep settle the same signed upload, each by a copy of its own.
+    # The client's report and the sweep settle the same signed upload, each by a copy of its own.
     (_S.CONDEMNED, _T.COPIED): _S.CONDEMNED,
     # A URL that is still valid can write once more after the removal.
     (_S.REMOVED, _T.COPIED): _S.CONDEMNED,
     (_S.WRITING, _T.TRASHED): _S.CONDEMNED,
     (_S.CURRENT, _T.REPLACED): _S.CONDEMNED,
     (_S.CURRENT, _T.PURGED): _S.CONDEMNED,
-    # An upload that runs while its asset is purged.
+    # The asset is purged while an upload runs.
     (_S.WRITING, _T.PURGED): _S.CONDEMNED,
     (None, _T.CLAIMED): _S.CONDEMNED,
-    # Others have written a key again that was removed here.
+    # Another program has written a removed key again.
     (_S.REMOVED, _T.CLAIMED): _S.CONDEMNED,
-    # Claimed before, by a process that died; `ledger.claim` refuses what was condemned for another reason.
+    # Claimed before, by a process that died; `ledger.claim` refuses objects that were condemned for another reason.
     (_S.CONDEMNED, _T.CLAIMED): _S.CONDEMNED,
     (_S.CONDEMNED, _T.RELEASED): None,
-    # Another job has removed it by now.
+    # Another job has removed it meanwhile.
     (_S.REMOVED, _T.RELEASED): _S.REMOVED,
     (_S.CONDEMNED, _T.REMOVED): _S.REMOVED,
     # Two removal jobs for one object.
@@ -98,7 +98,8 @@ OBJECT_TABLE: dict[tuple[ObjectState | None, ObjectTrigger], ObjectState | None]
 
 
 def next_object_state(state: ObjectState | None, trigger: ObjectTrigger) -> ObjectState | None:
-    """Returns the state after `trigger`; None is an object without a line. Raises `IllegalObjectMove` without an arrow."""
+    """Returns the state after `trigger`; None is an object without a line. Raises `IllegalObjectMove` without an
+    arrow."""
     try:
         return OBJECT_TABLE[state, trigger]
     except KeyError:

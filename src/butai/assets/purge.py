@@ -1,4 +1,4 @@
-"""The end of an asset: purged from the trash when its time there is over."""
+"""Purges assets from the trash when their time in it is over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from butai.audit import Origin
 
 
 async def overdue(session: AsyncSession, before: datetime, limit: int) -> list[UUID]:
-    """Returns assets that have been in the trash since `before`, the longest first."""
+    """Returns assets that have been in the trash since `before`, the oldest first."""
     rows = await session.scalars(
         select(Asset.id).where(Asset.deleted_at < before).order_by(Asset.deleted_at).limit(limit)
     )

@@ -1,7 +1,7 @@
-"""Reads of the index: lists, one item, one key, the change feed. No ORM, no writes.
+"""Queries of the index: lists, one item, one key, the change feed. No ORM, no writes.
 
-Lists are hot: Postgres joins the items' stored text into one JSON array, so a page is one round trip and no object is
-made. "Public or the caller's own" is a merge of two index scans.
+Lists are called most: Postgres joins the items' stored text into one JSON array, so a page is one round trip and needs
+no Python objects. "Public or the caller's own" is a merge of two index scans.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE_LIMIT = 1000
 """Most items of one page (studio contract)."""
 
 EVERYTHING = 10_000
-"""What a caller gets who asks for no paging at all (studio contract)."""
+"""Most items of a list without paging (studio contract)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.C
     """
     if q is None:
         return text
-    # The pattern stands in the statement, so that the planner can tell a rare name from a common one.
-    # The driver reads a single % as the mark of a parameter.
+    # The pattern is part of the statement, so that the planner can tell a rare name from a common one.
+    # The driver reads a single % as the beginning of a parameter.
     return sql.SQL(text).format(pattern=sql.Literal(like_pattern(q).replace("%", "%%")))  # pyright: ignore[reportArgumentType]
 
 
 def like_pattern(q: str) -> str:
-    """A text to look for, as an ILIKE pattern that takes it literally."""
+    """`q` as an ILIKE pattern that matches it literally."""
     escaped = q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"
 
@@ -85,13 +85,13 @@ def page_statement(request: ListRequest) -> tuple[sql.Composed | str, dict[str, 
     if request.q is not None and ("\0" in request.q or len(request.q) > 200):
         raise FilterInvalid("q is at most 200 characters, none of them NUL")
     mine, placed = request.user_id is not None, request.place is not None
-    # A statement with a pattern in it is made for one request; the others are few and always the same.
+    # A statement with a pattern is made for one request; the others are few and always the same.
     build = _list_query if request.q is None else _list_query.__wrapped__
     parameters = {
         "type": request.type.value,
         "user": request.user_id,
         "limit": request.limit,
-        # One more than the page tells whether there are more.
+        # One row beyond the page shows whether there are more.
         "window": request.limit + 1,
         "fetch": request.limit + 1 + request.offset,
         "offset": request.offset,
@@ -116,8 +116,7 @@ async def list_page(database: Database, request: ListRequest) -> Page:
 
 
 async def total(database: Database, request: ListRequest, *, exactly: bool = False) -> tuple[int, bool]:
-    """How many items a list has in all, and whether that is exact: counted to `EXACT_TOTAL`, estimated beyond, unless
-    it must be exact."""
+    """The total of a list, and whether it is exact: counted to `EXACT_TOTAL`, estimated beyond, unless `exactly`."""
     parts = [sql.SQL("SELECT 1 FROM assets WHERE type = {type} AND " + LISTED + " AND visibility = 'public'{name}")]
     if request.user_id is not None:
         parts.append(
@@ -158,7 +157,7 @@ async def total(database: Database, request: ListRequest, *, exactly: bool = Fal
 
 @dataclass(frozen=True, slots=True)
 class ReadableAsset:
-    """A row that a read found. `public`: anyone may read it, at this moment."""
+    """A row that a read found. `public`: all callers may read it, at this moment."""
 
     id: UUID
     s3_key: str
@@ -178,8 +177,8 @@ class ReadableAsset:
 _READABLE_COLUMNS = """id, s3_key, wanted_key, status, owner_user_id, object_key, mime_type, size_bytes, etag,
     display_name, sidecar, type"""
 
-# Own keys first, as they were asked for; then what the public may read. A sidecar is public when its asset is. Another
-# user's upload that is not finished yet is nobody's business, and never hides a file that is.
+# The caller's own keys first, as they asked for them; then what the public may read. A sidecar is public when its asset
+# is. Unfinished uploads of other users are excluded, so that they never hide a finished file.
 READABLE = f"""
     SELECT {_READABLE_COLUMNS}, public
     FROM (
@@ -233,7 +232,8 @@ _ASSET = """
 
 
 async def get_asset(database: Database, asset_id: UUID, user_id: str | None, operator: bool) -> AssetOut | None:
-    """Returns one asset with all its fields to its owner or an operator, and to anyone one that is public and ready."""
+    """Returns one asset with all its fields to its owner or an operator, and to other callers if it is public and
+    ready."""
 
     async def ask(connection: Connection) -> dict[str, Any] | None:
         cursor = connection.cursor(row_factory=dict_row)
@@ -250,13 +250,13 @@ async def get_asset(database: Database, asset_id: UUID, user_id: str | None, ope
     if row is None:
         return None
     if row["owner_user_id"] != user_id and not operator:
-        # Past failures, and the owner, are not disclosed to others.
+        # Past failures, and the owner, are not disclosed to other users.
         row |= {"owner_user_id": None, "error_detail": None, "attempts": 0}
     return AssetOut(**row, warnings=_warnings(row))
 
 
 def _warnings(row: dict[str, Any]) -> list[str]:
-    """Returns codes of what the owner should look at: a public file is redistributed to everyone who reads it."""
+    """Returns codes for the owner's attention: a public file is redistributed to all its readers."""
     licence = row["facts"].get("licence")
     forbidden = isinstance(licence, dict) and licence.get("redistribution") == "forbidden"
     return (
@@ -273,7 +273,7 @@ _WAVEFORM = """
 
 
 async def waveform(database: Database, asset_id: UUID) -> WaveformOut | None:
-    """Returns the waveform of an asset's current bytes, None where there is none. The caller has checked the access."""
+    """Returns the waveform of an asset's current bytes, None without one. The caller has checked the access."""
 
     async def ask(connection: Connection) -> WaveformOut | None:
         cursor = connection.cursor(row_factory=class_row(WaveformOut))
@@ -305,10 +305,10 @@ _PURGED = """
 
 
 async def changes(database: Database, since: int, user_id: str | None, operator: bool, limit: int) -> ChangesOut:
-    """Returns what changed after place `since`, in order, each asset once with its newest state.
+    """Returns the changes after place `since`, in order, each asset once with its newest state.
 
-    Takes for a moment the lock that every writer shares: all numbers up to the horizon are committed or rolled back then, so
-    that none can appear below it later.
+    Briefly takes the lock that all writers share: at that moment all numbers up to the horizon are committed or rolled
+    back, so that none can appear below it later.
     """
     parameters = {"since": since, "user": user_id, "operator": operator, "fetch": limit + 1}
 
@@ -329,7 +329,7 @@ async def changes(database: Database, since: int, user_id: str | None, operator:
     merged = sorted(rows, key=lambda row: row["change_seq"])
     page, more = merged[:limit], len(merged) > limit
     return ChangesOut(
-        # The item's own text with the status in it: its `_meta.json` may have any fields beside the known ones.
+        # The item's own text, with the status added: its `_meta.json` may have any fields beside the known ones.
         assets=[msgspec.json.decode(row["item"]) | {"status": row["status"]} for row in page if row.get("visible")],
         gone=[row["id"] for row in page if not row.get("visible")],
         next_since=page[-1]["change_seq"] if more else max(since, horizon),

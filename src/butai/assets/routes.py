@@ -1,4 +1,4 @@
-"""The library's own paths, `/api/assets/…`: one asset, its owner's acts on it, and the feed of changes."""
+"""The library's own paths, `/api/assets/…`: one asset, its owner's actions, and the feed of changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=SmallBodie
 
 _REVALIDATED = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
 
-# The largest change number that Postgres can give out.
+# The largest change number that Postgres can assign.
 _MOST = 2**63 - 1
 
 
@@ -30,15 +30,15 @@ _MOST = 2**63 - 1
     "/changes",
     **answers(ChangesOut, 400),
     operation_id="list_changes",
-    summary="What changed since a place in the feed",
+    summary="Changes since a place in the feed",
 )
 async def changes(
     request: Request,
     who: SignedIn,
-    since: Annotated[int, Query(ge=0, le=_MOST, description="`nextSince` of the call before; 0 for everything")] = 0,
+    since: Annotated[int, Query(ge=0, le=_MOST, description="`nextSince` of the previous call; 0 for everything")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
 ) -> Response:
-    """Each asset that the caller may see and that changed, once, with its newest state, and the ids that are gone."""
+    """Each changed asset that the caller may see, once, with its newest state, and the ids of assets that are gone."""
     found = await queries.changes(get_library(request).database, since, who.user_id, who.is_operator, limit)
     return respond(found, headers=_REVALIDATED)
 
@@ -50,7 +50,7 @@ async def changes(
     summary="One asset",
 )
 async def get_asset(request: Request, who: AnyCaller, asset_id: UUID) -> Response:
-    """All that is known of an asset. Strangers see what is public and ready; owners also what failed, and why."""
+    """All fields of an asset. Other users get it when it is public and ready; owners also see what failed, and why."""
     return await _answer(request, who, asset_id)
 
 
@@ -68,7 +68,7 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
     summary="The waveform of a piece of music",
 )
 async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Response:
-    """For whoever may see the asset; 404 while it is not made yet, too."""
+    """For all who may see the asset; 404 also until the waveform is made."""
     database = get_library(request).database
     found = None
     if await queries.get_asset(database, asset_id, who.user_id, who.is_operator) is not None:
@@ -81,10 +81,10 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
 @router.patch(
     "/{asset_id:uuid}",
     **answers(AssetOut, 400, 403, 404, 408, 413),
-    summary="Rename, describe, publish, hide",
+    summary="Rename, describe, publish or hide an asset",
 )
 async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:
-    """By the owner or an operator. Public to private takes effect at once."""
+    """For the owner or an operator. Public to private takes effect at once."""
     wanted = Edit(edit.displayName, edit.visibility, edit.description, edit.tags)
     await service.edit(get_library(request).database, who, origin(request, who), asset_id, wanted)
     return await _answer(request, who, asset_id)
@@ -94,7 +94,7 @@ async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: Asse
     "/{asset_id:uuid}", status_code=204, responses=documented(403, 404), summary="Put an asset into the trash"
 )
 async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
-    """Out of all lists and reads at once; gone for good after the trash period. Idempotent."""
+    """Removes the asset from all lists and reads at once; it is purged after the trash period. Idempotent."""
     await service.trash(get_library(request).database, who, origin(request, who), asset_id)
     return Response(status_code=204)
 
@@ -105,7 +105,7 @@ async def trash_asset(request: Request, who: SignedIn, asset_id: UUID) -> Respon
     summary="Take an asset out of the trash",
 )
 async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
-    """As it was. Idempotent."""
+    """The asset is as it was before. Idempotent."""
     await service.restore(get_library(request).database, who, origin(request, who), asset_id)
     return await _answer(request, who, asset_id)
 
@@ -113,10 +113,10 @@ async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Resp
 @router.post(
     "/{asset_id:uuid}/complete",
     **answers(AssetOut, 403, 404, 409, 413, 415, 422, 504),
-    summary="Say that a signed upload has arrived",
+    summary="Report that a signed upload is complete",
 )
 async def complete_upload(request: Request, who: SignedIn, asset_id: UUID) -> Response:
-    """Checks what the store has and makes the asset ready. Idempotent."""
+    """Checks the object in the store and makes the asset ready. Idempotent."""
     assert who.user_id is not None
     await signed.complete(get_library(request).uploads, who.user_id, origin(request, who), asset_id)
     return await _answer(request, who, asset_id)

@@ -1,4 +1,4 @@
-"""The shapes of the library's requests and answers, as they are checked, encoded and documented."""
+"""The types of the library's requests and answers: validated, encoded and documented."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-# NUL and lone surrogates cannot be stored by Postgres; other control characters have no place in a name.
+# Postgres cannot store NUL and lone surrogates; other control characters do not belong in a name.
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=255, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
@@ -28,8 +28,8 @@ VisibilityName = Literal["public", "private"]
 class AssetOut(msgspec.Struct, frozen=True, rename="camel"):
     """One asset. Times are UTC, sizes bytes. `errorCode`, `attempts` and `errorDetail` are about uploads that failed.
 
-    `facts` is what the file itself says, in sections (`model`, `licence`, `animation`, `sound`, `picture`); it comes a
-    moment after the upload. `inspectError` is the code of why there is none. `warnings` are codes too.
+    `facts` is read from inside the file, in sections (`model`, `licence`, `animation`, `sound`, `picture`); it comes a
+    moment after the upload. `inspectError` is the code of why there are no facts. `warnings` are codes too.
     """
 
     id: UUID
@@ -71,9 +71,9 @@ class WaveformOut(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AssetItem(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
-    """One asset as lists have it; the fields of its `_meta.json` stand beside these. `size` in bytes, `duration` in seconds.
+    """One asset in a list; the fields of its `_meta.json` stand beside these. `size` in bytes, `duration` in seconds.
 
-    Postgres writes it (function `butai_asset_item` of migration 0001), and a page goes out as it was written.
+    Postgres writes it (function `butai_asset_item` of migration 0001), and a page is sent as it was written.
     """
 
     id: UUID
@@ -101,7 +101,7 @@ class ChangedAsset(AssetItem, frozen=True, rename="camel", kw_only=True):
 
 
 class FoundAsset(ChangedAsset, frozen=True, rename="camel", kw_only=True):
-    """An item of a search. `facts` is what is inside the file, in short; `warnings` are codes, such as
+    """An item of a search. `facts` is a summary of the file's facts; `warnings` are codes, such as
     `licence_forbids_redistribution`."""
 
     triangles: int | None
@@ -111,10 +111,10 @@ class FoundAsset(ChangedAsset, frozen=True, rename="camel", kw_only=True):
 
 
 class ChangesOut(msgspec.Struct, frozen=True, rename="camel"):
-    """What changed since a place. Call again with `nextSince`; at once when `hasMore`."""
+    """The changes since a place. Call again with `nextSince`; at once when `hasMore`."""
 
-    assets: Annotated[list[ChangedAsset], msgspec.Meta(description="The newest state of each")]
-    gone: Annotated[list[UUID], msgspec.Meta(description="Ids that were purged, trashed or made private: forget them.")]
+    assets: Annotated[list[ChangedAsset], msgspec.Meta(description="The newest state of each changed asset")]
+    gone: Annotated[list[UUID], msgspec.Meta(description="Ids that were purged, trashed or made private: delete them.")]
     next_since: int
     has_more: bool
 
@@ -124,7 +124,7 @@ class AssetPage(msgspec.Struct, frozen=True, rename="camel"):
 
     items: list[FoundAsset]
     next_cursor: Annotated[str | None, msgspec.Meta(description="None on the last page")]
-    total: Annotated[int | None, msgspec.Meta(description="How many match in all, when that was asked for")]
+    total: Annotated[int | None, msgspec.Meta(description="How many assets match, if the request asked for it")]
     total_is_exact: bool
 
 
@@ -136,10 +136,10 @@ class FacetCount(msgspec.Struct, frozen=True):
 
 
 class FacetsOut(msgspec.Struct, frozen=True, rename="camel"):
-    """What is among the assets that match: each facet's values, most frequent first, 50 at most."""
+    """The values of each facet among the matching assets: most frequent first, 50 at most."""
 
-    counted: Annotated[int, msgspec.Meta(description="Assets that were looked at")]
-    is_exact: Annotated[bool, msgspec.Meta(description="Whether those were all that match")]
+    counted: Annotated[int, msgspec.Meta(description="Assets that were counted")]
+    is_exact: Annotated[bool, msgspec.Meta(description="Whether these are all matching assets")]
     types: list[FacetCount]
     formats: list[FacetCount]
     licence: Annotated[
@@ -150,7 +150,7 @@ class FacetsOut(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AssetEdit(BaseModel):
-    """What may be changed; what is left out stays."""
+    """The fields to change; absent fields stay as they are."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"displayName": "Aoi", "visibility": "public"}]}
@@ -163,10 +163,10 @@ class AssetEdit(BaseModel):
 
 
 class ResourcePage(BaseModel):
-    """A page of a list, as the studio contract has it."""
+    """A page of a list in the studio contract's form."""
 
     class Pagination(BaseModel):
-        """Where the page lies. `total` is counted up to 10,000 and estimated beyond (`totalIsExact`)."""
+        """The position of the page. `total` is counted up to 10,000 and estimated beyond (`totalIsExact`)."""
 
         page: int
         pageSize: int
@@ -181,7 +181,7 @@ class ResourcePage(BaseModel):
 
 
 class UploadData(BaseModel):
-    """What was stored. `fileName` is the key as it was sent, `s3Key` the one that is unique over all users."""
+    """The stored file. `fileName` is the key as it was sent, `s3Key` the one that is unique over all users."""
 
     fileName: str
     originalName: str
@@ -201,13 +201,13 @@ class UploadOut(BaseModel):
 
 
 class PresignRequest(BaseModel):
-    """What is going to be uploaded. `size` and `sha256` are checked when given."""
+    """The file to be uploaded. `size` and `sha256` are checked when given."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"fileName": "vrm/Aoi.vrm", "fileType": "model/gltf-binary", "size": 12345678}]}
     )
 
-    # That they are not empty is checked where the answer can be the contract's MISSING_PARAMETERS.
+    # Empty values are refused in the route, where the answer can be the contract's MISSING_PARAMETERS.
     fileName: str = Field(max_length=4096, json_schema_extra={"minLength": 1})
     fileType: str = Field(max_length=255, json_schema_extra={"minLength": 1})
     contentType: str | None = Field(None, max_length=255)

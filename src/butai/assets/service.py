@@ -1,6 +1,6 @@
-"""What owners and operators do with an asset: edit, publish, trash, restore. Each function is one transaction.
+"""The actions of owners and operators on an asset: edit, publish, trash, restore. Each function is one transaction.
 
-The purge is in `purge`: it follows from time, not from a request.
+The purge is in `purge`: time triggers it, not a request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Edit:
 
 async def _editable(session: AsyncSession, caller: Caller, asset_id: UUID) -> Asset:
     """Returns the row, locked, for its owner or an operator. Raises `Forbidden` for a public asset of another user, and
-    `AssetNotFound` for any other: that it exists is not disclosed."""
+    `AssetNotFound` for any other: its existence is not disclosed."""
     asset = await transitions.lock(session, asset_id)
     if asset is None:
         raise AssetNotFound

@@ -6,8 +6,8 @@
         ▼  │retried       completion
       failed ────────────────┘
 
-A replacement happens beside a `ready` row: readers keep the old bytes until the new ones are whole, so neither its
-beginning nor its failure moves the state.
+A replacement runs beside a `ready` row: readers get the old bytes until the new ones are complete, so neither its
+beginning nor its failure changes the state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enum import StrEnum
 
 
 class AssetStatus(StrEnum):
-    """What the index says of an asset. On the wire and in the table."""
+    """The states of an asset in the index, on the wire and in the table."""
 
     UPLOADING = "uploading"
     READY = "ready"
@@ -25,7 +25,7 @@ class AssetStatus(StrEnum):
 
 
 class AssetTrigger(StrEnum):
-    """What can happen to an asset. Each one leaves a row in `asset_events`."""
+    """The events of an asset. Each leaves a row in `asset_events`."""
 
     CREATED = "created"
     IMPORTED = "imported"
@@ -55,9 +55,9 @@ _S, _E = AssetStatus, AssetTrigger
 
 TABLE: dict[tuple[AssetStatus | None, AssetTrigger], AssetStatus] = {
     (None, _E.CREATED): _S.UPLOADING,
-    # What a listing names has been verified by HEAD before the row is written.
+    # The objects of a listing have been verified by HEAD before the row is written.
     (None, _E.IMPORTED): _S.READY,
-    # A row that was found again by an import run under the same key.
+    # An import found a failed row's file under the same key.
     (_S.FAILED, _E.IMPORTED): _S.READY,
     (_S.MISSING, _E.IMPORTED): _S.READY,
     (_S.READY, _E.IMPORTED): _S.READY,
@@ -66,17 +66,17 @@ TABLE: dict[tuple[AssetStatus | None, AssetTrigger], AssetStatus] = {
     (_S.UPLOADING, _E.RETRIED): _S.UPLOADING,
     # Old bytes stay readable while new ones come in.
     (_S.READY, _E.REPLACING): _S.READY,
-    # The bytes are lost; a new upload is the cure, and until it is whole they stay lost.
+    # The bytes are lost; a new upload replaces them, and until it is complete they stay lost.
     (_S.MISSING, _E.REPLACING): _S.MISSING,
     (_S.UPLOADING, _E.COMPLETED): _S.READY,
     (_S.READY, _E.COMPLETED): _S.READY,
     (_S.MISSING, _E.COMPLETED): _S.READY,
-    # Two attempts ran side by side, the newer failed, the older arrives whole.
+    # Of two concurrent attempts the newer failed, and the older arrives complete.
     (_S.FAILED, _E.COMPLETED): _S.READY,
     (_S.UPLOADING, _E.UPLOAD_FAILED): _S.FAILED,
     # Of two attempts the newer has failed first; the row keeps its error (`transitions.move`).
     (_S.FAILED, _E.UPLOAD_FAILED): _S.FAILED,
-    # A failed replacement leaves what was there.
+    # A failed replacement leaves the old bytes.
     (_S.READY, _E.UPLOAD_FAILED): _S.READY,
     (_S.MISSING, _E.UPLOAD_FAILED): _S.MISSING,
     (_S.READY, _E.LOST): _S.MISSING,
@@ -91,7 +91,8 @@ TABLE: dict[tuple[AssetStatus | None, AssetTrigger], AssetStatus] = {
 
 
 def next_status(status: AssetStatus | None, event: AssetTrigger) -> AssetStatus:
-    """Returns the state after `event`; None is an asset without a row. Raises `IllegalAssetTransition` without an arrow."""
+    """Returns the state after `event`; None is an asset without a row. Raises `IllegalAssetTransition` without an
+    arrow."""
     try:
         return TABLE[status, event]
     except KeyError:

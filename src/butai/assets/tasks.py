@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 PURGE_BATCH = 500
 
-# Half a minute at first, then doubling: a store that is being restarted, up to one that is down for a night.
+# Half a minute at first, then doubling: for a store that restarts, up to one that is down for a night.
 _PERSISTENT = RetryStrategy(max_attempts=12, exponential_wait=2, retry_exceptions={Unavailable})
 
 
@@ -50,10 +50,10 @@ async def remove_objects(context: JobContext, object_keys: list[str]) -> None:
 
 
 async def remove_moved(context: JobContext, object_key: str, size: int, etag: str, kept_as: str) -> None:
-    """Removes an orphan of which the trash has a copy (`kept_as`), while it still is what was copied. Idempotent.
+    """Removes an orphan of which the trash has a copy (`kept_as`), unless it changed since it was copied. Idempotent.
 
-    An object that was written anew since stays, and the ledger forgets it: the next listing finds it as any other. `size` in
-    bytes.
+    An object that was written again since stays, and the ledger forgets it: the next listing finds it like any other.
+    `size` in bytes.
     """
     library = library_of(context)
     async with library.database.transaction() as session:
@@ -66,9 +66,9 @@ async def remove_moved(context: JobContext, object_key: str, size: int, etag: st
         if (facts.size, facts.etag) != (size, etag):
             why = "written anew"
         elif (await library.store.head(kept_as)).size != size:
-            why = "the copy is another"
+            why = "the copy differs"
     except ObjectAbsent as error:
-        # The original, and all is well; or the copy, and nothing may go.
+        # Either the original is gone, which is the aim; or the copy is, and the original must stay.
         why = f"absent: {error}"
     if why is None:
         await remove_objects(context, [object_key])
@@ -79,7 +79,7 @@ async def remove_moved(context: JobContext, object_key: str, size: int, etag: st
 
 
 async def sweep_uploads(context: JobContext, timestamp: int) -> None:
-    """Settles uploads that no process works on any more."""
+    """Settles uploads whose process has ended."""
     await sweep.sweep(library_of(context).uploads)
 
 

@@ -1,4 +1,4 @@
-"""The only way an asset changes: locked row, table check, event row, all in the caller's transaction."""
+"""The only way to change an asset: locked row, table check, event row, all in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from butai.assets.models import Asset, AssetEvent
 from butai.assets.states import AssetStatus, AssetTrigger, next_status
 
 CHANGES_LOCK = 0x6275_7461_6901
-"""The advisory lock of the change feed: each writer holds it shared until its commit, and the feed's reader takes it alone
-for a moment. While the reader has it, each number handed out is committed or rolled back, and none can appear below it."""
+"""The advisory lock of the change feed: each writer holds it shared until its commit, and the feed's reader takes it
+exclusively for a moment. Meanwhile each assigned number is committed or rolled back, and none can appear below it."""
 
 # The lock comes first: a number must not exist without it.
 _NEXT_CHANGE = text(
@@ -41,8 +41,8 @@ async def next_change(session: AsyncSession) -> Change:
 async def lock(session: AsyncSession, asset_id: UUID) -> Asset | None:
     """Returns the row, locked until the transaction ends; None when it is purged.
 
-    The lock (`FOR NO KEY UPDATE`) excludes other changes, but no inserts that refer to the row: the patrol writes a thousand
-    of these at a time, in another order than a sidecar and its asset are locked here.
+    The lock (`FOR NO KEY UPDATE`) excludes other changes, but no inserts that refer to the row: the patrol writes a
+    thousand of these at a time, in another order than that in which a sidecar and its asset are locked here.
     """
     return await session.scalar(select(Asset).where(Asset.id == asset_id).with_for_update(key_share=True))
 
@@ -61,8 +61,8 @@ async def move(
 ) -> None:
     """Moves a locked row by the table and adds the event. Raises `IllegalAssetTransition`, having changed nothing.
 
-    With `new` the row was added in this transaction. `attempt` is the attempt that the event is about: one that fails while
-    a newer one runs gets its event, and moves nothing.
+    With `new` the row was added in this transaction. `attempt` is the attempt that the event is about: one that fails
+    while a newer one runs gets its event, and changes no state.
     """
     before = None if new else AssetStatus(asset.status)
     after = next_status(before, event)
@@ -71,7 +71,7 @@ async def move(
         after = before or after
     change = await next_change(session)
     asset.status = after
-    # New facts are news for readers of the feed and no change of the asset: a whole library may be inspected at once.
+    # New facts go into the feed but do not count as a change of the asset: a whole library may be inspected at once.
     asset.updated_at = asset.updated_at if event is AssetTrigger.INSPECTED else change.at
     asset.change_seq = change.seq
     if after is AssetStatus.FAILED and not stale:
@@ -147,11 +147,11 @@ _ITEM_FIELDS = frozenset(
 """Fields of a list item that a `_meta.json` cannot set."""
 
 TAG_LIMIT = 64
-"""Most tags that a `_meta.json` adds, and most characters of one: tags are for filters, not for prose."""
+"""Most tags that a `_meta.json` adds, and most characters of one: tags are for filters, not for long texts."""
 
 
 def meta_tags(meta: dict[str, Any]) -> list[str]:
-    """Returns the short strings among a `_meta.json`'s values, in their order: what a studio filters by."""
+    """Returns the short strings among a `_meta.json`'s values, in their order, which studios filter by."""
     found: dict[str, None] = {}
     for name, value in meta.items():
         if name in _ITEM_FIELDS:

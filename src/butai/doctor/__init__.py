@@ -1,7 +1,7 @@
-"""`butai doctor`: checks everything the service depends on, and says for each finding what to do.
+"""`butai doctor`: checks the service's dependencies, and gives advice for each finding.
 
-It asks the real database and the real store, writes only a few objects of its own below `butai/doctor/`, which it removes
-again, and also works when parts are down, since that is when it is needed.
+It queries the real database and the real store, writes only a few objects of its own below `butai/doctor/`, which it
+removes again, and works while some dependencies are down, since that is when it is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from butai.doctor.sign_in import examine_sign_in
 from butai.doctor.store import examine_store
 
 AREA_SECONDS = 30.0
-"""The longest that one area may take in all; areas run side by side."""
+"""Most seconds for one area; areas run concurrently."""
 
 Examine = Callable[[Settings, Findings], Awaitable[None]]
 
@@ -35,10 +35,10 @@ AREAS: dict[str, Examine] = {
 
 
 def run_doctor(settings: Settings, *, as_json: bool = False) -> int:
-    """Examines all and prints it. Returns the exit status: 1 when something is broken."""
+    """Runs all checks and prints the findings. Returns the exit status: 1 when a check failed."""
     findings = asyncio.run(examine(settings))
     if isinstance(sys.stdout, TextIOWrapper):
-        # A terminal that knows no ✓ shows a question mark.
+        # A terminal without ✓ shows a question mark.
         sys.stdout.reconfigure(errors="replace")
     sys.stdout.write(_written(findings, as_json) + "\n")
     return 1 if any(finding.level is Level.BROKEN for finding in findings) else 0
@@ -63,16 +63,16 @@ async def _examine(findings: Findings, act: Examine, settings: Settings) -> list
     except TimeoutError:
         findings.broken(
             "time",
-            f"these checks were not done after {AREA_SECONDS:.0f} s, and were ended",
+            f"these checks were not finished after {AREA_SECONDS:.0f} s, and were cancelled",
             "something answers very slowly: look at the network between this machine and it",
         )
-    except Exception as error:  # a doctor that falls over helps nobody
+    except Exception as error:  # findings so far must be printed in any case
         said = ""
         with suppress(Exception):
             said = str(error).partition("\n")[0]
         findings.broken(
             "checks",
             f"could not go on: {type(error).__name__} {said}".strip(),
-            "look at the findings above first; if they are all well, this is a fault of butai doctor itself",
+            "look at the findings above first; if they are all ok, this is a bug of butai doctor itself",
         )
     return findings.found

@@ -1,7 +1,7 @@
-"""Single requests to the store, each with its answer as it came.
+"""Sends single requests to the store, and returns each answer as it came.
 
-Not `Store`'s own requests: those repeat themselves, log, and turn answers into errors, while here the answer itself is
-examined. Addresses and signatures are `Store`'s, so that what is examined is what the service does.
+`Store`'s own requests are not used: they are repeated, logged, and turn answers into errors, while here the answer
+itself is examined. Addresses and signatures are `Store`'s, so that the checks cover what the service sends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from butai.assets.storage.client import Store
 from butai.doctor.findings import CHECK_SECONDS
 
 SHOWN = 64 * 1024
-"""The most of an answer's body that is read."""
+"""Most bytes of an answer's body that are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` 0: there was none, and `trouble` says why. `skew`: the other clock less ours in seconds, as far as its
-    Date header tells; None without one."""
+    """One answer. `status` 0: there was none, and `trouble` is the reason. `skew`: the other clock minus ours in
+    seconds, by the answer's Date header; None without one."""
 
     status: int
     body: bytes = b""
@@ -34,7 +34,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """S3's own word for what went wrong."""
+        """The error code of S3 in the answer's body."""
         match = re.search(rb"<Code>([A-Za-z0-9]{1,64})</Code>", self.body)
         return match[1].decode() if match else ""
 
@@ -47,19 +47,19 @@ class Answer:
 
 
 def trouble_of(error: BaseException) -> str:
-    """Why there was no answer, without addresses that carry signatures."""
+    """The reason why there was no answer, without addresses that carry signatures."""
     if isinstance(error, TimeoutError):
         return f"no answer within {CHECK_SECONDS:.0f} s"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the host's name has no address"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not believed: {error.certificate_error}"
+        return f"its certificate is not trusted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return "it does not speak TLS as we do"
+        return "its TLS settings do not fit ours"
     if isinstance(error, aiohttp.ClientConnectorError):
         return error.os_error.strerror or type(error.os_error).__name__
     if isinstance(error, aiohttp.InvalidURL):
-        return "this is no address"
+        return "this is not an address"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"the connection broke off ({type(error).__name__})"
@@ -73,7 +73,7 @@ async def send(
     headers: dict[str, str] | None = None,
     body: bytes | None = None,
 ) -> Answer:
-    """One request; never raises for what the network does. Redirects are answers, too."""
+    """Sends one request; never raises for network faults. Redirects are answers, too."""
     timeout = aiohttp.ClientTimeout(total=CHECK_SECONDS)
     try:
         began = time.time()
@@ -90,14 +90,14 @@ async def send(
 
 def _skew(date: str | None, now: float) -> float | None:
     try:
-        # A Date has whole seconds: on average half of one has passed.
+        # A Date has whole seconds: on average, half a second has passed.
         return parsedate_to_datetime(date).timestamp() + 0.5 - now if date else None
     except (ValueError, TypeError, OverflowError):
         return None
 
 
 class Asking:
-    """Signed questions about objects. `public`: by the address that browsers use."""
+    """Signed requests for objects. `public`: to the address that browsers use."""
 
     def __init__(self, http: aiohttp.ClientSession, store: Store, *, public: bool = False) -> None:
         self._http = http
@@ -113,17 +113,17 @@ class Asking:
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
     ) -> Answer:
-        """One request about one object; S3's own headers are part of the signature."""
+        """Sends one request for one object; S3's own headers are part of the signature."""
         signed = {name: value for name, value in (headers or {}).items() if name.startswith("x-amz-")}
         url = self._store.sign(method, key, query=query, headers=signed, public=self._public)
         return await send(self._http, method, url, headers=headers, body=body)
 
     async def ask_with_wrong_signature(self, key: str) -> Answer:
-        """A GET whose signature is off by one letter."""
+        """Sends a GET whose signature differs in one letter."""
         url = self._store.sign("GET", key, public=self._public)
         return await send(self._http, "GET", url[:-1] + ("0" if url[-1] != "0" else "1"))
 
     async def ask_unsigned(self, method: str, key: str, headers: dict[str, str] | None = None) -> Answer:
-        """As anybody would."""
+        """Sends a request without a signature."""
         url = self._store.sign(method, key, public=self._public).partition("?")[0]
         return await send(self._http, method, url, headers=headers)

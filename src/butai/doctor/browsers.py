@@ -1,6 +1,6 @@
-"""Whether browsers can send files straight to the store: signed URLs and CORS. Part of `butai doctor`.
+"""Checks whether browsers can send files straight to the store: signed URLs and CORS. Part of `butai doctor`.
 
-A studio's page is of another origin than the store, so the store must say that it may (CORS). Uploads through the API
+A studio's page has another origin than the store, so the store must allow it (CORS). Uploads through the API
 need none of this.
 """
 
@@ -23,7 +23,7 @@ BODY = b"butai doctor was here"
 
 
 async def examine_browsers(settings: Settings, findings: Findings) -> None:
-    """Adds findings; says nothing where the store is not configured, which another area tells."""
+    """Adds findings, but none where the store is not configured, which another area reports."""
     of = settings.store
     address = of.public_endpoint or of.endpoint
     if not (of.endpoint and of.bucket and of.access_key_id.get_secret_value()):
@@ -41,13 +41,13 @@ async def examine_browsers(settings: Settings, findings: Findings) -> None:
 
 
 def _address(settings: Settings, address: str, findings: Findings) -> None:
-    """Whether others than this machine can use the address at all."""
+    """Checks whether other machines can use the address at all."""
     page = urlsplit(settings.http.public_url)
     serves_others = not is_here(settings.http.host) or (page.hostname is not None and not is_here(page.hostname))
     if serves_others and is_here(urlsplit(address).hostname or ""):
         findings.warn(
             "address",
-            f"browsers are sent to {address}, which is this machine only",
+            f"browsers are sent to {address}, which only this machine can reach",
             "export BUTAI_S3_PUBLIC_ENDPOINT=https://… as browsers reach the store, if pages upload straight to it",
         )
     elif page.scheme == "https" and urlsplit(address).scheme == "http":
@@ -85,9 +85,9 @@ async def _signed_urls(asking: Asking, prefix: str, address: str, findings: Find
         failed = got if put.status == 200 else put
         same = "" if failed.status else ": check BUTAI_S3_PUBLIC_ENDPOINT"
         advice = (
-            "the store must see the Host header that was signed: a proxy before it has to pass it on unchanged"
+            "the store must see the Host header that was signed: a proxy in front of it has to pass it on unchanged"
             if failed.code == "SignatureDoesNotMatch"
-            else f"see what is said of the store{same}"
+            else f"see the findings about the store{same}"
         )
         findings.broken("signed URLs", f"{address} answers {failed.said}", advice)
     if good and removed.status not in (200, 204, 404):
@@ -102,14 +102,16 @@ async def _origins(settings: Settings, asking: Asking, prefix: str, address: str
     if not named:
         findings.warn(
             "CORS",
-            "not looked at: no page's origin is configured",
+            "not checked: no page's origin is configured",
             "export BUTAI_PUBLIC_URL=https://studio.example, or BUTAI_CORS_ORIGINS='[\"https://studio.example\"]'",
         )
         return
     for text in dict.fromkeys(named):
         origin = normal_origin(text)
         if origin is None:
-            findings.broken("CORS", f"{text} is no origin", "write origins as https://studio.example, without a path")
+            findings.broken(
+                "CORS", f"{text} is not an origin", "write origins as https://studio.example, without a path"
+            )
         elif origin != normal_origin(address):
             await _preflight(asking, prefix, origin, findings)
 

@@ -1,4 +1,4 @@
-"""Whether Postgres can carry the service: there, new enough, with its tables, its clock right. Part of `butai doctor`."""
+"""Checks Postgres: reachable, recent enough, with the tables, its clock right. Part of `butai doctor`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from butai.database import head_revision, sqlalchemy_url
 from butai.doctor.findings import CHECK_SECONDS, Findings
 
 OLDEST = 15
-"""The tests run on a newer one; 15 is the oldest that has what is used here (the README's promise)."""
+"""The oldest version with the features that are used (as README promises); the tests run on a newer one."""
 
 CLOCK_SECONDS = 2.0
-"""How far the database's clock may be from ours unmentioned. Leases of uploads (`BUTAI_UPLOAD_LEASE`) are written with
-this machine's clock and read with another's."""
+"""Most seconds by which the database's clock may differ without a finding. Leases of uploads (`BUTAI_UPLOAD_LEASE`) are
+written with this machine's clock and read with another's."""
 
 # As the API connects: a pooler in between may refuse the options.
 _OPTIONS = "-c plan_cache_mode=force_generic_plan -c statement_timeout=5000"
@@ -51,12 +51,12 @@ def connection_secrets(url: str) -> list[str]:
         password = conninfo_to_dict(url).get("password")
         return [str(password)] if password else []
     except (psycopg.Error, ValueError, UnicodeError):
-        # What cannot be parsed is never shown either.
+        # A URL that cannot be parsed is never shown either.
         return []
 
 
 async def examine_database(settings: Settings, findings: Findings) -> None:
-    """Adds findings; raises nothing that a database does."""
+    """Adds findings; raises no error of the database."""
     url = settings.database.url.get_secret_value()
     if not url:
         findings.broken(
@@ -68,11 +68,11 @@ async def examine_database(settings: Settings, findings: Findings) -> None:
     try:
         sqlalchemy_url(url)
         parts = {name: str(value or "") for name, value in conninfo_to_dict(url).items()}
-        # An unescaped / or @ in a password moves the rest of it into these.
+        # An unescaped / or @ in a password moves the rest of it into these parts.
         if any("@" in parts.get(name, "") for name in ("host", "dbname")) or re.search(
             "[^0-9,]", parts.get("port", "")
         ):
-            raise ValueError("a piece of the password is where it should not be")
+            raise ValueError("a piece of the password is in another part")
     except (ValueError, psycopg.Error, UnicodeError):
         # The error's own text would quote pieces of the password.
         findings.broken(
@@ -97,7 +97,7 @@ async def examine_database(settings: Settings, findings: Findings) -> None:
             await _examine_tables(connection, findings)
         except psycopg.Error as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            findings.broken("statements", f"the server broke off: {said}", "look at the server's log")
+            findings.broken("statements", f"the server closed the connection: {said}", "look at the server's log")
 
 
 async def _examine_server(
@@ -124,7 +124,7 @@ async def _examine_server(
 
 
 def judge_version(number: int, version: str, findings: Findings) -> None:
-    """`number` is `server_version_num`: 150004 is 15.4."""
+    """Adds a finding about the version. `number` is `server_version_num`: 150004 is 15.4."""
     if number // 10000 < OLDEST:
         findings.broken("version", f"PostgreSQL {version}", f"bring the server to {OLDEST} or newer")
     else:
@@ -132,7 +132,8 @@ def judge_version(number: int, version: str, findings: Findings) -> None:
 
 
 def judge_clock(difference: float, uncertainty: float, lease: float, findings: Findings) -> None:
-    """`difference` is the database's clock less ours, in seconds; `uncertainty` half of the way there and back."""
+    """Adds a finding about the clock. `difference` is the database's clock minus ours, in seconds; `uncertainty` half
+    the round trip."""
     off = max(0.0, abs(difference) - uncertainty)
     said = (
         f"the database's clock is {abs(difference):.1f} s {'ahead of' if difference > 0 else 'behind'} this machine's"
@@ -143,7 +144,7 @@ def judge_clock(difference: float, uncertainty: float, lease: float, findings: F
     elif off < lease:
         findings.warn("clock", said, advice)
     else:
-        findings.broken("clock", f"{said}: uploads under way look as if they were given up", advice)
+        findings.broken("clock", f"{said}: uploads under way seem to be abandoned", advice)
 
 
 async def _examine_tables(connection: psycopg.AsyncConnection[Any], findings: Findings) -> None:
@@ -170,7 +171,7 @@ async def _examine_tables(connection: psycopg.AsyncConnection[Any], findings: Fi
         )
     else:
         installed = trigrams.strip("()").partition(",")[2]
-        findings.ok("pg_trgm", f"installed, {installed}" if installed else "at hand; butai migrate switches it on")
+        findings.ok("pg_trgm", f"installed, {installed}" if installed else "available; butai migrate enables it")
 
     if revision is None:
         findings.broken("tables", "this database has none of Butai's tables", "run: butai migrate")

@@ -1,4 +1,4 @@
-"""What `butai doctor` has found, and how it is printed. Pure."""
+"""The findings of `butai doctor`, and how they are printed. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from enum import StrEnum
 from butai.log import REDACTED, Redactor
 
 CHECK_SECONDS = 5.0
-"""The longest that one question to another machine may take: what needs longer is as good as down."""
+"""Most seconds for one request to another machine: a slower one is as good as down."""
 
 
 class Level(StrEnum):
-    """How bad it is. Only `broken` makes the command fail."""
+    """The severity of a finding. Only `broken` makes the command fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -26,7 +26,7 @@ _MARKS = {Level.OK: "✓", Level.WARNING: "!", Level.BROKEN: "✗"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `advice` says what to do; it is empty when all is well."""
+    """The result of one check. `advice` says what to do; it is empty when all is well."""
 
     area: str
     check: str
@@ -36,7 +36,7 @@ class Finding:
 
 
 class Findings:
-    """What one area's checks tell, kept even when a later one dies. No text holds one of `secrets`."""
+    """The results of one area's checks, kept even when a later check raises. No text holds one of `secrets`."""
 
     def __init__(self, area: str, secrets: Iterable[str]) -> None:
         self.area = area
@@ -45,15 +45,15 @@ class Findings:
         self._redact = Redactor(self._secrets)
 
     def ok(self, check: str, message: str) -> None:
-        """All is well."""
+        """Adds a passed check."""
         self._add(check, Level.OK, message, "")
 
     def warn(self, check: str, message: str, advice: str) -> None:
-        """It works, but somebody should know."""
+        """Adds a finding that an operator should know, though the service works."""
         self._add(check, Level.WARNING, message, advice)
 
     def broken(self, check: str, message: str, advice: str) -> None:
-        """Something will fail."""
+        """Adds a finding that makes the service fail."""
         self._add(check, Level.BROKEN, message, advice)
 
     def _add(self, check: str, level: Level, message: str, advice: str) -> None:
@@ -64,7 +64,7 @@ class Findings:
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """For a person: a block for each area, a line for each finding, and what to do under it."""
+    """The findings for a terminal: a block for each area, a line for each finding, and its advice below."""
     lines: list[str] = []
     area = ""
     for finding in findings:
@@ -83,6 +83,6 @@ def as_text(findings: Sequence[Finding]) -> str:
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """For machines: `ok` is false exactly when the command fails."""
+    """The findings as JSON: `ok` is false exactly when the command fails."""
     ok = all(finding.level is not Level.BROKEN for finding in findings)
     return json.dumps({"ok": ok, "findings": [asdict(finding) for finding in findings]}, indent=1, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Whether LiveKit is there and takes our key. Part of `butai doctor`.
+"""Checks whether LiveKit answers and accepts our key. Part of `butai doctor`.
 
-Asked as its own clients ask (Twirp, RoomService/ListRooms), with a token of one minute that may list rooms and nothing
-else. Source: LiveKit, "Server APIs" and "Authentication".
+The request is that of LiveKit's own clients (Twirp, RoomService/ListRooms), with a token of one minute that may list
+rooms and nothing else. Source: LiveKit, "Server APIs" and "Authentication".
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from butai.doctor.findings import Findings
 from butai.live.projects import DEFAULT, LiveKitKey, Project, Projects, ProjectsInvalid
 
 SHORTEST_SECRET = 32
-"""Characters: below it LiveKit itself refuses to start, but for its --dev mode."""
+"""Characters: with a shorter secret LiveKit itself refuses to start, except in its --dev mode."""
 
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an address and a key stand, for advice. `whose`: behind the name of each finding."""
+    """The names of the settings that hold an address and a key, for advice. `whose`: added to the name of each
+    finding."""
 
     whose: str
     url: str
@@ -41,9 +42,9 @@ _ENVIRONMENT = _Place("", "LIVEKIT_URL", "LIVEKIT_API_KEY and LIVEKIT_API_SECRET
 
 
 async def examine_livekit(settings: Settings, findings: Findings) -> None:
-    """Adds findings; raises nothing that a server does."""
+    """Adds findings; raises no error of a server."""
     found = _in_file(settings, findings)
-    # A file that names the default project takes the place of the environment.
+    # A file that names the default project replaces the environment's.
     if DEFAULT not in found and (settings.livekit.url or not found):
         await _examine_environment(settings, findings)
     for name, project in found.items():
@@ -66,7 +67,7 @@ def _in_file(settings: Settings, findings: Findings) -> dict[str, Project]:
         alone = Projects(LiveKitSettings(url="", api_key="", api_secret=SecretStr("")), settings.live)
         readable = file.stat().st_mode & 0o077
     except (ProjectsInvalid, OSError) as error:
-        findings.broken("projects", str(error), "mend the file that BUTAI_LIVEKIT_PROJECTS_FILE names")
+        findings.broken("projects", str(error), "correct the file that BUTAI_LIVEKIT_PROJECTS_FILE names")
         return {}
     if readable:
         findings.warn("projects", f"{file} is readable by others, and holds secrets", f"chmod 600 {file}")
@@ -97,7 +98,7 @@ async def _examine_environment(settings: Settings, findings: Findings) -> None:
 
 
 async def _examine(findings: Findings, place: _Place, url: str, key: LiveKitKey, *, spare: bool = False) -> None:
-    """`spare`: a key that signs nothing (yet, or any more)."""
+    """Checks one key. `spare`: a key that signs nothing (yet, or any more)."""
     parts = urlsplit(url)
     address = f"{_SCHEMES[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}/twirp/livekit.RoomService/ListRooms"
     headers = {"Authorization": f"Bearer {token(key.api_key, key.api_secret)}", "Content-Type": "application/json"}
@@ -119,8 +120,8 @@ async def _examine(findings: Findings, place: _Place, url: str, key: LiveKitKey,
         if spare and off <= 30:
             findings.warn(
                 f"key{place.whose}",
-                f"{said}; tokens that it signed are taken here, and not by LiveKit",
-                f"take away {place.key}, or let LiveKit know it before it is put first",
+                f"{said}; tokens that it signed are accepted here, and not by LiveKit",
+                f"remove {place.key}, or add it to LiveKit before it is put first",
             )
         else:
             findings.broken(
@@ -132,19 +133,19 @@ async def _examine(findings: Findings, place: _Place, url: str, key: LiveKitKey,
     else:
         findings.broken(
             f"reachable{place.whose}",
-            f"{url} answers {answer.status}, which LiveKit does not",
-            f"check {place.url}: something else listens there",
+            f"{url} answers {answer.status}, which LiveKit never does",
+            f"check {place.url}: another program listens there",
         )
     if len(key.api_secret) < SHORTEST_SECRET:
         findings.warn(
             f"secret{place.whose}",
-            f"{place.secret} has fewer than {SHORTEST_SECRET} characters: whoever guesses it controls every room",
+            f"{place.secret} has fewer than {SHORTEST_SECRET} characters: an attacker who guesses it controls every room",
             "make new keys: livekit-server generate-keys",
         )
 
 
 def token(api_key: str, secret: str) -> str:
-    """A token that lists rooms for one minute."""
+    """A token that may list rooms for one minute."""
     now = int(time.time())
     claims = {
         "iss": api_key,
@@ -154,6 +155,6 @@ def token(api_key: str, secret: str) -> str:
         "video": {"roomList": True},
     }
     with warnings.catch_warnings():
-        # joserfc's own word on short secrets; ours is a finding.
+        # joserfc's own warning about short secrets; a finding reports them here.
         warnings.simplefilter("ignore")
         return jwt.encode({"alg": "HS256", "typ": "JWT"}, claims, OctKey.import_key(secret))

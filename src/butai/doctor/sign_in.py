@@ -1,4 +1,4 @@
-"""Whether people can sign in, and nobody who should not. Part of `butai doctor`."""
+"""Checks that users can sign in, and that no weak secret or switch lets others in. Part of `butai doctor`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from butai.doctor.browsers import is_here
 from butai.doctor.findings import Findings
 
 SHORTEST_SECRET = 16
-"""Characters. A secret that can be guessed lets everybody sign in as anybody; `openssl rand -base64 32` makes 44."""
+"""Characters. With a secret that can be guessed, anyone signs in as any user; `openssl rand -base64 32` makes 44."""
 
 
 _T = TypeVar("_T")
@@ -30,7 +30,7 @@ class _KeySet(msgspec.Struct):
 
 
 async def examine_sign_in(settings: Settings, findings: Findings) -> None:
-    """Adds findings; asks the issuer for its keys where one is set."""
+    """Adds findings; fetches the issuer's keys where an issuer is set."""
     of = settings.identity
     secrets = {
         name: value.get_secret_value()
@@ -42,15 +42,15 @@ async def examine_sign_in(settings: Settings, findings: Findings) -> None:
         if not pieces or min(map(len, pieces)) < SHORTEST_SECRET:
             findings.warn(
                 "sessions",
-                f"{name} is shorter than {SHORTEST_SECRET} characters: whoever guesses it signs in as anybody",
+                f"{name} is shorter than {SHORTEST_SECRET} characters: an attacker who guesses it signs in as any user",
                 "make a new one, for the studio and here: openssl rand -base64 32",
             )
         else:
-            findings.ok("sessions", f"those of the studio with this {name} are believed")
+            findings.ok("sessions", f"those of the studio with this {name} are accepted")
     if not secrets and not of.oidc_issuer:
         findings.warn(
             "sessions",
-            "no studio's sessions and no issuer's tokens are believed: only API keys get in",
+            "no studio's sessions and no issuer's tokens are accepted: only API keys work",
             "export NEXTAUTH_SECRET='the one of your studio', or BUTAI_OIDC_ISSUER=https://… BUTAI_OIDC_AUDIENCE=butai",
         )
     _development(settings, bool(secrets), findings)
@@ -66,13 +66,13 @@ def _development(settings: Settings, has_secret: bool, findings: Findings) -> No
         findings.broken(
             "development sign-in",
             f"is on while the API listens on {host}",
-            "unset BUTAI_DEV_SIGN_IN, or set BUTAI_HOST=127.0.0.1: it signs anybody in as anybody",
+            "unset BUTAI_DEV_SIGN_IN, or set BUTAI_HOST=127.0.0.1: it signs every visitor in as any user",
         )
     elif settings.http.public_url and not is_here(urlsplit(settings.http.public_url).hostname or ""):
         findings.broken(
             "development sign-in",
-            f"is on while the service is reached as {settings.http.public_url}",
-            "unset BUTAI_DEV_SIGN_IN: it signs anybody in as anybody",
+            f"is on while the service's public address is {settings.http.public_url}",
+            "unset BUTAI_DEV_SIGN_IN: it signs every visitor in as any user",
         )
     elif not has_secret:
         findings.broken("development sign-in", "is on, and has no secret to sign with", "export NEXTAUTH_SECRET=…")
@@ -104,7 +104,7 @@ async def _issuer(settings: Settings, findings: Findings) -> None:
             if found.issuer != of.oidc_issuer:
                 findings.broken(
                     "issuer",
-                    f"it calls itself {found.issuer}, and tokens will too",
+                    f"its document and its tokens name the issuer {found.issuer}",
                     f"export BUTAI_OIDC_ISSUER={found.issuer}",
                 )
                 return
@@ -115,7 +115,9 @@ async def _issuer(settings: Settings, findings: Findings) -> None:
         findings.broken("issuer", f"{address} gives no keys: {answer.said}", "check BUTAI_OIDC_JWKS_URL, or the issuer")
     elif urlsplit(address).scheme != "https" and not is_here(urlsplit(address).hostname or ""):
         findings.warn(
-            "issuer", f"its keys come over plain http from {address}", "use https: whoever is in between signs in"
+            "issuer",
+            f"its keys come over plain http from {address}",
+            "use https: an attacker on the network could replace the keys and sign in",
         )
     else:
         findings.ok("issuer", f"{of.oidc_issuer} publishes {len(keys.keys)} keys")

@@ -1,6 +1,7 @@
-"""Whether the object store does what the service asks of it, and where it differs from others. Part of `butai doctor`.
+"""Checks whether the object store has the features that the service uses, and where it differs from others. Part of
+`butai doctor`.
 
-Everything is tried on objects of its own, under random names below `butai/doctor/`, which are removed again.
+All checks use objects of their own, under random names below `butai/doctor/`, which are removed again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BODY = b"butai doctor was here"
 
 SKEW_WARNED = 60.0
 SKEW_REFUSED = 900.0
-"""Seconds. Beyond 15 minutes S3 refuses every signature (AWS, RequestTimeTooSkewed)."""
+"""Seconds. With a larger difference (15 minutes) S3 refuses every signature (AWS, RequestTimeTooSkewed)."""
 
 _CODES = {
     "InvalidAccessKeyId": "the store does not know BUTAI_S3_ACCESS_KEY_ID: check it",
@@ -42,7 +43,7 @@ _CODES = {
 
 
 async def examine_store(settings: Settings, findings: Findings) -> None:
-    """Adds findings; raises nothing that a store does."""
+    """Adds findings; raises no error of the store."""
     store = configured(settings, findings)
     if store is None:
         return
@@ -51,7 +52,7 @@ async def examine_store(settings: Settings, findings: Findings) -> None:
 
 
 def configured(settings: Settings, findings: Findings) -> Store | None:
-    """The store to ask, or None when the settings name none."""
+    """The store to check, or None when the settings name none."""
     of = settings.store
     if not of.endpoint:
         findings.broken(
@@ -91,7 +92,7 @@ class _Examination:
         self._silent = False
 
     async def run(self) -> None:
-        """All checks; what was made is removed, whatever happens."""
+        """Runs all checks; removes the objects in any case."""
         if not await self._reached():
             return
         try:
@@ -104,7 +105,7 @@ class _Examination:
                 await self._copy()
                 await self._signatures()
             elif self._silent:
-                # What hangs once hangs again: the rest would only take time.
+                # A store that hangs once hangs again: the other checks would only take time.
                 return
             await self._multipart()
             await self._listing()
@@ -140,7 +141,7 @@ class _Examination:
 
     def _clock(self, answer: Answer) -> None:
         if answer.skew is None:
-            self._findings.warn("clock", "the store does not say what time it has", "nothing to do")
+            self._findings.warn("clock", "the store's answers have no Date", "nothing to do")
             return
         off = abs(answer.skew)
         said = f"the store's clock is {off:.0f} s {'ahead of' if answer.skew > 0 else 'behind'} this machine's"
@@ -153,7 +154,7 @@ class _Examination:
             self._findings.ok("clock", f"{max(0.0, off - 0.5):.0f} s from this machine's")
 
     def _judge(self, check: str, answer: Answer, good: bool, well: str, bad: str, right: str = "") -> bool:
-        """`right` is the right that an identity needs for this, named when it is refused."""
+        """Adds the finding of one check. `right` is the permission that the check needs, named when it is refused."""
         if good:
             self._findings.ok(check, well)
             return True
@@ -179,17 +180,17 @@ class _Examination:
         self._judge("get", got, good, "may read; the bytes are the same", "cannot read it back", "s3:GetObject")
         head = await self._ask("HEAD", self._key)
         good = head.status == 200 and head.headers.get("content-length") == str(len(BODY)) and "etag" in head.headers
-        self._judge("head", head, good, "tells size and ETag", "HEAD tells no size and ETag", "s3:GetObject")
+        self._judge("head", head, good, "returns size and ETag", "HEAD returns no size and ETag", "s3:GetObject")
 
     async def _absent(self) -> None:
         answer = await self._ask("HEAD", f"{self._key}-absent")
         if answer.status == 404:
-            self._findings.ok("absent key", "404: a file that is gone is told from one that is refused")
+            self._findings.ok("absent key", "404: an absent file is distinguished from a refused one")
         elif answer.status == 403:
             self._findings.ok(
                 "absent key",
-                "403: this store hides from an identity without s3:ListBucket what is not there, as AWS does. "
-                "A 403 on one file is then not taken for its loss at once; granting s3:ListBucket would make it a 404",
+                "403: like AWS, this store answers 403 for an absent file to an identity without s3:ListBucket. "
+                "A 403 on one file is then not taken as proof of its loss at once; granting s3:ListBucket would make it a 404",
             )
         else:
             self._findings.broken(
@@ -201,7 +202,7 @@ class _Examination:
     async def _range(self) -> None:
         answer = await self._ask("GET", self._key, headers={"Range": "bytes=6-11"})
         good = answer.status == 206 and answer.body == BODY[6:12]
-        self._judge("ranges", answer, good, "sends part of a file", "does not send part of a file")
+        self._judge("ranges", answer, good, "returns part of a file", "does not return part of a file")
 
     async def _conditional(self) -> None:
         answer = await self._ask("PUT", self._key, headers={"If-None-Match": "*"}, body=BODY)
@@ -233,7 +234,7 @@ class _Examination:
             self._findings.warn(
                 "checksums",
                 "a wrong x-amz-checksum-sha256 is accepted: this store does not verify what it receives",
-                "let the way to it be TLS, or use a store that verifies",
+                "connect to it with TLS, or use a store that verifies",
             )
         else:
             self._findings.ok("checksums", "x-amz-checksum-sha256 is verified")
@@ -256,21 +257,21 @@ class _Examination:
     async def _signatures(self) -> None:
         wrong = await self._asking.ask_with_wrong_signature(self._key)
         if wrong.status in (401, 403):
-            self._findings.ok("signatures", "a wrong one is refused")
+            self._findings.ok("signatures", "a wrong signature is refused")
         else:
             self._findings.broken(
                 "signatures",
                 f"a request with a wrong signature is answered with {wrong.said}",
-                "this store lets everybody in: switch its authentication on",
+                "this store accepts every request: switch its authentication on",
             )
         anonymous = await self._asking.ask_unsigned("GET", self._key)
         if anonymous.status in (401, 403):
-            self._findings.ok("anonymous reads", "refused: files are read through Butai alone")
+            self._findings.ok("anonymous reads", "refused: files can be read through Butai only")
         elif anonymous.status in (200, 206):
             self._findings.warn(
                 "anonymous reads",
-                "everybody who knows an object's key reads it from the bucket, private assets too",
-                "take public reading away from the bucket (its policy, its ACL); keys that were imported can be guessed",
+                "anyone who knows an object's key can read it from the bucket, private assets too",
+                "remove public read access from the bucket (its policy, its ACL); keys that were imported can be guessed",
             )
         else:
             self._findings.warn(
@@ -291,7 +292,9 @@ class _Examination:
         ended = await self._ask("DELETE", key, query=upload)
         if self._fine("multipart", part, part.status == 200 and "etag" in part.headers, "takes no part", rights):
             good = ended.status in (200, 204)
-            self._judge("multipart", ended, good, "begins, takes parts, gives up", "cannot give one up", rights)
+            self._judge(
+                "multipart", ended, good, "can be created, takes parts, can be aborted", "cannot be aborted", rights
+            )
 
     def _fine(self, check: str, answer: Answer, good: bool, bad: str, right: str) -> bool:
         return good or self._judge(check, answer, False, "", bad, right)
@@ -314,7 +317,7 @@ class _Examination:
             )
 
     async def _delete(self) -> None:
-        """Removes all that was made, and tells how that went."""
+        """Removes all objects of the checks, and adds a finding about it."""
         refused: list[tuple[str, Answer]] = []
         for key in self._made:
             answer = await self._ask("DELETE", key)
@@ -326,7 +329,7 @@ class _Examination:
                 refused[0][1],
                 False,
                 "",
-                f"cannot remove; {', '.join(key for key, _ in refused)} stayed in the bucket",
+                f"could not remove: {', '.join(key for key, _ in refused)} stayed in the bucket",
                 "s3:DeleteObject",
             )
             return

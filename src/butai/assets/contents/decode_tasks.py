@@ -1,7 +1,7 @@
 """Decodes whole files: the waveform and loudness of music, the preview of a sky. One job for each file.
 
 A child process with limits (`readers.decode_child`) decodes each, two at a time. For a file that cannot be decoded, its
-facts say why (`decode_error`).
+facts give the reason (`decode_error`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from butai.errors import Code, Unavailable, UploadRefused
 log = structlog.get_logger(__name__)
 
 DECODE = "assets.decode"
-"""Arguments: `asset_id`, `object_key`."""
+"""The task that decodes a file. Arguments: `asset_id`, `object_key`."""
 
 SECONDS = 60.0
 """Most seconds for one file. An hour of music takes ten; the rest is for a busy machine."""
@@ -41,7 +41,7 @@ SECONDS = 60.0
 AT_ONCE = 2
 
 KINDS = {AssetType.BGM: "sound", AssetType.HDR: "picture"}
-"""Types of assets that are decoded, and as which kind (`sound`, `picture`)."""
+"""Types of assets that are decoded, and the argument for the child (`sound`, `picture`)."""
 
 _slots = asyncio.Semaphore(AT_ONCE)
 

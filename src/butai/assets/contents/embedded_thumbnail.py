@@ -1,4 +1,4 @@
-"""Reads the picture inside a VRM, by two or three range reads."""
+"""Reads the picture inside a VRM, with two or three range reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from butai.errors import AssetMissing, UploadRefused
 
 
 async def embedded_thumbnail(store: Store, object_key: str, size: int) -> tuple[bytes, str] | None:
-    """A VRM's picture and its MIME type; None when it has none, or its content is no picture. Raises `AssetMissing`, and as
-    `Store.read` does."""
+    """A VRM's picture and its MIME type; None when it has none, or its content is not a picture. Raises `AssetMissing`,
+    and the errors of `Store.read`."""
     try:
         # In one expression, so that the parsed document is freed before the picture is read.
         found = locate(await read_glb(lambda start, length: store.read(object_key, start, length), size))

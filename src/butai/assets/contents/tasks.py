@@ -1,8 +1,8 @@
 """Inspects files for the facts that the library shows and filters by.
 
 `assets.inspect` is enqueued with each upload; `assets.inspect_backlog` finds files that were never inspected, such as
-imported ones. Both read a few ranges of the object and write one row, unless the asset has another object by then. A file
-that cannot be read has the reason on its row (`inspect_error`), and no other effect.
+imported ones. Both read a few ranges of the object and write one row, unless the asset has another object by then. A
+file that cannot be read has the reason on its row (`inspect_error`), and no other effect.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from butai.errors import (
 log = structlog.get_logger(__name__)
 
 SECONDS = 20.0
-"""Most seconds for one file. A good one takes a tenth of a second."""
+"""Most seconds for one file. A valid one takes a tenth of a second."""
 
 READ_LIMIT = 16 * 1024**2
 """Most bytes that are read of one file: four times the largest document that is parsed."""
@@ -58,7 +58,8 @@ BACKLOG_BATCH = 200
 BACKLOG_AT_ONCE = 4
 
 BACKLOG_SECONDS = 240.0
-"""Seconds after which one run of the backlog ends. The next minute's run goes on, so that a worker can stop in between."""
+"""Seconds after which one run of the backlog ends. The next minute's run continues, so that a worker can stop in
+between."""
 
 TERMS_LIMIT = 300
 """Most terms of one file that lists filter by: an avatar has some twenty expressions."""
@@ -91,7 +92,8 @@ class Reader:
         self.bytes_read = 0
 
     async def __call__(self, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start`, fewer at the end. Raises `InspectionTooLarge`, and as `Store.read` does."""
+        """At most `length` bytes from `start`, fewer at the end. Raises `InspectionTooLarge`, and the errors of
+        `Store.read`."""
         length = min(length, self._size - start)
         if length <= 0:
             return b""
@@ -102,7 +104,8 @@ class Reader:
 
 
 async def read_facts(read: Read, size: int, kind: AssetType, extension: str) -> Facts:
-    """The facts of a file of `size` bytes. Raises `UploadRefused` for a file that is broken, or too large to inspect."""
+    """The facts of a file of `size` bytes. Raises `UploadRefused` for a file that is broken, or too large to
+    inspect."""
     if extension in GLB_EXTENSIONS:
         return await _model(read, await read_glb(read, size), kind, "glb")
     if extension == "gltf":
@@ -165,7 +168,7 @@ def _expressions(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What an inspection needs of an asset, as it was when the inspection began."""
+    """The asset of an inspection, as it was when the inspection began."""
 
     id: UUID
     object_key: str
@@ -224,7 +227,7 @@ async def _inspect(library: Library, target: _Target) -> None:
     except Unavailable:
         raise
     except Exception:
-        # A bug in a reader must not keep the next file from being read.
+        # A bug in a reader must not keep the other files from being read.
         log.exception("asset.inspection_crashed", asset_id=str(target.id))
         problem = Code.INSPECTION_FAILED
     if facts is not None and facts.thumbnail is not None:
@@ -246,7 +249,7 @@ async def _keep_thumbnail(library: Library, target: _Target, start: int, length:
         body = await library.store.read(target.object_key, start, length)
         await store_thumbnail(library, target.id, target.object_key, body, mime)
     except (UploadRefused, ObjectAbsent, RangeRefused) as error:
-        # Not a picture; the file's other facts are kept all the same.
+        # Not a picture; the file's other facts are kept.
         log.info("thumbnail.refused", asset_id=str(target.id), error=type(error).__name__)
 
 
@@ -275,7 +278,8 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
 
 
 async def inspect_backlog(context: JobContext, timestamp: int) -> None:
-    """Inspects files that were never inspected, in the order of their ids, until none is left or the run's time is over."""
+    """Inspects files that were never inspected, in the order of their ids, until none is left or the run's time is
+    over."""
     library: Library = context.additional_context["library"]
     deadline = time.monotonic() + BACKLOG_SECONDS
     after: UUID | None = None
@@ -290,7 +294,7 @@ async def inspect_backlog(context: JobContext, timestamp: int) -> None:
             log.warning("inspection.store_away", error_code=refused[0][1])
             return
         for target, code in refused:
-            # One among others that could be read: a 403, which AWS also answers for an absent key.
+            # One failure among other files that could be read: a 403, which AWS also answers for an absent key.
             await _write(library, target, None, code)
 
 

@@ -1,7 +1,7 @@
 """Thumbnails derived from a file's own content: a VRM's embedded picture, the preview of a sky.
 
-They are stored as the sidecars that an owner would upload, so whatever serves, lists, hides, trashes and removes those does
-the same for these. Thumbnails that a person uploaded are never touched: derived ones are those whose objects are all
+They are stored as the sidecars that an owner would upload, so they are served, listed, hidden, trashed and removed
+like those. Uploaded thumbnails are never changed: derived ones are those whose objects are all
 `derived` in the ledger.
 """
 
@@ -39,12 +39,12 @@ EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 """MIME types that a thumbnail may have, and the extension of each."""
 
 _LOCK = 0x6275_7461_6902
-"""Seed of the hash by which the advisory lock of a name is found. Rows without an owner have no unique constraint, so this
-lock keeps two jobs from making two."""
+"""Seed of the hash for a name's advisory lock. Rows without an owner have no unique constraint, so this
+lock keeps two jobs from making two thumbnails."""
 
 
 async def wants_thumbnail(library: Library, asset_id: UUID, object_key: str) -> bool:
-    """Whether a thumbnail derived from this object would be kept: it is still the asset's, and no person uploaded one."""
+    """Whether a thumbnail derived from this object would be kept: it is still the asset's, and none was uploaded."""
     async with library.database.transaction() as session:
         asset = await _current(session, asset_id, object_key)
         return asset is not None and await _derived(session, asset) is not None
@@ -53,8 +53,8 @@ async def wants_thumbnail(library: Library, asset_id: UUID, object_key: str) -> 
 async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, body: bytes, mime: str) -> None:
     """Stores a picture as the asset's derived thumbnail, in place of one of an earlier version. Idempotent.
 
-    Does nothing when the asset has another object by now, or a thumbnail that a person uploaded. Raises `UploadRefused` for
-    content that is no picture, `Unavailable` as store and database do.
+    Does nothing when the asset has another object by now, or an uploaded thumbnail. Raises `UploadRefused` for
+    content that is not a picture, `Unavailable` as store and database do.
     """
     stored = StoredObject(len(body), hashlib.sha256(body).hexdigest(), "", body[:HEAD_BYTES])
     attempt = UploadAttempt(keys.mint_object_key(library.store.prefix))
@@ -78,7 +78,8 @@ async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, bod
 async def _begin(
     library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject, mime: str
 ) -> AssetKey | None:
-    """Writes the row and the ledger's line before a byte is stored. Returns its key; None when there is nothing to do."""
+    """Writes the row and the ledger's line before the first byte is stored. Returns its key; None when there is nothing
+    to do."""
     async with library.database.transaction() as session:
         asset = await _current(session, asset_id, object_key)
         if asset is None:
@@ -93,7 +94,7 @@ async def _begin(
             return None
         for row in derived:
             if row.wanted_key != key.text and row.deleted_at is None:
-                # Of an earlier version, in another format.
+                # Derived from an earlier version, in another format.
                 await _trash(session, row.id)
         await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(ACTOR))
         await write_down(session, attempt, Source("derived", LEASE, size=stored.size, sha256=stored.sha256))
@@ -102,7 +103,7 @@ async def _begin(
 
 def _key(asset: Asset, mime: str) -> AssetKey | None:
     if mime not in EXTENSIONS:
-        raise UploadRefused(f"{mime} is no picture")
+        raise UploadRefused(f"{mime} is not a picture")
     try:
         key = keys.parse(f"{asset.stem}_thumb.{EXTENSIONS[mime]}")
     except ButaiError:
@@ -119,12 +120,13 @@ async def _current(session: AsyncSession, asset_id: UUID, object_key: str) -> As
 
 
 def _mark(asset: Asset) -> dict[str, Any]:
-    """The facts of a derived thumbnail: its source. With the ETag, since another program may overwrite an imported object."""
+    """The facts of a derived thumbnail: its source. With the ETag, since another program may overwrite an imported
+    object."""
     return {"derived_from": asset.object_key, "derived_etag": asset.etag}
 
 
 async def _derived(session: AsyncSession, asset: Asset) -> list[Asset] | None:
-    """The asset's derived thumbnails; None when a person uploaded one, or one is of this object already, be it in the
+    """The asset's derived thumbnails; None when one was uploaded, or when one is of this object already, even in the
     trash."""
     rows = await session.scalars(
         select(Asset).where(
@@ -164,7 +166,7 @@ async def _finish(
     sidecar a newer attempt by now."""
     assert attempt.asset_id is not None
     async with library.database.transaction() as session:
-        # Locked in the order in which every end of an attempt locks them.
+        # Locked in the order in which each end of an attempt locks them.
         await session.get(AssetObject, attempt.object_key, with_for_update=True)
         row = await transitions.lock(session, attempt.asset_id)
         overtaken = row is None or row.attempts != attempt.number

@@ -1,1 +1,2 @@
-"""Findings: disagreements of index and store beyond what a patrol sees, and what an operator does about any of them."""
+"""Findings: disagreements of index and store beyond those that a patrol sees, and the actions of operators on all of
+them."""

@@ -1,6 +1,7 @@
-"""Compares a listing of the bucket, which an operator brings, with the index: objects without a row, rows without an object.
+"""Compares a listing of the bucket, provided by an operator, with the index: objects without a row, rows without an
+object.
 
-A listing is out of date as soon as it is made, so it only says where to look: every object on which listing and index
+A listing is out of date as soon as it is made, so it only shows where to check: every object on which listing and index
 disagree is probed, by the patrol's rules (canaries, a second HEAD, no mass loss). Writes findings and changes no asset.
 Objects whose size or ETag differs are left to the patrol, which probes each of them anyway.
 """
@@ -41,7 +42,7 @@ BATCH = 1000
 ACTOR = "reconcile"
 
 OURS = ("butai/patrol/", "butai/import/", "butai/ready")
-"""Keys of the service's own objects in the bucket, behind its prefix, that are no assets."""
+"""Keys of the service's own objects in the bucket, after its prefix, that are not assets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class ReconcileOptions:
 @dataclass(slots=True)
 class Comparison:
     """Counts of a comparison: lines `listed`, objects `unknown` to the index, rows whose object is `absent`, objects
-    without a clear answer, and findings that an operator had `ignored`. The first `SHOWN` keys of each kind are kept."""
+    without a clear answer, and findings that an operator had `ignored`. The first `SHOWN` keys of each kind are
+    kept."""
 
     listed: int = 0
     unknown: int = 0
@@ -93,7 +95,7 @@ class ListingReconciler:
         self.found = Comparison()
 
     async def run(self, listing: Listing) -> Comparison:
-        """Compares the whole listing. Raises `StoreUnreliable`, `Unavailable`, and what the listing raises."""
+        """Compares the whole listing. Raises `StoreUnreliable`, `Unavailable`, and the listing's errors."""
         own = await self._heads.head(self._canary.key)
         if own.kind is not HeadKind.PRESENT:
             await self._store.put(self._canary.key, BytesPayload(b"canary"), "text/plain")
@@ -155,7 +157,7 @@ class ListingReconciler:
                     await open_finding(session, FindingKind.OBJECT_WITHOUT_ROW, name, None, None, detail)
 
     def _as_file(self, name: str) -> dict[str, Any]:
-        """Under which key an import would take the object, or why it would not."""
+        """The key under which an import would take the object, or why it would not."""
         strip = self._options.strip_prefix
         if not name.startswith(strip):
             return {"adoptable": False}
@@ -226,7 +228,7 @@ class ListingReconciler:
                 await open_finding(session, FindingKind.ROW_WITHOUT_OBJECT, row.object_key, row.id, None, detail)
 
     async def _settled(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> list[str]:
-        """Object keys of open findings that no longer hold: the object is gone, or is there again."""
+        """Object keys of open findings that no longer hold: the object is gone, or is back."""
         cursor = await connection.execute(
             """SELECT object_key, kind = 'object_without_row' FROM findings f
                WHERE resolved_at IS NULL AND (

@@ -50,9 +50,9 @@ async def list_findings(
 async def act_on_finding(
     request: Request, who: Operator, finding_id: Annotated[int, Path(ge=1, le=HIGHEST_ID)], action: FindingActionName
 ) -> Response:
-    """`adopt` takes an object into the library. `trash` moves an object away, to be deleted after the trash period, or puts
-    an asset without its object into the trash. `ignore` resolves the finding for good. Row and object are checked again
-    first."""
+    """`adopt` takes an object into the library. `trash` moves an object into the trash, to be deleted after the trash
+    period, or puts an asset without its object into the trash. `ignore` resolves the finding for good. Row and object
+    are checked again first."""
     library = get_library(request)
     by = origin(request, who)
     chosen = FindingAction(action)

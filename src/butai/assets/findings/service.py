@@ -1,6 +1,6 @@
-"""What an operator does about a finding: adopt, trash, ignore.
+"""An operator's actions on a finding: adopt, trash, ignore.
 
-No listing is trusted enough to delete by it: row and object are checked again, an object is copied into the trash first,
+A listing alone is never a reason to delete: row and object are checked again, an object is copied into the trash first,
 and the original is removed by a job (`assets.remove_moved`) that checks row, object and copy once more. A crash at any
 point leaves the finding open, and the same action again completes it.
 """
@@ -39,22 +39,23 @@ Resolve = Callable[[AsyncSession], Awaitable[FindingState]]
 """Resolves the finding in the transaction that completes the action."""
 
 LEASE = timedelta(hours=1)
-"""A copy within the store takes seconds; after this its writer counts as dead, and the copy is removed."""
+"""A copy within the store takes seconds; after this time its writer counts as dead, and the copy is removed."""
 
 
 async def act(
     database: Database, store: Store, settings: AssetSettings, finding_id: int, action: FindingAction, origin: Origin
 ) -> FindingState:
-    """Acts, and returns the resolution. Raises `NotFound`; `Conflict` when the finding is resolved, the action does not
-    apply, or store or index are no longer as the finding says; `Unavailable`, with the finding still open."""
+    """Carries out the action, and returns the resolution. Raises `NotFound`; `Conflict` when the finding is resolved,
+    the action does not apply, or store or index differ from the finding by now; `Unavailable`, with the finding still
+    open."""
     found = await queries.finding(database, finding_id)
     if found is None:
         raise NotFound("There is no such finding")
     if found.resolution is not None and found.resolved_at is not None:
-        raise Conflict(f"The finding is closed: {found.resolution}")
+        raise Conflict(f"The finding is resolved: {found.resolution}")
     if action not in found.actions:
         applicable = ", ".join(found.actions)
-        raise Conflict(f"{action} does not apply to this finding of the kind {found.kind}; what does: {applicable}")
+        raise Conflict(f"{action} does not apply to this finding of the kind {found.kind}; these do: {applicable}")
 
     async def resolve(session: AsyncSession) -> FindingState:
         return await _resolve(session, finding_id, action, origin)
@@ -83,7 +84,7 @@ async def _resolve(session: AsyncSession, finding_id: int, action: FindingAction
 async def _adopt(database: Database, store: Store, settings: AssetSettings, finding: FindingOut) -> None:
     """Imports the object, by the rules of any import. Raises `Conflict` when it cannot be imported."""
     if not finding.detail.get("adoptable"):
-        raise Conflict("The object's key is none that the library keeps")
+        raise Conflict("The object's key is not a valid key of the library")
     verdicts: list[ImportVerdict] = []
     options = ImportOptions(visibility=settings.default_visibility, strip_prefix=finding.detail.get("strip_prefix", ""))
 
@@ -91,10 +92,10 @@ async def _adopt(database: Database, store: Store, settings: AssetSettings, find
         yield [ListedObject(finding.object_key)]
 
     await Importer(database, store, options, verdicts.append).run(one(), lambda _tally: None)
-    # `unchanged`: an earlier action adopted it and did not come to resolve the finding.
+    # `unchanged`: an earlier action adopted it, and ended before it resolved the finding.
     if verdicts and (verdicts[0].outcome in (Outcome.ADDED, Outcome.UPDATED) or verdicts[0].reason == Code.UNCHANGED):
         return
-    raise Conflict(f"It cannot be adopted: {verdicts[0].reason if verdicts else 'nothing is known of it'}")
+    raise Conflict(f"It cannot be adopted: {verdicts[0].reason if verdicts else 'no result'}")
 
 
 async def _trash_object(
@@ -112,14 +113,14 @@ async def _trash_object(
         await store.copy(original, kept)
         copied = await store.head(kept)
         if copied.size != facts.size:
-            raise Conflict("The copy is not as large as its original")
+            raise Conflict("The copy's size differs from the original's")
     except (ObjectAbsent, Conflict) as error:
         async with database.transaction() as session:
             await ledger.release(session, original)
             await ledger.condemn(session, kept, ObjectTrigger.GIVEN_UP)
-        raise error if isinstance(error, Conflict) else Conflict("The object is gone already") from error
+        raise error if isinstance(error, Conflict) else Conflict("The object no longer exists") from error
     async with database.transaction() as session:
-        # The copy is kept for as long as anything in the trash.
+        # The copy is kept for the time of the trash.
         await ledger.condemn(session, kept, ObjectTrigger.TRASHED, after=timedelta(days=settings.trash_days))
         await jobs.enqueue(
             session,
@@ -132,8 +133,8 @@ async def _trash_object(
 
 
 async def _claim(session: AsyncSession, object_key: str) -> None:
-    """Marks the object in the ledger as condemned, so that no import adopts it meanwhile. Raises `Conflict` when it has a
-    row."""
+    """Marks the object in the ledger as condemned, so that no import adopts it meanwhile. Raises `Conflict` when it has
+    a row."""
     claimed = await ledger.claim(session, object_key)
     used = await session.scalar(text("SELECT 1 FROM assets WHERE object_key = :key LIMIT 1"), {"key": object_key})
     if not claimed or used is not None:
@@ -145,7 +146,7 @@ async def _trash_row(
 ) -> FindingState:
     assert finding.asset_id is not None
     if not await _absent(store, finding.object_key):
-        raise Conflict("The object is there by now")
+        raise Conflict("The object is back in the store")
     async with database.transaction() as session:
         asset = await transitions.lock(session, finding.asset_id)
         if asset is None or asset.object_key != finding.object_key or asset.deleted_at is not None:
@@ -156,8 +157,8 @@ async def _trash_row(
 
 
 async def _absent(store: Store, object_key: str) -> bool:
-    """Whether the object is gone. At a store that hides absence, 403 counts once the canaries were good. Raises
-    `Unavailable` without a clear answer."""
+    """Whether the object is gone. At a store that hides absence, 403 counts after both canaries gave the expected
+    answers. Raises `Unavailable` without a clear answer."""
     heads = StoreHeads(store, rate=50)
     try:
         hides_absence = await Canary(heads, store.prefix).probe()

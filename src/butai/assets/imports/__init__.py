@@ -1,1 +1,1 @@
-"""Import: fills the index from a bucket that has files already. Listings name objects, and a HEAD verifies each."""
+"""Import: fills the index from an existing bucket. Listings name its objects, and a HEAD verifies each."""

@@ -1,4 +1,4 @@
-"""Lists the bucket itself (ListObjectsV2), for `butai import --list` with an identity that may. Nothing else in Butai lists.
+"""Lists the bucket itself (ListObjectsV2), for `butai import --list` with an identity that may. No other module lists.
 
 Source: AWS, "ListObjectsV2".
 """
@@ -18,7 +18,7 @@ from butai.assets.storage.client import Store
 from butai.errors import Code
 
 PAGE_SECONDS = 60.0
-"""The longest that one page of ListObjectsV2 may take; AWS answers in well under a second, small stores in a few."""
+"""Most seconds for one page of ListObjectsV2; AWS answers in well under a second, small stores in a few."""
 
 PAGE_TRIES = 4
 
@@ -32,7 +32,7 @@ _ENTITY = re.compile(r"&(?:#(\d+)|#x([0-9a-fA-F]+)|(amp|lt|gt|quot|apos));")
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
 HOW_ELSE = (
-    "bring a listing instead (--listing FILE: an S3 Inventory report, `aws s3 ls --recursive`, `rclone lsjson -R` or a CSV, "
+    "provide a listing instead (--listing FILE: an S3 Inventory report, `aws s3 ls --recursive`, `rclone lsjson -R` or a CSV, "
     "made with an identity that may list), or run this once with credentials that may"
 )
 
@@ -45,7 +45,7 @@ class BucketListing:
         self._prefix = prefix
 
     async def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
-        """As `Listing` says. Raises `ListingDenied`."""
+        """As in `Listing`. Raises `ListingDenied`."""
         token: str | None = None
         async with aiohttp.ClientSession() as http:
             while True:
@@ -58,12 +58,12 @@ class BucketListing:
                     return
 
     def progress(self) -> tuple[int, int | None]:
-        """As `Listing` says: how much a bucket holds is not known beforehand."""
+        """As in `Listing`: the bucket's size is not known beforehand."""
         return 0, None
 
 
 async def may_list(store: Store) -> bool:
-    """Whether the store's identity may list its bucket. Raises `ListingError` when the store's answer does not tell."""
+    """Whether the store's identity may list its bucket. Raises `ListingError` when the answer does not show it."""
     async with aiohttp.ClientSession() as http:
         try:
             await _page(http, store, store.prefix, None, most=1, tries=1)
@@ -80,7 +80,8 @@ async def _page(
     most: int = 1000,
     tries: int = PAGE_TRIES,
 ) -> str:
-    """One page's XML. Without `encoding-type`: some stores encode keys and do not say so, others say so and do not."""
+    """One page's XML. Without `encoding-type`: some stores encode keys without saying so, others say so without
+    encoding."""
     query = {"list-type": "2", "max-keys": str(most), "prefix": prefix}
     if token:
         query["continuation-token"] = token
@@ -113,8 +114,8 @@ def _field(xml: str, name: str) -> str | None:
 
 
 def _unescape(text: str) -> str:
-    """The text with XML's entities resolved. No XML parser: a key may hold characters that XML forbids, and AWS writes them
-    all the same."""
+    """The text with XML's entities resolved. No XML parser: a key may hold characters that XML forbids, and AWS writes
+    them unescaped."""
 
     def character(match: re.Match[str]) -> str:
         if match[3]:

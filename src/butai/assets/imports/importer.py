@@ -1,8 +1,8 @@
-"""Imports objects that are in the bucket already: each gets its row in the index. No byte is copied or moved.
+"""Imports the objects of an existing bucket: each gets its row in the index. No byte is copied or moved.
 
-Takes a listing in batches: keys that the library does not keep are skipped, each remaining object is verified by a HEAD,
-and one short transaction for each batch writes what the store confirmed. Idempotent: a run that died is started again, and
-unchanged objects are skipped.
+Takes a listing in batches: keys that the library does not accept are skipped, each remaining object is verified by a
+HEAD, and one short transaction for each batch writes the verified ones. Idempotent: a run that died is started again,
+and unchanged objects are skipped.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ ACTOR = "import"
 
 @dataclass(slots=True, eq=False)
 class _Candidate:
-    """A listed object whose key the library keeps. `known`: the row of its key, read before the HEAD; `removed`: Butai deleted
-    the object once; `found`: what the HEAD answered."""
+    """A listed object with a valid key. `known`: the row of its key, read before the HEAD; `removed`: Butai deleted
+    the object earlier; `found`: the answer of the HEAD."""
 
     entry: ListedObject
     object_key: str
@@ -88,7 +88,7 @@ class Importer:
     async def run(self, batches: AsyncIterator[list[ListedObject]], on_progress: Callable[[Tally], None]) -> Tally:
         """Imports a whole listing, in batches of at most `BATCH`; calls `on_progress` after each.
 
-        Raises `ImportStopped` when the store or the database stays away, and what the listing raises.
+        Raises `ImportStopped` when the store or the database stays unavailable, and the listing's errors.
         """
         async for batch in batches:
             await self._import(batch)
@@ -105,7 +105,7 @@ class Importer:
     async def _import(self, batch: Sequence[ListedObject]) -> None:
         self.tally.scanned += len(batch)
         candidates = [candidate for entry in batch if (candidate := self._candidate(entry))]
-        # One order of locks for all, so that two runs at once cannot deadlock.
+        # One order of locks for all runs, so that two at once cannot deadlock.
         candidates.sort(key=lambda candidate: candidate.key.text)
         if not candidates:
             return
@@ -128,7 +128,7 @@ class Importer:
         for candidate, outcome, reason in verdicts:
             self._report(candidate, outcome, reason)
 
-    # What the listing alone decides
+    # Decisions by the listing alone
 
     def _candidate(self, entry: ListedObject) -> _Candidate | None:
         """The listed object as a candidate, or None when its verdict is reported already."""
@@ -150,12 +150,13 @@ class Importer:
             return None
         return _Candidate(entry, object_key, key)
 
-    # What the index decides
+    # Decisions by the index
 
     async def _rows(
         self, session: AsyncSession, candidates: Sequence[_Candidate], *, lock: bool
     ) -> tuple[dict[str, Asset], dict[str, AssetObject]]:
-        """The rows that have the candidates' public keys, by key, and the ledger's lines for their objects, by object key."""
+        """The rows that have the candidates' public keys, by key, and the ledger's lines for their objects, by object
+        key."""
         names = [candidate.key.text for candidate in candidates]
         taken = Asset.s3_key.in_(names)
         if self._options.owner is not None:
@@ -175,7 +176,7 @@ class Importer:
         return rows, {line.object_key: line for line in await session.scalars(objects)}
 
     async def _skippable(self, session: AsyncSession, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, str]]:
-        """Candidates that need no HEAD, and why."""
+        """Candidates that need no HEAD, with the reason."""
         rows, ledger = await self._rows(session, candidates, lock=False)
         skipped: list[tuple[_Candidate, str]] = []
         for candidate in candidates:
@@ -186,7 +187,7 @@ class Importer:
                 skipped.append((candidate, reason))
         return skipped
 
-    # What the store decides
+    # Decisions by the store
 
     async def _verify(self, candidate: _Candidate) -> None:
         """Fills `found`, or reports the verdict."""
@@ -196,18 +197,19 @@ class Importer:
         if isinstance(answer, FoundObject):
             candidate.found = answer
         elif answer.gone and candidate.removed:
-            # Removed by Butai after its asset was purged or replaced, and since the listing was made.
+            # Butai removed it, after its asset was purged or replaced, since the listing was made.
             self._report(candidate, Outcome.SKIPPED, Code.REMOVED)
         else:
             outcome = Outcome.SKIPPED if answer.reason == Code.EMPTY else Outcome.FAILED
             self._report(candidate, outcome, answer.reason, answer.detail)
 
-    # What is written
+    # Writes
 
     async def _write(
         self, session: AsyncSession, candidates: Sequence[_Candidate]
     ) -> list[tuple[_Candidate, Outcome, str]]:
-        """Decides again under the locks, and writes: sidecars first, so that their assets can take them over."""
+        """Decides again under the locks, and writes: sidecars first, so that their assets can take over their
+        content."""
         rows, ledger = await self._rows(session, candidates, lock=not self._options.dry_run)
         verdicts: list[tuple[_Candidate, Outcome, str]] = []
         settled: dict[str, tuple[_Candidate, Asset | None]] = {}
@@ -258,7 +260,7 @@ class Importer:
         settled: Sequence[tuple[_Candidate, Asset | None]],
         ledger: dict[str, AssetObject],
     ) -> None:
-        # Rows are sent together at each flush, in place of one by one before each statement.
+        # Rows are sent together at each flush, instead of one by one before each statement.
         with session.no_autoflush:
             sidecars = [
                 await self._settle(session, candidate, row, ledger)
@@ -338,8 +340,8 @@ class Importer:
         return asset
 
     async def _transaction(self, act: Callable[[AsyncSession], Any]) -> Any:
-        """Runs `act` in a transaction; again when another one took a key at the same moment, or Postgres restarts. Raises
-        `ImportStopped`."""
+        """Runs `act` in a transaction; again when another one took a key at the same moment, or Postgres restarts.
+        Raises `ImportStopped`."""
         try:
             return await self._database.persist(act, tries=WRITE_TRIES, also=(IntegrityError,))
         except DatabaseUnavailable as error:

@@ -1,4 +1,4 @@
-"""Formats in which other tools write a listing of a bucket: from text to listed objects. Pure.
+"""Parses the formats in which other tools write a listing of a bucket. Pure.
 
 Sources: AWS, "Amazon S3 Inventory list" (columns; keys are URL-encoded); aws-cli, `s3 ls`; rclone, `lsjson`.
 """
@@ -19,13 +19,14 @@ from urllib.parse import unquote_plus
 from butai.errors import Code
 
 STRETCH = 64 * 1024
-"""Characters read at a time where a format has no lines."""
+"""Characters read at a time from a format without lines."""
 
 LONGEST_LINE = 64 * 1024
-"""Characters. A key has at most 1,024 bytes, 3,072 when encoded: a longer line is no listing, and must not fill the memory."""
+"""Characters. A key has at most 1,024 bytes, 3,072 when encoded: a longer line is no listing, and must not fill the
+memory."""
 
 UNREADABLE = "unreadable"
-"""The one `ListedObject.problem` that counts as a failure: a line that none of the formats explains."""
+"""The one `ListedObject.problem` that counts as a failure: a line that fits none of the formats."""
 
 
 class ListingError(Exception):
@@ -45,8 +46,8 @@ class ListingFormat(StrEnum):
 class ListedObject:
     """One line: an object's key in the bucket, and when it was written.
 
-    `problem`: why it cannot be imported (`folder`, `old_version`, `delete_marker`, `archived`), or `UNREADABLE`, with the
-    whole line as `key`.
+    `problem`: why it cannot be imported (`folder`, `old_version`, `delete_marker`, `archived`), or `UNREADABLE`, with
+    the whole line as `key`.
     """
 
     key: str
@@ -55,7 +56,8 @@ class ListedObject:
 
 
 def sniff(name: str, beginning: str) -> ListingFormat:
-    """The format of a listing with this `beginning`; `name` is for the error. Raises `ListingError` when it is none of them."""
+    """The format of a listing with this `beginning`; `name` is for the error. Raises `ListingError` for an unknown
+    format."""
     text = beginning.lstrip()
     if not text:
         raise ListingError(f"{name} is empty")
@@ -71,7 +73,7 @@ def sniff(name: str, beginning: str) -> ListingFormat:
     if first.startswith('"') and '","' in first:
         return ListingFormat.INVENTORY
     raise ListingError(
-        f"{name}: cannot tell what kind of listing this is; say it with --format "
+        f"{name}: the format of this listing is not recognised; name it with --format "
         f"({', '.join(ListingFormat)}), and give a CSV a first line that names its columns, one of them key"
     )
 
@@ -80,7 +82,7 @@ def bounded_lines(text: TextIO) -> Iterator[str]:
     """The lines, with their line ends. Raises `ListingError` for one longer than `LONGEST_LINE`."""
     while line := text.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
-            raise ListingError(f"a line has more than {LONGEST_LINE} characters: it is no listing")
+            raise ListingError(f"a line has more than {LONGEST_LINE} characters: this is not a listing")
         yield line
 
 
@@ -94,7 +96,8 @@ _AWS_SUMMARY = re.compile(r"\s*(?:Total (?:Objects|Size): .*)?$")
 
 
 def aws_ls(lines: Iterator[str]) -> Iterator[ListedObject]:
-    """Lines such as `2024-05-01 12:00:00     123456 vrm/Aoi.vrm`: one space before the key, which is not encoded; local time."""
+    """Lines such as `2024-05-01 12:00:00     123456 vrm/Aoi.vrm`: one space before the key, which is not encoded; local
+    time."""
     for raw in lines:
         line = raw.rstrip("\n").removesuffix("\r")
         if match := _AWS_LS.fullmatch(line):
@@ -141,11 +144,11 @@ def _json_objects(text: TextIO) -> Iterator[dict[str, Any]]:
             held += more
             continue
         if not isinstance(value, dict):
-            raise ListingError("this is not what rclone lsjson writes: an array of objects")
+            raise ListingError("this is not the output of rclone lsjson: an array of objects")
         yield value
 
 
-# A CSV that says what its columns are
+# A CSV whose header names its columns
 
 _KEY_NAMES = ("key", "objectkey", "s3key", "path", "objectname", "name")
 _TIME_NAMES = ("lastmodified", "lastmodifieddate", "modified", "modtime", "mtime", "date")
@@ -166,7 +169,8 @@ def _key_column(header: str) -> str | None:
 
 
 def headed_csv(lines: Iterator[str]) -> Iterator[ListedObject]:
-    """Rows of a CSV with a header; keys are not encoded. Only the key column is required; the time is used where there is one."""
+    """Rows of a CSV with a header; keys are not encoded. Only the key column is required; a time column is used when
+    present."""
     header = next(lines, "")
     delimiter = _key_column(header.rstrip("\r\n"))
     if delimiter is None:
@@ -235,14 +239,16 @@ def inventory(lines: Iterator[str], columns: Sequence[str] | None) -> Iterator[L
 
 
 def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The columns of an inventory's rows, as far as they matter, empty for others: AWS writes Bucket, Key, then the columns of
-    versions, then the optional ones. Raises `ListingError` when the rows cannot be of one bucket."""
+    """The columns of an inventory's rows, as far as they matter, empty for others: AWS writes Bucket, Key, then the
+    columns of versions, then the optional ones. Raises `ListingError` when the rows cannot be of one bucket."""
     rows = [row for row in rows if row]
     if not rows:
         return ["Bucket", "Key"]
     width = min(len(row) for row in rows)
     if width < 2 or len({row[0] for row in rows}) > 1:
-        raise ListingError("cannot tell the columns of this inventory: give them with --columns 'Bucket, Key, …'")
+        raise ListingError(
+            "the columns of this inventory are not recognised: give them with --columns 'Bucket, Key, …'"
+        )
     names = ["Bucket", "Key", *[""] * (width - 2)]
 
     def all_are(place: int, pattern: str) -> bool:
@@ -262,7 +268,7 @@ def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def to_import(key: str, modified: datetime | None, storage_class: object = None) -> ListedObject:
-    """A listed object; with a `problem` when its key or storage class says that there is nothing to read."""
+    """A listed object; with a `problem` when its key or storage class shows that there is nothing to read."""
     if key.endswith("/"):
         return ListedObject(key, modified, Code.FOLDER)
     if isinstance(storage_class, str) and storage_class.upper() in _ARCHIVED:
@@ -271,7 +277,7 @@ def to_import(key: str, modified: datetime | None, storage_class: object = None)
 
 
 def moment(text: object) -> datetime | None:
-    """An ISO 8601 time, in this machine's zone when it names none; None for anything else."""
+    """An ISO 8601 time, in this machine's zone when it names none; None for other values."""
     if not isinstance(text, str) or not text:
         return None
     try:

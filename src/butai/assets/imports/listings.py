@@ -1,7 +1,7 @@
 """Reads a listing of a bucket from a file or from standard input.
 
-An import needs names, and the service may not list. Files are read line by line, so that millions of lines take a few MB
-of memory. `listing_formats` parses the lines.
+An import needs the names of objects, and the service may not list. Files are read line by line, so that millions of
+lines take a few MB of memory. `listing_formats` parses the lines.
 
 Source: AWS, "Amazon S3 Inventory" (manifest).
 """
@@ -34,11 +34,11 @@ from butai.assets.imports.listing_formats import (
 )
 
 PEEK = 64 * 1024
-"""Bytes of a listing's beginning from which its format is told."""
+"""Bytes of a listing's beginning by which its format is recognised."""
 
 
 class Listing(Protocol):
-    """A source of names: a file, or the bucket itself."""
+    """A source of object names: a file, or the bucket itself."""
 
     def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
         """All listed objects, at most `size` at a time. Can be iterated once. Raises `ListingError`."""
@@ -52,9 +52,9 @@ class Listing(Protocol):
 class FileListing:
     """A listing on disk, or on standard input (`-`). Gzip and UTF-16 are recognised by their first bytes.
 
-    `format` None: told by the first bytes. `columns`: those of an inventory CSV without its manifest (`Bucket, Key, Size`),
-    guessed when None. Raises `ListingError` when the file cannot be opened or its format cannot be told.
-    """
+    `format` None: recognised by the first bytes. `columns`: those of an inventory CSV without its manifest (`Bucket,
+    Key, Size`), guessed when None. Raises `ListingError` when the file cannot be opened or its format is not
+    recognised."""
 
     def __init__(self, path: Path, format: ListingFormat | None = None, columns: str | None = None) -> None:
         if path.is_dir() and (path / "manifest.json").is_file():
@@ -92,13 +92,13 @@ class FileListing:
         return inventory(bounded_lines(file.text), self._columns)
 
     async def batches(self, size: int) -> AsyncIterator[list[ListedObject]]:
-        """As `Listing` says. Files are read and decompressed in a thread."""
+        """As in `Listing`. Files are read and decompressed in a thread."""
         lines = iter(self)
         while batch := await asyncio.to_thread(lambda: list(islice(lines, size))):
             yield batch
 
     def progress(self) -> tuple[int, int | None]:
-        """As `Listing` says; bytes as on disk, before decompression."""
+        """As in `Listing`; bytes as on disk, before decompression."""
         return self._read + sum(file.read for file in self._files if not file.closed), self.total
 
 
@@ -155,8 +155,8 @@ class _File:
 
     @property
     def text(self) -> TextIO:
-        """The file as text. Bytes that are not UTF-8 become surrogates, and keys with them are refused later. Only a line
-        feed ends a line."""
+        """The file as text. Bytes that are not UTF-8 become surrogates, and keys with them are refused later. Only a
+        line feed ends a line."""
         return io.TextIOWrapper(self._open(), self._encoding(), errors="surrogateescape", newline="\n")
 
     def close(self) -> None:
@@ -190,8 +190,8 @@ def _manifest(path: Path, text: TextIO) -> tuple[list[_File], list[str]]:
 
 
 def _places(manifest: Path, key: str) -> Iterator[Path]:
-    """Paths where a data file may be: as in the bucket (`…/ID/2026-01-01T00-00Z/manifest.json`, `…/ID/data/x.csv.gz`), or
-    copied next to the manifest."""
+    """Paths where a data file may be: as in the bucket (`…/ID/2026-01-01T00-00Z/manifest.json`, `…/ID/data/x.csv.gz`),
+    or copied next to the manifest."""
     name = key.rpartition("/")[2]
     folder = manifest.resolve().parent
     yield from (folder / name, folder / "data" / name, folder.parent / "data" / name)

@@ -1,4 +1,4 @@
-"""Options and results of an import: what an operator chooses, and the outcome of each listed object. Pure."""
+"""Options and results of an import. Pure."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class ImportVerdict:
 
 @dataclass(slots=True)
 class Tally:
-    """How far a run has come: objects `scanned`, and counts by outcome and reason."""
+    """The progress of a run: objects `scanned`, and counts by outcome and reason."""
 
     scanned: int = 0
     counts: Counter[tuple[Outcome, str]] = field(default_factory=Counter)
 
     def of(self, outcome: Outcome) -> int:
-        """How many objects have this outcome, whatever the reason."""
+        """The number of objects with this outcome, for all reasons."""
         return sum(count for (kind, _), count in self.counts.items() if kind is outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """Options of a run. `owner` None: the studio's, changed by operators only. `strip_prefix` is removed from an object's key
-    to get the public key, `add_prefix` put before a listed key to get the object's; `rate` is HEADs a second, None for no
-    limit."""
+    """Options of a run. `owner` None: the files belong to the studio, and only operators change them. `strip_prefix` is
+    removed from an object's key to get the public key, `add_prefix` put before a listed key to get the object's; `rate`
+    is HEADs a second, None for no limit."""
 
     visibility: str
     owner: str | None = None
@@ -56,4 +56,4 @@ class ImportOptions:
 
 
 class ImportStopped(Exception):
-    """The run cannot go on. The message is one line for an operator; what was written stays."""
+    """The run cannot go on. The message is one line for an operator; rows written so far stay."""

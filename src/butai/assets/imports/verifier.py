@@ -1,7 +1,7 @@
 """Verifies, by a HEAD, that the store has an object that a listing names. Writes nothing into the index.
 
-A listing is out of date as soon as it is made, so each object is verified. A store that is down or refuses the credentials
-ends the run after `GIVE_UP_AFTER` objects, in place of millions of failures one by one.
+A listing is out of date as soon as it is made, so each object is verified. A store that is down or refuses the
+credentials ends the run after `GIVE_UP_AFTER` objects, instead of millions of failures one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONCURRENCY = 48
 """HEADs at a time: at 20 ms each, some 2,000 a second."""
 
 GIVE_UP_AFTER = 100
-"""Objects that fail in a row for a reason of the store's, after which a run ends: the store is down, or refuses us."""
+"""Consecutive failures for a reason of the store's, after which a run ends: the store is down, or refuses us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class NotImportable:
 
 
 class Verifier:
-    """Verifies objects, at most `CONCURRENCY` at a time and `rate` a second (None: no limit). `check_content`: also compares
-    a file's first bytes with its name."""
+    """Verifies objects, at most `CONCURRENCY` at a time and `rate` a second (None: no limit). `check_content`: also
+    compares a file's first bytes with its name."""
 
     def __init__(self, store: Store, *, check_content: bool, rate: float | None) -> None:
         self._store = store
@@ -59,10 +59,10 @@ class Verifier:
     async def verify(
         self, object_key: str, key: AssetKey, before: tuple[int | None, str | None] | None
     ) -> FoundObject | NotImportable:
-        """Verifies one object. `before`: size and ETag as the index has them. Never raises for what a store does."""
+        """Verifies one object. `before`: size and ETag of the index. Never raises for the store's errors."""
         async with self._slots:
             if await self._gave_up():
-                # The next run takes it.
+                # The next run verifies it.
                 return NotImportable(Code.NOT_TRIED)
             await self._pace()
             try:
@@ -122,7 +122,7 @@ class Verifier:
             return self._failed_in_a_row >= GIVE_UP_AFTER
         async with self._asking_canary:
             if self._failed_in_a_row >= GIVE_UP_AFTER and not self._refused and await self._canary_readable():
-                # The credentials are good: the listing begins with objects that are gone.
+                # The credentials are valid: the listing only begins with objects that are gone.
                 self._reached, self._failed_in_a_row = True, 0
             self._refused = self._failed_in_a_row >= GIVE_UP_AFTER
         return self._refused
@@ -135,7 +135,7 @@ class Verifier:
             await self._store.head(canary)
         except (Unavailable, ObjectAbsent):
             return False
-        # Without the right to delete it stays, and does no harm.
+        # Without the right to delete, the object stays, which is harmless.
         with suppress(Unavailable):
             await self._store.delete(canary)
         return True

@@ -1,9 +1,9 @@
-"""The states of a finding, as one table for its four kinds, and the actions that apply to one. Pure; `finding_writer` is the
-only writer of the table of findings.
+"""The states of a finding, as one table for its four kinds, and the actions that apply to one. Pure; `finding_writer`
+is the only writer of the table of findings.
 
     open ──▶ recovered | agrees | replaced | adopted | trashed | ignored
 
-A resolved finding stays as it is. When the same disagreement is seen after that, it is another finding.
+A resolved finding never changes. When the same disagreement is seen after that, it is another finding.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class FindingKind(StrEnum):
-    """How index and store disagree. On the wire and in the table."""
+    """How index and store disagree, on the wire and in the table."""
 
     MISSING = "missing"
     """The patrol found that an asset's object is gone."""
@@ -37,13 +37,13 @@ class FindingState(StrEnum):
 
 
 class FindingTrigger(StrEnum):
-    """What can happen to a finding."""
+    """The events of a finding."""
 
     SEEN = "seen"
     RECOVERED = "recovered"
-    """The object is there again, as the index has it, and the asset is ready again."""
+    """The object is back as the index has it, and the asset is ready again."""
     AGREES = "agrees"
-    """Index and store agree, without anybody having acted on the finding."""
+    """Index and store agree again, without an action of an operator."""
     REPLACED = "replaced"
     """The asset has another object, or is gone."""
     ADOPTED = "adopted"
@@ -52,7 +52,7 @@ class FindingTrigger(StrEnum):
 
 
 class FindingAction(StrEnum):
-    """What an operator can do about a finding."""
+    """The actions of an operator on a finding."""
 
     ADOPT = "adopt"
     TRASH = "trash"
@@ -76,7 +76,8 @@ _ENDS: dict[FindingKind, tuple[FindingTrigger, ...]] = {
     _K.OBJECT_WITHOUT_ROW: (_T.AGREES, _T.ADOPTED, _T.TRASHED, _T.IGNORED),
     _K.ROW_WITHOUT_OBJECT: (_T.AGREES, _T.TRASHED, _T.IGNORED),
 }
-"""How findings of each kind end. A mismatch is never trashed: the asset is ready, and its bytes are somebody's."""
+"""How findings of each kind end. A mismatch is never trashed: the asset is ready, and the bytes may have been written
+on purpose."""
 
 FINDING_TABLE: dict[tuple[FindingKind, FindingState | None, FindingTrigger], FindingState] = {
     **{(kind, state, _T.SEEN): _S.OPEN for kind in FindingKind for state in (None, _S.OPEN)},
@@ -95,11 +96,12 @@ TRIGGERS = {
     FindingAction.TRASH: FindingTrigger.TRASHED,
     FindingAction.IGNORE: FindingTrigger.IGNORED,
 }
-"""What an action does to its finding."""
+"""The trigger of each action."""
 
 
 def next_finding_state(kind: FindingKind, state: FindingState | None, trigger: FindingTrigger) -> FindingState:
-    """The state after `trigger`; `state` None is a finding without a row. Raises `IllegalFindingMove` without an arrow."""
+    """The state after `trigger`; `state` None is a finding without a row. Raises `IllegalFindingMove` without an
+    arrow."""
     try:
         return FINDING_TABLE[kind, state, trigger]
     except KeyError:
@@ -107,14 +109,14 @@ def next_finding_state(kind: FindingKind, state: FindingState | None, trigger: F
 
 
 def actions_for(kind: FindingKind, state: FindingState, *, adoptable: bool, indexed: bool) -> tuple[FindingAction, ...]:
-    """The actions that apply to a finding. `adoptable`: an import would take the object under its key; `indexed`: an asset has
-    the object, for a row without its object or a missing one the asset of the finding, not in the trash."""
+    """The actions that apply to a finding. `adoptable`: an import would take the object under its key; `indexed`: an
+    asset has the object, for a row without its object or a missing one the asset of the finding, not in the trash."""
     if state is not FindingState.OPEN:
         return ()
     holds = {
-        # Also when an asset has it by now: an adoption that came no further is completed by another one.
+        # Also when an asset has it by now: the action completes an adoption that was interrupted.
         FindingAction.ADOPT: adoptable,
-        # An object that an asset has is not to go, and a row that is not there cannot.
+        # An object of an asset must stay, and an absent row cannot be trashed.
         FindingAction.TRASH: indexed is not (kind is FindingKind.OBJECT_WITHOUT_ROW),
         FindingAction.IGNORE: True,
     }

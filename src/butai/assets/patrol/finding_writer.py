@@ -15,7 +15,7 @@ from butai.assets.patrol.finding_states import FindingKind, FindingState, Findin
 from butai.assets.patrol.models import Finding
 
 PATROL_ACTOR = "patrol"
-"""Who resolved a finding that no person did."""
+"""The resolver of findings that the patrol resolved by itself."""
 
 
 def state_of(finding: Finding) -> FindingState:
@@ -42,7 +42,8 @@ async def open_finding(
     run_id: int | None,
     detail: dict[str, Any],
 ) -> bool:
-    """Opens a finding, or notes that the open one of this kind and object was seen again. Returns whether it is new."""
+    """Opens a finding, or records that the open one of this kind and object was seen again. Returns whether it is
+    new."""
     statement = insert(Finding).values(
         kind=kind, object_key=object_key, asset_id=asset_id, run_id=run_id, detail=detail
     )
@@ -85,7 +86,7 @@ async def resolve_replaced(session: AsyncSession) -> None:
 async def _resolve(
     session: AsyncSession, trigger: FindingTrigger, by: str, *conditions: ColumnElement[bool] | Any
 ) -> None:
-    # Locked in the order of their ids by all, so that no two deadlock.
+    # All callers lock in the order of ids, so that no two deadlock.
     found = select(Finding).where(Finding.resolved_at.is_(None), *conditions).order_by(Finding.id).with_for_update()
     for finding in await session.scalars(found.execution_options(populate_existing=True)):
         move(finding, trigger, by)
@@ -106,7 +107,7 @@ async def any_missing(session: AsyncSession) -> bool:
 
 
 async def count_missing_within(session: AsyncSession, period: timedelta) -> int:
-    """How many files were found missing within `period` from now back, whatever became of them."""
+    """How many files were found missing within the last `period`, including those that were resolved since."""
     found = await session.scalar(
         select(func.count())
         .select_from(Finding)

@@ -1,6 +1,6 @@
-"""One patrol at a time: an advisory lock of Postgres, held by a connection of its own for as long as a run lasts.
+"""One patrol at a time: an advisory lock of Postgres, held by a connection of its own during a run.
 
-The connection is in no transaction and no pool, so it holds up nothing but another patrol, however slow the store is.
+The connection is in no transaction and no pool, so it blocks only other patrols, however slow the store is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from butai.database import UNREACHABLE, Database
 from butai.errors import DatabaseUnavailable
 
 PATROL_LOCK = 0x6275_7461_6903
-"""Lost with the connection of the process that patrols."""
+"""The key of the advisory lock. Postgres frees it when the patrolling process's connection ends."""
 
 
 class PatrolBusy(Exception):
@@ -36,7 +36,8 @@ async def patrol_lock(database: Database) -> AsyncIterator[psycopg.AsyncConnecti
         try:
             yield connection
         finally:
-            # The server notices the end of a connection some time later: the next patrol should not find the lock taken.
+            # The server notices the end of a connection some time later: the next patrol should not find the lock
+            # taken.
             with suppress(psycopg.Error):
                 await connection.execute("SELECT pg_advisory_unlock(%s)", (PATROL_LOCK,))
 

@@ -1,4 +1,4 @@
-"""The tables of patrol runs, of when each object was checked, and of findings."""
+"""The tables of patrol runs, of objects' last and next checks, and of findings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from butai.database import Model
 
 
 class PatrolRun(Model):
-    """One run. `due` is how many assets it set out to check; `found`, `suspected`, `lost` (with those that were missing
-    before), `recovered`, `mismatched` and `undecided` (5xx, time-outs, throttling) add up to `checked`. `stop_code` says
-    why it stopped before its end, `checkpoint` is the last asset of its last batch."""
+    """One run. `due` is the number of assets to check; `found`, `suspected`, `lost` (with those that were missing
+    before), `recovered`, `mismatched` and `undecided` (5xx, time-outs, throttling) add up to `checked`. `stop_code`
+    says why it stopped early, `checkpoint` is the last asset of its last batch."""
 
     __tablename__ = "patrol_runs"
     __table_args__ = (
@@ -47,7 +47,7 @@ class PatrolRun(Model):
 
 
 class AssetCheck(Model):
-    """When an asset's object was last checked, and when it is due again. A table of its own, because a row of `assets` is
+    """The last check of an asset's object, and when the next is due. A table of its own, because a row of `assets` is
     wide, and each of its many indexes would be written for every check."""
 
     __tablename__ = "asset_checks"

@@ -1,4 +1,5 @@
-"""What a patrol notifies an operator of: one digest of a run that changed something, and an alert of one that stopped.
+"""The patrol's notifications for operators: one digest of a run that changed something, and an alert of one that
+stopped.
 
 Sent in the transaction of the change itself, so that neither exists without the other.
 """
@@ -17,7 +18,7 @@ from butai.assets.storage.canary import StoreUnreliable
 from butai.errors import Code
 
 MOST_LISTED = 20
-"""Files that a message names; `GET /api/assets/patrol` has all of them."""
+"""Most files that a message names; `GET /api/assets/patrol` has all of them."""
 
 
 def count_files(count: int) -> str:
@@ -32,7 +33,7 @@ def list_keys(title: str, keys: Sequence[str]) -> str:
 
 
 async def send_digest(session: AsyncSession, run_id: int) -> None:
-    """Sends one message about all that this run changed; none when it changed nothing."""
+    """Sends one message about all changes of this run; none when it changed nothing."""
     name = Finding.detail["s3_key"].astext
     started = select(PatrolRun.started_at).where(PatrolRun.id == run_id).scalar_subquery()
     changes: dict[str, Sequence[str]] = {}
@@ -53,8 +54,8 @@ async def send_digest(session: AsyncSession, run_id: int) -> None:
 async def raise_stop_alert(session: AsyncSession, stopped: StoreUnreliable) -> None:
     """Raises the alert of a run that stopped, under the code it stopped with."""
     titles = {
-        Code.PATROL_UNRELIABLE: "The patrol cannot believe the store",
-        Code.PATROL_MASS_MISSING: "Very many files seem to be gone from the store",
+        Code.PATROL_UNRELIABLE: "The store's answers cannot be trusted",
+        Code.PATROL_MASS_MISSING: "Very many files seem to be missing from the store",
     }
     advice = "No file was marked. `butai doctor` shows what the store allows; the next patrol tries again."
     await raise_alert(

@@ -1,7 +1,7 @@
 """Probes one batch of objects: HEAD requests, a verdict on each answer, and a second HEAD before an adverse one stands.
 
-Reads and writes no database. A wrong verdict against a healthy file costs more than a right one that comes an hour late, so
-every doubt ends without one.
+Reads and writes no database. A wrong verdict against a healthy file costs more than a correct one that comes an hour
+late, so every doubtful answer ends without a verdict.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from butai.assets.storage.heads import Heads
 from butai.errors import Code
 
 MOST_UNDECIDED = 0.5
-"""Share of a batch without a clear answer beyond which the store counts as unreliable."""
+"""Share of a batch without a clear answer above which the store counts as unreliable."""
 
 
 class ProbedObject(NamedTuple):
@@ -32,7 +32,7 @@ class ProbedObject(NamedTuple):
 
 @dataclass(slots=True)
 class BatchResult:
-    """A probed batch, in the order of its rows, and how many objects got each verdict."""
+    """A probed batch, in the order of its rows, and the number of objects for each verdict."""
 
     objects: list[ProbedObject] = field(default_factory=list)
     counts: Counter[Verdict] = field(default_factory=Counter)
@@ -49,8 +49,8 @@ async def probe_batch(
 ) -> BatchResult:
     """Judges each of `rows`. Raises `StoreUnreliable`: then none of these assets may change.
 
-    An adverse verdict stands when a second HEAD gives the same one, with the canaries good before and after it: an outage
-    that begins or ends in between shows in one of them.
+    An adverse verdict stands when a second HEAD gives the same one, with the canaries good before and after it: an
+    outage that begins or ends in between shows in one of them.
     """
 
     def judged(row: IndexedObject, answer: HeadAnswer) -> Verdict:
@@ -69,7 +69,8 @@ async def probe_batch(
         await _require_same_store(canary, hides_absence)
         if is_mass_loss(adverse, len(rows)):
             raise StoreUnreliable(
-                f"{adverse} of {len(rows)} objects seem to be gone: nothing was marked", code=Code.PATROL_MASS_MISSING
+                f"{adverse} of {len(rows)} objects seem to be missing: nothing was marked",
+                code=Code.PATROL_MASS_MISSING,
             )
     result = BatchResult()
     for each in first:

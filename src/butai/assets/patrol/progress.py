@@ -1,4 +1,5 @@
-"""A run's progress: its counts and its checkpoint, kept in its row, so that the next run resumes one whose process died.
+"""A run's progress: its counts and its checkpoint, kept in its row, so that the next run resumes one whose process
+died.
 
 The only writer of `patrol_runs`; states change by `move` alone.
 """
@@ -27,7 +28,7 @@ _COLUMNS = (*_COUNTS, "due", "checkpoint", "hides_absence", "stop_code", "detail
 
 @dataclass(slots=True)
 class RunProgress:
-    """How far a run has come. Counts are assets; `due` is how many it set out to check, `checkpoint` the last asset of the
+    """The progress of a run. Counts are assets; `due` is the number to check, `checkpoint` the last asset of the
     last batch, `stop_code` and `detail` say why it stopped early."""
 
     id: int
@@ -59,7 +60,7 @@ class RunProgress:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The columns of its row that change as it goes, but for its state."""
+        """The columns of its row that change during the run, except its state."""
         return {name: getattr(self, name) for name in _COLUMNS}
 
 
@@ -73,8 +74,9 @@ def move(row: PatrolRun, trigger: RunTrigger) -> None:
 
 
 async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, requested_by: str | None) -> RunProgress:
-    """The oldest unfinished run, to be resumed, or a new one. A dry run resumes none, and none resumes a dry run; further
-    unfinished runs are closed as `interrupted`. For the holder of the patrol's lock only: nothing else is running then."""
+    """The oldest unfinished run, to be resumed, or a new one. A dry run neither resumes another run nor is resumed;
+    further unfinished runs are closed as `interrupted`. Only for the holder of the patrol's lock: no other run is in
+    progress then."""
     unfinished = (
         await session.scalars(
             select(PatrolRun)
@@ -108,8 +110,8 @@ async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, reque
 
 
 async def save(session: AsyncSession, run: RunProgress, trigger: RunTrigger = RunTrigger.ADVANCED) -> None:
-    """Moves the run's row and writes its counts and checkpoint. Raises `IllegalRunMove` when the run is over: another process
-    took the patrol's lock and resumed it."""
+    """Moves the run's row and writes its counts and checkpoint. Raises `IllegalRunMove` when the run is over: another
+    process took the patrol's lock and resumed it."""
     row = await session.get_one(PatrolRun, run.id, with_for_update=True, populate_existing=True)
     move(row, trigger)
     run.state = RunState(row.state)
@@ -118,7 +120,7 @@ async def save(session: AsyncSession, run: RunProgress, trigger: RunTrigger = Ru
 
 
 async def record_comparison(session: AsyncSession, **columns: Any) -> None:
-    """Writes the row of a comparison with a listing, which is over."""
+    """Writes the row of a comparison with a listing, after its end."""
     row = PatrolRun(kind="reconcile", dry_run=False, **columns)
     move(row, RunTrigger.COMPARED)
     session.add(row)

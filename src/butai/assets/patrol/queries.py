@@ -1,4 +1,4 @@
-"""Reads of the patrol: whether a run is due, the runs, the findings."""
+"""Queries of the patrol: whether a run is due, the runs, the findings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from butai.config import PatrolSettings
 from butai.database import Connection, Database
 
 RETRY_MINUTES = 10.0
-"""Until the next run, after one that stopped because the store was unreliable."""
+"""Minutes until the next run, after one that stopped because the store was unreliable."""
 
 _LAST = """
     SELECT state, started_at FROM patrol_runs
@@ -115,7 +115,8 @@ def _finding(*, kind: str, resolution: str | None, indexed: bool, **row: Any) ->
 
 
 async def summary(database: Database, stale_hours: float) -> PatrolSummary:
-    """When the last run finished, whether that is longer ago than `stale_hours`, and how many findings are open."""
+    """The time of the last finished run, whether that is longer ago than `stale_hours`, and the number of open
+    findings."""
 
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
         return await (await connection.execute(_SUMMARY)).fetchone()

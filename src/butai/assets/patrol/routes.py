@@ -32,7 +32,7 @@ async def get_patrol(
     kind: Annotated[FindingKindName | None, Query(deprecated=True)] = None,
     closed: Annotated[bool, Query(deprecated=True)] = False,
 ) -> Response:
-    """What the patrol did and found, newest first. A run in progress shows how far it has come."""
+    """Runs and findings of the patrol, newest first. A run in progress shows its counts so far."""
     database = get_library(request).database
     settings: Settings = request.state.settings
     summary = await queries.summary(database, settings.alerts.stale_hours)
@@ -48,7 +48,7 @@ async def get_patrol(
 
 @router.get("/runs", **answers(PatrolRunsOut, 400, 403), summary="Runs of the patrol")
 async def list_patrol_runs(request: Request, who: Operator, limit: Limit = 50, before: BeforeId = None) -> Response:
-    """Newest first; comparisons with a listing are among them."""
+    """Runs, newest first, including comparisons with a listing."""
     found = await queries.runs(get_library(request).database, limit + 1, before)
     runs, following = cut(found, limit, lambda run: run.id)
     return respond(PatrolRunsOut(list(runs), following))

@@ -1,6 +1,6 @@
 """The patrol's runs: one at a time, in batches, with a checkpoint after each.
 
-A run whose process dies is resumed by the next one: its row says how far it came, and what was checked is not due again.
+A run whose process dies is resumed by the next one: its row holds its progress, and checked objects are not due again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ CHANGES = 200
 """Rows changed in one transaction: a third of a second, for which readers of the change feed wait."""
 
 RECHECKS_BELIEVED = timedelta(minutes=10)
-"""Rechecks may mark `MASS_MINIMUM` assets within it. More point at the store, and are left to a whole run."""
+"""Time within which rechecks may mark `MASS_MINIMUM` assets. More point at a fault of the store, and are left to a
+whole run."""
 
 CHANGING = frozenset({Verdict.LOST, Verdict.RECOVERED, Verdict.MISMATCH, Verdict.STILL_MISSING})
 """Verdicts that change a row or a finding."""
@@ -69,8 +70,8 @@ _THESE = f"""{_COLUMNS}
 
 
 class Patrol:
-    """Runs over the library, and rechecks of single assets. `heads` answers for the store (by default the store itself),
-    `clock` gives the time by which objects are due and suspects are old enough."""
+    """Runs over the library, and rechecks of single assets. `heads` answers for the store (by default the store
+    itself), `clock` gives the time by which objects are due and suspects are old enough."""
 
     def __init__(
         self,
@@ -100,10 +101,10 @@ class Patrol:
         requested_by: str | None = None,
         on_progress: Callable[[RunProgress], None] = lambda _run: None,
     ) -> RunProgress:
-        """Checks all that is due, or everything; calls `on_progress` after each batch and at the end.
+        """Checks all objects that are due, or everything; calls `on_progress` after each batch and at the end.
 
-        A dry run counts and changes nothing else. Raises `PatrolBusy`, and `Unavailable` when the database goes away: the
-        next run resumes this one then.
+        A dry run counts and changes nothing else. Raises `PatrolBusy`, and `Unavailable` when the database is lost: the
+        next run then resumes this one.
         """
         async with patrol_lock(self._database) as connection:
             async with self._database.transaction() as session:
@@ -153,7 +154,7 @@ class Patrol:
     async def _batches(
         self, run: RunProgress, wanted: dict[str, Any]
     ) -> AsyncGenerator[tuple[BatchResult, datetime], None]:
-        """Batches, each with the time of its probe. The next one is probed while the last one is written down, so that
+        """Batches, each with the time of its probe. The next one is probed while the last one is written, so that
         neither the store nor the database waits for the other."""
 
         async def probe(rows: list[IndexedObject]) -> tuple[BatchResult, datetime]:
@@ -182,7 +183,7 @@ class Patrol:
                 await asyncio.gather(probing, return_exceptions=True)
 
     async def _prepare_canary(self) -> bool:
-        """Writes the canary when it is not there yet, and probes. Raises `StoreUnreliable`."""
+        """Writes the canary when it does not exist yet, and probes. Raises `StoreUnreliable`."""
         own = await self._heads.head(self._canary.key)
         if own.kind is not HeadKind.PRESENT:
             try:
@@ -219,7 +220,7 @@ class Patrol:
             await self._schedule_recheck(session, batch)
 
     async def _change(self, batch: BatchResult, run_id: int | None) -> list[str]:
-        """Writes what changes; returns the public keys of the assets that were marked missing."""
+        """Writes the changes; returns the public keys of the assets that were marked missing."""
         changing = [each for each in batch.objects if each.verdict in CHANGING]
         lost: list[str] = []
         for start in range(0, len(changing), CHANGES):
@@ -228,7 +229,7 @@ class Patrol:
         return lost
 
     async def _schedule_recheck(self, session: AsyncSession, batch: BatchResult) -> None:
-        """Where only a second suspicion means lost, the second probe does not wait for the next run."""
+        """Schedules the second probe at once, where only a second suspicion means lost."""
         suspects = [each.row for each in batch.objects if each.verdict is Verdict.SUSPECT]
         if suspects:
             at = max((row.suspected_at or self._clock()) + self._recheck for row in suspects)
@@ -248,7 +249,7 @@ class Patrol:
             if not run.dry_run:
                 await finding_writer.resolve_replaced(session)
                 for code in (Code.PATROL_UNRELIABLE, Code.PATROL_MASS_MISSING, Code.PATROL_STALE):
-                    await resolve_alert(session, code, f"Run {run.id} checked {run.checked} files to its end.")
+                    await resolve_alert(session, code, f"Run {run.id} checked {run.checked} files and finished.")
                 await send_digest(session, run.id)
                 if not await finding_writer.any_missing(session):
                     await resolve_alert(session, Code.ASSETS_MISSING, "No file is missing.")
@@ -257,7 +258,7 @@ class Patrol:
 
     async def recheck(self, asset_ids: Sequence[UUID]) -> None:
         """Probes these assets' objects now, after a read of one failed or one was suspect, and applies the verdicts.
-        Raises an alert when a file is lost, and stops with one as a run does."""
+        Raises an alert when a file is lost, and stops with an alert as a run does."""
         rows = await self._rows(_THESE, {"ids": list(asset_ids)})
         if not rows:
             return

@@ -1,4 +1,4 @@
-"""Shapes of the patrol's requests and answers."""
+"""The types of the patrol's requests and answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from butai.assets.patrol.states import RunState
 
 FindingKindName = Literal["missing", "mismatch", "object_without_row", "row_without_object"]
 FindingActionName = Literal["adopt", "trash", "ignore"]
-"""The words of `FindingKind` and `FindingAction` as parameters of a request: the document has the enums by name already, from
-the answers, and takes no second schema of one name."""
+"""The values of `FindingKind` and `FindingAction` as parameters of a request: the document has the enums by name
+already, from the answers, and takes no second schema of one name."""
 
 
 class PatrolRunOut(msgspec.Struct, frozen=True):
-    """One run. `due` is how many assets it set out to check; the other counts add up to `checked`."""
+    """One run. `due` is the number of assets to check; the other counts add up to `checked`."""
 
     id: int
     kind: Literal["scheduled", "asked", "reconcile"]
@@ -43,7 +43,8 @@ class PatrolRunOut(msgspec.Struct, frozen=True):
 
 
 class FindingOut(msgspec.Struct, frozen=True):
-    """One disagreement of index and store. `actions`: what an operator can do about it now; none once it is resolved."""
+    """One disagreement of index and store. `actions`: what an operator can do about it now; empty once it is
+    resolved."""
 
     id: int
     kind: FindingKind
@@ -68,7 +69,7 @@ class OpenFindings(msgspec.Struct, frozen=True):
 
 
 class PatrolSummary(msgspec.Struct, frozen=True):
-    """When the last run finished, whether that is too long ago, and how many findings are open."""
+    """The time of the last finished run, whether that is too long ago, and the number of open findings."""
 
     last_finished_at: datetime | None
     stale: bool
@@ -76,8 +77,8 @@ class PatrolSummary(msgspec.Struct, frozen=True):
 
 
 class PatrolOut(msgspec.Struct, frozen=True):
-    """The patrol at a glance. `stale`: no run has finished for too long (`BUTAI_ALERT_STALE_HOURS`). `runs` and `findings` are
-    the newest; all of them are at `/api/assets/patrol/runs` and `/api/assets/findings`."""
+    """An overview of the patrol. `stale`: no run has finished for too long (`BUTAI_ALERT_STALE_HOURS`). `runs` and
+    `findings` are the newest; all of them are at `/api/assets/patrol/runs` and `/api/assets/findings`."""
 
     last_finished_at: datetime | None
     stale: bool
@@ -101,7 +102,8 @@ class FindingsOut(msgspec.Struct, frozen=True):
 
 
 class PatrolRequest(BaseModel):
-    """A run that an operator requests. `dry_run`: count, and change nothing. `dryRun` is its old name, taken for one version."""
+    """A run that an operator requests. `dry_run`: count, and change nothing. `dryRun` is its old name, accepted for one
+    version."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dry_run": True}]})
 

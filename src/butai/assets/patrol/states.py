@@ -3,7 +3,7 @@
     running ──finished──▶ finished
        └──stopped, interrupted──▶ stopped
 
-A run is over once: what comes late from a process that lost the patrol's lock is refused.
+A run ends once: late writes of a process that lost the patrol's lock are refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """How far a run is. On the wire and in the table."""
+    """The states of a run, on the wire and in the table."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -20,16 +20,16 @@ class RunState(StrEnum):
 
 
 class RunTrigger(StrEnum):
-    """What can happen to a run."""
+    """The events of a run."""
 
     BEGAN = "began"
     RESUMED = "resumed"
-    """Its process died, and the next run goes on from its checkpoint."""
+    """Its process died, and the next run continues from its checkpoint."""
     ADVANCED = "advanced"
     """A batch was checked: its counts and its checkpoint are written."""
     FINISHED = "finished"
     STOPPED = "stopped"
-    """The store was unreliable, or a mass of files seemed gone."""
+    """The store was unreliable, or a mass of files seemed missing."""
     INTERRUPTED = "interrupted"
     """Its process died, and no run resumes it."""
     COMPARED = "compared"
@@ -52,9 +52,9 @@ RUN_TABLE: dict[tuple[RunState | None, RunTrigger], RunState] = {
     (_S.RUNNING, _T.ADVANCED): _S.RUNNING,
     (_S.RUNNING, _T.FINISHED): _S.FINISHED,
     (_S.RUNNING, _T.STOPPED): _S.STOPPED,
-    # A dry run, which nothing depends on, or one of several: only the oldest unfinished run is resumed.
+    # A dry run, on which nothing depends, or one of several: only the oldest unfinished run is resumed.
     (_S.RUNNING, _T.INTERRUPTED): _S.STOPPED,
-    # A comparison gets its row when it is over: it has no checkpoint, and is begun anew after a crash.
+    # A comparison gets its row at its end: it has no checkpoint, and starts again after a crash.
     (None, _T.COMPARED): _S.FINISHED,
 }
 

@@ -28,7 +28,7 @@ def _patrol(context: JobContext) -> Patrol:
 
 
 async def patrol(context: JobContext, timestamp: int) -> None:
-    """Runs every minute: begins a patrol run when one is due, or resumes one whose process died."""
+    """Begins a patrol run when one is due, or resumes one whose process died; runs every minute."""
     library: Library = context.additional_context["library"]
     settings: Settings = context.additional_context["settings"]
     if await is_due(library.database, settings.patrol):
@@ -37,7 +37,7 @@ async def patrol(context: JobContext, timestamp: int) -> None:
         except PatrolBusy:
             log.info("patrol.busy")
         except Unavailable as error:
-            # The next minute resumes it; that no run finishes for long has an alert of its own.
+            # The next minute resumes it; a long time without a finished run has an alert of its own.
             log.warning("patrol.broken_off", reason=error.code)
 
 

@@ -1,7 +1,8 @@
-"""What the store's answer about one object means for the asset whose object it is. Pure.
+"""Judges an asset's object by the store's answer. Pure.
 
-On AWS a HEAD of an absent key is answered 404 only to callers who may list the bucket; others get 403, and a HEAD has no
-body to say why. A run therefore finds out first which kind of store it has (`assets.storage.canary`), and the rules differ:
+On AWS a HEAD of an absent key is answered 404 only to callers who may list the bucket; others get 403, and a HEAD has
+no body that gives the reason. A run therefore first finds out which kind of store it has (`assets.storage.canary`), and
+the rules differ:
 
     store           answer  verdict
     shows absence   404     lost, once a second probe confirms it
@@ -36,7 +37,7 @@ class IndexedObject:
 
 
 class Verdict(StrEnum):
-    """What one answer means for one asset."""
+    """The meaning of one answer for one asset."""
 
     FOUND = "found"
     RECOVERED = "recovered"
@@ -52,8 +53,8 @@ ADVERSE = frozenset({Verdict.SUSPECT, Verdict.LOST})
 
 
 def judge(row: IndexedObject, answer: HeadAnswer, *, hides_absence: bool, now: datetime, recheck: timedelta) -> Verdict:
-    """The verdict on one object by one answer. `hides_absence`: the store answers 403 for an absent key; `recheck`: how
-    long an object must have been suspect before a 403 means lost."""
+    """The verdict on one object by one answer. `hides_absence`: the store answers 403 for an absent key; `recheck`: the
+    time an object must have been suspect before a 403 means lost."""
     if answer.kind is HeadKind.PRESENT:
         # A row without size or ETag (a copy at a store that returned none) matches any.
         same = row.size in (None, answer.size) and (not row.etag or not answer.etag or row.etag == answer.etag)
@@ -73,11 +74,12 @@ def judge(row: IndexedObject, answer: HeadAnswer, *, hides_absence: bool, now: d
 
 
 MASS_MINIMUM = 20
-"""Adverse verdicts of one batch that may be true losses whatever the batch's size."""
+"""Adverse verdicts of one batch that count as true losses for any size of the batch."""
 
 MASS_SHARE = 0.02
 
 
 def is_mass_loss(adverse: int, probed: int) -> bool:
-    """Whether so many adverse verdicts among `probed` objects point at the store rather than at the files."""
+    """Whether so many adverse verdicts among `probed` objects point at a fault of the store rather than at lost
+    files."""
     return adverse > max(MASS_MINIMUM, MASS_SHARE * probed)

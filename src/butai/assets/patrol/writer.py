@@ -1,4 +1,4 @@
-"""Writes what a batch's probe says: assets that change, their findings, and when each object is due again.
+"""Writes the results of a batch's probe: changed assets, their findings, and when each object is due again.
 
 One short transaction for each part of a batch: readers of the change feed wait for it.
 """
@@ -23,7 +23,7 @@ from butai.assets.states import AssetStatus, AssetTrigger
 from butai.config import PatrolSettings
 
 IN_USE = timedelta(days=1)
-"""A file that was read within it is checked at every run, others every `cold_hours`."""
+"""Time since the last read within which a file is checked at every run; other files every `cold_hours`."""
 
 _CHECKED = text(
     """
@@ -74,8 +74,8 @@ def _due(row: IndexedObject, verdict: Verdict, settings: PatrolSettings, now: da
 
 
 async def apply_verdicts(session: AsyncSession, probed: Sequence[ProbedObject], run_id: int | None) -> list[str]:
-    """Moves the assets that must move, each under its lock and only if it still has the object that was probed. Returns
-    the public keys of those that were marked missing."""
+    """Moves the assets whose state changes, each under its lock and only if it still has the object that was probed.
+    Returns the public keys of those that were marked missing."""
     lost: list[str] = []
     refresh: list[Asset] = []
     for each in sorted(probed, key=lambda each: each.row.id):
@@ -95,7 +95,7 @@ async def apply_verdicts(session: AsyncSession, probed: Sequence[ProbedObject], 
 
 
 async def _apply(session: AsyncSession, asset: Asset, each: ProbedObject, run_id: int | None) -> AssetTrigger | None:
-    """Applies one verdict to a locked asset. Returns how its status moved, if it did."""
+    """Applies one verdict to a locked asset. Returns its transition, None without one."""
     assert asset.object_key is not None
     detail = {"s3_key": asset.s3_key, "size": asset.size_bytes, "etag": asset.etag}
     if each.verdict is Verdict.LOST and asset.status == AssetStatus.READY:

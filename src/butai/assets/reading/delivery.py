@@ -1,7 +1,7 @@
-"""How bytes go out: conditions and ranges, headers, and the body, streamed here or left to nginx.
+"""Answers reads: conditions and ranges, headers, and the body, streamed here or left to nginx.
 
-`prepare` decides the answer from the row and the request's headers, before the store is touched. `Delivery.send` writes it
-as plain ASGI messages: a framework's response object would cost a copy for each chunk.
+`prepare` decides the answer from the row and the request's headers, before the store is called. `Delivery.send` writes
+it as plain ASGI messages: a framework's response object would cost a copy for each chunk.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _ETAG_LIST = re.compile(r'(?:W/)?"[^"]*"')
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """An answer before its body. `length` is the body's, in bytes; `span` the first and last byte, both included, or None
-    for the whole file."""
+    """An answer before its body. `length` is the body's, in bytes; `span` the first and last byte, both included, or
+    None for the whole file."""
 
     status: Literal[200, 206, 304]
     headers: dict[str, str]
@@ -83,7 +83,8 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
 
 
 def _cache_control(row: ReadableAsset) -> str:
-    """Applies the rules of the studio contract. A thumbnail is written again under the same name, so no cache may keep it."""
+    """Applies the rules of the studio contract. A thumbnail is written again under the same name, so no cache may keep
+    it."""
     if row.sidecar == "thumb":
         return "no-store"
     if not row.public:
@@ -134,8 +135,9 @@ class Delivery:
     settings: HttpSettings
 
     async def send(self, row: ReadableAsset, plan: ReadPlan, scope: Scope, send: Send, receive: Receive) -> None:
-        """Writes the whole answer. Raises `AssetMissing` and the store's errors only before its first byte. When the store
-        breaks off later, raises `BrokenOff`: the connection is cut, so that half a file is never taken for a whole one."""
+        """Writes the whole answer. Raises `AssetMissing` and the store's errors only before its first byte. When the
+        store fails later, raises `BrokenOff`: the connection is cut, so that a client never takes half a file for a
+        whole one."""
         if scope["method"] == "HEAD" or plan.status == 304:
             await _start(send, plan, plan.length if plan.status != 304 else None)
             await send({"type": "http.response.body", "body": b""})
@@ -146,11 +148,11 @@ class Delivery:
 
     async def _leave_to_nginx(self, row: ReadableAsset, plan: ReadPlan, send: Send) -> None:
         assert row.object_key is not None
-        # Valid for a minute only: nginx asks at once, and its error log shows the whole URL.
+        # Valid for a minute only: nginx uses it at once, and its error log shows the whole URL.
         url = urlsplit(self.store.sign("GET", row.object_key, expires=60))
         headers = plan.headers | {
             "x-accel-redirect": f"{self.settings.accel_prefix.rstrip('/')}{url.path}?{url.query}",
-            # nginx asks the store for what was decided here, not for what the client sent: see docs/nginx.conf.
+            # nginx must request the range that was decided here, not the client's: see docs/nginx.conf.
             "x-butai-range": f"bytes={plan.span[0]}-{plan.span[1]}" if plan.span else "",
         }
         headers.pop("content-range", None)
@@ -170,7 +172,7 @@ class Delivery:
                     log.error("read.size_differs", asset_id=str(row.id), index=plan.length, store=body.length)
                     raise AssetMissing("The store's file differs from the index")
                 await _start(send, plan, plan.length)
-                # uvicorn takes chunks for a client that has gone, too: the store would be read to its end in vain.
+                # uvicorn accepts chunks for a disconnected client, too: the store would be read to its end in vain.
                 gone = asyncio.create_task(_disconnected(receive))
                 try:
                     async for chunk in body.chunks():

@@ -1,7 +1,7 @@
-"""Which files are in use, and which could not be read: the patrol checks these first.
+"""Records which files are in use, and which could not be read: the patrol checks these first.
 
-A read must not wait for a write: ids are kept in memory and written once a minute. A crash loses only when a file was last
-used.
+A read must not wait for a write: ids are kept in memory and written once a minute. A crash loses only the times of the
+last uses.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ WRITE_SECONDS = 60.0
 """Seconds between two writes."""
 
 MOST = 50_000
-"""Ids kept between two writes; beyond it they are dropped, since a file in use will be read again."""
+"""Ids kept between two writes; further ones are dropped, since a file in use will be read again."""
 
 RECHECK_SECONDS = 60.0
-"""Seconds in which further failures of the same file enqueue nothing: its check is on the way."""
+"""Seconds in which further failures of the same file enqueue nothing: its check is enqueued already."""
 
 _USED = text(
     """
@@ -46,7 +46,7 @@ _USED = text(
 
 
 class ReadUsage:
-    """The usage seen by one API process. An async context manager; leaving it writes what is left."""
+    """The usage seen by one API process. An async context manager; leaving it writes the rest."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -68,12 +68,12 @@ class ReadUsage:
             await self.write()
 
     def used(self, asset_id: UUID) -> None:
-        """Notes that a file was read."""
+        """Records that a file was read."""
         if len(self._used) < MOST:
             self._used.add(asset_id)
 
     def failed(self, asset_id: UUID) -> None:
-        """Notes that the store did not have a ready file; its check is enqueued at once."""
+        """Records that the store did not have a ready file; its check is enqueued at once."""
         now = time.monotonic()
         if self._rechecked.get(asset_id, -RECHECK_SECONDS) + RECHECK_SECONDS > now or len(self._failed) >= MOST:
             return

@@ -1,7 +1,7 @@
-"""Facets of a search: how many of the matching rows have each type, licence, format, expression and tag.
+"""Facets of a search: the number of matching rows with each type, licence, format, expression and tag.
 
-Counted over at most `SAMPLE` rows: 10,000 show what is common in a tenth of a second, where a million take ten seconds.
-"""
+Counted over at most `SAMPLE` rows: 10,000 show the common values in a tenth of a second, where a million take ten
+seconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Counts = list[tuple[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Facets:
-    """`counted` rows, all that match when it `is_exact`. `licence` by its parts."""
+    """`counted` rows, all matching ones when it `is_exact`. `licence` by its parts."""
 
     counted: int
     is_exact: bool
@@ -36,8 +36,8 @@ class Facets:
     tags: Counts
 
 
-# A word is `kind=value`, so words are ranked within their kinds. Many rows have the same words (avatars of one tool have the
-# same expressions), but grouping such rows first costs as much as counting all.
+# A word is `kind=value`, so words are ranked within their kinds. Many rows have the same words (avatars of one tool
+# have the same expressions), but grouping such rows first costs as much as counting all.
 _COUNT = """
     WITH found AS MATERIALIZED ({rows}),
          sample AS (SELECT type, terms, tags FROM found LIMIT {most}),

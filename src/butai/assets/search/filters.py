@@ -92,11 +92,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a search is for. An asset must have all `words` and `tags` and one of each group in `any_of`; empty `types` are
-    all types; `q` is a part of its name.
+    """The criteria of a search. An asset must have all `words` and `tags` and one of each group in `any_of`; empty
+    `types` are all types; `q` is a part of its name.
 
-    `status` None: any, which only a search of the trash has. `everything`: also other users' private assets, for operators.
-    """
+    `status` None: any, which only a search of the trash has. `everything`: also other users' private assets, for
+    operators."""
 
     types: tuple[AssetType, ...] = ()
     q: str | None = None
@@ -146,7 +146,7 @@ def like_pattern(q: str) -> str:
 
 
 def parse(query: Iterable[tuple[str, str]], others: frozenset[str] = frozenset()) -> Filters:
-    """The filters in a query. `others` are names of parameters that are no filters; any further name is refused.
+    """The filters in a query. `others` are names of parameters that do not filter; any further name is refused.
 
     Raises `FilterInvalid`, which names the parameter.
     """
@@ -207,7 +207,7 @@ def _types(text: str | None) -> tuple[AssetType, ...]:
     known = tuple(kind.value for kind in AssetType)
     for value in values:
         _one_of("type", value, known)
-    # In one order, so that the same types make the same statement; all of them are no filter.
+    # In one order, so that the same types make the same statement; all types are no filter.
     return tuple(kind for kind in AssetType if kind in values) if 0 < len(values) < len(known) else ()
 
 

@@ -1,17 +1,18 @@
-"""Finds a page of a search, in a time that the page's size bounds and not the library's.
+"""Finds a page of a search, in a time bounded by the page's size and not the library's.
 
 There are two ways to a page, and neither is fast for all filters:
 
-- Walking: read rows in the list's order from the ordered indexes and keep those that match, until the page is full. Fast
-  when matches are common. The statement is planned once for each kind of list, with bound parameters, and reads at most a
-  fixed number of rows.
-- Gathering: find all matching rows by the rarest of their conditions (words and tags by GIN, ranges, names by trigrams),
-  then sort them. Fast when matches are rare. Its values are literals, so that the planner sees how rare they are; words,
-  tags and ranges that the statistics show to be rare (`rarity`) are gathered by a statement that is planned once.
+- Walking: read rows in the list's order from the ordered indexes and keep those that match, until the page is full.
+  Fast when matches are common. The statement is planned once for each kind of list, with bound parameters, and reads at
+  most a fixed number of rows.
+- Gathering: find all matching rows by the rarest of their conditions (words and tags by GIN, ranges, names by
+  trigrams), then sort them. Fast when matches are rare. Its values are literals, so that the planner sees how rare they
+  are; words, tags and ranges that the statistics show to be rare (`rarity`) are gathered by a statement that is planned
+  once.
 
-The planner's estimate decides which is tried first. It can be wrong by a factor of a thousand, because it takes words to be
-independent: for two common words that never occur together it expects many matches, and would walk the whole index for
-none. So each way has a limit, and the other is tried after it.
+The planner's estimate decides which is tried first. It can be wrong by a factor of a thousand, because it takes words
+to be independent: for two common words that never occur together it expects many matches, and would walk the whole
+index for none. So each way has a limit, and the other is tried after it.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from butai.assets.search.filters import HIDDEN_NAME, WORDS, Filters
 from butai.database import Connection, Database
 
 FEW = 4000
-"""Matching rows, by the planner's estimate, up to which gathering is tried first. A gathered row costs 1.3 µs, or 5 when it
-comes from the system's cache, a walked one 2 (measured): for a page of 50 out of a million rows of which this many match,
-either way takes 10 to 20 ms, which is the worst case when the estimate is right."""
+"""Matching rows, by the planner's estimate, up to which gathering is tried first. A gathered row costs 1.3 µs, or 5
+when it comes from the system's cache, a walked one 2 (measured): for a page of 50 out of a million rows of which this
+many match, either way takes 10 to 20 ms, which is the worst case when the estimate is right."""
 
 WAYS: tuple[tuple[Literal["walk", "gather"], int | None], ...] = (
     ("walk", 10_000),
@@ -42,15 +43,16 @@ WAYS: tuple[tuple[Literal["walk", "gather"], int | None], ...] = (
     ("walk", 200_000),
     ("gather", None),
 )
-"""The ways in the order they are tried, each with its most rows: 20, 30, 400 ms. The last two are for matches that are many
-and all far from the list's beginning."""
+"""The ways in the order they are tried, each with its most rows: 20, 30, 400 ms. The last two are for matches that are
+many and all far from the list's beginning."""
 
 RARE = 2 * FEW
-"""Most rows that are gathered by a condition that the statistics call rare. With more it is common after all, and the
+"""Most rows that are gathered by a condition that the statistics call rare. With more it is common in fact, and the
 planner's estimate decides."""
 
 KEPT_SECONDS, KEPT = 60.0, 1000
-"""How long the planner's estimates are cached, and for how many searches: an EXPLAIN takes as long as a page."""
+"""Seconds for which the planner's estimates are cached, and most cached searches: an EXPLAIN takes as long as a
+page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +71,15 @@ _MORE = "{status,triangles,facts,warnings,ownedByMe}"
 
 
 def _item(user: str) -> str:
-    """SQL of an item: `ownedByMe`, the summary, the item's stored text. The text comes last: cutting off its first character
-    is cheaper than its last."""
+    """SQL of an item: `ownedByMe`, the summary, the item's stored text. The text comes last: cutting off its first
+    character is cheaper than its last."""
     return f"""CASE WHEN a.owner_user_id = {user} THEN '{{"ownedByMe": true' ELSE '{{"ownedByMe": false' END || a.summary || ', '
         || right(CASE WHEN a.meta ?| '{_MORE}' THEN (a.item::jsonb - '{_MORE}'::text[])::text ELSE a.item END, -1)"""
 
 
 def _tail(direction: str, *, user: str, limit: str, budget: int) -> str:
-    """SQL from ordered `hits` (at, id, k, matches, place) to one row: items, how many, whether the row limit was reached, and
-    the sort value and id of the page's last item.
+    """SQL from ordered `hits` (at, id, k, matches, place) to one row: items, how many, whether the row limit was
+    reached, and the sort value and id of the page's last item.
 
     Rows are fetched by their place in the table (`at`): the same version of the row, without another index.
     """
@@ -93,8 +95,8 @@ def _tail(direction: str, *, user: str, limit: str, budget: int) -> str:
 
 
 def _scopes(filters: Filters, user_id: str | None) -> list[str]:
-    """Conditions of the parts of the table that the caller may see; `{user}` stands for the caller. Conditions of listed rows
-    are those of the partial indexes, word for word."""
+    """Conditions of the parts of the table that the caller may see; `{user}` stands for the caller. Conditions of
+    listed rows are those of the partial indexes, word for word."""
     if filters.everything or not filters.listed:
         parts = ["sidecar IS NULL", f"deleted_at IS {'NOT ' if filters.trashed else ''}NULL"]
         if filters.status is not None:
@@ -127,7 +129,8 @@ def _walk_statement(
     placed: bool,
     budget: int,
 ) -> str:
-    """The statement that walks a kind of list, with parameters for values. It has one plan only, so it is planned once."""
+    """The statement that walks a kind of list, with parameters for values. It has one plan only, so it is planned
+    once."""
     column, direction = SORT_COLUMNS[sort.field][0], "DESC" if sort.descending else "ASC"
     order = f"ORDER BY k {direction}, id {direction}"
     named = [(about, text.format(f"%(c{number})s")) for number, (about, text) in enumerate(conditions)]
@@ -157,8 +160,8 @@ def _literal(value: Any) -> str:
 
 
 def matching(filters: Filters, user_id: str | None, columns: str, more: str = "") -> str:
-    """A statement that selects `columns` of all matching rows, unordered, with its values as literals. `more`: a further
-    condition, with its `AND`."""
+    """A statement that selects `columns` of all matching rows, unordered, with its values as literals. `more`: a
+    further condition, with its `AND`."""
     wanted = "".join(f" AND {one.text.format(_literal(one.value))}" for one in filters.conditions())
     kinds = f" AND type IN ({', '.join(repr(one.value) for one in filters.types)})" if filters.types else ""
     scopes = [scope.replace("{user}", _literal(user_id)) for scope in _scopes(filters, user_id)]
@@ -178,8 +181,9 @@ def gather_statement(search: Search, most: int | None) -> str:
 
 
 def rare_statement(search: Search, column: str, most: int) -> tuple[str, dict[str, Any]]:
-    """The statement that gathers by the index of `column`, whose condition is known to be rare, and its parameters: planned
-    once for all searches with the same conditions. The planner, which does not see the values, would choose another index."""
+    """The statement that gathers by the index of `column`, whose condition is known to be rare, and its parameters:
+    planned once for all searches with the same conditions. The planner, which does not see the values, would choose
+    another index."""
     filters, place = search.filters, search.place
     conditions = filters.conditions()
     values: dict[str, Any] = {f"c{number}": one.value for number, one in enumerate(conditions)}
@@ -213,7 +217,7 @@ def _rare_statement(
 
 
 def _gathering(rows: str, sort: Sort, most: int | None, *, user: str, limit: str) -> str:
-    """`MATERIALIZED` keeps the planner from seeing the limit, by which it would walk."""
+    """SQL that gathers. `MATERIALIZED` hides the limit from the planner, which would walk because of it."""
     direction = "DESC" if sort.descending else "ASC"
     beyond = -1 if most is None else most + 1
     return f"""
@@ -292,8 +296,8 @@ _known: WeakKeyDictionary[Database, dict[tuple[Filters, str | None], tuple[float
 
 
 async def _known_estimate(database: Database, connection: Connection, search: Search) -> int:
-    """The planner's estimate, up to `KEPT_SECONDS` old. For filters that do not need sign-in that of public rows alone, so
-    that all callers share it."""
+    """The planner's estimate, up to `KEPT_SECONDS` old. For filters that do not need sign-in it is that of public rows
+    alone, so that all callers share it."""
     filters = search.filters
     about = None if not filters.needs_sign_in else search.user_id
     known = _known.setdefault(database, {})
@@ -317,7 +321,7 @@ async def _one(connection: Connection, statement: str, parameters: dict[str, Any
 
 async def estimate(connection: Connection, filters: Filters, user_id: str | None) -> int:
     """How many matching rows the planner expects."""
-    # Of the hidden name (`Filters.conditions`) the planner has no statistics, and would take it for rare.
+    # The planner has no statistics of the hidden name (`Filters.conditions`), and would take it for rare.
     rows = matching(filters, user_id, "1").replace(HIDDEN_NAME, "display_name")
     statement = sql.SQL("EXPLAIN (FORMAT JSON) " + rows)  # pyright: ignore[reportArgumentType]
     row = await (await connection.execute(statement, prepare=False)).fetchone()
@@ -326,8 +330,8 @@ async def estimate(connection: Connection, filters: Filters, user_id: str | None
 
 
 async def total(database: Database, filters: Filters, user_id: str | None, *, exactly: bool) -> tuple[int, bool]:
-    """How many rows match, and whether that is exact: counted up to `EXACT_TOTAL` and estimated beyond, unless `exactly`.
-    Raises `DatabaseUnavailable`."""
+    """How many rows match, and whether that is exact: counted up to `EXACT_TOTAL` and estimated beyond, unless
+    `exactly`. Raises `DatabaseUnavailable`."""
     rows = matching(filters, user_id, "1")
     most = "ALL" if exactly else str(EXACT_TOTAL + 1)
     counted = f"WITH found AS MATERIALIZED ({rows}) SELECT count(*) FROM (SELECT 1 FROM found LIMIT {most}) AS counted"

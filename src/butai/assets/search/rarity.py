@@ -1,9 +1,9 @@
 """Estimates how rare words, tags and ranges are, from the statistics that Postgres keeps for its planner.
 
-The planner itself has no more to go by, and an EXPLAIN takes as long as a page. For an array column Postgres keeps the most
-common elements with their share of the rows; any other element is rarer than the rarest of these. For a number it keeps the
-most common values, and bounds between which equally many of the others lie. A table that was never analysed has no
-statistics, and there is no estimate then.
+The planner itself has no other information, and an EXPLAIN takes as long as a page. For an array column Postgres keeps
+the most common elements with their share of the rows; any other element is rarer than the rarest of these. For a number
+it keeps the most common values, and bounds between which equally many of the others lie. A table that was never
+analysed has no statistics, and there is no estimate then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from butai.assets.search.filters import Filters
 from butai.database import Connection, Database
 
 FRESH_SECONDS = 300.0
-"""How long statistics are cached: Postgres analyses a table again when a tenth of it has changed."""
+"""Seconds for which statistics are cached: Postgres analyses a table again when a tenth of it has changed."""
 
 _STATISTICS = """
     SELECT s.attname::text, s.most_common_elems::text::text[], s.most_common_elem_freqs, greatest(c.reltuples, 0)
@@ -38,7 +38,7 @@ _RANGES = """
 
 @dataclass(frozen=True, slots=True)
 class Rarest:
-    """The rarest condition of a search: its column, and how many rows meet it at most."""
+    """The rarest condition of a search: its column, and most rows that meet it."""
 
     column: str
     rows: float
@@ -46,7 +46,7 @@ class Rarest:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """Rows of each of the most common values, and the most rows that any other value has."""
+    """The statistics of words: rows of each of the most common values, and the most rows of any other value."""
 
     rows: dict[str, float]
     others: float
@@ -54,7 +54,8 @@ class _Words:
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """`common` values with their rows; the `others`, of which equally many lie between each two neighbours of `bounds`."""
+    """The statistics of a number: `common` values with their rows; the `others`, of which equally many lie between each
+    two neighbours of `bounds`."""
 
     common: list[tuple[float, float]]
     bounds: list[float]
@@ -68,7 +69,7 @@ class _Numbers:
         return found
 
     def _below(self, value: float) -> float:
-        """The share of the others below `value`, taken as spread evenly between two bounds."""
+        """The share of the others below `value`, assuming an even spread between two bounds."""
         at = bisect_left(self.bounds, value)
         if at == 0 or at == len(self.bounds):
             return 0.0 if at == 0 else 1.0
@@ -87,7 +88,8 @@ _known: WeakKeyDictionary[Database, _Known] = WeakKeyDictionary()
 
 
 async def rarest(database: Database, connection: Connection, filters: Filters) -> Rarest | None:
-    """The rarest of the words, tags and ranges that must all match; None when there are none, or no statistics of them."""
+    """The rarest of the words, tags and ranges that must all match; None when there are none, or no statistics of
+    them."""
     if not (filters.words or filters.tags or filters.ranges):
         return None
     known = _known.get(database)

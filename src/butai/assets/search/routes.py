@@ -1,7 +1,7 @@
 """`GET /api/assets` and `/api/assets/facets`: search by the facts inside files.
 
-Both are hot routes (`butai.web.hot_route`), which parse their parameters themselves and therefore document them by hand.
-"""
+Both are hot routes (`butai.web.hot_route`), which parse their parameters themselves and therefore document them by
+hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from butai.web.responses import answers, respond, respond_encoded
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRoute)
 
 LIMIT, MOST = 50, 200
-"""Items of a page: by default, and at most."""
+"""Items of a page: the default, and the maximum."""
 
 _HEADERS = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
 _PAGING = frozenset({"sort", "limit", "cursor", "total"})
@@ -54,26 +54,26 @@ def _range(name: str, description: str, kind: str, most: float) -> list[dict[str
 
 _FILTERS: list[dict[str, Any]] = [
     query_parameter(
-        "type", "One or several, with commas between", pattern=_several(tuple(AssetType)), example="vrm,scene"
+        "type", "One or several, separated by commas", pattern=_several(tuple(AssetType)), example="vrm,scene"
     ),
     query_parameter(
         "q",
-        "Part of a name; fewer than three letters make a slow search",
+        "Part of a name; a search for fewer than three letters is slow",
         maxLength=filters.TEXT,
         pattern=r"^[^\u0000]*$",
     ),
-    _labels("tag", "Once for each tag; all must be there", "Neon"),
-    _labels("has_expression", "Once for each expression of an avatar; all must be there", "happy"),
+    _labels("tag", "Once for each tag; an asset must have all of them", "Neon"),
+    _labels("has_expression", "Once for each expression; an avatar must have all of them", "happy"),
     query_parameter(
         "format",
-        "What the file is (`vrm0`, `vrm1`, `vrma`, `mp3`, …), any of several with commas between",
+        "The file's format (`vrm0`, `vrm1`, `vrma`, `mp3`, …), any of several separated by commas",
         pattern=_several((filters.FORMAT,)),
         example="vrm1",
     ),
     *(
         query_parameter(
             f"licence.{part}",
-            "What an avatar's licence says, any of several with commas between",
+            "The terms of an avatar's licence, any of several separated by commas",
             pattern=_several(words),
         )
         for part, words in filters.LICENCE.items()
@@ -84,7 +84,7 @@ _FILTERS: list[dict[str, Any]] = [
     query_parameter("owner", "The caller's own", enum=("me",)),
     query_parameter("visibility", "`private`: the caller's own", enum=("public", "private")),
     query_parameter("status", "Other than `ready`: the caller's own", enum=tuple(AssetStatus)),
-    query_parameter("trashed", "What is in the trash, of any status: the caller's own", enum=("true", "false")),
+    query_parameter("trashed", "The caller's own assets in the trash, of any status", enum=("true", "false")),
     query_parameter("all", "For operators: all users' assets, private ones too", enum=("true", "false")),
 ]
 
@@ -105,14 +105,14 @@ _FILTERS: list[dict[str, Any]] = [
                 example="-created_at",
             ),
             query_parameter("limit", "Items of a page", kind="integer", minimum=1, maximum=MOST, default=LIMIT),
-            query_parameter("cursor", "`nextCursor` of the page before; with the same filters and order"),
-            query_parameter("total", "How matches are counted", enum=listing.TOTALS, default="none"),
+            query_parameter("cursor", "`nextCursor` of the previous page; with the same filters and order"),
+            query_parameter("total", "How to count matches", enum=listing.TOTALS, default="none"),
         ]
     },
 )
 async def search(request: Request) -> Response:
-    """Public assets and the caller's own, filtered by the facts inside their files. Each item is as in lists, with a summary
-    of its file."""
+    """Public assets and the caller's own, filtered by the facts inside their files. Each item is as in lists, with a
+    summary of its file."""
     who = await caller(request)
     wanted = _filters(request, who, _PAGING)
     query = request.query_params
@@ -139,7 +139,7 @@ async def search(request: Request) -> Response:
     openapi_extra=TAKES_SIGN_IN | {"parameters": _FILTERS},
 )
 async def list_facets(request: Request) -> Response:
-    """How many of the matching assets have each type, licence, format, expression and tag. Counted over at most 10,000 of
+    """The number of matching assets with each type, licence, format, expression and tag, counted over at most 10,000 of
     them (`isExact`)."""
     who = await caller(request)
     found = await facets.facets(get_library(request).database, _filters(request, who, _NOTHING), who.user_id)
@@ -160,7 +160,8 @@ def _counts(counts: facets.Counts) -> list[FacetCount]:
 
 
 def _filters(request: Request, who: Caller, others: frozenset[str]) -> Filters:
-    """The query's filters. Raises `FilterInvalid`, and `Unauthenticated` or `Forbidden` when the caller may not use them."""
+    """The query's filters. Raises `FilterInvalid`, and `Unauthenticated` or `Forbidden` when the caller may not use
+    them."""
     wanted = filters.parse(request.query_params.multi_items(), others)
     filters.check_sign_in(wanted, anonymous=who.user_id is None)
     if wanted.everything and not who.is_operator:

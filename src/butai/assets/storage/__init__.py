@@ -1,1 +1,1 @@
-"""The object store. No module lists a bucket: the service has no right to."""
+"""The object store. No module here lists a bucket: the service does not have the right to."""

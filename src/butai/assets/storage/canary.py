@@ -1,7 +1,7 @@
-"""Tests how far the store's answers can be believed, by one object that must be there and one key that cannot be.
+"""Tests how far the store's answers can be trusted, by one object that must exist and one key that cannot.
 
-On AWS a HEAD of an absent key is answered 403, not 404, to a caller without the right to list: alone, neither proves
-anything.
+On AWS a HEAD of an absent key is answered 403, not 404, to a caller without the right to list: alone, neither answer
+proves anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from butai.errors import Code
 
 
 class StoreUnreliable(Exception):
-    """The store's answers cannot be believed now. `code` is that of the alert; `detail` is a sentence for operators."""
+    """The store's answers cannot be trusted now. `code` is that of the alert; `detail` is a sentence for operators."""
 
     def __init__(self, detail: str, *, code: Code = Code.PATROL_UNRELIABLE) -> None:
         super().__init__(detail)
@@ -22,7 +22,7 @@ class StoreUnreliable(Exception):
 
 
 class Canary:
-    """The pair of keys: `key`, an object of our own that must be there, and a random one that cannot be."""
+    """The pair of keys: `key`, an object of our own that must exist, and a random one that cannot."""
 
     def __init__(self, heads: Heads, prefix: str) -> None:
         self._heads = heads
@@ -33,17 +33,17 @@ class Canary:
         """Returns whether the store hides absent keys (403 in place of 404). Raises `StoreUnreliable`."""
         own = await self._heads.head(self.key)
         if own.kind is not HeadKind.PRESENT:
-            raise StoreUnreliable(f"our own object {self.key} should be there, and the store says {describe(own)}")
+            raise StoreUnreliable(f"our own object {self.key} must exist, and the store answers {describe(own)}")
         none = await self._heads.head(f"{self._absent}{uuid.uuid4().hex}")
         if none.kind not in (HeadKind.ABSENT, HeadKind.DENIED):
-            raise StoreUnreliable(f"a key that cannot exist should be absent, and the store says {describe(none)}")
+            raise StoreUnreliable(f"a key that cannot exist must be absent, and the store answers {describe(none)}")
         return none.kind is HeadKind.DENIED
 
 
 def describe(answer: HeadAnswer) -> str:
     """An answer in words, for an operator."""
     return {
-        HeadKind.PRESENT: "200: it is there",
+        HeadKind.PRESENT: "200: it exists",
         HeadKind.ABSENT: "404: it is absent",
         HeadKind.DENIED: "403: access denied",
         HeadKind.UNCLEAR: f"nothing clear ({answer.code})",

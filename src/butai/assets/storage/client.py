@@ -1,8 +1,8 @@
 """Client of the object store: any S3, over aiohttp and our own signatures.
 
-Why not a client library: after a crash a multipart upload can only be aborted by its id, which obstore keeps to
+A client library is not used: after a crash a multipart upload can only be aborted by its id, which obstore keeps to
 itself; its 416 and its denied requests come as one error whose text would have to be parsed; and boto3 costs an order
-of magnitude more. What is left is plain HTTP. There is no method that lists: the service has no right to.
+of magnitude more. The rest is plain HTTP. No method lists: the service does not have the right to.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from butai.errors import StoreAccessDenied, StoreTimeout, StoreUnavailable
 log = structlog.get_logger(__name__)
 
 TRIES = 3
-"""Tries of a request that may be repeated: enough for one dropped connection and one throttle."""
+"""Tries of a repeatable request: enough for one dropped connection and one throttled answer."""
 
 SLICE = 256 * 1024
 """Bytes written to the socket at a time: a whole part at once would be copied into the transport's buffer."""
 
 SLOWEST = 256 * 1024
-"""Bytes per second that a store must take, averaged over a part; a slower part fails with `StoreTimeout`."""
+"""Least bytes per second that a store must accept, averaged over a part; a slower part fails with `StoreTimeout`."""
 
 
 class Payload(Protocol):
@@ -63,7 +63,7 @@ class BytesPayload:
 
 
 class ObjectAbsent(Exception):
-    """The store answered 404. Not an API error: what it means depends on the caller."""
+    """The store answered 404. Not an API error: its meaning depends on the caller."""
 
 
 class RangeRefused(Exception):
@@ -187,7 +187,8 @@ class Store:
             )
 
     async def read(self, key: str, start: int, length: int) -> bytes:
-        """Reads at most `length` bytes from `start`; fewer when the object ends. Raises as `head` does, and `RangeRefused`."""
+        """Reads at most `length` bytes from `start`; fewer when the object ends. Raises as `head` does, and
+        `RangeRefused`."""
         headers = {"Range": f"bytes={start}-{start + length - 1}"}
         async with self._request("GET", key, send_headers=headers) as response:
             body = bytearray()
@@ -228,7 +229,8 @@ class Store:
             pass
 
     async def ready(self) -> bool:
-        """Returns whether the store answers within two seconds. A refusal counts: the key of the request need not exist."""
+        """Returns whether the store answers within two seconds. A refusal counts as an answer: the key of the request
+        need not exist."""
         if self._session is None:
             return False
         url = URL(self.sign("HEAD", f"{self.prefix}butai/ready"), encoded=True)
@@ -246,7 +248,7 @@ class Store:
         async with self._request("POST", key, query={"uploads": ""}, send_headers=headers, tries=1) as response:
             match = re.search(r"<UploadId>([^<]+)</UploadId>", await response.text())
         if match is None:
-            raise StoreUnavailable("The store gave no upload id")
+            raise StoreUnavailable("The store returned no upload id")
         return match[1]
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Payload) -> str:
@@ -258,7 +260,7 @@ class Store:
     async def complete_multipart(self, key: str, upload_id: str, sent: Sequence[tuple[int, str]]) -> str:
         """Joins the parts (number and ETag, numbers ascending) to the object; returns its ETag.
 
-        Idempotent: an upload that was joined before, its answer lost, is found by HEAD.
+        Idempotent: an upload that was joined before, but whose answer was lost, is found by HEAD.
         """
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in sent
@@ -316,9 +318,10 @@ class Store:
         body: Payload | None,
         tries: int,
     ) -> aiohttp.ClientResponse:
-        """Sends a request, up to `tries` times while the store is unavailable; bodies are in memory and can be sent again.
+        """Sends a request, up to `tries` times while the store is unavailable; bodies are in memory and can be sent
+        again.
 
-        A time-out is not repeated: the caller has waited long enough. Raises what the last answer meant.
+        A time-out is not repeated: the caller has waited long enough. Raises the error that the last answer means.
         """
         if self._session is None:
             raise RuntimeError("the store is not open")
@@ -367,14 +370,14 @@ def _error_code(text: str) -> str:
 
 
 async def _refusal(operation: str, response: aiohttp.ClientResponse) -> Exception:
-    """Returns the error that a refusal means. A HEAD has no body to say why."""
+    """Returns the error that a refusal means. A HEAD has no body with the reason."""
     code = _error_code((await response.content.read(4096)).decode(errors="replace"))
     if response.status == 404:
         return ObjectAbsent()
     if response.status == 416:
         return RangeRefused()
     if response.status in (401, 403):
-        # One line, no trace: an operator has to change a right, not to read code.
+        # One line, no traceback: an operator has to change a permission, not to read code.
         log.error("store.access_denied", operation=operation, status=response.status, store_code=code)
         return StoreAccessDenied()
     log.warning("store.refused", operation=operation, status=response.status, store_code=code)

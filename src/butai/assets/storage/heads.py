@@ -1,4 +1,4 @@
-"""HEAD requests by the thousand.
+"""Sends thousands of HEAD requests.
 
 obstore sends its requests from Rust, at several times the rate of the library's own `Store`, which is made for bodies
 (docs/performance.md).
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from obstore.store import S3Config
 
 CONCURRENCY = 48
-"""HEADs under way at a time: hides a latency of 10 ms at a store that answers 4,000 a second."""
+"""Concurrent HEADs: hides a latency of 10 ms at a store that answers 4,000 a second."""
 
 HEAD_SECONDS = 10
-"""Seconds that one HEAD may take, its repetition included."""
+"""Most seconds for one HEAD, its repetition included."""
 
 UNCLEAR_LIMIT = 100
-"""Unclear answers in a row, after which the rest of a batch is not tried: the store is down."""
+"""Consecutive unclear answers after which the rest of a batch is not tried: the store is down."""
 
 NOT_TRIED = HeadAnswer(HeadKind.UNCLEAR, code=Code.NOT_TRIED)
 
@@ -40,11 +40,11 @@ class Heads(Protocol):
     """A source of answers to HEAD requests."""
 
     async def head(self, key: str) -> HeadAnswer:
-        """Asks for one key. Never raises for what a store does."""
+        """Sends a HEAD for one key. Never raises for the store's errors."""
         ...
 
     async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
-        """Asks for many keys; returns the answers in their order."""
+        """Sends HEADs for many keys; returns the answers in their order."""
         ...
 
 
@@ -57,7 +57,7 @@ class StoreHeads:
         self._bucket = RateLimit(rate)
 
     async def head(self, key: str) -> HeadAnswer:
-        """As `Heads` says."""
+        """As in `Heads`."""
         await self._bucket.take()
         try:
             facts = await obstore.head_async(self._fast, key)
@@ -66,10 +66,10 @@ class StoreHeads:
         except (PermissionDeniedError, UnauthenticatedError):
             return HeadAnswer(HeadKind.DENIED)
         except ValueError:
-            # A key that obstore has no path for, such as one with two slashes in a row.
+            # obstore has no path for such a key, for example one with two slashes in a row.
             return await self._head_slowly(key)
         except Exception as error:
-            # Its errors for all the rest have no common class of their own.
+            # Its other errors have no common class.
             return HeadAnswer(
                 HeadKind.UNCLEAR, code=Code.STORE_TIMEOUT if "timed out" in str(error) else Code.STORE_UNAVAILABLE
             )
@@ -87,7 +87,7 @@ class StoreHeads:
         return HeadAnswer(HeadKind.PRESENT, facts.size, facts.etag)
 
     async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
-        """As `Heads` says. After `UNCLEAR_LIMIT` unclear answers in a row the rest is `NOT_TRIED`."""
+        """As in `Heads`. After `UNCLEAR_LIMIT` consecutive unclear answers the rest is `NOT_TRIED`."""
         answers = [NOT_TRIED] * len(keys)
         places = iter(range(len(keys)))
         unclear = 0

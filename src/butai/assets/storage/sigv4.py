@@ -1,7 +1,7 @@
 """AWS Signature Version 4, for requests that carry their signature in the query.
 
-Pure. Why our own: obstore signs neither headers nor sub-resources (a multipart upload's `uploadId`), and boto3 takes
-twenty times as long.
+Pure. The code is our own because obstore signs neither headers nor sub-resources (a multipart upload's `uploadId`), and
+boto3 takes twenty times as long.
 
 Source: AWS, "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)".
 """

@@ -1,1 +1,1 @@
-"""The paths that existing studio front ends call. Their shapes are given: docs/studio-contract.md."""
+"""The paths that existing studio front ends call. Their shapes are fixed: docs/studio-contract.md."""

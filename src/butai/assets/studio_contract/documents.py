@@ -18,7 +18,7 @@ LIST: dict[str, Any] = {
         query_parameter("type", "`vrm|animation|bgm|hdr|scene`, or `models`, `animations`", required=True, enum=TYPES),
         query_parameter("page", "From 1. A cursor is faster.", kind="integer", minimum=1, maximum=MOST_PAGES),
         query_parameter("pageSize", "Items of a page", kind="integer", minimum=1, maximum=queries.PAGE_LIMIT),
-        query_parameter("cursor", "`nextCursor` of the page before"),
+        query_parameter("cursor", "`nextCursor` of the previous page"),
         query_parameter(
             "sort",
             "`created_at|updated_at|display_name|size_bytes`, `-` before it: descending; newest first when empty",
@@ -26,7 +26,7 @@ LIST: dict[str, Any] = {
             example="-created_at",
         ),
         query_parameter("q", "Part of a name", maxLength=200, pattern=r"^[^\u0000]*$"),
-        query_parameter("total", "How it is counted", enum=listing.TOTALS),
+        query_parameter("total", "How the total is counted", enum=listing.TOTALS),
         query_parameter("checkThumbs", "Accepted; thumbnails are always known"),
     ]
 }
@@ -59,8 +59,8 @@ READ: dict[str, Any] = {
     "responses": {
         **documented(400, 404, 409, 410, 416, 504, model=Envelope),
         200: {"description": "The file", **_FILE},
-        206: {"description": "The part asked for", **_FILE, "headers": _FILE["headers"] | _RANGE_SENT},
-        304: {"description": "The caller has it already", "headers": _ALWAYS},
+        206: {"description": "The requested part", **_FILE, "headers": _FILE["headers"] | _RANGE_SENT},
+        304: {"description": "The caller has this version already", "headers": _ALWAYS},
     },
     "openapi_extra": TAKES_SIGN_IN
     | {

@@ -13,10 +13,10 @@ from butai.database import Database
 from butai.errors import FilterInvalid
 
 DEFAULT_PAGE = 50
-"""Items of a page where `page` or `cursor` is given without `pageSize`."""
+"""Items of a page for a request with `page` or `cursor` but without `pageSize`."""
 
 MOST_PAGES = 1_000_000
-"""Highest `page`: an offset beyond it is no list that a person reads."""
+"""Highest `page`: no user reads a list beyond that offset."""
 
 TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "animations": AssetType.ANIMATION}
 
@@ -24,7 +24,7 @@ TYPES = {kind.value: kind for kind in AssetType} | {"models": AssetType.VRM, "an
 async def answer(database: Database, user_id: str | None, parameters: QueryParams) -> Response:
     """Answers with the page that the parameters name. Raises `FilterInvalid`, `SortInvalid`, `CursorInvalid`.
 
-    Without any paging: everything, up to 10,000 items.
+    Without any paging the answer has all items, up to 10,000.
     """
     kind = TYPES.get(parameters.get("type", ""))
     if kind is None:

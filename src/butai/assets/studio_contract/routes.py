@@ -1,4 +1,4 @@
-"""The paths that existing studio front ends already call. Their shapes are given; see docs/studio-contract.md.
+"""The paths that existing studio front ends already call. Their shapes are fixed; see docs/studio-contract.md.
 
 Routes parse, call one function, and answer. Lists and reads are hot: they answer with bytes and no models.
 """
@@ -50,20 +50,20 @@ hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)
     openapi_extra=documents.LIST,
 )
 async def resources(request: Request) -> Response:
-    """A page of a list, newest first unless sorted otherwise. Without any paging: everything, up to 10,000 items."""
+    """A page of a list, newest first unless sorted otherwise. Without any paging: all items, up to 10,000."""
     who = await signed_in(request)
     return await listing.answer(get_library(request).database, who.user_id, request.query_params)
 
 
 class _File(Response):
-    """A file as an answer: FastAPI hands it the connection, and the body never becomes a Python object."""
+    """A file as an answer: FastAPI passes it the connection, and the body never becomes a Python object."""
 
     def __init__(self, library: Library, row: ReadableAsset, plan: ReadPlan) -> None:
         super().__init__()
         self.library, self.row, self.plan = library, row, plan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it."""
+        """Sends the file."""
         try:
             await self.library.delivery.send(self.row, self.plan, scope, send, receive)
         except (AssetMissing, StoreAccessDenied):
@@ -72,10 +72,15 @@ class _File(Response):
         self.library.reads.used(self.row.id)
 
 
-@hot.head("/api/s3/read-object", operation_id="head_object", summary="What a read would answer", **documents.READ)
+@hot.head(
+    "/api/s3/read-object",
+    operation_id="head_object",
+    summary="The headers of a read, without its body",
+    **documents.READ,
+)
 @hot.get("/api/s3/read-object", operation_id="read_object", summary="Read a file by its key", **documents.READ)
 async def read_object(request: Request) -> Response:
-    """The file under a key: the caller's own first, then what is public. Ranges, ETag and HEAD work as HTTP has them."""
+    """The file under a key: the caller's own first, then public ones. Ranges, ETag and HEAD follow HTTP."""
     who = await caller(request)
     library = get_library(request)
     row = await _readable(library, who, _raw_key(request.scope["query_string"]))
@@ -83,7 +88,7 @@ async def read_object(request: Request) -> Response:
 
 
 def _raw_key(query: bytes) -> str:
-    """`key` as it stands in the query, still encoded: what its `+` and `%25` mean is for `keys.readings` to say."""
+    """`key` as it stands in the query, still encoded: `keys.readings` interprets its `+` and `%25`."""
     for parameter in query.decode("latin-1").split("&"):
         if parameter.startswith("key="):
             # Unencoded UTF-8, which no browser sends but some tools do.
@@ -92,7 +97,7 @@ def _raw_key(query: bytes) -> str:
 
 
 async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsset:
-    """The ready row under a key. Anonymous callers learn nothing of what is not public, not even that it is not there."""
+    """The ready row under a key. For anonymous callers a private file and an absent one have the same answer."""
     readings = keys.readings(raw_key)
     row = await queries.find_readable(library.database, readings, who.user_id, who.is_operator)
     if row is None:
@@ -110,7 +115,7 @@ async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsse
     responses={
         **documented(400, 404, 409, 410, 504, model=BareError),
         200: {"description": "The picture", "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
-        304: {"description": "The caller has it already"},
+        304: {"description": "The caller has this version already"},
     },
     operation_id="get_vrm_thumbnail",
     openapi_extra=TAKES_SIGN_IN,
@@ -128,7 +133,7 @@ async def vrm_thumbnail(
         ),
     ],
 ) -> Response:
-    """The thumbnail that a VRM carries. Only our own read-object URLs are taken, and no request ever goes out."""
+    """The thumbnail inside a VRM. Only read-object URLs of this service are accepted, and no request is sent to other hosts."""
     library = get_library(request)
     row = await _readable(library, who, _key_in_url(request, library, url))
     plan = prepare(row, Conditions.of(request.scope))
@@ -184,9 +189,9 @@ async def upload_file(request: Request) -> Response:
     summary="Get a signed URL to upload to",
 )
 async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest) -> Response:
-    """A URL that takes the bytes for 15 minutes, past this service. The asset is `uploading` until they are there."""
+    """A URL that accepts the bytes for 15 minutes, directly at the store. The asset is `uploading` until they arrive."""
     if not wanted.fileName or not wanted.fileType:
-        raise MissingParameters("fileName and fileType are needed")
+        raise MissingParameters("fileName and fileType are required")
     library = get_library(request)
     assert who.user_id is not None
     opened = await signed.sign_upload(

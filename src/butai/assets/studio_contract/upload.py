@@ -53,7 +53,7 @@ def _declared_length(request: Request) -> int | None:
 
 
 async def _no_longer_than(most: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Passes a form's bytes on up to `most`. Raises `FileTooLarge`: what surrounds a form's files has no other limit."""
+    """Passes on at most `most` bytes of a form. Raises `FileTooLarge`: the form around its files has no other limit."""
     seen = 0
     async for chunk in chunks:
         seen += len(chunk)

@@ -1,6 +1,6 @@
 """SHA-256 digests of unfinished uploads, kept in memory between requests.
 
-The state of a digest cannot be stored, so an upload whose requests reach several processes is read back once at its end.
+A digest's state cannot be stored, so an upload whose requests reach several processes is read back once at its end.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from butai.database import Model
 class ResumableUpload(Model):
     """One tus upload. Sizes are bytes; `state` is one of `states.ResumableState`.
 
-    `parts`: what the store has, in order, as [number, ETag, bytes]; `tail`: bytes after them that are too few for a part.
-    `writer` grows with each PATCH: only the newest may move `upload_offset`. A part's number is taken from `next_part`
-    before it is sent, so that a late part of an older writer never stands in a newer one's place.
+    `parts`: the parts in the store, in order, as [number, ETag, bytes]; `tail`: bytes after them that are too few for a
+    part. `writer` grows with each PATCH: only the newest may move `upload_offset`. A part's number is taken from
+    `next_part` before it is sent, so that a late part of an older writer never replaces a newer one's.
     """
 
     __tablename__ = "resumable_uploads"

@@ -14,7 +14,7 @@ from butai.errors import InvalidRequest
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
 ALGORITHMS = ("sha256", "sha1", "md5")
-"""Algorithms of the checksum extension: servers must have sha1; old clients send md5."""
+"""Algorithms of the checksum extension: sha1 is required of servers; old clients send md5."""
 
 BODY_TYPE = "application/offset+octet-stream"
 
@@ -33,7 +33,8 @@ def whole_number(name: str, value: str | None) -> int:
 
 
 def metadata(header: str) -> dict[str, str]:
-    """Parses `Upload-Metadata` into names and values; a name without a value has an empty one. Raises `InvalidRequest`."""
+    """Parses `Upload-Metadata` into names and values; a name without a value has an empty one. Raises
+    `InvalidRequest`."""
     if len(header) > METADATA_LIMIT:
         raise InvalidRequest(f"Upload-Metadata is longer than {METADATA_LIMIT} characters")
     found: dict[str, str] = {}
@@ -57,7 +58,7 @@ class Checksum:
 
 
 def checksum(header: str | None) -> Checksum | None:
-    """Parses `Upload-Checksum`, such as `sha256 base64`. Raises `InvalidRequest`, also for an algorithm that is not offered."""
+    """Parses `Upload-Checksum`, such as `sha256 base64`. Raises `InvalidRequest`, also for an unsupported algorithm."""
     if header is None:
         return None
     algorithm, _, encoded = header.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""Reads around resumable uploads. No ORM, no writes."""
+"""Queries about resumable uploads. No ORM, no writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KNOWN = """
 
 
 async def known(database: Database, user_id: str, sha256: str, size: int | None) -> KnownAsset | None:
-    """Returns the user's oldest ready asset with these bytes; None where there is none, or its size is not `size`."""
+    """Returns the user's oldest ready asset with these bytes; None without one, or if its size is not `size`."""
 
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
         return await (await connection.execute(_KNOWN, (user_id, sha256))).fetchone()
@@ -30,7 +30,7 @@ async def known(database: Database, user_id: str, sha256: str, size: int | None)
 
 
 async def usage(database: Database, settings: AssetSettings, user_id: str) -> UsageOut:
-    """Returns what a user keeps, and the quota."""
+    """Returns a user's usage and quota."""
     async with database.transaction() as session:
         now = await quotas.usage(session, user_id)
     return UsageOut(

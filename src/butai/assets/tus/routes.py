@@ -1,5 +1,5 @@
-"""Resumable uploads over HTTP, `/api/assets/uploads`: tus 1.0 with creation, creation-with-upload, termination, expiration
-and checksum."""
+"""Resumable uploads over HTTP, `/api/assets/uploads`: tus 1.0 with creation, creation-with-upload, termination,
+expiration and checksum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEX = 64
 
 
 class Tus(APIRoute):
-    """A route of the protocol."""
+    """A route of the tus protocol."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wraps the handler: checks Tus-Resumable, and adds it to every answer, errors included."""
@@ -82,7 +82,7 @@ def _documented(*parameters: dict[str, Any], body: bool = False, needed: bool = 
 
 @around.options("/uploads", include_in_schema=False)
 async def tus_options(request: Request) -> Response:
-    """The extensions and limits of this server, for clients before they begin; without signing in."""
+    """The extensions and limits of this server, for clients before their first upload; without signing in."""
     settings = get_library(request).settings
     return Response(
         status_code=204,
@@ -102,7 +102,7 @@ async def tus_options(request: Request) -> Response:
     responses=documented(400, 403, 409, 412, 413, 415, 422, 460, 504),
     response_class=Response,
     operation_id="create_upload",
-    summary="Begin an upload that can be taken up again (tus)",
+    summary="Begin a resumable upload (tus)",
     openapi_extra=_documented(
         _header("Upload-Length", "Bytes of the whole file", "12345678", pattern=_BYTES),
         _header(
@@ -114,11 +114,11 @@ async def tus_options(request: Request) -> Response:
     ),
 )
 async def create_upload(request: Request) -> Response:
-    """Where to send the bytes stands in `Location`. The asset is `uploading` until they are all there."""
+    """`Location` is the URL for the bytes. The asset is `uploading` until all of them have arrived."""
     who = await signed_in(request)
     assert who.user_id is not None
     if "upload-defer-length" in request.headers:
-        raise InvalidRequest("Upload-Length is needed: its room is kept from the beginning")
+        raise InvalidRequest("Upload-Length is required: the quota is reserved from the beginning")
     length = protocol.whole_number("Upload-Length", request.headers.get("upload-length"))
     header = request.headers.get("upload-metadata", "")
     said = protocol.metadata(header)
@@ -150,11 +150,11 @@ async def create_upload(request: Request) -> Response:
     responses=documented(400, 404, 410, 412),
     response_class=Response,
     operation_id="look_at_upload",
-    summary="How far an upload is (tus)",
+    summary="Offset of a resumable upload (tus)",
     openapi_extra=_documented(),
 )
 async def look_at_upload(request: Request, upload_id: UUID) -> Response:
-    """`Upload-Offset` is what is kept, whatever happens to this service."""
+    """`Upload-Offset` counts durable bytes: they survive a crash of this service."""
     who = await signed_in(request)
     assert who.user_id is not None
     found = await service.look(_resumables(request), who.user_id, upload_id)
@@ -176,7 +176,7 @@ async def look_at_upload(request: Request, upload_id: UUID) -> Response:
     operation_id="continue_upload",
     summary="Send the next bytes of an upload (tus)",
     openapi_extra=_documented(
-        _header("Upload-Offset", "Where these bytes begin; must be where the upload stands", "0", pattern=_BYTES),
+        _header("Upload-Offset", "The offset of these bytes; must be the upload's current offset", "0", pattern=_BYTES),
         _header(
             "Upload-Checksum",
             "`sha256 BASE64` of these bytes: all of them are kept, or none",
@@ -189,8 +189,8 @@ async def look_at_upload(request: Request, upload_id: UUID) -> Response:
     ),
 )
 async def continue_upload(request: Request, upload_id: UUID) -> Response:
-    """With the last bytes the asset is ready, or refused: the answer says which. A later request takes over from an
-    earlier one that still hangs somewhere (409 `upload_taken` for that one)."""
+    """With the last bytes the asset becomes ready, or is refused: the answer says which. A later request takes over
+    from an earlier one that still hangs (which gets 409 `upload_taken`)."""
     who = await signed_in(request)
     assert who.user_id is not None
     if request.headers.get("content-type", "").partition(";")[0] != protocol.BODY_TYPE:
@@ -214,11 +214,11 @@ async def continue_upload(request: Request, upload_id: UUID) -> Response:
     responses=documented(400, 404, 409, 410, 412),
     response_class=Response,
     operation_id="cancel_upload",
-    summary="Give an upload up (tus)",
+    summary="Cancel a resumable upload (tus)",
     openapi_extra=_documented(),
 )
 async def cancel_upload(request: Request, upload_id: UUID) -> Response:
-    """Its bytes are removed. The asset of an upload that is done stays."""
+    """Its bytes are removed. A finished upload's asset stays."""
     who = await signed_in(request)
     assert who.user_id is not None
     await service.cancel(_resumables(request), who.user_id, origin(request, who), upload_id)
@@ -234,7 +234,7 @@ def _expiry(progress: UploadProgress) -> dict[str, str]:
 
 
 def _asset(progress: UploadProgress) -> dict[str, str]:
-    """Names the asset in a header of our own, which tus clients ignore."""
+    """Names the asset in a header of Butai's own, which tus clients ignore."""
     return {"butai-asset-id": str(progress.asset_id)} if progress.asset_id else {}
 
 
@@ -242,10 +242,10 @@ def _asset(progress: UploadProgress) -> dict[str, str]:
     "/uploads/check",
     **answers(UploadKnown, 400, 408, 413),
     operation_id="check_upload",
-    summary="Are these bytes here already",
+    summary="Whether the caller has stored these bytes already",
 )
 async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> Response:
-    """Searches the caller's own ready files; nothing is disclosed about those of others."""
+    """Searches the caller's own ready files; nothing about other users' files is disclosed."""
     assert who.user_id is not None
     found = await queries.known(get_library(request).database, who.user_id, asked.sha256.lower(), asked.size)
     return respond(UploadKnown(found is not None, found))
@@ -255,10 +255,10 @@ async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> R
     "/usage",
     **answers(UsageOut),
     operation_id="get_usage",
-    summary="What you keep here",
+    summary="Your usage and quota",
 )
 async def get_usage(request: Request, who: SignedIn) -> Response:
-    """The caller's files, the trash and uploads under way counted, and how much there may be."""
+    """The caller's usage, including the trash and uploads under way, and the quota."""
     library = get_library(request)
     assert who.user_id is not None
     return respond(await queries.usage(library.database, library.settings, who.user_id))

@@ -1,4 +1,4 @@
-"""The shapes around resumable uploads, as they are checked, encoded and documented."""
+"""The types of requests and answers about resumable uploads: validated, encoded and documented."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 
 class UploadCheck(BaseModel):
-    """A file that is going to be uploaded. `size` in bytes."""
+    """A file to be uploaded. `size` in bytes."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"sha256": "ab" * 32, "size": 12345678}]})
 
@@ -19,7 +19,7 @@ class UploadCheck(BaseModel):
 
 
 class KnownAsset(msgspec.Struct, frozen=True, rename="camel"):
-    """An asset of the caller's own with the same bytes."""
+    """An asset of the caller with the same bytes."""
 
     id: UUID
     s3_key: str
@@ -28,14 +28,14 @@ class KnownAsset(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class UploadKnown(msgspec.Struct, frozen=True):
-    """Whether the caller has these bytes here already."""
+    """Whether the caller has stored these bytes already."""
 
     known: bool
     asset: KnownAsset | None
 
 
 class UsageOut(msgspec.Struct, frozen=True, rename="camel"):
-    """What the caller keeps, in bytes and files. A quota of null is none."""
+    """The caller's usage, in bytes and files. A quota of null means no limit."""
 
     bytes: int
     files: int

@@ -1,7 +1,7 @@
-"""Resumable uploads: begun, continued by any process, ended.
+"""Resumable uploads: created by one process, continued and finished by any.
 
-Requests write an upload one after another, and an earlier one may still hang in a dead connection; `transitions` says how
-the newest wins. All bytes before the offset are in the store or in the row.
+Requests write an upload one after another, and an earlier one may still hang in a dead connection; the newest wins by
+the rules of `transitions`. All bytes before the offset are in the store or in the row.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Resumables:
-    """What resumable uploads need of their process."""
+    """The dependencies of resumable uploads."""
 
     tools: UploadTools
     digests: Digests
@@ -75,7 +75,8 @@ def _progress(row: ResumableUpload) -> UploadProgress:
 async def create(
     resumables: Resumables, user_id: str, origin: Origin, key: AssetKey, length: int, sha256: str | None, metadata: str
 ) -> UploadProgress:
-    """Begins an upload of `length` bytes. Raises `FileTooLarge`, `QuotaExceeded`, and `SignatureMismatch` for no bytes."""
+    """Begins an upload of `length` bytes. Raises `FileTooLarge`, `QuotaExceeded`, and `SignatureMismatch` for no
+    bytes."""
     settings = resumables.tools.settings
     limit = size_limit(settings, key.kind, key.sidecar)
     if length == 0:
@@ -102,7 +103,7 @@ async def create(
 
 
 async def _own(session: AsyncSession, upload_id: UUID, user_id: str | None) -> ResumableUpload:
-    """Returns the user's row, locked; with `user_id` None, as the worker asks, anyone's. Raises `AssetNotFound`,
+    """Returns the user's row, locked; any user's with `user_id` None, for the worker. Raises `AssetNotFound`,
     `UploadExpired`."""
     row = await transitions.lock(session, upload_id)
     if row is None or (user_id is not None and row.user_id != user_id):
@@ -115,12 +116,12 @@ async def _own(session: AsyncSession, upload_id: UUID, user_id: str | None) -> R
 
 
 async def look(resumables: Resumables, user_id: str, upload_id: UUID) -> UploadProgress:
-    """Returns how far an upload is, after finishing one that is whole. Raises `AssetNotFound`, `UploadExpired`, and what
-    finishing raises."""
+    """Returns an upload's progress, after finishing a complete one. Raises `AssetNotFound`, `UploadExpired`, and the
+    errors of finishing."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
     while row.state == ResumableState.FINISHING:
-        # A client that hears of all bytes takes the upload for done, and it may yet be refused.
+        # A client that reads the full offset takes the upload for done, though it may still be refused.
         if row.updated_at + FINISH_AFTER < datetime.now(UTC):
             await finish_left(resumables, upload_id)
         await asyncio.sleep(0.2)
@@ -138,7 +139,7 @@ async def append(
     chunks: AsyncIterator[bytes],
     declared: Checksum | None,
 ) -> UploadProgress:
-    """Takes one request's bytes. When they are the last, the asset is ready afterwards.
+    """Takes one request's bytes. After the last ones the asset is ready.
 
     What arrived before the client disconnected is kept; with a checksum, all of the request's bytes or none. Raises
     `UploadOffsetWrong`, `UploadTaken`, `UploadChecksumWrong`, `UploadRefused` of any kind, `ClientDisconnected`.
@@ -147,12 +148,12 @@ async def append(
         row = await _own(session, upload_id, user_id)
         if row.state == ResumableState.DONE:
             if offset != row.upload_length:
-                raise UploadOffsetWrong(f"The upload is whole: {row.upload_length} bytes")
+                raise UploadOffsetWrong(f"The upload is complete: {row.upload_length} bytes")
             return _progress(row)
         if row.state == ResumableState.OPEN and offset != row.upload_offset:
             raise UploadOffsetWrong(f"The upload is at {row.upload_offset}, the request at {offset}")
         if row.state == ResumableState.FINISHING and row.updated_at + FINISH_AFTER > datetime.now(UTC):
-            raise UploadTaken("The upload is whole, and being finished")
+            raise UploadTaken("The upload is complete, and being finished")
         transitions.take_over(row)
         tail = await session.scalar(select(ResumableUpload.tail).where(ResumableUpload.id == upload_id)) or b""
         upload_id_of_store = await session.scalar(
@@ -173,7 +174,7 @@ async def append(
 
 
 async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
-    """Finishes an upload that is whole and whose process died. Idempotent. Raises as `append` does."""
+    """Finishes a complete upload whose process died. Idempotent. Raises as `append` does."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, None)
         if row.state != ResumableState.FINISHING:
@@ -184,7 +185,7 @@ async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
 
 
 async def cancel(resumables: Resumables, user_id: str, origin: Origin, upload_id: UUID) -> None:
-    """Ends an upload for its client: its bytes are removed, its room in the quota is free. No-op for one that is done."""
+    """Cancels an upload: its bytes are removed, its share of the quota is free. No-op for a finished one."""
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
         if row.state == ResumableState.DONE:
@@ -210,7 +211,7 @@ async def _attempt(session: AsyncSession, row: ResumableUpload) -> UploadAttempt
 async def _finish(
     resumables: Resumables, row: ResumableUpload, number: int, origin: Origin, sent: list[list[object]]
 ) -> None:
-    """Joins the parts, checks the whole, and points the asset at it."""
+    """Joins the parts, checks the file, and points the asset at it."""
     row.writer = number
     key = keys.parse(row.wanted_key)
     try:
@@ -245,7 +246,7 @@ async def _joined(
 
 
 async def _read_back(resumables: Resumables, object_key: str) -> str:
-    """Returns the SHA-256 of a stored object that several processes have written: the state of a digest cannot be stored."""
+    """Returns the SHA-256 of a stored object that several processes have written: a digest's state cannot be stored."""
     digest = hashlib.sha256()
     async with resumables.tools.store.open(object_key) as body:
         async for chunk in body.chunks():

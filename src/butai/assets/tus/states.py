@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class ResumableState(StrEnum):
-    """What the table says of an upload."""
+    """The states of a resumable upload, as stored in the table."""
 
     OPEN = "open"
     FINISHING = "finishing"
@@ -20,7 +20,7 @@ class ResumableState(StrEnum):
 
 
 class ResumableTrigger(StrEnum):
-    """What can happen to a resumable upload."""
+    """The events of a resumable upload."""
 
     CREATED = "created"
     APPENDED = "appended"
@@ -30,7 +30,7 @@ class ResumableTrigger(StrEnum):
     FINISHED = "finished"
     """The asset points at the bytes."""
     REFUSED = "refused"
-    """Cancelled by its client, or of bytes that are not what was declared."""
+    """Cancelled by its client, or its bytes are not those that were declared."""
 
 
 class IllegalResumableMove(Exception):
@@ -46,18 +46,19 @@ _S, _T = ResumableState, ResumableTrigger
 RESUMABLE_TABLE: dict[tuple[ResumableState | None, ResumableTrigger], ResumableState] = {
     (None, _T.CREATED): _S.OPEN,
     (_S.OPEN, _T.APPENDED): _S.OPEN,
-    # In one step with the last byte: a client that hears of all bytes takes the upload for done.
+    # In one step with the last byte: a client that reads the full offset takes the upload for done.
     (_S.OPEN, _T.COMPLETED): _S.FINISHING,
     (_S.FINISHING, _T.FINISHED): _S.DONE,
     (_S.OPEN, _T.REFUSED): _S.REFUSED,
-    # The whole file is not what was declared, or the client cancels while it is being checked.
+    # The file is not the declared one, or the client cancels while it is being checked.
     (_S.FINISHING, _T.REFUSED): _S.REFUSED,
 }
-"""No arrow leaves `done` or `refused`: a second request that comes to the same end finds that it was overtaken."""
+"""No arrow leaves `done` or `refused`: a second request that arrives at the same end finds that it was overtaken."""
 
 
 def next_resumable_state(state: ResumableState | None, trigger: ResumableTrigger) -> ResumableState:
-    """Returns the state after `trigger`; None is an upload without a row. Raises `IllegalResumableMove` without an arrow."""
+    """Returns the state after `trigger`; None is an upload without a row. Raises `IllegalResumableMove` without an
+    arrow."""
     try:
         return RESUMABLE_TABLE[state, trigger]
     except KeyError:

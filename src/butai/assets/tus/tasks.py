@@ -24,7 +24,7 @@ _AGAIN = RetryStrategy(max_attempts=10, exponential_wait=3, retry_exceptions={Un
 
 
 async def finish_upload(context: JobContext, upload_id: str) -> None:
-    """Finishes an upload that came whole and whose process died before it was ready."""
+    """Finishes a complete upload whose process died before it was ready."""
     library: Library = context.additional_context["library"]
     try:
         await finish_left(Resumables(library.uploads, Digests()), UUID(upload_id))
@@ -33,7 +33,7 @@ async def finish_upload(context: JobContext, upload_id: str) -> None:
 
 
 async def forget_uploads(context: JobContext, timestamp: int) -> None:
-    """Deletes the rows of uploads that are over. What they were for stays with the asset and its events."""
+    """Deletes the rows of uploads that are over. Their records are the asset and its events."""
     library: Library = context.additional_context["library"]
     async with library.database.transaction() as session:
         await transitions.forget(session, datetime.now(UTC) - KEPT)

@@ -1,7 +1,7 @@
 """All writes of `resumable_uploads`, each in its caller's transaction.
 
-Each request takes the row's `writer` number, and each of its writes holds only while that number is still its own: the
-newest request wins at once, and an older one finds that out at its next write (`UploadTaken`).
+Each request takes the row's `writer` number, and its writes hold only while that number is still its own: the newest
+request wins at once, and an older one learns of it at its next write (`UploadTaken`).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ async def lock(session: AsyncSession, upload_id: UUID) -> ResumableUpload | None
 
 
 def take_over(row: ResumableUpload) -> None:
-    """Makes the caller the writer of a locked row; its number is `row.writer` from here on."""
+    """Makes the caller the writer of a locked row; its number is then `row.writer`."""
     row.writer += 1
 
 
 async def move(session: AsyncSession, upload_id: UUID, writer: int, trigger: ResumableTrigger, **facts: Any) -> None:
     """Moves a row by the table, and writes `facts` with it. Raises `UploadTaken`, having changed nothing, when another
-    request has taken over or has ended the upload: the late and the doubled case alike."""
+    request has taken over or has ended the upload, and also for a late or repeated trigger."""
     sources, target = arrows(trigger)
     moved = await session.execute(
         update(ResumableUpload)
@@ -61,7 +61,7 @@ async def move(session: AsyncSession, upload_id: UUID, writer: int, trigger: Res
 
 
 async def reserve_part(session: AsyncSession, upload_id: UUID, writer: int) -> int:
-    """Returns a part number that no other request has or had: a late part never stands in a newer one's place.
+    """Returns a part number that no other request has or had: a late part never replaces a newer one.
 
     Raises `UploadTaken`.
     """
@@ -81,5 +81,5 @@ async def reserve_part(session: AsyncSession, upload_id: UUID, writer: int) -> i
 
 
 async def forget(session: AsyncSession, before: datetime) -> None:
-    """Deletes the rows of uploads that expired before a time. What they were for stays with the asset and its events."""
+    """Deletes the rows of uploads that expired before a time. Their records are the asset and its events."""
     await session.execute(delete(ResumableUpload).where(ResumableUpload.expires_at < before))

@@ -1,4 +1,4 @@
-"""Writes one request's bytes into the store, in parts; each step is in the database before the next begins."""
+"""Writes one request's bytes into the store, in parts; each step is recorded in the database before the next begins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from butai.errors import ClientDisconnected, InvalidRequest, Unavailable, Upload
 log = structlog.get_logger(__name__)
 
 LEAST_PART = 5 * 1024**2
-"""S3 takes no smaller part but the last."""
+"""S3 takes no smaller part, except as the last."""
 
 
 class Writer:
@@ -63,10 +63,11 @@ class Writer:
         """The file's beginning, until it has been checked; None afterwards."""
 
     async def take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
-        """Takes one request's body. What arrived is durable when it returns, and when it raises `ClientDisconnected`.
+        """Takes one request's body. Received bytes are durable when it returns, and when it raises
+        `ClientDisconnected`.
 
-        With a declared checksum all of the body is durable, or none. Raises `UploadTaken`, `UploadChecksumWrong`,
-        `InvalidRequest`, `UploadRefused`, and the store's errors.
+        With a declared checksum, either all of the body is durable or none. Raises `UploadTaken`,
+        `UploadChecksumWrong`, `InvalidRequest`, `UploadRefused`, and the store's errors.
         """
         try:
             await self._take(chunks, key)
@@ -124,7 +125,7 @@ class Writer:
         received = self._received_in_parts() + len(part)
         digest = self._digest.copy() if self._digest is not None else None
         self._sending = asyncio.create_task(self._store(part, received, digest))
-        # Not in the task itself: a task that is cancelled before it begins never runs its `finally`.
+        # Not in the task itself: a task that is cancelled before it starts never runs its `finally`.
         self._sending.add_done_callback(lambda _: self._tools.memory.give(part))
 
     def _received_in_parts(self) -> int:
@@ -145,7 +146,7 @@ class Writer:
             self._digests.keep(self._row.id, offset, digest)
 
     async def _rest(self) -> None:
-        """Makes the rest durable: as a part where it is large enough or the last, else in the row."""
+        """Makes the rest durable: as a part if it is large enough or the last, else in the row."""
         length, tail = len(self._filling), b""
         if length and (self._received == self._row.upload_length or length >= LEAST_PART):
             await self._send()
@@ -162,7 +163,8 @@ class Writer:
             return await transitions.reserve_part(session, self._row.id, self.number)
 
     async def _open(self) -> str:
-        """Returns the id of the store's multipart upload. Two requests may begin one each: the first in the ledger counts."""
+        """Returns the id of the store's multipart upload. Two requests may each begin one: the first in the ledger
+        counts."""
         if self._store_upload_id is None:
             store, key = self._tools.store, self._row.object_key
             made = await store.create_multipart(key, keys.parse(self._row.wanted_key).format.mime)

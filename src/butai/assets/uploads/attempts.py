@@ -1,4 +1,5 @@
-"""The end of an upload in the index: an attempt's object becomes the asset's, or is given up. Each in one transaction."""
+"""The end of an upload in the index: an attempt's object becomes the asset's, or is given up. Each in one
+transaction."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from butai.errors import (
 )
 
 INSPECT = "assets.inspect"
-"""The task that reads facts from inside a file; its body is in `contents`, which sits above."""
+"""The task that reads facts from inside a file; its body is in `contents`, a layer above."""
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class UploadAttempt:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """Bytes that are whole in the store. `size` in bytes; `sha256` in hexadecimal, None where it is made later; `head` the
+    """Complete bytes in the store. `size` in bytes; `sha256` in hexadecimal, None where it is made later; `head` the
     file's beginning; `meta` the parsed `_meta.json`."""
 
     size: int
@@ -60,7 +61,8 @@ async def finish(
     actor: str | None,
     origin: Origin | None = None,
 ) -> Asset:
-    """Points the asset at the new object. Idempotent. Raises `UploadInterrupted` when the attempt was given up meanwhile."""
+    """Points the asset at the new object. Idempotent. Raises `UploadInterrupted` when the attempt was given up
+    meanwhile."""
     assert attempt.asset_id is not None and attempt.key is not None
     line = await ledger.lock(session, attempt.object_key)
     asset = await transitions.lock(session, attempt.asset_id)
@@ -123,7 +125,8 @@ async def fail(
 def checked(
     stored: StoredObject, key: AssetKey, limit: int, declared_sha256: str | None, declared_size: int | None = None
 ) -> StoredObject:
-    """Checks bytes against their key and what their sender declared; returns them. Raises the `UploadRefused` that fits."""
+    """Checks bytes against their key and their sender's declaration; returns them. Raises the `UploadRefused` that
+    fits."""
     if stored.size > limit:
         raise FileTooLarge(f"The file has {stored.size} bytes; {limit} is the most for this kind")
     if stored.size == 0:

@@ -1,6 +1,6 @@
 """A multipart/form-data body as a stream: small fields as text, the file as chunks, in any order.
 
-FastAPI's own forms spool the whole file first. The parser is `multipart`. The names of the fields are those of the studio
+FastAPI's own forms spool the whole file first. The parser is `multipart`. The field names are those of the studio
 contract (docs/studio-contract.md).
 """
 
@@ -17,7 +17,7 @@ from butai.assets.keys import AssetKey
 from butai.errors import ClientDisconnected, InvalidRequest, MissingParameters
 
 FIELD_LIMIT = 64 * 1024
-"""Bytes of all text fields together: a key has 1 KB, nothing else is long."""
+"""Bytes of all text fields together: a key has 1 KB, and no other field is long."""
 
 FIELD_COUNT = 32
 """Most fields and files of a form; studios send five."""
@@ -26,7 +26,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 async def body_chunks(receive: Receive, idle_timeout: float) -> AsyncIterator[bytes]:
-    """Yields a request's body as it arrives. Raises `ClientDisconnected`, also after `idle_timeout` seconds of silence."""
+    """Yields a request's body as it arrives. Raises `ClientDisconnected`, also after `idle_timeout` seconds of
+    silence."""
     while True:
         try:
             async with asyncio.timeout(idle_timeout):
@@ -56,7 +57,7 @@ class Form:
     async def file_parts(self) -> AsyncIterator[FilePart]:
         """Yields the form's files in their order. Each must be read to its end before the next is taken.
 
-        Raises `InvalidRequest` for a body that is not such a form, `ClientDisconnected` when it breaks off.
+        Raises `InvalidRequest` for a body that is not such a form, `ClientDisconnected` when it stops early.
         """
         events = self._events()
         name, text, room = "", bytearray(), FIELD_LIMIT
@@ -117,8 +118,8 @@ class UploadForm:
 
     @classmethod
     async def begun(cls, content_type: str, body: AsyncIterator[bytes]) -> Self:
-        """Reads a form up to its file. Raises `MissingParameters`, `InvalidRequest`, `ClientDisconnected`, and what
-        `keys.parse` raises for an early key."""
+        """Reads a form up to its file. Raises `MissingParameters`, `InvalidRequest`, `ClientDisconnected`, and the
+        errors of `keys.parse` for an early key."""
         form = Form(content_type, body)
         files = form.file_parts()
         file = await anext(files, None)
@@ -131,7 +132,7 @@ class UploadForm:
         return self._file.chunks()
 
     async def key(self) -> AssetKey:
-        """Reads the form to its end, behind the file; returns the file's key. Raises as `begun` does."""
+        """Reads the form to its end, after the file; returns the file's key. Raises as `begun` does."""
         async for _ in self._files:
             raise InvalidRequest("The form has more than one file")
         if not self._form.fields.get("fileType"):

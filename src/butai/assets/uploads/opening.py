@@ -1,8 +1,8 @@
-"""The beginning of an upload in the index: the asset's row, the object's line in the ledger, its room in the quota.
+"""The beginning of an upload in the index: the asset's row, the object's line in the ledger, its share of the quota.
 
-An upload is an *attempt* on an asset. It writes a new object that no reader knows; when that is whole, one transaction
-points the row at it (`attempts.finish`). So a reader never meets half a file, and a crash at any moment leaves either the
-old state or a line in the ledger that says what to clean up.
+An upload is an *attempt* on an asset. It writes a new object that no reader knows; when that is complete, one
+transaction points the row at it (`attempts.finish`). So a reader never gets half a file, and a crash at any moment
+leaves either the old state or a line in the ledger by which the leftover is removed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from butai.database import Database
 
 @dataclass(frozen=True, slots=True)
 class UploadTools:
-    """What uploads need of their process."""
+    """The dependencies of uploads."""
 
     database: Database
     store: Store
@@ -41,8 +41,8 @@ class UploadTools:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How an object's bytes will come. `kind` is one of `models.ORIGINS`; until `lease` has passed without a renewal, its
-    writer counts as alive. `size` (bytes) and `sha256` are what the sender declares."""
+    """The source of an object's bytes. `kind` is one of `models.ORIGINS`; until `lease` has passed without a renewal,
+    its writer counts as alive. `size` (bytes) and `sha256` are the sender's declaration."""
 
     kind: str
     lease: timedelta
@@ -55,7 +55,7 @@ async def open_upload(
 ) -> tuple[UploadAttempt, Asset | None]:
     """Begins an upload by a user: the row `uploading`, the object in the ledger, the declared size in the quota.
 
-    `key` is None where it is known only behind the bytes: the object belongs to no asset then, and is in no quota, until
+    `key` is None where it comes after the bytes: the object then belongs to no asset, and counts for no quota, until
     `name_upload`. Raises `QuotaExceeded`.
     """
     attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
@@ -72,13 +72,14 @@ async def open_upload(
 async def name_upload(
     session: AsyncSession, tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, attempt: UploadAttempt
 ) -> None:
-    """Begins the asset of an upload whose bytes came before its key. `quotas.settle` checks its room, as for every form."""
+    """Begins the asset of an upload whose bytes came before its key. `quotas.settle` checks the quota, as for every
+    form."""
     asset = await begin(session, user_id, key, attempt, tools.settings, origin)
     await ledger.assign(session, attempt.object_key, asset.id, attempt.number)
 
 
 async def write_down(session: AsyncSession, attempt: UploadAttempt, source: Source) -> None:
-    """Writes an attempt's object into the ledger, before anything can be stored under its key."""
+    """Records an attempt's object in the ledger, before anything can be stored under its key."""
     await ledger.open_object(
         session,
         attempt.object_key,
@@ -99,10 +100,10 @@ async def begin(
     settings: AssetSettings,
     origin: Origin,
 ) -> Asset:
-    """Returns a user's row for a key, locked, with one attempt more: the one that exists, or a new one. Fills `attempt`.
+    """Returns a user's row for a key, locked, with one attempt more: an existing row, or a new one. Fills `attempt`.
 
-    A key that another user holds gets a public key of its own. Without a user the caller holds a lock of its own: no
-    constraint keeps two ownerless rows of one key apart.
+    A key that another user holds gets a public key of its own. Without a user the caller must hold a lock of its own:
+    no constraint keeps two ownerless rows of one key apart.
     """
     asset, event = await _own(session, user_id, key), AssetTrigger.RETRIED
     if asset is None:
@@ -165,7 +166,8 @@ async def _create(
 
 
 async def _public_key(session: AsyncSession, user_id: str | None, key: AssetKey) -> str:
-    """Returns the public key to try first. A sidecar is named after its asset's public key, so that clients find it there."""
+    """Returns the public key to try first. A sidecar is named after its asset's public key, where clients look for
+    it."""
     if key.sidecar is None:
         return key.text
     same_name = select(Asset.s3_key, Asset.owner_user_id).where(

@@ -1,8 +1,8 @@
 """Buffers for an upload's bytes between the client and the store: parts of a fixed size.
 
-A part must be whole before it is sent, so that it can be sent again. Memory for parts is bounded for the process;
-beyond it a part waits in an unlinked temporary file, so that many uploads at once, or slow ones, neither fill the
-memory nor wait for each other.
+A part must be complete before it is sent, so that it can be sent again. Memory for parts is bounded for the process;
+beyond the limit a part is kept in an unlinked temporary file, so that many uploads at once, or slow ones, neither fill
+the memory nor wait for each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STRETCH = 1024**2
 
 
 class Part:
-    """Up to `PART_BYTES` bytes, filled once, read any number of times. Give it back with `PartMemory.give`."""
+    """Up to `PART_BYTES` bytes, filled once, read any number of times. Return it with `PartMemory.give`."""
 
     def __init__(self, buffer: bytearray | None) -> None:
         self._buffer = buffer
@@ -68,7 +68,7 @@ class Part:
 
 
 class PartMemory:
-    """The process's memory for parts, in bytes. Buffers are kept and used again: freeing them would fragment the heap."""
+    """The process's memory for parts, in bytes. Buffers are reused: freeing them would fragment the heap."""
 
     def __init__(self, limit: int) -> None:
         self._allowed = max(0, limit // PART_BYTES)
@@ -76,7 +76,8 @@ class PartMemory:
         self._free: list[bytearray] = []
 
     def take(self) -> Part:
-        """Returns an empty part: in memory below the limit, in a file beyond it. Raises `OSError` when no file can be made."""
+        """Returns an empty part: in memory below the limit, in a file beyond it. Raises `OSError` when no file can be
+        made."""
         if self._free:
             return Part(self._free.pop())
         if self._made < self._allowed:
@@ -85,7 +86,7 @@ class PartMemory:
         return Part(None)
 
     def give(self, part: Part) -> None:
-        """Takes a part back; its bytes are lost."""
+        """Takes a part back; its bytes are discarded."""
         buffer = part._close()  # pyright: ignore[reportPrivateUsage]
         if buffer is not None:
             self._free.append(buffer)

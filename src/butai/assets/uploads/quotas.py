@@ -1,8 +1,8 @@
-"""How much one user may keep.
+"""Quotas: the limits of one user's bytes and files.
 
-What counts is in the tables already: the sizes of the user's assets, the trash included, and the declared sizes of what is
-being uploaded (`asset_objects.declared_size` of objects still `writing`). So an upload's own end settles its reservation, and
-after a crash the sweep does.
+All that counts is in the tables already: the sizes of the user's assets, the trash included, and the declared sizes of
+uploads under way (`asset_objects.declared_size` of objects still `writing`). So the end of an upload settles its
+reservation, and after a crash the sweep does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _USAGE = text(
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a user keeps: bytes and files that are stored, and those that are being uploaded."""
+    """A user's usage: bytes and files that are stored, and those that are being uploaded."""
 
     bytes: int
     files: int
@@ -42,7 +42,7 @@ class Usage:
 
 
 async def usage(session: AsyncSession, user_id: str) -> Usage:
-    """Returns what a user keeps now."""
+    """Returns a user's current usage."""
     kept, files, reserved, coming = (await session.execute(_USAGE, {"user": user_id})).one()
     return Usage(int(kept), int(files), int(reserved), int(coming))
 
@@ -65,16 +65,16 @@ async def settle(database: Database, settings: AssetSettings, user_id: str, obje
 
 
 async def check(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
-    """Checks the quota, the new upload's own rows included; the caller has called `hold`. Raises `QuotaExceeded`."""
+    """Checks the quota, with the new upload's own rows; the caller has called `hold`. Raises `QuotaExceeded`."""
     if not settings.quota_bytes and not settings.quota_files:
         return
     now = await usage(session, user_id)
     wanted = now.bytes + now.reserved_bytes
     if settings.quota_bytes and wanted > settings.quota_bytes:
         raise QuotaExceeded(
-            f"You would keep {wanted} bytes, uploads under way counted; {settings.quota_bytes} is the most"
+            f"You would have {wanted} bytes, including uploads under way; the limit is {settings.quota_bytes}"
         )
     if settings.quota_files and now.files + now.reserved_files > settings.quota_files:
         raise QuotaExceeded(
-            f"You would keep {now.files + now.reserved_files} files; {settings.quota_files} is the most"
+            f"You would have {now.files + now.reserved_files} files; the limit is {settings.quota_files}"
         )

@@ -1,6 +1,6 @@
-"""Uploads by a signed URL: the client sends the bytes to the store itself, and reports it, or does not.
+"""Uploads by a signed URL: the client sends the bytes to the store itself, and may then report them as sent.
 
-An upload whose client falls silent is completed, or given up, by the sweep. The bytes never pass this service: their
+The sweep completes or gives up an upload that its client never reports. The bytes bypass this service: their
 beginning is read back and checked, and their SHA-256 is made by a job.
 """
 
@@ -33,7 +33,7 @@ from butai.errors import (
 )
 
 ARRIVAL_GRACE = timedelta(minutes=5)
-"""A transfer that began in the URL's last second may run on for a while."""
+"""A transfer that began in the URL's last second may continue for this long."""
 
 COPY_LEASE = timedelta(minutes=10)
 """A copy within the store takes seconds; after this its process counts as dead."""
@@ -44,7 +44,8 @@ HASH_OBJECT = "assets.hash_object"
 
 @dataclass(frozen=True, slots=True)
 class SignedUpload:
-    """A signed PUT. `headers` must be sent with exactly these values, or the store refuses; `expires_in` is in seconds."""
+    """A signed PUT. `headers` must be sent with exactly these values, or the store refuses; `expires_in` is in
+    seconds."""
 
     asset_id: UUID
     s3_key: str
@@ -69,7 +70,7 @@ async def sign_upload(
     async with tools.database.transaction() as session:
         attempt, asset = await open_upload(session, tools, user_id, origin, key, source)
         assert asset is not None
-    # The type is not signed: browsers choose it as they like, and the asset's comes from the key.
+    # The type is not signed: browsers choose it freely, and the asset's type comes from the key.
     headers = {} if size is None else {"Content-Length": str(size)}
     url = tools.store.sign("PUT", attempt.object_key, expires=expires, headers=headers, public=True)
     return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, url, headers, expires)
@@ -78,7 +79,7 @@ async def sign_upload(
 async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: UUID) -> None:
     """Completes a signed upload that its client reports as sent. Idempotent.
 
-    Raises `AssetNotReady` while the store does not have the bytes, `UploadRefused` when they are not what was declared,
+    Raises `AssetNotReady` while the store does not have the bytes, `UploadRefused` when they are not the declared ones,
     `AssetNotFound` for another user's asset, `UploadInterrupted` when the upload was given up.
     """
     async with tools.database.transaction() as session:
@@ -104,10 +105,10 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
 
 
 async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str | None, origin: Origin | None) -> bool:
-    """Looks for an attempt's object, checks it, and finishes or fails the attempt. False when the store does not have it.
+    """Checks an attempt's object, and finishes or fails the attempt. False when the store does not have the object.
 
-    The object is copied first, and the copy is checked and kept: a holder of the URL could otherwise change the bytes after
-    the check. Raises `UploadRefused` for bytes that are not what was declared.
+    The object is copied first, and the copy is checked and kept: a holder of the URL could otherwise change the bytes
+    after the check. Raises `UploadRefused` for bytes that are not the declared ones.
     """
     key = keys.parse(asset.wanted_key)
     attempt = UploadAttempt(row.object_key, asset.id, row.attempt, key)
@@ -124,7 +125,7 @@ async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str 
             await _look(tools.store, copy.object_key, key), key, limit, row.declared_sha256, row.declared_size
         )
     except (ObjectAbsent, StoreAccessDenied):
-        # AWS says "denied" for "absent" to those who may not list.
+        # AWS answers "denied" for "absent" to those who may not list.
         return False
     except UploadRefused as error:
         async with tools.database.transaction() as session:

@@ -60,10 +60,10 @@ class Uploaded:
 async def receive(
     tools: UploadTools, user_id: str, origin: Origin, form: UploadForm, expected: int | None = None
 ) -> Uploaded:
-    """Carries the file of a form into the store and the index.
+    """Streams the file of a form into the store, and records it in the index.
 
-    A form that sends its file before its key has its bytes stored under an object of no asset first. `expected`: bytes to
-    keep room for in the user's quota. Raises any error of an upload; the row has its code, too.
+    The bytes of a form that sends its file before its key are first stored under an object of no asset. `expected`:
+    bytes to reserve in the user's quota. Raises any error of an upload; its code is in the row, too.
     """
     lease = timedelta(seconds=tools.settings.upload_lease)
     key = form.early_key
@@ -112,7 +112,7 @@ async def _record_failure(
         async with database.transaction() as session:
             await fail(session, attempt, error, actor=user_id, origin=origin)
     except DatabaseUnavailable:
-        # The lease runs out, and the sweep records it.
+        # The lease will expire, and the sweep will record it.
         log.warning("upload.failure_not_written", asset_id=str(attempt.asset_id))
 
 
@@ -224,7 +224,8 @@ class _Outgoing:
         )
 
     async def abort(self) -> None:
-        """Stops sending and removes the parts from the store; while the store is unavailable, the removal job does it later."""
+        """Stops sending and removes the parts from the store; while the store is unavailable, the removal job does it
+        later."""
         for _, task in self._sending:
             task.cancel()
         await asyncio.gather(*(task for _, task in self._sending), return_exceptions=True)
@@ -263,7 +264,8 @@ class _Outgoing:
         return upload_id
 
     async def _hash(self, part: Part, before: asyncio.Task[None] | None) -> None:
-        """Hashes in a thread while the part is sent, one part after another: hashing releases the interpreter's lock."""
+        """Hashes in a thread while the part is sent, one part after another: hashing releases the interpreter's
+        lock."""
         if before is not None:
             await before
         await asyncio.to_thread(part.hash_into, self._digest)

@@ -1,7 +1,7 @@
-"""The sweep: settles uploads that no process works on any more.
+"""The sweep: settles uploads whose process or client has ended.
 
-Their process died, or their client was given a signed URL and fell silent. What arrived by a signed URL is completed; all
-else is given up when its lease has run out.
+Their process died, or their client got a signed URL and never reported. What arrived by a signed URL is completed; all
+other uploads are given up when their lease has expired.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from butai.errors import Unavailable, UploadInterrupted, UploadRefused
 log = structlog.get_logger(__name__)
 
 BATCH = 100
-"""Objects of one sweep; the next one comes ten seconds later."""
+"""Most objects of one sweep; the next one comes ten seconds later."""
 
 ACTOR = "worker"
 

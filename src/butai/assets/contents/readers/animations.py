@@ -1,7 +1,7 @@
 """Facts of motions: VRM animations, other GLB, the heads of BVH and FBX. Pure.
 
-Sources: VRM, `specification/VRMC_vrm_animation-1.0/README.md`; BVH as Biovision wrote it
-("HIERARCHY" and "MOTION" parts, a text); FBX has no public specification, its header is known by its readers.
+Sources: VRM, `specification/VRMC_vrm_animation-1.0/README.md`; BVH as Biovision defined it
+("HIERARCHY" and "MOTION" parts, a text); FBX has no public specification, its header is known from its readers.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def glb_animation(glb: Glb) -> dict[str, Any]:
 
 
 async def bvh_animation(read: Read, size: int) -> dict[str, Any]:
-    """`joints`, `frames`, `frame_time` and `duration` (seconds) of a BVH. When its motion begins beyond `BVH_LIMIT`, only the
-    joints that were read, with `complete` false.
+    """`joints`, `frames`, `frame_time` and `duration` (seconds) of a BVH. When its motion begins beyond `BVH_LIMIT`,
+    only the joints that were read, with `complete` false.
 
     Raises `SignatureMismatch`.
     """
@@ -90,14 +90,14 @@ def _bvh_length(match: re.Match[bytes]) -> dict[str, Any]:
         step = float(match[2])
     except ValueError:
         return {"frames": frames}
-    # Kept as it is: rounded to milliseconds, a frame time of 0.0083333 would be wrong by 4 %.
+    # Not rounded: a frame time of 0.0083333, rounded to milliseconds, would be wrong by 4 %.
     if not 0 < step < 1000:
         return {"frames": frames}
     return {"frames": frames, "frame_time": step, "duration": claims.seconds(frames * step)}
 
 
 async def fbx_animation(read: Read, size: int) -> dict[str, Any]:
-    """Encoding and version (7400 is 7.4) of an FBX; anything else would take a whole read.
+    """Encoding and version (7400 is 7.4) of an FBX; further facts would take a read of the whole file.
 
     Raises `SignatureMismatch`.
     """

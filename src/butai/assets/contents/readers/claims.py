@@ -1,4 +1,4 @@
-"""Values from files, checked before they are stored: whatever a file contains is a claim, of any type and size. Pure.
+"""Checks values from files before they are stored: a file may claim values of any type and size. Pure.
 
 Results can be written to Postgres as JSON: no NUL, no lone surrogate, no infinity, no number beyond a bigint.
 """
@@ -13,17 +13,18 @@ TEXT_LIMIT = 500
 """Most characters that are kept of a title, a name, an address."""
 
 NAME_LIMIT = 64
-"""Most characters of a name that lists can be filtered by. Longer ones are left out: cut short, they would be another name."""
+"""Most characters of a name that lists can be filtered by. Longer ones are left out: a cut name would be another
+name."""
 
 COUNT_LIMIT = 2**40
-"""Largest number of things that is believed. The sum of as many as one file can name still fits a bigint."""
+"""Largest accepted count. The sum of as many as one file can name still fits a bigint."""
 
 SECONDS_LIMIT = 10_000_000.0
-"""Longest duration that is believed: a third of a year."""
+"""Longest accepted duration: a third of a year."""
 
 
 def text(value: object, limit: int = TEXT_LIMIT) -> str | None:
-    """A text, at most `limit` characters of it; None for anything else, and for an empty one."""
+    """A text, at most `limit` characters of it; None for other types, and for an empty text."""
     if not isinstance(value, str):
         return None
     kept = value[:limit].replace("\0", "").encode(errors="replace").decode().strip()
@@ -39,7 +40,7 @@ def texts(value: object, most: int = 20) -> list[str]:
 
 
 def link(value: object) -> str | None:
-    """An http or https URL; None for anything else, since pages show it as a link."""
+    """An http or https URL; None for other values, since pages show it as a link."""
     found = text(value)
     whole = found is not None and found == value and not any(letter.isspace() for letter in found)
     return found if found and whole and found.lower().startswith(("https://", "http://")) else None

@@ -1,7 +1,7 @@
 """Decodes one file in a process with limits of its own, so that a hostile file harms no other process.
 
-`python -m butai.assets.contents.readers.decode_child sound|picture PATH` prints one line of JSON. Imports nothing else of
-Butai. Loudness: ITU-R BS.1770-4 (K-weighting, 400 ms blocks, gates at -70 LUFS and 10 LU below the mean).
+`python -m butai.assets.contents.readers.decode_child sound|picture PATH` prints one line of JSON. Imports nothing else
+of Butai. Loudness: ITU-R BS.1770-4 (K-weighting, 400 ms blocks, gates at -70 LUFS and 10 LU below the mean).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _frames(file: Any, stream: Any) -> Any:
         try:
             yield from packet.decode()
         except InvalidDataError:
-            # One broken frame is silence, as in any player.
+            # One broken frame becomes silence, as in players.
             continue
 
 
@@ -181,7 +181,7 @@ def picture(path: str) -> dict[str, Any]:
 
 
 def _smaller(np: Any, light: Any, width: int, height: int) -> Any:
-    """Scaled down by means over areas: a sun of a few pixels must not vanish between the sampled ones."""
+    """Scales down by means over areas: a sun of a few pixels must not vanish between sampled pixels."""
     rows = np.linspace(0, light.shape[0], height + 1).astype(int)
     columns = np.linspace(0, light.shape[1], width + 1).astype(int)
     down = np.add.reduceat(light, np.minimum(rows[:-1], light.shape[0] - 1), axis=0)

@@ -26,8 +26,8 @@ JSON_LIMIT = 4 * 1024**2
 facts."""
 
 VALUES_LIMIT = 400_000
-"""Most values in the JSON, by its commas and brackets. Parsing so many takes a quarter of a second, in which the process
-does nothing else, and at most 60 MB; 4 MiB of `[],[],…` would be four times as many."""
+"""Most values in the JSON, counted by its commas and brackets. Parsing so many takes a quarter of a second, in which
+the process does nothing else, and at most 60 MB; 4 MiB of `[],[],…` would be four times as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def _binary(head: bytes, start: int, size: int) -> tuple[int, int] | None:
 
 
 def buffer_view(glb: Glb, index: object) -> tuple[int, int] | None:
-    """First byte and length, in the file, of a buffer view in the BIN chunk. None when it does not lie within the chunk."""
+    """First byte and length, in the file, of a buffer view in the BIN chunk. None when it does not lie within the
+    chunk."""
     views = glb.document.get("bufferViews")
     if glb.binary is None or not isinstance(views, list) or not _is_index(index, len(views)):
         return None

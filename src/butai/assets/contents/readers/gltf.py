@@ -21,7 +21,7 @@ ANIMATIONS_SHOWN = 50
 
 
 def model_facts(glb: Glb) -> dict[str, Any]:
-    """Counts and names of what is in the model. A mesh counts once, however many nodes use it.
+    """Counts and names of the model's content. A mesh counts once, however many nodes use it.
 
     `extensions` are those in use, `external_uris` how many other files the model needs.
     """
@@ -74,7 +74,8 @@ def _accessor_count(document: dict[str, Any], index: object) -> int:
 
 
 def animation_lengths(document: dict[str, Any]) -> Iterator[tuple[str | None, float]]:
-    """Name and seconds of each animation: the latest key frame of its samplers (`accessor.max`, which inputs must have)."""
+    """Name and seconds of each animation: the latest key frame of its samplers (`accessor.max`, which inputs must
+    have)."""
     for animation in claims.items(document, "animations"):
         length = 0.0
         for sampler in claims.items(animation, "samplers"):

@@ -15,14 +15,14 @@ IMAGES_LIMIT = 16
 """Most pictures that are read: avatars have ten or so."""
 
 PIECE = 512
-"""Bytes of one read. A PNG or WebP has its size in the first 30; a JPEG has it behind its colour profile and preview."""
+"""Bytes of one read. A PNG or WebP has its size in the first 30; a JPEG has it after its colour profile and preview."""
 
 HOP = 128
-"""Bytes of each further read of a JPEG: a segment's head, and often a few small segments behind it."""
+"""Bytes of each further read of a JPEG: a segment's head, and often a few small segments after it."""
 
 HOPS = 12
-"""Most reads of one JPEG. Photoshop writes Exif, its own resources, XMP, colour profile and tables before the frame header:
-eight (seen in real models). With the others 30 KiB for a file at most."""
+"""Most reads of one JPEG. Photoshop writes Exif, its own resources, XMP, colour profile and tables before the frame
+header: eight (seen in real models). With the others 30 KiB for a file at most."""
 
 AT_ONCE = 8
 """Concurrent reads of one file."""
@@ -44,7 +44,7 @@ def image_places(glb: Glb) -> list[tuple[int, int]]:
 
 
 async def image_sizes(read: Read, places: list[tuple[int, int]]) -> list[Size]:
-    """Sizes of those pictures whose heads have them. Raises what `read` does."""
+    """Sizes of the pictures whose heads have them. Raises the errors of `read`."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(start: int, length: int) -> Size | None:
@@ -61,7 +61,7 @@ async def image_sizes(read: Read, places: list[tuple[int, int]]) -> list[Size]:
 
 
 async def image_size(read: Read, start: int, length: int) -> Size | None:
-    """The size of the PNG, JPEG or WebP there; None when it is none of them, or has no size in its head."""
+    """The size of the PNG, JPEG or WebP there; None for other formats, and without a size in its head."""
     head = await read(start, min(PIECE, length))
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return _sane(*struct.unpack_from(">II", head, 16)) if head[12:16] == b"IHDR" and len(head) >= 24 else None
@@ -90,7 +90,8 @@ def _webp(head: bytes) -> Size | None:
 
 
 async def _jpeg(read: Read, start: int, length: int, piece: bytes) -> Size | None:
-    """Steps through the segments to the frame header. `piece` holds the bytes from `at` on; more are read where it ends."""
+    """Steps through the segments to the frame header. `piece` holds the bytes from `at` on; more are read where it
+    ends."""
     at, place, reads = 0, 2, 1
     while True:
         if place + 9 > at + len(piece):

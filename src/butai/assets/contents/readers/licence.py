@@ -1,12 +1,12 @@
-"""One licence record for avatars of both VRM versions: what their authors allow, in the same words. Pure.
+"""One licence record for avatars of both VRM versions: the permissions of their authors, in the same terms. Pure.
 
-The rule: whatever is missing, misspelt or of the wrong type counts as the strictest value it could have, and no word of VRM
-0.x is read as allowing more than it says.
+The rule: a value that is missing, misspelt or of the wrong type counts as the strictest possible one, and no term of
+VRM 0.x is read as a wider permission than it states.
 
     avatar        author | licensee | everyone              who may act with the avatar
     commercial    forbidden | personal_non_profit | personal_profit | corporation
                   forbidden: not for commercial use, as VRM 0.x puts it; personal_non_profit: by persons who make no
-                  profit of it; personal_profit: by persons, for profit too; corporation: by anyone
+                                profit with it; personal_profit: by persons, for profit too; corporation: by anyone
     credit        required | unnecessary
     redistribution  forbidden | allowed                      of the file as it is
     modification  forbidden | allowed | allowed_redistribution   the last: changed files may be passed on as well
@@ -32,7 +32,7 @@ Modification = Literal["forbidden", "allowed", "allowed_redistribution"]
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """A licence. The defaults are the strictest there is. The four flags say whether such use is allowed.
+    """A licence. The defaults are the strictest values. The four flags say whether such use is allowed.
 
     `spec`: `1.0`, `0.x`, or None without any licence. `licence_url` is the licence's text, `other_url` one with further
     conditions. `raw`: the fields as they are in the file.
@@ -122,7 +122,7 @@ _AVATAR_0: dict[str, Avatar] = {
     "Everyone": "everyone",
 }
 
-# "Allow" does not say to whom: persons at least; that companies may is said nowhere.
+# "Allow" does not say to whom: at least to persons; companies are not mentioned.
 _COMMERCIAL_0: dict[str, Commercial] = {"Disallow": "forbidden", "Allow": "personal_profit"}
 
 
@@ -143,10 +143,10 @@ _LICENCES_0: dict[str, _Terms] = {
     # NC: not for commercial use, whatever `commercialUssageName` says beside it.
     "CC_BY_NC": _Terms("allowed", "allowed_redistribution", commercial=False),
     "CC_BY_NC_SA": _Terms("allowed", "allowed_redistribution", commercial=False),
-    # ND: 4.0 lets one change it for oneself (2.a.1.B), the versions before do not, and the name has no version.
+    # ND: 4.0 permits changes for private use (2.a.1.B), the versions before do not, and the name has no version.
     "CC_BY_ND": _Terms("allowed", "forbidden"),
     "CC_BY_NC_ND": _Terms("allowed", "forbidden", commercial=False),
-    # What another licence allows is in its own text, which is not read here.
+    # The permissions of another licence are in its own text, which is not read here.
     "Other": _Terms(),
 }
 _NAMES_0 = (
@@ -160,7 +160,7 @@ _NAMES_0 = (
 
 
 def licence_0(meta: dict[str, Any]) -> Licence:
-    """The record of a `VRM.meta`. It has no field on politics and hate: forbidden."""
+    """The record of a `VRM.meta`. It has no field about politics and hate, so those are forbidden."""
     name = meta.get("licenseName")
     terms = _LICENCES_0.get(name, _Terms()) if isinstance(name, str) else _Terms()
     commercial = _word(_COMMERCIAL_0, meta.get("commercialUssageName")) or "forbidden"

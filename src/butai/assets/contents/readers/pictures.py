@@ -19,7 +19,7 @@ HEAD = 64 * 1024
 _RESOLUTION = re.compile(rb"\n\n([-+])([XY]) (\d{1,9}) [-+][XY] (\d{1,9})\n")
 _COMPRESSIONS = ("none", "rle", "zips", "zip", "piz", "pxr24", "b44", "b44a", "dwaa", "dwab")
 _MOST = 2**20
-"""Pixels in one direction that are believed."""
+"""Largest accepted size in one direction, in pixels."""
 
 
 async def picture_facts(read: Read, size: int, extension: str) -> dict[str, Any]:

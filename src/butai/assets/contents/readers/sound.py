@@ -1,7 +1,7 @@
 """Facts of a sound file, from its head and tail: length, tags, encoding.
 
 tinytag parses them from memory: the two ranges are fetched first, and bytes between them read as zeros. Loudness and
-waveform take the whole file (`decode_child`).
+waveform need the whole file (`decode_child`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TAIL = 64 * 1024
 
 MOST_READS = 20_000
 MOST_BYTES = 8 * (HEAD + TAIL)
-"""Most that tinytag may read. It follows a file's claims through a terabyte of zeros, and a thread cannot be stopped from
-outside."""
+"""Most bytes that tinytag may read. It follows a file's claims through a terabyte of zeros, and a thread cannot be
+stopped from outside."""
 
 _NAMES = {"ogg": "x.ogg", "oga": "x.ogg", "opus": "x.opus", "m4a": "x.m4a", "mp4": "x.m4a", "aac": "x.aac"}
 
@@ -52,7 +52,7 @@ class _Sparse(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._at)
-        # However much is asked for, no more than was fetched is allocated.
+        # Never allocates more than was fetched, whatever size the parser requests.
         length = min(left, HEAD + TAIL, size if size >= 0 else left)
         found = self._head[self._at : self._at + length]
         tail_at = self._size - len(self._tail)
@@ -74,8 +74,9 @@ class _Sparse(io.RawIOBase):
 
 
 async def sound_facts(read: Read, size: int, extension: str) -> dict[str, Any]:
-    """`duration` (seconds), `sample_rate` (Hz), `channels`, `bitrate` (kbit/s), `title`, `artist`, `album`, `year`, `genre`,
-    `has_cover`; what is not known is left out. Raises `SignatureMismatch` for what is no sound file."""
+    """`duration` (seconds), `sample_rate` (Hz), `channels`, `bitrate` (kbit/s), `title`, `artist`, `album`, `year`,
+    `genre`, `has_cover`; unknown values are left out. Raises `SignatureMismatch` for a file that is not a sound
+    file."""
     head = await read(0, min(HEAD, size))
     tail = await read(max(len(head), size - TAIL), TAIL) if size > len(head) else b""
     return await asyncio.to_thread(_read, size, head, tail, extension)
@@ -85,7 +86,7 @@ def _read(size: int, head: bytes, tail: bytes, extension: str) -> dict[str, Any]
     import tinytag
 
     if extension == "webm":
-        # tinytag does not read it; its length comes with its waveform.
+        # tinytag cannot read it; its length comes with its waveform.
         return {}
     file: Any = _Sparse(size, head, tail)
     try:
@@ -93,7 +94,7 @@ def _read(size: int, head: bytes, tail: bytes, extension: str) -> dict[str, Any]
     except tinytag.UnsupportedFormatError:
         return {}
     except Exception as error:
-        # It raises whatever its parsers run into: struct.error, KeyError, its own.
+        # Its parsers raise errors of many classes: struct.error, KeyError, its own.
         raise SignatureMismatch("The sound file's head cannot be read") from error
     facts = {
         "duration": claims.seconds(found.duration),

@@ -1,4 +1,4 @@
-"""Facts of a VRM's avatar, in the words of VRM 1.0 whichever version the file has. Pure.
+"""Facts of a VRM's avatar, in the terms of VRM 1.0 for both versions. Pure.
 
 Sources: VRM 1.0, `specification/VRMC_vrm-1.0/` (meta,
 humanoid, expressions) and `VRMC_springBone-1.0`; VRM 0.x, `specification/0.0/`.
@@ -82,7 +82,7 @@ def _avatar_1(extensions: dict[str, Any]) -> Avatar:
         "bones": bones,
         "expressions": preset,
         "custom_expressions": custom,
-        # One chain each.
+        # One chain for each.
         "spring_bones": len(claims.items(claims.section(extensions, "VRMC_springBone"), "springs")),
     }
     return Avatar("1.0", facts, bones, sorted({*preset, *custom}), licence_1(meta))
@@ -110,7 +110,7 @@ def _avatar_0(glb: Glb, vrm: dict[str, Any]) -> Avatar:
     author = claims.text(meta.get("author"))
     reference = claims.text(meta.get("reference"))
     facts = {
-        # The extension's version stands in its exporter's name, if anywhere.
+        # The extension's version is in its exporter's name, if anywhere.
         "spec_version": claims.text(vrm.get("specVersion"), claims.NAME_LIMIT) or "0.x",
         "title": claims.text(meta.get("title")),
         "authors": [author] if author else [],
@@ -121,7 +121,7 @@ def _avatar_0(glb: Glb, vrm: dict[str, Any]) -> Avatar:
         "bones": bones,
         "expressions": sorted(preset),
         "custom_expressions": chosen,
-        # A root bone each, which is a chain of VRM 1.0.
+        # Each root bone is a chain of VRM 1.0.
         "spring_bones": sum(
             len(claims.items(group, "bones"))
             for group in claims.items(claims.section(vrm, "secondaryAnimation"), "boneGroups")
