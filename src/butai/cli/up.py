@@ -29,8 +29,9 @@ from butai.embedded.lifeline import ControllerProgram
 from butai.embedded.listening import is_loopback, readiness, url_from_here, usable_port
 from butai.embedded.livekit import MISSING, EmbeddedLiveKit, livekit_binary
 from butai.embedded.postgres import EmbeddedPostgres
-from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, pause, stop_on
+from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, stop_on
 from butai.embedded.seaweed import EmbeddedSeaweed
+from butai.embedded.server import wait_until_ready
 from butai.embedded.supervisor import Program, Supervisor, describe
 
 log = structlog.get_logger(__name__)
@@ -239,18 +240,16 @@ class _Stack:
             raise StartError(f"the tables could not be brought up to date: {said} (see {self._migrate_log})")
 
     def _wait_for_api(self, api: Program, log_from: int) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            said = readiness(self._host, self._port)
-            if said == "":
-                return
-            status = api.child.poll() if api.child else None
-            if status is not None:
-                last = log_tail(api.log_file, log_from, lines=1)
-                raise StartError(f"the API ended at once, {describe(status)}: {last} (see {api.log_file})")
-            if time.monotonic() >= deadline:
-                raise StartError(f"the API is not ready after {_PATIENCE:.0f} s ({said}): see {api.log_file}")
-            pause(0.02)
+        child = api.child
+        assert child is not None, "launched before"
+
+        def why_it_ended() -> str:
+            last = log_tail(api.log_file, log_from, lines=1)
+            return f"the API ended at once, {describe(child.poll() or 0)}: {last} (see {api.log_file})"
+
+        wait_until_ready(
+            child, lambda: readiness(self._host, self._port), why_it_ended, "the API", api.log_file, _PATIENCE
+        )
 
     def introduce(self) -> None:
         """Tell where everything is, how to begin, and what is not configured."""

@@ -128,13 +128,18 @@ def write_state(path: Path, state: Mapping[str, str]) -> None:
     """Written whole or not at all, on disk when this returns, readable by its owner only."""
     scratch = path.with_name(path.name + ".new")
     with folder_errors(path.parent):
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(dict(state), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        write_secret_json(scratch, dict(state))
         scratch.replace(path)
         sync_folder(path.parent)
+
+
+def write_secret_json(path: Path, content: object) -> None:
+    """A file with secrets in it: on disk when this returns, readable by its owner only. Raises `OSError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:

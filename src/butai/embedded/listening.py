@@ -8,6 +8,7 @@ import http.client
 import ipaddress
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
 from butai.embedded.process import StartError
@@ -66,15 +67,22 @@ def url_from_here(host: str, port: int) -> str:
     return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
 
-def readiness(host: str, port: int) -> str:
-    """Empty when the API says that it is ready; otherwise what it said."""
-    connection = http.client.HTTPConnection(_HERE.get(host, host), port, timeout=5.0)
+def ask(url: str, method: str = "GET", body: bytes = b"") -> tuple[int, str]:
+    """The status of an answer over plain HTTP, and its first 2000 bytes. Raises `OSError` or `HTTPException`.
+
+    By http.client: `butai up` lives as long as the service does, without the weight of a larger client.
+    """
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=5.0)
     try:
-        connection.request("GET", "/readyz")
+        connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, body)
         response = connection.getresponse()
-        body = response.read(1000).decode(errors="replace")
-        return "" if response.status == 200 else f"{response.status} {body}"
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
+        return response.status, response.read(2000).decode(errors="replace")
     finally:
         connection.close()
+
+
+def readiness(host: str, port: int) -> str:
+    """Empty when the API says that it is ready; otherwise what it said. Raises what `ask` raises."""
+    status, said = ask(f"{url_from_here(host, port)}/readyz")
+    return "" if status == 200 else f"{status} {said}"

@@ -11,8 +11,6 @@ live in its memory alone, so nothing has to be kept but its key and its ports. W
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import secrets
 import shutil
@@ -20,18 +18,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
 
-import structlog
-
-from butai.embedded.folder import choose_port, folder_errors, make_folder, read_state, take_lock, write_state
-from butai.embedded.process import Child, StartError, log_tail, pause
-
-log = structlog.get_logger(__name__)
+from butai.embedded.folder import choose_port, write_secret_json
+from butai.embedded.listening import ask
+from butai.embedded.process import Child, StartError
+from butai.embedded.server import EmbeddedServer
 
 MISSING = "livekit-server is not installed: run `make livekit` (it wants Go 1.26 or newer), or set LIVEKIT_URL"
 _NEEDED = 1024**2
@@ -77,147 +71,86 @@ def _version(program: Path) -> str:
     return asked.stdout
 
 
-class EmbeddedLiveKit:
+class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
     """One server with one folder. `start` twice in a row is one start; `stop` keeps the key.
 
     with EmbeddedLiveKit(folder) as server:
         connect(server.livekit.url, token(server.livekit.api_key, server.livekit.api_secret))
     """
 
+    event_prefix = "livekit"
+    file_prefix = "livekit"
+    called = "LiveKit"
+    patience = 30.0
+
     def __init__(self, data_dir: Path, *, log_file: Path | None = None, webhooks: Sequence[str] = ()) -> None:
-        """Nothing is touched before `launch`. `webhooks`: URLs that are told what happens, signed with the key."""
-        self.data_dir = data_dir
-        self._log_file = log_file
+        """Nothing is touched before `prepare`. `webhooks`: URLs that are told what happens, signed with the key."""
+        super().__init__(data_dir, log_file)
         self._webhooks = list(webhooks)
-        self._log_from = 0
-        self._state: dict[str, str] = {}
-        self._child: Child | None = None
-        self._owner_lock: int | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def livekit(self) -> LiveKit:
         """Known after `prepare`, before the server runs."""
-        state = self._state
-        return LiveKit(f"ws://127.0.0.1:{state['port']}", state["api_key"], state["api_secret"])
+        return LiveKit(f"ws://127.0.0.1:{self.port}", self._state["api_key"], self._state["api_secret"])
 
     @property
-    def child(self) -> Child | None:
-        """The server, while there is one."""
-        return self._child
+    def port(self) -> int:
+        """Of HTTP, on 127.0.0.1. Known after `prepare`."""
+        return int(self._state["port"])
 
-    @property
-    def log_file(self) -> Path:
-        """What the server writes: warnings and errors."""
-        return self._log_file or self.data_dir / "livekit.log"
-
-    def start(self) -> LiveKit:
-        """Run the server and wait until it answers. Raises `StartError`."""
-        try:
-            self.launch()
-            self.wait_ready()
-        except BaseException:
-            self.stop(fast=True)
-            raise
+    def _address(self) -> LiveKit:
         return self.livekit
 
-    def prepare(self) -> None:
-        """Take the folder for this process; settle ports and the key. Raises `StartError`."""
-        if self._owner_lock is not None:
-            return
-        if livekit_binary() is None:
-            raise StartError(MISSING)
-        self.data_dir = make_folder(self.data_dir, needed_bytes=_NEEDED)
-        lock = take_lock(self.data_dir / "owner.lock")
-        if lock is None:
-            raise StartError(f"another process already runs LiveKit in {self.data_dir}")
-        try:
-            state_file = self.data_dir / "livekit.json"
-            before = read_state(state_file)
-            state = dict(before)
-            state.setdefault("api_key", "BUTAI" + secrets.token_hex(8))
-            state.setdefault("api_secret", secrets.token_urlsafe(36))
-            port = choose_port(state.get("port"))
-            state["port"] = str(port)
-            state["udp_port"] = str(_choose_udp_port(state.get("udp_port"), avoid=port))
-            if state != before:
-                write_state(state_file, state)
-        except BaseException:
-            os.close(lock)
-            raise
-        self._state, self._owner_lock = state, lock
-
-    def launch(self) -> None:
-        """Start the server process and return at once. Also the way to start it again after it died. Raises `StartError`."""
-        if self._child is not None and self._child.poll() is None:
-            return
-        self.prepare()
+    def _program(self) -> Path:
         program = livekit_binary()
         if program is None:
             raise StartError(MISSING)
-        # Held by the server until it is gone for good: its ports are free then.
-        alive = take_lock(self.data_dir / "alive.lock", wait=5.0)
-        if alive is None:
-            raise StartError(f"an earlier LiveKit in {self.data_dir} is still shutting down: try again in a moment")
-        try:
-            with folder_errors(self.data_dir):
-                self._write_config()
-                self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
-            self._child = Child(
-                [program, "--config", "config.yaml"],
-                # Nothing of the caller's: LIVEKIT_CONFIG or UDP_PORT would win over the file.
-                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.data_dir)},
-                log=self.log_file,
-                cwd=self.data_dir,
-                death_signal=signal.SIGKILL,
-                pass_fds=[alive],
-            )
-        finally:
-            os.close(alive)
-        log.info("livekit.launched", port=int(self._state["port"]), pid=self._child.pid)
+        return program
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until it answers. Raises `StartError`."""
-        deadline = time.monotonic() + timeout
-        while True:
-            child = self._child
-            if child is None:
-                raise StartError("LiveKit was not launched")
-            said = self._ask()
-            if not said:
-                log.info("livekit.ready", port=int(self._state["port"]), pid=child.pid)
-                return
-            if child.poll() is not None:
-                last = log_tail(self.log_file, self._log_from, lines=1) or "no word of why"
-                raise StartError(f"LiveKit ended at once: {last} (see {self.log_file})")
-            if time.monotonic() >= deadline:
-                raise StartError(f"LiveKit does not answer after {timeout:.0f} s ({said}): see {self.log_file}")
-            pause(0.02)
+    def _needed_bytes(self) -> int:
+        return _NEEDED
 
-    def stop(self, *, fast: bool = False) -> None:
-        """Stop the server and give the folder back. `fast` kills it."""
-        if self._child is not None:
-            if not fast:
-                # At the first word it waits for everybody to leave; at the second it ends.
-                self._child.send(signal.SIGTERM)
-                self._child.wait(0.2)
-            self._child.stop(signal.SIGKILL if fast else signal.SIGTERM, timeout=2.0)
-            self._child = None
-            log.info("livekit.stopped", port=int(self._state["port"]))
-        if self._owner_lock is not None:
-            os.close(self._owner_lock)
-            self._owner_lock = None
+    def _settle(self, before: Mapping[str, str]) -> dict[str, str]:
+        state = dict(before)
+        state.setdefault("api_key", "BUTAI" + secrets.token_hex(8))
+        state.setdefault("api_secret", secrets.token_urlsafe(36))
+        port = choose_port(state.get("port"))
+        state["port"] = str(port)
+        state["udp_port"] = str(_choose_udp_port(state.get("udp_port"), avoid=port))
+        return state
 
-    def _write_config(self) -> None:
-        """As JSON, which is YAML."""
+    def _furnish(self, alive: int) -> None:
+        # JSON is YAML.
+        write_secret_json(self.data_dir / "config.yaml", self._config())
+
+    def _spawn(self, alive: int) -> Child:
+        return Child(
+            [self._program(), "--config", "config.yaml"],
+            # Nothing of the caller's: LIVEKIT_CONFIG or UDP_PORT would win over the file.
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.data_dir)},
+            log=self.log_file,
+            cwd=self.data_dir,
+            death_signal=signal.SIGKILL,
+            pass_fds=[alive],
+        )
+
+    def _ask(self) -> str:
+        answer = ask(f"http://127.0.0.1:{self.port}/")
+        return "" if answer == (200, "OK") else "{} {}".format(*answer)
+
+    def _why_it_ended(self) -> str:
+        return f"LiveKit ended at once: {self._said(1) or 'no word of why'} (see {self.log_file})"
+
+    def _end(self, child: Child, *, fast: bool) -> None:
+        if not fast:
+            # At the first word it waits for everybody to leave; at the second it ends.
+            child.send(signal.SIGTERM)
+            child.wait(0.2)
+        child.stop(signal.SIGKILL if fast else signal.SIGTERM, timeout=2.0)
+
+    def _config(self) -> dict[str, object]:
         state = self._state
-        config: dict[str, Any] = {
+        config: dict[str, object] = {
             "port": int(state["port"]),
             "bind_addresses": ["127.0.0.1"],
             "keys": {state["api_key"]: state["api_secret"]},
@@ -236,22 +169,7 @@ class EmbeddedLiveKit:
         }
         if self._webhooks:
             config["webhook"] = {"api_key": state["api_key"], "urls": self._webhooks}
-        descriptor = os.open(self.data_dir / "config.yaml", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(config, file, indent=1)
-
-    def _ask(self) -> str:
-        """Empty when it answers as LiveKit does."""
-        connection = http.client.HTTPConnection("127.0.0.1", int(self._state["port"]), timeout=5.0)
-        try:
-            connection.request("GET", "/")
-            response = connection.getresponse()
-            body = response.read(100).decode(errors="replace")
-            return "" if (response.status, body) == (200, "OK") else f"{response.status} {body}"
-        except (OSError, http.client.HTTPException) as error:
-            return str(error) or type(error).__name__
-        finally:
-            connection.close()
+        return config
 
 
 def _choose_udp_port(remembered: str | None, *, avoid: int) -> int:

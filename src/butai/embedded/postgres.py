@@ -17,23 +17,13 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 import structlog
 
-from butai.embedded.folder import (
-    choose_port,
-    folder_errors,
-    full,
-    make_folder,
-    read_only,
-    read_state,
-    sync_folder,
-    take_lock,
-    write_state,
-)
-from butai.embedded.process import Child, RunAs, StartError, log_tail, open_log, pause
+from butai.embedded.folder import choose_port, full, read_only, sync_folder
+from butai.embedded.process import Child, RunAs, StartError, log_tail, open_log
+from butai.embedded.server import EmbeddedServer
 from butai.embedded.unprivileged import cluster_user, reachable, runnable, secret_file, user_for_new_cluster
 
 log = structlog.get_logger(__name__)
@@ -87,31 +77,25 @@ def pg_bin_dir() -> Path:
     return folder
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer[str]):
     """One cluster in one folder. `start` twice in a row is one start; `stop` keeps the data.
 
     with EmbeddedPostgres(folder) as database:
         connect(database.url)
     """
 
+    event_prefix = "postgres"
+    file_prefix = "postgres"
+    called = "the Postgres"
+    patience = 300.0
+    """Long, because recovery after a crash may take a while."""
+
     def __init__(
         self, data_dir: Path, *, log_file: Path | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
-        """`settings` are added to our own (`{"log_min_duration_statement": "0"}`). Nothing is touched before `launch`."""
-        self.data_dir = data_dir
-        self._log_file = log_file
+        """`settings` are added to our own (`{"log_min_duration_statement": "0"}`). Nothing is touched before `prepare`."""
+        super().__init__(data_dir, log_file)
         self._settings = {**_SETTINGS, **(settings or {})}
-        self._state: dict[str, str] = {}
-        self._child: Child | None = None
-        self._log_from = 0
-        self._owner_lock: int | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def url(self) -> str:
@@ -142,116 +126,47 @@ class EmbeddedPostgres:
         """What Postgres calls its data directory."""
         return self.data_dir / "cluster"
 
-    @property
-    def child(self) -> Child | None:
-        """The postmaster, while there is one."""
-        return self._child
-
-    @property
-    def log_file(self) -> Path:
-        """What the server writes, and `initdb` before it."""
-        return self._log_file or self.data_dir / "postgres.log"
-
     def _url(self, user: str, password: str, database: str) -> str:
         return f"postgresql://{user}:{quote(password)}@127.0.0.1:{self.port}/{database}"
 
-    def start(self) -> str:
-        """Run the server and wait until it accepts connections. Returns `url`. Raises `StartError`."""
-        try:
-            self.launch()
-            self.wait_ready()
-        except BaseException:
-            self.stop(fast=True)
-            raise
+    def _address(self) -> str:
         return self.url
 
-    def prepare(self) -> None:
-        """Take the folder for this process; settle the port and the passwords. Raises `StartError`."""
-        if self._owner_lock is not None:
-            return
-        pg_bin_dir()
-        new = not (self.data_dir / "cluster").exists()
-        self.data_dir = make_folder(self.data_dir, needed_bytes=_NEEDED_NEW if new else _NEEDED_WARM)
-        lock = take_lock(self.data_dir / "owner.lock")
-        if lock is None:
-            raise StartError(f"another process already runs the Postgres in {self.data_dir}")
-        try:
-            state_file = self.data_dir / "postgres.json"
-            state = read_state(state_file)
-            wanted = {
-                "password": state.get("password") or secrets.token_urlsafe(24),
-                "admin_password": state.get("admin_password") or secrets.token_urlsafe(24),
-                "port": str(choose_port(state.get("port"))),
-            }
-            if wanted != state:
-                write_state(state_file, wanted)
-        except BaseException:
-            os.close(lock)
-            raise
-        self._state, self._owner_lock = wanted, lock
+    def _program(self) -> Path:
+        return pg_bin_dir() / "postgres"
 
-    def launch(self) -> None:
-        """Start the server process, after `initdb` in a new folder; does not wait until it accepts.
+    def _needed_bytes(self) -> int:
+        return _NEEDED_WARM if self.cluster.exists() else _NEEDED_NEW
 
-        Also the way to start it again after it died. Raises `StartError`.
-        """
-        if self._child is not None and self._child.poll() is None:
-            return
-        self.prepare()
-        # Held by the postmaster and by every backend until the last of them is gone.
-        alive = take_lock(self.data_dir / "alive.lock", wait=0.5)
-        if alive is None:
-            self._end_orphans()
-            alive = take_lock(self.data_dir / "alive.lock", wait=5.0)
-        if alive is None:
-            raise StartError(f"an earlier Postgres in {self.data_dir} is still shutting down: try again in a moment")
-        try:
-            if not self.cluster.exists():
-                self._create_cluster(alive)
-            self._spawn(alive)
-        finally:
-            os.close(alive)
+    def _settle(self, before: Mapping[str, str]) -> dict[str, str]:
+        return {
+            "password": before.get("password") or secrets.token_urlsafe(24),
+            "admin_password": before.get("admin_password") or secrets.token_urlsafe(24),
+            "port": str(choose_port(before.get("port"))),
+        }
 
-    def wait_ready(self, timeout: float = 300.0) -> None:
-        """Wait until connections are accepted. Long, because recovery after a crash may take a while; raises `StartError`."""
-        deadline = time.monotonic() + timeout
-        while True:
-            child = self._child
-            if child is None:
-                raise StartError("Postgres was not launched")
-            # pg_ctl's own way: the eighth line of the lock file says what the postmaster is doing.
-            lines = self._pid_file_lines()
-            if len(lines) >= 8 and lines[0] == str(child.pid) and lines[7].strip() == "ready":
-                log.info("postgres.ready", port=self.port, pid=child.pid)
-                return
-            if child.poll() is not None:
-                raise StartError(self._why_it_ended(log_tail(self.log_file, self._log_from)))
-            if time.monotonic() >= deadline:
-                raise StartError(f"Postgres does not accept connections after {timeout:.0f} s: see {self.log_file}")
-            pause(0.01)
+    def _ask(self) -> str:
+        # pg_ctl's own way: the eighth line of the lock file says what the postmaster is doing.
+        lines = self._pid_file_lines()
+        if len(lines) < 8 or self._child is None or lines[0] != str(self._child.pid):
+            return "no word yet"
+        return "" if lines[7].strip() == "ready" else lines[7].strip()
 
-    def stop(self, *, fast: bool = False) -> None:
-        """Stop the server and give the folder back. `fast` leaves the checkpoint to the next start."""
-        if self._child is not None:
-            if fast:
-                self._child.stop(signal.SIGQUIT, timeout=2.0)
-            else:
-                self._child.stop(signal.SIGINT, timeout=30.0)
-            self._child = None
-            log.info("postgres.stopped", port=self.port)
-        if self._owner_lock is not None:
-            os.close(self._owner_lock)
-            self._owner_lock = None
+    def _end(self, child: Child, *, fast: bool) -> None:
+        """`fast` leaves the checkpoint to the next start."""
+        if fast:
+            child.stop(signal.SIGQUIT, timeout=2.0)
+        else:
+            child.stop(signal.SIGINT, timeout=30.0)
 
-    def _spawn(self, alive: int) -> None:
+    def _furnish(self, alive: int) -> None:
+        if not self.cluster.exists():
+            self._create_cluster(alive)
+        self._remove_stale_locks()
+
+    def _spawn(self, alive: int) -> Child:
         run_as = cluster_user(self.cluster)
-        with (
-            folder_errors(self.data_dir),
-            reachable(self.cluster, run_as) as (path, fds),
-            open_log(self.log_file) as out,
-        ):
-            self._remove_stale_locks()
-            self._log_from = os.fstat(out).st_size
+        with reachable(self.cluster, run_as) as (path, fds):
             settings = {
                 **self._settings,
                 "port": str(self.port),
@@ -260,8 +175,8 @@ class EmbeddedPostgres:
                 "cluster_name": self._tag,
             }
             options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-            self._child = Child(
-                [runnable(pg_bin_dir() / "postgres", run_as), "-D", path, *options],
+            return Child(
+                [runnable(self._program(), run_as), "-D", path, *options],
                 env=_environment(),
                 log=self.log_file,
                 run_as=run_as,
@@ -270,45 +185,43 @@ class EmbeddedPostgres:
                 death_signal=signal.SIGQUIT,
                 pass_fds=[alive, *fds],
             )
-        log.info("postgres.launched", port=self.port, pid=self._child.pid)
 
     def _create_cluster(self, alive: int) -> None:
         """initdb and our role and database, in a scratch folder that gets its name when all is on disk."""
         scratch = self.data_dir / "cluster.new"
         started = time.monotonic()
-        with folder_errors(self.data_dir):
-            if scratch.exists():
-                shutil.rmtree(scratch)
-            scratch.mkdir(mode=0o700)
-            run_as = user_for_new_cluster(self.data_dir)
-            if run_as:
-                os.chown(scratch, run_as.uid, run_as.gid)
-            # The passwords are our own (token_urlsafe): nothing in them needs quoting.
-            sql = (
-                f"CREATE ROLE {_NAME} LOGIN CREATEDB PASSWORD '{self._state['password']}';\n\n"
-                f"CREATE DATABASE {_NAME} OWNER {_NAME};\n\n"
-            )
-            initdb = [
-                "--username=postgres",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-                "--auth=scram-sha-256",
-                "--no-instructions",
-            ]
-            single = ["--single", "-j", "-c", "exit_on_error=on", "-c", "log_min_error_statement=panic"]
-            with (
-                reachable(scratch, run_as) as (path, fds),
-                secret_file(self._state["admin_password"], run_as) as password,
-                secret_file(sql, run_as) as script,
-            ):
-                program = runnable(pg_bin_dir() / "initdb", run_as)
-                argv = [program, "-D", path, f"--pwfile=/proc/self/fd/{password}", *initdb]
-                self._run(argv, run_as=run_as, pass_fds=[alive, password, *fds])
-                program = runnable(pg_bin_dir() / "postgres", run_as)
-                argv = [program, *single, "-D", path, "postgres"]
-                self._run(argv, run_as=run_as, pass_fds=[alive, *fds], stdin=script)
-            scratch.rename(self.cluster)
-            sync_folder(self.data_dir)
+        if scratch.exists():
+            shutil.rmtree(scratch)
+        scratch.mkdir(mode=0o700)
+        run_as = user_for_new_cluster(self.data_dir)
+        if run_as:
+            os.chown(scratch, run_as.uid, run_as.gid)
+        # The passwords are our own (token_urlsafe): nothing in them needs quoting.
+        sql = (
+            f"CREATE ROLE {_NAME} LOGIN CREATEDB PASSWORD '{self._state['password']}';\n\n"
+            f"CREATE DATABASE {_NAME} OWNER {_NAME};\n\n"
+        )
+        initdb = [
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--auth=scram-sha-256",
+            "--no-instructions",
+        ]
+        single = ["--single", "-j", "-c", "exit_on_error=on", "-c", "log_min_error_statement=panic"]
+        with (
+            reachable(scratch, run_as) as (path, fds),
+            secret_file(self._state["admin_password"], run_as) as password,
+            secret_file(sql, run_as) as script,
+        ):
+            program = runnable(pg_bin_dir() / "initdb", run_as)
+            argv = [program, "-D", path, f"--pwfile=/proc/self/fd/{password}", *initdb]
+            self._run(argv, run_as=run_as, pass_fds=[alive, password, *fds])
+            program = runnable(pg_bin_dir() / "postgres", run_as)
+            argv = [program, *single, "-D", path, "postgres"]
+            self._run(argv, run_as=run_as, pass_fds=[alive, *fds], stdin=script)
+        scratch.rename(self.cluster)
+        sync_folder(self.data_dir)
         log.info("postgres.created", seconds=round(time.monotonic() - started, 2))
 
     def _run(
@@ -332,7 +245,7 @@ class EmbeddedPostgres:
             raise
         if status != 0:
             child.stop(signal.SIGKILL)
-            raise StartError(self._why_it_ended(log_tail(self.log_file, before)))
+            raise StartError(self._reason(log_tail(self.log_file, before)))
 
     @property
     def _tag(self) -> str:
@@ -381,7 +294,10 @@ class EmbeddedPostgres:
         except OSError:
             return True
 
-    def _why_it_ended(self, said: str) -> str:
+    def _why_it_ended(self) -> str:
+        return self._reason(self._said(5))
+
+    def _reason(self, said: str) -> str:
         if "No space left on device" in said or "Disk quota exceeded" in said:
             return str(full(self.data_dir, "Postgres cannot write"))
         if "Read-only file system" in said:

