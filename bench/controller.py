@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import psycopg
 from harness import HERE, Benchmark, Failed, Figures, Limit, arguments, cpu_of, main, memory_bytes, versions
@@ -150,7 +151,7 @@ class Watcher:
         self._changed: set[uuid.UUID] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Watcher:
+    async def __aenter__(self) -> Self:
         await self.database.__aenter__()
         self._listener = await psycopg.AsyncConnection.connect(self.url, autocommit=True)
         await self._listener.execute("LISTEN butai_live")

@@ -121,7 +121,8 @@ def paths(url: str) -> tuple[list[str], list[str], str]:
             f"""SELECT created_at::text, id::text FROM assets WHERE {where}
                 ORDER BY created_at DESC, id DESC OFFSET {DEPTH - 1} LIMIT 1""".encode()
         ).fetchone()
-    assert len(rows) == CURSORS and deep is not None
+    assert len(rows) == CURSORS
+    assert deep is not None
     return (
         [butai(text, asset_id) for text, _, asset_id in rows],
         [f"{LIST}&cursor={iso},{asset_id}" for _, iso, asset_id in rows],

@@ -75,7 +75,8 @@ async def watcher(livekit: LiveKit, room: str, path: Path) -> AsyncIterator[None
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(token(livekit, room, "watcher", hidden=True).encode() + b"\n")
     try:
         async with asyncio.timeout(20):

@@ -119,16 +119,16 @@ async def pictures(url: str, folder: Path, looks: list[Look], *, whole: bool) ->
     async with stage_browser(*WITH_3D) as browser:
         for look in looks:
             async with page(browser, url, look) as it:
-                await library_pages(it, url, folder, look, whole)
+                await library_pages(it, url, folder, look, whole=whole)
         with Platform("yt") as youtube, Platform("tw") as twitch:
             async with page(browser, url, looks[0]) as it:
                 for name, platform in (("youtube", youtube), ("twitch", twitch)):
                     saved = {"platform": name, "label": "Demo", "stream_key": KEYS[name], "ingest_url": platform.url}
                     await call(it, "POST", "/api/live/destinations", saved)
-                await show(browser, it, url, folder, looks, twitch, whole)
+                await show(browser, it, url, folder, looks, twitch, whole=whole)
 
 
-async def library_pages(it: Page, url: str, folder: Path, look: Look, whole: bool) -> None:
+async def library_pages(it: Page, url: str, folder: Path, look: Look, *, whole: bool) -> None:
     """The grid, and an avatar opened."""
     await it.goto(f"{url}/library")
     await it.get_by_text("Momo").first.wait_for()
@@ -150,7 +150,7 @@ async def library_pages(it: Page, url: str, folder: Path, look: Look, whole: boo
 
 
 async def show(
-    browser: Browser, it: Page, url: str, folder: Path, looks: list[Look], twitch: Platform, whole: bool
+    browser: Browser, it: Page, url: str, folder: Path, looks: list[Look], twitch: Platform, *, whole: bool
 ) -> None:
     """On air on both, then one of them gone; the operations meanwhile; the viewers' page."""
     room = (await call(it, "POST", "/api/live/rooms", {}))["room_id"]

@@ -76,7 +76,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSeawee
 
 
 @pytest.fixture(scope="session")
-def _proxy(seaweed: EmbeddedSeaweed) -> Iterator[StoreProxy]:
+def one_proxy(seaweed: EmbeddedSeaweed) -> Iterator[StoreProxy]:
     with StoreProxy(seaweed.store.endpoint) as proxy:
         yield proxy
     # Whatever the suite did, it never asked what is in the bucket.
@@ -84,11 +84,11 @@ def _proxy(seaweed: EmbeddedSeaweed) -> Iterator[StoreProxy]:
 
 
 @pytest.fixture
-def proxy(_proxy: StoreProxy) -> Iterator[StoreProxy]:
+def proxy(one_proxy: StoreProxy) -> Iterator[StoreProxy]:
     """The recording proxy before the store, well-behaved at the start of each test."""
-    _proxy.heal()
-    yield _proxy
-    _proxy.heal()
+    one_proxy.heal()
+    yield one_proxy
+    one_proxy.heal()
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class RequestState(TypedDict):
 def create_app(settings: Settings) -> ASGIApp:
     """The application with all its middleware. Opens nothing until the server starts it."""
     metrics = Metrics()
-    return RequestLog(_application(settings, metrics), metrics, settings.http.access_log)
+    return RequestLog(_application(settings, metrics), metrics, access_log=settings.http.access_log)
 
 
 def document() -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
 async def _renew_seals(stage: Stage) -> None:
     try:
         await service.renew_seals(stage)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the service starts without it
         # Nothing is lost: the older keys still open, and the next start tries again.
         log.warning("stream_keys.not_renewed", reason=type(error).__name__)
 

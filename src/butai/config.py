@@ -406,7 +406,7 @@ class Settings:
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
-    identity: IdentitySettings = field(default_factory=lambda: IdentitySettings())  # pyright: ignore[reportCallIssue]
+    identity: IdentitySettings = field(default_factory=lambda: IdentitySettings())  # noqa: PLW0108  # pyright: ignore[reportCallIssue]
     assets: AssetSettings = field(default_factory=AssetSettings)
     patrol: PatrolSettings = field(default_factory=PatrolSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)

@@ -206,7 +206,7 @@ class Controller:
         """While Postgres is unreachable, engines are kept alive as long as no other host can have taken them over."""
         fresh = time.monotonic() - self._renewed_at < self._timing.keepalive_for
         for egress in self._egresses.values():
-            egress.allow_keepalive(fresh or self._alone)
+            egress.allow_keepalive(allowed=fresh or self._alone)
 
     # Notifications
 

@@ -101,5 +101,5 @@ async def run(settings: Settings) -> None:
                     return
             except (ConnectorException, *UNREACHABLE) as error:
                 log.warning("worker.database_away", error=type(error).__name__, retry_in=round(delay, 1))
-            await asyncio.sleep(delay * random.uniform(0.5, 1))
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load, keeps no secret
             delay = min(delay * 2, 5)

@@ -95,7 +95,7 @@ class Stage:
         """`api`, `controller`, or another controller under a name of its own (`controller-2`). It may not be ready yet."""
         with self.log(role).open("ab") as log:
             self._running[role] = subprocess.Popen(
-                [sys.executable, "-m", "butai.cli", role.split("-")[0]],
+                [sys.executable, "-m", "butai.cli", role.partition("-")[0]],
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

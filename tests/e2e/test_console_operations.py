@@ -310,7 +310,7 @@ async def test_whoever_is_no_operator_is_told_so_and_their_page_asks_for_nothing
         page.on("request", lambda request: asked.append(request.url))
         await page.goto(f"{stage.url}/operations?tab=audit")
         said = "This page is for operators" if user else "You are not signed in"
-        await expect(page.get_by_role("heading", level=1)).to_contain_text(re.compile(said, re.I))
+        await expect(page.get_by_role("heading", level=1)).to_contain_text(re.compile(said, re.IGNORECASE))
         await page.wait_for_load_state("networkidle")
         assert any("/api/session" in url for url in asked)
         assert [url for url in asked if FOR_OPERATORS.search(url)] == []

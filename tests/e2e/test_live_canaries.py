@@ -75,13 +75,15 @@ async def test_a_stream_key_is_nowhere_but_sealed_in_its_row(stage: Stage, youtu
             await show.until_live("well")
             await show.until(lambda: show.state("refused") == "error", 15)
             await show.until(lambda: bool(show.code("nobody") and show.code("unknown")), 25)
-            for path in (
-                f"/api/live/status?session_id={show.session}",
-                f"/api/live/broadcasts/{show.session}/timeline",
-                "/api/live/destinations",
-                f"/api/live/audit?room_id={show.room}",
-            ):
-                answers.append((path, str(await show.call("GET", path)).encode()))
+            answers += [
+                (path, str(await show.call("GET", path)).encode())
+                for path in (
+                    f"/api/live/status?session_id={show.session}",
+                    f"/api/live/broadcasts/{show.session}/timeline",
+                    "/api/live/destinations",
+                    f"/api/live/audit?room_id={show.room}",
+                )
+            ]
             tested = await show.call("POST", f"/api/live/destinations/{ids[1]}/test")
             answers.append(("a destination's test", str(tested).encode()))
             seen = list(processes())

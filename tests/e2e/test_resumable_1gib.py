@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 import psutil
@@ -57,7 +58,7 @@ class Network:
     passed: int = 0
     chance: random.Random = field(default_factory=lambda: random.Random(7))
 
-    def __enter__(self) -> Network:
+    def __enter__(self) -> Self:
         started = threading.Event()
         self._loop = asyncio.new_event_loop()
 

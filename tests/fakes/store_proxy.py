@@ -116,7 +116,7 @@ class StoreProxy:
             self._write_down(request, fault.status or 500)
             said = b"" if request.method == "HEAD" else f"<Error><Code>{fault.code}</Code></Error>".encode()
             return web.Response(status=fault.status or 500, body=said)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("connection",)}
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
         has_body = request.can_read_body
 
         async def body() -> AsyncIterator[bytes]:

@@ -246,11 +246,11 @@ def attacked(
 
 @pytest.fixture(scope="module")
 def target(
-    databases: Databases, seaweed: EmbeddedSeaweed, _proxy: StoreProxy, tmp_path_factory: pytest.TempPathFactory
+    databases: Databases, seaweed: EmbeddedSeaweed, one_proxy: StoreProxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
     """One service for all tests of a file; uploads there may stand still for two seconds."""
     more = {"BUTAI_UPLOAD_IDLE_TIMEOUT": "2", "BUTAI_DEV_SIGN_IN": "true"}
-    with attacked(databases, seaweed, _proxy, tmp_path_factory.mktemp("fuzz"), **more) as target:
+    with attacked(databases, seaweed, one_proxy, tmp_path_factory.mktemp("fuzz"), **more) as target:
         yield target
         target.assert_well()
         assert target.answers

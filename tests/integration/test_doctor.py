@@ -590,6 +590,7 @@ def _doctor(settings: Settings, *arguments: str, **env: str) -> subprocess.Compl
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
 
 

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from butai.assets.storage import sigv4
 from butai.embedded.livekit import EmbeddedLiveKit
@@ -164,12 +166,11 @@ def test_no_grpc_port_of_the_store_speaks_without_the_certificate(store: Embedde
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
-        with (
+        with (  # noqa: PT012 - with TLS 1.3 the refusal comes with the first read
             socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
             pytest.raises((ssl.SSLError, ConnectionError)),
             context.wrap_socket(raw, server_hostname="localhost") as wrapped,
         ):
-            # With TLS 1.3 the refusal comes with the first read.
             wrapped.sendall(H2_PREFACE)
             while wrapped.recv(4096):
                 pass
@@ -233,9 +234,6 @@ def test_livekit_answers_a_health_word_and_nothing_else(livekit: EmbeddedLiveKit
 
 
 def test_postgres_wants_a_password(postgres: EmbeddedPostgres) -> None:
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
     named = conninfo_to_dict(postgres.url)
     for user in (str(named["user"]), "postgres"):
         with pytest.raises(psycopg.OperationalError, match=r"password|no pg_hba"):

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,6 +37,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file
 HOLD = """
 import sys, time
 from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from butai.embedded.seaweed import EmbeddedSeaweed
 print("http", EmbeddedSeaweed(Path(sys.argv[1])).start().endpoint, flush=True)
 time.sleep(600)
@@ -125,8 +127,6 @@ def test_being_ready_leaves_nothing_in_the_bucket(folder: Path) -> None:
 
 @pytest.mark.parametrize("who", ["unsigned", "wrong secret", "unknown key", "expired", "altered"])
 def test_a_request_without_a_good_signature_is_refused(running: EmbeddedSeaweed, who: str) -> None:
-    from datetime import UTC, datetime, timedelta
-
     store = running.store
     assert signed(store, "PUT", "/media/locked", body=b"secret")[0] == 200
     url, good = f"{store.endpoint}/media/locked", store.credentials

@@ -657,6 +657,7 @@ def _butai(settings: Settings, *arguments: str, **how: Any) -> subprocess.Comple
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
         **how,
     )
 

@@ -81,8 +81,10 @@ async def test_a_key_is_shown_once_and_kept_sealed(
     assert [one["key_fingerprint"] for one in found] == [made["key_fingerprint"], whip["key_fingerprint"]]
     said = capfd.readouterr()
     everything = [str(found), said.out + said.err]
-    for table in ("ingresses", "live_events", "audit", "livekit_webhooks"):
-        everything.append(str(await sql(database, f"SELECT t::text FROM {table} t")))
+    everything += [
+        str(await sql(database, f"SELECT t::text FROM {table} t"))
+        for table in ("ingresses", "live_events", "audit", "livekit_webhooks")
+    ]
     for text in everything:
         assert made["stream_key"] not in text and whip["stream_key"] not in text
     asked = next(call.request for call in standin.log if call.method == "Ingress/CreateIngress")

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import psycopg
@@ -25,6 +25,7 @@ from butai.errors import Conflict, StoreUnavailable
 from butai.identity.api_keys import create_api_key
 from butai.jobs import service
 from butai.jobs.schemas import JobsOut
+from butai.jobs.service import explain_failures
 from butai.worker import make_app, retry_stalled
 from tests.conftest import Api
 from tests.processes import process
@@ -53,8 +54,6 @@ async def fail_once(settings: Settings, database: Database, error: Exception) ->
         raise error
 
     app.task(name="test.fails", pass_context=True)(act)
-    from butai.jobs.service import explain_failures
-
     explain_failures(app)
     async with Store(settings.store) as store, app.open_async():
         async with database.transaction() as session:
@@ -140,7 +139,7 @@ async def test_a_job_that_kills_its_workers_is_left_aside(settings: Settings, da
         library = assemble(database, store, settings.assets, settings.http)
 
         class Context:
-            additional_context = {"library": library}
+            additional_context: ClassVar[dict[str, Any]] = {"library": library}
 
         context = Context()
         context.app = app  # pyright: ignore[reportAttributeAccessIssue]
@@ -175,7 +174,7 @@ async def test_a_dead_worker_s_job_whose_like_waits_holds_up_no_other(settings: 
     async with app.open_async():
 
         class Context:
-            additional_context = {"library": SimpleNamespace(database=database)}
+            additional_context: ClassVar[dict[str, Any]] = {"library": SimpleNamespace(database=database)}
 
         context = Context()
         context.app = app  # pyright: ignore[reportAttributeAccessIssue]

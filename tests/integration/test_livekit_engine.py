@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from livekit import api
 from livekit.protocol.egress import EgressStatus
 
 from butai.controller import Controller
@@ -290,8 +291,6 @@ async def test_another_controller_takes_over_without_a_second_push(stage: LiveKi
 
 
 async def test_somebody_elses_egress_in_the_room_is_left_alone(stage: LiveKitShows) -> None:
-    from livekit import api
-
     async with stage.controller():
         broadcast_id = await stage.begin("rtmp://a/app")
         await stage.reach(broadcast_id, a="live")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -306,7 +306,7 @@ class Ear:
         self.asked = 0
         self._receiver = api.WebhookReceiver(api.TokenVerifier(KEY, SECRET))
 
-    async def __aenter__(self) -> Ear:
+    async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post("/", self._take)
         self._runner = web.AppRunner(app, access_log=None)

@@ -24,6 +24,7 @@ from butai.live.tasks import LEAST_DAYS, SWEEP_BATCH
 from butai.live.webhooks.intake import Intake, sealed_for
 from butai.live.webhooks.payload import TIMELINE
 from butai.web.metrics import Metrics
+from butai.worker import make_app
 from tests.conftest import Api, serving
 from tests.live_api import ROOM, go_live, make_room, save, sql
 from tests.unit.test_livekit_webhooks import recorded
@@ -169,7 +170,6 @@ async def test_an_ingress_follows_its_newest_event_whatever_order_they_come_in(a
 
 async def test_a_webhook_wakes_with_a_hint_once_for_each_thing(api: Api, database: Database) -> None:
     await make_room(api)
-    hints: list[dict[str, Any]] = []
     async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
         await connection.execute("LISTEN butai_livekit")
         said = joined("EG_1", "participant_left", kind="EGRESS")
@@ -177,8 +177,9 @@ async def test_a_webhook_wakes_with_a_hint_once_for_each_thing(api: Api, databas
         assert (await send(api, event(room="elsewhere")))[0] == 200
         track = joined("host", "track_unpublished") | {"track": {"sid": "TR_1"}}
         assert (await send(api, track))[0] == (await send(api, event("room_finished")))[0] == 200
-        async for notice in connection.notifies(timeout=10, stop_after=3):
-            hints.append(json.loads(notice.payload))
+        hints: list[dict[str, Any]] = [
+            json.loads(notice.payload) async for notice in connection.notifies(timeout=10, stop_after=3)
+        ]
     about = {"project": "default", "room_id": ROOM}
     assert hints == [
         about | {"event": "participant_left", "subject": "EG_1", "identity": "EG_1"},
@@ -284,7 +285,6 @@ async def test_webhooks_are_swept_after_their_days_and_never_within_the_hour(
 
 async def _sweep(live: LiveSettings, database: Database) -> None:
     """As the worker does, with the worker's own app."""
-    from butai.worker import make_app
 
     class Library:
         def __init__(self) -> None:

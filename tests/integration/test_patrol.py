@@ -24,6 +24,7 @@ from butai.assets.storage.client import BytesPayload
 from butai.assets.storage.heads import StoreHeads
 from butai.config import Settings
 from butai.errors import DatabaseUnavailable, Unavailable
+from butai.identity.api_keys import create_api_key
 from tests import files
 from tests.conftest import Api, serving
 from tests.fakes.store_proxy import StoreProxy
@@ -323,8 +324,6 @@ async def test_files_in_use_are_due_each_round(settings: Settings, studio: Studi
 
 
 async def test_operators_see_runs_and_findings_and_others_do_not(api: Api, studio: Studio) -> None:
-    from butai.identity.api_keys import create_api_key
-
     ids = await studio.fill(3)
     await studio.lose(ids[0])
     await studio.go()

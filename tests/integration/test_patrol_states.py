@@ -50,9 +50,9 @@ async def test_findings_walk_their_table(database: Database, kind: FindingKind, 
 
 async def test_a_run_that_another_process_ended_takes_nothing_more(database: Database) -> None:
     async with database.transaction() as session:
-        run = await progress.begin_or_resume(session, "scheduled", False, None)
+        run = await progress.begin_or_resume(session, "scheduled", None, dry_run=False)
     async with database.transaction() as session:
-        other = await progress.begin_or_resume(session, "scheduled", False, None)
+        other = await progress.begin_or_resume(session, "scheduled", None, dry_run=False)
         assert other.id == run.id
         await progress.save(session, other, RunTrigger.FINISHED)
     run.checked = 7

@@ -417,7 +417,9 @@ async def test_a_part_whose_sending_never_began_is_given_back(settings: Settings
         library = assemble(database, store, settings.assets, settings.http)
         resumables = Resumables(library.uploads, Digests())
         key = keys.parse("scene/a.glb")
-        made = await service.create(resumables, "alice", Origin("alice"), key, len(body), None, "")
+        made = await service.create(
+            resumables, "alice", Origin("alice"), key, length=len(body), sha256=None, metadata=""
+        )
 
         async def at_once() -> AsyncIterator[bytes]:
             # Never waits, so the first part's task has no turn before the request is refused.
@@ -425,7 +427,9 @@ async def test_a_part_whose_sending_never_began_is_given_back(settings: Settings
             yield b"more"
 
         with pytest.raises(InvalidRequest):
-            await service.append(resumables, "alice", Origin("alice"), made.id, 0, at_once(), None)
+            await service.append(
+                resumables, "alice", Origin("alice"), made.id, offset=0, chunks=at_once(), declared=None
+            )
         memory = library.uploads.memory
         assert memory._made == len(memory._free) > 0  # pyright: ignore[reportPrivateUsage]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -127,7 +129,9 @@ async def test_a_failed_replacement_leaves_the_old_bytes_readable(api: Api) -> N
     assert (await api.read(first["data"]["url"], "alice"))[1] == files.vrm(1)
 
 
-async def test_a_file_over_its_limit_is_refused_and_leaves_nothing(settings: Settings, run_jobs, store_keys) -> None:
+async def test_a_file_over_its_limit_is_refused_and_leaves_nothing(
+    settings: Settings, run_jobs: Callable[..., Any], store_keys: Callable[[], list[str]]
+) -> None:
     small = replace(settings, assets=AssetSettings(max_vrm_bytes=100_000))
     async with serving(small) as api:
         for order in ("fields first", "file first"):
@@ -147,7 +151,7 @@ async def test_a_declared_checksum_is_held_against_the_bytes(api: Api) -> None:
 
 
 async def test_replaced_and_refused_objects_are_removed_by_jobs(
-    api: Api, database: Database, run_jobs, store_keys
+    api: Api, database: Database, run_jobs: Callable[..., Any], store_keys: Callable[[], list[str]]
 ) -> None:
     await api.upload("alice", "vrm/a.vrm", files.vrm(1))
     await api.upload("alice", "vrm/a.vrm", files.vrm(2))

@@ -12,6 +12,7 @@ import structlog
 
 from butai import errors
 from butai.errors import ButaiError, Code
+from butai.live.reconcile import retry
 from butai.live.texts import HOST_CODES
 
 ROOT = Path(__file__).parents[2]
@@ -96,8 +97,6 @@ def test_a_code_of_another_process_is_checked_and_an_unknown_one_is_told() -> No
 
 @pytest.mark.parametrize("name", ["PERMANENT", "ONCE"])
 def test_the_rules_of_retrying_name_codes_that_hosts_have_words_for(name: str) -> None:
-    from butai.live.reconcile import retry
-
     assert getattr(retry, name) <= HOST_CODES
 
 

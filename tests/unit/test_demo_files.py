@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import wave
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from butai.assets import keys
-from butai.assets.kinds import FORMATS
+from butai.assets.kinds import FORMATS, AssetType
 from butai.demo import figure, library, motion, scenery
 from tests.unit.test_inspect_models import facts_of, independent, independent_triangles
 
@@ -22,7 +24,7 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize("look", [figure.AOI, figure.MOMO], ids=lambda look: look.name)
-async def test_an_avatar_is_a_whole_vrm_that_anybody_may_use(look: figure.Look, tmp_path) -> None:  # type: ignore[no-untyped-def]
+async def test_an_avatar_is_a_whole_vrm_that_anybody_may_use(look: figure.Look, tmp_path: Path) -> None:
     body = figure.avatar(look)
     facts = await facts_of(body)
     model = independent(body, tmp_path)
@@ -68,7 +70,9 @@ def test_a_portrait_shows_hair_and_eyes_of_the_figure(look: figure.Look) -> None
 
 
 @pytest.mark.parametrize(("make", "seconds"), [(motion.waving, 4.0), (motion.swaying, 8.0)])
-async def test_a_motion_turns_bones_and_ends_as_it_begins(make, seconds: float, tmp_path) -> None:  # type: ignore[no-untyped-def]
+async def test_a_motion_turns_bones_and_ends_as_it_begins(
+    make: Callable[[], bytes], seconds: float, tmp_path: Path
+) -> None:
     body = make()
     facts = await facts_of(body, "vrma", library_type("animations/x.vrma"))
     assert facts.sections["animation"]["duration"] == pytest.approx(seconds)
@@ -83,7 +87,7 @@ async def test_a_motion_turns_bones_and_ends_as_it_begins(make, seconds: float, 
         assert np.allclose(turns[0], turns[-1], atol=1e-4)
 
 
-def library_type(key: str):  # type: ignore[no-untyped-def]
+def library_type(key: str) -> AssetType:
     return keys.parse(key).kind
 
 
@@ -96,7 +100,7 @@ def test_music_is_sixteen_seconds_and_never_clips() -> None:
 
 
 @pytest.mark.parametrize("make", [scenery.noon, scenery.dusk])
-def test_a_sky_is_brighter_than_white_only_at_its_sun(make) -> None:  # type: ignore[no-untyped-def]
+def test_a_sky_is_brighter_than_white_only_at_its_sun(make: Callable[[], bytes]) -> None:
     body = make()
     head, _, pixels = body.rpartition(b"+X 512\n")
     assert head.startswith(b"#?RADIANCE\n")

@@ -9,7 +9,9 @@ from xdist import is_xdist_worker
 
 from tests.lanes import MEDIA, ROOT, SLOW, is_media
 
-WORKS_WITH_MEDIA = re.compile(r"^from tests\.(platforms|studio_host|egress_worlds|e2e\.(browsers|stage)) import", re.M)
+WORKS_WITH_MEDIA = re.compile(
+    r"^from tests\.(platforms|studio_host|egress_worlds|e2e\.(browsers|stage)) import", re.MULTILINE
+)
 IN_THEIR_OWN_TIME = {
     "e2e/test_browser.py",  # pages without pictures
     "e2e/test_console_uploads.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -44,7 +45,7 @@ def quoted(*values: str) -> str:
     return ",".join('"' + value.replace('"', '""') + '"' for value in values)
 
 
-def inventory_line(key: str, encode=quote_plus) -> str:
+def inventory_line(key: str, encode: Callable[..., str] = quote_plus) -> str:
     return quoted("studio", encode(key, safe="/"), "123", "2024-05-01T12:00:00.000Z", "0" * 32, "STANDARD")
 
 
@@ -69,7 +70,9 @@ def write_report(folder: Path, parts: list[str], schema: str = SCHEMA, format: s
 
 
 @pytest.mark.parametrize("encode", [quote, quote_plus])
-def test_an_inventory_report_is_read_in_all_its_parts_with_keys_decoded(tmp_path: Path, encode) -> None:
+def test_an_inventory_report_is_read_in_all_its_parts_with_keys_decoded(
+    tmp_path: Path, encode: Callable[..., str]
+) -> None:
     parts = ["\n".join(inventory_line(key, encode) for key in half) + "\n" for half in (ODD[:5], ODD[5:])]
     listing = FileListing(write_report(tmp_path, parts))
     assert listing.format is ListingFormat.INVENTORY

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from butai.config import LiveSettings, RetrySettings
 from butai.errors import Code
-from butai.live.reconcile.retry import ONCE, PERMANENT, Budget, Failure, after_live, decide, engine_delay
+from butai.live.reconcile.retry import (
+    ONCE,
+    PERMANENT,
+    Budget,
+    Failure,
+    RetryDecision,
+    after_live,
+    decide,
+    engine_delay,
+)
 from butai.live.reconcile.timing import Timing
 
 TRIED_AGAIN = sorted(set(Code) - PERMANENT - ONCE - {Code.EGRESS_UNAVAILABLE, Code.ALREADY_PUBLISHING})
@@ -17,7 +26,7 @@ randoms = st.floats(0, 1, exclude_max=True)
 
 def fail(
     settings: RetrySettings, code: Code, at: float, budget: Budget, *, random: float = 0.5, **more: float | str | None
-):
+) -> RetryDecision:
     return decide(settings, Failure(code, at, **more), budget, lambda: random, Timing())  # pyright: ignore[reportArgumentType]
 
 

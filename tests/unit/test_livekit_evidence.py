@@ -223,15 +223,15 @@ def live(now: float = 1000.0, room: str = "r") -> Seen:
 
 
 def test_a_worker_is_dead_when_its_participant_is_missed_twice() -> None:
-    once = present(live(), False, 1001)
+    once = present(live(), 1001, there=False)
     assert (once.phase, once.absent) == ("live", 1)
-    assert present(once, True, 1002).absent == 0
-    twice = present(once, False, 1002)
+    assert present(once, 1002, there=True).absent == 0
+    twice = present(once, 1002, there=False)
     assert (twice.phase, twice.code, twice.at) == ("failed", "egress_lost", 1002)
-    assert present(twice, True, 1003) == twice
-    assert present(Seen(), False, 1001) == Seen(), "nobody is missed before the stream has begun"
+    assert present(twice, 1003, there=True) == twice
+    assert present(Seen(), 1001, there=False) == Seen(), "nobody is missed before the stream has begun"
     page = live(room="")
-    assert present(present(page, False, 1001), False, 1002) == page, "a page of its own is in no room"
+    assert present(present(page, 1001, there=False), 1002, there=False) == page, "a page of its own is in no room"
 
 
 def test_nothing_is_called_live_because_nobody_looked() -> None:
@@ -326,4 +326,4 @@ def test_late_doubled_and_reordered_words_bring_nothing_back(data: st.DataObject
         assert seen.retries >= before.retries and seen.at >= before.at
         if before.over:
             assert (seen.phase, seen.code, seen.at) == (before.phase, before.code, before.at)
-    assert host_heard(lost(seen, "x", now), False, now).over
+    assert host_heard(lost(seen, "x", now), now, live=False).over

@@ -21,7 +21,7 @@ def test_known_secrets_leave_every_kind_of_line(format: str, capfd: pytest.Captu
     log.configure(LogSettings(format=format), [CANARY])  # pyright: ignore[reportArgumentType]
     logger = structlog.get_logger()
     logger.info("event", field=f"x{CANARY}y", nested={"deep": [CANARY]})
-    logger.info(f"in the name {CANARY}")
+    logger.info(f"in the name {CANARY}")  # noqa: G004 - what must not be done, and may be
     logging.getLogger("library").warning("says %s", CANARY)
     try:
         raise ValueError(f"boom {CANARY}")

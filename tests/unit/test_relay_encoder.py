@@ -32,7 +32,7 @@ def encode(preset: Preset, count: int, forced: tuple[int, ...] = ()) -> tuple[Vi
     encoder = VideoEncoder(preset)
     packets: list[Packet] = []
     for number in range(count):
-        packets += encoder.encode(card(number, preset), number, number in forced)
+        packets += encoder.encode(card(number, preset), number, keyframe=number in forced)
     return encoder.format, packets
 
 

@@ -299,10 +299,10 @@ def test_status_words_have_codes_and_no_key(word: str, said: str, step: str, cod
 
 
 def test_a_close_means_what_came_before_it() -> None:
-    assert closed("handshake", False).code == "destination_unreachable"
-    assert closed("publish", False).code == "key_rejected"
-    assert closed("publishing", False).code == "key_rejected"
-    assert closed("publishing", True).code == "destination_closed"
+    assert closed("handshake", acknowledged=False).code == "destination_unreachable"
+    assert closed("publish", acknowledged=False).code == "key_rejected"
+    assert closed("publishing", acknowledged=False).code == "key_rejected"
+    assert closed("publishing", acknowledged=True).code == "destination_closed"
 
 
 def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:

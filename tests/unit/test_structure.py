@@ -224,9 +224,11 @@ def test_no_transaction_of_the_library_is_held_over_the_network() -> None:
                 continue
             if not any(".transaction(" in ast.unparse(item.context_expr) for item in node.items):
                 continue
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Await) and re.search(r"\bstore\.\w+\(", ast.unparse(inner)):
-                    found.append(f"{path.relative_to(SOURCE)}:{inner.lineno}")
+            found += [
+                f"{path.relative_to(SOURCE)}:{inner.lineno}"
+                for inner in ast.walk(node)
+                if isinstance(inner, ast.Await) and re.search(r"\bstore\.\w+\(", ast.unparse(inner))
+            ]
     assert found == []
 
 

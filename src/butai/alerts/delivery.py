@@ -97,7 +97,7 @@ async def send(service: Service, severity: str, title: str, body: str) -> str | 
             return None if await asyncio.to_thread(notify) else "refused"
     except TimeoutError:
         return "timeout"
-    except Exception:
+    except Exception:  # noqa: BLE001 - apprise and its plugins raise anything
         # The exception's text and traceback may quote the URL.
         return "failed"
 

@@ -48,13 +48,13 @@ class AlertsOut(BaseModel):
 async def list_alerts(
     request: Request,
     who: Operator,
-    open: Annotated[bool | None, Query(description="Only open ones, or only closed ones")] = None,
+    still_open: Annotated[bool | None, Query(alias="open", description="Only open ones, or only closed ones")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[int | None, Query(ge=1, le=_MOST, description="Only those below this id")] = None,
 ) -> Response:
     """Newest first."""
     database: Database = request.state.database
-    found = await queries.alerts(database, limit + 1, still_open=open, before=before)
+    found = await queries.alerts(database, limit + 1, still_open=still_open, before=before)
     body: dict[str, Any] = {
         "alerts": found[:limit],
         "nextBefore": found[limit - 1]["id"] if len(found) > limit else None,

@@ -51,12 +51,12 @@ class Sort:
 def parse_sort(text: str | None) -> Sort:
     """Parses `created_at`, `-created_at` or `created_at:desc`; newest first when absent. Raises `SortInvalid`."""
     if not text:
-        return Sort("created_at", True)
+        return Sort("created_at", descending=True)
     name, colon, direction = text.removeprefix("-").partition(":")
     field = _ALIASES.get(name, name)
     if field not in SORT_COLUMNS or (colon and (direction not in ("asc", "desc") or text.startswith("-"))):
         raise SortInvalid(f"Sort by one of {', '.join(SORT_COLUMNS)}, with - before it for descending order")
-    return Sort(field, text.startswith("-") or direction == "desc")
+    return Sort(field, descending=text.startswith("-") or direction == "desc")
 
 
 class _Cursor(msgspec.Struct, array_like=True):

@@ -205,7 +205,7 @@ READABLE = f"""
 
 
 async def find_readable(
-    database: Database, keys: tuple[str, ...], user_id: str | None, operator: bool = False
+    database: Database, keys: tuple[str, ...], user_id: str | None, *, operator: bool = False
 ) -> ReadableAsset | None:
     """The row that this caller may read under one of these keys, most literal key first; None when there is none."""
     parameters = {"user": user_id, "keys": list(keys), "operator": operator}
@@ -231,7 +231,7 @@ _ASSET = """
 """
 
 
-async def get_asset(database: Database, asset_id: UUID, user_id: str | None, operator: bool) -> AssetOut | None:
+async def get_asset(database: Database, asset_id: UUID, user_id: str | None, *, operator: bool) -> AssetOut | None:
     """Returns one asset with all its fields to its owner or an operator, and to other callers if it is public and
     ready."""
 
@@ -304,7 +304,7 @@ _PURGED = """
 """
 
 
-async def changes(database: Database, since: int, user_id: str | None, operator: bool, limit: int) -> ChangesOut:
+async def changes(database: Database, since: int, user_id: str | None, limit: int, *, operator: bool) -> ChangesOut:
     """Returns the changes after place `since`, in order, each asset once with its newest state.
 
     Briefly takes the lock that all writers share: at that moment all numbers up to the horizon are committed or rolled

@@ -39,7 +39,7 @@ async def changes(
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
 ) -> Response:
     """Each changed asset that the caller may see, once, with its newest state, and the ids of assets that are gone."""
-    found = await queries.changes(get_library(request).database, since, who.user_id, who.is_operator, limit)
+    found = await queries.changes(get_library(request).database, since, who.user_id, limit, operator=who.is_operator)
     return respond(found, headers=_REVALIDATED)
 
 
@@ -55,7 +55,7 @@ async def get_asset(request: Request, who: AnyCaller, asset_id: UUID) -> Respons
 
 
 async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
-    row = await queries.get_asset(get_library(request).database, asset_id, who.user_id, who.is_operator)
+    row = await queries.get_asset(get_library(request).database, asset_id, who.user_id, operator=who.is_operator)
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
     return respond(row, headers=_REVALIDATED)
@@ -71,7 +71,7 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
     """For all who may see the asset; 404 also until the waveform is made."""
     database = get_library(request).database
     found = None
-    if await queries.get_asset(database, asset_id, who.user_id, who.is_operator) is not None:
+    if await queries.get_asset(database, asset_id, who.user_id, operator=who.is_operator) is not None:
         found = await queries.waveform(database, asset_id)
     if found is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound

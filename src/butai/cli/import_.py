@@ -105,7 +105,7 @@ async def _run(
             )
         listing = source.open(store, options.strip_prefix)
         importer = Importer(database, store, options, _writer(report), tally)
-        with _progress(listing) as show:
+        with _ProgressBar(listing) as show:
             await importer.run(listing.batches(BATCH), show)
 
 
@@ -122,7 +122,7 @@ def _writer(report: TextIO | None) -> Callable[[ImportVerdict], None]:
     return write
 
 
-class _progress:
+class _ProgressBar:
     """A bar on a terminal, else a line in the log now and then. As a context manager, gives what to call."""
 
     def __init__(self, listing: Listing) -> None:

@@ -117,12 +117,9 @@ class _Stack:
         """Returns when the API answers that it is ready. Raises `StartError`."""
         _tell(f"Butai {__version__}, data in {self._folder}")
         # All of these settle ports and secrets, so that what comes next can be told of them before they run.
-        if self._postgres:
-            self._postgres.prepare()
-        if self._store:
-            self._store.prepare()
-        if self._livekit:
-            self._livekit.prepare()
+        for embedded in (self._postgres, self._store, self._livekit):
+            if embedded:
+                embedded.prepare()
         environment = self._environment()
         python = [sys.executable, "-m", "butai.cli"]
         api = Program([*python, "api"], environment, self._logs / "api.log")
@@ -149,22 +146,10 @@ class _Stack:
             if service:
                 self._supervisor.launch(service)
         if self._postgres:
-            if not self._postgres.cluster.exists():
-                unlike = ", under a user of its own since it will not run as root" if os.geteuid() == 0 else ""
-                _say("postgres", f"creating the database{unlike}")
-                argv = [sys.executable, "-m", "butai.embedded.first_tables"]
-                self._migration = Child(argv, env=environment, log=self._migrate_log)
-            self._supervisor.launch(self._postgres)
-            self._postgres.wait_ready()
-            _say("postgres", f"ready on 127.0.0.1:{self._postgres.port}")
+            self._launch_postgres(self._postgres, environment)
         if not self._migration and _current_revision(environment["BUTAI_DATABASE_URL"]) != _head_revision():
             self._migration = Child([*python, "migrate"], env=environment, log=self._migrate_log)
-        if self._store:
-            self._store.wait_ready()
-            _say("store", f"ready on {self._store.store.endpoint}, bucket {self._store.bucket}")
-        if self._livekit:
-            self._livekit.wait_ready()
-            _say("livekit", f"ready on {self._livekit.livekit.url}")
+        self._wait_for_store_and_livekit()
         if self._migration:
             self._wait_for(self._migration)
         self._wait_for_api(api, api_log_from)
@@ -173,6 +158,25 @@ class _Stack:
         if controller:
             self._supervisor.launch(controller)
         self._supervisor.launch(worker)
+
+    def _launch_postgres(self, postgres: EmbeddedPostgres, environment: dict[str, str]) -> None:
+        """Returns when Postgres is ready. The tables of a new cluster are made meanwhile."""
+        if not postgres.cluster.exists():
+            unlike = ", under a user of its own since it will not run as root" if os.geteuid() == 0 else ""
+            _say("postgres", f"creating the database{unlike}")
+            argv = [sys.executable, "-m", "butai.embedded.first_tables"]
+            self._migration = Child(argv, env=environment, log=self._migrate_log)
+        self._supervisor.launch(postgres)
+        postgres.wait_ready()
+        _say("postgres", f"ready on 127.0.0.1:{postgres.port}")
+
+    def _wait_for_store_and_livekit(self) -> None:
+        if self._store:
+            self._store.wait_ready()
+            _say("store", f"ready on {self._store.store.endpoint}, bucket {self._store.bucket}")
+        if self._livekit:
+            self._livekit.wait_ready()
+            _say("livekit", f"ready on {self._livekit.livekit.url}")
 
     def close(self) -> None:
         """End what is neither a service nor done."""
@@ -319,7 +323,7 @@ def _relay_folder(folder: Path) -> Path:
     path = folder / "relays"
     if len(os.fsencode(path)) <= _LONGEST_FOLDER:
         return make_folder(path, needed_bytes=0)
-    path = Path("/tmp") / f"butai-{os.geteuid()}-{zlib.crc32(os.fsencode(folder)):08x}"
+    path = Path("/tmp") / f"butai-{os.geteuid()}-{zlib.crc32(os.fsencode(folder)):08x}"  # noqa: S108 - its owner is checked
     path = make_folder(path, needed_bytes=0)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:

@@ -87,7 +87,7 @@ async def _demonstrate(url: str, seconds: float, screen: Screen) -> list[tuple[b
         opened.push_async_callback(_quietly, service, "POST", "/api/live/stop", {"room_id": room["room_id"]})
         watch = Watch(service, room["room_id"], screen)
         await opened.enter_async_context(watch.running())
-        return await _play(service, room["room_id"], destinations, platforms, watch, seconds, screen)
+        return await _play(service, room["room_id"], destinations, platforms, watch, screen, seconds=seconds)
 
 
 async def _play(
@@ -96,8 +96,9 @@ async def _play(
     destinations: Sequence[str],
     platforms: dict[str, Platform],
     watch: Watch,
-    seconds: float,
     screen: Screen,
+    *,
+    seconds: float,
 ) -> list[tuple[bool, str]]:
     found: list[tuple[bool, str]] = []
     broken, other = NAMES[_BROKEN], NAMES[_OTHER]
@@ -129,8 +130,7 @@ async def _play(
     await service.call("POST", "/api/live/stop", {"room_id": room_id})
     took = await watch.until(lambda: set(watch.states().values()) == {"ended"}, 20, "both have ended")
     found.append((took < 10, f"both ended {took:.1f} s after the stop"))
-    for platform in platforms.values():
-        found.append(await platform.proof(on_air))
+    found.extend([await platform.proof(on_air) for platform in platforms.values()])
     return found
 
 
@@ -278,7 +278,8 @@ async def _host(livekit_url: str, token: str) -> AsyncIterator[None]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         # Not on the command line, where anybody on this machine could read it.
         process.stdin.write(token.encode() + b"\n")

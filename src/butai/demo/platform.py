@@ -27,7 +27,8 @@ def record(port: int, path: str) -> None:
         av.open(f"rtmp://127.0.0.1:{port}/live/demo", container_options=options) as arriving,
         av.open(path, "w", format="matroska", options={"cluster_time_limit": "500", "flush_packets": "1"}) as file,
     ):
-        assert isinstance(arriving, InputContainer) and isinstance(file, OutputContainer)
+        assert isinstance(arriving, InputContainer)
+        assert isinstance(file, OutputContainer)
         copies: dict[int, Stream] = {
             stream.index: file.add_stream_from_template(stream)
             for stream in arriving.streams

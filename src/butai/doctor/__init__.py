@@ -40,11 +40,11 @@ def run_doctor(settings: Settings, *, as_json: bool = False) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal without ✓ shows a question mark.
         sys.stdout.reconfigure(errors="replace")
-    sys.stdout.write(_written(findings, as_json) + "\n")
+    sys.stdout.write(_written(findings, machine=as_json) + "\n")
     return 1 if any(finding.level is Level.BROKEN for finding in findings) else 0
 
 
-def _written(findings: list[Finding], machine: bool) -> str:
+def _written(findings: list[Finding], *, machine: bool) -> str:
     return as_json(findings) if machine else as_text(findings)
 
 
@@ -66,7 +66,7 @@ async def _examine(findings: Findings, act: Examine, settings: Settings) -> list
             f"these checks were not finished after {AREA_SECONDS:.0f} s, and were cancelled",
             "something answers very slowly: look at the network between this machine and it",
         )
-    except Exception as error:  # findings so far must be printed in any case
+    except Exception as error:  # noqa: BLE001 - findings so far must be printed in any case
         said = ""
         with suppress(Exception):
             said = str(error).partition("\n")[0]

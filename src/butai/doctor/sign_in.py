@@ -53,12 +53,12 @@ async def examine_sign_in(settings: Settings, findings: Findings) -> None:
             "no studio's sessions and no issuer's tokens are accepted: only API keys work",
             "export NEXTAUTH_SECRET='the one of your studio', or BUTAI_OIDC_ISSUER=https://… BUTAI_OIDC_AUDIENCE=butai",
         )
-    _development(settings, bool(secrets), findings)
+    _development(settings, findings, has_secret=bool(secrets))
     if of.oidc_issuer:
         await _issuer(settings, findings)
 
 
-def _development(settings: Settings, has_secret: bool, findings: Findings) -> None:
+def _development(settings: Settings, findings: Findings, *, has_secret: bool) -> None:
     of, host = settings.identity, settings.http.host
     if not of.dev_sign_in:
         return

@@ -153,7 +153,7 @@ class _Examination:
         else:
             self._findings.ok("clock", f"{max(0.0, off - 0.5):.0f} s from this machine's")
 
-    def _judge(self, check: str, answer: Answer, good: bool, well: str, bad: str, right: str = "") -> bool:
+    def _judge(self, check: str, answer: Answer, good: bool, well: str, bad: str, right: str = "") -> bool:  # noqa: FBT001 - the outcome of the check
         """Adds the finding of one check. `right` is the permission that the check needs, named when it is refused."""
         if good:
             self._findings.ok(check, well)
@@ -296,8 +296,8 @@ class _Examination:
                 "multipart", ended, good, "can be created, takes parts, can be aborted", "cannot be aborted", rights
             )
 
-    def _fine(self, check: str, answer: Answer, good: bool, bad: str, right: str) -> bool:
-        return good or self._judge(check, answer, False, "", bad, right)
+    def _fine(self, check: str, answer: Answer, good: bool, bad: str, right: str) -> bool:  # noqa: FBT001 - the outcome of the check
+        return good or self._judge(check, answer, good=False, well="", bad=bad, right=right)
 
     async def _listing(self) -> None:
         try:
@@ -327,10 +327,10 @@ class _Examination:
             self._judge(
                 "delete",
                 refused[0][1],
-                False,
-                "",
-                f"could not remove: {', '.join(key for key, _ in refused)} stayed in the bucket",
-                "s3:DeleteObject",
+                good=False,
+                well="",
+                bad=f"could not remove: {', '.join(key for key, _ in refused)} stayed in the bucket",
+                right="s3:DeleteObject",
             )
             return
         gone = await self._ask("HEAD", self._key)

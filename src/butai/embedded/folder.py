@@ -179,7 +179,7 @@ def choose_port(
     if remembered and fits(int(remembered)):
         return int(remembered)
     for _ in range(200):
-        port = random.randrange(among.start, among.stop - twin)
+        port = random.randrange(among.start, among.stop - twin)  # noqa: S311 - any free port will do
         both = {port, port + twin}
         if both.isdisjoint(_given) and fits(port) and all(_tell(one) for one in both):
             _given.update(both)

@@ -61,7 +61,7 @@ class Lifeline:
             return True
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_WR)
-        self._ours.setblocking(False)
+        self._ours.settimeout(0)
         deadline = time.monotonic() + patience
         while True:
             try:

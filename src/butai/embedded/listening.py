@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
 from butai.embedded.process import StartError
 
-_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 """How to reach, from this machine, who listens on every address."""
 
 

@@ -187,7 +187,7 @@ class EmbeddedPostgres(EmbeddedServer[str]):
             )
 
     def _create_cluster(self, alive: int) -> None:
-        """initdb and our role and database, in a scratch folder that gets its name when all is on disk."""
+        """Runs initdb and makes our role and database, in a scratch folder that gets its name when all is on disk."""
         scratch = self.data_dir / "cluster.new"
         started = time.monotonic()
         if scratch.exists():

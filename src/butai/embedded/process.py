@@ -24,8 +24,12 @@ _ROTATE_BYTES = 8 * 1024**2
 _ROTATED_KEPT = 3
 
 
-_signals_waiting = 0
-_wake_up: tuple[int, int] | None = None
+class _Signals:
+    waiting = 0
+    wake_up: tuple[int, int] | None = None
+
+
+_signals = _Signals()
 """The two ends of a pipe, once signals are listened for. Signals belong to the whole process, so this does too."""
 
 
@@ -80,7 +84,7 @@ class Child:
                     stderr=output,
                     start_new_session=True,
                     pass_fds=tuple(pass_fds),
-                    preexec_fn=_die_with_parent(death_signal),
+                    preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 - one system call, and this process has one thread
                     user=run_as.uid if run_as else None,
                     group=run_as.gid if run_as else None,
                     extra_groups=[] if run_as else None,
@@ -126,37 +130,31 @@ def stop_on(*numbers: Signals) -> None:
     Not the handler itself: an exception out of a handler can land anywhere, also where Python drops it (in what runs
     after a fork) or where a child has just been started and is not yet known.
     """
-    global _wake_up
-
-    if _wake_up is None:
-        _wake_up = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    if _signals.wake_up is None:
+        _signals.wake_up = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for number in numbers:
         signal.signal(number, _on_signal)
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    global _signals_waiting
-
-    _signals_waiting += 1
-    if _wake_up is not None:
+    _signals.waiting += 1
+    if _signals.wake_up is not None:
         with contextlib.suppress(BlockingIOError):
-            os.write(_wake_up[1], b".")
+            os.write(_signals.wake_up[1], b".")
 
 
 def pause(seconds: float, descriptors: Iterable[int] = ()) -> None:
     """Sleep, or less: until one of the descriptors is readable. Raises `StopRequested` when a signal came (`stop_on`)."""
-    global _signals_waiting
-
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    if _wake_up is not None:
-        poll.register(_wake_up[0], select.POLLIN)
+    if _signals.wake_up is not None:
+        poll.register(_signals.wake_up[0], select.POLLIN)
     poll.poll(max(0.0, seconds) * 1000)
-    if _wake_up is not None and _signals_waiting:
-        _signals_waiting -= 1
+    if _signals.wake_up is not None and _signals.waiting:
+        _signals.waiting -= 1
         with contextlib.suppress(BlockingIOError):
-            os.read(_wake_up[0], 1)
+            os.read(_signals.wake_up[0], 1)
         raise StopRequested
 
 

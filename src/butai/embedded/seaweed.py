@@ -237,11 +237,11 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
         ]
 
     def _remove_sockets(self) -> None:
-        """weed leaves unix sockets in /tmp, under names made of its ports, which are ours alone."""
+        """Removes what weed leaves: unix sockets in /tmp, under names made of its ports, which are ours alone."""
         for name in _SERVERS:
             for socket in (f"{name}-{self._state[name]}", f"{name}-grpc-{int(self._state[name]) + _GRPC}"):
                 with contextlib.suppress(OSError):
-                    Path(f"/tmp/seaweedfs-{socket}.sock").unlink()
+                    Path(f"/tmp/seaweedfs-{socket}.sock").unlink()  # noqa: S108 - where weed puts it
 
     def _ask(self) -> str:
         """Puts an object and removes it again, as the service does; makes the bucket before, once."""

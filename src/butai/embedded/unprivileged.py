@@ -92,7 +92,7 @@ def user_for_new_cluster(data_dir: Path) -> RunAs | None:
         return RunAs(entry.pw_uid, entry.pw_gid)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
-            ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", _NAME],
+            ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", _NAME],  # noqa: S607 - /usr/sbin or /sbin
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

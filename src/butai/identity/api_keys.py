@@ -131,8 +131,7 @@ class ApiKeys:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
-        self._clock = clock
-        self._known: TTLCache[str, StoredKey] = TTLCache(CACHE_KEYS, CACHE_SECONDS, lambda: self._clock())
+        self._known: TTLCache[str, StoredKey] = TTLCache(CACHE_KEYS, CACHE_SECONDS, clock)
 
     async def check(self, token: bytes) -> StoredKey:
         """The key that `token` proves. Raises `Unauthenticated`, or `DatabaseUnavailable`."""

@@ -66,7 +66,7 @@ class Identity:
         self._known: TLRUCache[bytes, tuple[Caller, float]] = TLRUCache(
             REMEMBER_TOKENS,
             lambda _digest, known, now: min(known[1] + LEEWAY, now + REMEMBER_SECONDS),
-            lambda: self._clock(),
+            clock,
         )
         """Callers, with the ends of their tokens."""
 

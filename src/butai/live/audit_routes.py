@@ -35,7 +35,7 @@ async def audit(
     room_id: Annotated[RoomId | None, Query()] = None,
     before: BeforeId = None,
     limit: Annotated[int | None, Query(ge=1, le=1000, description="100 as JSON; up to 100,000 lines as CSV")] = None,
-    format: Annotated[Literal["json", "csv"] | None, Query()] = None,
+    answer_format: Annotated[Literal["json", "csv"] | None, Query(alias="format")] = None,
     accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Every start, stop, change and refusal, for the room's owner; for operators also of all rooms together.
@@ -48,7 +48,7 @@ async def audit(
     elif not who.is_operator:
         raise NotHost("Say which of your rooms: room_id")
     wanted = AuditFilter(action="live.", subject=None if room_id is None else about_room(room_id))
-    if format == "csv" or (format is None and csv.is_wanted(accept)):
+    if answer_format == "csv" or (answer_format is None and csv.is_wanted(accept)):
         return await export(database, wanted, before, limit, ROOM_COLUMNS)
     most = limit or 100
     entries, following = cut(await queries.entries(database, wanted, before, most + 1), most, lambda entry: entry.id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import Self
 
 import msgspec
 
@@ -47,7 +48,7 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self.ending = False
 
-    async def __aenter__(self) -> Feed:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -178,7 +178,7 @@ class OutputMetric(Model):
     """An output's newest metrics. The table is unlogged: a crash of Postgres may empty it."""
 
     __tablename__ = "output_metrics"
-    __table_args__ = {"prefixes": ["UNLOGGED"]}
+    __table_args__ = {"prefixes": ["UNLOGGED"]}  # noqa: RUF012 - SQLAlchemy declares it so
 
     output_id: Mapped[UUID] = mapped_column(primary_key=True)
     attempt: Mapped[int]

@@ -133,6 +133,6 @@ def _issuer(token: str) -> str:
 def _verified(token: str, key: LiveKitKey) -> Claims | None:
     try:
         return api.TokenVerifier(key.api_key, key.api_secret).verify(token)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it raises, the token is invalid
         # The library passes on whatever PyJWT and its own parsing raise; each of them means an invalid token.
         return None

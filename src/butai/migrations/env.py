@@ -22,7 +22,7 @@ from butai.database import Model, sqlalchemy_url
 MIGRATION_LOCK = 0x6275_7461_69
 
 
-def include_name(name: str | None, kind: str, parents: Any) -> bool:
+def include_name(name: str | None, kind: str, _parents: Any) -> bool:
     """procrastinate brings its own tables; they are not ours to compare."""
     return not (kind == "table" and name is not None and name.startswith("procrastinate_"))
 

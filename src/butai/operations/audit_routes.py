@@ -42,7 +42,7 @@ async def list_audit(
     until: Annotated[Moment | None, Query(alias="to", description="That moment itself is not included")] = None,
     before: BeforeId = None,
     limit: Annotated[int | None, Query(ge=1, le=1000, description="50 as JSON; up to 100,000 lines as CSV")] = None,
-    format: Annotated[Literal["json", "csv"] | None, Query()] = None,
+    answer_format: Annotated[Literal["json", "csv"] | None, Query(alias="format")] = None,
     accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """For operators: what hosts, owners, operators and the service itself did, and what was refused. Newest first.
@@ -55,7 +55,7 @@ async def list_audit(
         subject = about_room(room_id)
     wanted = AuditFilter(actor, action, subject, result, since, until)
     database: Database = request.state.database
-    if format == "csv" or (format is None and csv.is_wanted(accept)):
+    if answer_format == "csv" or (answer_format is None and csv.is_wanted(accept)):
         return await export(database, wanted, before, limit, ALL_COLUMNS)
     most = limit or 50
     entries, following = cut(await queries.entries(database, wanted, before, most + 1), most, lambda entry: entry.id)

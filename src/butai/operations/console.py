@@ -120,7 +120,6 @@ def policy(livekit: list[str]) -> str:
 
 def install(app: FastAPI) -> None:
     """Serves the console's pages at `PAGES`, its files under `/console/`, and `/api/session`."""
-
     build = _Build()
 
     @app.get(

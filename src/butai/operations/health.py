@@ -150,7 +150,7 @@ class Health:
             return task.result(), taken, None
         except DatabaseUnavailable as error:
             return None, taken, error.code
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one part does not hide the others
             # Whatever a part does, the others are shown. Its text may hold an address.
             return None, taken, type(error).__name__
 
@@ -219,7 +219,7 @@ _UNAVAILABLE: dict[PartName, Code] = {"database": Code.DATABASE_UNAVAILABLE, "st
 _SILENT: dict[PartName, Code] = {"worker": Code.NO_WORKER, "controller": Code.NO_CONTROLLER}
 
 
-def _answers(name: PartName, ready: bool | None, ms: float, why: str | None) -> PartOut:
+def _answers(name: PartName, ready: bool | None, ms: float, why: str | None) -> PartOut:  # noqa: FBT001 - the answer of the part
     return PartOut(name, "ok" if ready else "down", None if ready else why or _UNAVAILABLE[name], ms)
 
 

@@ -74,7 +74,7 @@ class VideoEncoder:
             configuration_record(bytes(context.extradata or b"")),
         )
 
-    def encode(self, frame: VideoFrame, slot: int, keyframe: bool = False) -> list[Packet]:
+    def encode(self, frame: VideoFrame, slot: int, *, keyframe: bool = False) -> list[Packet]:
         """Encodes a frame, stamped with its slot of 1/fps seconds. Slots rise; some may be skipped."""
         # Numbered without gaps: the rate control would spend the bits of a gap in one burst.
         frame.pts, frame.time_base = self._number, self._context.time_base
@@ -117,7 +117,7 @@ class AudioEncoder:
             begins = self._positions.popleft()
             if begins is not None:
                 at = round(begins * 1000 / self._rate)
-                packets.append(Packet("audio", bytes(packet), at, at, True))
+                packets.append(Packet("audio", bytes(packet), at, at, keyframe=True))
         return packets
 
     def resume(self) -> None:

@@ -174,7 +174,7 @@ class Outputs:
         self._attempts[order.output_id] = attempt
         self._report(attempt.line)
         attempt.task = asyncio.create_task(self._run(attempt))
-        self._wanted(True)
+        self._wanted(True)  # noqa: FBT003 - its one subject
 
     async def _run(self, attempt: _Attempt) -> None:
         try:
@@ -187,7 +187,7 @@ class Outputs:
         except asyncio.CancelledError:
             self._set_ended(attempt)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - becomes a report of the failed attempt
             # The text of an unknown error may hold the URL with the stream key.
             log.error("output.crashed", output_id=attempt.line.output_id, error=type(error).__name__)
             self._change(attempt, "failed", Code.EGRESS_CRASHED, type(error).__name__)

@@ -70,6 +70,7 @@ class Pipeline(threading.Thread):
         loop: asyncio.AbstractEventLoop,
         deliver: Callable[[list[Packet]], None],
         failed: Callable[[str], None],
+        *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`failed`: called in the event loop with a reason if an encoder fails; no packets come afterwards."""
@@ -100,7 +101,7 @@ class Pipeline(threading.Thread):
         """The format of the audio packets."""
         return self._audio.format
 
-    def want(self, wanted: bool) -> None:
+    def want(self, wanted: bool) -> None:  # noqa: FBT001 - its one subject
         """Sets whether packets are wanted. While not, the clock goes on and nothing is encoded."""
         if wanted and not self._wanted.is_set():
             self._keyframe.set()
@@ -162,7 +163,7 @@ class Pipeline(threading.Thread):
             keyframe = self._keyframe.is_set()
             if keyframe:
                 self._keyframe.clear()
-            packets += self._video.encode(self._screen.look(), slot, keyframe)
+            packets += self._video.encode(self._screen.look(), slot, keyframe=keyframe)
             self.frames += 1
         self.skipped = self._frames.skipped
         # Sound from before the begin is dropped.

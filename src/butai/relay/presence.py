@@ -32,7 +32,7 @@ class Presence:
         self._seen = True
         self._last_media = now
 
-    def host(self, here: bool, muted: bool) -> None:
+    def host(self, *, here: bool, muted: bool) -> None:
         """Records whether the host is in the room, and whether it publishes tracks that are all muted."""
         self._here, self._muted = here, muted
 

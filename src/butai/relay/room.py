@@ -83,8 +83,8 @@ class JoinedRoom:
             room.on(event, self._update_subscriptions)
         room.on("track_subscribed", self._subscribed)
         room.on("track_unsubscribed", self._unsubscribed)
-        room.on("reconnecting", lambda: self._set_reconnecting(True))
-        room.on("reconnected", lambda: self._set_reconnecting(False))
+        room.on("reconnecting", lambda: self._set_reconnecting(reconnecting=True))
+        room.on("reconnected", lambda: self._set_reconnecting(reconnecting=False))
         room.on("token_refreshed", self._token_refreshed)
         room.on("disconnected", self._disconnected)
         try:
@@ -200,7 +200,7 @@ class JoinedRoom:
                 frame = event.frame
                 try:
                     self._screen.show(
-                        frame.width, frame.height, frame.data, _QUARTER_TURNS.get(cast(Any, event.rotation), 0)
+                        frame.width, frame.height, frame.data, _QUARTER_TURNS.get(cast("Any", event.rotation), 0)
                     )
                 except ValueError as error:
                     log.warning("track.bad_picture", detail=str(error))
@@ -225,7 +225,7 @@ class JoinedRoom:
             self._mixer.forget(sid)
             await _close(stream, self._configure.timing.close_limit)
 
-    def _set_reconnecting(self, reconnecting: bool) -> None:
+    def _set_reconnecting(self, *, reconnecting: bool) -> None:
         log.info("room.reconnecting" if reconnecting else "room.reconnected")
         self.reconnecting = reconnecting
         if not reconnecting and not self._readers:
@@ -233,11 +233,11 @@ class JoinedRoom:
             self.stale = True
 
     def _token_refreshed(self) -> None:
-        self.token = self._room._token or self.token
+        self.token = self._room._token or self.token  # noqa: SLF001 - the library does not show it
 
     def _disconnected(self, reason: int) -> None:
         if not self.ended.done():
-            self.ended.set_result(rtc.DisconnectReason.Name(cast(Any, reason)))
+            self.ended.set_result(rtc.DisconnectReason.Name(cast("Any", reason)))
 
 
 async def _close(stream: rtc.VideoStream | rtc.AudioStream, seconds: float) -> None:

@@ -259,7 +259,14 @@ class Relay:
         preset = order.preset
         screen, mixer = Screen(preset.width, preset.height), Mixer(preset.audio_rate)
         loop = asyncio.get_running_loop()
-        pipeline = Pipeline(preset, screen, mixer, loop, lambda packets: outputs.send(packets), self._pipeline_failed)
+        pipeline = Pipeline(
+            preset,
+            screen,
+            mixer,
+            loop,
+            lambda packets: outputs.send(packets),  # noqa: PLW0108 - `outputs` is made below, with the pipeline's formats
+            self._pipeline_failed,
+        )
         outputs = Outputs(
             pipeline.video_format,
             pipeline.audio_format,

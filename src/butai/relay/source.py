@@ -78,7 +78,7 @@ class HostSource:
                     return
                 if joined and self._update_phase():
                     return
-                if await self._pause(delay * random.uniform(0.5, 1.0), joined):
+                if await self._pause(delay * random.uniform(0.5, 1.0), joined=joined):  # noqa: S311 - spreads load, keeps no secret
                     return
                 delay = min(delay * 2, self._timing.join_delay_cap)
                 continue
@@ -99,7 +99,7 @@ class HostSource:
                 self._change("ended", Code.SOURCE_ENDED, "the room was deleted")
                 return
             self._presence.host(here=False, muted=False)
-            if await self._pause(self._timing.join_delay, joined):
+            if await self._pause(self._timing.join_delay, joined=joined):
                 return
 
     async def close(self) -> None:
@@ -137,7 +137,7 @@ class HostSource:
         if packets > before and now - counted_at < self._timing.quiet_after + self._timing.count_every:
             self._media_arrived()
 
-    async def _pause(self, seconds: float, joined: bool) -> bool:
+    async def _pause(self, seconds: float, *, joined: bool) -> bool:
         """Waits, and returns whether the source ended meanwhile."""
         until = time.monotonic() + seconds
         while (rest := until - time.monotonic()) > 0:

@@ -106,7 +106,11 @@ def _operation(
     document: Mapping[str, Any], origin: str, path: str, methods: list[str], operation: Mapping[str, Any]
 ) -> str:
     rows = [
-        (f"<code>{escape(given['name'])}</code>", _type(given["schema"], given.get("required", False)), _about(given))
+        (
+            f"<code>{escape(given['name'])}</code>",
+            _type(given["schema"], required=given.get("required", False)),
+            _about(given),
+        )
         for given in operation.get("parameters", [])
     ]
     body = operation.get("requestBody", {}).get("content", {})
@@ -140,10 +144,11 @@ def _answers(responses: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _curl(document: Mapping[str, Any], origin: str, path: str, method: str, operation: Mapping[str, Any]) -> str:
     """A line to paste, with the document's own examples in it. `jar` is the cookie file of `/dev/sign-in`."""
-    query = []
-    for given in operation.get("parameters", []):
-        if given["in"] == "query" and (given.get("required") or _example(given) is not None):
-            query.append(f"{given['name']}={quote(str(_example(given) or '…'), safe='/')}")
+    query = [
+        f"{given['name']}={quote(str(_example(given) or '…'), safe='/')}"
+        for given in operation.get("parameters", [])
+        if given["in"] == "query" and (given.get("required") or _example(given) is not None)
+    ]
     url = origin + path + (f"?{'&'.join(query)}" if query else "")
     words = ["curl"]
     if operation.get("security"):
@@ -190,12 +195,12 @@ def _shape(name: str, schema: Mapping[str, Any]) -> str:
 def _fields(schema: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     required = schema.get("required", [])
     return [
-        (f"<code>{escape(name)}</code>", _type(given, name in required), _about(given))
+        (f"<code>{escape(name)}</code>", _type(given, required=name in required), _about(given))
         for name, given in schema.get("properties", {}).items()
     ]
 
 
-def _type(schema: Mapping[str, Any], required: bool | None = None) -> str:
+def _type(schema: Mapping[str, Any], *, required: bool | None = None) -> str:
     """A schema in a few words of HTML."""
     if "$ref" in schema:
         name = escape(_referred(schema))

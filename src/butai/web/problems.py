@@ -99,6 +99,7 @@ def answer(
     title: str,
     detail: str,
     headers: dict[str, str],
+    *,
     more: dict[str, str] | None = None,
 ) -> JSONResponse:
     """One error, in the form of the request's path. `more`: further members of the problem."""
@@ -136,10 +137,10 @@ def answer_error(request: Request, error: ButaiError) -> JSONResponse:
         headers["www-authenticate"] = "Bearer"
     if error.status >= 500:
         log.warning("request.failed", error_code=error.code, path=request.scope["path"])
-    return answer(request, error.status, error.code, error.title, error.detail, headers, error.more)
+    return answer(request, error.status, error.code, error.title, error.detail, headers, more=error.more)
 
 
-async def _unreachable(request: Request, error: Exception) -> JSONResponse:
+async def _unreachable(request: Request, _error: Exception) -> JSONResponse:
     return await _butai_error(request, DatabaseUnavailable())
 
 

@@ -120,7 +120,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_trailers = False
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn passes it
         """Answers when the parser, or a callback above, refuses the request; uvicorn calls it."""
         self._refuse(self._refused)
 

@@ -107,7 +107,7 @@ async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
-    if child.returncode == -signal.SIGXCPU or child.returncode == -signal.SIGKILL:
+    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return {}, Code.DECODE_TOO_LONG
     try:
         return msgspec.json.decode(answer, type=dict[str, Any]), None

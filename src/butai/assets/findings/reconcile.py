@@ -113,10 +113,10 @@ class ListingReconciler:
                 self._on_progress(self.found)
             await connection.execute("CREATE INDEX ON listed (key)")
             await connection.execute("ANALYZE listed")
-            await self._find_absent(connection, hides_absence)
-            settled = await self._settled(connection, hides_absence) if self._options.write else []
+            await self._find_absent(connection, hides_absence=hides_absence)
+            settled = await self._settled(connection, hides_absence=hides_absence) if self._options.write else []
         if self._options.write:
-            await self._write_run(hides_absence, settled)
+            await self._write_run(settled, hides_absence=hides_absence)
         return self.found
 
     @asynccontextmanager
@@ -183,7 +183,7 @@ class ListingReconciler:
 
     # Rows with no object
 
-    async def _find_absent(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> None:
+    async def _find_absent(self, connection: psycopg.AsyncConnection[Any], *, hides_absence: bool) -> None:
         after = UUID(int=0)
         while True:
             cursor = connection.cursor(row_factory=class_row(IndexedObject))
@@ -227,7 +227,7 @@ class ListingReconciler:
                 detail = {"s3_key": name, "size": row.size, "etag": row.etag}
                 await open_finding(session, FindingKind.ROW_WITHOUT_OBJECT, row.object_key, row.id, None, detail)
 
-    async def _settled(self, connection: psycopg.AsyncConnection[Any], hides_absence: bool) -> list[str]:
+    async def _settled(self, connection: psycopg.AsyncConnection[Any], *, hides_absence: bool) -> list[str]:
         """Object keys of open findings that no longer hold: the object is gone, or is back."""
         cursor = await connection.execute(
             """SELECT object_key, kind = 'object_without_row' FROM findings f
@@ -250,7 +250,7 @@ class ListingReconciler:
             if (answer.kind in gone if without_row else answer.kind is HeadKind.PRESENT)
         ]
 
-    async def _write_run(self, hides_absence: bool, settled: list[str]) -> None:
+    async def _write_run(self, settled: list[str], *, hides_absence: bool) -> None:
         found = self.found
         async with self._database.transaction() as session:
             await record_comparison(

@@ -52,18 +52,18 @@ class Listing(Protocol):
 class FileListing:
     """A listing on disk, or on standard input (`-`). Gzip and UTF-16 are recognised by their first bytes.
 
-    `format` None: recognised by the first bytes. `columns`: those of an inventory CSV without its manifest (`Bucket,
+    `listing_format` None: recognised by the first bytes. `columns`: those of an inventory CSV without its manifest (`Bucket,
     Key, Size`), guessed when None. Raises `ListingError` when the file cannot be opened or its format is not
     recognised."""
 
-    def __init__(self, path: Path, format: ListingFormat | None = None, columns: str | None = None) -> None:
+    def __init__(self, path: Path, listing_format: ListingFormat | None = None, columns: str | None = None) -> None:
         if path.is_dir() and (path / "manifest.json").is_file():
             path /= "manifest.json"
         self._columns = [name.strip() for name in columns.split(",")] if columns else None
         self._read = 0
         first = _File(path)
         beginning = first.beginning()
-        self.format = format or sniff(str(path), beginning)
+        self.format = listing_format or sniff(str(path), beginning)
         self._files = [first]
         self.total = first.size
         if self.format is ListingFormat.INVENTORY and beginning.lstrip().startswith("{"):

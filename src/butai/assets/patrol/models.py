@@ -51,7 +51,7 @@ class AssetCheck(Model):
     wide, and each of its many indexes would be written for every check."""
 
     __tablename__ = "asset_checks"
-    __table_args__ = {"postgresql_with": {"fillfactor": 70}}
+    __table_args__ = {"postgresql_with": {"fillfactor": 70}}  # noqa: RUF012 - SQLAlchemy declares it so
 
     asset_id: Mapped[UUID] = mapped_column(ForeignKey("assets.id", ondelete="CASCADE"), primary_key=True)
     object_key: Mapped[str]

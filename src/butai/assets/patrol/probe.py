@@ -66,24 +66,25 @@ async def probe_batch(
         )
     adverse = sum(each.verdict in ADVERSE for each in first)
     if adverse:
-        await _require_same_store(canary, hides_absence)
+        await _require_same_store(canary, hides_absence=hides_absence)
         if is_mass_loss(adverse, len(rows)):
             raise StoreUnreliable(
                 f"{adverse} of {len(rows)} objects seem to be missing: nothing was marked",
                 code=Code.PATROL_MASS_MISSING,
             )
     result = BatchResult()
-    for each in first:
-        if each.verdict in ADVERSE:
-            answer = await heads.head(each.row.object_key)
-            each = ProbedObject(each.row, judged(each.row, answer), answer)
+    for probed in first:
+        each = probed
+        if probed.verdict in ADVERSE:
+            answer = await heads.head(probed.row.object_key)
+            each = ProbedObject(probed.row, judged(probed.row, answer), answer)
             if each.verdict in ADVERSE:
-                await _require_same_store(canary, hides_absence)
+                await _require_same_store(canary, hides_absence=hides_absence)
         result.objects.append(each)
         result.counts[each.verdict] += 1
     return result
 
 
-async def _require_same_store(canary: Canary, hides_absence: bool) -> None:
+async def _require_same_store(canary: Canary, *, hides_absence: bool) -> None:
     if await canary.probe() is not hides_absence:
         raise StoreUnreliable("the store hides absent keys at one moment and shows them at another")

@@ -73,7 +73,7 @@ def move(row: PatrolRun, trigger: RunTrigger) -> None:
         row.ended_at = func.now()
 
 
-async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, requested_by: str | None) -> RunProgress:
+async def begin_or_resume(session: AsyncSession, kind: str, requested_by: str | None, *, dry_run: bool) -> RunProgress:
     """The oldest unfinished run, to be resumed, or a new one. A dry run neither resumes another run nor is resumed;
     further unfinished runs are closed as `interrupted`. Only for the holder of the patrol's lock: no other run is in
     progress then."""
@@ -97,12 +97,12 @@ async def begin_or_resume(session: AsyncSession, kind: str, dry_run: bool, reque
         move(row, RunTrigger.BEGAN)
         session.add(row)
         await session.flush()
-        return RunProgress(row.id, kind, dry_run)
+        return RunProgress(row.id, kind, dry_run=dry_run)
     move(resumed, RunTrigger.RESUMED)
     return RunProgress(
         resumed.id,
         resumed.kind,
-        False,
+        dry_run=False,
         due=resumed.due,
         checkpoint=resumed.checkpoint,
         **{name: getattr(resumed, name) for name in _COUNTS},

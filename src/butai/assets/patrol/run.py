@@ -108,10 +108,10 @@ class Patrol:
         """
         async with patrol_lock(self._database) as connection:
             async with self._database.transaction() as session:
-                run = await begin_or_resume(session, kind, dry_run, requested_by)
+                run = await begin_or_resume(session, kind, requested_by, dry_run=dry_run)
             log.info("patrol.began", run=run.id, kind=run.kind, dry_run=dry_run, resumed=run.checked > 0)
             try:
-                await self._check_due(run, everything, connection, on_progress)
+                await self._check_due(run, connection, on_progress, everything=everything)
             except StoreUnreliable as stopped:
                 await self._stop(run, stopped)
             except IllegalRunMove as error:
@@ -128,9 +128,10 @@ class Patrol:
     async def _check_due(
         self,
         run: RunProgress,
-        everything: bool,
         connection: psycopg.AsyncConnection[Any],
         on_progress: Callable[[RunProgress], None],
+        *,
+        everything: bool,
     ) -> None:
         run.hides_absence = await self._prepare_canary()
         now = self._clock()

@@ -41,7 +41,7 @@ async def patrol(context: JobContext, timestamp: int) -> None:
             log.warning("patrol.broken_off", reason=error.code)
 
 
-async def patrol_now(context: JobContext, dry_run: bool, requested_by: str | None = None) -> None:
+async def patrol_now(context: JobContext, *, dry_run: bool, requested_by: str | None = None) -> None:
     """Checks every file, because an operator requested it. Does nothing while another run is in progress."""
     try:
         await _patrol(context).run("asked", dry_run=dry_run, everything=True, requested_by=requested_by)

@@ -70,7 +70,7 @@ def _due(row: IndexedObject, verdict: Verdict, settings: PatrolSettings, now: da
     if verdict is not Verdict.FOUND or (row.used_at is not None and row.used_at > now - IN_USE):
         return now + soon
     # Spread at random, so that a library that was imported at once is not due at once for ever.
-    return now + max(soon, timedelta(hours=settings.cold_hours) * random.uniform(0.75, 1))
+    return now + max(soon, timedelta(hours=settings.cold_hours) * random.uniform(0.75, 1))  # noqa: S311 - spreads load, keeps no secret
 
 
 async def apply_verdicts(session: AsyncSession, probed: Sequence[ProbedObject], run_id: int | None) -> list[str]:

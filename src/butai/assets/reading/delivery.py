@@ -69,7 +69,7 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
         return ReadPlan(304, headers, 0)
     headers |= {
         "content-type": row.mime_type,
-        "content-disposition": content_disposition(row, download),
+        "content-disposition": content_disposition(row, download=download),
         "accept-ranges": "bytes",
         "x-content-type-options": "nosniff",
     }
@@ -119,7 +119,7 @@ def _span(header: str, size: int) -> tuple[int, int] | None:
     return first, last
 
 
-def content_disposition(row: ReadableAsset, download: bool = False) -> str:
+def content_disposition(row: ReadableAsset, *, download: bool = False) -> str:
     """Returns the header by RFC 6266: the name in Unicode (RFC 8187), and a plain one for old clients."""
     name = row.wanted_key.rpartition("/")[2]
     plain = re.sub(r'[^\x20-\x7e]|["\\%;]', "_", name)

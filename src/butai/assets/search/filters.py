@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -166,26 +166,15 @@ def parse(query: Iterable[tuple[str, str]], others: frozenset[str] = frozenset()
             raise FilterInvalid(f"{name} has at most {VALUES} values")
     # Terms of facts are stored in lower case.
     words = [f"expression={name}" for name in dict.fromkeys(name.lower() for name in repeated["has_expression"])]
-    any_of: list[tuple[str, ...]] = []
-    for name in _GROUPS:
-        values = _several(name, single.get(name))
-        for value in values:
-            if name != "format":
-                _one_of(name, value, LICENCE[name.removeprefix("licence.")])
-            elif not re.fullmatch(FORMAT, value):
-                raise FilterInvalid("format is up to 20 small letters, digits and _, several with commas between")
-        if len(values) == 1:
-            words.append(f"{name}={values[0]}")
-        elif values:
-            any_of.append(tuple(f"{name}={value}" for value in values))
+    groups = list(_groups(single))
     trashed = _flag("trashed", single)
     status = _one_of("status", single.get("status"), tuple(AssetStatus))
     visibility = _one_of("visibility", single.get("visibility"), ("public", "private"))
     return Filters(
         types=_types(single.get("type")),
         q=_text("q", single["q"]) if single.get("q") else None,
-        words=tuple(words),
-        any_of=tuple(any_of),
+        words=(*words, *(group[0] for group in groups if len(group) == 1)),
+        any_of=tuple(group for group in groups if len(group) > 1),
         tags=tuple(dict.fromkeys(repeated["tag"])),
         ranges=tuple(_ranges(single)),
         mine=_one_of("owner", single.get("owner"), ("me",)) is not None,
@@ -200,6 +189,19 @@ def check_sign_in(filters: Filters, *, anonymous: bool) -> None:
     """Raises `Unauthenticated` when an anonymous caller uses a filter that needs sign-in."""
     if anonymous and filters.needs_sign_in:
         raise Unauthenticated
+
+
+def _groups(single: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """The terms of each filter that takes several values, of which a row needs one."""
+    for name in _GROUPS:
+        values = _several(name, single.get(name))
+        for value in values:
+            if name != "format":
+                _one_of(name, value, LICENCE[name.removeprefix("licence.")])
+            elif not re.fullmatch(FORMAT, value):
+                raise FilterInvalid("format is up to 20 small letters, digits and _, several with commas between")
+        if values:
+            yield tuple(f"{name}={value}" for value in values)
 
 
 def _types(text: str | None) -> tuple[AssetType, ...]:
@@ -219,7 +221,7 @@ def _ranges(single: dict[str, str]) -> Iterable[tuple[str, Literal[">=", "<="], 
                 yield column, sign, _number(f"{end}_{name}", text, most)  # pyright: ignore[reportReturnType]
 
 
-def _number(name: str, text: str, most: float | int) -> float | int:
+def _number(name: str, text: str, most: float) -> float:
     whole = isinstance(most, int)
     if len(text) <= 40 and (text.isascii() and text.isdigit() if whole else _NUMBER.fullmatch(text)):
         value = int(text) if whole else float(text)

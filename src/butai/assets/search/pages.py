@@ -126,8 +126,9 @@ def _walk_statement(
     scopes: tuple[str, ...],
     conditions: tuple[tuple[str, str], ...],
     sort: Sort,
-    placed: bool,
     budget: int,
+    *,
+    placed: bool,
 ) -> str:
     """The statement that walks a kind of list, with parameters for values. It has one plan only, so it is planned
     once."""
@@ -194,7 +195,7 @@ def rare_statement(search: Search, column: str, most: int) -> tuple[str, dict[st
     scopes = tuple(_scopes(filters, search.user_id))
     # The indexes of numbers begin with the type.
     types = filters.types or (() if column in WORDS else tuple(AssetType))
-    return _rare_statement(types, scopes, shape, search.sort, place is not None, most), values
+    return _rare_statement(types, scopes, shape, search.sort, most, placed=place is not None), values
 
 
 @lru_cache(maxsize=512)
@@ -203,8 +204,9 @@ def _rare_statement(
     scopes: tuple[str, ...],
     conditions: tuple[str, ...],
     sort: Sort,
-    placed: bool,
     most: int,
+    *,
+    placed: bool,
 ) -> str:
     wanted = "".join(f" AND {text.format(f'%(c{number})s')}" for number, text in enumerate(conditions))
     kinds = f" AND type IN ({', '.join(repr(one.value) for one in types)})" if types else ""
@@ -256,7 +258,7 @@ def walk_statement(search: Search, budget: int) -> tuple[str, dict[str, Any]] | 
         "value": search.place.value if search.place else None,
         "id": search.place.id if search.place else None,
     }
-    text = _walk_statement(types, tuple(scopes), tuple(shape), search.sort, search.place is not None, budget)
+    text = _walk_statement(types, tuple(scopes), tuple(shape), search.sort, budget, placed=search.place is not None)
     return text, values
 
 

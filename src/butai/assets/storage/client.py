@@ -89,12 +89,12 @@ class ObjectBody:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the bytes as they come. Raises `StoreUnavailable`, `StoreTimeout`."""
-        with _store_errors("get"):
+        with _StoreErrors("get"):
             async for chunk in self._response.content.iter_any():
                 yield chunk
 
 
-class _store_errors:
+class _StoreErrors:
     """Turns aiohttp's errors into `StoreUnavailable` and `StoreTimeout`, with one log line each."""
 
     def __init__(self, operation: str) -> None:
@@ -303,8 +303,10 @@ class Store:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Sends one request; the connection returns to the pool when the block ends."""
         operation = f"{method.lower()}{'' if not query else ' ' + next(iter(query))}"
-        response = await self._send(operation, method, key, query, send_headers or {}, body, tries)
-        with _store_errors(operation):
+        response = await self._send(
+            operation, method, key, query=query, headers=send_headers or {}, body=body, tries=tries
+        )
+        with _StoreErrors(operation):
             async with response:
                 yield response
 
@@ -313,6 +315,7 @@ class Store:
         operation: str,
         method: str,
         key: str,
+        *,
         query: dict[str, str] | None,
         headers: dict[str, str],
         body: Payload | None,
@@ -337,9 +340,9 @@ class Store:
         failure: Exception = StoreUnavailable()
         for attempt in range(tries):
             if attempt:
-                await asyncio.sleep(random.uniform(0.1, 0.2) * 2**attempt)
+                await asyncio.sleep(random.uniform(0.1, 0.2) * 2**attempt)  # noqa: S311 - spreads load, keeps no secret
             try:
-                with _store_errors(operation):
+                with _StoreErrors(operation):
                     response = await self._session.request(
                         method,
                         URL(self.sign(method, key, query=query, headers=must_sign), encoded=True),

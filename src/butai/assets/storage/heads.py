@@ -68,7 +68,7 @@ class StoreHeads:
         except ValueError:
             # obstore has no path for such a key, for example one with two slashes in a row.
             return await self._head_slowly(key)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - anything else is unclear
             # Its other errors have no common class.
             return HeadAnswer(
                 HeadKind.UNCLEAR, code=Code.STORE_TIMEOUT if "timed out" in str(error) else Code.STORE_UNAVAILABLE

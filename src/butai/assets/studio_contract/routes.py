@@ -99,7 +99,7 @@ def _raw_key(query: bytes) -> str:
 async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsset:
     """The ready row under a key. For anonymous callers a private file and an absent one have the same answer."""
     readings = keys.readings(raw_key)
-    row = await queries.find_readable(library.database, readings, who.user_id, who.is_operator)
+    row = await queries.find_readable(library.database, readings, who.user_id, operator=who.is_operator)
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
     if row.status == "missing":

@@ -129,7 +129,9 @@ async def create_upload(request: Request) -> Response:
     if sha256 is not None and (len(sha256) != _HEX or set(sha256.lower()) - set("0123456789abcdef")):
         raise InvalidRequest("sha256 is 64 hexadecimal digits")
     resumables = _resumables(request)
-    made = await service.create(resumables, who.user_id, origin(request, who), keys.parse(name), length, sha256, header)
+    made = await service.create(
+        resumables, who.user_id, origin(request, who), keys.parse(name), length=length, sha256=sha256, metadata=header
+    )
     headers = {"location": f"{PATH}/{made.id}"}
     if request.headers.get("content-type", "").partition(";")[0] == protocol.BODY_TYPE:
         made = await service.append(
@@ -137,9 +139,9 @@ async def create_upload(request: Request) -> Response:
             who.user_id,
             origin(request, who),
             made.id,
-            0,
-            body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
-            protocol.checksum(request.headers.get("upload-checksum")),
+            offset=0,
+            chunks=body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
+            declared=protocol.checksum(request.headers.get("upload-checksum")),
         )
         headers["upload-offset"] = str(made.offset)
     return Response(status_code=201, headers=headers | _expiry(made) | _asset(made))
@@ -201,9 +203,9 @@ async def continue_upload(request: Request, upload_id: UUID) -> Response:
         who.user_id,
         origin(request, who),
         upload_id,
-        protocol.whole_number("Upload-Offset", request.headers.get("upload-offset")),
-        body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
-        protocol.checksum(request.headers.get("upload-checksum")),
+        offset=protocol.whole_number("Upload-Offset", request.headers.get("upload-offset")),
+        chunks=body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
+        declared=protocol.checksum(request.headers.get("upload-checksum")),
     )
     return Response(status_code=204, headers={"upload-offset": str(now.offset)} | _expiry(now) | _asset(now))
 

@@ -73,7 +73,14 @@ def _progress(row: ResumableUpload) -> UploadProgress:
 
 
 async def create(
-    resumables: Resumables, user_id: str, origin: Origin, key: AssetKey, length: int, sha256: str | None, metadata: str
+    resumables: Resumables,
+    user_id: str,
+    origin: Origin,
+    key: AssetKey,
+    *,
+    length: int,
+    sha256: str | None,
+    metadata: str,
 ) -> UploadProgress:
     """Begins an upload of `length` bytes. Raises `FileTooLarge`, `QuotaExceeded`, and `SignatureMismatch` for no
     bytes."""
@@ -135,6 +142,7 @@ async def append(
     user_id: str,
     origin: Origin,
     upload_id: UUID,
+    *,
     offset: int,
     chunks: AsyncIterator[bytes],
     declared: Checksum | None,

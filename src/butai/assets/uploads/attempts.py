@@ -63,7 +63,8 @@ async def finish(
 ) -> Asset:
     """Points the asset at the new object. Idempotent. Raises `UploadInterrupted` when the attempt was given up
     meanwhile."""
-    assert attempt.asset_id is not None and attempt.key is not None
+    assert attempt.asset_id is not None
+    assert attempt.key is not None
     line = await ledger.lock(session, attempt.object_key)
     asset = await transitions.lock(session, attempt.asset_id)
     if line is None or asset is None:

@@ -87,6 +87,6 @@ class PartMemory:
 
     def give(self, part: Part) -> None:
         """Takes a part back; its bytes are discarded."""
-        buffer = part._close()  # pyright: ignore[reportPrivateUsage]
+        buffer = part._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - of this module
         if buffer is not None:
             self._free.append(buffer)

@@ -25,9 +25,9 @@ def import_(
         ),
     ] = None,
     list_bucket: Annotated[bool, typer.Option("--list", help="Ask the bucket itself, where that is allowed.")] = False,
-    format: Annotated[
+    listing_format: Annotated[
         Literal["inventory", "aws-ls", "rclone", "csv"] | None,
-        typer.Option(help="The listing's format, where it is not seen by itself."),
+        typer.Option("--format", help="The listing's format, where it is not seen by itself."),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="The columns of an inventory's CSV without its manifest: 'Bucket, Key, Size'.")
@@ -80,7 +80,7 @@ def import_(
         rate=rate,
         dry_run=dry_run,
     )
-    raise SystemExit(run_import(settings, ListingSource(listing, format, columns), options, report))
+    raise SystemExit(run_import(settings, ListingSource(listing, listing_format, columns), options, report))
 
 
 @app.command()

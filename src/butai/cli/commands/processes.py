@@ -145,7 +145,7 @@ def doctor(
 
 @app.command()
 def version() -> None:
-    """This version."""
+    """The version of Butai."""
     print(__version__)
 
 

@@ -32,7 +32,13 @@ async def make_ingress(
 ) -> Response:
     """In OBS, `url` is the server and `stream_key` the key (for WHIP the bearer token). The key is shown in this answer only."""
     row, key = await service.create(
-        get_stage(request), who, origin(request, who), room_id, wanted.kind, wanted.name, wanted.identity
+        get_stage(request),
+        who,
+        origin(request, who),
+        room_id,
+        kind=wanted.kind,
+        name=wanted.name,
+        identity=wanted.identity,
     )
     return respond_live(IngressMade(**_values(row), stream_key=key), 201)
 

@@ -73,7 +73,7 @@ class _Attempt:
 
 
 async def create(
-    stage: Stage, caller: Caller, origin: Origin, room_id: str, kind: Kind, name: str, identity: str | None
+    stage: Stage, caller: Caller, origin: Origin, room_id: str, *, kind: Kind, name: str, identity: str | None
 ) -> tuple[Ingress, str]:
     """Makes an ingress. Returns it with its stream key, which cannot be read again.
 

@@ -96,7 +96,7 @@ class Egress(Protocol):
         """
         ...
 
-    def allow_keepalive(self, allowed: bool) -> None:
+    def allow_keepalive(self, *, allowed: bool) -> None:
         """Allows or forbids telling engines that their controller lives. Without, they end by themselves after a while."""
         ...
 

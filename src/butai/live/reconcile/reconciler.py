@@ -219,7 +219,7 @@ class BroadcastReconciler:
         except EngineUnavailable as error:
             self._log.warning("engine.unavailable", detail=str(error))
             self._seen.engine_failed(StartFailed(self._rows.now(), str(error)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - becomes a report of the failed start
             self._log.exception("engine.start_crashed")
             self._seen.engine_failed(StartFailed(self._rows.now(), type(error).__name__))
         else:

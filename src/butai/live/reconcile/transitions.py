@@ -47,7 +47,7 @@ _TIMES = {
 
 
 class LeaseLost(Exception):
-    """This controller does not hold the broadcast any more."""
+    """The controller does not hold the broadcast any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,13 @@ async def make_token(
 ) -> Response:
     """The host makes tokens for guests and viewers; the signed-in owner also gets another host token, after a reload."""
     joining = await service.make_token(
-        get_stage(request), who, origin(request, who), room_id, wanted.role, wanted.identity, wanted.name
+        get_stage(request),
+        who,
+        origin(request, who),
+        room_id,
+        role=wanted.role,
+        identity=wanted.identity,
+        name=wanted.name,
     )
     return respond_live(_joining(joining, wanted.role))
 

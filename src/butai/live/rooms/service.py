@@ -84,7 +84,7 @@ async def make_room(
         async with stage.database.transaction() as session:
             known = await session.get(Room, new_id)
         found = _project(stage, project, claims, known)
-        room = await _stored(stage, caller, origin, action, new_id, claims, found, known)
+        room = await _stored(stage, caller, origin, action, new_id, claims=claims, project=found, known=known)
         if project is not None and project != room.livekit_project:
             raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, for good")
     await _open_at_livekit(stage, room)
@@ -123,6 +123,7 @@ async def _stored(
     origin: Origin,
     action: str,
     room_id: str,
+    *,
     claims: HostClaims | None,
     project: str,
     known: Room | None,
@@ -156,7 +157,7 @@ async def _stored(
 
 
 async def make_token(
-    stage: Stage, caller: Caller, origin: Origin, room_id: str, role: Role, identity: str | None, name: str
+    stage: Stage, caller: Caller, origin: Origin, room_id: str, *, role: Role, identity: str | None, name: str
 ) -> JoinGrant:
     """A token for a room, given by its host. Raises `NotHost`."""
     async with audit.refusal(stage.database, origin, "live.token_made", room_id):

@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 from uuid import UUID
 
 import structlog
@@ -74,7 +75,7 @@ class Intake:
         self._bytes = 0
         self._writer: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Intake:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -131,7 +132,7 @@ class Intake:
                 batch, self._waiting, self._bytes = batch + self._waiting, [], 0
                 for one in batch:
                     one.answer(DatabaseUnavailable())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - each webhook is tried alone then
                 log.error("webhooks.not_written", count=len(batch), reason=type(error).__name__)
                 await self._one_by_one(batch)
             else:
@@ -145,7 +146,7 @@ class Intake:
                 await self._commit([one.webhook])
             except DatabaseUnavailable as error:
                 one.answer(error)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - is passed to who waits for the answer
                 log.error("webhook.not_written", event_id=one.webhook.event.id, reason=type(error).__name__)
                 one.answer(error)
             else:

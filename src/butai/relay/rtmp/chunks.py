@@ -118,7 +118,7 @@ class ChunkReader:
             if stream is not None:
                 stream.payload = None
 
-    def _chunk(self) -> Message | None:
+    def _chunk(self) -> Message | None:  # noqa: C901 - one branch for each field of the header, in their order
         """Takes one chunk off the buffer. Returns the message that it completes, `_MORE` if it completes none, None for an
         incomplete chunk."""
         buffer = self._buffer

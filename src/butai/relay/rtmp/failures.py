@@ -73,7 +73,7 @@ def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
 _ABOUT_KEYS = ("auth", "key", "denied", "forbidden", "permission", "credential", "token")
 
 
-def closed(step: str, acknowledged: bool) -> PublishError:
+def closed(step: str, *, acknowledged: bool) -> PublishError:
     """The error of a connection that the platform closed without a status message."""
     if step in ("handshake", "connect"):
         return PublishError(Code.DESTINATION_UNREACHABLE, f"closed during {step}")

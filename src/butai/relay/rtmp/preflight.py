@@ -37,7 +37,7 @@ async def check(
     steps: list[Step] = []
 
     def on_step(name: str, seconds: float) -> None:
-        steps.append(Step(name, True, round(seconds * 1000, 1)))
+        steps.append(Step(name, ok=True, ms=round(seconds * 1000, 1)))
 
     began = time.monotonic()
     name = "address"
@@ -51,7 +51,7 @@ async def check(
     try:
         began = time.monotonic()
         async with asyncio.timeout(limits.publish_timeout):
-            await _handshake_and_publish(target, address, reader, writer, publish, limits, on_step)
+            await _handshake_and_publish(target, address, reader, writer, limits, on_step, publish=publish)
     except PublishError as error:
         steps.append(_failed(_next(steps), began, error))
     except (OSError, TimeoutError) as error:
@@ -66,9 +66,10 @@ async def _handshake_and_publish(
     address: IngestAddress,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    publish: bool,
     limits: Limits,
     on_step: OnStep,
+    *,
+    publish: bool,
 ) -> None:
     session = Session(address, target.key)
     opened = began = time.monotonic()
@@ -90,7 +91,7 @@ async def _handshake_and_publish(
             await writer.drain()
             return
         if not data:
-            raise closed(session.step, False)
+            raise closed(session.step, acknowledged=False)
         try:
             events: list[Event] = session.feed(data)
         except ProtocolError as error:
@@ -128,4 +129,4 @@ def _next(steps: list[Step]) -> str:
 
 
 def _failed(name: str, began: float, error: PublishError) -> Step:
-    return Step(name, False, round((time.monotonic() - began) * 1000, 1), error.code, error.detail)
+    return Step(name, ok=False, ms=round((time.monotonic() - began) * 1000, 1), code=error.code, detail=error.detail)

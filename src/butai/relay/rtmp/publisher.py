@@ -175,7 +175,7 @@ class Publisher:
             goodbye_read.cancel()
 
     def _connection_lost(self, session: Session, error: OSError) -> PublishError:
-        failure = closed(session.step, self._evidence.media_taken)
+        failure = closed(session.step, acknowledged=self._evidence.media_taken)
         failure.detail += f" ({error.strerror or type(error).__name__})"
         return failure
 
@@ -198,7 +198,7 @@ class Publisher:
                 writer.write(out)
             check_peer_limits(writer, session.received, time.monotonic() - began)
         if not self._stopping.is_set():
-            raise closed(session.step, self._evidence.media_taken)
+            raise closed(session.step, acknowledged=self._evidence.media_taken)
 
     def _handle(self, session: Session, event: Event) -> None:
         now = time.monotonic()

@@ -66,12 +66,9 @@ def sound(path: str) -> dict[str, Any]:
             for even in plain.resample(frame):
                 samples = even.to_ndarray()
                 total += samples.shape[1]
-                rest = _blocks(
-                    np, np.concatenate((rest, samples), axis=1), loud, lambda one: np.abs(one).max(axis=(0, 2))
-                )
+                rest = _blocks(np.concatenate((rest, samples), axis=1), loud, lambda one: np.abs(one).max(axis=(0, 2)))
                 weighted = _through(av, np, graph, even)
                 rest_weighted = _blocks(
-                    np,
                     np.concatenate((rest_weighted, weighted), axis=1),
                     energy,
                     lambda one: np.square(one, dtype="f8").mean(axis=2).sum(axis=0),
@@ -107,7 +104,7 @@ def _frames(file: Any, stream: Any) -> Any:
             continue
 
 
-def _blocks(np: Any, samples: Any, into: list[Any], measure: Any) -> Any:
+def _blocks(samples: Any, into: list[Any], measure: Any) -> Any:
     """Appends the measure of each whole block of 100 ms in `samples` to `into`; returns the remaining samples."""
     whole = samples.shape[1] // STEP
     if whole:

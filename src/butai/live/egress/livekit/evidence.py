@@ -140,7 +140,7 @@ def heard(seen: Seen, info: EgressInfo, urls: Sequence[str], now: float, nth: in
     return judge(facts, now, rules)
 
 
-def present(seen: Seen, there: bool, now: float) -> Seen:
+def present(seen: Seen, now: float, *, there: bool) -> Seen:
     """After a look at the room: whether the egress's participant is in it. Not asked before the stream has started."""
     if seen.over or seen.started_at is None or seen.roomless:
         return seen
@@ -150,7 +150,7 @@ def present(seen: Seen, there: bool, now: float) -> Seen:
     return lost(seen, "its participant has left the room", now) if seen.absent >= ABSENT_LOOKS else seen
 
 
-def host_heard(seen: Seen, live: bool, now: float) -> Seen:
+def host_heard(seen: Seen, now: float, *, live: bool) -> Seen:
     """After a look at the room: whether its host publishes anything."""
     host: Literal["live", "silent"] = "live" if live else "silent"
     return seen if seen.over or seen.host == host else replace(seen, host=host, host_at=now)
@@ -210,7 +210,8 @@ def due(seen: Seen, rules: Rules = RULES) -> float | None:
 
 def _streams_since(seen: Seen) -> float:
     """LiveKit's moment, where its clock is near ours; else when we first saw it."""
-    assert seen.started_at is not None and seen.started_seen is not None
+    assert seen.started_at is not None
+    assert seen.started_seen is not None
     near = 0 <= seen.started_seen - seen.started_at < 5
     return seen.started_at if near else seen.started_seen
 
@@ -253,7 +254,7 @@ def _egress_code(seen: Seen) -> Code:
 
 
 def find_stream(info: EgressInfo, urls: Sequence[str], nth: int = 1) -> StreamInfo | None:
-    """This attempt's row. An address that was added again has several, of which the last is the newest, and which are not
+    """The attempt's row. An address that was added again has several, of which the last is the newest, and which are not
     there at once; the order of different addresses means nothing."""
     rows = [row for row in info.stream_results if row.url in urls]
     if rows:

@@ -171,7 +171,7 @@ class Ledger:
         self._database = database
 
     async def ask(
-        self, broadcast_id: UUID, epoch: int, output_id: UUID, attempt: int, project: str, room_id: str, door: str
+        self, broadcast_id: UUID, epoch: int, output_id: UUID, attempt: int, *, project: str, room_id: str, door: str
     ) -> tuple[Attempt, bool] | None:
         """The row of an attempt that is about to be asked for, and whether it was made now: else another has asked, and
         what became of it must be found out. None when the lease is another's. `door`: the address without the key."""

@@ -78,7 +78,7 @@ class LiveKitEgress:
         """As `find`."""
         return self._engine(broadcast_id, epoch)
 
-    def allow_keepalive(self, allowed: bool) -> None:
+    def allow_keepalive(self, *, allowed: bool) -> None:
         """Nothing here lives on our word."""
 
     async def close(self) -> None:

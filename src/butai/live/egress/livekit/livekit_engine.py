@@ -72,7 +72,7 @@ class LiveKitEngine:
         """The same for each controller: what it carries is in the rows."""
         return f"livekit-{self.broadcast_id}"
 
-    def follow(self, on_report: OnReport, on_disconnect: Callable[[], None]) -> None:
+    def follow(self, on_report: OnReport, on_disconnect: Callable[[], None]) -> None:  # noqa: ARG002 - of the port
         """Begins with the rows, which come at once."""
         self._on_report = on_report
         self._look(self.broadcast_id)
@@ -121,7 +121,7 @@ class LiveKitEngine:
             log.warning("livekit.order_waits", broadcast_id=str(self.broadcast_id))
             if output_id is not None and attempt is not None:
                 self._say_failed(output_id, attempt, Code.EGRESS_UNAVAILABLE, "the database does not answer")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - becomes a report of the failed attempt
             # Not its text: it may hold the address with the key.
             log.error(
                 "livekit.order_crashed",
@@ -137,7 +137,7 @@ class LiveKitEngine:
         assert broadcast is not None, "an engine is configured before it starts anything"
         try:
             key = self._means.open_key(sealed_key)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever unsealing raises, the key is lost
             self._came(output_id, attempt)
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
@@ -195,7 +195,13 @@ class LiveKitEngine:
             self._say_failed(output_id, attempt, Code.EGRESS_UNAVAILABLE, why, wait_until)
             return None
         asked = await means.ledger.ask(
-            self.broadcast_id, self._epoch, output_id, attempt, project, broadcast.room_id, ingest_url
+            self.broadcast_id,
+            self._epoch,
+            output_id,
+            attempt,
+            project=project,
+            room_id=broadcast.room_id,
+            door=ingest_url,
         )
         if asked is None:
             # Another controller's now; that one is told by its own rows.

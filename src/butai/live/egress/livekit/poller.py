@@ -264,7 +264,7 @@ class Poller:
     def _show(self, address: Address) -> list[str]:
         try:
             return all_shown(address, self._open_key)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever unsealing raises, nothing is shown
             # Sealed with a key that is no more.
             return []
 
@@ -443,8 +443,8 @@ class Poller:
             # A room that is gone, or empty, ends its egresses itself, and they say so. So does one that ended by itself.
             missed = row.egress_id not in identities and seen.absent + 1 >= evidence.ABSENT_LOOKS
             if there and not (missed and await self._has_ended(row.egress_id)):
-                seen = evidence.present(seen, row.egress_id in identities, now)
-            seen = evidence.host_heard(seen, row.host_identity in publish, now)
+                seen = evidence.present(seen, now, there=row.egress_id in identities)
+            seen = evidence.host_heard(seen, now, live=row.host_identity in publish)
             if seen.absent and not seen.over:
                 self._again_rooms[room] = time.monotonic() + self._pace.room_again
             if seen != row.seen:

@@ -123,7 +123,7 @@ class RelayEgress:
             log.info("relay.started", broadcast_id=str(broadcast_id), pid=engine.pid)
             return engine
 
-    def allow_keepalive(self, allowed: bool) -> None:
+    def allow_keepalive(self, *, allowed: bool) -> None:
         """Sends pings to relays, or stops sending them."""
         self._keepalive_allowed = allowed
 
@@ -264,7 +264,7 @@ class RelayEngine:
             video_source=broadcast.video_source,
             video_name=broadcast.video_name,
             grace=broadcast.source_grace,
-            on_lost=cast(Literal["end", "stay"], broadcast.on_source_lost),
+            on_lost=cast("Literal['end', 'stay']", broadcast.on_source_lost),
             timing=self._egress.timing.relay,
         )
         self._broadcast = broadcast
@@ -276,7 +276,7 @@ class RelayEngine:
         """Unseals the stream key and sends it with the order."""
         try:
             key = self._egress.open_key(sealed_key)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever unsealing raises, the key is lost
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
             self._on_report(OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail))
@@ -405,4 +405,4 @@ def _metrics(one: messages.OutputMetrics, line: messages.MetricsLine) -> Metrics
 
 def default_folder() -> Path:
     """The default folder of sockets. Short, since a socket's path has at most 107 bytes (unix(7))."""
-    return Path("/tmp") / f"butai-relays-{os.geteuid()}"
+    return Path("/tmp") / f"butai-relays-{os.geteuid()}"  # noqa: S108 - who owns it is checked before use
