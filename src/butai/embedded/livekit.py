@@ -119,7 +119,7 @@ class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
         state["udp_port"] = str(_choose_udp_port(state.get("udp_port"), avoid=port))
         return state
 
-    def _furnish(self, alive: int) -> None:
+    def _furnish(self, alive: int) -> None:  # noqa: ARG002 - of all servers
         # JSON is YAML.
         write_secret_json(self.data_dir / "config.yaml", self._config())
 

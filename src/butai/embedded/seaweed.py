@@ -141,7 +141,7 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
     def _scratch(self) -> Path:
         return self.data_dir / "tmp"
 
-    def _furnish(self, alive: int) -> None:
+    def _furnish(self, alive: int) -> None:  # noqa: ARG002 - of all servers
         self._data.mkdir(mode=0o700, exist_ok=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(mode=0o700)

@@ -122,7 +122,7 @@ class EmbeddedServer(ABC, Generic[AddressT]):
                 self._child = self._spawn(alive)
         finally:
             os.close(alive)
-        log.info(f"{self.event_prefix}.launched", port=self.port, pid=self._child.pid)
+        log.info(f"{self.event_prefix}.launched", port=self.port, pid=self._child.pid)  # noqa: G004 - the name of the event
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the server does its work, for `timeout` seconds (default: `patience`). Raises `StartError`."""
@@ -137,14 +137,14 @@ class EmbeddedServer(ABC, Generic[AddressT]):
             self.log_file,
             self.patience if timeout is None else timeout,
         )
-        log.info(f"{self.event_prefix}.ready", port=self.port, pid=child.pid)
+        log.info(f"{self.event_prefix}.ready", port=self.port, pid=child.pid)  # noqa: G004 - the name of the event
 
     def stop(self, *, fast: bool = False) -> None:
         """Stop the server and give the folder back. `fast` waits for nothing and loses nothing that was acknowledged."""
         if self._child is not None:
             self._end(self._child, fast=fast)
             self._child = None
-            log.info(f"{self.event_prefix}.stopped", port=self.port)
+            log.info(f"{self.event_prefix}.stopped", port=self.port)  # noqa: G004 - the name of the event
         if self._owner_lock is not None:
             os.close(self._owner_lock)
             self._owner_lock = None
