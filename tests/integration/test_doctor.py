@@ -404,7 +404,7 @@ async def test_a_store_with_fewer_virtues_is_described(bare: Settings, faulty: S
     assert found.broken == [("Store", "ranges")]
     assert {("Store", check) for check in ("conditional put", "checksums", "anonymous reads")} <= set(found.warnings)
     assert "does not verify" in found.said("Store", "checksums")
-    assert "everybody" in found.said("Store", "anonymous reads")
+    assert "anyone who knows" in found.said("Store", "anonymous reads")
 
 
 async def test_something_else_in_the_stores_place_is_found_out(bare: Settings, web_server: Serve) -> None:
@@ -532,7 +532,7 @@ async def test_livekit_takes_the_key_or_refuses_it(bare: Settings, web_server: S
     assert found.broken == [("LiveKit", "configured")]
     async with web_server(lambda _request: web.Response(status=404)) as address:
         found = await report(replace(bare, livekit=livekit_at(address)))
-        assert "something else" in found.said("LiveKit", "reachable")
+        assert "another program" in found.said("LiveKit", "reachable")
 
 
 async def test_every_livekit_project_is_asked_with_every_key(bare: Settings, web_server: Serve, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_foreign_secret_is_refused() -> None:
 
 
 def test_a_session_without_any_secret_to_read_it_is_refused() -> None:
-    assert "not set up" in refused(Identity(setup()), cookie=cookie((N4, NEXTAUTH["sub_and_id"])))
+    assert "not configured" in refused(Identity(setup()), cookie=cookie((N4, NEXTAUTH["sub_and_id"])))
 
 
 def test_an_empty_secret_is_none() -> None:

@@ -1,1 +1,1 @@
-"""Going live: rooms, destinations, broadcasts and their outputs, and the truth about them."""
+"""Going live: rooms, destinations, broadcasts and their outputs, and their states by evidence."""

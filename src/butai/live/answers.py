@@ -1,4 +1,4 @@
-"""The shapes of the answers of going live, each declared once: what is encoded is what the document says."""
+"""The types of the answers of going live, each declared once: the document states exactly what is encoded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OldUuid: TypeAlias = Annotated[UUID | None, _OLD]
 
 
 class RoomOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A room with its host token and where to join."""
+    """A room with its host token and the URL to join it at."""
 
     room_id: str
     host_identity: str
@@ -126,7 +126,8 @@ class IngressesOut(msgspec.Struct, frozen=True, kw_only=True):
 
 class ErrorOut(msgspec.Struct, frozen=True, kw_only=True):
     """Why an output or a broadcast is not live. `message` says what happened, `action` what the host can do, in the
-    language of the request. `retryable`: Butai tries again by itself. `cause`: the last error before `retries_exhausted`."""
+    language of the request. `retryable`: Butai tries again by itself. `cause`: the last error before
+    `retries_exhausted`."""
 
     code: str
     message: str
@@ -139,8 +140,8 @@ class ErrorOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricsOut(msgspec.Struct, frozen=True, kw_only=True):
-    """An output's metrics of the last second. Bytes are totals of the attempt. `source_fps`, `encode_load` (share of a core)
-    and `rss_mib` are of the engine, and the same for all of its outputs."""
+    """An output's metrics of the last second. Bytes are totals of the attempt. `source_fps`, `encode_load` (share of a
+    core) and `rss_mib` are of the engine, and the same for all of its outputs."""
 
     bitrate_kbps: float = 0
     fps: float = 0
@@ -156,8 +157,8 @@ class MetricsOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutputOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A broadcast's way to one platform. `confirmation`: `transport` when the platform acknowledges bytes, `platform` when
-    its own API says that it is live."""
+    """A broadcast's way to one platform. `confirmation`: `transport` when the platform acknowledges bytes, `platform`
+    when its own API says that it is live."""
 
     id: UUID
     platform: PlatformName
@@ -210,8 +211,8 @@ class WayInOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a broadcast. `platforms`: for each platform the output that most needs the host's attention; `outputs`:
-    all of them. `status` is `idle` for a room without a broadcast so far."""
+    """The state of a broadcast. `platforms`: for each platform the output that most needs the host's attention;
+    `outputs`: all of them. `status` is `idle` for a room without a broadcast so far."""
 
     session_id: UUID | None = None
     room_id: str

@@ -1,4 +1,4 @@
-"""Records what hosts do: as an event in the broadcast's timeline, and as an entry in the audit trail.
+"""Records the acts of hosts: as an event in the broadcast's timeline, and as an entry in the audit trail.
 
 Both are added to the session of the act, so they are committed with it or not at all. A refused act is rolled back, so
 its entry gets a transaction of its own (`refusal`).
@@ -73,7 +73,7 @@ async def refusal(
 ) -> AsyncIterator[None]:
     """Records a `ButaiError` below 500 that leaves the block as `refused`, and raises it again.
 
-    Nothing is recorded without a room. When Postgres is away the entry is lost, with a line in the log.
+    Nothing is recorded without a room. When Postgres is unreachable the entry is lost, with a line in the log.
     """
     try:
         yield

@@ -1,4 +1,5 @@
-"""`/api/live/audit`: a room's part of the audit trail as JSON or CSV. The whole trail is at `/api/audit`, for operators."""
+"""`/api/live/audit`: a room's part of the audit trail as JSON or CSV. The whole trail is at `/api/audit`, for
+operators."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ async def audit(
     if room_id is not None:
         await check_host(database, who, room_id)
     elif not who.is_operator:
-        raise NotHost("Say which of your rooms: room_id")
+        raise NotHost("room_id is required: one of your rooms")
     wanted = AuditFilter(action="live.", subject=None if room_id is None else about_room(room_id))
     if answer_format == "csv" or (answer_format is None and csv.is_wanted(accept)):
         return await export(database, wanted, before, limit, ROOM_COLUMNS)

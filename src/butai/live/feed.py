@@ -1,6 +1,6 @@
 """Wakes event streams when a room has new events: one Postgres LISTEN connection for all streams of a process.
 
-A notification is a hint: each stream reads the events from Postgres, starting behind the last one it has. So no event is
+A notification is a hint: each stream reads the events from Postgres, starting after the last one it has. So no event is
 lost while the connection is down, and a slow client costs one flag and no queue.
 """
 

@@ -1,4 +1,4 @@
-"""LiveKit's server API for one request at a time, with a time limit, and its failures as errors of ours."""
+"""A client of LiveKit's server API for single requests with a time limit; its failures become Butai's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of going live. Services write what is wanted; `reconcile.transitions` alone writes what is."""
+"""The tables of going live. Services write the wanted state; `reconcile.transitions` alone writes the actual one."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Destination(Model):
 class Broadcast(Model):
     """One time on air of a room, from start to end; its id is the API's `session_id`.
 
-    `wanted`: `on_air` or `off_air`. `lease_holder` is the controller responsible until `lease_until`; `lease_epoch` grows
-    with each new holder. `engine_…`: where its engine runs, for the next controller. `source_phase`: the state of the
-    host's media as the engine reports it.
+    `wanted`: `on_air` or `off_air`. `lease_holder` is the controller responsible until `lease_until`; `lease_epoch`
+    grows with each new holder. `engine_…`: where its engine runs, for the next controller. `source_phase`: the state of
+    the host's media as the engine reports it.
     """
 
     __tablename__ = "broadcasts"
@@ -119,8 +119,8 @@ class Broadcast(Model):
 class Output(Model):
     """One broadcast's way to one destination: its state and the number of its `attempt`.
 
-    URL and sealed key are copies, so that a destination may be changed or deleted during a broadcast. `tries`: attempts of
-    the retry budget used since `budget_from`; a period of stable live restores the budget.
+    URL and sealed key are copies, so that a destination may be changed or deleted during a broadcast. `tries`: attempts
+    of the retry budget used since `budget_from`; a period of stable live restores the budget.
     """
 
     __tablename__ = "outputs"
@@ -187,8 +187,8 @@ class OutputMetric(Model):
 
 
 class LiveEvent(Model):
-    """An event in a broadcast or a room. Ids of one broadcast grow in the order of commits, because its row is locked while
-    an event is written. A trigger notifies `butai_live` with the row's id, broadcast and room.
+    """An event in a broadcast or a room. Ids of one broadcast grow in the order of commits, because its row is locked
+    while an event is written. A trigger notifies `butai_live` with the row's id, broadcast and room.
     """
 
     __tablename__ = "live_events"
@@ -227,7 +227,7 @@ class IdempotencyKey(Model):
 
 
 class Controller(Model):
-    """The controllers that live, for status pages and the doctor."""
+    """The running controllers, for status pages and `butai doctor`."""
 
     __tablename__ = "controllers"
 
@@ -239,10 +239,11 @@ class Controller(Model):
 
 
 class LiveKitProject(Model):
-    """A LiveKit project as its poller sees it (`egress.poll`): who looks at it, and how it fares.
+    """A LiveKit project as its poller sees it (`egress.poll`): the polling controller, and the state of the API.
 
-    `failing_since` with its `error_code`: since when the API gives no answer (`livekit_unreachable`) or refuses our key
-    (`livekit_unauthorized`). `worker_failures` in a row found no egress worker; none is started before `worker_next_at`.
+    `failing_since` with its `error_code`: since when the API does not answer (`livekit_unreachable`) or refuses our key
+    (`livekit_unauthorized`). `worker_failures`: consecutive starts without a free egress worker; none is made before
+    `worker_next_at`.
     """
 
     __tablename__ = "livekit_projects"
@@ -258,12 +259,12 @@ class LiveKitProject(Model):
 
 
 class LiveKitEgress(Model):
-    """One attempt of an output at LiveKit Egress: what was asked for, and what LiveKit last said of it.
+    """One attempt of an output at LiveKit Egress: the request, and LiveKit's last report of it.
 
-    Written before the request goes out, so that of each attempt there is one request at most, whoever holds the lease.
-    `egress_id` is known with the answer; a row without one is in doubt. In shared mode several rows have one egress.
-    `seen`: our reading of LiveKit's newest word (`egress.evidence`), which holds no URL. A change notifies `butai_egress`
-    with the broadcast's id.
+    Written before the request is sent, so that each attempt has at most one request, whichever controller holds the
+    lease. `egress_id` is known with the answer; a row without one is in doubt. In shared mode several rows have one
+    egress. `seen`: the meaning of LiveKit's newest report (`egress.evidence`), which holds no URL. A change notifies
+    `butai_egress` with the broadcast's id.
     """
 
     __tablename__ = "livekit_egresses"
@@ -281,19 +282,19 @@ class LiveKitEgress(Model):
     output_id: Mapped[UUID] = mapped_column(ForeignKey("outputs.id"))
     attempt: Mapped[int]
     backup: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Whether it went to the destination's second address."""
+    """Whether it was sent to the destination's second ingest URL."""
     asked_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     egress_id: Mapped[str | None]
     seen: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     seen_at: Mapped[datetime | None]
     stop_asked_at: Mapped[datetime | None]
     over_at: Mapped[datetime | None]
-    """Nothing of it runs any more, or LiveKit has forgotten it."""
+    """Nothing of it runs any more, or LiveKit no longer knows it."""
 
 
 class LiveKitWebhook(Model):
-    """A webhook of LiveKit, stored for `BUTAI_WEBHOOK_DAYS`. `sealed_body`: the raw body; sealed, because LiveKit writes an
-    ingress's stream key and pieces of ours into it. Empty without a sealing key."""
+    """A webhook of LiveKit, stored for `BUTAI_WEBHOOK_DAYS`. `sealed_body`: the raw body; sealed, because LiveKit
+    writes an ingress's stream key and pieces of ours into it. Empty without a sealing key."""
 
     __tablename__ = "livekit_webhooks"
     __table_args__ = (Index("ix_livekit_webhooks_received", "received_at"),)
@@ -317,7 +318,7 @@ class Ingress(Model):
     __table_args__ = (
         CheckConstraint(_one_of("kind", ("rtmp", "whip")), name="kind"),
         CheckConstraint(_one_of("state", tuple(IngressState)), name="state"),
-        # What LiveKit reports is of an ingress that it has made.
+        # LiveKit reports only ingresses that it has made.
         CheckConstraint(
             f"ingress_id IS NOT NULL OR {_one_of('state', _WITHOUT_INGRESS)}",
             name="ingress_id",
@@ -341,7 +342,7 @@ class Ingress(Model):
     state: Mapped[str] = mapped_column(server_default=text("'idle'"))
     state_at: Mapped[datetime] = mapped_column(server_default=func.now())
     reported_at: Mapped[datetime | None]
-    """LiveKit's time of the last report that was taken over; an older report changes nothing."""
+    """LiveKit's time of the last report that was written; an older report changes nothing."""
     error: Mapped[str | None]
     """LiveKit's error text for operators, redacted."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,12 +1,12 @@
 """The LiveKit projects of this installation and their API keys, which may be rotated without a restart.
 
-The project `default` comes from LiveKit's own environment variables. Further projects, and newer keys for `default`, come
-from the file `BUTAI_LIVEKIT_PROJECTS_FILE`, which is read again whenever it changes. A room stays in one project.
+The project `default` comes from LiveKit's own environment variables. Further projects, and newer keys for `default`,
+come from the file `BUTAI_LIVEKIT_PROJECTS_FILE`, which is read again whenever it changes. A room stays in one project.
 
-The file holds one JSON object, from a project's name to `{"url": "wss://…", "public_url": "wss://…", "keys": [{"api_key":
-…, "api_secret": …}]}`. The first key signs and all are accepted, so a key is rotated in three steps: add the new one behind
-the old one, at LiveKit and here; move it to the front; remove the old one. A key with its secret may stand in one project
-only: a token that it signed would not say which project it is for.
+The file holds one JSON object, from a project's name to `{"url": "wss://…", "public_url": "wss://…", "keys":
+[{"api_key": …, "api_secret": …}]}`. The first key signs and all are accepted, so a key is rotated in three steps: add
+the new one behind the old one, at LiveKit and here; move it to the front; remove the old one. A key with its secret may
+stand in one project only: a token that it signed would not say which project it is for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class LiveKitKey:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """One LiveKit project. `url`: for this machine; `public_url`: for browsers. `keys`: at least one; the first signs."""
+    """One LiveKit project. `url`: for this machine; `public_url`: for browsers. `keys`: at least one; the first
+    signs."""
 
     name: str
     url: str
@@ -74,7 +75,8 @@ class Projects:
     def __init__(
         self, livekit: LiveKitSettings, live: LiveSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Raises `ProjectsInvalid` for a file that cannot be read. A file that breaks later changes nothing."""
+        """Reads the file. Raises `ProjectsInvalid` if it cannot be read; a file that becomes invalid later changes
+        nothing."""
         self._file, self._clock = live.livekit_projects_file, clock
         self._from_environment = _environment(livekit, live)
         self._stamp: _Stamp = None
@@ -157,7 +159,7 @@ def _environment(livekit: LiveKitSettings, live: LiveSettings) -> dict[str, Proj
 
 
 _Stamp = tuple[int, int, int, int] | None
-"""By what a changed file is recognised; None for one that cannot be read."""
+"""The values by which a changed file is recognised; None for a file that cannot be read."""
 
 
 def _stamp(file: Path) -> _Stamp:
@@ -176,7 +178,7 @@ def _together(file: Path, environment: dict[str, Project]) -> dict[str, Project]
     for name, one in found.items():
         for key in one.keys:
             if whose.setdefault(key, name) != name:
-                raise ProjectsInvalid(f"{file}: {name}: key {key.api_key} is the one of {whose[key]}, too")
+                raise ProjectsInvalid(f"{file}: {name}: key {key.api_key} belongs to {whose[key]}, too")
     return found
 
 
@@ -189,7 +191,7 @@ def _read(file: Path) -> dict[str, Project]:
         # msgspec names the place and the type, never the value.
         raise ProjectsInvalid(f"{file}: {error}") from None
     except (UnicodeDecodeError, RecursionError):
-        raise ProjectsInvalid(f"{file}: this is no JSON") from None
+        raise ProjectsInvalid(f"{file}: this is not JSON") from None
     projects: dict[str, Project] = {}
     for name, one in found.items():
         if not 0 < len(name) <= LONGEST_NAME:

@@ -1,4 +1,4 @@
-"""Answers of going live: JSON that no cache keeps, and errors with advice in the language of the request."""
+"""Answers of going live: JSON that caches must not keep, and errors with advice in the language of the request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VARY = {"vary": "Cookie, Authorization, Accept-Language"}
 
 
 def respond_live(answer: msgspec.Struct, status: int = 200) -> Response:
-    """`answer` as JSON that no cache keeps; it differs by caller and language."""
+    """`answer` as JSON that caches must not keep; it differs by caller and language."""
     return respond(answer, status, _VARY)
 
 
@@ -29,7 +29,7 @@ def request_language(request: Request) -> Language:
 class LiveRoute(SmallBodies):
     """A route whose errors carry an `action`, the host's next step, where `butai.live.texts` has one for their code.
 
-    In Chinese `detail` is replaced by the text as well; in English it stays as it was raised, which is more precise.
+    In Chinese `detail` is replaced by the text as well; in English it stays as it was raised, which is more specific.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,4 +1,4 @@
-"""The shapes of requests of going live. Those of answers are in `butai.live.answers`."""
+"""The types of requests of going live. Those of answers are in `butai.live.answers`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RoomIn(BaseModel):
 
 
 class TokenIn(BaseModel):
-    """Who a token is for."""
+    """The participant of a new token."""
 
     model_config = _strict({"role": "viewer"}, {"role": "guest", "name": "Aoi"})
 
@@ -85,7 +85,8 @@ class DestinationEdit(BaseModel):
 
 
 class StartIn(BaseModel):
-    """`platforms`: `youtube`, `twitch`, `both`, or a list. `destination_ids`: saved destinations, for more than that."""
+    """A broadcast to start. `platforms`: `youtube`, `twitch`, `both`, or a list. `destination_ids`: saved destinations,
+    for other choices."""
 
     model_config = _strict({"room_id": "my-room", "platforms": "both"})
 
@@ -106,7 +107,7 @@ class StartIn(BaseModel):
     @model_validator(mode="after")
     def _somewhere(self) -> StartIn:
         if not self.wanted_platforms and not self.destination_ids:
-            raise ValueError("say where: platforms or destination_ids")
+            raise ValueError("platforms or destination_ids is required")
         return self
 
 
@@ -129,7 +130,7 @@ class StopIn(BaseModel):
     @model_validator(mode="after")
     def _which(self) -> StopIn:
         if self.session_id is None and self.room_id is None:
-            raise ValueError("say which: session_id or room_id")
+            raise ValueError("session_id or room_id is required")
         return self
 
 
@@ -149,5 +150,5 @@ class AddIn(BaseModel):
     @model_validator(mode="after")
     def _somewhere(self) -> AddIn:
         if not self.platforms and not self.destination_ids:
-            raise ValueError("say where: platforms or destination_ids")
+            raise ValueError("platforms or destination_ids is required")
         return self

@@ -4,9 +4,9 @@
              each of the four ─▶ stopping ─▶ ended
              each of the five ─▶ failed ─(retried by hand)─▶ starting
 
-`starting` and `reconnecting` with a `next_attempt_at` wait for their next attempt. A broadcast stores only what is wanted;
-its status is computed from its outputs (`broadcast_status`). `butai.live.reconcile.transitions` alone moves an output.
-"""
+`starting` and `reconnecting` with a `next_attempt_at` wait for their next attempt. A broadcast stores only its wanted
+state; its status is computed from its outputs (`broadcast_status`). `butai.live.reconcile.transitions` alone moves an
+output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
 
 
 class OutputState(StrEnum):
-    """States as the column `outputs.state` holds them."""
+    """The states in the column `outputs.state`."""
 
     PENDING = "pending"
     STARTING = "starting"
@@ -32,10 +32,10 @@ class OutputState(StrEnum):
 
 
 class IngressState(StrEnum):
-    """States as the column `ingresses.state` holds them; `butai.live.ingresses.states` has their table."""
+    """The states in the column `ingresses.state`; their table is in `butai.live.ingresses.states`."""
 
     MAKING = "making"
-    """The row is written; LiveKit has been asked, or will be."""
+    """The row is written; the request to LiveKit was sent, or will be."""
     IDLE = "idle"
     BUFFERING = "buffering"
     PUBLISHING = "publishing"
@@ -43,18 +43,18 @@ class IngressState(StrEnum):
     ENDED = "ended"
     """The encoder has stopped. It may connect again with the same key."""
     ABANDONED = "abandoned"
-    """LiveKit gave no answer, so an ingress may have been made: it is looked for, and ended if found."""
+    """LiveKit gave no answer, so an ingress may exist: it is searched for, and ended if found."""
     FAILED = "failed"
-    """LiveKit has none of it."""
+    """LiveKit has no ingress for the row."""
     DELETED = "deleted"
 
 
 class OutputTrigger(StrEnum):
-    """What can happen to an output. All but creation writes a row into `live_events`, named `output.TRIGGER`."""
+    """The events of an output. All except creation write a row into `live_events`, named `output.TRIGGER`."""
 
     CREATED = "created"
     CREATED_WITHOUT_DESTINATION = "created_without_destination"
-    """Its platform was asked for, and no destination is saved for it."""
+    """The host chose its platform, and no destination is saved for it."""
     STARTED = "started"
     """An attempt was given to the engine."""
     ACCEPTED = "accepted"
@@ -66,10 +66,10 @@ class OutputTrigger(StrEnum):
     FAILED = "failed"
     """No further attempt unless the host asks for one."""
     RETRIED = "retried"
-    """A host asked for an attempt now."""
+    """A host requested an attempt now."""
     STOP_ASKED = "stop_asked"
     ENDED = "ended"
-    """The engine confirmed the end, or there was nothing to end."""
+    """The engine confirmed the end, or nothing had to be ended."""
 
 
 class IllegalOutputTransition(Exception):
@@ -118,14 +118,14 @@ def next_state(state: OutputState | None, event: OutputTrigger) -> OutputState:
 
 
 class BroadcastWanted(StrEnum):
-    """What the host wants of a broadcast: the column `broadcasts.wanted`. It goes off the air once, and not back."""
+    """The host's wish for a broadcast: the column `broadcasts.wanted`. It goes off the air once, and never back."""
 
     ON_AIR = "on_air"
     OFF_AIR = "off_air"
 
 
 class OutputWanted(StrEnum):
-    """What the host wants of an output: the column `outputs.wanted`. A retry turns one on again."""
+    """The host's wish for an output: the column `outputs.wanted`. A retry turns one on again."""
 
     ON = "on"
     OFF = "off"
@@ -142,16 +142,17 @@ WIRE: dict[OutputState, OutputWireState] = {
     _S.ENDED: "ended",
     _S.FAILED: "error",
 }
-"""The states as clients see them; the words are part of the API."""
+"""The states as clients see them; these words are part of the API."""
 
 BroadcastStatus = Literal["starting", "live", "degraded", "stopping", "ended", "error"]
-"""`starting`, `live`, `degraded` (some outputs are live), `stopping`, `ended`, `error` (none is live or will be by itself)."""
+"""`starting`, `live`, `degraded` (some outputs are live), `stopping`, `ended`, `error` (none is live or will be by
+itself)."""
 
 
 def broadcast_status(states: Iterable[OutputState], *, wanted: bool, ended: bool, was_live: bool) -> BroadcastStatus:
     """The status of a broadcast with outputs in `states`.
 
-    `wanted`: the broadcast should be on air. `ended`: it is over. `was_live`: any of its outputs ever was live.
+    `wanted`: the broadcast should be on air. `ended`: it is over. `was_live`: at least one of its outputs was live.
     """
     found = list(states)
     if ended:

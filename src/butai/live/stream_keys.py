@@ -1,4 +1,4 @@
-"""Stream keys at rest: sealed with AES-256-GCM, opened only to publish or to test a destination.
+"""Sealed stream keys: encrypted with AES-256-GCM, opened only to publish or to test a destination.
 
 A blob is `version (1 byte), key id (4), subject (16), nonce (12), ciphertext`. Version, key id and subject are
 authenticated with the ciphertext, so a blob cannot be moved to another subject. The subject is the destination's id,
@@ -33,7 +33,7 @@ _NONCE = 12
 
 
 class SealBroken(Exception):
-    """No key of ours opens the blob. The text names the key's id at most, no secret."""
+    """None of our keys opens the blob. The text names at most the key's id, and no secret."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Sealer:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a key at all."""
+        """Whether there is a key."""
         return self._first is not None
 
     def seal(self, text: str, subject: UUID) -> bytes:
-        """A blob that `open` turns back. Raises `SecretKeyInvalid` without a key."""
+        """A blob that `open` decrypts. Raises `SecretKeyInvalid` without a key."""
         key = self._sealing()
         head = bytes((_VERSION,)) + key.id + subject.bytes
         nonce = secrets.token_bytes(_NONCE)
@@ -72,7 +72,7 @@ class Sealer:
         if len(head) < _HEAD or head[0] != _VERSION or key is None:
             raise SealBroken(f"no key {head[1:5].hex()}: is BUTAI_SECRET_KEY the one that sealed it?")
         if subject is not None and head[5:] != subject.bytes:
-            raise SealBroken("the blob belongs elsewhere")
+            raise SealBroken("the blob belongs to another subject")
         try:
             return key.cipher.decrypt(nonce, sealed, head).decode()
         except InvalidTag:
@@ -101,7 +101,7 @@ class Sealer:
 
     def _sealing(self) -> _Key:
         if self._first is None:
-            raise SecretKeyInvalid("No stream key can be kept: set BUTAI_SECRET_KEY or BUTAI_SECRET_KEY_FILE")
+            raise SecretKeyInvalid("No stream key can be stored: set BUTAI_SECRET_KEY or BUTAI_SECRET_KEY_FILE")
         return self._first
 
 
@@ -147,7 +147,8 @@ def _make(path: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            # `link` fails if the file exists, unlike `rename`: of two processes that start at once, both use the first key.
+            # `link` fails if the file exists, unlike `rename`: of two processes that start at once, both use the first
+            # key.
             os.link(temporary, path)
     finally:
         temporary.unlink()

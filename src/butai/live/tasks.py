@@ -20,7 +20,7 @@ SWEEP_BATCH = 5_000
 """Rows deleted in one transaction: a few tens of milliseconds, during which new webhooks are still stored."""
 
 LEAST_DAYS = 1 / 24
-"""Days: a webhook is kept for an hour at least, whatever is set. A duplicate is recognised by the stored id, and a
+"""Days: a webhook is kept for at least an hour, whatever the setting. A duplicate is recognised by the stored id, and a
 signature is accepted for ten minutes (`webhooks.signatures.WINDOW`)."""
 
 
@@ -50,7 +50,7 @@ async def sweep_webhooks(context: JobContext, timestamp: int) -> None:
 
 
 async def sweep_ingresses(context: JobContext, timestamp: int) -> None:
-    """Ends at LiveKit what a crash or a lost answer left of an ingress, and marks its row `failed`."""
+    """Ends at LiveKit the ingresses that a crash or a lost answer left, and marks their rows `failed`."""
     database: Database = context.additional_context["library"].database
     settings: Settings = context.additional_context["settings"]
     cleared = await sweep(database, Projects(settings.livekit, settings.live))

@@ -1,4 +1,4 @@
-"""Texts for hosts: for each code what happened and what to do, in English and Chinese. Pure.
+"""Texts for hosts: for each code, the event and the advice, in English and Chinese. Pure.
 
 `{platform}` is replaced by the platform's display name. Clients match codes; these texts may change.
 """
@@ -69,8 +69,8 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "无需操作:我们会自动重连。",
     ),
     Code.DESTINATION_STALLED: (
-        "{platform} takes no data at the moment.",
-        "Nothing to do: we go on as soon as it does, or reconnect.",
+        "{platform} accepts no data at the moment.",
+        "Nothing to do: we continue as soon as it does, or reconnect.",
         "{platform} 暂时没有接收数据。",
         "无需操作:恢复后会继续推流,否则自动重连。",
     ),
@@ -81,7 +81,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "请查看最后的原因,然后点击重试。",
     ),
     Code.PLATFORM_NOT_CONFIRMED: (
-        "Data flows, but {platform} does not say that you are live.",
+        "Data flows, but {platform} does not confirm that you are live.",
         "Look at your {platform} page: the broadcast may need to be started there.",
         "数据正在发送,但 {platform} 尚未确认直播。",
         "请查看你的 {platform} 页面:可能需要在那里开始直播。",
@@ -93,7 +93,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "我们会自动重试。如果持续,请联系管理员。",
     ),
     Code.EGRESS_LOST: (
-        "The streaming engine went away.",
+        "The streaming engine was lost.",
         "Nothing to do: a new one takes over.",
         "推流引擎失去联系。",
         "无需操作:新的引擎会接手。",
@@ -124,7 +124,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
     ),
     Code.ROOM_NOT_FOUND: (
         "There is no such room.",
-        "Make the room again and go live from it.",
+        "Create the room again and go live from it.",
         "房间不存在。",
         "请重新创建房间并开始直播。",
     ),
@@ -155,11 +155,11 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
 }
 
 HOST_CODES = frozenset(_TEXTS)
-"""What hosts are shown: every code that an engine, the controller, or a request about an output ends with."""
+"""Codes that hosts are shown: every code with which an engine, the controller, or a request about an output ends."""
 
 
 def words(code: str, platform: str | None, language: Language) -> tuple[str, str]:
-    """What happened, and what to do. A code without texts gives itself and an empty string."""
+    """The event and the advice for a code. A code without texts gives itself and an empty string."""
     try:
         texts = _TEXTS[Code(code)]
     except ValueError:

@@ -1,4 +1,4 @@
-"""LiveKit access tokens: made for hosts, guests, viewers and our own engines, and read when a request carries one.
+"""LiveKit access tokens: made for hosts, guests, viewers and our own engines, and read from requests.
 
 LiveKit's own library signs and verifies them.
 """
@@ -42,12 +42,12 @@ EMPTY_SECONDS = 600
 """Seconds for which LiveKit keeps a room that no participant has joined yet."""
 
 STAY_SECONDS = 90
-"""Seconds for which LiveKit keeps a room after the last participant has left (its own default is 20): a host who reloads
-returns to the same room. Longer than a broadcast's default grace of 60."""
+"""Seconds for which LiveKit keeps a room after the last participant has left (its own default is 20): a host who
+reloads returns to the same room. Longer than a broadcast's default grace of 60."""
 
 
 class Tokens:
-    """Signs and reads the tokens of all LiveKit projects, with the keys that each has at that moment."""
+    """Signs and reads the tokens of all LiveKit projects, with each project's present keys."""
 
     def __init__(self, projects: Projects) -> None:
         self._projects = projects
@@ -103,8 +103,8 @@ class Tokens:
 
     def _sign(self, project: str, identity: str, name: str, grants: api.VideoGrants, ttl: timedelta) -> str:
         key = self._projects.get(project).key
-        # Applies to a room that is created by the first to join. `sync_streams`: with lost packets LiveKit otherwise lets
-        # sound run 0.3 s ahead of the picture (bench/sync.py).
+        # Applies to a room that is created by the first to join. `sync_streams`: with lost packets LiveKit otherwise
+        # lets sound run 0.3 s ahead of the picture (bench/sync.py).
         room = api.RoomConfiguration(empty_timeout=EMPTY_SECONDS, departure_timeout=STAY_SECONDS, sync_streams=True)
         token = api.AccessToken(key.api_key, key.api_secret)
         token = token.with_identity(identity).with_name(name).with_grants(grants).with_ttl(ttl)
@@ -117,7 +117,7 @@ class _Payload(msgspec.Struct):
 
 
 def _payload(token: str) -> _Payload:
-    """The claims of a token whose signature has not been checked; empty for text that is no token."""
+    """The claims of a token whose signature has not been checked; empty for a text that is not a token."""
     try:
         payload = token.split(".")[1]
         return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Payload)

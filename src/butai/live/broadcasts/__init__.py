@@ -1,1 +1,1 @@
-"""Broadcasts: start, stop, retry, and what is on air or was."""
+"""Broadcasts: start, stop, retry, status and history."""

@@ -17,7 +17,7 @@ from butai.errors import IdempotencyMismatch
 from butai.live.models import IdempotencyKey
 
 _KEPT = text("interval '1 day'")
-"""How long a key is remembered."""
+"""Time for which a key is kept."""
 _SWEPT_AT_ONCE = 20
 """Old keys that each new key deletes."""
 
@@ -25,8 +25,8 @@ _SWEPT_AT_ONCE = 20
 async def earlier(session: AsyncSession, caller: str, key: str, request: dict[str, Any]) -> dict[str, Any] | None:
     """The answer given to this key before; None when the key is new, in which case it is reserved.
 
-    Of two requests at the same time the second waits here until the first has committed. Raises `IdempotencyMismatch` for
-    a key that belongs to another request.
+    Of two requests at the same time the second waits here until the first has committed. Raises `IdempotencyMismatch`
+    for a key that belongs to another request.
     """
     await _sweep(session)
     digest = hashlib.sha256(msgspec.json.encode(request, order="sorted", enc_hook=str)).hexdigest()

@@ -1,7 +1,7 @@
 """The broadcasts of all rooms, on air and past, for operators.
 
-Ids are UUIDs of version 7, which grow with the time of creation. So the primary key gives the order, newest first, and a
-page continues below the last id of the page before.
+Ids are UUIDs of version 7, which grow with the time of creation. So the primary key gives the order, newest first, and
+a page continues below the last id of the page before.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def list_broadcasts(
     before: UUID | None = None,
 ) -> list[BroadcastOverview]:
     """Broadcasts with their outputs, newest first: up to `limit`, below the id `before`."""
-    # Only the conditions that are given: with "OR everything" the plan could use no index.
+    # Only the given conditions: with "OR everything" the plan could use no index.
     where: list[LiteralString] = []
     if session_id is not None:
         where.append("b.id = %(session_id)s")

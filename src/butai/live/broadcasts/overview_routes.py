@@ -1,6 +1,6 @@
-"""`/api/live/broadcasts/all`: what is and was on air in all rooms, for operators.
+"""`/api/live/broadcasts/all`: the broadcasts of all rooms, on air and past, for operators.
 
-A broadcast's timeline, its end, and each of its outputs are at the host's own paths, which an operator may use for any room
+A broadcast's timeline, its end, and each of its outputs are at the host's paths, which an operator may use for any room
 (`butai.live.access`).
 """
 

@@ -1,4 +1,4 @@
-"""What hosts read of broadcasts: status, metrics, timeline, history. No sealed key is ever selected."""
+"""Queries of broadcasts for hosts: status, metrics, timeline, history. No sealed key is ever selected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ _URGENCY = (
     OutputState.LIVE,
     OutputState.ENDED,
 )
-"""Which of several outputs to one platform is shown for it: the one that most needs the host's attention comes first."""
+"""Which of several outputs to one platform is shown for it: the one that most needs the host's attention comes
+first."""
 
 _BROADCAST: LiteralString = """
 SELECT id, room_id, wanted, preset, created_at, ended_at, end_code, stop_asked_at, source_phase, source_since, source_code,

@@ -25,7 +25,7 @@ _KEY = Header(
     min_length=1,
     max_length=200,
     pattern=r"^[!-~]+$",
-    description="A request that is repeated with the same key has no further effect and gets the same answer",
+    description="A repeated request with the same key has no further effect and gets the same answer",
 )
 
 
@@ -50,9 +50,9 @@ def _idle(room_id: str) -> StatusOut:
 async def start(
     request: Request, who: HostOrUser, wanted: StartIn, idempotency_key: Annotated[str | None, _KEY] = None
 ) -> Response:
-    """For the room's host. A platform without a destination gets an output in state `error`, while the others start; if none
-    has a destination, the answer is 422 `no_destination`. For a room that is live it is 409 `already_live`, with the
-    running broadcast's `session_id`."""
+    """For the room's host. A platform without a destination gets an output in state `error`, while the others start; if
+    no platform has a destination, the answer is 422 `no_destination`. For a room that is live it is 409 `already_live`,
+    with the running broadcast's `session_id`."""
     asked = Start(
         wanted.room_id,
         wanted.wanted_platforms,
@@ -81,8 +81,8 @@ async def status(
     session_id: UUID | None = None,
     room_id: Annotated[RoomId | None, Query()] = None,
 ) -> Response:
-    """The status of a broadcast, or of a room's newest. For the room's host; to others every room is 403, whether it exists
-    or not."""
+    """The status of a broadcast, or of a room's newest. For the room's host; other callers get 403 for every room,
+    whether it exists or not."""
     room = await hosted_room_id(get_stage(request).database, who, session_id, room_id)
     which: dict[str, Any] = {"session_id": session_id} if session_id is not None else {"room_id": room}
     found = await queries.status(get_stage(request).database, request_language(request), **which)
@@ -113,7 +113,7 @@ async def stop_output(request: Request, who: HostOrUser, output_id: UUID) -> Res
     summary="Add outputs to a broadcast on air",
 )
 async def add_outputs(request: Request, who: HostOrUser, session_id: UUID, wanted: AddIn) -> Response:
-    """A destination that an output goes to already is left out."""
+    """Destinations that already have an output are left out."""
     await service.add_outputs(
         get_stage(request), who, origin(request, who), session_id, wanted.platforms, wanted.destination_ids
     )
@@ -138,7 +138,7 @@ async def history(
 @router.get(
     "/broadcasts/{session_id}/timeline",
     **answers(TimelineOut, 400, 403, 404),
-    summary="All that happened in a broadcast",
+    summary="The timeline of a broadcast",
 )
 async def timeline(
     request: Request,

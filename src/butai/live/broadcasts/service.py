@@ -1,7 +1,7 @@
-"""What hosts do with broadcasts: start, stop, retry an output, stop an output, add outputs.
+"""The acts of hosts on broadcasts: start, stop, retry an output, stop an output, add outputs.
 
-Only what is *wanted* is written here; a controller makes it so (`butai.live.reconcile`). Hence stopping is idempotent, and
-a crash between the two delays the change and loses nothing.
+Only the *wanted* state is written here; a controller brings the broadcast to it (`butai.live.reconcile`). Hence
+stopping is idempotent, and a crash between the two delays the change and loses nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ MOST_OUTPUTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A host's request to go live. `platforms`: `youtube`, `twitch`; `destination_ids`: saved destinations. At least one."""
+    """A host's request to go live. `platforms`: `youtube`, `twitch`; `destination_ids`: saved destinations. At least
+    one."""
 
     room_id: str
     platforms: Sequence[str] = ()
@@ -97,19 +98,19 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
 async def stop(
     stage: Stage, caller: Caller, origin: Origin, session_id: UUID | None, room_id: str | None
 ) -> UUID | None:
-    """Asks for the end of a broadcast, by its id or as the newest of a room. Idempotent.
+    """Requests the end of a broadcast, by its id or as the newest of a room. Idempotent.
 
     Returns its id; None for a room that had no broadcast yet. Raises `NotHost`, `RoomNotFound`, `InvalidRequest`.
     """
     if session_id is None and room_id is None:
-        raise InvalidRequest("Say which: session_id or room_id")
+        raise InvalidRequest("session_id or room_id is required")
     about = room_id if session_id is None else await _room_of(stage, session_id)
     async with audit.refusal(stage.database, origin, "live.stop", about), stage.database.transaction() as session:
         if session_id is not None:
             broadcast = await session.get(Broadcast, session_id, with_for_update=True)
             room = await hosted_broadcast(session, caller, broadcast)
             if room_id not in (None, room.room_id):
-                raise InvalidRequest("This session_id is of another room; say one of the two")
+                raise InvalidRequest("This session_id belongs to another room; send only one of the two")
         else:
             assert room_id is not None
             room = await hosted_room(session, caller, room_id)
@@ -138,7 +139,7 @@ async def stop(
 
 
 async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: UUID) -> UUID:
-    """Asks for an attempt now, of an output that failed or waits for its next attempt. Returns the broadcast's id.
+    """Requests an attempt now, of an output that failed or waits for its next attempt. Returns the broadcast's id.
 
     Raises `NotHost`, `NotLive`, and `NoDestination` when its platform still has no destination.
     """
@@ -159,7 +160,7 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
 
 
 async def stop_output(stage: Stage, caller: Caller, origin: Origin, output_id: UUID) -> UUID:
-    """Asks for the end of one output; the others continue. Idempotent. Returns the broadcast's id. Raises `NotHost`."""
+    """Requests the end of one output; the others continue. Idempotent. Returns the broadcast's id. Raises `NotHost`."""
     about = await _room_of(stage, None, output_id)
     async with (
         audit.refusal(stage.database, origin, "live.output_stop", about),
@@ -180,7 +181,7 @@ async def add_outputs(
     platforms: Sequence[str],
     destination_ids: Sequence[UUID],
 ) -> UUID:
-    """Adds outputs to a broadcast on air, except where an output goes there already. Returns the broadcast's id.
+    """Adds outputs to a broadcast on air, except for destinations that have one. Returns the broadcast's id.
 
     Raises `NotHost`, `NotLive`, `NoDestination`, `DestinationNotFound`, `InvalidRequest` beyond `MOST_OUTPUTS`.
     """
@@ -272,8 +273,8 @@ async def _begin(
 
 
 async def _find_target(session: AsyncSession, stage: Stage, room: Room, broadcast: Broadcast, output: Output) -> None:
-    """Gives an output the destination that was saved since. Raises `NoDestination`; `NotLive` when another output goes
-    there already."""
+    """Gives an output the destination that was saved since. Raises `NoDestination`; `NotLive` when another output has
+    that destination already."""
     found = (await targets_of(session, stage, room.owner_user_id, [output.platform], []))[output.platform]
     if found is None:
         raise NoDestination(platform=output.platform)
@@ -281,7 +282,7 @@ async def _find_target(session: AsyncSession, stage: Stage, room: Room, broadcas
         one for one in await outputs_of(session, broadcast) if one.id != output.id and one.state != OutputState.ENDED
     ]
     if any(_same(found, one) for one in others):
-        raise NotLive("Another output of this broadcast goes there already")
+        raise NotLive("Another output of this broadcast has this destination already")
     aim(output, found)
 
 
@@ -305,7 +306,7 @@ def _all_known(found: dict[str | UUID, OutputTarget | None], ids: Sequence[UUID]
 
 
 def _once(wanted: Sequence[OutputTarget]) -> list[OutputTarget]:
-    """Without duplicates: a platform's destination may have been named by its id as well."""
+    """Removes duplicates: a platform's destination may have been named by its id as well."""
     return list({target.destination_id or target.platform: target for target in wanted}.values())
 
 

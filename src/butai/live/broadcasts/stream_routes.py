@@ -1,8 +1,8 @@
-"""`/api/live/events`: a broadcast as it happens, as server-sent events or over a WebSocket.
+"""`/api/live/events`: a broadcast's changes as they happen, as server-sent events or over a WebSocket.
 
 Both carry the same messages: first a complete `status`, then a `change` for each event with the status after it, and
 `metrics` each second while an output is live or interrupted. A message's id is the id of its row in `live_events`, so a
-client that reconnects names the last one it has and gets the rest.
+client that reconnects sends the last one it has and gets the rest.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _BATCH = 200
 
 @dataclass(frozen=True, slots=True)
 class _Subscription:
-    """What a client follows. `scope`: the request's, to check its credentials again. `after`: the last id it has."""
+    """The subject of a client's stream. `scope`: the request's, to check its credentials again. `after`: the last id it
+    has."""
 
     scope: Scope
     identity: Identity
@@ -90,7 +91,8 @@ async def _may_still(stage: Stage, subscription: _Subscription) -> bool:
 
 
 async def _messages(stage: Stage, subscription: _Subscription) -> AsyncGenerator[_Message | None]:
-    """Messages as they come up; None for each second without one. Raises `DatabaseUnavailable` before the first."""
+    """Yields messages as they occur; None for each second without one. Raises `DatabaseUnavailable` before the
+    first."""
     with stage.feed.watching(subscription.room_id) as watcher:
         newest = await queries.newest_event(stage.database, **subscription.selection)
         status = await queries.status(stage.database, subscription.language, **subscription.selection)
@@ -144,14 +146,14 @@ async def _metrics(stage: Stage, subscription: _Subscription) -> _Message | None
 
 
 class _Stream(StreamingResponse):
-    """A stream that is broken off when the client accepts no bytes for `_SEND_TIMEOUT` seconds."""
+    """A stream that ends when the client accepts no bytes for `_SEND_TIMEOUT` seconds."""
 
     def __init__(self, content: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
         super().__init__(content, headers=headers, media_type="text/event-stream")
         self._content = content
 
     async def stream_response(self, send: Send) -> None:
-        """Raises `BrokenOff` for a client that is too slow."""
+        """Sends the stream. Raises `BrokenOff` for a client that is too slow."""
 
         async def send_in_time(message: Message) -> None:
             try:
@@ -170,7 +172,7 @@ class _Stream(StreamingResponse):
     response_class=StreamingResponse,
     responses=documented(400, 403, 404)
     | {200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-    summary="A broadcast as it happens",
+    summary="The changes of a broadcast as they happen",
 )
 async def events(
     request: Request,
@@ -179,9 +181,9 @@ async def events(
     room_id: Annotated[RoomId | None, Query()] = None,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=30)] = None,
 ) -> StreamingResponse:
-    """For the room's host. First a complete `status`; then `change` for each event, with the status after it, and `metrics`
-    each second while an output is live or interrupted. With `Last-Event-ID` the stream continues behind that event, without
-    the first `status`.
+    """For the room's host. First a complete `status`; then `change` for each event, with the status after it, and
+    `metrics` each second while an output is live or interrupted. With `Last-Event-ID` the stream continues after that
+    event, without the first `status`.
 
     The same messages go over a WebSocket at `/api/live/events/ws`, as `{type, id, data}`; see docs/live.md."""
     stage = get_stage(request)
@@ -251,8 +253,8 @@ async def socket(
 
 
 async def _send_all(websocket: WebSocket, stage: Stage, subscription: _Subscription, gone: asyncio.Task[None]) -> int:
-    """Sends messages until they end. Returns the close code (RFC 6455, 7.4.1, and IANA's registry): 1001 when the service
-    stops, 1008 when the right to watch has ended, 1013 without Postgres."""
+    """Sends messages until they end. Returns the close code (RFC 6455, 7.4.1, and IANA's registry): 1001 when the
+    service stops, 1008 when the client may no longer watch, 1013 when Postgres is unreachable."""
     try:
         async with aclosing(_messages(stage, subscription)) as messages:
             async for message in messages:
@@ -268,7 +270,7 @@ async def _send_all(websocket: WebSocket, stage: Stage, subscription: _Subscript
 
 
 async def _gone(websocket: WebSocket) -> None:
-    """Returns when the client disconnects; what it sends is ignored."""
+    """Returns when the client disconnects; its messages are ignored."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
 

@@ -1,7 +1,7 @@
-"""What hosts want of broadcasts and outputs: new rows, and the columns that a controller acts on.
+"""The wanted state of broadcasts and outputs: new rows, and the columns that a controller acts on.
 
-Columns of what *is* are written by `butai.live.reconcile.transitions` alone. Every function wants the broadcast's row locked
-by the caller's transaction.
+Columns of the actual state are written by `butai.live.reconcile.transitions` alone. Every function needs the
+broadcast's row locked by the caller's transaction.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def aim(output: Output, target: OutputTarget) -> None:
 
 
 def want_stopped(broadcast: Broadcast, outputs: Iterable[Output]) -> bool:
-    """Wants a broadcast and its outputs off the air. False when that was so before."""
+    """Sets a broadcast and its outputs to be off the air. Returns False when they were before."""
     if not is_wanted(broadcast):
         return False
     broadcast.wanted, broadcast.stop_asked_at = BroadcastWanted.OFF_AIR, func.now()
@@ -74,7 +74,7 @@ def want_stopped(broadcast: Broadcast, outputs: Iterable[Output]) -> bool:
 
 
 def want_output_stopped(broadcast: Broadcast, output: Output) -> bool:
-    """Wants one output off the air. False when that was so before."""
+    """Sets one output to be off the air. Returns False when it was before."""
     if broadcast.ended_at is not None or output.wanted == OutputWanted.OFF:
         return False
     output.wanted = OutputWanted.OFF
@@ -82,10 +82,10 @@ def want_output_stopped(broadcast: Broadcast, output: Output) -> bool:
 
 
 def want_retry(output: Output) -> None:
-    """Wants an attempt of an output now."""
+    """Requests an attempt of an output now."""
     output.wanted, output.retry_asked_at = OutputWanted.ON, func.now()
 
 
 def can_be_retried(broadcast: Broadcast, output: Output) -> bool:
-    """Whether the broadcast goes on, and the output has not ended."""
+    """Whether the broadcast is still wanted on air, and the output has not ended."""
     return is_wanted(broadcast) and output.state != OutputState.ENDED

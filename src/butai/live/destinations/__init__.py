@@ -1,1 +1,1 @@
-"""Where a user's broadcasts may go: a platform's address and a sealed stream key."""
+"""Destinations: a user's saved platforms, each with an ingest URL and a sealed stream key."""

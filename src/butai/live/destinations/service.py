@@ -33,7 +33,7 @@ _BATCH = 100
 """Rows that are sealed again in one transaction."""
 
 ENVIRONMENT = UUID(int=0)
-"""The subject under which the keys of the environment are sealed into outputs."""
+"""The subject for which the environment's stream keys are sealed into outputs."""
 
 MOST_DESTINATIONS = 200
 """Destinations of one user; their list is not paged."""
@@ -52,7 +52,7 @@ class DestinationValues:
 
 @dataclass(frozen=True, slots=True)
 class OutputTarget:
-    """Where an output goes: a saved destination, or the environment's default (`destination_id` None)."""
+    """The target of an output: a saved destination, or the environment's default (`destination_id` None)."""
 
     destination_id: UUID | None
     platform: str
@@ -119,8 +119,8 @@ async def change(
 ) -> Destination:
     """Changes a destination; running outputs keep the values they began with.
 
-    A URL on another host needs the stream key again. Otherwise a stolen session could send a key, which it cannot read, to
-    a server of its own. Raises `DestinationNotFound`, `InvalidDestination`, `SecretKeyInvalid`.
+    A URL on another host needs the stream key again. Otherwise a stolen session could send a key, which it cannot read,
+    to a server of its own. Raises `DestinationNotFound`, `InvalidDestination`, `SecretKeyInvalid`.
     """
     for url in filter(None, (wanted.ingest_url, wanted.backup_ingest_url)):
         await check_url(stage.settings, url)
@@ -219,14 +219,15 @@ async def check_url(settings: LiveSettings, url: str) -> None:
     except (OSError, TimeoutError, UnicodeError):
         return
     if all(map(is_private, found)):
-        raise InvalidDestination("The host leads to a private address; BUTAI_ALLOW_PRIVATE_INGEST allows that")
+        raise InvalidDestination("The host has a private address; BUTAI_ALLOW_PRIVATE_INGEST allows that")
 
 
 async def renew_seals(stage: Stage) -> int:
-    """Seals again, with the first key of `BUTAI_SECRET_KEY`, what older keys sealed. Returns the number of rows.
+    """Seals again, with the first key of `BUTAI_SECRET_KEY`, the stream keys that older keys sealed. Returns the number
+    of rows.
 
-    Afterwards the older keys can be removed. What no key opens is left as it is, and logged. Several processes may do this
-    at the same time.
+    Afterwards the older keys can be removed. A row that no key opens is left as it is, and logged. Several processes
+    may do this at the same time.
     """
     renewed = 0
     for table in (Destination, Output):

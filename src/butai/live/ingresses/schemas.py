@@ -1,4 +1,4 @@
-"""The shape of a request for an ingress."""
+"""The type of a request for an ingress."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from butai.live.schemas import Identity, Label
 
 
 class IngressIn(BaseModel):
-    """A new ingress. `identity`: the participant that it joins as; by default the host, so that what it sends goes on air.
-    LiveKit admits one participant of each identity: a tab that publishes as the host is disconnected then."""
+    """A new ingress. `identity`: the participant that it joins as; by default the host, so that what it sends goes on
+    air. LiveKit admits one participant of each identity: a tab that publishes as the host is disconnected then."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"kind": "rtmp", "name": "OBS"}]})
 

@@ -1,11 +1,11 @@
 """Ingresses: ways into a room for hosts who stream from OBS, over RTMP or WHIP.
 
-LiveKit's Ingress service carries them. An ingress joins the room as the host, so that what it receives goes on air like
-what a browser publishes. Its key is shown once, when it is made, and stored sealed.
+LiveKit's Ingress service carries them. An ingress joins the room as the host, so that its media go on air like
+those that a browser publishes. Its key is shown once, when it is made, and stored sealed.
 
-LiveKit is never asked within a transaction. A new ingress is a row in state `making` first; then LiveKit is asked; then the
-row is filled. Its name at LiveKit holds the row's id, so `sweep` finds and ends what a crash or a lost answer left there.
-"""
+No request to LiveKit is made within a transaction. A new ingress is a row in state `making` first; then LiveKit makes
+it; then the row is filled. Its name at LiveKit holds the row's id, so `sweep` finds and ends the remains of a crash or
+a lost answer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _STATES = {
 
 @dataclass(slots=True)
 class _Attempt:
-    """How far the making of an ingress has come. `sent`: LiveKit may have been asked to make it."""
+    """The progress of making an ingress. `sent`: the request to LiveKit may have been sent."""
 
     sent: bool = False
     made: api.IngressInfo | None = None
@@ -89,13 +89,14 @@ async def create(
     except BaseException as error:
         await asyncio.shield(_give_up(stage, origin, row, attempt, error))
         if isinstance(error, IllegalIngressTransition):
-            # `sweep` took the row for one of a dead process.
+            # `sweep` took the row for that of a dead process.
             raise LiveKitUnreachable from None
         raise
 
 
 async def listed(stage: Stage, caller: Caller, room_id: str) -> Sequence[Ingress]:
-    """The ingresses of a room, oldest first, with the states that LiveKit reports now, if it answers. Raises `NotHost`."""
+    """The ingresses of a room, oldest first, with the states that LiveKit reports now, if it answers. Raises
+    `NotHost`."""
     async with stage.database.transaction() as session:
         room = await hosted_room(session, caller, room_id)
         found = await _visible(session, room_id)
@@ -151,7 +152,7 @@ async def _reserve(stage: Stage, caller: Caller, room_id: str, kind: Kind, name:
 
 
 async def _make(stage: Stage, row: Ingress, attempt: _Attempt) -> api.IngressInfo:
-    """Has LiveKit make the ingress, after ending those in the room that no row knows."""
+    """Makes the ingress at LiveKit, after ending the room's ingresses that have no row."""
     wanted = api.CreateIngressRequest(
         input_type=_INPUT["rtmp" if row.kind == "rtmp" else "whip"],
         name=name_of(row),
@@ -168,7 +169,7 @@ async def _make(stage: Stage, row: Ingress, attempt: _Attempt) -> api.IngressInf
 
 
 async def _fill(stage: Stage, origin: Origin, row_id: UUID, made: api.IngressInfo) -> Ingress:
-    """Writes what LiveKit made into the row. Raises `IllegalIngressTransition` when it was given up meanwhile."""
+    """Writes LiveKit's answer into the row. Raises `IllegalIngressTransition` when the row was given up meanwhile."""
     async with stage.database.transaction() as session:
         row = await locked(session, row_id)
         assert row is not None, "rows of ingresses are never deleted"
@@ -222,7 +223,7 @@ async def _delete_at_livekit(stage: Stage, project: str, ingress_id: str) -> Non
 
 
 async def _refresh(stage: Stage, project: str, found: Sequence[Ingress]) -> bool:
-    """Takes over the states that LiveKit reports now, which covers lost webhooks. Whether any changed.
+    """Copies the states that LiveKit reports now, which covers lost webhooks. Returns whether any changed.
 
     Without an answer the rows stay as they are.
     """
@@ -266,7 +267,7 @@ def subject_of(ingress_id: str) -> UUID:
 
 @contextlib.asynccontextmanager
 async def _as_ours() -> AsyncIterator[None]:
-    """Raises LiveKit's failures as errors of ours, without LiveKit's texts: they may hold the key."""
+    """Raises LiveKit's failures as Butai's errors, without LiveKit's texts, which may hold the key."""
     try:
         yield
     except api.TwirpError as error:

@@ -16,17 +16,17 @@ from butai.live.states import IngressState
 
 
 class IngressTrigger(StrEnum):
-    """What can happen to an ingress."""
+    """The events of an ingress."""
 
     REQUESTED = "requested"
     MADE = "made"
     """LiveKit has made it."""
     REFUSED = "refused"
-    """LiveKit has made none: it was not asked yet, or what it made was ended again."""
+    """LiveKit has made none: the request was not sent, or its result was ended again."""
     UNANSWERED = "unanswered"
-    """LiveKit did not answer, or the process that asked has died."""
+    """LiveKit did not answer, or the requesting process has died."""
     CLEARED = "cleared"
-    """LiveKit was searched, and what it had of it was ended."""
+    """LiveKit was searched, and any ingress found for the row was ended."""
     DELETED = "deleted"
     REPORTED_IDLE = "reported_idle"
     REPORTED_BUFFERING = "reported_buffering"
@@ -66,8 +66,8 @@ INGRESS_TABLE: dict[tuple[IngressState | None, IngressTrigger], IngressState] = 
 
 
 def next_ingress_state(state: IngressState | None, event: IngressTrigger) -> IngressState:
-    """The state after `event`; `state` is None for a new row. Raises `IllegalIngressTransition` where `INGRESS_TABLE` has no
-    entry."""
+    """The state after `event`; `state` is None for a new row. Raises `IllegalIngressTransition` where `INGRESS_TABLE`
+    has no entry."""
     try:
         return INGRESS_TABLE[state, event]
     except KeyError:

@@ -1,7 +1,7 @@
-"""Ends ingresses at LiveKit that no row knows, and rows that were never filled.
+"""Ends ingresses at LiveKit that have no row, and rows that were never filled.
 
-Between the row and LiveKit's answer a process may die, or the answer be lost. An ingress at LiveKit is then open, with a
-key that was shown to no one, and counts against LiveKit's limits.
+Between the row and LiveKit's answer the process may die, or the answer be lost. An ingress at LiveKit is then open,
+with a key that was never shown, and counts against LiveKit's limits.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from butai.live.states import IngressState
 log = structlog.get_logger(__name__)
 
 PREFIX = "butai-"
-"""How the names of our ingresses at LiveKit begin; others are left alone."""
+"""The prefix of our ingresses' names at LiveKit; others are left alone."""
 
 GIVEN_UP_AFTER = timedelta(seconds=60)
-"""The age from which a row in state `making` counts as left by a dead process, and from which LiveKit will not make anything
-more of an unanswered request: requests end after 10 s, and transactions after 10 s of waiting for locks."""
+"""The age from which a row in state `making` counts as left by a dead process, and from which LiveKit no longer makes
+an ingress for an unanswered request: requests end after 10 s, and transactions after 10 s of waiting for locks."""
 
 _TIMEOUT = 10.0
 _BATCH = 100
@@ -51,7 +51,7 @@ async def end_unknown(database: Database, livekit: api.LiveKitAPI, room_id: str)
     if not ours:
         return
     open_states = (IngressState.MAKING, *REPORTS)
-    # Read after the list: what it holds was made for rows that are committed.
+    # Read after the list: every ingress in it was made for a committed row.
     async with database.transaction() as session:
         query = select(Ingress.id, Ingress.ingress_id).where(Ingress.room_id == room_id)
         rows = (await session.execute(query.where(Ingress.state.in_(open_states)))).all()
@@ -68,7 +68,7 @@ async def end_unknown(database: Database, livekit: api.LiveKitAPI, room_id: str)
 
 
 async def sweep(database: Database, projects: Projects) -> int:
-    """Brings rows that were never filled to `failed`, after ending what LiveKit has of them. Returns their number.
+    """Brings rows that were never filled to `failed`, after ending their ingresses at LiveKit. Returns their number.
 
     A room whose LiveKit does not answer is left for the next time. Several processes may do this at the same time.
     """

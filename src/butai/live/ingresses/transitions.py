@@ -1,6 +1,7 @@
-"""The only way an ingress changes, but for LiveKit's reports in `webhooks.batch`, which follow the same table in SQL.
+"""The only way an ingress changes, except for LiveKit's reports in `webhooks.batch`, which follow the same table in
+SQL.
 
-Rows are locked in the order that all code keeps: the room, its running broadcast, the ingress. The event is added under
+Rows are locked in the order of all code: the room, its running broadcast, the ingress. The event is added under
 these locks, so that event ids grow in the order of commits.
 """
 
@@ -36,7 +37,7 @@ async def reserve(session: AsyncSession, room: Room, kind: str, name: str, ident
 
 
 async def locked(session: AsyncSession, ingress: UUID) -> Ingress | None:
-    """The row, locked until the transaction ends, with its room and the running broadcast before it. None for none."""
+    """The row, locked until the transaction ends, after its room and the running broadcast. None without a row."""
     room_id = await session.scalar(select(Ingress.room_id).where(Ingress.id == ingress))
     if room_id is None:
         return None

@@ -1,1 +1,1 @@
-"""Brings each broadcast to what its host wants: pure functions decide, the reconciler acts."""
+"""Brings each broadcast to the state that its host wants: pure functions decide, the reconciler acts."""

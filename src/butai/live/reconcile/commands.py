@@ -1,7 +1,7 @@
-"""What a plan asks for: writes to the rows, then orders to the engine. Pure values.
+"""The result of a plan: writes to the rows, then orders to the engine. Pure values.
 
-All writes of one plan go into one transaction, and orders are given after its commit, so an engine never carries anything
-that the tables do not know.
+All writes of one plan go into one transaction, and orders are given after its commit, so an engine never carries an
+output that the tables do not know.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from butai.live.states import OutputState, OutputTrigger
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An event of one output.
+    """Applies an event to one output.
 
-    `changes`: new values by column name, `state` among them. `before` and `attempt`: the state and attempt that the plan saw;
-    a row that has others by now refuses the write.
+    `changes`: new values by column name, `state` among them. `before` and `attempt`: the state and attempt that the
+    plan saw; the write fails on a row that has others by now.
     """
 
     output_id: UUID
@@ -54,7 +54,8 @@ class EngineStarted:
 class EngineLost:
     """The engine has ended, or did not start.
 
-    `code`: why; None for an end that was ordered. `failures`: in a row. `next_at`: the earliest moment of the next start.
+    `code`: the reason; None for an end that was ordered. `failures`: consecutive ones. `next_at`: the earliest time of
+    the next start.
     """
 
     code: str | None
@@ -82,7 +83,7 @@ class SourceChanged:
 
 @dataclass(frozen=True, slots=True)
 class EndBegun:
-    """The broadcast is taken off the air because of `code`, without a host's wish."""
+    """The broadcast is taken off the air for the reason `code`, not by its host."""
 
     code: str
     at: float
@@ -90,7 +91,7 @@ class EndBegun:
 
 @dataclass(frozen=True, slots=True)
 class BroadcastEnded:
-    """The broadcast is over. `code`: why, where no host asked for it."""
+    """The broadcast is over. `code`: the reason, where its host did not request it."""
 
     code: str | None
     at: float
@@ -103,12 +104,12 @@ Write = Move | ForgetRetry | EngineStarted | EngineLost | EngineHurried | Source
 
 @dataclass(frozen=True, slots=True)
 class StartEngine:
-    """Start an engine: none runs."""
+    """Start an engine: none is running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Tell the engine which broadcast it carries, and how."""
+    """Send the engine its broadcast and settings."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""The rows and writes of one plan while it is made. Pure.
+"""The rows and writes of one plan while it is being made. Pure.
 
-`plan` decides what happens; this module knows which columns each decision changes.
+`plan` decides; this module knows which columns each decision changes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ NO_ERROR: dict[str, Any] = {"error_code": None, "error_cause": None, "error_deta
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of this installation: `retry` by platform, `host` (the machine of this controller's engines), `random` (uniform
-    over [0, 1), for jitter)."""
+    """The rules of this installation: `retry` by platform, `host` (the machine of this controller's engines), `random`
+    (uniform over [0, 1), for jitter)."""
 
     retry: Mapping[str, RetrySettings]
     host: str
@@ -35,7 +35,8 @@ class Policy:
 
 
 class Draft:
-    """Collects the writes of one plan, and folds them: `row` is the broadcast after them. Outputs are given as `row` has them."""
+    """Collects the writes of one plan and applies them: `row` is the broadcast after them. Outputs are passed as `row`
+    has them."""
 
     def __init__(self, desired: BroadcastRow, now: float, policy: Policy) -> None:
         self.now, self.policy = now, policy
@@ -47,7 +48,8 @@ class Draft:
         return next((output for output in self.row.outputs if output.id == output_id), None)
 
     def fail(self, output: OutputRow, code: Code, detail: str, at: float, not_before: float = 0.0) -> None:
-        """Ends an attempt with an error and plans the next one, no earlier than `not_before`; gives up where `retry` says so."""
+        """Ends an attempt with an error and plans the next one, no earlier than `not_before`; fails the output where
+        `retry` says so."""
         at = self.clamp_time(output, at)
         off_live = self.off_live(output, at)
         failure = retry.Failure(
@@ -89,7 +91,7 @@ class Draft:
         )
 
     def stop(self, output: OutputRow, code: str | None) -> None:
-        """Takes an output off the air. `code`: why, where no host asked for it."""
+        """Takes an output off the air. `code`: the reason, where its host did not request it."""
         off_live = self.off_live(output, self.now)
         self.move(
             output,
@@ -102,7 +104,7 @@ class Draft:
         )
 
     def end(self, output: OutputRow, code: str | None) -> None:
-        """Ends an output for good. `code`: why, where no host asked for it."""
+        """Ends an output for good. `code`: the reason, where its host did not request it."""
         self.move(
             output,
             OutputTrigger.ENDED,
@@ -117,7 +119,8 @@ class Draft:
         )
 
     def off_live(self, output: OutputRow, at: float) -> dict[str, Any]:
-        """The column changes of an output that is no longer live; a stable stretch of live has restored its retry budget."""
+        """The column changes of an output that is no longer live; a stable period of live has restored its retry
+        budget."""
         budget = retry.Budget(output.tries, output.budget_from)
         last = output.last_live_at
         if output.live_since is not None:
@@ -147,5 +150,6 @@ class Draft:
         self.writes.append(write)
 
     def clamp_time(self, output: OutputRow, at: float) -> float:
-        """The engine's time stamp, bounded by now and by the output's last change: its clock may be off."""
+        """The engine's time stamp, limited to the range from the output's last change to now: its clock may be
+        wrong."""
         return max(min(at, self.now), min(output.state_since, self.now))

@@ -1,7 +1,7 @@
-"""The rows after a write: the one description of what each write changes. Pure.
+"""Computes the rows after a write: the one description of what each write changes. Pure.
 
-A plan folds its own writes to see what follows from them, and `transitions` copies the columns that the fold changed into the
-tables. So the rows that a plan counted on are the rows that are written.
+A plan applies its own writes with it to see the result, and `transitions` copies the columns that changed into the
+tables. So the rows that a plan reckoned with are the rows that are written.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class RowsChanged(Exception):
 def after(row: BroadcastRow, write: Write) -> BroadcastRow:
     """Returns the rows after `write`.
 
-    Raises `RowsChanged` for a broadcast that is over, an unknown output, or an output in another state or attempt than the write
-    names; `IllegalOutputTransition` for an event that the table of states does not have.
+    Raises `RowsChanged` for a broadcast that is over, an unknown output, or an output in another state or attempt than
+    the write names; `IllegalOutputTransition` for an event that the table of states does not have.
     """
     if row.ended_at is not None:
         raise RowsChanged

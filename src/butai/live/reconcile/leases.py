@@ -1,8 +1,8 @@
 """Leases on broadcasts, in Postgres and by its clock.
 
-A lease is renewed after a third of its duration; a controller that stops renewing loses its broadcasts to the next one that
-looks for free ones. The epoch rises with each new holder. Rows (`transitions`) and relays refuse a lower epoch, so a
-controller that was suspended and has lost its lease without knowing cannot do harm.
+A lease is renewed after a third of its duration; a controller that stops renewing loses its broadcasts to the next one
+that looks for free ones. The epoch rises with each new holder. Rows (`transitions`) and relays refuse a lower epoch, so
+a controller that was suspended and lost its lease without noticing can do no harm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease
 
 BATCH = 50
-"""Broadcasts taken in one statement, so that several controllers share those of one that died."""
+"""Broadcasts taken in one statement, so that several controllers share those of a dead one."""
 
 _ACQUIRE = """
     UPDATE broadcasts AS b
@@ -29,7 +29,7 @@ _ACQUIRE = """
     RETURNING b.id, b.lease_epoch, b.egress
 """
 
-# Also an expired one, as long as no other controller took it: the epoch says so.
+# Also an expired lease, as long as no other controller took it, which would have raised the epoch.
 _RENEW = """
     UPDATE broadcasts AS b
     SET lease_until = now() + make_interval(secs => %(seconds)s),
@@ -60,7 +60,7 @@ _HEARTBEAT = """
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """`database_time`: seconds since 1970 by Postgres's clock. `alone`: no controller of another host is alive."""
+    """`database_time`: seconds since 1970 by Postgres's clock. `alone`: no controller of another host is running."""
 
     database_time: float
     alone: bool
@@ -78,8 +78,8 @@ class Leases:
     async def acquire(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
         """Takes free broadcasts, at most `BATCH`, each with the name of its egress.
 
-        Not those in `held`: a lease of ours that expired while Postgres was away is renewed, which keeps unwritten reports.
-        """
+        Not those in `held`: a lease of ours that expired while Postgres was away is renewed, which keeps unwritten
+        reports."""
         parameters = {
             "holder": self.holder,
             "seconds": self._seconds,
@@ -95,7 +95,8 @@ class Leases:
         return await self._database.execute(act)
 
     async def renew(self, held: Sequence[tuple[Lease, bool]]) -> set[UUID]:
-        """Renews leases; the flag says whether the broadcast's engine is connected. Returns the ids that are still held."""
+        """Renews leases; the flag says whether the broadcast's engine is connected. Returns the ids that are still
+        held."""
         if not held:
             return set()
         parameters = {

@@ -1,6 +1,6 @@
-"""Decides what to do about one broadcast: a pure function of what is wanted, what is observed, and the time.
+"""Decides what to do about one broadcast: a pure function of the wanted state, the observed state, and the time.
 
-Idempotent: where everything is as wanted, a plan asks for nothing. No state is kept here; what must survive is in the rows.
+Idempotent: where everything is as wanted, a plan is empty. No state is kept here; all that must survive is in the rows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def plan(desired: BroadcastRow, observed: Observed, now: float, policy: Policy) 
 
 
 class _Planner:
-    """One call of `plan`. Each step sees the rows as the steps before it left them."""
+    """One call of `plan`. Each step works on the rows as the earlier steps left them."""
 
     def __init__(self, desired: BroadcastRow, observed: Observed, now: float, policy: Policy) -> None:
         self.seen, self.now, self.policy, self.timing = observed, now, policy, policy.timing
@@ -77,7 +77,7 @@ class _Planner:
 
     @property
     def _usable(self) -> bool:
-        """Whether an engine runs that was not ordered to end."""
+        """Whether an engine is running that was not ordered to end."""
         return self.seen.engine == "running" and self.seen.stop_sent_at is None
 
     # The engine
@@ -123,7 +123,7 @@ class _Planner:
             assumed = Code.DESTINATION_CLOSED if was_up else Code.DESTINATION_UNREACHABLE
             self.draft.fail(output, _code(report.code, assumed), report.detail, report.at, report.not_before)
         elif report.phase == "ended":
-            # Without an order.
+            # It ended without an order.
             self.draft.fail(output, Code.EGRESS_LOST, report.detail, report.at)
 
     def _apply_engine(self) -> None:
@@ -134,7 +134,7 @@ class _Planner:
             code = Code.LIVEKIT_UNREACHABLE if unheard else _code(seen.gone.code, Code.EGRESS_LOST)
             self._lose_engine(None if asked and not unheard else code, seen.gone.detail, seen.gone.at)
         elif row.engine_ref is not None and (seen.engine != "running" or seen.ref != row.engine_ref):
-            self._lose_engine(Code.EGRESS_LOST, "it was not there any more", self.now)
+            self._lose_engine(Code.EGRESS_LOST, "the engine was not found any more", self.now)
         if seen.start_failed is not None:
             self._engine_unavailable(seen.start_failed.detail, seen.start_failed.at)
         if seen.engine == "running" and seen.ref is not None and seen.ref != self.row.engine_ref:
@@ -146,7 +146,8 @@ class _Planner:
         if code is not None and self._on_air:
             steady = seen.since is not None and at - seen.since >= self.timing.engine_steady
             failures = 1 if steady else failures + 1
-            # The first failure is answered at once; an engine that fails again before it was healthy has to wait.
+            # After the first failure the next start is immediate; an engine that fails again before it was healthy has
+            # to wait.
             next_at = at if failures == 1 else at + retry.engine_delay(failures - 1, self.policy.random, self.timing)
         if row.engine_ref is not None and row.engine_host != self.policy.host:
             # On another machine, where its end cannot be observed: it may push until then.
@@ -157,7 +158,7 @@ class _Planner:
                 self.draft.fail(output, code or Code.EGRESS_LOST, detail, at)
 
     def _engine_unavailable(self, detail: str, at: float) -> None:
-        """No engine could be started. That costs no output's budget."""
+        """No engine could be started, which uses nothing of the outputs' budgets."""
         failures = self.row.engine_failures + 1
         next_at = at + retry.engine_delay(failures, self.policy.random, self.timing)
         self.draft.write(EngineLost(Code.EGRESS_UNAVAILABLE, detail, failures, next_at, at))
@@ -185,7 +186,7 @@ class _Planner:
         if code is None or source.phase not in ("ended", "failed") or not self._on_air:
             return
         if code is Code.LIVEKIT_UNREACHABLE:
-            # The relay has given up; another one may fare better, as long as the outputs' budgets last.
+            # The relay has given up; another one may succeed, as long as the outputs' budgets last.
             if any(not output.over for output in self.row.outputs):
                 return
         elif code in _SOURCE_FAILED_FOR_GOOD:
@@ -202,7 +203,8 @@ class _Planner:
             output = self._now(output)
         if not self._wanted(output):
             if self._on_air and output.state is OutputState.FAILED and output.error_code != Code.NO_DESTINATION:
-                # Taken off by its host. Otherwise a failure still shows as one after the end of the broadcast.
+                # Taken off the air by its host. Otherwise a failure must still show as one after the end of the
+                # broadcast.
                 self.draft.end(output, output.error_code)
             elif not output.over and output.state is not OutputState.STOPPING:
                 self.draft.stop(output, self.row.end_code)
@@ -269,7 +271,7 @@ class _Planner:
             if not self._usable:
                 continue
             if self.seen.carries(output.id) is not None:
-                # The attempt before is still being ended.
+                # The previous attempt is still being ended.
                 stopped = self.seen.stops.get(output.id)
                 if stopped is None or self.now < stopped + self.timing.stop_limit:
                     self.timers.append((stopped or self.now) + self.timing.stop_limit)
@@ -279,7 +281,7 @@ class _Planner:
                 output,
                 OutputTrigger.STARTED,
                 self.now,
-                # Above what the engine has seen, should the tables have been put back.
+                # Higher than the engine's newest, in case the tables were restored from an older copy.
                 attempt=max(output.attempt, latest.attempt if latest else 0) + 1,
                 attempt_started_at=self.now,
                 next_attempt_at=None,
@@ -287,7 +289,7 @@ class _Planner:
 
     def _end_broadcast_if_done(self) -> None:
         if self._on_air:
-            # A host may retry a failed output; one without a destination was never wanted on air.
+            # A host may retry a failed output; an output without a destination never was on air.
             done = [
                 output.state is OutputState.ENDED or (output.over and output.wanted == "off")
                 for output in self.row.outputs
@@ -355,7 +357,7 @@ class _Planner:
 
     @property
     def _remote_engine_until(self) -> float | None:
-        """Until when an engine on another host may still push; None if it cannot."""
+        """The time until which an engine on another host may still push; None if it cannot."""
         row = self.row
         if row.engine_host in (None, self.policy.host) or row.engine_seen_at is None:
             return None

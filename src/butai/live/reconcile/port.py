@@ -1,7 +1,7 @@
 """The port between the reconciler and an engine. Every engine passes the same contract suite.
 
-An engine carries the outputs of one broadcast. It makes one attempt when ordered to, reports how the attempt goes, and never
-retries by itself. Orders return at once and never fail: their outcome comes as a report.
+An engine carries the outputs of one broadcast. It makes one attempt when ordered to, reports the attempt's phases, and
+never retries by itself. Orders return at once and never fail: their result comes as a report.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from butai.live.reconcile.reports import EngineReport
 from butai.live.reconcile.rows import BroadcastRow
 
 OnReport = Callable[[EngineReport], None]
-"""Takes every report, in the engine's order."""
+"""Receives every report, in the engine's order."""
 
 
 class EngineUnavailable(Exception):
@@ -36,12 +36,12 @@ class Engine(Protocol):
     def follow(self, on_report: OnReport, on_disconnect: Callable[[], None]) -> None:
         """Sends every report to `on_report`, beginning with the present state of each output; `EngineGone` is the last.
 
-        `on_disconnect` is called once if the connection breaks while the engine may still run: `Egress.find` it again.
-        """
+        `on_disconnect` is called once if the connection breaks while the engine may still run: call `Egress.find` again
+        then."""
         ...
 
     def configure(self, broadcast: BroadcastRow) -> None:
-        """Tells what to carry."""
+        """Sends the engine its broadcast and settings."""
         ...
 
     def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
@@ -49,7 +49,7 @@ class Engine(Protocol):
         ...
 
     def stop_output(self, output_id: UUID) -> None:
-        """Ends an output's push. Answered by a report of `ended`, also where nothing was pushed."""
+        """Ends an output's push. Answered by a report of `ended`, also if nothing was pushed."""
         ...
 
     def stop(self) -> None:
@@ -75,31 +75,31 @@ class Egress(Protocol):
 
     @property
     def host(self) -> str:
-        """Where its engines run. Only controllers with an equal value can find them."""
+        """The place where its engines run. Only controllers with an equal value can find them."""
         ...
 
     async def open(self) -> None:
-        """To be called once, before all others; again after an error. Raises `DatabaseUnavailable`."""
+        """Prepares the egress: called once, before all others; again after an error. Raises `DatabaseUnavailable`."""
         ...
 
     async def find(self, broadcast_id: UUID, epoch: int) -> Engine | None:
-        """Adopts the engine that runs already. None: no engine of this host carries anything of this broadcast.
+        """Adopts a running engine. None: no engine of this host carries any output of this broadcast.
 
         Raises `EngineFenced`.
         """
         ...
 
     async def start(self, broadcast_id: UUID, epoch: int) -> Engine:
-        """Starts an engine, or adopts one that came up meanwhile. Leaves nothing behind when cancelled.
+        """Starts an engine, or adopts one that started meanwhile. Leaves nothing behind when cancelled.
 
         Raises `EngineUnavailable`, `EngineFenced`.
         """
         ...
 
     def allow_keepalive(self, *, allowed: bool) -> None:
-        """Allows or forbids telling engines that their controller lives. Without, they end by themselves after a while."""
+        """Allows or forbids keep-alives to engines. Without them engines end by themselves after a while."""
         ...
 
     async def close(self) -> None:
-        """Detaches from all engines, which go on running."""
+        """Detaches from all engines, which continue to run."""
         ...

@@ -1,8 +1,8 @@
-"""Brings one broadcast to what is wanted and keeps it there, while this controller holds its lease.
+"""Brings one broadcast to the wanted state and keeps it there, while this controller holds its lease.
 
 A reconciler sleeps until a wish of the host (NOTIFY), a report of the engine, or a timer. Then it plans, writes in one
-transaction, and gives orders after the commit. While Postgres is unreachable it writes nothing and gives no orders; the engine
-goes on, and its reports are kept until they can be written.
+transaction, and gives orders after the commit. While Postgres is unreachable it writes nothing and gives no orders; the
+engine continues, and its reports are kept until they can be written.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ async def _time_limit(seconds: float) -> AsyncIterator[None]:
 
 
 class BroadcastReconciler:
-    """Reconciles one broadcast. `run` returns when it is over or the lease is lost; cancelled, it leaves the engine running."""
+    """Reconciles one broadcast. `run` returns when it is over or the lease is lost; when cancelled, it leaves the
+    engine running."""
 
     def __init__(
         self, lease: Lease, rows: RowAccess, egress: Egress, policy: Policy, on_metrics: Callable[[MetricsReport], None]
@@ -96,12 +97,12 @@ class BroadcastReconciler:
         return self._engine is not None
 
     def wake(self) -> None:
-        """Tells that the rows may have changed."""
+        """Makes the reconciler read the rows again: they may have changed."""
         self._stale = True
         self._woken.set()
 
     def lose_lease(self) -> None:
-        """Tells that the lease is lost: `run` returns without another write."""
+        """Makes `run` return without another write: the lease is lost."""
         self._fenced = True
         self._woken.set()
 
@@ -147,7 +148,7 @@ class BroadcastReconciler:
             self._stale = self._stale or seconds == longest
 
     async def _reconcile_once(self) -> float | None:
-        """Reads if stale, plans, writes, and gives orders. Returns when to plan again."""
+        """Reads if the rows may be stale, plans, writes, and gives orders. Returns the time of the next plan."""
         if self._stale or self._row is None:
             first = self._row is None
             self._stale = False
@@ -190,7 +191,7 @@ class BroadcastReconciler:
             self._woken.set()
 
     def _on_disconnect(self) -> None:
-        """The engine may still run: a newer controller connected to it, or the connection broke."""
+        """Finds the engine again, which may still run: a newer controller connected to it, or the connection broke."""
         self._engine = None
         self._finding = asyncio.create_task(self._reconnect())
 

@@ -1,11 +1,11 @@
-"""What is known of one broadcast's engine: its reports, without late and repeated ones. Pure.
+"""Keeps what an engine reported of one broadcast, without late and repeated reports. Pure.
 
-Reports wait here until they are written, so an unreachable database loses none that matter: the newest `KEPT` reports of
-each output, in their order.
+Reports are kept here until they are written, so an unreachable database loses none that count: the newest `KEPT`
+reports of each output, in their order.
 
-A report belongs to one attempt. One of an older attempt is dropped. Within an attempt, phases only advance: `connecting`,
-`publishing`, then `live` and `stalled` alternating by their times, and nothing after `failed` or `ended`. Only that
-alternation needs a clock, so a clock that is set back hides no failure.
+A report belongs to one attempt. One of an older attempt is dropped. Within an attempt, phases only advance:
+`connecting`, `publishing`, then `live` and `stalled` alternating by their times, and nothing after `failed` or `ended`.
+Only that alternation needs a clock, so a clock that is set back hides no failure.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ KEPT = 16
 
 @dataclass(frozen=True, slots=True)
 class OutputReport:
-    """An attempt's phase. `detail`: for operators, redacted. `ended` of attempt 0 means that the engine does not know the output.
-    `not_before`: with `failed`, the earliest moment at which the engine takes another attempt."""
+    """An attempt's phase. `detail`: for operators, redacted. `ended` of attempt 0 means that the engine does not know
+    the output. `not_before`: with `failed`, the earliest moment at which the engine takes another attempt."""
 
     output_id: UUID
     attempt: int
@@ -60,7 +60,8 @@ class MetricsReport:
 
 @dataclass(frozen=True, slots=True)
 class EngineGone:
-    """The engine has ended and carries nothing. `code`: `egress_crashed` or `egress_lost`; empty after an ordered end."""
+    """The engine has ended and carries nothing. `code`: `egress_crashed` or `egress_lost`; empty after an ordered
+    end."""
 
     at: float
     code: str = ""
@@ -80,7 +81,7 @@ EngineReport = OutputReport | SourceReport | MetricsReport | EngineGone
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A snapshot of what is known. `ref`: the identity of the running engine, or of the one that ended last."""
+    """A snapshot of the reports. `ref`: the identity of the running engine, or of the one that ended last."""
 
     engine: Literal["absent", "starting", "running"] = "absent"
     ref: str | None = None
@@ -112,7 +113,7 @@ class Observed:
 
 @dataclass
 class Observations:
-    """Records what happens, and gives snapshots of it."""
+    """Records reports and orders, and gives snapshots of them."""
 
     _engine: Literal["absent", "starting", "running"] = "absent"
     _ref: str | None = None
@@ -129,7 +130,7 @@ class Observations:
     _killed: bool = False
 
     def snapshot(self) -> Observed:
-        """What is known now, as a value that later records do not change."""
+        """The present state, as a value that later records do not change."""
         return Observed(
             engine=self._engine,
             ref=self._ref,
@@ -156,20 +157,20 @@ class Observations:
             self._start_failed = None
 
     def engine_starting(self) -> None:
-        """An engine is being started."""
+        """Records that an engine is being started."""
         self._engine, self._start_failed = "starting", None
         self._stop_sent_at, self._killed = None, False
 
     def engine_failed(self, failed: StartFailed) -> None:
-        """It could not be started."""
+        """Records that it could not be started."""
         self._engine, self._start_failed = "absent", failed
 
     def engine_dropped(self) -> None:
-        """Its start was cancelled."""
+        """Records that its start was cancelled."""
         self._engine = "absent"
 
     def engine_running(self, ref: str, at: float) -> None:
-        """An engine answers. The reports of one that is found again after a broken connection are kept."""
+        """Records that an engine answers. The reports of one that is found again after a broken connection are kept."""
         if ref != self._ref:
             self._latest.clear()
             self._reports.clear()
@@ -180,7 +181,7 @@ class Observations:
         self._stop_sent_at, self._killed = None, False
 
     def record(self, report: OutputReport | SourceReport | EngineGone) -> bool:
-        """Takes in a report of the running engine. Whether it changed what is known."""
+        """Records a report of the running engine. Returns whether it changed the state."""
         match report:
             case OutputReport():
                 return self._record_output(report)
@@ -198,20 +199,20 @@ class Observations:
         return True
 
     def ordered_configuration(self) -> None:
-        """The engine was told what to carry."""
+        """Records that the engine was sent its broadcast and settings."""
         self._configured = True
 
     def ordered_start(self, output_id: UUID, attempt: int) -> None:
-        """The engine was ordered to start an attempt."""
+        """Records that the engine was ordered to start an attempt."""
         self._ordered[output_id] = attempt
         self._stops.pop(output_id, None)
 
     def ordered_stop(self, output_id: UUID, at: float) -> None:
-        """The engine was ordered to stop an output."""
+        """Records that the engine was ordered to stop an output."""
         self._stops[output_id] = at
 
     def ordered_end(self, at: float, *, killed: bool = False) -> None:
-        """The engine was ordered to end, or killed."""
+        """Records that the engine was ordered to end, or killed."""
         self._stop_sent_at = self._stop_sent_at or at
         self._killed = self._killed or killed
 

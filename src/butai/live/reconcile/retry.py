@@ -1,7 +1,7 @@
-"""Whether and when an output that failed is tried again. Pure.
+"""Decides whether and when a failed output is tried again. Pure.
 
-This is the only retry there is: an engine makes one attempt and reports how it ended. A delay is uniform over [d/2, d] with
-d = min(cap, base·2ⁿ), so that outputs that failed together do not come back together.
+This is the only retry: an engine makes one attempt and reports its end. A delay is uniform over [d/2, d] with
+d = min(cap, base·2ⁿ), so that outputs that failed together do not all come back at the same time.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PERMANENT = frozenset(
 """Codes that another attempt cannot change."""
 
 ONCE = frozenset({Code.KEY_REJECTED, Code.TLS_FAILED, Code.EGRESS_START_TIMEOUT})
-"""Codes that may be a platform's bad moment: tried once more, and final when they come twice in a row."""
+"""Codes that may be a temporary fault of the platform: tried once more, and final when they occur twice in a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an output has spent: `tries` attempts failed, the first of them when it `began`."""
+    """The used part of an output's budget: `tries` attempts failed, the first of them when it `began`."""
 
     tries: int = 0
     began: float | None = None
@@ -44,8 +44,8 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed attempt. `last_live_at`: when the output was last live; `code_before`: the code of the failure before this one,
-    None if the output was live in between."""
+    """A failed attempt. `last_live_at`: when the output was last live; `code_before`: the code of the failure before
+    this one, None if the output was live in between."""
 
     code: Code
     at: float
@@ -56,8 +56,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """`again_at`: when to try again, None for not without a host's wish. `code`: what to show; `cause`: the last error under
-    `retries_exhausted`. `budget`: what is left."""
+    """`again_at`: the time of the next attempt, None if only the host can request one. `code`: the code to show;
+    `cause`: the last error under `retries_exhausted`. `budget`: the budget after this failure."""
 
     again_at: float | None
     code: Code
@@ -82,8 +82,8 @@ def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Ra
 
 
 def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budget:
-    """The budget when the output stops being live after `live_for` seconds: restored if that was stable. After a shorter stretch,
-    at least the window's tries are left beside the one that ends now."""
+    """The budget when the output stops being live after `live_for` seconds: restored if that was stable. After a
+    shorter period, at least the window's tries are left, beside the one that ends now."""
     if live_for >= settings.stable:
         return Budget()
     if settings.window > 0:
@@ -92,7 +92,7 @@ def after_live(settings: RetrySettings, budget: Budget, live_for: float) -> Budg
 
 
 def engine_delay(failures: int, random: Random, timing: Timing) -> float:
-    """Seconds until the next start of an engine that failed `failures` times in a row, to start or soon after it."""
+    """Seconds until the next start of an engine after `failures` consecutive failures, to start or soon after it."""
     return _jitter(min(timing.engine_cap, timing.engine_base * 2 ** min(failures - 1, 10)), random)
 
 

@@ -43,7 +43,7 @@ class OutputRow:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more happens without a host's wish."""
+        """Whether nothing more happens unless the host requests it."""
         return self.state in (OutputState.ENDED, OutputState.FAILED)
 
     @property
@@ -64,7 +64,7 @@ class OutputRow:
 
     @property
     def attempt_ingest_url(self) -> str:
-        """The ingest URL of this attempt: every second try of a budget takes the backup, where there is one."""
+        """The ingest URL of this attempt: every second try of a budget uses the backup, where there is one."""
         return self.backup_ingest_url if self.backup_ingest_url and self.tries % 2 else self.ingest_url
 
 

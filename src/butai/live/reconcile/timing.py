@@ -1,7 +1,7 @@
 """Every duration of reconciling, of the controller, and of its relays, as one value. Pure.
 
-What operators choose is in their settings instead: the lease (`LiveSettings.lease`), retries (`RetrySettings`), the grace of a
-source. A controller sends `relay` to its relays with their configuration.
+What operators choose is in their settings instead: the lease (`LiveSettings.lease`), retries (`RetrySettings`), the
+grace of a source. A controller sends `relay` to its relays with their configuration.
 """
 
 from __future__ import annotations
@@ -18,97 +18,100 @@ class Timing:
     # Attempts
 
     start_limit: float = 45.0
-    """From the start of an attempt until it must be live (`egress_start_timeout`)."""
+    """Most time from the start of an attempt until it is live (`egress_start_timeout`)."""
     stop_limit: float = 10.0
-    """Until an unconfirmed stop counts as done (`stop_unconfirmed`)."""
+    """Time after which an unconfirmed stop counts as done (`stop_unconfirmed`)."""
     once_wait: float = 3.0
-    """Before the one further attempt after an error that is tried again once."""
+    """Wait before the one further attempt after an error that is tried again once."""
     slow_wait: float = 15.0
-    """Before `already_publishing` is tried again: the platform must first drop the other publisher."""
+    """Wait before the next attempt after `already_publishing`: the platform must first drop the other publisher."""
     least_window_wait: float = 0.5
-    """The shortest delay to which a platform's window of tries may shorten the back-off."""
+    """Shortest delay to which a platform's window of tries may shorten the back-off."""
 
     # Engines
 
     engine_base: float = 5.0
-    """Before the second start of an engine that does not come up; doubled for each further one."""
+    """Wait before the second start of an engine that does not come up; doubled for each further one."""
     engine_cap: float = 60.0
-    """The longest such delay."""
+    """Longest such wait."""
     engine_steady: float = 60.0
-    """Of running, until an engine counts as healthy: its next failure is its first."""
+    """Running time after which an engine counts as healthy: its next failure counts as its first."""
     kill_after: float = 8.5
-    """That an engine gets to obey `StopEngine` before it is killed. A relay gives itself `relay.end_limit`."""
+    """Time for an engine to obey `StopEngine` before it is killed. A relay limits its own end to `relay.end_limit`."""
     engine_gone_after: float = 40.0
-    """From its controller's last renewal until a relay on another host has ended: its last ping came within `keepalive_for`,
-    it ends `relay.abandoned_after` later, and ending its outputs takes at most 4."""
+    """Time from a controller's last renewal after which a relay on another host no longer pushes: its last ping came
+    within `keepalive_for`, it ends `relay.abandoned_after` later, checks that each `relay.metrics_every`, and ends its
+    pushes within 4."""
 
     # The reconciler
 
     transaction_limit: float = fixed(8.0)
-    """For one transaction: a Postgres that does not answer is as unreachable as one that refuses."""
+    """Most time for one transaction: a Postgres that does not answer counts as unreachable, like one that refuses."""
     database_pause: float = 0.25
-    """Before the second try while Postgres is unreachable; doubled for each further one."""
+    """Wait before the second try while Postgres is unreachable; doubled for each further one."""
     database_pause_cap: float = 1.0
-    """The longest such pause."""
+    """Longest such wait."""
     changed_pause: float = 0.05
-    """Before rows are read again that were not as the plan saw them."""
+    """Wait before rows that changed since the plan are read again."""
     reread_every: float = 30.0
-    """Until rows are read again though nothing happened: a notification may be lost."""
+    """Time after which rows are read again without a notification: one may have been lost."""
 
     # The controller
 
     sweep_every: float = 0.75
-    """Between two searches for free broadcasts. With a lease of 3, those of a dead controller are taken over within 4."""
+    """Time between two searches for free broadcasts. With a lease of 3, those of a dead controller are taken over
+    within 4."""
     heartbeat_every: float = 5.0
-    """Between two heartbeats in `controllers`."""
+    """Time between two heartbeats in `controllers`."""
     controller_gone_after: float = 60.0
-    """Without a heartbeat, until a controller counts as gone."""
+    """Time without a heartbeat after which a controller counts as gone."""
     controller_forgotten_after: float = fixed(86400.0)
-    """Without a heartbeat, until the row of a killed controller is deleted."""
+    """Time without a heartbeat after which the row of a killed controller is deleted."""
     metrics_every: float = 1.0
-    """Between two statements that write the metrics of all outputs."""
+    """Time between two statements that write the metrics of all outputs."""
     keepalive_for: float = 4.0
-    """After the last renewal, that relays still get pings while other hosts have controllers. Those may start another relay
-    `engine_gone_after` that renewal."""
+    """Time after the last renewal for which relays still get pings while other hosts have controllers. Those may start
+    another relay `engine_gone_after` that renewal."""
     clock_tolerance: float = fixed(0.25)
-    """That this machine's clock may differ from Postgres's before it is corrected: smaller differences are lost in the round
-    trip."""
+    """Difference of this machine's clock from Postgres's above which it is corrected: smaller differences are lost in
+    the round trip."""
     crash_pause: float = 2.0
-    """Before a broadcast whose reconciler crashed is taken again."""
+    """Wait before a broadcast whose reconciler crashed is taken again."""
     statement_limit: float = fixed(10.0)
-    """For a round of renewals, heartbeats, metrics or searches."""
+    """Most time for a round of renewals, heartbeats, metrics or searches."""
     open_pause: float = 1.0
-    """Between two tries to open an egress while Postgres is unreachable."""
+    """Wait between two tries to open an egress while Postgres is unreachable."""
     release_limit: float = fixed(3.0)
-    """For giving the leases back at the end; they expire otherwise."""
+    """Most time for giving back the leases at the end; they expire otherwise."""
 
     # Relays, as their controller sees them
 
     relay_start_limit: float = fixed(20.0)
-    """From the start of a relay's process until it must answer. It takes about one."""
+    """Most time from the start of a relay's process until it answers. It takes about one."""
     welcome_limit: float = fixed(3.0)
-    """For the answer to `HelloLine`."""
+    """Most time for the answer to `HelloLine`."""
     relay_lock_limit: float = 10.0
-    """That a relay may have a lock and no socket: it starts or ends, for which it gives itself `relay.end_limit`."""
+    """Most time for which a relay may have a lock and no socket: it is starting or ending, the latter within
+    `relay.end_limit`."""
     connect_pause: float = fixed(0.03)
-    """Between two looks for a relay's socket."""
+    """Time between two checks for a relay's socket."""
     ping_every: float = 5.0
-    """Between two pings, several of which fall into `relay.abandoned_after`."""
+    """Time between two pings, several of which fall into `relay.abandoned_after`."""
     exit_limit: float = fixed(1.0)
-    """From the end of a relay's connection until its process has ended, if it was killed."""
+    """Most time from the end of a relay's connection until its process has ended, if it was killed."""
     kill_limit: float = fixed(2.0)
-    """For the kernel to end a killed process."""
+    """Most time for the kernel to end a killed process."""
     token_every: float = fixed(6 * 3600.0)
-    """Between two tokens: a relay that joins again after days needs a valid one."""
+    """Time between two tokens: a relay that joins again after days needs a valid one."""
     logs_kept: float = fixed(7 * 86400.0)
-    """That a relay's log is kept."""
+    """Time for which a relay's log is kept."""
     relay: RelayTiming = field(default_factory=RelayTiming)
 
     @property
     def longest_attempt(self) -> float:
-        """Until an attempt has failed at the latest: connecting and publishing."""
+        """Most time until an attempt has failed: connecting and publishing."""
         return self.relay.rtmp.connect_timeout + self.relay.rtmp.publish_timeout
 
     def faster(self, times: float) -> Timing:
-        """All durations divided, but for the fixed ones."""
+        """The same timing with all durations divided by `times`, except the fixed ones."""
         return faster(self, times)

@@ -1,4 +1,4 @@
-"""Writes the changes of a plan: locked rows, lease check, state table check, event rows, one transaction.
+"""Writes the changes of a plan: locked rows, lease check, state table check, event rows, in one transaction.
 
 The only writer of the states of broadcasts and outputs. The wishes of hosts have columns of their own (`wanted`,
 `retry_asked_at`), and are written under the same locks: first the broadcast's row, then its outputs' by id.
@@ -52,7 +52,8 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one controller to one broadcast. `epoch` rises with each holder, so that older holders are refused."""
+    """The right of one controller to one broadcast. `epoch` rises with each holder, so that older holders are
+    refused."""
 
     broadcast_id: UUID
     holder: str
@@ -85,7 +86,7 @@ async def write(session: AsyncSession, lease: Lease, writes: Iterable[Write]) ->
         _copy_changes(broadcast, outputs, row, changed)
         _record(session, broadcast, outputs, row, one)
         if isinstance(one, BroadcastEnded):
-            # The lease is no part of the rows that a plan sees.
+            # The lease is not part of the rows that a plan sees.
             broadcast.lease_holder = broadcast.lease_until = None
         # One by one, so that events are numbered in this order.
         await session.flush()
@@ -136,7 +137,7 @@ def _record(
             _audit_end(session, broadcast, outputs, write.code)
         case BroadcastEnded():
             if before.wanted == "on_air":
-                # The host took its last output off; no request asked for the end of the broadcast itself.
+                # The host took the last output off; the end of the broadcast itself was not requested.
                 _audit_end(session, broadcast, outputs, write.code)
             _record_event(session, broadcast, "broadcast.ended", write.at, code=write.code)
 

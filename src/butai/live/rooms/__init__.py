@@ -1,1 +1,1 @@
-"""Rooms, who owns them, and the tokens to join them with."""
+"""Rooms, their owners, and the tokens to join them with."""

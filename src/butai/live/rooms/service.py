@@ -1,8 +1,8 @@
 """Rooms, their owners, and the tokens to join them with.
 
 LiveKit has the rooms; Butai stores who owns each. Making a room is idempotent for its owner. A room made elsewhere is
-claimed by a signed-in user with a token that may administer it. Without such a token a room that exists at LiveKit already
-is refused, because the host token given out here could administer it.
+claimed by a signed-in user with a token that may administer it. Without such a token a room that exists at LiveKit
+already is refused, because the host token given out here could administer it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TIMEOUT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class JoinGrant:
-    """What a participant joins a room with."""
+    """The URL and token with which a participant joins a room."""
 
     token: str
     identity: str
@@ -50,7 +50,7 @@ class JoinGrant:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A room, its host token, and where to join it."""
+    """A room, its host token, and the URL to join it at."""
 
     room: Room
     host_token: str
@@ -65,11 +65,12 @@ async def make_room(
     shown_token: str | None,
     project: str | None = None,
 ) -> Made:
-    """Makes a room, or returns the caller's own again; with `shown_token` claims the room that this token may administer.
+    """Makes a room, or returns the caller's own again; with `shown_token` claims the room that this token may
+    administer.
 
-    `project`: the LiveKit project of a new room; a claimed room is in its token's project. Raises `Unauthenticated` for an
-    invalid token, `RoomTaken` for a room of another owner or one that exists at LiveKit unclaimed, `InvalidRequest` for a
-    claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`.
+    `project`: the LiveKit project of a new room; a claimed room is in its token's project. Raises `Unauthenticated` for
+    an invalid token, `RoomTaken` for a room of another owner or one that exists at LiveKit unclaimed, `InvalidRequest`
+    for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`.
     """
     assert caller.user_id is not None
     action = "live.room_made" if shown_token is None else "live.room_claimed"
@@ -79,14 +80,14 @@ async def make_room(
     named = room_id or (claims.room if claims else None)
     async with audit.refusal(stage.database, origin, action, named):
         if shown_token is not None and (claims is None or named != claims.room):
-            raise Unauthenticated("The host token is not one of this room")
+            raise Unauthenticated("The host token is for another room")
         new_id = named or f"room-{secrets.token_urlsafe(12)}"
         async with stage.database.transaction() as session:
             known = await session.get(Room, new_id)
         found = _project(stage, project, claims, known)
         room = await _stored(stage, caller, origin, action, new_id, claims=claims, project=found, known=known)
         if project is not None and project != room.livekit_project:
-            raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, for good")
+            raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, which cannot be changed")
     await _open_at_livekit(stage, room)
     return Made(room, _host_token(stage, room, caller), stage.projects.get(room.livekit_project).public_url)
 
@@ -94,17 +95,17 @@ async def make_room(
 def _project(stage: Stage, wanted: str | None, claims: HostClaims | None, known: Room | None) -> str:
     names = stage.projects.names
     if wanted is not None and wanted not in names:
-        raise ProjectUnknown(f"There is no LiveKit project {wanted} here")
+        raise ProjectUnknown(f"There is no LiveKit project {wanted}")
     if claims is not None:
         if wanted not in (None, claims.project):
-            raise InvalidRequest(f"The host token is of the LiveKit project {claims.project}")
+            raise InvalidRequest(f"The host token belongs to the LiveKit project {claims.project}")
         return claims.project
     if known is not None:
         return known.livekit_project
     if wanted is not None or DEFAULT in names:
         return wanted or DEFAULT
     if len(names) > 1:
-        raise ProjectUnknown("There are several LiveKit projects here: say which with project")
+        raise ProjectUnknown("There are several LiveKit projects: name one in project")
     return names[0] if names else DEFAULT
 
 
@@ -133,7 +134,7 @@ async def _stored(
     # Raises before the row is written: without a token the room could not be joined.
     stage.tokens.make(project, "host", room_id, identity, "", stage.settings.host_token_hours)
     if known is None and claims is None and await _runs_at_livekit(stage, project, room_id):
-        raise RoomTaken("This room runs already; show a token that may administer it as host_token to claim it")
+        raise RoomTaken("This room exists already; send a token that may administer it as host_token to claim it")
     async with stage.database.transaction() as session:
         made = await session.scalar(
             insert(Room)
@@ -184,8 +185,8 @@ async def make_token(
 async def watch(stage: Stage, shown: str) -> JoinGrant:
     """A new viewer token in exchange for an invitation, which is a viewer token made by the host.
 
-    Many people use one invitation and LiveKit admits one participant for each identity, so each viewer gets a token with an
-    identity of its own. It expires with the invitation or after `GUEST_HOURS`. Raises `InvitationInvalid`.
+    Many people use one invitation and LiveKit admits one participant for each identity, so each viewer gets a token
+    with an identity of its own. It expires with the invitation or after `GUEST_HOURS`. Raises `InvitationInvalid`.
     """
     invitation = stage.tokens.read_viewer(shown)
     if invitation is None or invitation.seconds < 1:
@@ -239,7 +240,7 @@ async def _open_at_livekit(stage: Stage, room: Room) -> None:
 
 
 async def _runs_at_livekit(stage: Stage, project: str, room_id: str) -> bool:
-    """Whether the room exists at LiveKit. False when LiveKit does not answer: then there is no room to take over."""
+    """Whether the room exists at LiveKit. False when LiveKit does not answer: then no room can be taken over."""
     try:
         async with livekit_client(stage.projects, project, _TIMEOUT) as livekit:
             return bool((await livekit.room.list_rooms(api.ListRoomsRequest(names=[room_id]))).rooms)

@@ -1,4 +1,4 @@
-"""Stored webhooks for operators: opened, with everything that looks like a secret redacted."""
+"""Stored webhooks for operators: opened, with all values that look like secrets redacted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from butai.live.stream_keys import SealBroken, Sealer
 from butai.live.webhooks.intake import sealed_for
 from butai.log import REDACTED, Redactor
 
-# turnPassword, streamKey, accessKey, sharedKey, secret, accessToken, credentials, sasUrl, participantToken, … but neither
-# keyFrameInterval nor roomKeyframe.
+# turnPassword, streamKey, accessKey, sharedKey, secret, accessToken, credentials, sasUrl, participantToken, … but
+# neither keyFrameInterval nor roomKeyframe.
 _SECRET_NAMES = re.compile(
     r"(?i)(secret|passw|token|credential|signature|authorization|account|sas|key(?!_?frame))|^(metadata|attributes)$"
 )
@@ -27,7 +27,7 @@ _PIECES = re.compile(r"\{[^{}/\s]*\.\.\.[^{}/\s]*\}")
 
 
 async def newest(database: Database, sealer: Sealer, room_id: str | None, limit: int) -> list[dict[str, Any]]:
-    """The `limit` newest webhooks, of one room or of all. `body` is a sentence where it cannot be opened."""
+    """The `limit` newest webhooks, of one room or of all. `body` is an explanation where it cannot be opened."""
     query = select(LiveKitWebhook).order_by(LiveKitWebhook.received_at.desc()).limit(limit)
     if room_id is not None:
         query = query.where(LiveKitWebhook.room_id == room_id)
@@ -50,7 +50,7 @@ async def newest(database: Database, sealer: Sealer, room_id: str | None, limit:
 
 def _opened(row: LiveKitWebhook, sealer: Sealer) -> Any:
     if not row.sealed_body:
-        return "not kept: there was no BUTAI_SECRET_KEY to seal it with"
+        return "not stored: there was no BUTAI_SECRET_KEY to seal it with"
     try:
         text = sealer.open(row.sealed_body, sealed_for(row.id))
     except SealBroken as error:
@@ -59,7 +59,8 @@ def _opened(row: LiveKitWebhook, sealer: Sealer) -> Any:
 
 
 def blanked(value: Any) -> Any:
-    """`value` with secrets redacted at any depth: by name, by form, where repeated elsewhere, and pieces of stream keys."""
+    """`value` with secrets redacted at any depth: by name, by form, where repeated elsewhere, and pieces of stream
+    keys."""
     return _blanked(value, Redactor(_secrets(value)))
 
 

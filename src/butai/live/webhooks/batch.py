@@ -1,6 +1,6 @@
 """One statement that stores a batch of webhooks, adds them to timelines, updates ingresses and sends notifications.
 
-Locks are taken in the order that all code keeps: rooms, then broadcasts, then ingresses, each ordered by key. Because the
+Locks are taken in the order of all code: rooms, then broadcasts, then ingresses, each ordered by key. Because the
 room and the broadcast are locked, event ids grow in the order of commits, and a reader that follows ids misses none.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 from butai.live.webhooks.payload import WebhookEvent
 
 LATE: LiteralString = "2 seconds"
-"""An event that is older is dated by LiveKit, whose times have whole seconds; a newer one by Postgres."""
+"""Age above which an event is dated by LiveKit, whose times have whole seconds; a newer one is dated by Postgres."""
 
 _REPORTABLE: LiteralString = "'idle', 'buffering', 'publishing', 'error', 'ended'"
 """The states in which the table of `live.ingresses.states` takes reports."""
@@ -94,7 +94,7 @@ SELECT pg_notify('butai_livekit', hint) FROM (
 
 @dataclass(frozen=True, slots=True)
 class VerifiedWebhook:
-    """A webhook of a project of ours. `sealed_body` is empty without a sealing key."""
+    """A webhook of a known project. `sealed_body` is empty without a sealing key."""
 
     project: str
     event: WebhookEvent

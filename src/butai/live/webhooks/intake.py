@@ -1,9 +1,9 @@
 """The intake of LiveKit's webhooks: each is verified, stored, added to the timeline, and passed on as a notification.
 
 A webhook is answered once it is committed: one that was answered 200 survives any crash, and LiveKit sends the others
-again. To save commits, webhooks that arrive within `GATHER` share one statement (group commit); while a batch is written
-the next one gathers. A webhook never changes an output's state: LiveKit drops events after 30 s, merges updates and sends
-them late. Listeners of `butai_livekit` look up the state at LiveKit instead.
+again. To save commits, webhooks that arrive within `GATHER` share one statement (group commit); while a batch is
+written the next one gathers. A webhook never changes an output's state: LiveKit drops events after 30 s, merges updates
+and sends them late. Listeners of `butai_livekit` look up the state at LiveKit instead.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from butai.web.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 GATHER = 0.003
-"""Seconds for which a batch's first webhook waits for others. Costs nothing under load, where the database takes longer;
-LiveKit waits for seconds."""
+"""Seconds for which a batch's first webhook waits for others. Costs nothing under load, where the database takes
+longer; LiveKit waits for seconds."""
 
 AT_ONCE = 256
-"""Webhooks in one statement."""
+"""Most webhooks in one statement."""
 
 MOST_WAITING = 32 * 1024**2
-"""Bytes of bodies that may wait for the database. Beyond them LiveKit is answered 503 and sends them again."""
+"""Most bytes of bodies that may wait for the database. Beyond them LiveKit is answered 503 and sends them again."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Intake:
             await asyncio.gather(self._writer, return_exceptions=True)
 
     async def take(self, authorization: bytes | None, body: bytes) -> None:
-        """Takes one webhook; returns when it is committed, or was before.
+        """Takes one webhook; returns when it is committed, or was committed before.
 
         Raises `WebhookRefused`, `InvalidRequest`, `DatabaseUnavailable`.
         """
@@ -96,7 +96,7 @@ class Intake:
             raise
         except UnicodeDecodeError:
             self._refused("rubbish")
-            raise InvalidRequest("This is no webhook of LiveKit's") from None
+            raise InvalidRequest("This is not a webhook of LiveKit") from None
         except InvalidRequest:
             self._refused("rubbish")
             raise
@@ -128,7 +128,7 @@ class Intake:
             try:
                 await self._commit([one.webhook for one in batch])
             except DatabaseUnavailable:
-                # The batches behind would fail, too: answer all now, not after one time-out each.
+                # The batches after this one would fail, too: answer all now, not after one time-out each.
                 batch, self._waiting, self._bytes = batch + self._waiting, [], 0
                 for one in batch:
                     one.answer(DatabaseUnavailable())

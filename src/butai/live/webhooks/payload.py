@@ -45,7 +45,7 @@ _OUR_ENGINES = re.compile(r"EG_\w+|egress-[0-9a-f]{8}-[0-9a-f-]{27}")
 """Identities of LiveKit Egress and of the relay; both are hidden participants."""
 
 _LONGEST = 256
-"""Characters of a name or an identity. Rooms of ours have at most 128; a notification of Postgres holds 8000 bytes."""
+"""Characters of a name or an identity. Butai's rooms have at most 128; a notification of Postgres holds 8000 bytes."""
 
 _redact = Redactor()
 
@@ -116,8 +116,8 @@ class IngressReport:
 
 @dataclass(frozen=True, slots=True)
 class WebhookEvent:
-    """One webhook. `timeline_event`: its name in the timeline; None for one that is not shown there. `created_at`: seconds
-    since 1970."""
+    """One webhook. `timeline_event`: its name in the timeline; None for one that is not shown there. `created_at`:
+    seconds since 1970."""
 
     id: str
     event: str
@@ -136,7 +136,7 @@ def read(body: bytes) -> WebhookEvent:
         said = _decode(body)
         created_at = _seconds(said.createdAt)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError, RecursionError):
-        raise InvalidRequest("This is no webhook of LiveKit's") from None
+        raise InvalidRequest("This is not a webhook of LiveKit") from None
     if not said.id or not said.event:
         raise InvalidRequest("A webhook has an id and an event")
     room, egress, ingress = said.room, said.egressInfo, said.ingressInfo
@@ -216,7 +216,7 @@ _LATEST = 253402300799.0
 
 
 def _seconds(value: str | int, unit: float = 1.0) -> float:
-    """Seconds from a count of `1 / unit` seconds. Raises `ValueError` for what is no moment from 1970 to 9999."""
+    """Seconds from a count of `1 / unit` seconds. Raises `ValueError` for a time outside of 1970 to 9999."""
     seconds = int(value) / unit
     if not 0 <= seconds <= _LATEST:
         raise ValueError("no time")
@@ -224,7 +224,7 @@ def _seconds(value: str | int, unit: float = 1.0) -> float:
 
 
 def _text(value: str) -> str:
-    """Cut to `_LONGEST`, without NUL, which Postgres cannot store."""
+    """`value` cut to `_LONGEST`, without NUL, which Postgres cannot store."""
     return value[:_LONGEST].replace("\x00", "\ufffd")
 
 

@@ -1,8 +1,8 @@
 """Verifies LiveKit's signature over a webhook's raw bytes. Pure.
 
 `Authorization` holds a JWT (HS256 with an API secret of the project) whose claim `sha256` is the base64 of the body's
-SHA-256, so a token is valid for one body. `livekit-api` is not used for this: its receiver raises bare exceptions, knows
-one key, and accepts a token of any age up to its own `exp`.
+SHA-256, so a token is valid for one body. `livekit-api` is not used for this: its receiver raises bare exceptions,
+knows one key, and accepts a token of any age up to its own `exp`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ Reason = Literal["no_token", "malformed", "unknown_key", "signature", "body", "e
 
 LEEWAY = 60.0
 """Seconds by which LiveKit's clock may differ from ours. Machines under NTP are milliseconds apart; one that has just
-resumed or migrated is corrected within a minute. LiveKit's tokens are valid for 5 minutes, so a stolen one works for 6."""
+resumed or migrated is corrected within a minute. LiveKit's tokens are valid for 5 minutes, so a stolen one works for
+6."""
 
 WINDOW = 600.0
-"""Seconds after signing for which a token is accepted, whatever its `exp`. LiveKit signs just before it sends and gives up
-after about 30 s of attempts, so only a replay is older. A replay within the window is recognised by its id, which is stored
-for days."""
+"""Seconds after signing for which a token is accepted, whatever its `exp`. LiveKit signs just before it sends and gives
+up after about 30 s of attempts, so only a replay is older. A replay within the window is recognised by its id, which is
+stored for days."""
 
 _LONGEST_TOKEN = 4096
-"""Bytes of a token that is looked at; LiveKit's have about 300."""
+"""Most bytes of a token that is parsed; LiveKit's have about 300."""
 
 _REASONS: dict[Reason, str] = {
-    "no_token": "There is no signature: LiveKit sends one in Authorization",
-    "malformed": "The signature is no JWT with HS256",
+    "no_token": "The signature is missing: LiveKit sends one in Authorization",
+    "malformed": "The signature is not a JWT with HS256",
     "unknown_key": "The API key that signed this is not one of ours",
     "signature": "The API secret that signed this is not ours",
-    "body": "The signature is of another body",
+    "body": "The signature belongs to another body",
     "expired": "The signature is too old; do the clocks differ?",
-    "too_early": "The signature is of the future; do the clocks differ?",
+    "too_early": "The signature is from the future; do the clocks differ?",
 }
 
 

@@ -1,7 +1,7 @@
 """The relay as an engine: one process for each broadcast on this host, controlled over its unix socket.
 
-Stream keys are unsealed here, at the last moment, and sent through the socket. So is the token with which the relay joins the
-room: hidden, and allowed to subscribe only.
+Stream keys are unsealed here, just before they are used, and sent through the socket. So is the token with which the
+relay joins the room: hidden, and allowed to subscribe only.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ log = structlog.get_logger(__name__)
 
 COMMAND = (sys.executable, "-m", "butai.relay")
 STARTS_AT_ONCE = 4
-"""Relays that are started concurrently. Loading one takes a core for most of a second, so more would slow each other down."""
+"""Relays that are started concurrently. Loading one takes a core for most of a second, so more would slow each other
+down."""
 SILENT_TICKS = 2
-"""Pings without a line from a configured relay, which sends metrics each second, until it counts as lost."""
+"""Pings without a line from a configured relay, which sends metrics each second, after which it counts as lost."""
 
 
 class RelayEgress:
@@ -65,12 +66,12 @@ class RelayEgress:
     ) -> None:
         """`open_key`: unseals a stream key; any exception means that it cannot be unsealed. Raises `FolderRefused`.
 
-        `timing`: the same as of the controller.
+        `timing`: the same as the controller's.
         """
         self.timing = timing or Timing()
         self.folder = prepare_folder(folder, self.timing.logs_kept)
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # With the folder, since a controller with another folder on this machine cannot find our relays.
+        # Includes the folder, since a controller with another folder on this machine cannot find our relays.
         self.host = f"{socket.gethostname()} {boot} {self.folder}"
         self.projects, self.open_key, self.allow_private = projects, open_key, allow_private
         self.tokens = Tokens(projects)
@@ -128,7 +129,7 @@ class RelayEgress:
         self._keepalive_allowed = allowed
 
     async def close(self) -> None:
-        """Disconnects from all relays, which go on running."""
+        """Disconnects from all relays, which continue to run."""
         if self._pinging is not None:
             self._pinging.cancel()
             await asyncio.gather(self._pinging, return_exceptions=True)
@@ -239,7 +240,7 @@ class RelayEngine:
         return self._process.pid
 
     def follow(self, on_report: OnReport, on_disconnect: Callable[[], None]) -> None:
-        """Reports the state of the welcome first, then every line."""
+        """Reports the state in the relay's welcome first, then every line."""
         self._on_report = on_report
         self._handle(self._welcome.source)
         for output in self._welcome.outputs:
@@ -303,7 +304,8 @@ class RelayEngine:
         self._close()
 
     def tick(self, *, ping: bool) -> None:
-        """To be called every `ping_every` seconds. Kills a configured relay that has sent nothing for `SILENT_TICKS` calls."""
+        """To be called every `ping_every` seconds. Kills a configured relay that has sent nothing for `SILENT_TICKS`
+        calls."""
         if ping:
             self._send(messages.PingLine())
         if self._configuration is None or self._broadcast is None:
@@ -344,7 +346,7 @@ class RelayEngine:
                 else:
                     self._handle(line)
         except (msgspec.MsgspecError, ValueError) as error:
-            # The line is not logged: nothing is known about its content.
+            # The line is not logged: its content is unknown.
             log.warning("relay.bad_line", broadcast_id=str(self._broadcast_id), error=type(error).__name__)
         except OSError:
             pass

@@ -1,8 +1,8 @@
-"""Processes of relays and the folder of their sockets: started, found, watched, killed.
+"""Processes of relays and the folder of their sockets: starts, finds, watches and kills them.
 
-A relay outlives its controller, even a killed one, so it runs in a session of its own and without a parent-death signal.
-Whether the relay of an earlier controller runs, and its process id, comes from the kernel (SO_PEERCRED, flock, pidfd).
-"""
+A relay outlives its controller, even a killed one, so it runs in a session of its own and without a parent-death
+signal. Whether the relay of an earlier controller runs, and its process id, comes from the kernel (SO_PEERCRED, flock,
+pidfd)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from butai.live.reconcile.timing import Timing
 log = structlog.get_logger(__name__)
 
 PARENT_PIPE = "BUTAI_LIFELINE_FD"
-"""The environment variable with the descriptor of an inherited pipe or socket, whose other end is held by the parent of all
-processes. Relays inherit it too, and end when the other end is closed."""
+"""The environment variable with the descriptor of an inherited pipe or socket, whose other end is held by the parent of
+all processes. Relays inherit it too, and end when the other end is closed."""
 
 _PASSED = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("LC_", "SSL_CERT_", "BUTAI_LOG_")
@@ -131,7 +131,7 @@ class WatchedProcess:
         return self._child.poll() if self._child is not None else None
 
     def is_gone(self) -> bool:
-        """Whether the process has ended, by the kernel's word."""
+        """Whether the process has ended, according to the kernel."""
         if not self.ended.is_set() and select.select([self._descriptor], [], [], 0)[0]:
             self._set_ended()
         return self.ended.is_set()
@@ -144,7 +144,7 @@ class WatchedProcess:
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     def close(self) -> None:
-        """Stops watching. The process goes on."""
+        """Stops watching. The process continues."""
         if not self.ended.is_set():
             self._loop.remove_reader(self._descriptor)
         if self._descriptor >= 0:
