@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import CheckConstraint
 
-from butai.live.ingresses.states import (
-    INGRESS_TABLE,
-    REPORTS,
-    IllegalIngressTransition,
-    IngressTrigger,
-    next_ingress_state,
-)
+from butai.live.ingresses.states import INGRESS_TABLE, REPORTS, IllegalIngressTransition, IngressTrigger
 from butai.live.models import Ingress
 from butai.live.states import IngressState
 from butai.live.webhooks.batch import STATEMENT
@@ -28,11 +22,11 @@ TERMINAL = {IngressState.FAILED, IngressState.DELETED}
 @given(st.sampled_from([None, *IngressState]), st.sampled_from(IngressTrigger))
 def test_every_pair_is_in_the_table_or_raises(state: IngressState | None, event: IngressTrigger) -> None:
     if (state, event) in INGRESS_TABLE:
-        assert next_ingress_state(state, event) is INGRESS_TABLE[state, event]
+        assert INGRESS_TABLE.after(state, event) is INGRESS_TABLE[state, event]
     else:
         with pytest.raises(IllegalIngressTransition) as raised:
-            next_ingress_state(state, event)
-        assert (raised.value.state, raised.value.event) == (state, event)
+            INGRESS_TABLE.after(state, event)
+        assert (raised.value.state, raised.value.trigger) == (state, event)
 
 
 def test_failed_and_deleted_are_final_and_everything_else_can_end_in_one_of_them() -> None:
@@ -54,7 +48,7 @@ def test_reports_change_only_what_livekit_has_made_and_is_not_deleted() -> None:
     for state in IngressState:
         for reported, trigger in REPORTS.items():
             if state in REPORTS:
-                assert next_ingress_state(state, trigger) is reported
+                assert INGRESS_TABLE.after(state, trigger) is reported
             else:
                 assert (state, trigger) not in INGRESS_TABLE
 
@@ -83,7 +77,7 @@ class Walk(RuleBasedStateMachine):
 
     def happens(self, trigger: IngressTrigger) -> bool:
         try:
-            self.state = next_ingress_state(self.state, trigger)
+            self.state = INGRESS_TABLE.after(self.state, trigger)
         except IllegalIngressTransition:
             return False
         return True

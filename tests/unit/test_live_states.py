@@ -10,33 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.live.states import (
-    TABLE,
-    WIRE,
-    IllegalOutputTransition,
-    OutputState,
-    OutputTrigger,
-    broadcast_status,
-    next_state,
-)
+from butai.live.states import OUTPUT_TABLE, WIRE, IllegalOutputTransition, OutputState, OutputTrigger, broadcast_status
 
 LIVE = Path(__file__).parents[2] / "src" / "butai" / "live"
 
 
 @given(st.sampled_from([None, *OutputState]), st.sampled_from(OutputTrigger))
 def test_every_pair_is_in_the_table_or_raises(state: OutputState | None, event: OutputTrigger) -> None:
-    if (state, event) in TABLE:
-        assert next_state(state, event) is TABLE[state, event]
+    if (state, event) in OUTPUT_TABLE:
+        assert OUTPUT_TABLE.after(state, event) is OUTPUT_TABLE[state, event]
     else:
         with pytest.raises(IllegalOutputTransition) as raised:
-            next_state(state, event)
-        assert (raised.value.state, raised.value.event) == (state, event)
+            OUTPUT_TABLE.after(state, event)
+        assert (raised.value.state, raised.value.trigger) == (state, event)
 
 
 def test_an_output_begins_by_creation_alone_and_is_created_once() -> None:
     creation = {OutputTrigger.CREATED, OutputTrigger.CREATED_WITHOUT_DESTINATION}
-    assert {event for (state, event) in TABLE if state is None} == creation
-    assert {state for (state, event) in TABLE if event in creation} == {None}
+    assert {event for (state, event) in OUTPUT_TABLE if state is None} == creation
+    assert {state for (state, event) in OUTPUT_TABLE if event in creation} == {None}
 
 
 WRITERS = {
@@ -87,8 +79,8 @@ def test_no_transaction_of_going_live_is_held_over_the_network() -> None:
 
 
 def test_nothing_leaves_ended_and_only_a_host_leaves_failed() -> None:
-    assert not [event for (state, event) in TABLE if state is OutputState.ENDED]
-    assert {event for (state, event) in TABLE if state is OutputState.FAILED} == {
+    assert not [event for (state, event) in OUTPUT_TABLE if state is OutputState.ENDED]
+    assert {event for (state, event) in OUTPUT_TABLE if state is OutputState.FAILED} == {
         OutputTrigger.RETRIED,
         OutputTrigger.ENDED,
     }
@@ -96,11 +88,11 @@ def test_nothing_leaves_ended_and_only_a_host_leaves_failed() -> None:
 
 def test_every_state_is_reached_from_the_first_and_can_end() -> None:
     reached = {OutputState.PENDING}
-    while (more := reached | {after for (before, _), after in TABLE.items() if before in reached}) != reached:
+    while (more := reached | {after for (before, _), after in OUTPUT_TABLE.items() if before in reached}) != reached:
         reached = more
     assert reached == set(OutputState)
     for state in set(OutputState) - {OutputState.ENDED}:
-        assert TABLE[state, OutputTrigger.ENDED] is OutputState.ENDED
+        assert OUTPUT_TABLE[state, OutputTrigger.ENDED] is OutputState.ENDED
     assert set(WIRE) == set(OutputState)
 
 

@@ -6,23 +6,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from butai.assets.object_states import (
-    OBJECT_TABLE,
-    IllegalObjectMove,
-    ObjectState,
-    ObjectTrigger,
-    next_object_state,
-)
+from butai.assets.object_states import OBJECT_TABLE, IllegalObjectMove, ObjectState, ObjectTrigger
 
 
 @pytest.mark.parametrize("trigger", ObjectTrigger)
 @pytest.mark.parametrize("state", [None, *ObjectState])
 def test_every_pair_is_in_the_table_or_raises(state: ObjectState | None, trigger: ObjectTrigger) -> None:
     if (state, trigger) in OBJECT_TABLE:
-        assert next_object_state(state, trigger) is OBJECT_TABLE[state, trigger]
+        assert OBJECT_TABLE.after(state, trigger) is OBJECT_TABLE[state, trigger]
     else:
         with pytest.raises(IllegalObjectMove) as raised:
-            next_object_state(state, trigger)
+            OBJECT_TABLE.after(state, trigger)
         assert (raised.value.state, raised.value.trigger) == (state, trigger)
 
 
@@ -88,7 +82,7 @@ class Objects(RuleBasedStateMachine):
     def move(self, key: int, trigger: ObjectTrigger) -> bool:
         """Returns whether the table has the arrow."""
         try:
-            after = next_object_state(self.lines.get(key), trigger)
+            after = OBJECT_TABLE.after(self.lines.get(key), trigger)
         except IllegalObjectMove:
             return False
         assert after is not None

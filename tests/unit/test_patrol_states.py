@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from butai.assets.patrol.finding_states import (
-    FINDING_TABLE,
+    FINDING_TABLES,
     TRIGGERS,
     FindingAction,
     FindingKind,
@@ -18,10 +18,9 @@ from butai.assets.patrol.finding_states import (
     FindingTrigger,
     IllegalFindingMove,
     actions_for,
-    next_finding_state,
 )
 from butai.assets.patrol.schemas import FindingActionName, FindingKindName
-from butai.assets.patrol.states import RUN_TABLE, IllegalRunMove, RunState, RunTrigger, next_run_state
+from butai.assets.patrol.states import RUN_TABLE, IllegalRunMove, RunState, RunTrigger
 
 K, S, A = FindingKind, FindingState, FindingAction
 
@@ -30,10 +29,10 @@ K, S, A = FindingKind, FindingState, FindingAction
 @pytest.mark.parametrize("state", [None, *RunState])
 def test_every_pair_of_a_run_is_in_the_table_or_raises(state: RunState | None, trigger: RunTrigger) -> None:
     if (state, trigger) in RUN_TABLE:
-        assert next_run_state(state, trigger) is RUN_TABLE[state, trigger]
+        assert RUN_TABLE.after(state, trigger) is RUN_TABLE[state, trigger]
     else:
         with pytest.raises(IllegalRunMove) as raised:
-            next_run_state(state, trigger)
+            RUN_TABLE.after(state, trigger)
         assert (raised.value.state, raised.value.trigger) == (state, trigger)
 
 
@@ -46,19 +45,21 @@ def test_a_run_that_is_over_stays_over() -> None:
 def test_every_triple_of_a_finding_is_in_the_table_or_raises(
     kind: FindingKind, state: FindingState | None, trigger: FindingTrigger
 ) -> None:
-    if (kind, state, trigger) in FINDING_TABLE:
-        assert next_finding_state(kind, state, trigger) is FINDING_TABLE[kind, state, trigger]
+    if (state, trigger) in FINDING_TABLES[kind]:
+        assert FINDING_TABLES[kind].after(state, trigger) is FINDING_TABLES[kind][state, trigger]
     else:
         with pytest.raises(IllegalFindingMove) as raised:
-            next_finding_state(kind, state, trigger)
-        assert (raised.value.kind, raised.value.state, raised.value.trigger) == (kind, state, trigger)
+            FINDING_TABLES[kind].after(state, trigger)
+        assert (raised.value.state, raised.value.trigger) == (state, trigger)
+        assert raised.value.subject == f"a finding of the kind {kind}"
 
 
 def test_a_resolved_finding_is_neither_seen_again_nor_resolved_otherwise() -> None:
-    over = {key: after for key, after in FINDING_TABLE.items() if key[1] not in (None, S.OPEN)}
-    assert over
-    assert all(after is state for (_, state, _), after in over.items())
-    assert FindingTrigger.SEEN not in {trigger for _, _, trigger in over}
+    for table in FINDING_TABLES.values():
+        over = {key: after for key, after in table.items() if key[0] not in (None, S.OPEN)}
+        assert over
+        assert all(after is state for (state, _), after in over.items())
+        assert FindingTrigger.SEEN not in {trigger for _, trigger in over}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,10 @@ def test_what_applies_to_an_open_finding(
         assert actions_for(kind, state, adoptable=adoptable, indexed=indexed) == ()
 
 
+def test_each_kind_has_its_table() -> None:
+    assert set(FINDING_TABLES) == set(FindingKind)
+
+
 def test_parameters_take_the_words_of_the_tables() -> None:
     assert get_args(FindingKindName) == tuple(FindingKind)
     assert get_args(FindingActionName) == tuple(FindingAction)
@@ -95,12 +100,12 @@ class Findings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.states = {kind: next_finding_state(kind, None, FindingTrigger.SEEN) for kind in FindingKind}
+        self.states = {kind: FINDING_TABLES[kind].after(None, FindingTrigger.SEEN) for kind in FindingKind}
         self.first: dict[FindingKind, FindingState] = {}
 
     def happens(self, kind: FindingKind, trigger: FindingTrigger) -> None:
         try:
-            after = next_finding_state(kind, self.states[kind], trigger)
+            after = FINDING_TABLES[kind].after(self.states[kind], trigger)
         except IllegalFindingMove:
             return
         if after is not S.OPEN:

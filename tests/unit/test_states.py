@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from butai.assets.states import TABLE, AssetStatus, AssetTrigger, IllegalAssetTransition, next_status
+from butai.assets.states import ASSET_TABLE, AssetStatus, AssetTrigger, IllegalAssetTransition
 
 
 @given(st.sampled_from([None, *AssetStatus]), st.sampled_from(AssetTrigger))
 def test_every_pair_is_in_the_table_or_raises(status: AssetStatus | None, event: AssetTrigger) -> None:
-    if (status, event) in TABLE:
-        assert next_status(status, event) is TABLE[status, event]
+    if (status, event) in ASSET_TABLE:
+        assert ASSET_TABLE.after(status, event) is ASSET_TABLE[status, event]
     else:
         with pytest.raises(IllegalAssetTransition) as raised:
-            next_status(status, event)
-        assert (raised.value.status, raised.value.event) == (status, event)
+            ASSET_TABLE.after(status, event)
+        assert (raised.value.state, raised.value.trigger) == (status, event)
 
 
 @given(st.lists(st.sampled_from(AssetTrigger), max_size=50))
@@ -25,28 +25,28 @@ def test_late_and_repeated_events_never_lead_out_of_the_states(events: list[Asse
     status: AssetStatus | None = None
     for event in events:
         try:
-            status = next_status(status, event)
+            status = ASSET_TABLE.after(status, event)
         except IllegalAssetTransition:
             continue
         assert status in AssetStatus
 
 
 def test_nothing_begins_but_by_creation_or_import() -> None:
-    assert {event for (status, event) in TABLE if status is None} == {AssetTrigger.CREATED, AssetTrigger.IMPORTED}
+    assert {event for (status, event) in ASSET_TABLE if status is None} == {AssetTrigger.CREATED, AssetTrigger.IMPORTED}
 
 
 def test_every_state_is_reached_and_can_become_ready() -> None:
     reached: set[AssetStatus | None] = {None}
     while True:
-        more = reached | {after for (before, _), after in TABLE.items() if before in reached}
+        more = reached | {after for (before, _), after in ASSET_TABLE.items() if before in reached}
         if more == reached:
             break
         reached = more
     assert reached == {None, *AssetStatus}
     for status in AssetStatus:
-        assert AssetStatus.READY in {after for (before, _), after in TABLE.items() if before is status} | {
-            TABLE[TABLE[status, AssetTrigger.RETRIED], AssetTrigger.COMPLETED]
-            if (status, AssetTrigger.RETRIED) in TABLE
+        assert AssetStatus.READY in {after for (before, _), after in ASSET_TABLE.items() if before is status} | {
+            ASSET_TABLE[ASSET_TABLE[status, AssetTrigger.RETRIED], AssetTrigger.COMPLETED]
+            if (status, AssetTrigger.RETRIED) in ASSET_TABLE
             else None
         }
 
@@ -67,31 +67,31 @@ class Life(RuleBasedStateMachine):
             AssetStatus.READY: AssetTrigger.REPLACING,
             AssetStatus.MISSING: AssetTrigger.REPLACING,
         }.get(self.status, AssetTrigger.RETRIED)
-        self.status = next_status(self.status, event)
+        self.status = ASSET_TABLE.after(self.status, event)
         self.running += 1
 
     @precondition(lambda self: self.running > 0)
     @rule()
     def upload_completes(self) -> None:
-        self.status = next_status(self.status, AssetTrigger.COMPLETED)
+        self.status = ASSET_TABLE.after(self.status, AssetTrigger.COMPLETED)
         self.bytes_whole, self.running = True, self.running - 1
 
     @precondition(lambda self: self.running == 1 and self.status is not AssetStatus.FAILED)
     @rule()
     def newest_upload_fails(self) -> None:
-        self.status = next_status(self.status, AssetTrigger.UPLOAD_FAILED)
+        self.status = ASSET_TABLE.after(self.status, AssetTrigger.UPLOAD_FAILED)
         self.running -= 1
 
     @precondition(lambda self: self.status is AssetStatus.READY)
     @rule()
     def store_loses_it(self) -> None:
-        self.status = next_status(self.status, AssetTrigger.LOST)
+        self.status = ASSET_TABLE.after(self.status, AssetTrigger.LOST)
         self.bytes_whole = False
 
     @precondition(lambda self: self.status is AssetStatus.MISSING)
     @rule()
     def it_is_found_again(self) -> None:
-        self.status = next_status(self.status, AssetTrigger.RECOVERED)
+        self.status = ASSET_TABLE.after(self.status, AssetTrigger.RECOVERED)
         self.bytes_whole = True
 
     @invariant()

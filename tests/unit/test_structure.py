@@ -141,6 +141,22 @@ def test_a_state_of_the_library_is_spelled_in_its_table_alone(model: str) -> Non
     assert found == []
 
 
+def test_tables_of_states_are_of_one_kind() -> None:
+    """What refuses a move is a `StateTable`: its error is an `IllegalMove`, and no table is a plain dictionary."""
+    found: list[str] = []
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            at = f"{path.relative_to(SOURCE)}:{node.lineno}"
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Illegal") and node.name != "IllegalMove":
+                if [ast.unparse(base) for base in node.bases] != ["IllegalMove"]:
+                    found.append(at)
+            elif isinstance(node, ast.AnnAssign) and re.search(
+                r"dict\[tuple\[.*Trigger\]", ast.unparse(node.annotation)
+            ):
+                found.append(at)
+    assert found == []
+
+
 PATROL_STATES = {
     # The model, the module that writes it, its table, and the columns that are its state.
     "PatrolRun": ("assets/patrol/progress.py", "patrol_runs", {"state", "ended_at"}),

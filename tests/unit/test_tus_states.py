@@ -6,24 +6,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from butai.assets.tus.states import (
-    RESUMABLE_TABLE,
-    IllegalResumableMove,
-    ResumableState,
-    ResumableTrigger,
-    arrows,
-    next_resumable_state,
-)
+from butai.assets.tus.states import RESUMABLE_TABLE, IllegalResumableMove, ResumableState, ResumableTrigger
 
 
 @pytest.mark.parametrize("trigger", ResumableTrigger)
 @pytest.mark.parametrize("state", [None, *ResumableState])
 def test_every_pair_is_in_the_table_or_raises(state: ResumableState | None, trigger: ResumableTrigger) -> None:
     if (state, trigger) in RESUMABLE_TABLE:
-        assert next_resumable_state(state, trigger) is RESUMABLE_TABLE[state, trigger]
+        assert RESUMABLE_TABLE.after(state, trigger) is RESUMABLE_TABLE[state, trigger]
     else:
         with pytest.raises(IllegalResumableMove) as raised:
-            next_resumable_state(state, trigger)
+            RESUMABLE_TABLE.after(state, trigger)
         assert (raised.value.state, raised.value.trigger) == (state, trigger)
 
 
@@ -33,12 +26,12 @@ def test_what_is_over_stays_over() -> None:
 
 @pytest.mark.parametrize("trigger", [each for each in ResumableTrigger if each is not ResumableTrigger.CREATED])
 def test_the_guard_of_a_move_is_its_arrows(trigger: ResumableTrigger) -> None:
-    sources, target = arrows(trigger)
+    sources, target = RESUMABLE_TABLE.arrows(trigger)
     assert sources
-    assert {next_resumable_state(state, trigger) for state in sources} == {target}
+    assert {RESUMABLE_TABLE.after(state, trigger) for state in sources} == {target}
     for state in set(ResumableState) - sources:
         with pytest.raises(IllegalResumableMove):
-            next_resumable_state(state, trigger)
+            RESUMABLE_TABLE.after(state, trigger)
 
 
 class Requests(RuleBasedStateMachine):
@@ -46,7 +39,7 @@ class Requests(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = next_resumable_state(None, ResumableTrigger.CREATED)
+        self.state = RESUMABLE_TABLE.after(None, ResumableTrigger.CREATED)
         self.writer = 0
         self.ends: list[ResumableState] = []
 
@@ -56,7 +49,7 @@ class Requests(RuleBasedStateMachine):
 
     @rule(trigger=st.sampled_from(list(ResumableTrigger)[1:]), behind=st.integers(0, 2))
     def a_request_acts(self, trigger: ResumableTrigger, behind: int) -> None:
-        sources, target = arrows(trigger)
+        sources, target = RESUMABLE_TABLE.arrows(trigger)
         if behind or self.state not in sources:
             return
         self.state = target

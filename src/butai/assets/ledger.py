@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
 from butai.assets.models import AssetObject
-from butai.assets.object_states import ObjectState, ObjectTrigger, next_object_state
+from butai.assets.object_states import OBJECT_TABLE, ObjectState, ObjectTrigger
 
 REMOVE_OBJECTS = "assets.remove_objects"
 """The task that removes condemned objects; its body is in `tasks`, a layer above. Arguments: `object_keys`."""
@@ -62,7 +62,7 @@ def move(line: AssetObject, trigger: ObjectTrigger) -> bool:
     removal that was under way may have been too early.
     """
     before = None if line.state is None else ObjectState(line.state)  # pyright: ignore[reportUnnecessaryComparison]
-    after = next_object_state(before, trigger)
+    after = OBJECT_TABLE.after(before, trigger)
     if after is None:
         raise ValueError("a line is deleted by `release`")
     if after is before and after is not ObjectState.CONDEMNED:
@@ -151,7 +151,7 @@ async def claim(session: AsyncSession, object_key: str) -> bool:
         .values(
             object_key=object_key,
             origin="trash",
-            state=next_object_state(None, ObjectTrigger.CLAIMED),
+            state=OBJECT_TABLE.after(None, ObjectTrigger.CLAIMED),
             attempt=0,
             settled_at=func.now(),
         )
@@ -176,7 +176,7 @@ async def release(session: AsyncSession, object_key: str) -> None:
     line = await lock(session, object_key)
     if line is None or line.origin != "trash":
         return
-    if next_object_state(ObjectState(line.state), ObjectTrigger.RELEASED) is None:
+    if OBJECT_TABLE.after(ObjectState(line.state), ObjectTrigger.RELEASED) is None:
         await session.delete(line)
 
 

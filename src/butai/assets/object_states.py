@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from butai.state_tables import IllegalMove, StateTable
+
 
 class ObjectState(StrEnum):
     """The states of an object key in the ledger, as stored in the table."""
@@ -48,59 +50,50 @@ class ObjectTrigger(StrEnum):
     """The store has removed it."""
 
 
-class IllegalObjectMove(Exception):
-    """The table has no arrow for this trigger in this state: a bug, or a writer that was given up meanwhile."""
-
-    def __init__(self, state: ObjectState | None, trigger: ObjectTrigger) -> None:
-        super().__init__(f"{trigger} cannot happen to an object that is {state or 'unknown'}")
-        self.state, self.trigger = state, trigger
+class IllegalObjectMove(IllegalMove):
+    """`OBJECT_TABLE` has no arrow for this trigger in this state: a bug, or a writer that was given up meanwhile."""
 
 
 _S, _T = ObjectState, ObjectTrigger
 
-OBJECT_TABLE: dict[tuple[ObjectState | None, ObjectTrigger], ObjectState | None] = {
-    (None, _T.OPENED): _S.WRITING,
-    (_S.WRITING, _T.STORED): _S.CURRENT,
-    # The answer to the first call was lost.
-    (_S.CURRENT, _T.STORED): _S.CURRENT,
-    (None, _T.ADOPTED): _S.CURRENT,
-    # The import has seen its bytes: another program has written the key again.
-    (_S.REMOVED, _T.ADOPTED): _S.CURRENT,
-    (_S.WRITING, _T.GIVEN_UP): _S.CONDEMNED,
-    # The attempt had succeeded, and only its answer failed: acknowledged bytes stay.
-    (_S.CURRENT, _T.GIVEN_UP): _S.CURRENT,
-    # Given up first by the sweep, and now by its own writer.
-    (_S.CONDEMNED, _T.GIVEN_UP): _S.CONDEMNED,
-    # The writer counted as dead and has written since the removal: the bytes must be removed again.
-    (_S.REMOVED, _T.GIVEN_UP): _S.CONDEMNED,
-    (_S.WRITING, _T.COPIED): _S.CONDEMNED,
-    # The client's report and the sweep settle the same signed upload, each by a copy of its own.
-    (_S.CONDEMNED, _T.COPIED): _S.CONDEMNED,
-    # A URL that is still valid can write once more after the removal.
-    (_S.REMOVED, _T.COPIED): _S.CONDEMNED,
-    (_S.WRITING, _T.TRASHED): _S.CONDEMNED,
-    (_S.CURRENT, _T.REPLACED): _S.CONDEMNED,
-    (_S.CURRENT, _T.PURGED): _S.CONDEMNED,
-    # The asset is purged while an upload runs.
-    (_S.WRITING, _T.PURGED): _S.CONDEMNED,
-    (None, _T.CLAIMED): _S.CONDEMNED,
-    # Another program has written a removed key again.
-    (_S.REMOVED, _T.CLAIMED): _S.CONDEMNED,
-    # Claimed before, by a process that died; `ledger.claim` refuses objects that were condemned for another reason.
-    (_S.CONDEMNED, _T.CLAIMED): _S.CONDEMNED,
-    (_S.CONDEMNED, _T.RELEASED): None,
-    # Another job has removed it meanwhile.
-    (_S.REMOVED, _T.RELEASED): _S.REMOVED,
-    (_S.CONDEMNED, _T.REMOVED): _S.REMOVED,
-    # Two removal jobs for one object.
-    (_S.REMOVED, _T.REMOVED): _S.REMOVED,
-}
-
-
-def next_object_state(state: ObjectState | None, trigger: ObjectTrigger) -> ObjectState | None:
-    """Returns the state after `trigger`; None is an object without a line. Raises `IllegalObjectMove` without an
-    arrow."""
-    try:
-        return OBJECT_TABLE[state, trigger]
-    except KeyError:
-        raise IllegalObjectMove(state, trigger) from None
+OBJECT_TABLE = StateTable[ObjectState, ObjectTrigger, ObjectState | None](
+    "an object",
+    IllegalObjectMove,
+    {
+        (None, _T.OPENED): _S.WRITING,
+        (_S.WRITING, _T.STORED): _S.CURRENT,
+        # The answer to the first call was lost.
+        (_S.CURRENT, _T.STORED): _S.CURRENT,
+        (None, _T.ADOPTED): _S.CURRENT,
+        # The import has seen its bytes: another program has written the key again.
+        (_S.REMOVED, _T.ADOPTED): _S.CURRENT,
+        (_S.WRITING, _T.GIVEN_UP): _S.CONDEMNED,
+        # The attempt had succeeded, and only its answer failed: acknowledged bytes stay.
+        (_S.CURRENT, _T.GIVEN_UP): _S.CURRENT,
+        # Given up first by the sweep, and now by its own writer.
+        (_S.CONDEMNED, _T.GIVEN_UP): _S.CONDEMNED,
+        # The writer counted as dead and has written since the removal: the bytes must be removed again.
+        (_S.REMOVED, _T.GIVEN_UP): _S.CONDEMNED,
+        (_S.WRITING, _T.COPIED): _S.CONDEMNED,
+        # The client's report and the sweep settle the same signed upload, each by a copy of its own.
+        (_S.CONDEMNED, _T.COPIED): _S.CONDEMNED,
+        # A URL that is still valid can write once more after the removal.
+        (_S.REMOVED, _T.COPIED): _S.CONDEMNED,
+        (_S.WRITING, _T.TRASHED): _S.CONDEMNED,
+        (_S.CURRENT, _T.REPLACED): _S.CONDEMNED,
+        (_S.CURRENT, _T.PURGED): _S.CONDEMNED,
+        # The asset is purged while an upload runs.
+        (_S.WRITING, _T.PURGED): _S.CONDEMNED,
+        (None, _T.CLAIMED): _S.CONDEMNED,
+        # Another program has written a removed key again.
+        (_S.REMOVED, _T.CLAIMED): _S.CONDEMNED,
+        # Claimed before, by a process that died; `ledger.claim` refuses objects that were condemned for another reason.
+        (_S.CONDEMNED, _T.CLAIMED): _S.CONDEMNED,
+        (_S.CONDEMNED, _T.RELEASED): None,
+        # Another job has removed it meanwhile.
+        (_S.REMOVED, _T.RELEASED): _S.REMOVED,
+        (_S.CONDEMNED, _T.REMOVED): _S.REMOVED,
+        # Two removal jobs for one object.
+        (_S.REMOVED, _T.REMOVED): _S.REMOVED,
+    },
+)

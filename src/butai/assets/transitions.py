@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.kinds import Sidecar
 from butai.assets.models import Asset, AssetEvent
-from butai.assets.states import AssetStatus, AssetTrigger, next_status
+from butai.assets.states import ASSET_TABLE, AssetStatus, AssetTrigger
 
 CHANGES_LOCK = 0x6275_7461_6901
 """The advisory lock of the change feed: each writer holds it shared until its commit, and the feed's reader takes it
@@ -65,7 +65,7 @@ async def move(
     while a newer one runs gets its event, and changes no state.
     """
     before = None if new else AssetStatus(asset.status)
-    after = next_status(before, event)
+    after = ASSET_TABLE.after(before, event)
     stale = attempt is not None and attempt < asset.attempts and event is AssetTrigger.UPLOAD_FAILED
     if stale:
         after = before or after

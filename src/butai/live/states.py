@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal
 
+from butai.state_tables import IllegalMove, StateTable
+
 LONGEST_ROOM_ID = 128
 ROOM_ID = r"^[^\x00-\x1f\x7f-\x9f/\\?#%]+$"
 """Pattern of a room's id. LiveKit accepts nearly any text; characters that cannot stand in a URL path are excluded."""
@@ -72,49 +74,40 @@ class OutputTrigger(StrEnum):
     """The engine confirmed the end, or nothing had to be ended."""
 
 
-class IllegalOutputTransition(Exception):
-    """`TABLE` has no entry for this event in this state: a bug, or a late observation."""
-
-    def __init__(self, state: OutputState | None, event: OutputTrigger) -> None:
-        super().__init__(f"{event} cannot happen to an output that is {state or 'not there yet'}")
-        self.state, self.event = state, event
+class IllegalOutputTransition(IllegalMove):
+    """`OUTPUT_TABLE` has no entry for this trigger in this state: a bug, or a late observation."""
 
 
 _S, _E = OutputState, OutputTrigger
 
-TABLE: dict[tuple[OutputState | None, OutputTrigger], OutputState] = {
-    (None, _E.CREATED): _S.PENDING,
-    (None, _E.CREATED_WITHOUT_DESTINATION): _S.FAILED,
-    (_S.PENDING, _E.STARTED): _S.STARTING,
-    (_S.STARTING, _E.STARTED): _S.STARTING,
-    (_S.RECONNECTING, _E.STARTED): _S.RECONNECTING,
-    (_S.STARTING, _E.ACCEPTED): _S.LIVE,
-    (_S.RECONNECTING, _E.ACCEPTED): _S.LIVE,
-    (_S.LIVE, _E.INTERRUPTED): _S.RECONNECTING,
-    (_S.PENDING, _E.RETRY_PLANNED): _S.STARTING,
-    (_S.STARTING, _E.RETRY_PLANNED): _S.STARTING,
-    (_S.LIVE, _E.RETRY_PLANNED): _S.RECONNECTING,
-    (_S.RECONNECTING, _E.RETRY_PLANNED): _S.RECONNECTING,
-    **{(state, _E.FAILED): _S.FAILED for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING)},
-    (_S.FAILED, _E.RETRIED): _S.STARTING,
-    # A host's retry brings a waiting attempt forward.
-    (_S.STARTING, _E.RETRIED): _S.STARTING,
-    (_S.RECONNECTING, _E.RETRIED): _S.RECONNECTING,
-    **{(state, _E.STOP_ASKED): _S.STOPPING for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING)},
-    **{
-        (state, _E.ENDED): _S.ENDED
-        for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING, _S.FAILED)
+OUTPUT_TABLE = StateTable[OutputState, OutputTrigger, OutputState](
+    "an output",
+    IllegalOutputTransition,
+    {
+        (None, _E.CREATED): _S.PENDING,
+        (None, _E.CREATED_WITHOUT_DESTINATION): _S.FAILED,
+        (_S.PENDING, _E.STARTED): _S.STARTING,
+        (_S.STARTING, _E.STARTED): _S.STARTING,
+        (_S.RECONNECTING, _E.STARTED): _S.RECONNECTING,
+        (_S.STARTING, _E.ACCEPTED): _S.LIVE,
+        (_S.RECONNECTING, _E.ACCEPTED): _S.LIVE,
+        (_S.LIVE, _E.INTERRUPTED): _S.RECONNECTING,
+        (_S.PENDING, _E.RETRY_PLANNED): _S.STARTING,
+        (_S.STARTING, _E.RETRY_PLANNED): _S.STARTING,
+        (_S.LIVE, _E.RETRY_PLANNED): _S.RECONNECTING,
+        (_S.RECONNECTING, _E.RETRY_PLANNED): _S.RECONNECTING,
+        **{(state, _E.FAILED): _S.FAILED for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING)},
+        (_S.FAILED, _E.RETRIED): _S.STARTING,
+        # A host's retry brings a waiting attempt forward.
+        (_S.STARTING, _E.RETRIED): _S.STARTING,
+        (_S.RECONNECTING, _E.RETRIED): _S.RECONNECTING,
+        **{(state, _E.STOP_ASKED): _S.STOPPING for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING)},
+        **{
+            (state, _E.ENDED): _S.ENDED
+            for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING, _S.FAILED)
+        },
     },
-}
-
-
-def next_state(state: OutputState | None, event: OutputTrigger) -> OutputState:
-    """The state after `event`; `state` is None for a new output. Raises `IllegalOutputTransition` where `TABLE` has no
-    entry."""
-    try:
-        return TABLE[state, event]
-    except KeyError:
-        raise IllegalOutputTransition(state, event) from None
+)
 
 
 class BroadcastWanted(StrEnum):

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from butai.state_tables import IllegalMove, StateTable
+
 
 class FindingKind(StrEnum):
     """How index and store disagree, on the wire and in the table."""
@@ -59,12 +61,8 @@ class FindingAction(StrEnum):
     IGNORE = "ignore"
 
 
-class IllegalFindingMove(Exception):
-    """The table has no arrow for this trigger in this state: a bug."""
-
-    def __init__(self, kind: FindingKind, state: FindingState | None, trigger: FindingTrigger) -> None:
-        super().__init__(f"{trigger} cannot happen to a finding of the kind {kind} that is {state or 'unknown'}")
-        self.kind, self.state, self.trigger = kind, state, trigger
+class IllegalFindingMove(IllegalMove):
+    """`FINDING_TABLES` have no arrow for this trigger in this state: a bug."""
 
 
 _K, _S, _T = FindingKind, FindingState, FindingTrigger
@@ -79,16 +77,19 @@ _ENDS: dict[FindingKind, tuple[FindingTrigger, ...]] = {
 """How findings of each kind end. A mismatch is never trashed: the asset is ready, and the bytes may have been written
 on purpose."""
 
-FINDING_TABLE: dict[tuple[FindingKind, FindingState | None, FindingTrigger], FindingState] = {
-    **{(kind, state, _T.SEEN): _S.OPEN for kind in FindingKind for state in (None, _S.OPEN)},
-    **{(kind, _S.OPEN, trigger): FindingState(trigger) for kind, ends in _ENDS.items() for trigger in ends},
-    # An operator and a run resolve one finding at the same time: the first counts, and the second changes nothing.
-    **{
-        (kind, FindingState(first), trigger): FindingState(first)
-        for kind, ends in _ENDS.items()
-        for first in ends
-        for trigger in ends
-    },
+FINDING_TABLES = {
+    kind: StateTable[FindingState, FindingTrigger, FindingState](
+        f"a finding of the kind {kind}",
+        IllegalFindingMove,
+        {
+            (None, _T.SEEN): _S.OPEN,
+            (_S.OPEN, _T.SEEN): _S.OPEN,
+            **{(_S.OPEN, trigger): FindingState(trigger) for trigger in ends},
+            # An operator and a run resolve one finding at the same time: the first counts, and the second changes nothing.
+            **{(FindingState(first), trigger): FindingState(first) for first in ends for trigger in ends},
+        },
+    )
+    for kind, ends in _ENDS.items()
 }
 
 TRIGGERS = {
@@ -97,15 +98,6 @@ TRIGGERS = {
     FindingAction.IGNORE: FindingTrigger.IGNORED,
 }
 """The trigger of each action."""
-
-
-def next_finding_state(kind: FindingKind, state: FindingState | None, trigger: FindingTrigger) -> FindingState:
-    """The state after `trigger`; `state` None is a finding without a row. Raises `IllegalFindingMove` without an
-    arrow."""
-    try:
-        return FINDING_TABLE[kind, state, trigger]
-    except KeyError:
-        raise IllegalFindingMove(kind, state, trigger) from None
 
 
 def actions_for(kind: FindingKind, state: FindingState, *, adoptable: bool, indexed: bool) -> tuple[FindingAction, ...]:
@@ -121,5 +113,5 @@ def actions_for(kind: FindingKind, state: FindingState, *, adoptable: bool, inde
         FindingAction.IGNORE: True,
     }
     return tuple(
-        action for action in FindingAction if (kind, state, TRIGGERS[action]) in FINDING_TABLE and holds[action]
+        action for action in FindingAction if (state, TRIGGERS[action]) in FINDING_TABLES[kind] and holds[action]
     )

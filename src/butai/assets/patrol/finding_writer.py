@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.assets.patrol.finding_states import FindingKind, FindingState, FindingTrigger, next_finding_state
+from butai.assets.patrol.finding_states import FINDING_TABLES, FindingKind, FindingState, FindingTrigger
 from butai.assets.patrol.models import Finding
 
 PATROL_ACTOR = "patrol"
@@ -27,7 +27,7 @@ def move(finding: Finding, trigger: FindingTrigger, by: str | None) -> bool:
     """Moves a locked finding by the table. Returns False where it was resolved before and stays as it is. Raises
     `IllegalFindingMove`, having changed nothing."""
     before = state_of(finding)
-    after = next_finding_state(FindingKind(finding.kind), before, trigger)
+    after = FINDING_TABLES[FindingKind(finding.kind)].after(before, trigger)
     if after is before:
         return False
     finding.resolution, finding.resolved_at, finding.resolved_by = after, func.now(), by

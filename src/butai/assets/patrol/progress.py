@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.patrol.models import PatrolRun
-from butai.assets.patrol.states import RunState, RunTrigger, next_run_state
+from butai.assets.patrol.states import RUN_TABLE, RunState, RunTrigger
 from butai.assets.patrol.verdicts import Verdict
 from butai.errors import Code
 
@@ -67,7 +67,7 @@ class RunProgress:
 def move(row: PatrolRun, trigger: RunTrigger) -> None:
     """Moves a new row, or a locked one, by the table. Raises `IllegalRunMove`, having changed nothing."""
     before = None if row.state is None else RunState(row.state)  # pyright: ignore[reportUnnecessaryComparison]
-    row.state = next_run_state(before, trigger)
+    row.state = RUN_TABLE.after(before, trigger)
     row.heartbeat_at = func.now()
     if row.state != RunState.RUNNING:
         row.ended_at = func.now()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from butai.state_tables import IllegalMove, StateTable
+
 
 class RunState(StrEnum):
     """The states of a run, on the wire and in the table."""
@@ -36,32 +38,24 @@ class RunTrigger(StrEnum):
     """The index was compared with a listing."""
 
 
-class IllegalRunMove(Exception):
-    """The table has no arrow for this trigger in this state: a bug, or a process that lost the patrol's lock."""
-
-    def __init__(self, state: RunState | None, trigger: RunTrigger) -> None:
-        super().__init__(f"{trigger} cannot happen to a run that is {state or 'unknown'}")
-        self.state, self.trigger = state, trigger
+class IllegalRunMove(IllegalMove):
+    """`RUN_TABLE` has no arrow for this trigger in this state: a bug, or a process that lost the patrol's lock."""
 
 
 _S, _T = RunState, RunTrigger
 
-RUN_TABLE: dict[tuple[RunState | None, RunTrigger], RunState] = {
-    (None, _T.BEGAN): _S.RUNNING,
-    (_S.RUNNING, _T.RESUMED): _S.RUNNING,
-    (_S.RUNNING, _T.ADVANCED): _S.RUNNING,
-    (_S.RUNNING, _T.FINISHED): _S.FINISHED,
-    (_S.RUNNING, _T.STOPPED): _S.STOPPED,
-    # A dry run, on which nothing depends, or one of several: only the oldest unfinished run is resumed.
-    (_S.RUNNING, _T.INTERRUPTED): _S.STOPPED,
-    # A comparison gets its row at its end: it has no checkpoint, and starts again after a crash.
-    (None, _T.COMPARED): _S.FINISHED,
-}
-
-
-def next_run_state(state: RunState | None, trigger: RunTrigger) -> RunState:
-    """The state after `trigger`; `state` None is a run without a row. Raises `IllegalRunMove` without an arrow."""
-    try:
-        return RUN_TABLE[state, trigger]
-    except KeyError:
-        raise IllegalRunMove(state, trigger) from None
+RUN_TABLE = StateTable[RunState, RunTrigger, RunState](
+    "a run",
+    IllegalRunMove,
+    {
+        (None, _T.BEGAN): _S.RUNNING,
+        (_S.RUNNING, _T.RESUMED): _S.RUNNING,
+        (_S.RUNNING, _T.ADVANCED): _S.RUNNING,
+        (_S.RUNNING, _T.FINISHED): _S.FINISHED,
+        (_S.RUNNING, _T.STOPPED): _S.STOPPED,
+        # A dry run, on which nothing depends, or one of several: only the oldest unfinished run is resumed.
+        (_S.RUNNING, _T.INTERRUPTED): _S.STOPPED,
+        # A comparison gets its row at its end: it has no checkpoint, and starts again after a crash.
+        (None, _T.COMPARED): _S.FINISHED,
+    },
+)

@@ -15,7 +15,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.tus.models import ResumableUpload
-from butai.assets.tus.states import ResumableState, ResumableTrigger, arrows, next_resumable_state
+from butai.assets.tus.states import RESUMABLE_TABLE, ResumableState, ResumableTrigger
 from butai.errors import UploadTaken
 
 
@@ -26,7 +26,7 @@ def create(session: AsyncSession, **facts: Any) -> ResumableUpload:
         upload_offset=0,
         writer=0,
         parts=[],
-        state=next_resumable_state(None, ResumableTrigger.CREATED),
+        state=RESUMABLE_TABLE.after(None, ResumableTrigger.CREATED),
         **facts,
     )
     session.add(row)
@@ -46,7 +46,7 @@ def take_over(row: ResumableUpload) -> None:
 async def move(session: AsyncSession, upload_id: UUID, writer: int, trigger: ResumableTrigger, **facts: Any) -> None:
     """Moves a row by the table, and writes `facts` with it. Raises `UploadTaken`, having changed nothing, when another
     request has taken over or has ended the upload, and also for a late or repeated trigger."""
-    sources, target = arrows(trigger)
+    sources, target = RESUMABLE_TABLE.arrows(trigger)
     moved = await session.execute(
         update(ResumableUpload)
         .where(

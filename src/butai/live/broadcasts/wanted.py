@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from butai.errors import Code
 from butai.live.destinations.service import OutputTarget
 from butai.live.models import Broadcast, Output
-from butai.live.states import BroadcastWanted, OutputState, OutputTrigger, OutputWanted, next_state
+from butai.live.states import OUTPUT_TABLE, BroadcastWanted, OutputState, OutputTrigger, OutputWanted
 
 
 def is_wanted(broadcast: Broadcast) -> bool:
@@ -35,7 +35,7 @@ def new_output(broadcast: Broadcast, target: OutputTarget) -> Output:
         sealed_key=target.sealed_key,
         key_fingerprint=target.key_fingerprint,
         wanted=OutputWanted.ON,
-        state=next_state(None, OutputTrigger.CREATED),
+        state=OUTPUT_TABLE.after(None, OutputTrigger.CREATED),
     )
 
 
@@ -50,7 +50,7 @@ def output_without_destination(broadcast: Broadcast, platform: str) -> Output:
         sealed_key=b"",
         key_fingerprint="",
         wanted=OutputWanted.OFF,
-        state=next_state(None, OutputTrigger.CREATED_WITHOUT_DESTINATION),
+        state=OUTPUT_TABLE.after(None, OutputTrigger.CREATED_WITHOUT_DESTINATION),
         error_code=Code.NO_DESTINATION,
     )
 

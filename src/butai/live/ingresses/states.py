@@ -13,6 +13,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from butai.live.states import IngressState
+from butai.state_tables import IllegalMove, StateTable
 
 
 class IngressTrigger(StrEnum):
@@ -35,12 +36,8 @@ class IngressTrigger(StrEnum):
     REPORTED_ENDED = "reported_ended"
 
 
-class IllegalIngressTransition(Exception):
-    """`INGRESS_TABLE` has no entry for this event in this state: a late report, or a bug."""
-
-    def __init__(self, state: IngressState | None, event: IngressTrigger) -> None:
-        super().__init__(f"{event} cannot happen to an ingress that is {state or 'not there yet'}")
-        self.state, self.event = state, event
+class IllegalIngressTransition(IllegalMove):
+    """`INGRESS_TABLE` has no entry for this trigger in this state: a late report, or a bug."""
 
 
 _S, _E = IngressState, IngressTrigger
@@ -54,21 +51,16 @@ REPORTS: dict[IngressState, IngressTrigger] = {
 }
 """The trigger of each state that LiveKit reports."""
 
-INGRESS_TABLE: dict[tuple[IngressState | None, IngressTrigger], IngressState] = {
-    (None, _E.REQUESTED): _S.MAKING,
-    (_S.MAKING, _E.MADE): _S.IDLE,
-    (_S.MAKING, _E.REFUSED): _S.FAILED,
-    (_S.MAKING, _E.UNANSWERED): _S.ABANDONED,
-    (_S.ABANDONED, _E.CLEARED): _S.FAILED,
-    **{(state, trigger): reported for state in REPORTS for reported, trigger in REPORTS.items()},
-    **{(state, _E.DELETED): _S.DELETED for state in REPORTS},
-}
-
-
-def next_ingress_state(state: IngressState | None, event: IngressTrigger) -> IngressState:
-    """The state after `event`; `state` is None for a new row. Raises `IllegalIngressTransition` where `INGRESS_TABLE`
-    has no entry."""
-    try:
-        return INGRESS_TABLE[state, event]
-    except KeyError:
-        raise IllegalIngressTransition(state, event) from None
+INGRESS_TABLE = StateTable[IngressState, IngressTrigger, IngressState](
+    "an ingress",
+    IllegalIngressTransition,
+    {
+        (None, _E.REQUESTED): _S.MAKING,
+        (_S.MAKING, _E.MADE): _S.IDLE,
+        (_S.MAKING, _E.REFUSED): _S.FAILED,
+        (_S.MAKING, _E.UNANSWERED): _S.ABANDONED,
+        (_S.ABANDONED, _E.CLEARED): _S.FAILED,
+        **{(state, trigger): reported for state in REPORTS for reported, trigger in REPORTS.items()},
+        **{(state, _E.DELETED): _S.DELETED for state in REPORTS},
+    },
+)

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from butai.live.ingresses.states import IngressTrigger, next_ingress_state
+from butai.live.ingresses.states import INGRESS_TABLE, IngressTrigger
 from butai.live.models import Broadcast, Ingress, LiveEvent, Room
 from butai.live.states import IngressState
 
@@ -28,7 +28,7 @@ async def reserve(session: AsyncSession, room: Room, kind: str, name: str, ident
         kind=kind,
         name=name,
         identity=identity,
-        state=next_ingress_state(None, IngressTrigger.REQUESTED),
+        state=INGRESS_TABLE.after(None, IngressTrigger.REQUESTED),
     )
     session.add(row)
     await session.flush()
@@ -59,7 +59,7 @@ async def move(
 
     Sets `state_at` to now unless it is given. Raises `IllegalIngressTransition`.
     """
-    row.state = next_ingress_state(IngressState(row.state), trigger)
+    row.state = INGRESS_TABLE.after(IngressState(row.state), trigger)
     for name, value in {"state_at": func.now(), **columns}.items():
         setattr(row, name, value)
     if event is not None:

@@ -17,7 +17,7 @@ from butai.live.reconcile.commands import Move, Write
 from butai.live.reconcile.fold import after
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.reconcile.timing import Timing
-from butai.live.states import OutputTrigger, next_state
+from butai.live.states import OUTPUT_TABLE, OutputTrigger
 
 NO_ERROR: dict[str, Any] = {"error_code": None, "error_cause": None, "error_detail": None}
 """The error columns of an output without an error."""
@@ -138,7 +138,7 @@ class Draft:
         self, output: OutputRow, event: OutputTrigger, at: float, *, code: str | None = None, **changes: Any
     ) -> None:
         """Applies an event to an output. `changes`: columns beside the state. Raises `IllegalOutputTransition`."""
-        state = next_state(output.state, event)
+        state = OUTPUT_TABLE.after(output.state, event)
         changes["state"] = state
         if state is not output.state:
             changes["state_since"] = at

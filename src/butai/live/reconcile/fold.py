@@ -22,7 +22,7 @@ from butai.live.reconcile.commands import (
     Write,
 )
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import next_state
+from butai.live.states import OUTPUT_TABLE
 
 
 class RowsChanged(Exception):
@@ -75,7 +75,7 @@ def _broadcast_changes(
 def _moved(output: OutputRow, move: Move) -> OutputRow:
     if (output.state, output.attempt) != (move.before, move.attempt):
         raise RowsChanged
-    if next_state(output.state, move.event) is not move.changes["state"]:
+    if OUTPUT_TABLE.after(output.state, move.event) is not move.changes["state"]:
         raise AssertionError(f"{move.event} planned to {move.changes['state']}")
     return replace(output, **move.changes)
 
