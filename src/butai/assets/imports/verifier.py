@@ -14,6 +14,7 @@ from typing import Any
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta
 from butai.assets.storage.client import BytesPayload, ObjectAbsent, ObjectFacts, RangeRefused, Store
+from butai.assets.storage.limits import RateLimit
 from butai.errors import Code, FileTooLarge, SizeMismatch, StoreAccessDenied, Unavailable, UploadRefused
 
 CONCURRENCY = 48
@@ -47,9 +48,8 @@ class Verifier:
     def __init__(self, store: Store, *, check_content: bool, rate: float | None) -> None:
         self._store = store
         self._check_content = check_content
-        self._rate = rate
+        self._pace = RateLimit(rate or 0, burst=0)
         self._slots = asyncio.Semaphore(CONCURRENCY)
-        self._next_head = 0.0
         self._reached = False
         self._failed_in_a_row = 0
         self._denied = False
@@ -64,7 +64,7 @@ class Verifier:
             if await self._gave_up():
                 # The next run verifies it.
                 return NotImportable(Code.NOT_TRIED)
-            await self._pace()
+            await self._pace.take()
             try:
                 answer = await self._read(object_key, key, before)
             except ObjectAbsent:
@@ -100,14 +100,6 @@ class Verifier:
         except RangeRefused:
             raise SizeMismatch("The object changed while it was read") from None
         return FoundObject(facts, meta)
-
-    async def _pace(self) -> None:
-        if self._rate:
-            now = asyncio.get_running_loop().time()
-            self._next_head = max(self._next_head, now)
-            wait = self._next_head - now
-            self._next_head += 1 / self._rate
-            await asyncio.sleep(wait)
 
     async def reason_to_stop(self) -> str:
         """Why the run cannot go on, in one line; empty while it can."""

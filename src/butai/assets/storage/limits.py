@@ -10,15 +10,15 @@ store."""
 
 
 class RateLimit:
-    """A token bucket: one token for each request. `rate`: requests in a second, 0 for no limit; bursts of `BURST`
+    """A token bucket: one token for each request. `rate`: requests in a second, 0 for no limit; bursts of `burst`
     seconds.
 
     Each caller takes the next slot in time and sleeps until then: if all waited for the next token, each token would
     wake all of them.
     """
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
+    def __init__(self, rate: float, burst: float = BURST) -> None:
+        self._rate, self._burst = rate, burst
         self._next = 0.0
 
     async def take(self) -> None:
@@ -26,6 +26,6 @@ class RateLimit:
         if self._rate <= 0:
             return
         now = asyncio.get_running_loop().time()
-        self._next = max(self._next, now - BURST) + 1 / self._rate
+        self._next = max(self._next, now - self._burst) + 1 / self._rate
         if self._next > now:
             await asyncio.sleep(self._next - now)
