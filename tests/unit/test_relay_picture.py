@@ -126,7 +126,7 @@ def test_a_size_that_cannot_be_scaled_leaves_the_picture_before_it() -> None:
 
 def test_too_few_bytes_are_refused() -> None:
     screen = Screen(640, 360)
-    with pytest.raises(ValueError, match="no I420 picture"):
+    with pytest.raises(ValueError, match="not an I420 picture"):
         screen.show(640, 480, b"\0" * 1000)
     assert (luma(screen.look()) == 16).all()
 

@@ -1,7 +1,7 @@
-"""Makes the certificates with which the parts of one embedded server prove themselves to each other (mutual TLS).
+"""Makes the certificates by which the parts of one embedded server authenticate each other (mutual TLS).
 
-One certificate is server and client at once. The authority that signs it exists only while it is made: nothing else can
-ever be signed by it, so who does not have this very key is refused.
+One certificate is server and client at once. The key of the authority that signs it is not stored: no other certificate
+can be signed by it, so only a holder of this certificate's key is accepted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 _VALID_DAYS = 3650
 _RENEW_AFTER = 365 * 86400.0
-"""Seconds. Certificates are made anew at a start after a year, long before they end; a server runs for less than ten."""
+"""Seconds. Certificates are renewed at a start after a year, long before they end; a server runs for less than ten
+years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Certificates:
 
 
 def certificates(folder: Path) -> Certificates:
-    """Returns the certificates of `folder`, which is made (0700) with them (0600) when they are missing or a year old."""
+    """Returns the certificates of `folder`. Makes the folder (0700) and the files (0600) when they are missing or a
+    year old."""
     found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
     try:
         age = time.time() - min(path.stat().st_mtime for path in (found.authority, found.certificate, found.key))
@@ -38,7 +40,7 @@ def certificates(folder: Path) -> Certificates:
 
 
 def _make(folder: Path, files: Certificates) -> None:
-    # Loaded only when needed: it takes longer than all else that a start imports.
+    # Loaded only when needed: it takes longer than all other imports of a start.
     import ipaddress
     from datetime import UTC, datetime, timedelta
 
@@ -51,7 +53,7 @@ def _make(folder: Path, files: Certificates) -> None:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
     def begun(subject: str, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        # A clock that was ahead and is set back must not make them invalid.
+        # The certificates must stay valid if a clock that was ahead is set back.
         since = datetime.now(UTC) - timedelta(days=30)
         return (
             x509.CertificateBuilder()

@@ -1,7 +1,7 @@
 """Makes the tables of a new database, in a process that loads while the cluster is still being created.
 
-`python -m butai.embedded.first_tables`: loading SQLAlchemy and Alembic takes as long as creating the cluster, and side by
-side both are done a second sooner. Otherwise the same as `butai migrate`.
+`python -m butai.embedded.first_tables`: loading SQLAlchemy and Alembic takes as long as creating the cluster, and done
+concurrently the two take a second less. Otherwise the same as `butai migrate`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from butai.config import DatabaseSettings, LogSettings
 from butai.database import migrate
 
 _PATIENCE = 300.0
-"""Seconds to wait for the database; `butai.cli.up` ends this process sooner when that fails."""
+"""Seconds to wait for the database; `butai.cli.up` ends this process sooner when the database fails."""
 
 
 def main() -> None:
-    """Wait until the database accepts connections, then bring it up to date."""
+    """Waits until the database accepts connections, then migrates it."""
     settings = DatabaseSettings()
     url = settings.url.get_secret_value()
     log.configure(LogSettings(), [url])

@@ -1,6 +1,6 @@
-"""A folder that one process owns: its lock, its secrets, its remembered ports.
+"""A folder that one process owns: its lock, its secrets, and the ports it had before.
 
-Every way a folder can be unusable becomes a `StartError` of one line.
+Every fault of a folder becomes a `StartError` of one line.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from pathlib import Path
 from butai.embedded.process import StartError, pause
 
 _PORTS = range(20000, 32768)
-"""Where free ports are looked for: below the range that Linux gives to outgoing connections (32768 and up),
-so that nothing takes a remembered port while we are stopped."""
+"""The range of remembered ports: below the range that Linux gives to outgoing connections (32768 and up),
+so that no connection takes a remembered port while Butai is stopped."""
 
 PORTS_FOR_ONE_RUN = range(10000, 20000)
-"""The same for a port that nobody remembers: never one that a service which has not started yet comes back to."""
+"""The range of ports for one run: apart from the remembered ones, which a service that has not started yet may need."""
 
 _given: set[int] = set()
-"""Ports that this process has chosen at random. Services settle theirs before any of them listens, so a port that looks
-free may be another's already."""
+"""Ports that this process has chosen at random. Services choose theirs before any of them listens, so a port that looks
+free may be chosen already."""
 
 _told: deque[socket.socket] = deque()
-"""The newest of these, told to other processes that choose at the same time: each is a name that one process on this
-machine can have (an abstract socket), and that ends with it."""
+"""The newest of these, announced to other processes that choose at the same time: each is an abstract socket, whose
+name only one process on this machine can have, and which ends with the process."""
 
 _MOST_TOLD = 64
-"""By then the first of them listens."""
+"""Most announced ports. When there are so many, the first already listens."""
 
 
 def make_folder(path: Path, *, needed_bytes: int) -> Path:
-    """Create it (0700) if it is not there; check that it can be written to and has `needed_bytes` free.
+    """Creates the folder (0700) if it is missing; checks that it can be written to and has `needed_bytes` free.
 
     Returns the absolute path. Raises `StartError`.
     """
@@ -56,7 +56,7 @@ def make_folder(path: Path, *, needed_bytes: int) -> Path:
         space = os.statvfs(path)
     free = space.f_bavail * space.f_frsize
     if free < needed_bytes:
-        raise full(path, f"{free // 1024**2} MiB are free, {needed_bytes // 1024**2} MiB are needed")
+        raise full(path, f"{free // 1024**2} MiB are free, {needed_bytes // 1024**2} MiB are required")
     return path
 
 
@@ -81,20 +81,21 @@ def folder_errors(path: Path) -> Iterator[None]:
 
 
 def full(path: Path, detail: str) -> StartError:
-    """No room below `path`."""
+    """The error of a full disk below `path`."""
     return StartError(f"the data folder {path} is full ({detail}): make room, or choose another with --data-dir")
 
 
 def read_only(path: Path) -> StartError:
-    """A read-only file system."""
+    """The error of a read-only file system."""
     return StartError(f"the data folder {path} is read-only: choose another with --data-dir")
 
 
 def take_lock(path: Path, *, wait: float = 0.0) -> int | None:
-    """The descriptor that holds the lock on the file `path`, or None when another process still holds it after `wait` seconds.
+    """The descriptor that holds the lock on the file `path`, or None when another process still holds it after `wait`
+    seconds.
 
-    The lock belongs to the open file: a child that is given the descriptor keeps it until it exits,
-    which is how the next start knows that nothing of the last one still runs.
+    The lock belongs to the open file: a child that inherits the descriptor keeps it until it exits,
+    by which the next start knows that no process of the last one still runs.
     """
     with folder_errors(path.parent):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -111,7 +112,7 @@ def take_lock(path: Path, *, wait: float = 0.0) -> int | None:
 
 
 def read_state(path: Path) -> dict[str, str]:
-    """The names and values of a state file; empty when there is none. A torn or foreign file is a `StartError`."""
+    """The names and values of a state file; empty without one. Raises `StartError` for a torn or foreign file."""
     with folder_errors(path.parent):
         try:
             state = json.loads(path.read_text())
@@ -120,12 +121,12 @@ def read_state(path: Path) -> dict[str, str]:
         except ValueError:
             state = None
     if not isinstance(state, dict) or not all(isinstance(value, str) for value in state.values()):
-        raise StartError(f"{path} cannot be read as JSON: restore it from a copy, or remove it to start anew")
+        raise StartError(f"{path} cannot be read as JSON: restore it from a copy, or remove it to start afresh")
     return state
 
 
 def write_state(path: Path, state: Mapping[str, str]) -> None:
-    """Written whole or not at all, on disk when this returns, readable by its owner only."""
+    """Writes a state file completely or not at all; it is on disk when this returns, and readable by its owner only."""
     scratch = path.with_name(path.name + ".new")
     with folder_errors(path.parent):
         write_secret_json(scratch, dict(state))
@@ -134,7 +135,7 @@ def write_state(path: Path, state: Mapping[str, str]) -> None:
 
 
 def write_secret_json(path: Path, content: object) -> None:
-    """A file with secrets in it: on disk when this returns, readable by its owner only. Raises `OSError`."""
+    """Writes a file with secrets: on disk when this returns, readable by its owner only. Raises `OSError`."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(content, file, indent=1)
@@ -143,7 +144,7 @@ def write_secret_json(path: Path, content: object) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable (a rename is not, until its folder is synced)."""
+    """Makes the names in a folder durable (a rename is not, until its folder is synced)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -154,7 +155,7 @@ def sync_folder(path: Path) -> None:
 def port_is_free(port: int) -> bool:
     """Whether a server could listen on 127.0.0.1:`port` now."""
     with socket.socket() as probe:
-        # As servers do: a port whose last connections linger in TIME_WAIT is free.
+        # With the option that servers use: a port whose last connections linger in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -167,9 +168,9 @@ def port_is_free(port: int) -> bool:
 def choose_port(
     remembered: str | None = None, *, avoid: set[int] | None = None, twin: int = 0, among: range = _PORTS
 ) -> int:
-    """The remembered port if it is free, else any free one that was not given away yet, by this process or another.
+    """The remembered port if it is free, else any free one that was not chosen yet, by this process or another.
 
-    With `twin`, the port `twin` above it is free and not given away either, and counts as given from now on.
+    With `twin`, the port `twin` above it is free and not chosen either, and counts as chosen from now on.
     """
     avoid = avoid or set()
 
@@ -188,7 +189,7 @@ def choose_port(
 
 
 def _tell(port: int) -> bool:
-    """Whether no other process has just chosen this port."""
+    """Announces a port. Returns False when another process has just chosen it."""
     if sys.platform != "linux":
         return True
     name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

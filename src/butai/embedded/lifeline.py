@@ -1,9 +1,9 @@
-"""The controller as a service of `butai up`, and how its relays learn that `up` is gone.
+"""The controller as a service of `butai up`, and how its relays learn that `up` has ended.
 
-A relay outlives its controller on purpose: the next one adopts it. `butai up` has no next one. It holds one end of a pair
-of sockets and hands the other to the controller (`BUTAI_LIFELINE_FD`), which hands it on to every relay: when reading it
-meets the end, `up` has stopped or died in whatever way, and the relay ends. Nothing is ever written to it.
-"""
+A relay outlives its controller on purpose: the next one adopts it. After `butai up` there is no next one. It holds one
+end of a pair of sockets and gives the other to the controller (`BUTAI_LIFELINE_FD`), which passes it to every relay:
+when a read returns the end of file, `up` has stopped or died in any way, and the relay ends. No data is ever written to
+it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 VARIABLE = "BUTAI_LIFELINE_FD"
 _LAST_WORDS = 9.0
-"""Seconds for relays to say goodbye to the platforms and the room. Each ends itself after 8, whatever hangs."""
+"""Seconds for relays to end at the platforms and in the room. Each ends itself after 8, even if a call hangs."""
 
 
 class ControllerProgram(Program):
@@ -34,25 +34,26 @@ class ControllerProgram(Program):
         super().__init__(argv, {**env, VARIABLE: str(descriptor)}, log_file, pass_fds=[descriptor])
 
     def stop(self, *, fast: bool = False) -> None:
-        """The controller first, so that nobody starts anew what ends. `fast` waits for nothing."""
+        """Stops the controller first, so that no relay is started again. `fast` waits for nothing."""
         super().stop(fast=fast)
         if not self._lifeline.cut(0.0 if fast else _LAST_WORDS):
             log.warning("controller.relays_left")
 
 
 class Lifeline:
-    """Held by one process until `cut`, or its end."""
+    """A pair of sockets, held by one process until `cut`, or its end."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
 
     @property
     def descriptor(self) -> int:
-        """What children inherit, under the same number."""
+        """The descriptor that children inherit, under the same number."""
         return self._theirs.fileno()
 
     def cut(self, patience: float) -> bool:
-        """Tell whoever holds the other end. Returns whether nobody does any more, after `patience` seconds at most.
+        """Closes our end, which tells all holders of the other end. Returns whether none holds it any more, after at
+        most `patience` seconds.
 
         May be called again, as after a `StopRequested`.
         """
@@ -65,7 +66,7 @@ class Lifeline:
         deadline = time.monotonic() + patience
         while True:
             try:
-                # Nothing is ever sent here: readable is the end.
+                # No data is ever sent here: readable means the end of file.
                 self._ours.recv(1)
             except BlockingIOError:
                 left = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""Whether the API can listen where it is told to, which process does already, and when it is ready."""
+"""Checks whether the API can listen on its address, which process already does, and when it is ready."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
 from butai.embedded.process import StartError
 
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-"""How to reach, from this machine, who listens on every address."""
+"""The address by which this machine reaches a server that listens on every address."""
 
 
 def usable_port(host: str, port: int) -> int:
-    """The port, if the API could listen on it; any free one for 0. Raises `StartError`, saying by whom it is taken."""
+    """The port, if the API can listen on it; any free one for 0. Raises `StartError`, which names the process on a
+    taken port."""
     if port == 0:
         return choose_port(among=PORTS_FOR_ONE_RUN)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -54,7 +55,7 @@ def _who_listens(port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches who listens there."""
+    """Whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -62,7 +63,7 @@ def is_loopback(host: str) -> bool:
 
 
 def url_from_here(host: str, port: int) -> str:
-    """`http://127.0.0.1:8080`, for whoever is on this machine."""
+    """The URL for clients on this machine, such as `http://127.0.0.1:8080`."""
     here = _HERE.get(host, host)
     return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
@@ -70,7 +71,7 @@ def url_from_here(host: str, port: int) -> str:
 def ask(url: str, method: str = "GET", body: bytes = b"") -> tuple[int, str]:
     """The status of an answer over plain HTTP, and its first 2000 bytes. Raises `OSError` or `HTTPException`.
 
-    By http.client: `butai up` lives as long as the service does, without the weight of a larger client.
+    Uses http.client: `butai up` runs as long as the service does, and a larger client would cost memory.
     """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=5.0)
@@ -83,6 +84,6 @@ def ask(url: str, method: str = "GET", body: bytes = b"") -> tuple[int, str]:
 
 
 def readiness(host: str, port: int) -> str:
-    """Empty when the API says that it is ready; otherwise what it said. Raises what `ask` raises."""
+    """Empty when the API reports that it is ready; otherwise its answer. Raises the errors of `ask`."""
     status, said = ask(f"{url_from_here(host, port)}/readyz")
     return "" if status == 200 else f"{status} {said}"

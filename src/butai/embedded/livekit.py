@@ -1,11 +1,11 @@
-"""A real LiveKit for one machine: livekit-server, under our own supervisor.
+"""A real LiveKit for one machine: livekit-server, under Butai's own supervisor.
 
-It is a program of Go, in no wheel: `make run` builds it into `.tools/bin`. Rooms
-live in its memory alone, so nothing has to be kept but its key and its ports. What differs from `livekit-server --dev`:
-- its API key is random, in closed files, and remembered, so that tokens outlive a restart;
+It is a Go program, in no wheel: `make run` builds it into `.tools/bin`. Its rooms
+are in memory only, so only its key and its ports must be kept. The differences from `livekit-server --dev`:
+- its API key is random, in files of mode 0600, and remembered, so that tokens outlive a restart;
 - everything is on loopback: HTTP, media (one UDP port) and the STUN server that it names to browsers, which would
-  otherwise be asked at Google. Media over TCP is off, since LiveKit would listen for it on every address;
-- it tells our API what happens in its rooms.
+  otherwise use Google's. Media over TCP is off, since LiveKit would listen for it on every address;
+- it sends its webhooks to our API.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from butai.embedded.server import EmbeddedServer
 MISSING = "livekit-server is not installed: run `make livekit` (it wants Go 1.26 or newer), or set LIVEKIT_URL"
 _NEEDED = 1024**2
 _DISCARD = 9
-"""A port where nobody answers (RFC 863), on loopback."""
+"""A port without a service (RFC 863), on loopback."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveKit:
-    """How to reach the server."""
+    """The server's URL and API key."""
 
     url: str
     api_key: str
@@ -43,9 +43,9 @@ class LiveKit:
 
 
 def livekit_binary() -> Path | None:
-    """The program: of this checkout or environment, of PATH, or where Go puts it. None when there is none.
+    """The program: from this checkout or environment, from PATH, or from Go's folder. None when there is none.
 
-    `go install` names it `server`, after its folder; a program of such a name is asked who it is.
+    `go install` names it `server`, after its folder; a program of that name must print LiveKit's version.
     """
     roots = (Path(sys.prefix).parent, Path(__file__).parents[3])
     for root in roots:
@@ -72,7 +72,7 @@ def _version(program: Path) -> str:
 
 
 class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
-    """One server with one folder. `start` twice in a row is one start; `stop` keeps the key.
+    """One server with one folder. A second `start` in a row is a no-op; `stop` keeps the key.
 
     with EmbeddedLiveKit(folder) as server:
         connect(server.livekit.url, token(server.livekit.api_key, server.livekit.api_secret))
@@ -84,7 +84,7 @@ class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
     patience = 30.0
 
     def __init__(self, data_dir: Path, *, log_file: Path | None = None, webhooks: Sequence[str] = ()) -> None:
-        """Nothing is touched before `prepare`. `webhooks`: URLs that are told what happens, signed with the key."""
+        """Changes no file before `prepare`. `webhooks`: URLs that get LiveKit's webhooks, signed with the key."""
         super().__init__(data_dir, log_file)
         self._webhooks = list(webhooks)
 
@@ -95,7 +95,7 @@ class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
 
     @property
     def port(self) -> int:
-        """Of HTTP, on 127.0.0.1. Known after `prepare`."""
+        """The HTTP port, on 127.0.0.1. Known after `prepare`."""
         return int(self._state["port"])
 
     def _address(self) -> LiveKit:
@@ -126,7 +126,7 @@ class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
     def _spawn(self, alive: int) -> Child:
         return Child(
             [self._program(), "--config", "config.yaml"],
-            # Nothing of the caller's: LIVEKIT_CONFIG or UDP_PORT would win over the file.
+            # None of the caller's variables: LIVEKIT_CONFIG or UDP_PORT would override the file.
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.data_dir)},
             log=self.log_file,
             cwd=self.data_dir,
@@ -139,11 +139,11 @@ class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
         return "" if answer == (200, "OK") else "{} {}".format(*answer)
 
     def _why_it_ended(self) -> str:
-        return f"LiveKit ended at once: {self._said(1) or 'no word of why'} (see {self.log_file})"
+        return f"LiveKit ended at once: {self._said(1) or 'no reason given'} (see {self.log_file})"
 
     def _end(self, child: Child, *, fast: bool) -> None:
         if not fast:
-            # At the first word it waits for everybody to leave; at the second it ends.
+            # At the first signal it waits until all participants have left; at the second it ends.
             child.send(signal.SIGTERM)
             child.wait(0.2)
         child.stop(signal.SIGKILL if fast else signal.SIGTERM, timeout=2.0)
@@ -173,7 +173,7 @@ class EmbeddedLiveKit(EmbeddedServer[LiveKit]):
 
 
 def _choose_udp_port(remembered: str | None, *, avoid: int) -> int:
-    """As `choose_port`, and free for UDP too."""
+    """Like `choose_port`, and free for UDP too."""
     taken = {avoid}
     while True:
         port = choose_port(remembered, avoid=taken)

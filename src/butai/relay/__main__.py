@@ -11,5 +11,6 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is closed. The SDK's native threads may still run, and would abort the process while the interpreter shuts down.
+    # All is closed. The SDK's native threads may still run, and would abort the process while the interpreter shuts
+    # down.
     os._exit(status)

@@ -1,8 +1,8 @@
-"""When the next picture and the next chunk of sound are due. Pure: the time is an argument.
+"""Computes when the next picture and the next chunk of sound are due. Pure: the time is an argument.
 
-A broadcast has a clock of its own, so that a host who is muted, reloads or stutters never starves a platform. Both clocks count
-from the same monotonic begin and keep its grid: what they skip is a gap in the time stamps, never a shift of picture against
-sound.
+A broadcast has a clock of its own, so that a host who is muted, reloads or stutters never starves a platform. Both
+clocks count from the same monotonic time and keep its grid: skipped slots are a gap in the time stamps, never a shift
+of picture against sound.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ MAX_FRAME_DELAY = 0.25
 """Seconds that a picture may be late. Later ones are skipped: an encoder that cannot keep up loses frames, not time."""
 
 MAX_SOUND_DELAY = 1.0
-"""Seconds that sound may be late. A longer pause (a stopped process, a suspended machine) is skipped, since a platform would
-only queue the burst."""
+"""Seconds that sound may be late. A longer pause (a stopped process, a suspended machine) is skipped, since a platform
+would only queue the burst."""
 
 
 class FrameClock:

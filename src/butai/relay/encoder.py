@@ -1,7 +1,7 @@
 """H.264 and AAC, encoded once for all outputs of a broadcast.
 
-The settings are what YouTube and Twitch ask for: constant bitrate, a keyframe every 2 s, no scene cuts, no frames out of order,
-AAC in stereo.
+The settings are those that YouTube and Twitch require: constant bitrate, a keyframe every 2 s, no scene cuts, no
+reordered frames, AAC in stereo.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SPEED = "veryfast"
 """x264's preset. Measured here at 720p30: 0.145 core; superfast 0.10, faster 0.17."""
 
 ONE_THREAD_PIXELS = 1280 * 720 * 60
-"""Pixels per second up to which one thread is fast enough. More threads cut the picture into slices, which costs 10 %."""
+"""Pixels per second up to which one thread is fast enough. More threads cut the picture into slices, which costs 10
+%."""
 
 SAMPLES = 1024
 """Samples in an AAC frame."""
@@ -42,7 +43,7 @@ class VideoEncoder:
         context.time_base, context.framerate = Fraction(1, preset.fps), Fraction(preset.fps)
         context.bit_rate = preset.video_kbps * 1000
         context.gop_size = preset.fps * KEYFRAME_SECONDS
-        # BT.709, limited range (H.273): what studios' pages draw and what platforms take an HD picture for.
+        # BT.709, limited range (H.273): what studios' pages draw, and what platforms assume of an HD picture.
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
         context.flags |= Flags.global_header
         threads = 1 if preset.width * preset.height * preset.fps <= ONE_THREAD_PIXELS else 2
@@ -55,7 +56,7 @@ class VideoEncoder:
             "forced-idr": "1",
             "sc_threshold": "0",
             "keyint_min": str(context.gop_size),
-            # One second of buffer: a keyframe may borrow from what follows, the rate holds over each second.
+            # One second of buffer: a keyframe may borrow from the following frames, the rate holds over each second.
             "nal-hrd": "cbr",
             "minrate": rate,
             "maxrate": rate,
@@ -103,7 +104,8 @@ class AudioEncoder:
         self.format = AudioFormat(rate, 2, kbps, bytes(context.extradata or b""))
 
     def encode(self, samples: NDArray[np.int16], position: int) -> list[Packet]:
-        """Encodes `SAMPLES` samples (× 2) from `position` on. Returns packets that are two chunks older, since AAC overlaps."""
+        """Encodes `SAMPLES` samples (× 2) from `position` on. Returns packets that are two chunks older, since AAC
+        overlaps."""
         planes = np.ascontiguousarray(samples.T).astype(np.float32) / 32768
         frame = AudioFrame.from_ndarray(planes, "fltp", "stereo")
         frame.sample_rate, frame.pts, frame.time_base = self._rate, self._number, self._context.time_base
@@ -111,7 +113,7 @@ class AudioEncoder:
         self._positions.append(position)
         packets: list[Packet] = []
         for packet in self._context.encode(frame):
-            # The first one holds only the overlap from before the begin.
+            # The first one holds only the overlap from before the beginning.
             if packet.pts is None or packet.pts < 0:
                 continue
             begins = self._positions.popleft()

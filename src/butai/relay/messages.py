@@ -1,14 +1,15 @@
 """The protocol between a controller and a relay: JSON lines over a unix socket.
 
 The relay listens (`<folder>/<broadcast_id>.sock`, mode 0600), since it outlives its controller: the next holder of the
-broadcast's lease connects and goes on. Stream keys are sent here only, never in argv or the environment.
+broadcast's lease connects and continues. Stream keys are sent here only, never in argv or the environment.
 
-A controller's first line is `HelloLine`, with the epoch of its lease. A relay refuses an epoch lower than the highest it has seen
-(`RefusedLine`, then it disconnects), and a new `HelloLine` ends the connection before it, so at most one controller is obeyed.
-The relay answers with `WelcomeLine`, its present state. A relay that is not configured is then sent `ConfigureLine`.
+A controller's first line is `HelloLine`, with the epoch of its lease. A relay refuses an epoch lower than the highest
+it has seen (`RefusedLine`, then it disconnects), and a new `HelloLine` ends the previous connection, so at most one
+controller is obeyed. The relay answers with `WelcomeLine`, its present state. A relay that is not configured is then
+sent `ConfigureLine`.
 
-Times are seconds since 1970, as floats. Fields that a side does not know are ignored, and missing ones take their defaults, so
-that a controller and a relay of neighbouring versions work together.
+Times are seconds since 1970, as floats. Fields that a side does not know are ignored, and missing ones take their
+defaults, so that a controller and a relay of neighbouring versions work together.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import msgspec
 from butai.relay.timing import RelayTiming
 
 OutputPhase = Literal["connecting", "publishing", "live", "stalled", "failed", "ended"]
-"""The phases of an attempt. `connecting`: DNS, TCP, TLS, RTMP handshake. `publishing`: the platform accepted the publish, and
-has acknowledged nothing. `live`: it acknowledges media. `stalled`: it was live and takes no bytes. `failed`, `ended`: final."""
+"""The phases of an attempt. `connecting`: DNS, TCP, TLS, RTMP handshake. `publishing`: the platform accepted the
+publish, and has acknowledged nothing. `live`: it acknowledges media. `stalled`: it was live and accepts no bytes.
+`failed`, `ended`: final."""
 
 SourcePhase = Literal["connecting", "waiting", "live", "lost", "ended", "failed"]
-"""The phases of the host's media. `waiting`: the room is joined, no media yet. `live`: media arrive. `lost`: they stopped; the
-last picture and silence go out. `ended`: the room was deleted, or the host was away longer than the grace. `failed`: the room
-cannot be joined."""
+"""The phases of the host's media. `waiting`: the room is joined, no media yet. `live`: media arrive. `lost`: they
+stopped; the last picture and silence are sent. `ended`: the room was deleted, or the host was away longer than the
+grace. `failed`: the room cannot be joined."""
 
 
 class Line(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True):
@@ -34,7 +36,7 @@ class Line(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True):
 
 
 class Preset(msgspec.Struct, frozen=True):
-    """What is encoded: size in pixels, frames per second, kilobits per second, samples per second."""
+    """The encoding: size in pixels, frames per second, kilobits per second, samples per second."""
 
     width: int
     height: int
@@ -55,13 +57,13 @@ class HelloLine(Line, tag="hello", frozen=True, omit_defaults=True):
 
 
 class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
-    """What to publish. A configured relay takes only the token from another one.
+    """The broadcast to publish. A configured relay takes only the token from a second one.
 
-    `token`: joins the room hidden, and may only subscribe. `video_source`: `camera`, `screen_share` or `any`; `video_name`: a
-    track of this name is preferred to all others. `grace`: seconds without the host's media until the phase is `ended`, if
-    `on_lost` is `end`; with `stay` it remains `lost`. `timing`: the relay's durations from here on, so that they match those of
-    the controller; a relay that does not know the field, or one of its fields, uses its own defaults.
-    """
+    `token`: joins the room hidden, and may only subscribe. `video_source`: `camera`, `screen_share` or `any`;
+    `video_name`: a track of this name is preferred to all others. `grace`: seconds without the host's media until the
+    phase is `ended`, if `on_lost` is `end`; with `stay` it remains `lost`. `timing`: the relay's durations from now on,
+    so that they match those of the controller; a relay that does not know the field, or one of its fields, uses its own
+    defaults."""
 
     broadcast_id: str
     livekit_url: str
@@ -95,7 +97,7 @@ class StartOutputLine(Line, tag="start_output", frozen=True, omit_defaults=True)
 
 
 class StopOutputLine(Line, tag="stop_output", frozen=True, omit_defaults=True):
-    """Ends an output's push. Answered by `OutputLine` with `ended`, also where nothing was pushed."""
+    """Ends an output's push. Answered by `OutputLine` with `ended`, also if nothing was pushed."""
 
     output_id: str
 
@@ -105,15 +107,15 @@ class StopLine(Line, tag="stop", frozen=True, omit_defaults=True):
 
 
 class PingLine(Line, tag="ping", frozen=True, omit_defaults=True):
-    """A keep-alive. A relay that gets no line for 30 s ends by itself."""
+    """A keep-alive. A relay that gets no line for `RelayTiming.abandoned_after` (30 s) ends by itself."""
 
 
 # Lines of the relay
 
 
 class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
-    """A change of an output's attempt. `code`: an error code (docs/live.md) with `failed` and `stalled`. `detail`: for operators,
-    without the stream key.
+    """A change of an output's attempt. `code`: an error code (docs/live.md) with `failed` and `stalled`. `detail`: for
+    operators, without the stream key.
     """
 
     output_id: str
@@ -125,8 +127,8 @@ class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
 
 
 class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
-    """A change of the host's media. `code` with `ended` and `failed`: `source_ended`, `room_not_found`, `livekit_unauthorized`,
-    `livekit_unreachable`.
+    """A change of the host's media. `code` with `ended` and `failed`: `source_ended`, `room_not_found`,
+    `livekit_unauthorized`, `livekit_unreachable`.
     """
 
     phase: SourcePhase
@@ -161,7 +163,7 @@ class MetricsLine(Line, tag="metrics", frozen=True, omit_defaults=True):
 
 
 class WelcomeLine(Line, tag="welcome", frozen=True, omit_defaults=True):
-    """The relay's state at the begin of a connection. `run_id`: unique for each process."""
+    """The relay's state at the beginning of a connection. `run_id`: unique for each process."""
 
     run_id: str
     pid: int
@@ -177,7 +179,8 @@ class RefusedLine(Line, tag="refused", frozen=True, omit_defaults=True):
 
 
 class ByeLine(Line, tag="bye", frozen=True, omit_defaults=True):
-    """The last line before the relay exits. `reason`: `stopped`, `abandoned` (no line of a controller for 30 s), `crashed`."""
+    """The last line before the relay exits. `reason`: `stopped`, `abandoned` (no line of a controller for 30 s),
+    `crashed`."""
 
     reason: str
 
@@ -199,7 +202,8 @@ def encode(line: FromController | FromRelay) -> bytes:
 
 
 def read_by_relay(line: bytes) -> FromController:
-    """Decodes a controller's line. Raises `msgspec.ValidationError` or `DecodeError`, neither of which quotes values."""
+    """Decodes a controller's line. Raises `msgspec.ValidationError` or `DecodeError`, neither of which quotes
+    values."""
     return _to_relay.decode(line)
 
 

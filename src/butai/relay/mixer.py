@@ -1,8 +1,8 @@
 """Mixes audio tracks, each on its sender's clock, into one stream on the relay's clock.
 
-The event loop pushes sound as it arrives; the encoder's thread takes it when a chunk is due. Each track's bounded buffer is kept
-around a target by taking a few samples more or less and resampling them: a clock that is off by 0.01 % otherwise shifts sound
-by 360 ms in an hour.
+The event loop pushes sound as it arrives; the encoder's thread takes it when a chunk is due. Each track's bounded
+buffer is kept around a target by taking a few samples more or less and resampling them: a clock that is wrong by 0.01 %
+otherwise shifts sound by 360 ms in an hour.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 TARGET = 0.05
-"""Seconds left in a track's buffer after a take: two and a half of the SDK's 20 ms frames, since up to two chunks are taken at a
-time. With 30 ms the buffer ran empty about once in ten seconds on a busy machine, with 50 ms hardly ever."""
+"""Seconds left in a track's buffer after a take: two and a half of the SDK's 20 ms frames, since up to two chunks are
+taken at a time. With 30 ms the buffer ran empty about once in ten seconds on a busy machine, with 50 ms almost
+never."""
 
 RAISED_TARGET = 0.065
-"""The highest target in seconds, after gaps. More would be noticed as sound behind the picture."""
+"""The highest target in seconds, after gaps. More would be noticed as sound that lags behind the picture."""
 
 EXCESS = 0.12
 """Seconds above the target from which the surplus is dropped at once."""
@@ -63,7 +64,7 @@ class Track:
             self._playing, self._average = True, float(target)
             self._drop(self.level - count - target)
         if self.level < count:
-            # Empty. The rest is played, then silence until the target is reached again.
+            # Too few samples. They are played, then silence until the target is reached again.
             self._playing = False
             self.gaps += 1
             self._target = min(self._target * 1.5, RAISED_TARGET)

@@ -1,4 +1,5 @@
-"""Converts H.264 from start codes (Annex B, as x264 writes it) to length prefixes (ISO 14496-15, as RTMP wants it). Pure."""
+"""Converts H.264 from start codes (Annex B, as x264 writes it) to length prefixes (ISO 14496-15, as RTMP needs it).
+Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ def units(data: bytes) -> Iterator[bytes]:
 
 
 def length_prefixed(data: bytes) -> bytes:
-    """Prefixes the units of one access unit with lengths of four bytes. Leaves out delimiters, and parameter sets, which are in
-    the configuration record."""
+    """Prefixes the units of one access unit with lengths of four bytes. Leaves out delimiters, and parameter sets,
+    which are in the configuration record."""
     prefixed: list[bytes] = []
     for unit in units(data):
         if unit[0] & 0x1F not in (SPS, PPS, DELIMITER):

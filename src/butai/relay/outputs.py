@@ -1,7 +1,7 @@
 """The pushes of a broadcast: one task for each output's attempt, independent of all others.
 
-The result of an attempt is kept until its output is stopped, so that a controller that missed it gets it by starting the same
-attempt again.
+The result of an attempt is kept until its output is stopped, so that a controller that missed it gets it by starting
+the same attempt again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class Push(Protocol):
-    """Carries one attempt: `Publisher`, or a stand-in of a test."""
+    """Carries one attempt: `Publisher`, or a test's replacement."""
 
     stats: Stats
 
@@ -75,7 +75,8 @@ class _Totals:
 
 
 class Outputs:
-    """All outputs of a broadcast. Calls `report` with every change of an output, and `wanted` with whether any attempt runs."""
+    """All outputs of a broadcast. Calls `report` with every change of an output, and `wanted` with whether any attempt
+    runs."""
 
     def __init__(
         self,
@@ -88,8 +89,8 @@ class Outputs:
         make: MakePush = rtmp,
         stop_limit: float = RelayTiming.output_stop_limit,
     ) -> None:
-        """`keyframe`: asks the encoder for a keyframe, since an output begins with one. `stop_limit`: seconds for the orderly end
-        of a push, before its task is cancelled."""
+        """`keyframe`: asks the encoder for a keyframe, since an output begins with one. `stop_limit`: seconds for the
+        orderly end of a push, before its task is cancelled."""
         self._video, self._audio, self._report, self._make = video, audio, report, make
         self._wanted, self._keyframe, self._stop_limit = wanted, keyframe, stop_limit
         self._attempts: dict[str, _Attempt] = {}
@@ -120,7 +121,7 @@ class Outputs:
             self._begin(order)
 
     async def stop(self, output_id: str) -> None:
-        """Ends a push. Reports `ended`, also where nothing was pushed."""
+        """Ends a push. Reports `ended`, also if nothing was pushed."""
         async with self._lock(output_id):
             attempt = self._attempts.get(output_id)
             if attempt is None:
@@ -131,7 +132,8 @@ class Outputs:
                 self._change(attempt, "ended")
 
     async def close(self, code: str = "") -> None:
-        """Ends all pushes, concurrently. With a `code` they are reported as `failed`, since no one ordered the end."""
+        """Ends all pushes, concurrently. With a `code` they are reported as `failed`, since their end was not
+        ordered."""
         self._abort_code = code
         await asyncio.gather(*(self._stop_push(attempt) for attempt in self._attempts.values()))
 

@@ -1,7 +1,7 @@
 """The picture on air: the newest frames of the host, scaled to the broadcast's size.
 
-The event loop shows frames as they arrive; the encoder's thread takes one when a slot is due. A frame is copied once (out of the
-SDK's memory), and scaled only if its size differs and it is taken.
+The event loop adds frames as they arrive; the encoder's thread takes one when a slot is due. A frame is copied once
+(out of the SDK's memory), and scaled only if its size differs and it is taken.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BLACK = (16, 128, 128)
 """Y, U and V of black in limited range (BT.709)."""
 
 SMALLEST = 16
-"""The smallest side of a picture in pixels. LiveKit sends black ones of 2×2 or 8×8 when a track begins or ends (seen with VP9 and
-H.264)."""
+"""The smallest side of a picture in pixels. LiveKit sends black ones of 2×2 or 8×8 when a track begins or ends (seen
+with VP9 and H.264)."""
 
 WAITING = 2
-"""Frames that may wait for a slot. With one, a frame that is a little late repeats its predecessor and is then replaced by its
-successor: one in six at 30 frames per second here. Two add no delay, since sound is later than the picture."""
+"""Frames that may wait for a slot. With one, a frame that is a little late repeats its predecessor and is then replaced
+by its successor: one in six at 30 frames per second here. Two add no delay, since sound is later than the picture."""
 
 
 class Screen:
@@ -39,10 +39,11 @@ class Screen:
         self._reformatter = VideoReformatter()
 
     def show(self, width: int, height: int, i420: bytes | bytearray | memoryview, quarter_turns: int = 0) -> None:
-        """Adds a frame: planes Y, U, V without padding; chroma sizes are rounded up. The bytes must not change afterwards.
+        """Adds a frame: planes Y, U, V without padding; chroma sizes are rounded up. The bytes must not change
+        afterwards.
 
-        `quarter_turns`: clockwise, as a phone's camera asks for. Raises `ValueError` for too few bytes: here, since in the
-        encoder's thread it would end the broadcast.
+        `quarter_turns`: clockwise, as a phone's camera asks for. Raises `ValueError` for too few bytes: here, since in
+        the encoder's thread it would end the broadcast.
         """
         if min(width, height) < SMALLEST:
             return
@@ -59,7 +60,7 @@ class Screen:
         try:
             self._frame = self._fitted(*newest)
         except FFmpegError as error:
-            # A size that cannot be scaled. The picture before it remains.
+            # A size that cannot be scaled. The previous picture remains.
             log.warning("picture.not_scaled", width=newest[0], height=newest[1], error=type(error).__name__)
         return self._frame
 
@@ -126,7 +127,7 @@ def even_planes(width: int, height: int, i420: bytes | bytearray | memoryview) -
     flat = np.frombuffer(i420, np.uint8)
     luma, chroma = width * height, half_width * half_height
     if width < 2 or height < 2 or len(flat) < luma + 2 * chroma:
-        raise ValueError(f"{len(flat)} bytes are no I420 picture of {width}×{height}")
+        raise ValueError(f"{len(flat)} bytes are not an I420 picture of {width}×{height}")
     even_width, even_height = width // 2 * 2, height // 2 * 2
     return (
         flat[:luma].reshape(height, width)[:even_height, :even_width],

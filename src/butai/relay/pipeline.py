@@ -1,7 +1,7 @@
 """The encoding thread: takes picture and sound when they are due, encodes them, and delivers packets to the event loop.
 
-In a thread of its own, so that the event loop (room, sockets) never waits for an encoder; x264 and libav run without the
-interpreter's lock. Nothing is encoded while no output runs.
+In a thread of its own, so that the event loop (room, sockets) never waits for an encoder; x264 and libav run without
+the interpreter's lock. Nothing is encoded while no output runs.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ HOLD = 0.2
 """Seconds that a packet waits at most for packets of the other kind."""
 
 SOUND_LEAD = 0.045
-"""Seconds by which sound is older than the picture when both are taken; it is stamped that much earlier. Measured with a host
-that marks both at the same moment: with this value, sound is between 27 ms before and 38 ms after the picture, depending on how
-full the SDK's buffers happen to be."""
+"""Seconds by which sound is older than the picture when both are taken; it is stamped that much earlier. Measured with
+a host that marks both at the same moment: with this value, sound is between 27 ms before and 38 ms after the picture,
+depending on how full the SDK's buffers happen to be."""
 
 
 class Interleaver:
     """Orders packets of picture and sound by their time stamps, as FLV has them.
 
-    Sound is stamped with its begin, taken at its end, and encoded two chunks later: pictures wait about 110 ms for it.
-    """
+    Sound is stamped with its beginning, taken at its end, and encoded two chunks later: pictures wait about 110 ms for
+    it."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[Packet]] = {"video": [], "audio": []}
@@ -60,7 +60,8 @@ class Interleaver:
 
 
 class Pipeline(threading.Thread):
-    """Runs from `start` until `stop`, and calls `deliver` in the event loop with packets in order of their time stamps."""
+    """Runs from `start` until `stop`, and calls `deliver` in the event loop with packets in order of their time
+    stamps."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class Pipeline(threading.Thread):
         return self._audio.format
 
     def want(self, wanted: bool) -> None:  # noqa: FBT001 - its one subject
-        """Sets whether packets are wanted. While not, the clock goes on and nothing is encoded."""
+        """Sets whether packets are wanted. While they are not, the clock continues and nothing is encoded."""
         if wanted and not self._wanted.is_set():
             self._keyframe.set()
             self._wanted.set()
@@ -114,13 +115,13 @@ class Pipeline(threading.Thread):
         self._keyframe.set()
 
     def stop(self, seconds: float = RelayTiming().pipeline_stop_limit) -> None:
-        """Ends the thread within the time of one frame, and waits for it, at most so many seconds."""
+        """Ends the thread within the time of one frame, and waits for it, at most `seconds`."""
         self._stopping.set()
         if self.is_alive():
             self.join(seconds)
 
     def run(self) -> None:
-        """Runs in the thread."""
+        """The body of the thread."""
         try:
             self._run()
         except Exception as error:
@@ -148,7 +149,8 @@ class Pipeline(threading.Thread):
         return self._frames.next_at
 
     def step(self, now: Callable[[], float]) -> list[Packet]:
-        """Encodes what is due, and returns the packets that are due in order. `now` is read again after each encoding."""
+        """Encodes what is due, and returns the packets that are due in order. `now` is read again after each
+        encoding."""
         if self._wanted.is_set() != self._encoding:
             self._encoding = not self._encoding
             self._interleaver = Interleaver()
@@ -166,7 +168,7 @@ class Pipeline(threading.Thread):
             packets += self._video.encode(self._screen.look(), slot, keyframe=keyframe)
             self.frames += 1
         self.skipped = self._frames.skipped
-        # Sound from before the begin is dropped.
+        # Sound from before the beginning is dropped.
         packets = [packet for packet in packets if packet.dts >= 0]
         return self._interleaver.put(packets) if packets else []
 

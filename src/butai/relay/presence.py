@@ -9,8 +9,8 @@ from butai.relay.timing import RelayTiming
 
 
 class Presence:
-    """Records what happens, and gives the phase. Times are seconds of one monotonic clock. `grace`: as in `ConfigureLine`.
-    `lost_after`: as in `RelayTiming`.
+    """Records media and presence, and computes the phase. Times are seconds of one monotonic clock. `grace`: as in
+    `ConfigureLine`. `lost_after`: as in `RelayTiming`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Presence:
         self._here, self._muted = here, muted
 
     def phase(self, now: float) -> SourcePhase:
-        """The phase at `now`. To be called several times a second, since the grace is counted here."""
+        """The phase at `now`. Must be called several times a second, since the grace is counted here."""
         if self._seen and self._here and now - self._last_media < self._lost_after:
             self._away_since = None
             return "live"

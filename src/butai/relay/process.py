@@ -1,7 +1,7 @@
 """The process of a relay: its lock, signals, log, and exit.
 
-Exit status: 0 after an ordered or orderly end; 1 when the media pipeline failed; 2 when the relay cannot start; 3 when another
-relay runs this broadcast.
+Exit status: 0 after an ordered or orderly end; 1 when the media pipeline failed; 2 when the relay cannot start; 3 when
+another relay runs this broadcast.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from butai.relay.server import Relay
 log = structlog.get_logger(__name__)
 
 LONGEST_SOCKET_PATH = 107
-"""Bytes (unix(7): `sun_path` has 108, one is the end)."""
+"""Bytes (unix(7): `sun_path` has 108, one of them for the NUL)."""
 
 EXIT_CRASHED, EXIT_CANNOT_START, EXIT_RUNNING_ALREADY = 1, 2, 3
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="butai.relay", description="Carries one broadcast from a LiveKit room to RTMP."
     )
-    parser.add_argument("--folder", type=Path, required=True, help="where its socket and lock are")
+    parser.add_argument("--folder", type=Path, required=True, help="the folder of its socket and lock")
     parser.add_argument("--broadcast", required=True, help="the broadcast's id")
     parser.add_argument("--parent-pipe-fd", type=int, help="an inherited pipe, closed when the parent is gone")
     options = parser.parse_args(arguments)
@@ -131,7 +131,7 @@ def _lock(folder: Path, broadcast_id: str) -> Iterator[Path]:
     socket_path = folder.absolute() / f"{broadcast_id}.sock"
     if len(os.fsencode(socket_path)) > LONGEST_SOCKET_PATH:
         raise RelayStartError(
-            EXIT_CANNOT_START, f"{socket_path} is longer than {LONGEST_SOCKET_PATH} bytes: take a shorter folder"
+            EXIT_CANNOT_START, f"{socket_path} is longer than {LONGEST_SOCKET_PATH} bytes: choose a shorter folder"
         )
     lock_path = folder / f"{broadcast_id}.lock"
     try:

@@ -1,7 +1,7 @@
 """One stay in a LiveKit room: subscribes to the host's tracks, and feeds the screen and the mixer.
 
-The SDK's native threads abort the process if the interpreter exits while streams are read, so `close` closes the streams first,
-then the room.
+The SDK's native threads abort the process if the interpreter exits while streams are read, so `close` closes the
+streams first, then the room.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _KINDS: dict[int, Kind] = {rtc.TrackKind.KIND_VIDEO: "video", rtc.TrackKind.KIND
 
 
 class JoinError(Exception):
-    """The room cannot be joined. `code`: an error code of docs/live.md. The texts of the SDK quote the token; these do not."""
+    """The room cannot be joined. `code`: an error code of docs/live.md. The texts of the SDK quote the token; these do
+    not."""
 
     def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -63,8 +64,8 @@ class JoinedRoom:
         self.reconnecting = False
         """Whether the SDK tries to reconnect by itself."""
         self.stale = False
-        """Whether tracks were lost while the SDK reconnected. Their successors are not subscribed to (seen after a restart of
-        the server), so this stay is over."""
+        """Whether tracks were lost while the SDK reconnected. Their successors are not subscribed to (seen after a
+        restart of the server), so this stay is over."""
         self.token = ""
         """The newest token of the server: the first one may have expired by the next join."""
 
@@ -89,7 +90,7 @@ class JoinedRoom:
         room.on("disconnected", self._disconnected)
         try:
             async with asyncio.timeout(self._configure.timing.join_limit):
-                # Only what is published: guests' tracks and the host's other pictures are not decoded.
+                # Only the published tracks: guests' tracks and the host's other pictures are not decoded.
                 options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=self._configure.timing.connect_limit)
                 await room.connect(self._configure.livekit_url, token, options)
         except TimeoutError:
@@ -194,7 +195,7 @@ class JoinedRoom:
         stream = rtc.VideoStream(track, capacity=1, format=rtc.VideoBufferType.I420)
         try:
             async for event in stream:
-                # The server sends black pictures for a muted track; the last picture is to remain.
+                # The server sends black pictures for a muted track; the last picture must remain.
                 if publication.muted:
                     continue
                 frame = event.frame
@@ -229,7 +230,7 @@ class JoinedRoom:
         log.info("room.reconnecting" if reconnecting else "room.reconnected")
         self.reconnecting = reconnecting
         if not reconnecting and not self._readers:
-            # Reconnected to a restarted server before anything was subscribed: the server has forgotten our subscriptions.
+            # Reconnected to a restarted server before any subscription: the server has lost our subscriptions.
             self.stale = True
 
     def _token_refreshed(self) -> None:
@@ -256,7 +257,7 @@ def _join_error(message: str) -> JoinError:
     if "401" in message or "403" in message:
         return JoinError(Code.LIVEKIT_UNAUTHORIZED, "the server refused the token")
     if "404" in message:
-        return JoinError(Code.ROOM_NOT_FOUND, "the server knows no such room")
+        return JoinError(Code.ROOM_NOT_FOUND, "the server has no such room")
     for words in ("Connection refused", "failed to lookup", "timed out", "timeout"):
         if words in message:
             return JoinError(Code.LIVEKIT_UNREACHABLE, words.lower())

@@ -1,7 +1,7 @@
 """The relay's socket: obeys one controller at a time, and runs the media of one broadcast.
 
-The relay listens, since it outlives its controller: the next holder of the broadcast's lease connects, the connection before it
-is closed, and the media are not affected.
+The relay listens, since it outlives its controller: the next holder of the broadcast's lease connects, the previous
+connection is closed, and the media are not affected.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BACKLOG = 1024**2
 
 
 class MediaSource(Protocol):
-    """Where the media come from: `HostSource`, or a stand-in of a test."""
+    """The source of the media: `HostSource`, or a test's replacement."""
 
     line: messages.SourceLine
 
@@ -84,11 +84,12 @@ class Relay:
         clock: Callable[[], float] = time.monotonic,
         ending: Callable[[], None] = lambda: None,
     ) -> None:
-        """`make_push`: `outputs.rtmp`, or a stand-in. `clock`: monotonic seconds. `ending`: called once, when the end begins."""
+        """`make_push`: `outputs.rtmp`, or a test's replacement. `clock`: monotonic seconds. `ending`: called once, when
+        the end begins."""
         self._path, self._broadcast_id = socket_path, broadcast_id
         self._make_source, self._make_push, self._clock = make_source, make_push, clock
         self.timing = RelayTiming()
-        """Of the configuration, once there is one."""
+        """The timing of the configuration, once there is one."""
         self._ending = ending
         self._stop_ordered = False
         self._run_id = uuid.uuid4().hex
@@ -138,7 +139,7 @@ class Relay:
 
     async def _listen(self) -> asyncio.Server:
         with contextlib.suppress(FileNotFoundError):
-            # The socket of a relay that was killed; our lock says that no other listens there.
+            # The socket of a relay that was killed; our lock proves that no other relay listens there.
             self._path.unlink()
         before = os.umask(0o177)
         try:
@@ -155,7 +156,7 @@ class Relay:
         try:
             await self._read_orders(reader, writer)
         except (msgspec.MsgspecError, ValueError) as error:
-            # Not the text of the error or the line, which may hold a stream key. ValueError: the line is too long.
+            # Without the text of the error or the line, which may hold a stream key. ValueError: the line is too long.
             log.warning("controller.bad_line", error=type(error).__name__)
         except (ConnectionError, asyncio.CancelledError):
             # Cancelled only by `run`; asyncio's streams would log that as an error.
@@ -188,7 +189,7 @@ class Relay:
         self._send(self._welcome())
         while self._controller is writer and (line := await reader.readline()):
             order = messages.read_by_relay(line)
-            # Another controller may have connected while this line was on its way.
+            # Another controller may have connected while this line was in transit.
             if self._controller is not writer:
                 return
             self._last_line_at = self._clock()

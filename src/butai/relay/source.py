@@ -1,6 +1,6 @@
 """The host's media: joins the room, joins it again after a disconnect, and reports the phase of the media.
 
-The pipeline goes on with the last picture and silence whatever happens here.
+The pipeline continues with the last picture and silence whatever happens here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 
 FINAL = ("ROOM_DELETED",)
-"""LiveKit's reasons that end the source. Not `ROOM_CLOSED`: an empty room closes 20 s after its host left, who may come back
-later, within the grace; joining makes the room again."""
+"""LiveKit's reasons that end the source. Not `ROOM_CLOSED`: an empty room closes 20 s after its host left, who may
+return later, within the grace; joining creates the room again."""
 
 
 class HostSource:
@@ -70,7 +70,7 @@ class HostSource:
             except JoinError as error:
                 await room.close()
                 log.warning("room.not_joined", code=error.code, detail=error.detail)
-                # Another server may refuse the token that the last one gave: the first token is next.
+                # Another server may refuse the token that the last one gave: use the first token next.
                 self._tokens = self._tokens[:1] + self._tokens[1:-1]
                 permanent = error.code != Code.LIVEKIT_UNREACHABLE
                 if not joined and (permanent or time.monotonic() - begun > self._timing.first_join_for):

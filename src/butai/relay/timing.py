@@ -1,9 +1,9 @@
 """Every duration of the relay, as one value that its controller may send. Pure.
 
-Durations of media are not here, since media run in real time: how late a picture or sound may be (`clock`), how much sound is
-buffered (`mixer`), how long packets wait for each other (`pipeline`), a keyframe's interval (`encoder`), and the SDK's 20 ms of
-sound in one event (`room`). Neither is what a protocol fixes: none of RTMP's durations is.
-"""
+Durations of media are not here, since media run in real time: how late a picture or sound may be (`clock`), how much
+sound is buffered (`mixer`), how long packets wait for each other (`pipeline`), a keyframe's interval (`encoder`), and
+the SDK's 20 ms of sound in one event (`room`). Durations fixed by a protocol would not be here either, but RTMP has
+none."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def fixed(value: Any) -> Any:
-    """A default that `faster` leaves as it is: the pace of something else than our own waiting sets it."""
+    """A default that `faster` leaves unchanged: it depends on the pace of something other than our own waiting."""
     return field(default=value, metadata={"fixed": True})
 
 
 def faster(timing: T, times: float) -> T:
-    """The same durations divided by `times`, but for those that are `fixed`. For dataclasses, and dataclasses within."""
+    """The same durations divided by `times`, except the `fixed` ones. For dataclasses, and dataclasses within."""
     changes: dict[str, Any] = {}
     for one in fields(timing):  # pyright: ignore[reportArgumentType]
         value = getattr(timing, one.name)
@@ -32,34 +32,36 @@ def faster(timing: T, times: float) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The durations of a publish. Seconds, but for `queue_ms`."""
+    """The durations of a publish, in seconds except `queue_ms`."""
 
     connect_timeout: float = 8.0
-    """For DNS, TCP and TLS together."""
+    """Most time for DNS, TCP and TLS together."""
     resolve_timeout: float = 5.0
-    """For DNS alone."""
+    """Most time for DNS alone."""
     tls_shutdown_timeout: float = 1.0
-    """For TLS's own goodbye, before the socket is closed all the same."""
+    """Most time for TLS's closing messages, before the socket is closed in any case."""
     publish_timeout: float = 8.0
-    """From the first byte until the platform accepted the publish."""
+    """Most time from the first byte until the platform accepts the publish."""
     stall_after: float = fixed(1.5)
-    """Without evidence that bytes are taken. Platforms acknowledge each 0.2 s at 2.5 Mbps."""
+    """Time without expected evidence that the platform reads, after which a push is stalled. At 2.5 Mbps platforms
+    acknowledge every 0.2 s."""
     ignored_after: float = fixed(3.0)
-    """Until a platform that acknowledges nothing and answers no ping is judged by TCP's state."""
+    """Time after which a platform that neither acknowledges nor answers pings is judged by TCP's state."""
     unanswered_after: float = fixed(1.0)
-    """Until a ping that was read, as an acknowledgement proves, counts as one that is not answered."""
+    """Time after which a ping that was read, as an acknowledgement proves, counts as unanswered."""
     give_up_stalled: float = 10.0
-    """From a stall until the attempt fails: shorter ones heal without a new connection."""
+    """Time from a stall until the attempt fails: shorter stalls end without a new connection."""
     ping_every: float = fixed(0.5)
-    """Between two pings, three of which fall into `stall_after`."""
+    """Time between two pings, three of which fall into `stall_after`."""
     check_every: float = fixed(0.1)
-    """Between two looks at the evidence."""
+    """Time between two checks of the evidence."""
     goodbye_timeout: float = 0.75
-    """That an orderly end waits for the platform to have read everything."""
+    """Most time for which an orderly end waits until the platform has read everything."""
     close_timeout: float = 0.25
-    """That closing the connection in order may take."""
+    """Most time for closing the connection in order."""
     settle_time: float = 1.0
-    """That a publish of `preflight` must last: platforms may accept it, and close when they have checked the key."""
+    """Time for which a publish of `preflight` must last: platforms may accept it, and close after they have checked the
+    key."""
     queue_ms: int = fixed(3000)
     """Milliseconds of media that may wait for a slow platform; then the queue drops to the next keyframe."""
 
@@ -69,42 +71,44 @@ class RelayTiming:
     """The durations of a relay in seconds."""
 
     abandoned_after: float = 30.0
-    """Without a line of a controller, until the relay ends by itself. A controller is replaced within 4."""
+    """Time without a line from a controller after which the relay ends by itself. A controller is replaced within 4."""
     end_limit: float = 8.0
-    """For ending: `output_stop_limit`, `close_limit` for each stream and for leaving the room, and a reserve."""
+    """Most time for ending: `output_stop_limit`, `close_limit` for each stream and for leaving the room, and a
+    reserve."""
     metrics_every: float = 1.0
-    """Between two lines of metrics, which also tell the controller that the relay lives."""
+    """Time between two lines of metrics, which also show the controller that the relay lives."""
     disconnect_limit: float = 1.0
-    """For sending the last lines to a controller that reads slowly."""
+    """Most time for sending the last lines to a controller that reads slowly."""
     output_stop_limit: float = 2.0
-    """For the orderly end of a push, which takes about one."""
+    """Most time for the orderly end of a push, which takes about one."""
     pipeline_stop_limit: float = 2.0
-    """For the encoder's thread to end, which takes the time of one frame."""
+    """Most time for the encoder's thread to end, which takes the time of one frame."""
     lost_after: float = fixed(2.0)
-    """Without picture and sound, until the media are lost. A browser tab in the background draws once a second."""
+    """Time without picture and sound after which the media are lost. A browser tab in the background draws once a
+    second."""
     quiet_after: float = fixed(1.0)
-    """Without picture and sound, until sound packets are counted: silence is media, too."""
+    """Time without picture and sound after which sound packets are counted: silence is media, too."""
     count_every: float = fixed(0.5)
-    """Between two such counts. A count from before the quiet stretch proves nothing, since the packets after it may have come
-    before the stretch, too. So the second count of a stretch decides, before `lost_after`."""
+    """Time between two such counts. A count from before the quiet period proves nothing, since its packets may have
+    come before the period, too. So the second count of a period decides, before `lost_after`."""
     phase_every: float = fixed(0.1)
-    """Between two looks at the phase of the media."""
+    """Time between two checks of the phase of the media."""
     first_join_for: float = 15.0
-    """That an unreachable LiveKit is tried again before the source has failed."""
+    """Time for which an unreachable LiveKit is tried again before the source has failed."""
     join_delay: float = 0.3
-    """Before the second try to join; doubled for each further one."""
+    """Wait before the second try to join; doubled for each further one."""
     join_delay_cap: float = 3.0
-    """The longest such delay."""
+    """Longest such wait."""
     reconnect_for: float = 3.0
-    """That the SDK may try to reconnect by itself. It tries each 5; joining again is quicker."""
+    """Most time for the SDK to reconnect by itself. It tries every 5; joining again is quicker."""
     connect_limit: float = fixed(5.0)
-    """For one signal connection to LiveKit."""
+    """Most time for one signal connection to LiveKit."""
     join_limit: float = fixed(15.0)
-    """For joining, including the media connection."""
+    """Most time for joining, including the media connection."""
     close_limit: float = 2.0
-    """For closing a stream, for leaving the room, and for reading the SDK's statistics."""
+    """Most time for closing a stream, for leaving the room, and for reading the SDK's statistics."""
     rtmp: Limits = field(default_factory=Limits)
 
     def faster(self, times: float) -> RelayTiming:
-        """All durations divided, but for the fixed ones."""
+        """The same timing with all durations divided by `times`, except the fixed ones."""
         return faster(self, times)

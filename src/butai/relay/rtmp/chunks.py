@@ -1,4 +1,5 @@
-"""RTMP's chunk stream in both directions (Adobe's "Real-Time Messaging Protocol", 1.0, section 5.3). Pure: bytes and messages.
+"""RTMP's chunk stream in both directions (Adobe's "Real-Time Messaging Protocol", 1.0, section 5.3). Pure: bytes and
+messages.
 
 The reader's limits are tight, since platforms send only commands and acknowledgements.
 """
@@ -41,7 +42,8 @@ class _Sent:
 
 
 class ChunkWriter:
-    """Encodes messages. The first header of a chunk stream is full, later ones have the time since the message before."""
+    """Encodes messages. The first header of a chunk stream is full, later ones have the time since the message
+    before."""
 
     def __init__(self) -> None:
         self.chunk_size = 128
@@ -111,7 +113,7 @@ class ChunkReader:
         if message.kind == SET_CHUNK_SIZE:
             size = int.from_bytes(message.payload[:4], "big")
             if len(message.payload) < 4 or not 1 <= size <= 0xFFFFFF:
-                raise ProtocolError("a chunk size that cannot be")
+                raise ProtocolError("an invalid chunk size")
             self._chunk_size = size
         elif message.kind == ABORT:
             stream = self._streams.get(int.from_bytes(message.payload[:4], "big"))
@@ -119,8 +121,8 @@ class ChunkReader:
                 stream.payload = None
 
     def _chunk(self) -> Message | None:  # noqa: C901 - one branch for each field of the header, in their order
-        """Takes one chunk off the buffer. Returns the message that it completes, `_MORE` if it completes none, None for an
-        incomplete chunk."""
+        """Takes one chunk off the buffer. Returns the message that it completes, `_MORE` if it completes none, None for
+        an incomplete chunk."""
         buffer = self._buffer
         if not buffer:
             return None
@@ -137,7 +139,7 @@ class ChunkReader:
             stream = self._streams.setdefault(channel, _Incoming())
         # A header of form 1 lacks the message stream, which is 0 then; some servers begin with one.
         if form > 1 and not stream.known:
-            raise ProtocolError("a chunk refers to a message that was not there")
+            raise ProtocolError("a chunk refers to a message that does not exist")
         head = at + (11, 7, 3, 0)[form]
         if len(buffer) < head:
             return None

@@ -19,7 +19,8 @@ from butai.relay.timing import Limits
 
 @dataclass(frozen=True)
 class Target:
-    """Where to publish. `url`: the ingest URL, without the stream key. `allow_private`: private addresses are allowed."""
+    """The destination of a push. `url`: the ingest URL, without the stream key. `allow_private`: private addresses are
+    allowed."""
 
     url: str
     key: str = field(repr=False)
@@ -47,14 +48,15 @@ _MAX_RECEIVED = 512 * 1024
 
 
 def check_peer_limits(writer: asyncio.StreamWriter, received: int, seconds: float) -> None:
-    """Raises `PublishError` for a server that floods us, or asks and does not read the answers: it would starve other outputs.
+    """Raises `PublishError` for a server that floods us, or sends requests and reads no answers: it would starve other
+    outputs.
 
     `received`: its bytes since the connection was opened, `seconds` ago.
     """
     if received > _MAX_RECEIVED * (1 + seconds):
-        raise PublishError(Code.DESTINATION_UNREACHABLE, "it sends more than a platform has reason to")
+        raise PublishError(Code.DESTINATION_UNREACHABLE, "it sends more than any platform needs to")
     if writer.transport.get_write_buffer_size() > _MAX_UNREAD:
-        raise PublishError(Code.DESTINATION_STALLED, "it asks, and does not read the answers")
+        raise PublishError(Code.DESTINATION_STALLED, "it sends requests, and does not read the answers")
 
 
 _default_tls = functools.cache(ssl.create_default_context)
@@ -68,7 +70,8 @@ async def connect(
     tls: ssl.SSLContext | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Opens a connection. Calls `on_step(step, seconds)` after each step. Raises `PublishError`, the failed step as its note."""
+    """Opens a connection. Calls `on_step(step, seconds)` after each step. Raises `PublishError`, with the failed step
+    as its note."""
     deadline = time.monotonic() + limits.connect_timeout
     began = time.monotonic()
 
@@ -85,7 +88,7 @@ async def connect(
     # Connects to the addresses that were checked; the name is not resolved again.
     usable = [one for one in found if target.allow_private or not is_private(one)]
     if not usable:
-        raise _at_step(PublishError(Code.INVALID_DESTINATION, "the host leads to a private address"), "dns")
+        raise _at_step(PublishError(Code.INVALID_DESTINATION, "the host has a private address"), "dns")
     done("dns")
     failure: PublishError | None = None
     usable = usable[:_MAX_ADDRESSES]

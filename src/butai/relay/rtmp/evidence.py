@@ -1,10 +1,10 @@
 """Evidence that a platform reads what is sent, and whether evidence is overdue. Pure: the time is an argument.
 
-There are three kinds. *Answers to pings*: the application reaches a ping only by reading what was sent before it, and a ping is
-sent twice a second. A platform that goes on reading and leaves pings unanswered is no longer expected to answer.
-*Acknowledgements*: a platform may use a window of its own instead of the requested one (2.5 MB, 5 s of a broadcast, is common),
-or acknowledge once and never again; they are expected only after several, and only when more than the usual window is
-outstanding. *TCP*: the state of the other kernel, where no answer of the application is expected.
+There are three kinds. *Answers to pings*: the application reaches a ping only by reading what was sent before it, and a
+ping is sent twice a second. A platform that keeps reading and leaves pings unanswered is no longer expected to answer.
+*Acknowledgements*: a platform may use a window of its own instead of the requested one (2.5 MB, 5 s of a broadcast, is
+common), or acknowledge once and never again; they are expected only after several, and only when more than the usual
+window is outstanding. *TCP*: the state of the other kernel, used where no answer of the application is expected.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Evidence:
         self._tcp_acked = 0
         self._waiting = False
         self.bytes = 0
-        """Bytes that were read, as far as is known."""
+        """Bytes known to have been read."""
 
     @property
     def media_taken(self) -> bool:
@@ -76,7 +76,7 @@ class Evidence:
             self._answers = False
 
     def ping(self, sent: int, now: float) -> int:
-        """Records a ping behind the first `sent` bytes. Returns its number, from 1."""
+        """Records a ping after the first `sent` bytes. Returns its number, from 1."""
         self._number = self._number % 0x7FFFFFFF + 1
         if len(self._pings) >= _PINGS_KEPT:
             del self._pings[next(iter(self._pings))]
@@ -102,7 +102,7 @@ class Evidence:
             self._tcp_moved_at = now
         self._tcp_acked, self._waiting = progress.acked, progress.waiting > 0
         self._acknowledgement_due = sent - self._last_ack > max(WINDOW, *self._steps) * _WINDOWS_DUE
-        # Only while TCP moves: bytes in the other kernel's buffer of a platform that reads nothing are not read.
+        # Only while TCP moves: bytes in the receive buffer of a platform that reads nothing are not read.
         spoken = self._answers or self._acks >= HABIT
         if moved and not spoken and now - self._began > self._limits.ignored_after:
             self.bytes = max(self.bytes, sent - progress.waiting)

@@ -21,11 +21,11 @@ RETRYABLE = frozenset(
         Code.TLS_FAILED,
     }
 )
-"""Codes that may pass; `key_rejected` and `tls_failed` once, which the caller counts."""
+"""Codes of errors that may be temporary; `key_rejected` and `tls_failed` once, which the caller counts."""
 
 
 class PublishError(Exception):
-    """A publish that failed. `code`: what is shown; `detail`: for operators, without the stream key."""
+    """A failed publish. `code`: the code to show; `detail`: for operators, without the stream key."""
 
     def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -51,7 +51,7 @@ def redact(text: str, key: str) -> str:
     pieces = {hidden[at : at + _LONGEST_QUOTE] for at in range(max(1, len(hidden) - _LONGEST_QUOTE + 1))}
     forms = (text.casefold(), unquote(text).casefold(), "".join(line.split()).casefold())
     if any(piece in form for form in forms for piece in pieces):
-        return "[the platform's words name the key]"
+        return "[the platform's text contains the key]"
     return line[:300].strip()
 
 

@@ -1,4 +1,4 @@
-"""Tests a destination without going live: reports each step with its duration, or why it failed."""
+"""Tests a destination without going live: reports each step with its duration, or the reason of its failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ BANDWIDTH_TEST = "?bandwidthtest=true"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. `name`: `address`, `dns`, `tcp`, `tls`, `handshake`, `connect`, `publish`. `code`, `detail`: why it failed."""
+    """One step. `name`: `address`, `dns`, `tcp`, `tls`, `handshake`, `connect`, `publish`. `code`, `detail`: why it
+    failed."""
 
     name: str
     ok: bool
@@ -95,7 +96,7 @@ async def _handshake_and_publish(
         try:
             events: list[Event] = session.feed(data)
         except ProtocolError as error:
-            raise PublishError(Code.DESTINATION_UNREACHABLE, f"not RTMP as we know it: {error}") from None
+            raise PublishError(Code.DESTINATION_UNREACHABLE, f"not valid RTMP: {error}") from None
         if step == "handshake" and session.step != "handshake":
             on_step("handshake", time.monotonic() - began)
             began, step = time.monotonic(), session.step
@@ -107,7 +108,7 @@ async def _handshake_and_publish(
                     on_step("connect", time.monotonic() - began)
                     began = time.monotonic()
                     if not publish:
-                        # The session's next message has the stream key.
+                        # The session's next message contains the stream key.
                         return
                 case Publishing():
                     accepted_at = time.monotonic()
@@ -118,7 +119,7 @@ async def _handshake_and_publish(
 
 
 def bandwidth_test(target: Target) -> Target:
-    """The same destination with `BANDWIDTH_TEST` behind the key, for Twitch."""
+    """The same destination with `BANDWIDTH_TEST` after the key, for Twitch."""
     return replace(target, key=target.key + BANDWIDTH_TEST)
 
 

@@ -1,7 +1,7 @@
 """One push to one platform.
 
-`live` means that the platform accepted the publish and that its application has read media, by `evidence`. Without evidence for
-1.5 s the push is `stalled`, whatever the kernels accept.
+`live` means that the platform accepted the publish and that its application has read media, by `evidence`. Without
+expected evidence for `Limits.stall_after` (1.5 s) the push is `stalled`, whatever the kernels accept.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ Phase = Literal["connecting", "publishing", "live", "stalled"]
 Report = Callable[[Phase, str, str], None]
 
 _GOODBYE_PING = 0
-"""The number of the ping behind the goodbye. The others are numbered from 1."""
+"""The number of the ping after the goodbye. The others are numbered from 1."""
 
 
 @dataclass
 class Stats:
-    """Metrics of one push. Bytes and frames are totals; `rtt_ms` is of the last ping, `queue_ms` the queue's present length."""
+    """Metrics of one push. Bytes and frames are totals; `rtt_ms` is of the last ping, `queue_ms` the queue's present
+    length."""
 
     bytes_sent: int = 0
     bytes_acked: int = 0
@@ -114,7 +115,7 @@ class Publisher:
     # The connection
 
     async def run(self) -> None:
-        """Connects and publishes until `stop`. Raises `PublishError` when it ends otherwise."""
+        """Connects and publishes until `stop`. Raises `PublishError` when it ends for another reason."""
         self._report("connecting", "", "")
         address = self._target.address()
         opening = asyncio.create_task(connect(self._target, address, self._limits, self._tls))
@@ -159,8 +160,8 @@ class Publisher:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _say_goodbye(self, session: Session, writer: asyncio.StreamWriter, receiving: asyncio.Task[None]) -> None:
-        """Ends the publish in order, and waits until the platform has read that: closing a socket with unread input discards what
-        was sent."""
+        """Ends the publish in order, and waits until the platform has read that: closing a socket with unread input
+        discards what was sent."""
         if session.step != "publishing" or receiving.done():
             return
         session.goodbye()
@@ -185,13 +186,13 @@ class Publisher:
         return out
 
     async def _receive(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Handles what the platform sends. Raises `PublishError` when it closes the connection."""
+        """Handles the platform's messages. Raises `PublishError` when it closes the connection."""
         began = time.monotonic()
         while data := await reader.read(16384):
             try:
                 events = session.feed(data)
             except ProtocolError as error:
-                raise PublishError(Code.DESTINATION_UNREACHABLE, f"not RTMP as we know it: {error}") from None
+                raise PublishError(Code.DESTINATION_UNREACHABLE, f"not valid RTMP: {error}") from None
             for event in events:
                 self._handle(session, event)
             if out := self._data_to_send(session):
@@ -267,10 +268,11 @@ class Publisher:
                     reported, self._stalled_since = "live", None
                     self._report("live", "", "")
             elif self._evidence.silent(now) > self._limits.publish_timeout:
-                raise PublishError(Code.DESTINATION_STALLED, "it took the key and no bytes")
+                raise PublishError(Code.DESTINATION_STALLED, "it accepted the key and no bytes")
 
     def _progress(self, raw: object, writer: asyncio.StreamWriter) -> TcpProgress:
-        """The state of TCP, with the transport's buffer as waiting bytes; of that buffer alone where the kernel does not tell."""
+        """The state of TCP, with the transport's buffer as waiting bytes; only that buffer where the kernel gives no
+        state."""
         kept, kernel = writer.transport.get_write_buffer_size(), tcp.progress(raw)
         if kernel is None:
             return TcpProgress(self.stats.bytes_sent - kept, kept)

@@ -1,10 +1,10 @@
-"""The publisher's side of an RTMP connection, without I/O: takes bytes, gives events and bytes to send.
+"""The publisher's side of an RTMP connection, without I/O: takes bytes, returns events and bytes to send.
 
     handshake ─▶ connect ─▶ createStream ─▶ publish ─▶ publishing
 
-After `connect` it requests an acknowledgement (type 3) each 64 KiB by *Window Acknowledgement Size* (type 5). Acknowledgements,
-and answers (user control 7) to pings (user control 6), tell what the platform's application has read, whatever the kernels in
-between have accepted.
+After `connect` it requests an acknowledgement (type 3) each 64 KiB by *Window Acknowledgement Size* (type 5).
+Acknowledgements, and answers (user control 7) to pings (user control 6), show what the platform's application has read,
+whatever the kernels in between have accepted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """The platform accepted `publish`: the stream key is right."""
+    """The platform accepted `publish`: the stream key is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Session:
         self._out += b"\x03" + struct.pack(">II", 0, 0) + os.urandom(_RANDOM)
 
     def data_to_send(self) -> bytes:
-        """Returns the bytes to send now, and forgets them."""
+        """Returns the bytes to send now, and clears them."""
         out = bytes(self._out)
         self._out.clear()
         return out
@@ -108,7 +108,7 @@ class Session:
         if not self._handshake_done:
             self._handshake += data
             if self._handshake and self._handshake[0] != 3:
-                raise ProtocolError("the other side speaks something else")
+                raise ProtocolError("the server uses another protocol")
             if len(self._handshake) < 1 + 2 * 1536:
                 return []
             self._handshake_done = True
@@ -121,7 +121,7 @@ class Session:
             try:
                 self._handle(message, events)
             except (amf0.AmfError, struct.error) as error:
-                raise ProtocolError(f"a message that cannot be read: {error}") from None
+                raise ProtocolError(f"an unreadable message: {error}") from None
         if self._their_window and self.received - self._acknowledged >= self._their_window:
             self._acknowledged = self.received
             self._control(ACKNOWLEDGEMENT, struct.pack(">I", self.received & 0xFFFFFFFF))
@@ -173,7 +173,8 @@ class Session:
         match message.kind:
             case chunks.ACKNOWLEDGEMENT:
                 (low,) = struct.unpack_from(">I", payload)
-                # 32 bits wide, and wraps in a long broadcast. An advance by half of that or more is a step back: ignored.
+                # 32 bits wide, and wraps in a long broadcast. An advance by half of that or more is a step back:
+                # ignored.
                 further = (low - self._their_total) & 0xFFFFFFFF
                 if further < 2**31:
                     self._their_total += further

@@ -1,4 +1,5 @@
-"""The state of a connection's bytes in Linux: the last evidence, where a platform's application sends nothing."""
+"""The state of a connection's bytes in Linux: the last kind of evidence, where a platform's application sends
+nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _BYTES_ACKED = 120
 
 
 def progress(raw: Any) -> TcpProgress | None:
-    """Reads the progress of a socket, as a transport gives it. None where the kernel does not tell."""
+    """Reads the progress of a socket, as a transport gives it. None where the kernel gives none."""
     if raw is None:
         return None
     try:
