@@ -7,7 +7,7 @@ same user), no request id, no metrics, no log line. Started by `servers.bare`; t
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ class _Somebody:
 
 def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
         async with Database(settings.database) as database:
             library = assemble(database, Store(settings.store), settings.assets, settings.http)
             yield {"library": library, "identity": _Somebody()}

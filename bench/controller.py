@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Self
 
@@ -83,7 +83,7 @@ class Relays:
 
 
 @contextlib.contextmanager
-def controller(url: str, folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def controller(url: str, folder: Path, name: str) -> Generator[subprocess.Popen[bytes]]:
     env = {
         "PATH": os.environ["PATH"],
         "BUTAI_DATABASE_URL": url,

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import aiohttp
@@ -98,7 +98,7 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def process(*argv: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(*argv: str, env: dict[str, str], log: Path) -> Generator[subprocess.Popen[bytes]]:
     with log.open("wb") as out:
         child = subprocess.Popen([sys.executable, "-m", *argv], cwd=HERE.parent, env=env, stdout=out, stderr=out)
     try:
@@ -113,7 +113,7 @@ def process(*argv: str, env: dict[str, str], log: Path) -> Iterator[subprocess.P
 
 
 @contextlib.contextmanager
-def stand_in(webhook: str | None) -> Iterator[StandIn]:
+def stand_in(webhook: str | None) -> Generator[StandIn]:
     argv = [sys.executable, "-m", "tests.fakes.livekit_egress", "--key", KEY, "--secret", SECRET]
     child = subprocess.Popen(
         [*argv, *(["--webhook", webhook] if webhook else [])], cwd=HERE.parent, stdout=subprocess.PIPE
@@ -250,7 +250,7 @@ async def faults(watcher: Watcher, standin: StandIn, http: aiohttp.ClientSession
 
 
 @contextlib.asynccontextmanager
-async def viewers(http: aiohttp.ClientSession, hook: str, shows: Shows) -> AsyncIterator[None]:
+async def viewers(http: aiohttp.ClientSession, hook: str, shows: Shows) -> AsyncGenerator[None]:
     """Webhooks of viewers who come and go in all rooms, as LiveKit signs them."""
     rooms = [f"room-{broadcast_id}" for broadcast_id in shows]
 

@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -281,7 +281,7 @@ async def livekit_faults(url: str) -> Figures:
 @asynccontextmanager
 async def prepared(
     stage: Stage, steady: Platform, broken_url: str
-) -> AsyncIterator[tuple[Show, list[str], dict[str, str]]]:
+) -> AsyncGenerator[tuple[Show, list[str], dict[str, str]]]:
     """A host who publishes, two saved destinations, and their keys."""
     async with Show(stage, every=EVERY) as show:
         keys = {name: f"{name}{uuid.uuid4().hex[:12]}" for name in ("steady", "broken")}

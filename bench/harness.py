@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ def memory_bytes(pid: int) -> int:
 
 
 @contextmanager
-def cpu_of(pids: Mapping[str, int], into: Figures) -> Iterator[None]:
+def cpu_of(pids: Mapping[str, int], into: Figures) -> Generator[None]:
     """Adds the CPU seconds that each process tree uses in the block, under its name.
 
     `foreign_cores`: how many cores were busy meanwhile with what is not ours. A run where that is high is worth little.

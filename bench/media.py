@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -55,7 +55,7 @@ def token(livekit: LiveKit, room: str, identity: str, *, hidden: bool = False) -
 
 
 @contextlib.asynccontextmanager
-async def host(livekit: LiveKit, room: str, *arguments: str) -> AsyncIterator[HostProcess]:
+async def host(livekit: LiveKit, room: str, *arguments: str) -> AsyncGenerator[HostProcess]:
     """Publishes 1280×720, VP8 at 3 Mbit/s, and a tone, until the block ends."""
     process = await HostProcess.start(livekit.url, token(livekit, room, HOST), *arguments)
     try:
@@ -65,7 +65,7 @@ async def host(livekit: LiveKit, room: str, *arguments: str) -> AsyncIterator[Ho
 
 
 @contextlib.asynccontextmanager
-async def watcher(livekit: LiveKit, room: str, path: Path) -> AsyncIterator[None]:
+async def watcher(livekit: LiveKit, room: str, path: Path) -> AsyncGenerator[None]:
     """A subscriber of its own, which writes when it saw what."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -138,7 +138,7 @@ class Relay:
 
 
 @contextlib.asynccontextmanager
-async def relay(folder: Path, livekit: LiveKit, room: str) -> AsyncIterator[Relay]:
+async def relay(folder: Path, livekit: LiveKit, room: str) -> AsyncGenerator[Relay]:
     """One that is configured for the room's host."""
     broadcast = str(uuid.uuid4())
     with (folder / "relay.log").open("ab") as log:

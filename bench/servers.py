@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def seed(running: EmbeddedPostgres) -> None:
 
 
 @contextmanager
-def seeded_postgres() -> Iterator[EmbeddedPostgres]:
+def seeded_postgres() -> Generator[EmbeddedPostgres]:
     """A running Postgres with a million assets."""
     with postgres() as running:
         seed(running)
@@ -83,7 +83,7 @@ def pid_of(running: EmbeddedPostgres | EmbeddedSeaweed) -> int:
 
 
 @contextmanager
-def database(running: EmbeddedPostgres, name: str) -> Iterator[str]:
+def database(running: EmbeddedPostgres, name: str) -> Generator[str]:
     """The address of a migrated database beside the seeded one, empty, gone afterwards."""
     parts = urlsplit(running.url)
     url = parts._replace(path=f"/{name}").geturl()
@@ -100,7 +100,7 @@ def database(running: EmbeddedPostgres, name: str) -> Iterator[str]:
 
 
 @contextmanager
-def store() -> Iterator[EmbeddedSeaweed]:
+def store() -> Generator[EmbeddedSeaweed]:
     """The embedded store, empty, its files gone afterwards."""
     folder = WORK / "store"
     shutil.rmtree(folder, ignore_errors=True)
@@ -114,7 +114,7 @@ def store() -> Iterator[EmbeddedSeaweed]:
 @contextmanager
 def api(
     database_url: str, stored: EmbeddedSeaweed | None = None, name: str = "api", **settings: str
-) -> Iterator[Server]:
+) -> Generator[Server]:
     """The API as `butai api` starts it: one process, all middleware, the access log on (JSON, into a file).
 
     `settings`: further settings by their environment names. Without `stored`, no store is there.
@@ -143,7 +143,7 @@ def api(
 
 
 @contextmanager
-def bare(database_url: str) -> Iterator[Server]:
+def bare(database_url: str) -> Generator[Server]:
     """The list route without middleware (`bare.py`)."""
     port = choose_port()
     env = {"PATH": os.environ["PATH"], "BUTAI_DATABASE_URL": database_url, "BUTAI_S3_ENDPOINT": "http://127.0.0.1:9"}
@@ -159,7 +159,7 @@ def cookie(user: str) -> dict[str, str]:
 
 
 @contextmanager
-def fastify(database_url: str, ready: str) -> Iterator[Server]:
+def fastify(database_url: str, ready: str) -> Generator[Server]:
     """The peer fastify-pg. `ready`: a path that answers 200 when it serves."""
     folder = _installed("fastify-pg")
     port = choose_port()
@@ -169,7 +169,7 @@ def fastify(database_url: str, ready: str) -> Iterator[Server]:
 
 
 @contextmanager
-def next_prisma(database_url: str, ready: str) -> Iterator[Server]:
+def next_prisma(database_url: str, ready: str) -> Generator[Server]:
     """The peer next-prisma, its production build."""
     folder = _installed("next-prisma", build=["npm", "run", "--silent", "build"])
     port = choose_port()
@@ -180,7 +180,7 @@ def next_prisma(database_url: str, ready: str) -> Iterator[Server]:
 
 
 @contextmanager
-def nginx(api_origin: str, store_endpoint: str) -> Iterator[Server]:
+def nginx(api_origin: str, store_endpoint: str) -> Generator[Server]:
     """nginx with the configuration that operators are given (`docs/nginx.conf`), on ports of ours."""
     port = choose_port()
     folder = WORK / "nginx"
@@ -249,7 +249,7 @@ def _running(
     ready: str,
     cwd: Path | None = None,
     stop: signal.Signals = signal.SIGTERM,
-) -> Iterator[Server]:
+) -> Generator[Server]:
     WORK.mkdir(exist_ok=True)
     log = WORK / f"{name}.log"
     log.unlink(missing_ok=True)

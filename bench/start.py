@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -191,7 +191,7 @@ def idle(folder: Path, seconds: float) -> Figures:
 
 
 @contextlib.contextmanager
-def upload_in_flight(url: str) -> Iterator[None]:
+def upload_in_flight(url: str) -> Generator[None]:
     """One whose body never ends, and that the service has begun to read."""
     cookie = ask(url, "GET", "/dev/sign-in?user=bench")[2]["set-cookie"].split(";")[0]
     where = urlsplit(url)
@@ -223,7 +223,7 @@ def warm(folder: Path) -> Figures:
 
 
 @contextlib.contextmanager
-def up(folder: Path, figures: Figures) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def up(folder: Path, figures: Figures) -> Generator[tuple[subprocess.Popen[bytes], str]]:
     """A `butai up` that is ready, and its URL. `seconds`: from its start to the first 200 of `/readyz`."""
     port = choose_port()
     url = f"http://127.0.0.1:{port}"
@@ -326,7 +326,7 @@ def living(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @contextlib.contextmanager
-def timed(figures: Figures, name: str) -> Iterator[None]:
+def timed(figures: Figures, name: str) -> Generator[None]:
     began = time.monotonic()
     yield
     figures[name] = time.monotonic() - began

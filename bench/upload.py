@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -104,7 +104,7 @@ def measure(rounds: int) -> bool:
 
 
 @contextmanager
-def _api(database: str, store: EmbeddedSeaweed) -> Iterator[servers.Server]:
+def _api(database: str, store: EmbeddedSeaweed) -> Generator[servers.Server]:
     with servers.api(database, store, BUTAI_MAX_VRM_BYTES=ROOM) as server:
         avatars.upload(server.origin, "vrm/small.vrm", 2048, servers.cookie(USER))
         yield server

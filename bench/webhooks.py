@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def measure(rounds: int, seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def api(url: str, name: str = "webhooks-api") -> Iterator[servers.Server]:
+def api(url: str, name: str = "webhooks-api") -> Generator[servers.Server]:
     keys: dict[str, Any] = {"LIVEKIT_URL": "ws://127.0.0.1:9", "LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET}
     with servers.api(url, name=name, BUTAI_SECRET_KEY="ab" * 32, **keys) as server:
         yield server

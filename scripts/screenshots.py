@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Look:
 
 
 @contextlib.contextmanager
-def service(folder: Path) -> Iterator[str]:
+def service(folder: Path) -> Generator[str]:
     """`butai up` with nothing in it; its address."""
     argv = [sys.executable, "-m", "butai.cli", "up", "--port", "0", "--data-dir", str(folder / "data")]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -75,7 +75,7 @@ def service(folder: Path) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def page(browser: Browser, url: str, look: Look, user: str = "demo") -> AsyncIterator[Page]:
+async def page(browser: Browser, url: str, look: Look, user: str = "demo") -> AsyncGenerator[Page]:
     """A page that is signed in, its console errors told."""
     context = await browser.new_context(
         viewport=look.size,

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.request import urlopen
@@ -178,7 +178,7 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, port: int = 0) -> AsyncIterator[Api]:
+async def serving(settings: Settings, port: int = 0) -> AsyncGenerator[Api]:
     """The API under uvicorn in this process, on a free port unless one is given."""
     # Named as TCP, or asyncio leaves Nagle's algorithm on: 40 ms for each answer in two pieces.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -35,7 +35,7 @@ class Databases:
         self._strategy = sql.SQL("FILE_COPY" if in_memory else "WAL_LOG")
 
     @contextlib.contextmanager
-    def fresh(self) -> Iterator[str]:
+    def fresh(self) -> Generator[str]:
         """The address of a new migrated database, which is dropped when the block ends."""
         parts = urlsplit(self.server.url)
         name = f"test_{uuid.uuid4().hex}"
@@ -51,7 +51,7 @@ class Databases:
 
 
 @contextlib.contextmanager
-def run_databases(on_disk: Path) -> Iterator[Databases]:
+def run_databases(on_disk: Path) -> Generator[Databases]:
     """Runs the server: in memory if `NEEDED` bytes are free there, else in the folder `on_disk`."""
     in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= NEEDED
     with contextlib.ExitStack() as stack:
@@ -66,7 +66,7 @@ def run_databases(on_disk: Path) -> Iterator[Databases]:
 
 
 @contextlib.contextmanager
-def _folder_in_memory() -> Iterator[Path]:
+def _folder_in_memory() -> Generator[Path]:
     """A folder that is gone when the block ends. Those of test runs that were killed are removed first."""
     prefix = "butai-tests-"
     for found in MEMORY.glob(f"{prefix}*"):

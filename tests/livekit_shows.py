@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import UUID
 
@@ -64,13 +64,13 @@ class LiveKitShows(Shows):
         return broadcast_id
 
     @contextlib.asynccontextmanager
-    async def controller(self, name: str = "c1", **more: Any) -> AsyncIterator[Controller]:
+    async def controller(self, name: str = "c1", **more: Any) -> AsyncGenerator[Controller]:
         """One in this process."""
         async with self.engines(name, **more) as (controller, _):
             yield controller
 
     @contextlib.asynccontextmanager
-    async def engines(self, name: str = "c1", **more: Any) -> AsyncIterator[tuple[Controller, LiveKitEgress]]:
+    async def engines(self, name: str = "c1", **more: Any) -> AsyncGenerator[tuple[Controller, LiveKitEgress]]:
         async with Database(DatabaseSettings(url=SecretStr(self.url), connect_timeout=2)) as database:
             live = self.live.model_copy(update=more)
             livekit = self.livekit or LiveKitSettings(
@@ -91,7 +91,7 @@ class LiveKitShows(Shows):
 @contextlib.asynccontextmanager
 async def livekit_shows(
     url: str, *, speed: float = 10.0, webhooks: tuple[str, ...] = (), **live: Any
-) -> AsyncIterator[LiveKitShows]:
+) -> AsyncGenerator[LiveKitShows]:
     """With a stand-in that lives as long as the block."""
     async with StandIn(key="devkey", secret=SECRET, webhooks=webhooks, speed=speed) as standin:
         with shows(url, LiveKitShows, **live) as made:

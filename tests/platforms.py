@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -305,7 +305,7 @@ def _general(name: str) -> x509.GeneralName:
 
 
 @contextlib.contextmanager
-def tls_front(port: int, context: ssl.SSLContext) -> Iterator[int]:
+def tls_front(port: int, context: ssl.SSLContext) -> Generator[int]:
     """A port that speaks TLS and hands what it hears to `port`, as a platform's edge does."""
     loop = asyncio.new_event_loop()
     ready, ports = threading.Event(), []

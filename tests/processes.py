@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import aiohttp
@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(settings: Settings, log: Path, *arguments: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(settings: Settings, log: Path, *arguments: str, **more: str) -> Generator[subprocess.Popen[bytes]]:
     """`butai …` until the block ends."""
     with log.open("ab") as out:
         child = subprocess.Popen(
@@ -60,7 +60,7 @@ def process(settings: Settings, log: Path, *arguments: str, **more: str) -> Iter
 @contextlib.asynccontextmanager
 async def api_process(
     settings: Settings, log: Path, port: int | None = None, **more: str
-) -> AsyncIterator[tuple[subprocess.Popen[bytes], Api]]:
+) -> AsyncGenerator[tuple[subprocess.Popen[bytes], Api]]:
     """The API in a process of its own, ready."""
     port = port or free_port()
     with process(settings, log, "api", "--port", str(port), **more) as child:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,7 +20,7 @@ class PromptServer(uvicorn.Server):
         self.told_to_end = asyncio.Event()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         """Leaves the signals alone: Ctrl-C ends the tests."""
         yield
 
@@ -46,7 +46,7 @@ class PromptServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def run_server(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+async def run_server(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[None]:
     """Serves `app` until the block ends."""
     server = PromptServer(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -71,7 +71,7 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 10)
 
 
 @contextlib.asynccontextmanager
-async def pushing(url: str, *, kbps: int = 2000, limits: Limits | None = None) -> AsyncIterator[Push]:
+async def pushing(url: str, *, kbps: int = 2000, limits: Limits | None = None) -> AsyncGenerator[Push]:
     phases: list[str] = []
     codes: list[str] = []
 
@@ -103,7 +103,7 @@ async def pushing(url: str, *, kbps: int = 2000, limits: Limits | None = None) -
 @contextlib.asynccontextmanager
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await serve(reader, writer)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -195,7 +195,7 @@ class Shows:
     # Controllers
 
     @contextlib.asynccontextmanager
-    async def controller(self, name: str = "c1") -> AsyncIterator[Controller]:
+    async def controller(self, name: str = "c1") -> AsyncGenerator[Controller]:
         """One in this process."""
         async with Database(DatabaseSettings(url=SecretStr(self.url), connect_timeout=2)) as database:
             timing = Timing().faster(self.pace)
@@ -210,7 +210,7 @@ class Shows:
                 await egress.close()
 
     @contextlib.contextmanager
-    def controller_process(self, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    def controller_process(self, **more: str) -> Generator[subprocess.Popen[bytes]]:
         """One in a process of its own."""
         environment = os.environ | {
             "BUTAI_DATABASE_URL": self.url,
@@ -250,7 +250,7 @@ class Shows:
 
 
 @contextlib.contextmanager
-def shows(url: str, kind: type[Shows] | None = None, **live: Any) -> Iterator[Shows]:
+def shows(url: str, kind: type[Shows] | None = None, **live: Any) -> Generator[Shows]:
     """With a relay folder of its own, short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="control-", dir="/tmp"))
     made = (kind or Shows)(url, folder, **live)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypedDict
 
@@ -88,7 +88,7 @@ def document() -> dict[str, Any]:
 def _application(settings: Settings, metrics: Metrics) -> FastAPI:
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[RequestState]:
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[RequestState]:
         async with AsyncExitStack() as opened:
             database = await opened.enter_async_context(Database(settings.database))
             store = await opened.enter_async_context(Store(settings.store))

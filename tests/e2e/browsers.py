@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from playwright.async_api import Browser, Page, async_playwright
@@ -42,7 +42,7 @@ _SETTLED = """() => Promise.allSettled(document.getAnimations()
 
 
 @contextlib.asynccontextmanager
-async def chromium(*more: str) -> AsyncIterator[Browser]:
+async def chromium(*more: str) -> AsyncGenerator[Browser]:
     """A browser until the block ends. `more`: `WITHOUT_3D` or `WITH_3D`."""
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more])

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def on_air(stage: Stage, youtube: Platform, twitch: Platform) -> Start:
         prepare: Callable[[OnAir], None] | None = None,
         wait: tuple[str, ...] | None = None,
         host: tuple[str, ...] = ("--width=640", "--height=360", "--kbps=800"),
-    ) -> AsyncIterator[OnAir]:
+    ) -> AsyncGenerator[OnAir]:
         async with Show(stage, host=host) as show:
             it = OnAir(show, youtube, twitch, new_key("yt"), new_key("tw"))
             if prepare is not None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -378,7 +378,7 @@ class Show:
 
 
 @contextlib.asynccontextmanager
-async def events(show: Show, query: str = "", last_id: str = "") -> AsyncIterator[list[dict[str, Any]]]:
+async def events(show: Show, query: str = "", last_id: str = "") -> AsyncGenerator[list[dict[str, Any]]]:
     """The room's server-sent events, as they come: `id`, `event`, and the fields of `data`."""
     found: list[dict[str, Any]] = []
 
@@ -429,7 +429,7 @@ async def eventually(
 
 
 @contextlib.asynccontextmanager
-async def rising(count: Callable[[], int], *, pause: float = 4.0) -> AsyncIterator[None]:
+async def rising(count: Callable[[], int], *, pause: float = 4.0) -> AsyncGenerator[None]:
     """Asserts that a count of bytes goes on rising all through the block: never the same for `pause` seconds."""
     longest, seen = 0.0, list[int]()
 

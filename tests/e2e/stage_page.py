@@ -8,7 +8,7 @@ import base64
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,14 +182,14 @@ class StagePage:
 
 
 @contextlib.asynccontextmanager
-async def stage_browser(*flags: str) -> AsyncIterator[Browser]:
+async def stage_browser(*flags: str) -> AsyncGenerator[Browser]:
     """A browser that can draw the stage and go live from it on two processors."""
     async with chromium(*flags, SOFTWARE) as started:
         yield started
 
 
 @contextlib.asynccontextmanager
-async def stage_page(browser: Browser, show: Show, locale: str = "en-GB") -> AsyncIterator[StagePage]:
+async def stage_page(browser: Browser, show: Show, locale: str = "en-GB") -> AsyncGenerator[StagePage]:
     """A tab of the show's host, signed in and listened to; not opened yet."""
     context = await browser.new_context(viewport={"width": 1000, "height": 800}, locale=locale)
     cookie = show.stage.cookie(show.user)["Cookie"].partition("=")[2]

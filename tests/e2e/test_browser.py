@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ async def studio(
 
 
 @contextlib.asynccontextmanager
-async def _pages(port: int) -> AsyncIterator[None]:
+async def _pages(port: int) -> AsyncGenerator[None]:
     """The studio's pages on a port of their own, isolated from other origins as pages with threads have to be."""
 
     @web.middleware

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -49,7 +49,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def operators_page(browser: Browser, stage: Stage, query: str = "", **how: Any) -> AsyncIterator[Page]:
+async def operators_page(browser: Browser, stage: Stage, query: str = "", **how: Any) -> AsyncGenerator[Page]:
     async with visitor(browser, stage, "root", **how) as context:
         page = await context.new_page()
         await page.goto(f"{stage.url}/operations{query}")

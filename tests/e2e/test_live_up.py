@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class OneMachine:
 
 
 @asynccontextmanager
-async def on_air(up: Up, platform: Platform) -> AsyncIterator[tuple[Show, OneMachine, str]]:
+async def on_air(up: Up, platform: Platform) -> AsyncGenerator[tuple[Show, OneMachine, str]]:
     machine = OneMachine(up)
     async with Show(machine) as show:
         key = f"key{uuid.uuid4().hex[:12]}"

@@ -11,7 +11,7 @@ import getpass
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def configuration(listen: int, api: str, store: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def nginx(folder: Path, site: str, port: int) -> AsyncIterator[Path]:
+async def nginx(folder: Path, site: str, port: int) -> AsyncGenerator[Path]:
     """nginx with one site, as a child of this process. Gives the folder of its temporary files."""
     temp = folder / "temp"
     temp.mkdir(parents=True)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -132,7 +132,7 @@ class Service:
     child: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Service]:
+    def running(self) -> Generator[Service]:
         self.start()
         ended = threading.Event()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.request import urlopen
@@ -33,7 +33,7 @@ def until_ready(stage: Stage) -> None:
 
 
 @asynccontextmanager
-async def visitor(browser: Browser, stage: Stage, user: str | None, **how: Any) -> AsyncIterator[BrowserContext]:
+async def visitor(browser: Browser, stage: Stage, user: str | None, **how: Any) -> AsyncGenerator[BrowserContext]:
     """A browser's context of its own, signed in as `user`."""
     context = await browser.new_context(**({"viewport": WIDE, "locale": "en-GB"} | how))
     context.set_default_timeout(20_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from butai.relay.rtmp import amf0
@@ -48,7 +48,7 @@ class Server:
         self._out = ChunkWriter()
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[str]:
+    async def running(self) -> AsyncGenerator[str]:
         """Its address, until the block ends."""
         tasks: set[asyncio.Task[None]] = set()
 

@@ -7,7 +7,7 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -217,7 +217,7 @@ class Target:
 @contextlib.contextmanager
 def attacked(
     databases: Databases, seaweed: EmbeddedSeaweed, proxy: StoreProxy, folder: Path, **more: str
-) -> Iterator[Target]:
+) -> Generator[Target]:
     """A service of its own with a database of its own, behind the proxy. `more`: further environment."""
     proxy.heal()
     store = seaweed.store

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +66,7 @@ def test_a_leak_would_be_seen() -> None:
 
 
 @contextlib.contextmanager
-def database_away(postgres: EmbeddedPostgres, name: str) -> Iterator[None]:
+def database_away(postgres: EmbeddedPostgres, name: str) -> Generator[None]:
     """Nobody gets in, and whoever was in is thrown out."""
     with psycopg.connect(postgres.admin_url, autocommit=True) as admin:
         switch = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
@@ -79,7 +79,7 @@ def database_away(postgres: EmbeddedPostgres, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def renamed(url: str, table: str, column: str) -> Iterator[None]:
+def renamed(url: str, table: str, column: str) -> Generator[None]:
     """A column that is not where the code looks for it: every statement that names it crashes."""
     there = sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}")
     gone = f"{column}_gone"

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -821,7 +821,7 @@ def test_a_sidecar_says_only_what_a_sidecar_may(target: Target, avatar: str, met
 
 
 @contextmanager
-def watched(target: Target) -> Iterator[list[int]]:
+def watched(target: Target) -> Generator[list[int]]:
     """The most memory that the service had while the block ran, as the only entry once it has ended."""
     found, done = [target.rss()], threading.Event()
 

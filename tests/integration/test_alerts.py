@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from tests.patrols import CANARY, Hooks
 
 
 @contextlib.asynccontextmanager
-async def _connected(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def _connected(database: Database) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
     async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
         yield connection
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -82,7 +82,7 @@ def web_server() -> Serve:
     """A server of the test's own making on loopback."""
 
     @contextlib.asynccontextmanager
-    async def serve(answer: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+    async def serve(answer: Callable[[web.Request], Any]) -> AsyncGenerator[str]:
         async def handle(request: web.Request) -> web.StreamResponse:
             return answer(request)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import psutil
@@ -404,7 +404,7 @@ def test_a_dead_postmaster_that_nobody_reaps_does_not_keep_the_next_one_from_sta
 
 
 @contextlib.contextmanager
-def file_system(where: Path, options: str) -> Iterator[Path]:
+def file_system(where: Path, options: str) -> Generator[Path]:
     where.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True)
     try:

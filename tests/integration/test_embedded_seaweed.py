@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -333,7 +333,7 @@ def test_nothing_lives_one_second_after_its_parent_is_killed_and_the_next_start_
 
 
 @contextlib.contextmanager
-def file_system(where: Path, options: str) -> Iterator[Path]:
+def file_system(where: Path, options: str) -> Generator[Path]:
     where.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True)
     try:

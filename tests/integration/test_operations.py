@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -298,7 +298,7 @@ async def test_health_says_which_part_is_not_well_and_why(api: Api, database: Da
 
 
 @asynccontextmanager
-async def silent_server() -> AsyncIterator[tuple[int, list[bytes]]]:
+async def silent_server() -> AsyncGenerator[tuple[int, list[bytes]]]:
     """Takes connections and never says a word. Its port, and what it was asked."""
     asked: list[bytes] = []
     release = asyncio.Event()

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,7 +173,7 @@ class Broadcast:
 
 
 @contextlib.asynccontextmanager
-async def running(server: EmbeddedLiveKit, folder: Path, room: str) -> AsyncIterator[Broadcast]:  # noqa: F811
+async def running(server: EmbeddedLiveKit, folder: Path, room: str) -> AsyncGenerator[Broadcast]:  # noqa: F811
     broadcast = Broadcast(server, RelayProcess(folder), room)
     try:
         await broadcast.connect()

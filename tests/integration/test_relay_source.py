@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class Watched:
 @contextlib.asynccontextmanager
 async def watching(
     server: EmbeddedLiveKit, request: pytest.FixtureRequest, grace: float = 60.0, **more: Any
-) -> AsyncIterator[Watched]:
+) -> AsyncGenerator[Watched]:
     name = f"room-{request.node.name}"
     watched = Watched(server.livekit, name, grace, **more)
     try:
@@ -113,7 +113,7 @@ async def watching(
 
 
 @contextlib.asynccontextmanager
-async def rooms(livekit: LiveKit) -> AsyncIterator[api.LiveKitAPI]:
+async def rooms(livekit: LiveKit) -> AsyncGenerator[api.LiveKitAPI]:
     url = livekit.url.replace("ws", "http", 1)
     async with api.LiveKitAPI(url, livekit.api_key, livekit.api_secret) as client:
         yield client

@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -106,7 +106,7 @@ async def pushing(
     tls: ssl.SSLContext | None = None,
     speed: float = 1.0,
     private: bool = True,
-) -> AsyncIterator[Push]:
+) -> AsyncGenerator[Push]:
     """Feeds a publisher in real time until the block ends."""
     phases: list[tuple[str, str, float]] = []
     publisher = Publisher(
@@ -320,7 +320,7 @@ class Mute:
             await asyncio.sleep(30)
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[str]:
+    async def running(self) -> AsyncGenerator[str]:
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=2**16)
         try:
             yield f"rtmp://127.0.0.1:{server.sockets[0].getsockname()[1]}/live"

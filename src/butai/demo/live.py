@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +225,7 @@ class Watch:
         return time.monotonic() - began
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Looks until the block ends."""
         tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._follow())]
         try:
@@ -267,7 +267,7 @@ class Watch:
 
 
 @contextlib.asynccontextmanager
-async def _host(livekit_url: str, token: str) -> AsyncIterator[None]:
+async def _host(livekit_url: str, token: str) -> AsyncGenerator[None]:
     """Somebody who publishes. Raises `DemoFailed` when that does not begin."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

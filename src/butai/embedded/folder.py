@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from butai.embedded.process import StartError, pause
@@ -61,7 +61,7 @@ def make_folder(path: Path, *, needed_bytes: int) -> Path:
 
 
 @contextlib.contextmanager
-def folder_errors(path: Path) -> Iterator[None]:
+def folder_errors(path: Path) -> Generator[None]:
     """Turns an `OSError` from below `path` into a `StartError` of one line."""
     try:
         yield

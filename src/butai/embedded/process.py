@@ -13,7 +13,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -191,7 +191,7 @@ def _die_with_parent(number: Signals) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def open_log(path: Path) -> Iterator[int]:
+def open_log(path: Path) -> Generator[int]:
     """A file descriptor to append to, readable by its owner only. A file past 8 MiB is first moved to `.1` (… `.3`)."""
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > _ROTATE_BYTES:

@@ -20,7 +20,7 @@ import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import structlog
@@ -35,7 +35,7 @@ _COPIES = Path("/var/lib/butai")
 
 
 @contextlib.contextmanager
-def reachable(folder: Path, run_as: RunAs | None) -> Iterator[tuple[str, list[int]]]:
+def reachable(folder: Path, run_as: RunAs | None) -> Generator[tuple[str, list[int]]]:
     """The folder as a path that `run_as` can use, and the descriptors that must be passed on for it."""
     if run_as is None:
         yield str(folder), []
@@ -48,7 +48,7 @@ def reachable(folder: Path, run_as: RunAs | None) -> Iterator[tuple[str, list[in
 
 
 @contextlib.contextmanager
-def secret_file(text: str, run_as: RunAs | None) -> Iterator[int]:
+def secret_file(text: str, run_as: RunAs | None) -> Generator[int]:
     """A descriptor of a file in memory that only `run_as` may read; it is never on a disk."""
     descriptor = os.memfd_create("secret")
     try:

@@ -6,7 +6,7 @@ its entry gets a transaction of its own (`refusal`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -70,7 +70,7 @@ def record(
 @asynccontextmanager
 async def refusal(
     database: Database, origin: Origin, action: str, room_id: str | None, platforms: Iterable[str] = ()
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Records a `ButaiError` below 500 that leaves the block as `refused`, and raises it again.
 
     Nothing is recorded without a room. When Postgres is unreachable the entry is lost, with a line in the log.

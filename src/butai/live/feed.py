@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Self
 
 import msgspec
@@ -68,7 +68,7 @@ class Feed:
         return sum(map(len, self._watchers.values()))
 
     @contextlib.contextmanager
-    def watching(self, room_id: str) -> Iterator[Watcher]:
+    def watching(self, room_id: str) -> Generator[Watcher]:
         """Subscribes to a room until the block ends."""
         watcher = Watcher()
         self._watchers.setdefault(room_id, set()).add(watcher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -16,7 +16,7 @@ LIVEKIT_ERRORS = (TimeoutError, aiohttp.ClientError, api.TwirpError, OSError)
 
 
 @asynccontextmanager
-async def livekit_client(projects: Projects, project: str, seconds: float) -> AsyncIterator[api.LiveKitAPI]:
+async def livekit_client(projects: Projects, project: str, seconds: float) -> AsyncGenerator[api.LiveKitAPI]:
     """A client of a project's API, for a block that may take `seconds`. Requests are not repeated.
 
     Raises `LiveKitNotConfigured` for an unknown project; the block raises `LIVEKIT_ERRORS`.

@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -124,7 +124,7 @@ def _watch_parent(loop: asyncio.AbstractEventLoop, parent_pipe: int, end: Callab
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, broadcast_id: str) -> Iterator[Path]:
+def _lock(folder: Path, broadcast_id: str) -> Generator[Path]:
     """Locks the broadcast for this process, and yields the path of its socket. Raises `RelayStartError`."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", broadcast_id):
         raise RelayStartError(EXIT_CANNOT_START, "a broadcast's id has letters, digits, - and _, at most 64")

@@ -8,7 +8,7 @@ Objects whose size or ETag differs are left to the patrol, which probes each of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -120,7 +120,7 @@ class ListingReconciler:
         return self.found
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def _connected(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
         try:
             async with await psycopg.AsyncConnection.connect(self._database.url, autocommit=True) as connection:
                 yield connection

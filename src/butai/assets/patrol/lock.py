@@ -5,7 +5,7 @@ The connection is in no transaction and no pool, so it blocks only other patrols
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -23,7 +23,7 @@ class PatrolBusy(Exception):
 
 
 @asynccontextmanager
-async def patrol_lock(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def patrol_lock(database: Database) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
     """Holds the lock; yields its connection, for `require_lock`. Raises `PatrolBusy`, `DatabaseUnavailable`."""
     try:
         connection = await psycopg.AsyncConnection.connect(database.url, autocommit=True, connect_timeout=5)

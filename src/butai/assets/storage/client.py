@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -199,7 +199,7 @@ class Store:
             return bytes(body)
 
     @asynccontextmanager
-    async def open(self, key: str, range_header: str | None = None) -> AsyncIterator[ObjectBody]:
+    async def open(self, key: str, range_header: str | None = None) -> AsyncGenerator[ObjectBody]:
         """Opens one object's body, or one range of it (`bytes=0-99`). Raises as `read` does."""
         headers = {"Range": range_header} if range_header else {}
         async with self._request("GET", key, send_headers=headers) as response:
@@ -300,7 +300,7 @@ class Store:
         send_headers: dict[str, str] | None = None,
         body: Payload | None = None,
         tries: int = TRIES,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """Sends one request; the connection returns to the pool when the block ends."""
         operation = f"{method.lower()}{'' if not query else ' ' + next(iter(query))}"
         response = await self._send(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -117,7 +117,7 @@ async def _record_failure(
 
 
 @asynccontextmanager
-async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -> AsyncIterator[None]:
+async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -> AsyncGenerator[None]:
     """Renews the attempt's lease until the block ends."""
 
     async def renew() -> None:

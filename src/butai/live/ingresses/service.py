@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -266,7 +266,7 @@ def subject_of(ingress_id: str) -> UUID:
 
 
 @contextlib.asynccontextmanager
-async def _as_ours() -> AsyncIterator[None]:
+async def _as_ours() -> AsyncGenerator[None]:
     """Raises LiveKit's failures as Butai's errors, without LiveKit's texts, which may hold the key."""
     try:
         yield

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
@@ -158,7 +158,7 @@ class LiveKitEngine:
             self._all_came.set()
 
     @contextlib.asynccontextmanager
-    async def _permit(self) -> AsyncIterator[None]:
+    async def _permit(self) -> AsyncGenerator[None]:
         """Bounds how many starts are under way. Attempts of a shared egress are one start."""
         starts = self._means.starts
         if not self._means.settings.livekit_shared:
