@@ -1,6 +1,6 @@
-"""The HTTP application: what is built once for the process, the routes, and what every request passes through.
+"""The HTTP application: its parts, its routes, and its middleware.
 
-`butai.cli` runs it under uvicorn (`butai api`); tests and `make openapi` call `create_app`.
+`butai api` runs it under uvicorn; tests and `make docs` use `create_app`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ log = structlog.get_logger(__name__)
 
 
 class RequestState(TypedDict):
-    """What routes find in `request.state`, beside `request_id`."""
+    """The parts that routes find in `request.state`, beside `request_id`."""
 
     settings: Settings
     database: Database
@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> ASGIApp:
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document, the same whatever is configured."""
+    """The OpenAPI document, the same for all settings."""
     return _application(Settings(), Metrics()).openapi()
 
 
@@ -219,7 +219,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
-    @app.get("/healthz", tags=["process"], summary="Is the process alive")
+    @app.get("/healthz", tags=["process"], summary="Whether the process is alive")
     async def healthz() -> dict[str, str]:
         """Answers as long as the process can answer anything."""
         return {"status": "ok", "version": __version__}
@@ -227,11 +227,11 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
     @app.get(
         "/readyz",
         tags=["process"],
-        summary="Can the process serve",
+        summary="Whether the process can serve",
         responses={503: {"description": "A part does not answer", "content": {"application/json": {}}}},
     )
     async def readyz(request: Request) -> JSONResponse:
-        """200 when the database answers and the store is reached, else 503 with the part that is not."""
+        """200 when the database and the store answer, else 503 with the part that does not."""
         database: Database = request.state.database
         parts: Library = request.state.library
         state = {"database": await database.ready(), "store": await parts.store.ready()}
@@ -239,7 +239,7 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
 
     @app.get("/metrics", tags=["process"], summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def show_metrics(request: Request) -> Response:
-        """The text format."""
+        """The metrics in Prometheus's text format."""
         await metrics.look_at_jobs(request.state.database)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
@@ -254,7 +254,7 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
     async def sign_in(
         request: Request, user: Annotated[str, Query(min_length=1, max_length=255, examples=["demo"])] = "demo"
     ) -> RedirectResponse:
-        """Sets a session cookie and leads to `/`. There is no such page unless `BUTAI_DEV_SIGN_IN` is on."""
+        """Sets a session cookie and redirects to `/`. 404 unless `BUTAI_DEV_SIGN_IN` is on."""
         settings: Settings = request.state.settings
         check_dev_sign_in(settings.identity, request.client.host if request.client else None, request.scope["headers"])
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
@@ -274,7 +274,7 @@ _LIVEKIT = "LiveKit's JWT, whose `sha256` is the body's"
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The document, with our errors for FastAPI's own, and the ways to sign in."""
+    """The document, with Butai's errors in place of FastAPI's, and the ways to sign in."""
     if app.openapi_schema:
         return app.openapi_schema
     document = get_openapi(
@@ -304,7 +304,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     }
     for path in document["paths"].values():
         for operation in path.values():
-            # A finding of FastAPI's validation is answered as 400 here.
+            # Butai answers a finding of FastAPI's validation with 400.
             if "HTTPValidationError" in str(operation["responses"].get("422", "")):
                 del operation["responses"]["422"]
             if "process" not in operation["tags"]:

@@ -1,7 +1,7 @@
 """The controller process: takes leases on broadcasts, and runs a reconciler for each.
 
-Any number may run. A clean stop gives the leases back and leaves the engines running: a restart interrupts no broadcast, since
-the next controller adopts its engine. An engine that no controller adopts ends by itself.
+Any number may run. A clean stop gives the leases back and leaves the engines running: a restart interrupts no
+broadcast, since the next controller adopts its engine. An engine that no controller adopts ends by itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Controller:
         name: str,
         timing: Timing | None = None,
     ) -> None:
-        """`egresses`: at most one of each kind. The first says which host this is. `name`: unique among controllers."""
+        """`egresses`: at most one of each kind. The first gives this host's name. `name`: unique among controllers."""
         self._settings, self._database, self._timing = settings, database, timing or Timing()
         self._egresses = {egress.name: egress for egress in egresses}
         self._host = egresses[0].host
@@ -129,7 +129,7 @@ class Controller:
                 await self._leases.deregister()
 
     async def _every(self, seconds: float, act: Callable[[], Any]) -> None:
-        """Repeats `act`, and notes whether the database is reachable."""
+        """Repeats `act`, and records whether the database is reachable."""
         while True:
             begun = time.monotonic()
             try:
@@ -196,7 +196,7 @@ class Controller:
         heartbeat = await self._leases.heartbeat(len(self._held))
         after = time.time()
         offset = heartbeat.database_time - (before + after) / 2
-        # An answer that took long says nothing about the clock.
+        # An answer that took long gives no information about the clock.
         if after - before < self._timing.clock_tolerance < abs(offset - self._rows.offset):
             log.warning("controller.clock_differs", seconds=round(offset, 3))
             self._rows.offset = offset
@@ -261,7 +261,7 @@ async def run(
 ) -> None:
     """Runs a controller until SIGTERM or SIGINT. `make_egresses`: takes the controller's name and the database.
 
-    `timing`: no setting of operators; tests hurry with it.
+    `timing`: not a setting for operators; tests use shorter durations.
     """
     name = make_name()
     async with Database(settings.database) as database:

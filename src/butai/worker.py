@@ -1,7 +1,7 @@
 """The process that runs background jobs: `butai worker`.
 
-Any number may run: procrastinate hands each job to one. A worker that dies leaves its jobs `doing`; `retry_stalled`
-puts them back.
+Any number may run: procrastinate gives each job to one of them. A worker that dies leaves its jobs `doing`;
+`retry_stalled` puts them back into the queue.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from butai.live import tasks as live_tasks
 log = structlog.get_logger(__name__)
 
 HEARTBEAT = 3.0
-"""Seconds between a worker's signs of life; a job is taken from one that was silent for three of them."""
+"""Seconds between a worker's heartbeats; its jobs are taken from it after three missed ones."""
 
 KEPT_DAYS = 30.0
-"""How long it can be read which jobs failed for good."""
+"""Days for which jobs that failed for good are kept."""
 
 CONCURRENCY = 8
-"""Jobs of one worker at a time: they wait for the store, mostly."""
+"""Concurrent jobs of one worker: they mostly wait for the store."""
 
 
 async def retry_stalled(context: JobContext, timestamp: int) -> None:
-    """Puts jobs of dead workers back into the queue, their attempt counted."""
+    """Puts jobs of dead workers back into the queue, with their attempt counted."""
     manager = context.app.job_manager
     database: Database = context.additional_context["library"].database
     for job in await manager.get_stalled_jobs(seconds_since_heartbeat=HEARTBEAT * 3):
@@ -48,16 +48,16 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:
             try:
                 await manager.retry_job(job)
             except UniqueViolation:
-                # Another of its kind waits already and does the same: of those with a queueing lock, one may wait.
+                # An equal job is waiting already: of those with a queueing lock, only one may wait.
                 await manager.finish_job(job, Status.ABORTED, delete_job=True)
             continue
-        # It may be what kills them.
+        # The job itself may be what kills its workers.
         await manager.finish_job(job, Status.FAILED, delete_job=False)
         await note_failure(database, job.id, Code.WORKER_DIED, f"its worker died {MOST_DEATHS} times")
 
 
 async def forget_jobs(context: JobContext, timestamp: int) -> None:
-    """Deletes jobs that are over for a month."""
+    """Deletes jobs that ended more than `KEPT_DAYS` ago."""
     database: Database = context.additional_context["library"].database
     await forget(database, KEPT_DAYS)
 
@@ -79,7 +79,8 @@ def make_app(url: str) -> App:
 
 
 async def run(settings: Settings) -> None:
-    """Works until SIGTERM or SIGINT; what runs then has ten seconds. Waits out a database that is away."""
+    """Runs jobs until SIGTERM or SIGINT; running jobs then have ten seconds. Waits while the database is
+    unavailable."""
     delay = 0.5
     async with Database(settings.database) as database, Store(settings.store) as store:
         library = assemble(database, store, settings.assets, settings.http)

@@ -94,7 +94,7 @@ async def test_a_second_patrol_ends_with_2(butai: Butai, studio: Studio) -> None
     async with await psycopg.AsyncConnection.connect(studio.database.url, autocommit=True) as connection:
         await connection.execute("SELECT pg_advisory_lock(%s)", (PATROL_LOCK,))
         ended = await butai("patrol", "run")
-    assert ended == Ended(2, "Another patrol goes on: butai patrol status")
+    assert ended == Ended(2, "Another patrol run is in progress: butai patrol status")
 
 
 async def strays(studio: Studio, folder: Path, count: int) -> tuple[list[str], str]:

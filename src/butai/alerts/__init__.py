@@ -1,1 +1,1 @@
-"""Alerts: notify an operator of what is wrong. Raised in the transaction of what happened, delivered by jobs."""
+"""Alerts: notify operators of faults. Raised in the transaction of the fault's event, delivered by jobs."""

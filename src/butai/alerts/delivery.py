@@ -1,7 +1,7 @@
 """Sends messages to the services of `BUTAI_ALERT_URLS`, through Apprise.
 
-An Apprise URL nearly always holds a secret, so none is ever stored or logged: rows keep a fingerprint, errors a service's
-name and one plain word.
+An Apprise URL nearly always holds a secret, so none is ever stored or logged: rows keep a fingerprint, errors a
+service's name and one word of a fixed list.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
 
 class AlertNotDelivered(Exception):
-    """Some services have not taken the message. Those that have are on its row, and are not sent it again."""
+    """Some services have not accepted the message. Those that have are on its row, and are not sent it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service of `BUTAI_ALERT_URLS`. `name` (`discord`, `json`) and `fingerprint` may be shown; the repr has no URL."""
+    """One service of `BUTAI_ALERT_URLS`. `name` (`discord`, `json`) and `fingerprint` may be shown; the repr has no
+    URL."""
 
     name: str
     fingerprint: str
@@ -66,15 +67,15 @@ def services(settings: AlertSettings) -> list[Service]:
         if url:
             fingerprint = hashlib.sha256(url.encode()).hexdigest()[:12]
             plugin = apprise.Apprise.instantiate(url, asset=asset)
-            # A scheme that Apprise does not know may be a secret that was pasted without its URL.
+            # An unknown scheme may be a secret that was pasted without its URL.
             name = url.partition("://")[0].lower() if plugin is not None else "unreadable URL"
             found.setdefault(fingerprint, Service(name, fingerprint, plugin))
     return list(found.values())
 
 
 async def send(service: Service, severity: str, title: str, body: str) -> str | None:
-    """Sends once. Returns None when the service has taken the message, else `refused`, `timeout`, `unknown` (no URL that
-    Apprise can read) or `failed`."""
+    """Sends once. Returns None when the service has accepted the message, else `refused`, `timeout`, `unknown` (a URL
+    that Apprise cannot read) or `failed`."""
     plugin = service.plugin
     if plugin is None:
         return "unknown"
@@ -103,7 +104,7 @@ async def send(service: Service, severity: str, title: str, body: str) -> str | 
 
 
 async def deliver(database: Database, settings: AlertSettings, message_id: int) -> None:
-    """Sends a message to each service that has not taken it yet. Raises `AlertNotDelivered` when one still has not.
+    """Sends a message to each service that has not accepted it yet. Raises `AlertNotDelivered` when one still has not.
 
     A service gets it twice only when this process dies after the service's answer and before the row is written.
     """

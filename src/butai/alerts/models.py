@@ -12,8 +12,8 @@ from butai.database import Model
 
 
 class Alert(Model):
-    """Something that is wrong, open until `resolved_at`. At most one alert is open for a `key`; `count` is how often it was
-    raised while open."""
+    """A fault, open until `resolved_at`. At most one alert is open for a `key`; `count` is how often it was raised
+    while open."""
 
     __tablename__ = "alerts"
     __table_args__ = (
@@ -35,7 +35,8 @@ class Alert(Model):
 
 
 class AlertMessage(Model):
-    """One message, to all of `BUTAI_ALERT_URLS`. `delivered_to` holds fingerprints of the URLs that have taken it."""
+    """One message, to all of `BUTAI_ALERT_URLS`. `delivered_to` holds fingerprints of the URLs that have accepted
+    it."""
 
     __tablename__ = "alert_messages"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Reads of alerts."""
+"""Queries of alerts."""
 
 from __future__ import annotations
 

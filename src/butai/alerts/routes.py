@@ -21,8 +21,8 @@ _MOST = 2**63 - 1
 
 
 class AlertOut(BaseModel):
-    """One alert. It is open until `resolvedAt`; `count` is how often it was raised while open. `notified`: whether its first
-    message has reached all services; null before the first try, and when no service is configured."""
+    """One alert. It is open until `resolvedAt`; `count` is how often it was raised while open. `notified`: whether its
+    first message has reached all services; null before the first try, and when no service is configured."""
 
     id: int
     key: str
@@ -44,11 +44,13 @@ class AlertsOut(BaseModel):
     nextBefore: int | None
 
 
-@router.get("", response_model=AlertsOut, responses=documented(400, 403), summary="What is or was wrong")
+@router.get("", response_model=AlertsOut, responses=documented(400, 403), summary="Alerts, open and resolved")
 async def list_alerts(
     request: Request,
     who: Operator,
-    still_open: Annotated[bool | None, Query(alias="open", description="Only open ones, or only closed ones")] = None,
+    still_open: Annotated[
+        bool | None, Query(alias="open", description="Only open alerts, or only resolved ones")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[int | None, Query(ge=1, le=_MOST, description="Only those below this id")] = None,
 ) -> Response:

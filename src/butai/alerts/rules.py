@@ -1,8 +1,8 @@
-"""Rules that raise and resolve alerts by what is in the tables, checked every 15 seconds.
+"""Rules that raise and resolve alerts by the content of the tables, checked every 15 seconds.
 
-They read, by the tables' names, what the rest of the service writes anyway: so neither the library nor going live knows of
-them, nothing is raised that did not happen, and after a crash at any moment an alert comes late rather than never.
-"""
+They read, by the tables' names, what the rest of the service writes anyway. So neither the library nor going live
+depends on them, every alert has a committed cause, and after a crash at any moment an alert comes late rather than
+never."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _STALE = text(
     """
 )
 
-# Failures for a reason of the service's, not of the file or its sender. Ids of events grow with time, so the newest events
-# are read from the end of the primary key.
+# Failures for a reason of the service's, not of the file or its sender. Ids of events grow with time, so the newest
+# events are read from the end of the primary key.
 _UPLOADS = text(
     f"""
     SELECT error_code, count(*) FILTER (WHERE at > now() - interval '15 minutes') AS lately, count(*) AS within_the_hour
@@ -42,7 +42,7 @@ _JOBS = text(
     "SELECT task_name, count(*) FROM procrastinate_jobs WHERE status = 'failed' GROUP BY task_name ORDER BY task_name"
 )
 
-# From broadcasts, of which few are not over, in place of outputs, which are kept for ever and many.
+# From broadcasts, of which few are not over, instead of outputs, which are many and kept for ever.
 _OUTPUTS = text(
     f"""
     SELECT o.id, o.platform, o.error_code, o.error_cause, b.room_id
@@ -75,7 +75,7 @@ class Condition:
 
 
 async def apply_rules(session: AsyncSession, settings: AlertSettings) -> None:
-    """Raises an alert for each condition that holds, and resolves open ones whose condition no longer does."""
+    """Raises an alert for each condition that holds, and resolves open ones whose condition no longer holds."""
     await _single(session, Code.PATROL_STALE, await _patrol(session, settings))
     await _single(session, Code.JOBS_FAILED, await _jobs(session))
     await _family(session, Code.UPLOAD_FAILURES, *await _uploads(session, settings))
@@ -93,7 +93,8 @@ async def _single(session: AsyncSession, key: str, condition: Condition | None) 
 async def _family(
     session: AsyncSession, prefix: str, conditions: list[Condition], staying: frozenset[str] = frozenset()
 ) -> None:
-    """Raises all conditions, and resolves the open alerts of this prefix that are neither among them nor in `staying`."""
+    """Raises all conditions, and resolves the open alerts of this prefix that are neither among them nor in
+    `staying`."""
     for condition in conditions:
         await _raise(session, condition)
     still = {condition.key for condition in conditions} | staying
@@ -103,7 +104,8 @@ async def _family(
 
 
 async def _live(session: AsyncSession, conditions: list[Condition]) -> None:
-    """As `_family`, but only an output that is live again has recovered: the end of its broadcast resolves quietly."""
+    """Like `_family`, but only an output that is live again counts as recovered: the end of its broadcast resolves
+    quietly."""
     for condition in conditions:
         await _raise(session, condition)
     still = {condition.key for condition in conditions}
@@ -125,7 +127,7 @@ async def _patrol(session: AsyncSession, settings: AlertSettings) -> Condition |
         Code.PATROL_STALE,
         "warning",
         f"No patrol has finished for {settings.stale_hours:g} hours",
-        "What the store has lost since then is not known. `butai patrol status` shows the last runs.",
+        "Losses of the store since then are unknown. `butai patrol status` shows the last runs.",
     )
 
 
@@ -142,7 +144,7 @@ async def _uploads(session: AsyncSession, settings: AlertSettings) -> tuple[list
         for row in rows
         if row.lately >= settings.upload_failures
     ]
-    # Resolved after an hour without one: a store that fails now and then has not recovered at each success.
+    # Resolved after an hour without a failure: a store that fails now and then has not recovered at each success.
     return conditions, frozenset(f"upload_failures:{row.error_code}" for row in rows)
 
 
@@ -164,7 +166,7 @@ async def _outputs(session: AsyncSession) -> list[Condition]:
             "failure",
             f"{row.room_id}: {row.platform} is off the air",
             f"{row.error_code}{f', after {row.error_cause}' if row.error_cause else ''}. "
-            "Its host can try again; the other platforms go on.",
+            "Its host can try again; the other platforms continue.",
         )
         for row in (await session.execute(_OUTPUTS)).all()
     ]
@@ -177,7 +179,7 @@ async def _projects(session: AsyncSession) -> list[Condition]:
             Code.EGRESS_UNAVAILABLE,
             "failure",
             f"LiveKit's project {row.name} carries no new broadcasts",
-            f"{row.error_code}. What is on air is not touched. `butai doctor` checks LiveKit.",
+            f"{row.error_code}. Broadcasts on air are not affected. `butai doctor` checks LiveKit.",
         )
         for row in (await session.execute(_PROJECTS)).all()
     ]

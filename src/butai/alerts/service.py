@@ -1,7 +1,7 @@
-"""Raises and resolves alerts, in the transaction of what they are about.
+"""Raises and resolves alerts, in the transaction of their causes.
 
-An alert is open from the first time it is raised until it is resolved. Each of the two sends one message; when it is raised
-again while open, it is only counted.
+An alert is open from the first time it is raised until it is resolved. Raising and resolving send one message each; an
+alert that is raised again while open is only counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from butai.audit import Origin
 from butai.database import Database
 
 DELIVER = "alerts.deliver"
-"""Name of the task that sends a message (`tasks.deliver_message`). Arguments: `message_id`."""
+"""The task that sends a message (`tasks.deliver_message`). Arguments: `message_id`."""
 
 
 async def raise_alert(session: AsyncSession, *, key: str, code: str, severity: str, title: str, body: str) -> bool:
@@ -42,8 +42,8 @@ async def raise_alert(session: AsyncSession, *, key: str, code: str, severity: s
 
 
 async def resolve_alert(session: AsyncSession, key: str, body: str = "", *, quiet: bool = False) -> bool:
-    """Resolves the open alert `key` and sends a message, unless `quiet`: what is over has not always recovered. Returns
-    whether one was open."""
+    """Resolves the open alert `key` and sends a message, unless `quiet`: a condition that has ended has not always
+    recovered. Returns whether an alert was open."""
     closed = (
         await session.execute(
             update(Alert)

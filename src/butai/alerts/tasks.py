@@ -20,7 +20,7 @@ def _context(context: JobContext) -> tuple[Database, Settings]:
 
 
 async def deliver_message(context: JobContext, message_id: int) -> None:
-    """Sends one message to all services that have not taken it yet."""
+    """Sends one message to all services that have not accepted it yet."""
     database, settings = _context(context)
     await deliver(database, settings.alerts, message_id)
 

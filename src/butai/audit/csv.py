@@ -11,7 +11,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 
 
 def cell(value: object) -> str:
-    """`value` as text, behind an apostrophe if a spreadsheet would evaluate it. Callers choose names and user agents."""
+    """`value` as text, after an apostrophe if a spreadsheet would evaluate it. Clients choose names and user agents."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 

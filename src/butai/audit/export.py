@@ -1,4 +1,4 @@
-"""The audit trail as a CSV file: streamed, bounded, and broken off where it cannot be read to its end."""
+"""The audit trail as a CSV file: streamed, bounded, and cut off where it cannot be read to its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from butai.database import Database
 from butai.errors import BrokenOff, DatabaseUnavailable
 
 MOST_LINES = 100_000
-"""Entries of one file. Older ones are before the last line's id."""
+"""Most entries of one file. Older ones come before the last line's id."""
 
 _PAGE = 1000
 
@@ -25,7 +25,7 @@ ROOM_COLUMNS = (
     *("id", "at", "actor", "action", "room_id", "session_id", "platforms"),
     *("result", "error_code", "ip", "user_agent"),
 )
-"""What a room's owner sees."""
+"""The columns for a room's owner."""
 
 _CELLS: Mapping[str, Callable[[EntryOut], object]] = {
     "at": lambda entry: entry.at.isoformat(),
@@ -37,8 +37,8 @@ _CELLS: Mapping[str, Callable[[EntryOut], object]] = {
 async def export(
     database: Database, wanted: AuditFilter, before: int | None, limit: int | None, columns: tuple[str, ...]
 ) -> StreamingResponse:
-    """A file with up to `limit` entries, `MOST_LINES` at most, newest first. Raises `DatabaseUnavailable` before it begins;
-    a file that has begun is broken off (`BrokenOff`), so that a short one does not look whole."""
+    """A file with up to `limit` entries, `MOST_LINES` at most, newest first. Raises `DatabaseUnavailable` before it
+    begins; a file that has begun is cut off (`BrokenOff`), so that an incomplete one does not look complete."""
     most = min(limit or MOST_LINES, MOST_LINES)
     first = await queries.entries(database, wanted, before, min(most, _PAGE))
     headers = {"content-disposition": 'attachment; filename="audit.csv"', "cache-control": "private, no-store"}
@@ -48,7 +48,7 @@ async def export(
 async def _lines(
     database: Database, wanted: AuditFilter, page: list[EntryOut], most: int, columns: tuple[str, ...]
 ) -> AsyncIterator[str]:
-    """A page at a time: a trail is long after some years."""
+    """Yields a page at a time: a trail is long after some years."""
     yield csv.lines([columns])
     left = most
     while page:

@@ -12,7 +12,7 @@ from butai.database import Model
 
 
 class AuditEntry(Model):
-    """One act. `subject`: what it was done to (`asset:0190…`, `room:…`); `result`: `ok`, `refused` or `failed`."""
+    """One act. `subject`: its object (`asset:0190…`, `room:…`); `result`: `ok`, `refused` or `failed`."""
 
     __tablename__ = "audit"
     __table_args__ = (Index("ix_audit_subject", "subject", "id"), Index("ix_audit_actor", "actor", "id"))

@@ -1,4 +1,4 @@
-"""Reads the audit trail, narrowed by a filter, for every view of it."""
+"""Reads the audit trail, by a filter, for every view of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CONDITIONS: dict[str, LiteralString] = {
 async def entries(database: Database, wanted: AuditFilter, before: int | None, limit: int) -> list[EntryOut]:
     """Up to `limit` entries below the id `before`, newest first. Raises `DatabaseUnavailable`."""
     values = {**asdict(wanted), "before": before, "limit": limit}
-    # Only the conditions that are given: with "OR everything" the plan could use no index.
+    # Only the given conditions: with "OR everything" the plan could use no index.
     where: list[LiteralString] = [one for name, one in _CONDITIONS.items() if values[name] is not None]
     statement: LiteralString = _ENTRIES + (("WHERE " + " AND ".join(where)) if where else "")
 

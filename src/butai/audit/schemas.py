@@ -1,4 +1,4 @@
-"""Shapes of the audit trail: which entries, and what an answer shows of them."""
+"""The types of the audit trail: its filter, and its answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries. `action`: a prefix (`live.`). `since` is included, `until` is not."""
+    """A choice of entries. `action`: a prefix (`live.`). `since` is included, `until` is not."""
 
     actor: str | None = None
     action: str | None = None
@@ -22,7 +22,7 @@ class AuditFilter:
 
 
 class EntryOut(msgspec.Struct, frozen=True):
-    """One act. `subject`: what it was done to (`room:…`, `asset:…`, `job:…`). `result`: `ok`, `refused` or `failed`."""
+    """One act. `subject`: its object (`room:…`, `asset:…`, `job:…`). `result`: `ok`, `refused` or `failed`."""
 
     id: int
     at: datetime
@@ -43,7 +43,7 @@ class EntryOut(msgspec.Struct, frozen=True):
 
     @property
     def session_id(self) -> str | None:
-        """The broadcast that the act was about."""
+        """The broadcast of the act."""
         return self.detail.get("session_id")
 
     @property

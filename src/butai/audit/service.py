@@ -1,4 +1,4 @@
-"""Adds entries to the audit trail, in the transaction of the act, so that the trail has what was committed and no more."""
+"""Adds entries to the audit trail, in the transaction of the act, so that the trail has exactly the committed acts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from butai.audit.models import AuditEntry
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an act came from. `actor`: a user id, `host_token:IDENTITY`, or the name of a process (`worker`)."""
+    """The origin of an act. `actor`: a user id, `host_token:IDENTITY`, or the name of a process (`worker`)."""
 
     actor: str | None
     ip: str | None = None

@@ -1,1 +1,1 @@
-"""The `butai` command: `commands` declares what can be typed, the modules beside it run it."""
+"""The `butai` command: `commands` declares the subcommands, the modules beside it run them."""

@@ -1,4 +1,4 @@
-"""The `butai` command: the only place that picks adapters and reads the environment."""
+"""The `butai` command: the only place that chooses adapters and reads the environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app.add_typer(demo.app, name="demo")
 
 
 def main() -> None:
-    """Runs the command that was typed."""
+    """Runs the command line."""
     app()
 
 

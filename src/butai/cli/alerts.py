@@ -1,4 +1,4 @@
-"""Prints what `butai alerts` tells: the newest alerts, and how a test message was delivered."""
+"""Prints the answers of `butai alerts`: the newest alerts, and the delivery of a test message."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from butai.config import AlertSettings
 from butai.database import Database
 
 ADVICE = {
-    "refused": "the service said no, or was not reached",
+    "refused": "the service refused it, or was not reached",
     "timeout": "no answer in time",
-    "unknown": "Apprise knows no such URL",
+    "unknown": "Apprise does not know this kind of URL",
     "failed": "could not be sent",
 }
 
 
 async def send_test(settings: AlertSettings) -> int:
-    """Sends a test message to each service now, and says how each took it. 1 when one did not, or there is none."""
+    """Sends a test message to each service now, and prints each result. Returns 1 when one failed, or none is
+    configured."""
     targets = services(settings)
     if not targets:
         print(

@@ -12,7 +12,7 @@ from butai.config import Settings
 
 @dataclass(frozen=True)
 class Running:
-    """What is running. `livekit_url` is empty when going live is off; `livekit_missing` then says why."""
+    """The running services. `livekit_url` is empty when going live is off; `livekit_missing` then gives the reason."""
 
     url: str
     folder: Path
@@ -53,7 +53,7 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
         lines.append("  Go live    POST /api/live/rooms, /api/live/destinations, /api/live/start (see Docs)")
         if running.signs_in:
             lines += [
-                "             to watch it done to two platforms on this machine, in another terminal:",
+                "             to see a broadcast to two platforms on this machine, in another terminal:",
                 f"    {_command()} demo live --url {url}",
             ]
     missing = _missing(settings, running)
@@ -65,13 +65,11 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
 
 
 def _missing(settings: Settings, running: Running) -> list[tuple[str, str, str]]:
-    """What, what that means, and the line that configures it."""
+    """What is missing, its consequence, and the line that configures it."""
     found: list[tuple[str, str, str]] = []
     identity = settings.identity
     if not identity.nextauth_secret.get_secret_value() and not identity.auth_secret.get_secret_value():
-        found.append(
-            ("sessions", "those of your studio are not known here", "NEXTAUTH_SECRET='the one of your studio'")
-        )
+        found.append(("sessions", "those of your studio are not accepted", "NEXTAUTH_SECRET='the one of your studio'"))
     if not identity.oidc_issuer:
         found.append(("tokens", "no OpenID Connect issuer", "BUTAI_OIDC_ISSUER=https://… BUTAI_OIDC_AUDIENCE=butai"))
     if not settings.http.cors_origins:
@@ -79,13 +77,13 @@ def _missing(settings: Settings, running: Running) -> list[tuple[str, str, str]]
             ("origins", "no other site may call with cookies", "BUTAI_CORS_ORIGINS='[\"http://localhost:3000\"]'")
         )
     if not settings.livekit.url:
-        what = running.livekit_missing or "one that only this machine reaches"
+        what = running.livekit_missing or "the included one, which only this machine reaches"
         found.append(("LiveKit", what, "LIVEKIT_URL=wss://… LIVEKIT_API_KEY=… LIVEKIT_API_SECRET=…"))
     return found
 
 
 def _command() -> str:
-    """How this person starts `butai`: as short as the shell would take it."""
+    """The shortest command that starts `butai` in this shell."""
     program = Path(sys.prefix) / "bin" / "butai"
     if not program.exists():
         return f"{shlex.quote(sys.executable)} -m butai.cli"

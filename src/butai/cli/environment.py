@@ -1,4 +1,4 @@
-"""Reads the settings for a command, and ends it with one clear line where they do not do."""
+"""Reads the settings for a command, and ends it with one clear line where they are not sufficient."""
 
 from __future__ import annotations
 

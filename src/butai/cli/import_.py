@@ -34,37 +34,37 @@ from butai.identity.caller import usable_user_id
 log = structlog.get_logger(__name__)
 
 TELL_SECONDS = 30.0
-"""Without a terminal a line in the log stands for the bar, so often."""
+"""Seconds between two log lines, which replace the bar where there is no terminal."""
 
 _HERE = {
-    Code.KEY_INVALID: "Not under vrm/ models/ animations/ fbx/ bgm/ hdr/ scene/, or not a key that can exist",
-    Code.TYPE_UNSUPPORTED: "A kind of file that its folder does not keep",
+    Code.KEY_INVALID: "Not under vrm/ models/ animations/ fbx/ bgm/ hdr/ scene/, or not a valid key",
+    Code.TYPE_UNSUPPORTED: "A kind of file that its folder does not accept",
     Code.STORE_UNAVAILABLE: "The store did not answer; run the import again",
     Code.STORE_TIMEOUT: "The store took too long; run the import again",
     Code.FILE_TOO_LARGE: "A _meta.json of more than 1 MiB",
-    Code.SIZE_MISMATCH: "Changed while it was looked at",
+    Code.SIZE_MISMATCH: "Changed while it was checked",
 }
-"""Meanings that say more than the catalogue does, since an import is where they are met."""
+"""Texts for codes that mean something more specific in an import than in the catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListingSource:
-    """Where the names come from: a file (`-` is standard input), or, with `path` None, the bucket itself."""
+    """The source of the object names: a file (`-` is standard input), or, with `path` None, the bucket itself."""
 
     path: Path | None
     format: str | None = None
     columns: str | None = None
 
     def open(self, store: Store, prefix: str) -> Listing:
-        """Raises `ListingError` for a file that is no listing."""
+        """Opens the listing. Raises `ListingError` for a file that is not a listing."""
         if self.path is None:
             return BucketListing(store, prefix)
         return FileListing(self.path, ListingFormat(self.format) if self.format else None, self.columns)
 
 
 def run_import(settings: Settings, source: ListingSource, options: ImportOptions, report: Path | None) -> int:
-    """Imports all that `source` names. Returns the exit status: 0, 1 when anything failed or the run could not end, 130
-    when it was interrupted."""
+    """Imports all objects that `source` names. Returns the exit status: 0, 1 when an object failed or the run could not
+    end, 130 when it was interrupted."""
     tally, trouble, status = Tally(), "", 0
     with ExitStack() as opened:
         file: TextIO | None = None
@@ -83,7 +83,7 @@ def run_import(settings: Settings, source: ListingSource, options: ImportOptions
         except (ListingError, ImportStopped) as error:
             trouble = str(error)
         except KeyboardInterrupt:
-            trouble, status = "interrupted: run it again to go on", 130
+            trouble, status = "interrupted: run it again to continue", 130
     _show(tally, options, time.monotonic() - began)
     if trouble:
         return _complain(trouble) and (status or 1)
@@ -116,14 +116,15 @@ def _writer(report: TextIO | None) -> Callable[[ImportVerdict], None]:
         line = {"key": verdict.entry.key, "outcome": verdict.outcome, "reason": verdict.reason}
         if verdict.detail:
             line["detail"] = verdict.detail
-        # ASCII: keys may hold what is no Unicode at all.
+        # ASCII: keys may contain bytes that are not Unicode.
         report.write(json.dumps(line) + "\n")
 
     return write
 
 
 class _ProgressBar:
-    """A bar on a terminal, else a line in the log now and then. As a context manager, gives what to call."""
+    """A bar on a terminal, else an occasional line in the log. As a context manager, yields the callback for
+    progress."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -164,10 +165,10 @@ def _show(tally: Tally, options: ImportOptions, seconds: float) -> None:
     table.add_row("scanned", str(tally.scanned), f"in {seconds:.1f} s")
     would = "would be " if options.dry_run else ""
     for outcome in Outcome:
-        who = f", {options.visibility}" + (f", of {options.owner}" if options.owner else ", of nobody in particular")
+        who = f", {options.visibility}" + (f", of {options.owner}" if options.owner else ", without an owner")
         table.add_row(would + outcome, str(tally.of(outcome)), who.lstrip(", ") if outcome is Outcome.ADDED else "")
         for (kind, reason), count in sorted(tally.counts.items(), key=lambda each: -each[1]):
             if kind is outcome and reason:
                 table.add_row(f"  {reason}", str(count), _HERE.get(Code(reason), Code(reason).meaning))
-    # Wide enough for the longest text where nothing says how wide: a log file, a pipe.
+    # Wide enough for the longest text where the width is unknown: a log file, a pipe.
     Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(table)

@@ -1,4 +1,4 @@
-"""Prints what `butai jobs` tells, and does what it is told: list, retry, cancel."""
+"""Prints the answers of `butai jobs`: list, retry, cancel."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ async def retry(database: Database, job_id: int | None) -> None:
         retried = 1
     else:
         retried, aborted = await service.retry_all(database, _CLI)
-    rest = f" {aborted} put away: others that do the same wait already." if aborted else ""
+    rest = f" {aborted} removed: equal jobs are waiting already." if aborted else ""
     print(f"{retried} put back into the queue.{rest}")
 
 
 async def cancel(database: Database, job_id: int) -> None:
-    """Takes one waiting job out of the queue."""
+    """Removes one waiting job from the queue."""
     await service.cancel(database, _CLI, job_id)
     print("Cancelled.")

@@ -23,29 +23,29 @@ from butai.errors import Unavailable
 
 
 def run_patrol(settings: Settings, *, dry_run: bool, everything: bool) -> int:
-    """Goes on a round. Returns the exit status: 1 when it stopped before its end, 2 when another one goes on."""
+    """Runs the patrol. Returns the exit status: 1 when it stopped early, 2 when another run is in progress."""
     console = Console(stderr=True)
     try:
         run = asyncio.run(_run(settings, dry_run, everything, console))
     except PatrolBusy:
-        console.print("Another patrol goes on: butai patrol status")
+        console.print("Another patrol run is in progress: butai patrol status")
         return 2
     except Unavailable as error:
-        console.print(f"The patrol broke off: {error.detail}. The next one takes it up.")
+        console.print(f"The run was interrupted: {error.detail}. The next run continues it.")
         return 1
     except KeyboardInterrupt:
-        console.print("Broken off. The next patrol takes it up.")
+        console.print("Interrupted. The next run continues it.")
         return 130
     counts = (
         (run.found, "there"),
         (run.lost, "missing"),
-        (run.suspected, "suspect: looked for once more in a while"),
+        (run.suspected, "suspect: checked again later"),
         (run.recovered, "there again"),
-        (run.mismatched, "other than the index says"),
+        (run.mismatched, "different from the index"),
         (run.undecided, "without a clear answer"),
     )
-    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to look for"
-    console.print(f"{run.checked} files looked for: {told}.{' Nothing was changed.' if dry_run else ''}")
+    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to check"
+    console.print(f"{run.checked} files checked: {told}.{' Nothing was changed.' if dry_run else ''}")
     if run.state == "stopped":
         console.print(f"Stopped ({run.stop_code}): {run.detail}. No file of the last batch was marked.")
         return 1

@@ -1,4 +1,4 @@
-"""Runs `butai reconcile` in a terminal: what differs between a listing and the index, and what was done about it."""
+"""Runs `butai reconcile` in a terminal: the differences between a listing and the index, and the actions taken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from butai.errors import ButaiError, Conflict
 def run_reconcile(
     settings: Settings, source: ListingSource, options: ReconcileOptions, action: FindingAction | None, limit: int
 ) -> int:
-    """Compares, tells, and with an action acts on at most `limit` findings. Returns the exit status."""
+    """Compares, prints the result, and with an action acts on at most `limit` findings. Returns the exit status."""
     console = Console(stderr=True)
     try:
         return asyncio.run(_run(settings, source, options, action, limit, console))
@@ -31,7 +31,7 @@ def run_reconcile(
     except ButaiError as error:
         console.print(f"Stopped: {error.detail}")
     except KeyboardInterrupt:
-        console.print("Broken off. Run it again whenever you like.")
+        console.print("Interrupted. Run it again at any time.")
         return 130
     return 1
 
@@ -77,7 +77,7 @@ def _show(found: Comparison, options: ReconcileOptions, console: Console) -> Non
         if count > len(names):
             console.print(f"  … and {count - len(names)} more")
     if found.ignored:
-        console.print(f"{found.ignored} are ignored, as somebody decided.")
+        console.print(f"{found.ignored} are ignored by an operator's decision.")
     if not options.write:
         console.print(
             "Nothing was written. With --apply these become findings, and --adopt, --trash or --ignore acts on them."

@@ -1,10 +1,10 @@
 """`butai up`: everything on one machine, with one command.
 
-Postgres, the S3 store and LiveKit start side by side while the API loads; then the database is migrated, and controller and
-worker start. All of it is kept running until Ctrl-C. It prints a summary (`butai.cli.banner`); details are in
+Postgres, the S3 store and LiveKit start side by side while the API loads; then the database is migrated, and controller
+and worker start. All of it is kept running until Ctrl-C. It prints a summary (`butai.cli.banner`); details are in
 `<data-dir>/logs`.
 
-Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process lives as long as the service and does little.
+Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process runs as long as the service and does little.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ log = structlog.get_logger(__name__)
 
 _NEEDED = 64 * 1024**2
 _LOW_SPACE = 256 * 1024**2
-"""Below this many free bytes the next large uploads fail: said once."""
+"""Free bytes below which the next large uploads fail: reported once."""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 60.0
-"""Seconds for the API to become ready once its parts are."""
+"""Most seconds for the API to become ready once its parts are."""
 _LONGEST_FOLDER = 60
 """Bytes of a folder for sockets: the path of one has at most 107, of which `/BROADCAST-ID.sock` takes 42."""
 
 
 def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
-    """Run everything until SIGINT, SIGTERM or SIGHUP. Returns the exit status: 0, or 1 after one line on stderr.
+    """Runs everything until SIGINT, SIGTERM or SIGHUP. Returns the exit status: 0, or 1 after one line on stderr.
 
-    `port` 0 takes any free port. What the environment names (BUTAI_DATABASE_URL, BUTAI_S3_ENDPOINT) is used, not started.
-    """
+    `port` 0 takes any free port. Services that the environment names (BUTAI_DATABASE_URL, BUTAI_S3_ENDPOINT) are used,
+    not started."""
     supervisor = Supervisor(_say)
     status = 0
     try:
@@ -67,7 +67,7 @@ def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
         status = 1
     finally:
         supervisor.stop()
-        # All is done; one more Ctrl-C while Python ends must not turn this into a failure.
+        # Everything has ended; one more Ctrl-C while Python exits must not turn this into a failure.
         for number in _STOPPING:
             signal.signal(number, signal.SIG_IGN)
     if status == 0:
@@ -76,7 +76,7 @@ def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
 
 
 class _Stack:
-    """The services of one run, and what they need to know of each other."""
+    """The services of one run, and the values that they pass to each other."""
 
     def __init__(self, settings: Settings, port: int | None, data_dir: Path, supervisor: Supervisor) -> None:
         self._settings = settings
@@ -114,9 +114,9 @@ class _Stack:
         )
 
     def start(self) -> None:
-        """Returns when the API answers that it is ready. Raises `StartError`."""
+        """Starts everything. Returns when the API answers that it is ready. Raises `StartError`."""
         _tell(f"Butai {__version__}, data in {self._folder}")
-        # All of these settle ports and secrets, so that what comes next can be told of them before they run.
+        # All of these choose ports and secrets, so that later services can be configured with them before they run.
         for embedded in (self._postgres, self._store, self._livekit):
             if embedded:
                 embedded.prepare()
@@ -154,7 +154,7 @@ class _Stack:
             self._wait_for(self._migration)
         self._wait_for_api(api, api_log_from)
         _say("api", f"ready after {_seconds_since_start():.1f} s")
-        # Last, since loading them would take a core from what people wait for.
+        # Last, since loading them would take a core from the parts that the user waits for.
         if controller:
             self._supervisor.launch(controller)
         self._supervisor.launch(worker)
@@ -179,12 +179,13 @@ class _Stack:
             _say("livekit", f"ready on {self._livekit.livekit.url}")
 
     def close(self) -> None:
-        """End what is neither a service nor done."""
+        """Ends background work that is not a service."""
         if self._migration:
             self._migration.stop(signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
-        """For the API, the worker, the controller and the migration. Only the same user can read it (/proc/PID/environ)."""
+        """The environment of the API, the worker, the controller and the migration. Only the same user can read it
+        (/proc/PID/environ)."""
         environment = dict(os.environ)
         state_file = self._folder / "up.json"
         if self._postgres:
@@ -223,7 +224,7 @@ class _Stack:
             environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true"
         environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
         if self._signs_in and not os.environ.get("BUTAI_OPERATORS"):
-            # Whoever reaches this machine's loopback signs in as anybody; this says as whom to see the operations.
+            # Every user of this machine's loopback can sign in as any user; this id sees the operations.
             environment["BUTAI_OPERATORS"] = '["operator"]'
         environment["BUTAI_HOST"] = self._host
         environment["BUTAI_PORT"] = str(self._port)
@@ -231,17 +232,17 @@ class _Stack:
 
     @property
     def _signs_in(self) -> bool:
-        """Development sign-in: as the environment says, else on when only this machine can reach us."""
+        """Whether development sign-in is on: as the environment says, else when only this machine can reach the API."""
         if os.environ.get("BUTAI_DEV_SIGN_IN"):
             return self._settings.identity.dev_sign_in
         return is_loopback(self._host)
 
     def _wait_for(self, migration: Child) -> None:
-        """Until the tables are up to date, which is done in a process of its own: Alembic would stay in our memory."""
-        _say("database", "bringing the tables up to date")
+        """Waits until the tables are up to date. A process of its own does that: Alembic would stay in our memory."""
+        _say("database", "migrating the tables")
         if migration.wait(timeout=3600.0) != 0:
             said = log_tail(self._migrate_log, lines=1)
-            raise StartError(f"the tables could not be brought up to date: {said} (see {self._migrate_log})")
+            raise StartError(f"the tables could not be migrated: {said} (see {self._migrate_log})")
 
     def _wait_for_api(self, api: Program, log_from: int) -> None:
         child = api.child
@@ -256,7 +257,7 @@ class _Stack:
         )
 
     def introduce(self) -> None:
-        """Tell where everything is, how to begin, and what is not configured."""
+        """Prints the addresses, the first steps, and what is not configured."""
         running = Running(
             url=url_from_here(self._host, self._port),
             folder=self._folder,
@@ -268,7 +269,7 @@ class _Stack:
         _tell(introduction(self._settings, running, _seconds_since_start()))
 
     def look_at_space(self) -> None:
-        """Called now and then: a full disk is told before it hurts."""
+        """Reports low disk space, before uploads fail; called now and then."""
         with contextlib.suppress(OSError):
             space = os.statvfs(self._folder)
             free = space.f_bavail * space.f_frsize
@@ -278,7 +279,7 @@ class _Stack:
 
 
 def _tell(text: str) -> None:
-    # Nobody may be listening any more (`butai up | head`), which is no reason to stop.
+    # The reader may be gone (`butai up | head`), which is no reason to stop.
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
@@ -288,7 +289,7 @@ def _say(name: str, text: str) -> None:
 
 
 def _seconds_since_start() -> float:
-    """How long ago this process began, in seconds: what the person waited, with the loading of Python."""
+    """Seconds since this process began: the user's wait, including the loading of Python."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
@@ -296,7 +297,7 @@ def _seconds_since_start() -> float:
 def _take_folder(folder: Path) -> int:
     """The lock of the data folder, held until this process ends. Raises `StartError` when another `up` holds it."""
     path = folder / "lock"
-    # A while for the children of a killed `up`, which hold no lock of this one but are a moment from their end.
+    # Waits for the children of a killed `up`, which do not hold this lock but end a moment later.
     lock = take_lock(path)
     if lock is None:
         with contextlib.suppress(OSError):
@@ -312,14 +313,15 @@ def _take_folder(folder: Path) -> int:
 
 
 def _log_to(path: Path) -> None:
-    """Our own events go to a file; the terminal gets the story."""
+    """Writes our own log events to a file; the terminal gets the progress."""
     with folder_errors(path.parent), open_log(path) as descriptor:
         file = os.fdopen(os.dup(descriptor), "w", buffering=1)
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(file))
 
 
 def _relay_folder(folder: Path) -> Path:
-    """Where relays have their sockets: in the data folder, or in /tmp where that is too long a path. Raises `StartError`."""
+    """The folder of the relays' sockets: in the data folder, or in /tmp where that path is too long. Raises
+    `StartError`."""
     path = folder / "relays"
     if len(os.fsencode(path)) <= _LONGEST_FOLDER:
         return make_folder(path, needed_bytes=0)
@@ -327,17 +329,18 @@ def _relay_folder(folder: Path) -> Path:
     path = make_folder(path, needed_bytes=0)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise StartError(f"{path} is not this user's alone: remove it, or name another folder in BUTAI_RELAY_FOLDER")
+        raise StartError(f"{path} is open to other users: remove it, or name another folder in BUTAI_RELAY_FOLDER")
     return path
 
 
 def _head_revision() -> str:
-    """The newest migration's number: files are named `0001_what.py`. As `butai.database`, which is slow to load."""
+    """The newest migration's number: files are named `0001_what.py`. Not from `butai.database`, which is slow to
+    load."""
     return max(path.name[:4] for path in (Path(__file__).parents[1] / "migrations" / "versions").glob("[0-9]*_*.py"))
 
 
 def _current_revision(url: str) -> str | None:
-    """What the database has been brought to; None for an empty one. Raises `StartError` when it does not answer."""
+    """The revision of the database; None for an empty one. Raises `StartError` when it does not answer."""
     import psycopg
 
     try:

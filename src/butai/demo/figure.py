@@ -1,6 +1,6 @@
-"""Avatars for a studio that has none yet: a small round figure as a VRM 1.0, generated from numbers.
+"""Avatars for a studio without any: a small round figure as a VRM 1.0, generated from numbers.
 
-Free for any use, and its licence record says so.
+Free for any use, as its licence record states.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from butai.demo.shapes import Body, Gltf, ellipsoid, turned
 
 Colour = tuple[float, float, float]
 
-# The bones' places in metres, in a T-pose that faces +Z (VRM 1.0, "humanoid"); a bone's parent stands before it.
+# The bones' places in metres, in a T-pose that faces +Z (VRM 1.0, "humanoid"); a bone's parent comes before it.
 BONES: dict[str, tuple[str | None, tuple[float, float, float]]] = {
     "hips": (None, (0, 0.62, 0)),
     "spine": ("hips", (0, 0.70, 0)),
@@ -43,7 +43,7 @@ _MOUTH: Colour = (0.75, 0.25, 0.3)
 
 @dataclass(frozen=True)
 class Look:
-    """What tells one figure from another. Colours are linear, 0 to 1."""
+    """The differences between figures. Colours are linear, 0 to 1."""
 
     name: str
     hair: Colour
@@ -66,7 +66,7 @@ MOMO = Look(
 )
 
 Part = tuple[str, Colour, Body]
-"""A bone, a colour, and what hangs on it, placed in the world."""
+"""A bone, a colour, and the body attached to the bone, in world coordinates."""
 
 
 def _mirrored(
@@ -169,7 +169,7 @@ def _material(model: Gltf, colour: Colour) -> int:
 
 
 def skeleton(model: Gltf) -> dict[str, int]:
-    """The bones as nodes, each at its place; by their names. The motions' files have the same ones."""
+    """The bones as nodes, each at its place, by their names. The motions' files have the same ones."""
     nodes: dict[str, int] = {}
     for bone, (parent, place) in BONES.items():
         above = BONES[parent][1] if parent else (0.0, 0.0, 0.0)
@@ -275,7 +275,8 @@ def avatar(look: Look) -> bytes:
 
 
 def portrait(look: Look, size: int = 256) -> bytes:
-    """Head and shoulders as a PNG, `size` pixels square: each ellipsoid met by straight rays, lit from the upper left."""
+    """Head and shoulders as a PNG, `size` pixels square: each ellipsoid met by straight rays, lit from the upper
+    left."""
     parts = (
         [(colour, body) for _, colour, body in [*_head(look), *_torso(look)]] + _eyes(look) + [(_MOUTH, _MOUTH_BODY)]
     )
@@ -295,7 +296,7 @@ def portrait(look: Look, size: int = 256) -> bytes:
         normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
         light = normal @ np.array([-0.35, 0.55, 0.76])
         shade = np.clip((light - 0.05) * 9, 0, 1)[..., None] * 0.22 + 0.78
-        # From linear to the screen's values, nearly.
+        # From linear to display values, approximately.
         picture = np.where(nearer[..., None], np.power(np.array(colour) * shade, 1 / 2.2), picture)
     rows = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
     raw = b"".join(b"\0" + row.tobytes() for row in rows)

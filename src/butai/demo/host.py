@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 RATE = 48000
 _DOT = 14
-"""Pixels of one of a digit's 3 × 5 dots."""
+"""Size in pixels of one of a digit's 3 × 5 dots."""
 # fmt: off
 _DIGITS = {
     "0": ("###", "#.#", "#.#", "#.#", "###"), "1": (".#.", "##.", ".#.", ".#.", "###"),
@@ -47,7 +47,7 @@ class Picture:
         self._lantern = x * x + y * y < 90 * 90
 
     def draw(self, at: float) -> bytearray:
-        """The frame of a time, in seconds since 1970."""
+        """The frame for a time, in seconds since 1970."""
         luma = self._luma
         luma[:] = self._sky
         left = int(WIDTH / 2 - 90 + np.sin(at * 1.5) * (WIDTH / 2 - 120))
@@ -86,7 +86,7 @@ async def play(url: str, token: str, ended: asyncio.Event) -> None:
         print("on", flush=True)  # noqa: T201
         await ended.wait()
     finally:
-        # First the sources, then the room: the SDK's threads end the process otherwise.
+        # First the sources, then the room: otherwise the SDK's threads end the process.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -105,7 +105,7 @@ async def _show(source: rtc.VideoSource) -> None:
 
 
 async def _sing(source: rtc.AudioSource) -> None:
-    """A fifth that breathes. The source itself keeps the pace: its queue holds a tenth of a second."""
+    """Plays a fifth that swells and fades. The source itself keeps the pace: its queue holds a tenth of a second."""
     chunk, sent = RATE // 100, 0
     try:
         while True:
@@ -128,7 +128,7 @@ async def _main(url: str) -> None:
 
 
 def main() -> int:
-    """Returns 0 when it was told to end."""
+    """Returns 0 when it was ordered to end."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_main(sys.argv[1]))
     return 0

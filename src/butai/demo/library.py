@@ -1,4 +1,4 @@
-"""`butai demo library`: a few files to begin with, for a studio that has none.
+"""`butai demo library`: a few files to begin with, for a studio without any.
 
 They are generated here, free for any use, and uploaded as any client would; a second run replaces them.
 """
@@ -13,7 +13,7 @@ from butai.demo.screen import Screen
 from butai.demo.service import DemoFailed, Service
 
 USER = "demo"
-"""Whom `/dev/sign-in` signs in when nobody else is named."""
+"""The default user of `/dev/sign-in`."""
 
 FILES: dict[str, Callable[[], bytes]] = {
     "vrm/Aoi.vrm": lambda: figure.avatar(figure.AOI),
@@ -27,7 +27,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 def run(url: str, user: str) -> int:
-    """Uploads all of them as `user`. Returns 0, or 1 after saying what went wrong."""
+    """Uploads all of them as `user`. Returns 0, or 1 after printing the reason of a failure."""
     with Screen() as screen:
         try:
             asyncio.run(_fill(url, user, screen))

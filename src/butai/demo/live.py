@@ -1,7 +1,7 @@
 """`butai demo live`: a host goes live on two platforms; one fails and recovers, the other is not affected.
 
 The platforms, called YouTube and Twitch, are programs on this machine that record what arrives (`butai.demo.platform`); the
-host publishes a clock (`butai.demo.host`). Everything in between is the service as it is.
+host publishes a clock (`butai.demo.host`). Everything in between is the real service.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from butai.demo.service import DemoFailed, Service
 USER = "butai-demo"
 LEAST_SECONDS = 20
 STEADY = 8.0
-"""Seconds on air before anything is broken."""
+"""Seconds on air before a platform is killed."""
 BROKEN = 4.0
-"""Seconds that the broken platform stays away."""
+"""Seconds for which the killed platform stays away."""
 _BROKEN, _OTHER = "twitch", "youtube"
-"""Which one breaks: Twitch, to which a retry comes after a second; YouTube wants ten."""
+"""The platform that is killed: Twitch, where a retry comes after a second; YouTube wants ten."""
 
 
 def run(url: str, seconds: float) -> int:
-    """Shows it all at the terminal, `seconds` on air. Returns 0 when everything was as it should be, else 1."""
+    """Runs the demonstration in the terminal, `seconds` on air. Returns 0 when every check passed, else 1."""
     with Screen() as screen:
         try:
             found = asyncio.run(_interruptible(url, max(seconds, LEAST_SECONDS), screen))
@@ -53,7 +53,7 @@ def run(url: str, seconds: float) -> int:
 
 
 async def _interruptible(url: str, seconds: float, screen: Screen) -> list[tuple[bool, str]]:
-    """SIGTERM and SIGHUP end it as Ctrl-C does: tidily."""
+    """Makes SIGTERM and SIGHUP end it as Ctrl-C does: with everything cleaned up."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -65,7 +65,7 @@ async def _interruptible(url: str, seconds: float, screen: Screen) -> list[tuple
 
 
 async def _demonstrate(url: str, seconds: float, screen: Screen) -> list[tuple[bool, str]]:
-    """The whole of it. Returns what was found: whether it is good, and what it is. Raises `DemoFailed`."""
+    """The whole demonstration. Returns its checks: whether each passed, and its text. Raises `DemoFailed`."""
     async with contextlib.AsyncExitStack() as opened:
         service = await opened.enter_async_context(Service(url))
         await service.sign_in(USER)
@@ -135,7 +135,7 @@ async def _play(
 
 
 class Platform:
-    """One of the two, and what it has recorded: a file for each time that it ran."""
+    """One of the two platforms, and its recordings: a file for each time that it ran."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self._folder = name, folder
@@ -144,7 +144,7 @@ class Platform:
         self._process: asyncio.subprocess.Process | None = None
 
     def destination(self) -> dict[str, str]:
-        """To be saved with the service. The key is nobody's."""
+        """The request that saves it as a destination. The key belongs to no account."""
         return {
             "platform": self.name,
             "label": "demonstration",
@@ -167,20 +167,20 @@ class Platform:
             await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
-        """SIGKILL, as a crash."""
+        """Sends SIGKILL, as a crash."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 
     async def end(self) -> None:
-        """At the end of everything."""
+        """Ends it, at the end of the demonstration."""
         await self.kill()
 
     async def proof(self, on_air: float) -> tuple[bool, str]:
-        """Whether what arrived is the broadcast, and what it is. `on_air`: how many seconds that took."""
+        """Whether the recorded media are the broadcast, and their description. `on_air`: the seconds of the broadcast."""
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
-                # It ends by itself once the publisher has.
+                # The platform ends by itself after its publisher.
                 async with asyncio.timeout(10):
                     await self._process.wait()
         parts = [await asyncio.to_thread(recording.read, path) for path in self._recordings]
@@ -188,7 +188,7 @@ class Platform:
         last = parts[-1]
         missed = on_air - total
         fit = {(part.video, part.width, part.height, part.audio) for part in parts} == {("h264", 1280, 720, "aac")}
-        # What lies between a platform's death and the next publish cannot arrive.
+        # Media between a platform's death and the next publish cannot arrive.
         good = fit and missed < (3 if len(parts) == 1 else BROKEN + 10)
         pieces = "" if len(parts) == 1 else f" in {len(parts)} parts"
         what = f"{last.video} {last.width}×{last.height}, {last.audio}" if last.video else "nothing that can be played"
@@ -196,7 +196,7 @@ class Platform:
 
 
 class Watch:
-    """The room's status, read at each event and each half second; every change is told."""
+    """The room's status, read at each event and each half second; every change is printed."""
 
     def __init__(self, service: Service, room_id: str, screen: Screen) -> None:
         self._service, self._room_id, self._screen = service, room_id, screen
@@ -207,11 +207,11 @@ class Watch:
         """Platform, state before, state after."""
 
     def states(self) -> dict[str, str]:
-        """By platform, in the service's words."""
+        """The states by platform, as the service names them."""
         return {name: output["state"] for name, output in self._status["platforms"].items()}
 
     async def until(self, condition: Callable[[], bool], patience: float, what: str) -> float:
-        """Waits for it; returns the seconds that took. Raises `DemoFailed`."""
+        """Waits for a condition; returns the seconds that it took. Raises `DemoFailed`."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(patience), self._looked:
@@ -221,12 +221,12 @@ class Watch:
                 f"{NAMES.get(name, name)}: {output['state']} {(output.get('error') or {}).get('message', '')}".strip()
                 for name, output in self._status["platforms"].items()
             ]
-            raise DemoFailed(f"waited {patience:.0f} s in vain until {what} ({'; '.join(errors)})") from None
+            raise DemoFailed(f"after {patience:.0f} s it is still not true that {what} ({'; '.join(errors)})") from None
         return time.monotonic() - began
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Looks until the block ends."""
+        """Reads the status until the block ends."""
         tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._follow())]
         try:
             yield
@@ -248,7 +248,7 @@ class Watch:
             try:
                 status = await self._service.call("GET", f"/api/live/status?room_id={self._room_id}")
             except DemoFailed:
-                # Nothing was started yet, or the service is restarting.
+                # The broadcast is not started yet, or the service is restarting.
                 continue
             before, self._status = self.states(), status
             for name, state in self.states().items():
@@ -268,7 +268,7 @@ class Watch:
 
 @contextlib.asynccontextmanager
 async def _host(livekit_url: str, token: str) -> AsyncGenerator[None]:
-    """Somebody who publishes. Raises `DemoFailed` when that does not begin."""
+    """A host who publishes until the block ends. Raises `DemoFailed` when that does not begin."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -281,7 +281,7 @@ async def _host(livekit_url: str, token: str) -> AsyncGenerator[None]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        # Not on the command line, where anybody on this machine could read it.
+        # Not on the command line, which every user of this machine can read.
         process.stdin.write(token.encode() + b"\n")
         said = b""
         with contextlib.suppress(TimeoutError):
@@ -302,7 +302,7 @@ async def _host(livekit_url: str, token: str) -> AsyncGenerator[None]:
 
 
 async def _quietly(service: Service, method: str, path: str, body: object = None) -> None:
-    """For tidying up: what is gone already is no failure."""
+    """A request for cleaning up: ignores failures, since the object may be gone already."""
     with contextlib.suppress(DemoFailed):
         await service.call(method, path, body)
 
@@ -314,7 +314,7 @@ def _free_port() -> int:
 
 
 def _listens(port: int) -> bool:
-    """Without connecting: it would take that for its publisher."""
+    """Whether a server listens. Does not connect, which the platform would take for its publisher."""
     wanted = f"0100007F:{port:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return any((fields := line.split())[1] == wanted and fields[3] == "0A" for line in lines)

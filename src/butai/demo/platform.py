@@ -1,7 +1,7 @@
-"""A platform for a demonstration: takes one RTMP publish and records what arrives, until the publisher ends it.
+"""A platform for a demonstration: accepts one RTMP publish and records what arrives, until the publisher ends it.
 
-`python -m butai.demo.platform PORT FILE`; killing the process breaks the platform. FFmpeg's RTMP server does the work; it
-asks for no key and answers window acknowledgements as platforms do.
+`python -m butai.demo.platform PORT FILE`; killing the process simulates the platform's crash. FFmpeg's RTMP server does
+the work; it requires no key and answers window acknowledgements as platforms do.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from av.stream import Stream
 
 
 def record(port: int, path: str) -> None:
-    """Waits for a publisher on 127.0.0.1:`port` and copies its packets into a Matroska file, which is whole at any moment.
+    """Waits for a publisher on 127.0.0.1:`port` and copies its packets into a Matroska file, which is valid at any
+    moment.
 
-    Raises `av.error.FFmpegError` when the port is taken or what came was no RTMP.
+    Raises `av.error.FFmpegError` when the port is taken or the client does not speak RTMP.
     """
-    # Half a second of media tells what the streams are; it is kept, not skipped.
+    # Half a second of media identifies the streams; it is kept, not skipped.
     options = {"listen": "1", "analyzeduration": "500000"}
     with (
         av.open(f"rtmp://127.0.0.1:{port}/live/demo", container_options=options) as arriving,
@@ -34,7 +35,7 @@ def record(port: int, path: str) -> None:
             for stream in arriving.streams
             if stream.type in ("video", "audio")
         }
-        # A publisher's end is an error to FFmpeg (EIO), however polite it was.
+        # A publisher's end is an error to FFmpeg (EIO), even an orderly one.
         with contextlib.suppress(av.error.FFmpegError):
             for packet in arriving.demux():
                 # The last packet of each stream is empty.
@@ -45,7 +46,7 @@ def record(port: int, path: str) -> None:
 
 
 def main() -> int:
-    """Returns 0 when the publisher came and went, 1 otherwise."""
+    """Returns 0 when a publisher came and ended, 1 otherwise."""
     av.logging.set_level(av.logging.PANIC)
     try:
         record(int(sys.argv[1]), sys.argv[2])

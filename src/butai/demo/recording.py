@@ -1,4 +1,4 @@
-"""What arrived at a platform of a demonstration, read back from its recording."""
+"""Reads what arrived at a platform of a demonstration, from its recording."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import av.error
 
 @dataclass(frozen=True)
 class Arrived:
-    """`seconds` of media; 0 with empty names when nothing that can be read arrived."""
+    """`seconds` of media; 0 with empty names when no readable media arrived."""
 
     video: str
     width: int
@@ -21,7 +21,7 @@ class Arrived:
 
 
 def read(path: Path) -> Arrived:
-    """Reads every packet; decodes the first picture, to know that it is one."""
+    """Reads every packet; decodes the first picture, to prove that it is one."""
     nothing = Arrived("", 0, 0, "", 0.0)
     try:
         with av.open(path) as file:

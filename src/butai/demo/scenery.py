@@ -24,7 +24,7 @@ def music() -> bytes:
         pitch = 440 * 2 ** ((number - 69) / 12)
         wave = sum(np.sin(2 * np.pi * pitch * n * time) * bright ** (n - 1) / n for n in range(1, 6))
         wave = wave * np.exp(-time * 5 / length) * np.minimum(time * 200, 1) * loud
-        # What rings past the end is heard at the beginning: it is a loop.
+        # Sound past the end is added at the beginning: it is a loop.
         places = (int(at * _RATE) + np.arange(len(wave))) % len(sound)
         np.add.at(sound, places, wave)
 
@@ -75,17 +75,17 @@ def _sky(
     floor = np.array(ground) * (0.75 + 0.25 * np.clip(-up, 0, 1))
     edge = np.clip(up * 40 + 0.5, 0, 1)
     picture = (sky * edge + floor * (1 - edge)) * np.ones((rows, columns, 1))
-    # The sun stands a little left of what a viewer faces.
+    # The sun stands a little left of the viewer's direction.
     toward = level * np.cos(around - 1.25 * np.pi) * np.sqrt(1 - height**2) + up * height
     glow = np.exp((toward - 1) * 14) * 0.9 + np.exp((toward - 1) * 900) * 25
     return _radiance(picture + glow * np.array(sun) * edge)
 
 
 def noon() -> bytes:
-    """A clear day."""
+    """A sky on a clear day."""
     return _sky((0.12, 0.32, 0.85), (0.72, 0.86, 1.0), (0.3, 0.42, 0.25), (1.0, 0.95, 0.85), 0.6)
 
 
 def dusk() -> bytes:
-    """The sun is nearly down."""
+    """A sky at sunset."""
     return _sky((0.09, 0.08, 0.3), (0.95, 0.5, 0.35), (0.16, 0.12, 0.2), (1.0, 0.55, 0.3), 0.08)

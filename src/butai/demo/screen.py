@@ -1,4 +1,4 @@
-"""What a demonstration shows in the terminal: a line for each thing that happens, and a table of how it stands now."""
+"""The terminal output of a demonstration: a line for each event, and a table of the current status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def coloured(state: str) -> str:
 
 
 class Screen:
-    """`with Screen() as screen`. Where there is no terminal there are the lines alone, without the table."""
+    """`with Screen() as screen`. Without a terminal it prints the lines only, without the table."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
@@ -45,11 +45,11 @@ class Screen:
             self._live.stop()
 
     def tell(self, text: str) -> None:
-        """One line, with the seconds since the beginning."""
+        """Prints one line, with the seconds since the beginning."""
         self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {text}", soft_wrap=True)
 
     def show(self, status: Mapping[str, Any]) -> None:
-        """The table of the service's status."""
+        """Shows the service's status as the table."""
         if not self._live.is_started:
             return
         table = Table(title=f"broadcast: {status['status']}", title_justify="left", expand=False)

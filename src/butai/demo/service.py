@@ -1,4 +1,4 @@
-"""The few calls of the service that a demonstration makes, as any client would make them."""
+"""The few requests of a demonstration to the service, as any client would make them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import aiohttp
 
 
 class DemoFailed(Exception):
-    """The demonstration cannot go on. The text is for the person who watches."""
+    """The demonstration cannot go on. The text is for its user."""
 
 
 class Service:
-    """A running service, and somebody signed in to it. `async with Service(url) as service`."""
+    """A running service with a signed-in user. `async with Service(url) as service`."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        # `unsafe`: cookies of a host that is an address.
+        # `unsafe`: accepts cookies from a host that is an IP address.
         self._http = aiohttp.ClientSession(
             cookie_jar=aiohttp.CookieJar(unsafe=True), timeout=aiohttp.ClientTimeout(total=20)
         )
@@ -31,7 +31,7 @@ class Service:
         await self._http.close()
 
     async def sign_in(self, user: str) -> None:
-        """By the development sign-in. Raises `DemoFailed` when nothing answers or it is off."""
+        """Signs in with the development sign-in. Raises `DemoFailed` when the service does not answer or it is off."""
         try:
             async with self._http.get(
                 f"{self.url}/dev/sign-in", params={"user": user}, allow_redirects=False
@@ -47,13 +47,13 @@ class Service:
             ) from None
 
     async def upload(self, key: str, body: bytes) -> None:
-        """A file under the key, as a form. Raises `DemoFailed`."""
+        """Uploads a file under the key, as a form. Raises `DemoFailed`."""
         form = aiohttp.FormData({"fileName": key, "fileType": "application/octet-stream"})
         form.add_field("file", body, filename=key.rpartition("/")[2], content_type="application/octet-stream")
         await self.call("POST", "/api/s3/upload", form=form)
 
     async def call(self, method: str, path: str, body: object = None, *, form: aiohttp.FormData | None = None) -> Any:
-        """The answer's JSON. Raises `DemoFailed` with the service's own words for what is not 2xx."""
+        """The answer's JSON. Raises `DemoFailed` with the service's own text for a status that is not 2xx."""
         try:
             async with self._http.request(method, self.url + path, json=body, data=form) as answer:
                 said = await answer.json(content_type=None) if answer.status != 204 else None
@@ -67,9 +67,9 @@ class Service:
         return said
 
     async def hints(self, room_id: str) -> AsyncIterator[None]:
-        """Yields whenever something happened in the room (server-sent events), until it is closed.
+        """Yields at each event in the room (server-sent events), until it is closed.
 
-        What happened is read from the status: an event is a hint, and none is needed to be right.
+        The state is then read from the status: an event is a hint, and a lost one does no harm.
         """
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Round bodies as triangles, and the glTF that holds them: what avatars and motions of the demo are made of."""
+"""Round bodies as triangles, and the glTF that holds them, for the demo's avatars and motions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Body:
     corners: NDArray[np.uint16]
 
     def moved(self, by: tuple[float, float, float]) -> Body:
-        """The same elsewhere."""
+        """The same body, moved."""
         return Body(self.points + np.array(by, np.float32), self.normals, self.corners)
 
 
@@ -37,7 +37,7 @@ def _grid(rows: int, columns: int) -> NDArray[np.uint16]:
 
 
 def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float], rows: int = 14) -> Body:
-    """Round in all directions."""
+    """An ellipsoid."""
     down = np.linspace(0, np.pi, rows)[:, None]
     around = np.linspace(0, 2 * np.pi, rows * 2)[None, :]
     ball = np.stack(
@@ -50,7 +50,8 @@ def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, flo
 
 
 def turned(profile: list[tuple[float, float]], axis: str = "y", columns: int = 22) -> Body:
-    """A line turned around an axis through the origin: (radius, place on the axis), outside to the right of its way down."""
+    """A body of revolution: a line of (radius, place on the axis) around an axis through the origin; walking down the
+    line, outside is on the right."""
     line = np.array(profile, float)
     slope = np.gradient(line, axis=0)
     around = np.linspace(0, 2 * np.pi, columns)[None, :]
@@ -67,7 +68,7 @@ def turned(profile: list[tuple[float, float]], axis: str = "y", columns: int = 2
 
 
 class Gltf:
-    """A document being put together: what is added gets its buffer view and accessor."""
+    """A document being built: each addition gets its buffer view and accessor."""
 
     def __init__(self) -> None:
         self.document: dict[str, Any] = {"asset": {"version": "2.0", "generator": "Butai demo"}}
@@ -80,14 +81,14 @@ class Gltf:
         return len(found) - 1
 
     def view(self, body: bytes) -> int:
-        """Bytes in the BIN chunk."""
+        """Adds bytes to the BIN chunk; returns the index of their buffer view."""
         self._binary += b"\0" * (-len(self._binary) % 4)
         offset = len(self._binary)
         self._binary += body
         return self.add("bufferViews", {"buffer": 0, "byteOffset": offset, "byteLength": len(body)})
 
     def numbers(self, values: NDArray[Any], *, bounds: bool = False) -> int:
-        """An accessor: scalars, vectors of three or of four, as floats or 16-bit indices."""
+        """Adds an accessor: scalars, vectors of three or of four, as floats or 16-bit indices. Returns its index."""
         kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[1 if values.ndim == 1 else values.shape[1]]
         given: dict[str, Any] = {
             "bufferView": self.view(np.ascontiguousarray(values).tobytes()),
@@ -101,7 +102,7 @@ class Gltf:
         return self.add("accessors", given)
 
     def primitive(self, body: Body, material: int, shifts: list[Points] | None = None) -> dict[str, Any]:
-        """For a mesh. `shifts`: a morph target each, as far as every point goes."""
+        """A primitive of a mesh. `shifts`: one morph target each, at full extent."""
         given: dict[str, Any] = {
             "attributes": {"POSITION": self.numbers(body.points, bounds=True), "NORMAL": self.numbers(body.normals)},
             "indices": self.numbers(body.corners),
@@ -112,12 +113,12 @@ class Gltf:
         return given
 
     def extension(self, name: str, value: dict[str, Any]) -> None:
-        """At the root."""
+        """Adds an extension at the root."""
         self.document.setdefault("extensions", {})[name] = value
         self.use(name)
 
     def use(self, name: str) -> None:
-        """Says that an extension is used."""
+        """Declares that an extension is used."""
         used = self.document.setdefault("extensionsUsed", [])
         if name not in used:
             used.append(name)

@@ -1,4 +1,4 @@
-"""Background jobs: how they come to be, and what operators see and do of them. The one place that names procrastinate's SQL."""
+"""Background jobs: the queue, and the views and actions of operators. Only this folder contains procrastinate's SQL."""
 
 from butai.jobs.queue import enqueue
 

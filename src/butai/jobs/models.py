@@ -11,7 +11,7 @@ from butai.database import Model
 
 
 class JobFailure(Model):
-    """Why a job's last attempt failed: a stable code and one line without secrets."""
+    """The reason of a job's last failed attempt: a stable code and one line without secrets."""
 
     __tablename__ = "job_failures"
 

@@ -32,9 +32,9 @@ async def enqueue(
     lock: str | None = None,
     priority: int = 0,
 ) -> None:
-    """Puts a job for `task` (its full name, such as `assets.remove_objects`) into the session's transaction.
+    """Enqueues a job for `task` (its full name, such as `assets.remove_objects`) in the session's transaction.
 
-    `at`: not before this moment. `lock`: jobs of one lock run one after another.
+    `at`: the earliest start. `lock`: jobs of one lock run one after another.
     """
     await session.execute(
         _DEFER,

@@ -1,4 +1,4 @@
-"""Shapes of the answers about background jobs."""
+"""The types of answers about background jobs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Literal
 import msgspec
 
 JobStatus = Literal["todo", "doing", "failed", "cancelled", "aborted", "succeeded"]
-"""procrastinate's own words."""
+"""procrastinate's states of a job."""
 
 
 class JobOut(msgspec.Struct, frozen=True):
-    """One job. `error_code` and `error_detail` are of its last attempt that failed."""
+    """One job. `error_code` and `error_detail` are of its last failed attempt."""
 
     id: int
     task: str

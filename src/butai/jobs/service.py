@@ -1,4 +1,4 @@
-"""What an operator does about jobs: retry, cancel; and why each failed, written down as it fails.
+"""Operators' actions on jobs (retry, cancel), and the record of why each job failed.
 
 A job that failed for good stays in procrastinate's own table; the reason is in `job_failures`.
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_DEATHS = 5
-"""Attempts of a job whose workers died; the next one may be what kills them."""
+"""Attempts of a job whose workers died; after so many, the job itself may be the cause."""
 
 
 async def note_failure(database: Database, job_id: int, code: str, line: str) -> None:
-    """Keeps the newest reason of a job: a code, and one line without secrets."""
+    """Stores the newest reason of a job: a code, and one line without secrets."""
     statement = insert(JobFailure).values(job_id=job_id, code=code, text=line[:300])
     values = {"at": func.now(), "code": statement.excluded.code, "text": statement.excluded.text}
     async with database.transaction() as session:
@@ -39,7 +39,7 @@ async def note_failure(database: Database, job_id: int, code: str, line: str) ->
 
 
 def explain_failures(app: App) -> None:
-    """Has each task of the app write down why it failed. Call it when all tasks are known."""
+    """Makes each task of the app record why it failed. Call it when all tasks are registered."""
     for task in app.tasks.values():
         task.func = _explained(task.func)
 
@@ -59,7 +59,7 @@ def _explained(act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
 
 
 async def _write_failure(context: JobContext, job_id: int, error: Exception) -> None:
-    # An exception that is not ours may quote an address or a key: its kind has to do.
+    # An exception of a library may quote an address or a key: only its class is stored.
     code = error.code if isinstance(error, ButaiError) else type(error).__name__
     line = error.detail if isinstance(error, ButaiError) else "see the worker's log"
     database: Database = context.additional_context["library"].database
@@ -79,13 +79,13 @@ async def _retry(session: AsyncSession, origin: Origin, job_id: int) -> None:
     await _expect(session, job_id, "failed")
     waits = "SELECT 1 FROM procrastinate_jobs w WHERE w.status = 'todo' AND w.queueing_lock = j.queueing_lock"
     if await session.scalar(text(f"SELECT EXISTS ({waits}) FROM procrastinate_jobs j WHERE id = :id"), {"id": job_id}):
-        raise Conflict("Another job that does the same waits already")
+        raise Conflict("An equal job is waiting already")
     await session.execute(text("SELECT procrastinate_retry_job_v2(:id, now(), NULL, NULL, NULL)"), {"id": job_id})
     audit.record(session, origin, "jobs.retry", f"job:{job_id}")
 
 
 async def cancel(database: Database, origin: Origin, job_id: int) -> None:
-    """Takes a waiting job out of the queue. Raises `NotFound`, `Conflict`."""
+    """Removes a waiting job from the queue. Raises `NotFound`, `Conflict`."""
     async with database.transaction() as session:
         await _expect(session, job_id, "todo")
         await session.execute(text("SELECT procrastinate_cancel_job_v1(:id, false, false)"), {"id": job_id})
@@ -103,8 +103,8 @@ async def _expect(session: AsyncSession, job_id: int, status: str) -> None:
 
 
 async def retry_all(database: Database, origin: Origin) -> tuple[int, int]:
-    """Puts all jobs that failed for good back into the queue, in one transaction. Returns how many, and how many were
-    aborted: another job that does the same waits already, as it does for all that is done every minute."""
+    """Puts all jobs that failed for good back into the queue, in one transaction. Returns their number, and the number
+    of those aborted because an equal job is waiting already, as for every task that runs each minute."""
     retried = aborted = 0
     async with database.transaction() as session:
         failed = await session.scalars(text("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id"))
@@ -122,7 +122,7 @@ async def retry_all(database: Database, origin: Origin) -> tuple[int, int]:
 
 
 async def forget(database: Database, days: float) -> None:
-    """Deletes jobs that have been over for so many days, and reasons of jobs that are gone."""
+    """Deletes jobs that ended `days` ago or earlier, and reasons of deleted jobs."""
     async with database.transaction() as session:
         await _forget(session, days)
 

@@ -1,1 +1,1 @@
-"""What operators and browsers are shown of the running service: health, jobs, the audit trail, the console."""
+"""The running service as operators and browsers see it: health, jobs, the audit trail, the console."""

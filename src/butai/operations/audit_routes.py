@@ -1,4 +1,5 @@
-"""`/api/audit`: the whole audit trail as JSON or CSV, for operators. A room's part is at `/api/live/audit` for its owner."""
+"""`/api/audit`: the whole audit trail as JSON or CSV, for operators. A room's part is at `/api/live/audit` for its
+owner."""
 
 from __future__ import annotations
 
@@ -39,18 +40,18 @@ async def list_audit(
     room_id: Annotated[RoomId | None, Query(description="The same as `subject=room:…`")] = None,
     result: Annotated[Literal["ok", "refused", "failed"] | None, Query()] = None,
     since: Annotated[Moment | None, Query(alias="from")] = None,
-    until: Annotated[Moment | None, Query(alias="to", description="That moment itself is not included")] = None,
+    until: Annotated[Moment | None, Query(alias="to", description="The moment itself is excluded")] = None,
     before: BeforeId = None,
     limit: Annotated[int | None, Query(ge=1, le=1000, description="50 as JSON; up to 100,000 lines as CSV")] = None,
     answer_format: Annotated[Literal["json", "csv"] | None, Query(alias="format")] = None,
     accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """For operators: what hosts, owners, operators and the service itself did, and what was refused. Newest first.
+    """For operators: the acts of hosts, owners, operators and the service itself, and refused ones. Newest first.
 
     As CSV with `format=csv` or `Accept: text/csv`. A cell that a spreadsheet would evaluate begins with an apostrophe.
     """
     if room_id is not None and subject is not None:
-        raise InvalidRequest("Say one of the two: subject or room_id")
+        raise InvalidRequest("subject and room_id exclude each other")
     if room_id is not None:
         subject = about_room(room_id)
     wanted = AuditFilter(actor, action, subject, result, since, until)

@@ -1,8 +1,8 @@
-"""The web console: its pages, its scripts, and who is looking at them. Installed by `butai.api`.
+"""The web console: its pages, its scripts, and the session of its user.
 
 The sources are in `console/` at the root; `make console` builds them into the package, as `console_dist`. Every page is
-the same document, in which the console's own router finds the address. Without a build there is one plain page that says
-how to make it, and the service is the same otherwise.
+the same document, in which the console's own router finds the address. Without a build there is one plain page with
+instructions, and the rest of the service works the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COMPRESSED = {".js", ".css", ".html", ".svg", ".json"}
 
 
 class SessionOut(BaseModel):
-    """Who is signed in, as far as the credential tells. `devSignIn`: whether `/dev/sign-in` answers here."""
+    """The signed-in user, as far as the credential identifies one. `devSignIn`: whether `/dev/sign-in` answers here."""
 
     userId: str | None
     name: str | None
@@ -54,7 +54,7 @@ class _File:
 
 
 class _Build:
-    """The files of the build, 2 MB in all: read and compressed once, each when it is first asked for."""
+    """The files of the build, 2 MB in all: each read and compressed once, when it is first requested."""
 
     def __init__(self) -> None:
         self._stamp = 0
@@ -62,7 +62,7 @@ class _Build:
         self._kept: dict[str, _File] = {}
 
     async def file(self, path: str) -> _File | None:
-        """None for what is not of the build, whatever else that path may lead to."""
+        """A file of the build; None for all other paths, wherever they lead."""
         found = self._kept.get(path)
         if found is None or path == "index.html":
             self._look()
@@ -72,7 +72,7 @@ class _Build:
         return found
 
     def _look(self) -> None:
-        """Whether it was built anew: all names are other ones then."""
+        """Reloads after a new build: all names are different then."""
         try:
             stamp = (DIST / "index.html").stat().st_mtime_ns
         except FileNotFoundError:
@@ -91,7 +91,7 @@ def _read(file: Path) -> _File:
 
 
 def _answer(request: Request, file: _File, headers: dict[str, str]) -> Response:
-    """The file, compressed where that is understood; 304 where it is known already."""
+    """The file, compressed if the client accepts that; 304 if the client has it already."""
     headers |= {"vary": "Accept-Encoding", "etag": file.etag, "x-content-type-options": "nosniff"}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
@@ -103,7 +103,7 @@ def _answer(request: Request, file: _File, headers: dict[str, str]) -> Response:
 def policy(livekit: list[str]) -> str:
     """The pages' content security policy. `livekit`: addresses of the servers that a page talks to (`wss://…`).
 
-    No script but our own, and none inline. `blob:` and `data:` are where three.js finds a model's textures and buffers.
+    No scripts but our own, and none inline. three.js loads a model's textures and buffers from `blob:` and `data:`.
     """
     talks: set[str] = set()
     for url in livekit:
@@ -125,18 +125,18 @@ def install(app: FastAPI) -> None:
     @app.get(
         "/api/session",
         tags=["process"],
-        summary="Who is signed in",
+        summary="The signed-in user",
         response_model=SessionOut,
         openapi_extra=TAKES_SIGN_IN,
     )
     async def session(request: Request, response: Response) -> SessionOut:
-        """For a page to know what to offer. A credential that is not good is nobody's; this never answers 401."""
+        """For pages, which offer what the user may do. An invalid credential counts as none; this never answers 401."""
         identity: Identity = request.state.identity
         settings: Settings = request.state.settings
         try:
             who = await identity.identify_request(request.scope)
         except ButaiError:
-            # A stale cookie must not stand between a person and the sign-in.
+            # A stale cookie must not keep a user from the sign-in.
             who = ANONYMOUS
         response.headers["cache-control"] = "private, no-store"
         return SessionOut(
@@ -166,7 +166,7 @@ def install(app: FastAPI) -> None:
 
     @app.api_route("/console/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def files(request: Request, path: str) -> Response:
-        """Scripts and styles. Their names change with what is in them, so a browser keeps them."""
+        """Scripts and styles. Their names change with their content, so browsers cache them."""
         file = await build.file(path)
         if file is None or path == "index.html":
             raise NotFound

@@ -1,8 +1,8 @@
-"""How the service fares, at one moment: its parts, and a few figures.
-Each part is asked by itself and has two seconds: one that hangs is said to hang and holds up no other. What the processes
-say of themselves (workers, controllers, the patrol) stands in Postgres; without it, they are `unknown`. Several pages that
-look at once are one look.
-"""
+"""The health of the service at one moment: its components, and a few figures.
+
+Each component is checked separately within two seconds: one that hangs is reported and delays no other. The states of
+processes (workers, controllers, the patrol) are in Postgres; without it they are `unknown`. Concurrent requests share
+one check."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartN
 from butai.web.metrics import Metrics
 
 PART_SECONDS = 2.0
-"""For each part."""
+"""Most time for each component."""
 _KEPT = 1.0
-"""Seconds for which a look is as good as a new one."""
+"""Seconds for which a check is reused."""
 _ASSETS_KEPT = 30.0
-"""… and the count of all assets, which reads an index of them all."""
+"""Seconds for which the count of all assets, which reads an index of them all, is reused."""
 _RATE_OVER = 60.0
 
 SILENT_WORKER = 9
@@ -76,7 +76,7 @@ FROM assets WHERE sidecar IS NULL GROUP BY 1
 
 
 class Health:
-    """One process's view."""
+    """The health as one process sees it."""
 
     def __init__(self, settings: Settings, library: Library, stage: Stage, metrics: Metrics) -> None:
         self._settings, self._library, self._stage, self._metrics = settings, library, stage, metrics
@@ -86,18 +86,18 @@ class Health:
         self._look: asyncio.Task[HealthOut] | None = None
         self._looked_at = float("-inf")
         self._left: set[asyncio.Task[Any]] = set()
-        """What did not answer in time, until it has ended."""
+        """Requests that did not answer in time, until they end."""
 
     async def look(self) -> HealthOut:
-        """All of it, within `PART_SECONDS` and a little."""
+        """The whole health, within little more than `PART_SECONDS`."""
         now = time.monotonic()
         if self._look is None or (self._look.done() and now > self._looked_at + _KEPT):
             self._look, self._looked_at = asyncio.create_task(self._all()), now
-        # One reader who hangs up must not take it from the others.
+        # Shielded: one client that disconnects must not cancel the check for the others.
         return await asyncio.shield(self._look)
 
     async def close(self) -> None:
-        """Ends what still waits for an answer."""
+        """Cancels the requests that still wait for an answer."""
         waiting = [*self._left, *([self._look] if self._look else [])]
         for task in waiting:
             task.cancel()
@@ -131,14 +131,14 @@ class Health:
         )
 
     async def _bounded(self, ask: Callable[[], Awaitable[Any]]) -> tuple[Any, float, str | None]:
-        """An answer, or None; its milliseconds; why there is none. Never longer than `PART_SECONDS`."""
+        """The answer, or None; its milliseconds; the reason why there is none. Never longer than `PART_SECONDS`."""
         began = time.perf_counter()
 
         async def asked() -> Any:
             return await ask()
 
         task = asyncio.create_task(asked())
-        # Not `wait_for`: it waits until a cancelled task has ended, and that may hang as well.
+        # Not `wait_for`: it waits until a cancelled task has ended, which may hang as well.
         done, _ = await asyncio.wait({task}, timeout=PART_SECONDS)
         taken = round((time.perf_counter() - began) * 1000, 1)
         if not done:
@@ -151,7 +151,7 @@ class Health:
         except DatabaseUnavailable as error:
             return None, taken, error.code
         except Exception as error:  # noqa: BLE001 - one part does not hide the others
-            # Whatever a part does, the others are shown. Its text may hold an address.
+            # Any failure of one component leaves the others. The error's text may hold an address.
             return None, taken, type(error).__name__
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -160,7 +160,7 @@ class Health:
             task.exception()
 
     async def _livekit(self, project: str) -> str | None:
-        """None when it answers, else why not."""
+        """None when LiveKit answers, else the reason."""
         try:
             async with livekit_client(self._stage.projects, project, PART_SECONDS) as livekit:
                 await livekit.room.list_rooms(api.ListRoomsRequest(names=["butai-health"]))
@@ -226,7 +226,7 @@ def _answers(name: PartName, ready: bool | None, ms: float, why: str | None) -> 
 def _livekit_part(
     project: str, trouble: str | None, ms: float, why: str | None, egress: dict[str, Any] | None
 ) -> PartOut:
-    """Of one project. Its egress workers are known where broadcasts were carried by them."""
+    """The component of one LiveKit project. Its egress workers are known where broadcasts were carried by them."""
     code = why or trouble
     detail = PartDetailOut()
     if egress is not None:
@@ -237,7 +237,7 @@ def _livekit_part(
 
 
 def _processes_parts(row: dict[str, Any] | None, stale_hours: float, *, goes_live: bool) -> list[PartOut]:
-    """What the processes wrote of themselves."""
+    """The components whose processes report in Postgres."""
     if row is None:
         unseen: tuple[PartName, ...] = ("worker", "controller", "patrol")
         return [PartOut(name, "unknown", Code.DATABASE_UNAVAILABLE) for name in unseen]
@@ -260,7 +260,7 @@ def _processes_parts(row: dict[str, Any] | None, stale_hours: float, *, goes_liv
 
 
 def _status(parts: list[PartOut]) -> Literal["ok", "degraded", "down"]:
-    """`down`: no request can be served. `degraded`: something is not as it should be."""
+    """`down`: no request can be served. `degraded`: a component has a fault."""
     if any(part.state == "down" and part.name in ("database", "store") for part in parts):
         return "down"
     return "ok" if all(part.state in ("ok", "off") for part in parts) else "degraded"

@@ -25,13 +25,13 @@ async def list_jobs(
     request: Request,
     who: Operator,
     status: Annotated[
-        JobStatus | None, Query(description="Only these; `failed` are those that failed for good")
+        JobStatus | None, Query(description="Only jobs in this state; `failed` means failed for good")
     ] = None,
     task: Annotated[str | None, Query(max_length=128, pattern=r"^[^\x00]*$")] = None,
     limit: Limit = 50,
     before: BeforeId = None,
 ) -> Response:
-    """Newest first. What succeeded is not kept."""
+    """Newest first. Jobs that succeeded are not kept."""
     database: Database = request.state.database
     found = await queries.listed(database, limit + 1, status=status, task=task, before=before)
     jobs, following = cut(found, limit, lambda job: job.id)
@@ -40,7 +40,7 @@ async def list_jobs(
 
 @router.post("/{job_id}/retry", status_code=204, responses=documented(400, 403, 404, 409), summary="Try a job again")
 async def retry_job(request: Request, who: Operator, job_id: JobId) -> Response:
-    """One that failed for good goes back into the queue."""
+    """Puts a job that failed for good back into the queue."""
     database: Database = request.state.database
     await service.retry(database, origin(request, who), job_id)
     return Response(status_code=204)
@@ -48,7 +48,7 @@ async def retry_job(request: Request, who: Operator, job_id: JobId) -> Response:
 
 @router.post("/{job_id}/cancel", status_code=204, responses=documented(400, 403, 404, 409), summary="Cancel a job")
 async def cancel_job(request: Request, who: Operator, job_id: JobId) -> Response:
-    """One that waits leaves the queue."""
+    """Removes a waiting job from the queue."""
     database: Database = request.state.database
     await service.cancel(database, origin(request, who), job_id)
     return Response(status_code=204)

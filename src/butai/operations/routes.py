@@ -1,4 +1,4 @@
-"""`/api/health`: how the service fares, for operators. Machines that only want a yes or no ask `/readyz`."""
+"""`/api/health`: the health of the service, for operators. `/readyz` gives machines a plain yes or no."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from butai.web.responses import answers, respond
 router = APIRouter(prefix="/api/health", tags=["health"], route_class=SmallBodies)
 
 
-@router.get("", **answers(HealthOut, 403), summary="How the service fares")
+@router.get("", **answers(HealthOut, 403), summary="The health of the service")
 async def get_health(request: Request, who: Operator) -> Response:
-    """For operators: always 200, and within three seconds, whatever hangs."""
+    """For operators: always 200, and within three seconds, even if a component hangs."""
     health: Health = request.state.health
     return respond(with_old_names(await health.look(), {"broadcasts_on_air": "showsOnAir"}))

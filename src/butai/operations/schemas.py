@@ -1,4 +1,4 @@
-"""Shapes of the answer about the service's health."""
+"""The types of the answer about the service's health."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PartState = Literal["ok", "warning", "down", "off", "unknown"]
 
 
 class PartDetailOut(Struct, frozen=True):
-    """What else is known of a part. Workers and controllers: how many are `alive`, and `seconds` since the last heartbeat of
-    any. LiveKit: whether egress workers are free, as of `polled_at`. The patrol: when a run last came to its end."""
+    """Details of a component. Workers and controllers: how many are `alive`, and `seconds` since the last heartbeat of
+    any. LiveKit: whether egress workers are free, as of `polled_at`. The patrol: when a run last finished."""
 
     alive: int | UnsetType = UNSET
     seconds: float | UnsetType | None = UNSET
@@ -23,8 +23,8 @@ class PartDetailOut(Struct, frozen=True):
 
 
 class PartOut(Struct, frozen=True):
-    """One part. `off` is not part of this installation, `unknown` is what could not be asked. `code`: what is wrong.
-    `ms`: how long its answer took. `project`: of LiveKit's."""
+    """One component. `off` is not part of this installation, `unknown` could not be checked. `code`: the fault. `ms`:
+    the time of its answer. `project`: of LiveKit's."""
 
     name: PartName
     state: PartState
@@ -35,7 +35,7 @@ class PartOut(Struct, frozen=True):
 
 
 class FiguresOut(Struct, frozen=True):
-    """Null is what could not be counted in time. Requests are this process's; the rate is of the last minute."""
+    """Figures; null could not be counted in time. Requests are this process's; the rate is of the last minute."""
 
     broadcasts_on_air: int | None
     outputs_live: int | None
@@ -53,7 +53,7 @@ class FiguresOut(Struct, frozen=True):
 
 
 class HealthOut(Struct, frozen=True):
-    """`down`: database or store does not answer; `degraded`: something else is not as it should be."""
+    """`down`: database or store does not answer; `degraded`: another component has a fault."""
 
     status: Literal["ok", "degraded", "down"]
     at: datetime

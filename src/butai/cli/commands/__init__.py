@@ -1,1 +1,1 @@
-"""What can be typed: names, options and help texts. A command imports what it runs and nothing else, so it starts fast."""
+"""The command line: names, options and help texts. A command imports only what it runs, so it starts fast."""

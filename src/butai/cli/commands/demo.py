@@ -1,4 +1,4 @@
-"""`butai demo`: the product at work, with nothing but this machine."""
+"""`butai demo`: demonstrations on this machine, without any account."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import typer
 
 from butai.cli.environment import read_settings
 
-app = typer.Typer(no_args_is_help=True, help="The product at work, with nothing but this machine.")
+app = typer.Typer(no_args_is_help=True, help="Demonstrations on this machine, without any account.")
 
 
 @app.command("live")
 def demo_live(
-    seconds: Annotated[float, typer.Option(min=20, max=3600, help="How long on air.")] = 40,
-    url: Annotated[str | None, typer.Option(help="Where `butai up` runs; http://127.0.0.1:8080.")] = None,
+    seconds: Annotated[float, typer.Option(min=20, max=3600, help="Seconds on air.")] = 40,
+    url: Annotated[str | None, typer.Option(help="The URL of `butai up`; http://127.0.0.1:8080.")] = None,
 ) -> None:
-    """A host goes live on two platforms of this machine; one is killed and comes back, the other goes on.
+    """A host goes live on two platforms of this machine; one is killed and recovers, the other continues.
 
-    Wants a running `butai up`. Ends with 0 when both got what they should.
+    Needs a running `butai up`. The exit status is 0 when both platforms got the expected media.
     """
     from butai.demo.live import run
 
@@ -27,12 +27,12 @@ def demo_live(
 
 @app.command("library")
 def demo_library(
-    user: Annotated[str, typer.Option(help="Whose files they become.")] = "demo",
-    url: Annotated[str | None, typer.Option(help="Where `butai up` runs; http://127.0.0.1:8080.")] = None,
+    user: Annotated[str, typer.Option(help="The owner of the files.")] = "demo",
+    url: Annotated[str | None, typer.Option(help="The URL of `butai up`; http://127.0.0.1:8080.")] = None,
 ) -> None:
-    """Two avatars, two motions, music and two skies to begin with: made here, free for any use.
+    """Uploads two avatars, two motions, music and two skies, generated here and free for any use.
 
-    Wants a running `butai up`.
+    Needs a running `butai up`.
     """
     from butai.demo.library import run
 

@@ -1,4 +1,4 @@
-"""`butai import`, `reconcile` and `patrol`: the index beside the store."""
+"""`butai import`, `reconcile` and `patrol`: the index compared with the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from butai.cli.environment import fail, read_settings, with_database, with_services
 
 app = typer.Typer()
-patrol = typer.Typer(no_args_is_help=True, help="Looks whether the store still has what the index says.")
+patrol = typer.Typer(no_args_is_help=True, help="Checks that the store has every object of the index.")
 app.add_typer(patrol, name="patrol")
 
 
@@ -24,10 +24,10 @@ def import_(
             "aws s3 ls --recursive or rclone lsjson -R, or a CSV with a column key. - reads standard input."
         ),
     ] = None,
-    list_bucket: Annotated[bool, typer.Option("--list", help="Ask the bucket itself, where that is allowed.")] = False,
+    list_bucket: Annotated[bool, typer.Option("--list", help="List the bucket itself, where that is allowed.")] = False,
     listing_format: Annotated[
         Literal["inventory", "aws-ls", "rclone", "csv"] | None,
-        typer.Option("--format", help="The listing's format, where it is not seen by itself."),
+        typer.Option("--format", help="The listing's format, where it is not recognised."),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="The columns of an inventory's CSV without its manifest: 'Bucket, Key, Size'.")
@@ -35,41 +35,42 @@ def import_(
     strip_prefix: Annotated[
         str | None,
         typer.Option(
-            help="What objects' keys begin with and public keys do not; objects without it are left out. "
+            help="The prefix of object keys that public keys do not have; objects without it are left out. "
             "BUTAI_S3_PREFIX when not given."
         ),
     ] = None,
     add_prefix: Annotated[
-        str, typer.Option(help="What the listing's keys lack at their beginning, as after rclone lsjson bucket/folder.")
+        str, typer.Option(help="The prefix that the listing's keys lack, as after rclone lsjson bucket/folder.")
     ] = "",
     owner: Annotated[
-        str | None, typer.Option(help="Whose files these are. Not given: the studio's, which only operators change.")
+        str | None,
+        typer.Option(help="The owner of the files. Without it they are the studio's, which only operators change."),
     ] = None,
     visibility: Annotated[
         Literal["public", "private"] | None,
         typer.Option(
-            help="Who lists and reads them. Not given: public without --owner, as in a studio whose bucket everybody "
-            "reads (a private file of nobody is seen by operators alone); BUTAI_DEFAULT_VISIBILITY with one."
+            help="Who may list and read them. By default public without --owner, as in a studio whose bucket is public "
+            "(a private file without an owner is visible to operators only); BUTAI_DEFAULT_VISIBILITY with one."
         ),
     ] = None,
     check_content: Annotated[
-        bool, typer.Option("--check-content", help="Also hold each file's first bytes against its name.")
+        bool, typer.Option("--check-content", help="Also compare each file's first bytes with its name.")
     ] = False,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="At most so many objects a second.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything, write nothing.")] = False,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Most objects a second.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write one line of JSON for each object that was not added.")
     ] = None,
 ) -> None:
-    """Fills the index from a bucket that has files in it already. Nothing is copied; run it again whenever you like.
+    """Fills the index from an existing bucket. Copies nothing, and can be run again at any time.
 
-    What is imported becomes Butai's: purging or replacing an asset deletes its object (docs/import.md).
+    Imported objects become Butai's: purging or replacing an asset deletes its object (docs/import.md).
     """
     from butai.assets.imports.outcomes import ImportOptions
     from butai.cli.import_ import ListingSource, run_import
 
     if (listing is None) is not list_bucket:
-        fail("say where the names come from: --listing FILE, or --list to ask the bucket")
+        fail("name a source: --listing FILE, or --list to list the bucket")
     settings = with_services(read_settings())
     options = ImportOptions(
         visibility=visibility or ("public" if owner is None else settings.assets.default_visibility),
@@ -86,30 +87,30 @@ def import_(
 @app.command()
 def reconcile(
     listing: Annotated[
-        Path | None, typer.Argument(help="A listing, as butai import takes them. - reads standard input.")
+        Path | None, typer.Argument(help="A listing, in a format of butai import. - reads standard input.")
     ] = None,
-    list_bucket: Annotated[bool, typer.Option("--list", help="Ask the bucket itself, where that is allowed.")] = False,
+    list_bucket: Annotated[bool, typer.Option("--list", help="List the bucket itself, where that is allowed.")] = False,
     strip_prefix: Annotated[
-        str | None, typer.Option(help="What objects' keys begin with and public keys do not; BUTAI_S3_PREFIX.")
+        str | None, typer.Option(help="The prefix of object keys that public keys do not have; BUTAI_S3_PREFIX.")
     ] = None,
-    add_prefix: Annotated[str, typer.Option(help="What the listing's keys lack at their beginning.")] = "",
+    add_prefix: Annotated[str, typer.Option(help="The prefix that the listing's keys lack.")] = "",
     apply: Annotated[bool, typer.Option("--apply", help="Write findings. Without it nothing is written.")] = False,
     adopt: Annotated[bool, typer.Option("--adopt", help="Take objects without a row into the library.")] = False,
-    trash: Annotated[bool, typer.Option("--trash", help="Move objects without a row away; rows, too.")] = False,
-    ignore: Annotated[bool, typer.Option("--ignore", help="Close the findings for good.")] = False,
+    trash: Annotated[bool, typer.Option("--trash", help="Move what is in only one of them into the trash.")] = False,
+    ignore: Annotated[bool, typer.Option("--ignore", help="Resolve the findings for good.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most findings that one run acts on.")] = 1000,
 ) -> None:
-    """Holds a listing of the bucket against the index, and tells what is in only one of them."""
+    """Compares a listing of the bucket with the index, and reports what is in only one of them."""
     from butai.assets.findings.reconcile import ReconcileOptions
     from butai.assets.patrol.finding_states import FindingAction
     from butai.cli.import_ import ListingSource
     from butai.cli.reconcile import run_reconcile
 
     if (listing is None) is not list_bucket:
-        fail("say where the names come from: a file with a listing, or --list to ask the bucket")
+        fail("name a source: a file with a listing, or --list to list the bucket")
     asked = [action for action, wanted in zip(FindingAction, (adopt, trash, ignore), strict=True) if wanted]
     if len(asked) > 1 or (asked and not apply):
-        fail("one of --adopt, --trash, --ignore, and --apply with it")
+        fail("choose one of --adopt, --trash, --ignore, together with --apply")
     settings = with_services(read_settings())
     strip = settings.store.prefix if strip_prefix is None else strip_prefix
     options = ReconcileOptions(strip, add_prefix, write=apply)
@@ -120,10 +121,10 @@ def reconcile(
 
 @patrol.command("run")
 def patrol_run(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything, change nothing.")] = False,
-    due: Annotated[bool, typer.Option("--due", help="Only what is due by now.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")] = False,
+    due: Annotated[bool, typer.Option("--due", help="Only files that are due.")] = False,
 ) -> None:
-    """Looks for every file now, whatever was looked at before. Ends with 1 when the store cannot be believed."""
+    """Checks every file now, due or not. The exit status is 1 when the store's answers cannot be trusted."""
     from butai.cli.patrol import run_patrol
 
     raise SystemExit(run_patrol(with_services(read_settings()), dry_run=dry_run, everything=not due))
@@ -131,7 +132,7 @@ def patrol_run(
 
 @patrol.command("status")
 def patrol_status() -> None:
-    """The last runs, and what is amiss."""
+    """The last runs, and the open findings."""
     from butai.cli.patrol import show
 
     asyncio.run(with_database(lambda database: show(database, read_settings().alerts)))

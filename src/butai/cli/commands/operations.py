@@ -1,4 +1,4 @@
-"""`butai jobs`, `alerts`, `apikey` and `livekit`: what operators look after."""
+"""`butai jobs`, `alerts`, `apikey` and `livekit`: commands for operators."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 apikey = typer.Typer(no_args_is_help=True, help="API keys for programs and operators.")
 app.add_typer(apikey, name="apikey")
-livekit = typer.Typer(no_args_is_help=True, help="What LiveKit has told.")
+livekit = typer.Typer(no_args_is_help=True, help="LiveKit's webhooks.")
 app.add_typer(livekit, name="livekit")
-alerts = typer.Typer(no_args_is_help=True, help="What an operator is told of.")
+alerts = typer.Typer(no_args_is_help=True, help="Alerts and test messages.")
 app.add_typer(alerts, name="alerts")
 jobs = typer.Typer(no_args_is_help=True, help="Background jobs: which failed for good, and why.")
 app.add_typer(jobs, name="jobs")
@@ -26,7 +26,7 @@ app.add_typer(jobs, name="jobs")
 @jobs.command("list")
 def jobs_list(
     status: Annotated[str | None, typer.Option(help="todo, doing, failed (for good), cancelled.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only of this task, such as assets.inspect.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only jobs of this task, such as assets.inspect.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
 ) -> None:
     """Jobs, newest first, each with its last failure."""
@@ -40,17 +40,17 @@ def jobs_retry(
     job_id: Annotated[int | None, typer.Argument(help="A job that failed for good.")] = None,
     all_failed: Annotated[bool, typer.Option("--all-failed", help="All of them.")] = False,
 ) -> None:
-    """Puts what failed for good back into the queue."""
+    """Puts jobs that failed for good back into the queue."""
     from butai.cli.jobs import retry
 
     if (job_id is None) is not all_failed:
-        fail("say which: a job's number, or --all-failed")
+        fail("name a job by its number, or use --all-failed")
     asyncio.run(with_database(lambda database: retry(database, job_id)))
 
 
 @jobs.command("cancel")
 def jobs_cancel(job_id: int) -> None:
-    """Takes a waiting job out of the queue."""
+    """Removes a waiting job from the queue."""
     from butai.cli.jobs import cancel
 
     asyncio.run(with_database(lambda database: cancel(database, job_id)))
@@ -74,11 +74,11 @@ def alerts_list() -> None:
 
 @apikey.command("create")
 def apikey_create(
-    user: Annotated[str, typer.Option(help="Whom the key acts as.")],
+    user: Annotated[str, typer.Option(help="The user that the key acts as.")],
     scope: Annotated[list[str] | None, typer.Option(help="user, operator; may be given twice.")] = None,
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    name: Annotated[str, typer.Option(help="The purpose of the key.")] = "",
 ) -> None:
-    """Makes a key and prints it, this once."""
+    """Makes a key and prints it, which is never shown again."""
     from butai.identity.api_keys import create_api_key
 
     async def make(database: Database) -> str:
@@ -88,7 +88,7 @@ def apikey_create(
 
 
 @apikey.command("list")
-def apikey_list(user: Annotated[str | None, typer.Option(help="Only this user's.")] = None) -> None:
+def apikey_list(user: Annotated[str | None, typer.Option(help="Only this user's keys.")] = None) -> None:
     """All keys, without their secrets."""
     from butai.identity.api_keys import list_api_keys
 
@@ -103,7 +103,7 @@ def apikey_list(user: Annotated[str | None, typer.Option(help="Only this user's.
 
 @apikey.command("revoke")
 def apikey_revoke(key_id: str) -> None:
-    """Ends a key, everywhere within ten seconds."""
+    """Revokes a key, in all processes within ten seconds."""
     from butai.identity.api_keys import revoke_api_key
 
     async def end(database: Database) -> None:
@@ -115,10 +115,11 @@ def apikey_revoke(key_id: str) -> None:
 
 @livekit.command("webhooks")
 def livekit_webhooks(
-    room: Annotated[str | None, typer.Option(help="Only of this room.")] = None,
+    room: Annotated[str | None, typer.Option(help="Only webhooks of this room.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
 ) -> None:
-    """The last webhooks that LiveKit sent, newest first, one line of JSON each. What looks secret is blanked."""
+    """The last webhooks that LiveKit sent, newest first, one line of JSON each. Values that look like secrets are
+    redacted."""
     import msgspec
 
     from butai.errors import SecretKeyInvalid

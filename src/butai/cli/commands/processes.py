@@ -17,10 +17,11 @@ app = typer.Typer()
 
 @app.command()
 def up(
-    port: Annotated[int | None, typer.Option(help="Where the API listens; BUTAI_PORT, or 8080.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where Postgres and the store keep their files.")] = None,
+    port: Annotated[int | None, typer.Option(help="The API's port; BUTAI_PORT, or 8080.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="The folder of Postgres's and the store's files.")] = None,
 ) -> None:
-    """Everything on this machine: Postgres, an S3 store, the API, the worker. Ctrl-C ends it."""
+    """Runs everything on this machine: Postgres, an S3 store, LiveKit, the API, the worker, the controller. Ctrl-C ends
+    it."""
     from butai.cli.up import run_up
 
     raise SystemExit(run_up(read_settings(), port, data_dir))
@@ -31,7 +32,7 @@ def api(
     host: Annotated[str | None, typer.Option(help="BUTAI_HOST, or 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="BUTAI_PORT, or 8080.")] = None,
 ) -> None:
-    """The HTTP API."""
+    """Runs the HTTP API."""
     import uvicorn
 
     from butai.api import create_app
@@ -60,11 +61,11 @@ def api(
         proxy_headers=True,
         forwarded_allow_ips=settings.http.trusted_proxies,
         timeout_graceful_shutdown=10,
-        # Above any keep-alive of a proxy before us, so that it is never us who close first.
+        # Longer than any keep-alive of a proxy in front of us, so that the proxy always closes first.
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 * 1024,
         ws="websockets-sansio",
-        # Those who watch have nothing to say.
+        # Clients of the event stream send no messages.
         ws_max_size=4096,
     )
     server = EndingServer(config)
@@ -76,7 +77,7 @@ def api(
 
 @app.command()
 def worker() -> None:
-    """The background jobs."""
+    """Runs background jobs."""
     from butai.worker import run
 
     asyncio.run(run(with_services(read_settings())))
@@ -84,7 +85,7 @@ def worker() -> None:
 
 @app.command()
 def controller() -> None:
-    """Keeps broadcasts on the air as their hosts want them. A stop leaves what is on air to the next controller."""
+    """Keeps broadcasts on air as their hosts want them. After a stop the next controller takes over what is on air."""
     from butai.controller import run
     from butai.database import Database
     from butai.errors import SecretKeyInvalid
@@ -107,7 +108,7 @@ def controller() -> None:
         fail("LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET are not all set (or run: butai up)")
 
     def egresses(name: str, database: Database) -> list[Egress]:
-        # Both, whichever new broadcasts take: what is on air stays where it is.
+        # Both engines, whichever one new broadcasts use: broadcasts on air keep theirs.
         relays = RelayEgress(
             live.relay_folder or default_folder(),
             projects,
@@ -125,7 +126,7 @@ def controller() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Brings the database to this version's tables."""
+    """Migrates the database to this version's tables."""
     from butai import database
 
     settings = with_services(read_settings(), store=False)
@@ -137,7 +138,7 @@ def migrate() -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Looks at the database, the store, sign-in, LiveKit and the clocks, and says what to do about each finding."""
+    """Checks the database, the store, sign-in, LiveKit and the clocks, and gives advice for each finding."""
     from butai.doctor import run_doctor
 
     raise SystemExit(run_doctor(read_settings(), as_json=as_json))
@@ -145,13 +146,13 @@ def doctor(
 
 @app.command()
 def version() -> None:
-    """The version of Butai."""
+    """Prints the version of Butai."""
     print(__version__)
 
 
 @app.command()
 def openapi() -> None:
-    """The OpenAPI document, as JSON."""
+    """Prints the OpenAPI document, as JSON."""
     import json
 
     from butai.api import document
