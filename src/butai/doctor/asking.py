@@ -6,7 +6,6 @@ itself is examined. Addresses and signatures are `Store`'s, so that the checks c
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -14,7 +13,8 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 from yarl import URL
 
-from butai.assets.storage.client import Store
+from butai.assets.storage.client import Store, error_code
+from butai.assets.storage.sigv4 import must_sign
 from butai.doctor.findings import CHECK_SECONDS
 
 SHOWN = 64 * 1024
@@ -35,8 +35,7 @@ class Answer:
     @property
     def code(self) -> str:
         """The error code of S3 in the answer's body."""
-        match = re.search(rb"<Code>([A-Za-z0-9]{1,64})</Code>", self.body)
-        return match[1].decode() if match else ""
+        return error_code(self.body.decode(errors="replace"))
 
     @property
     def said(self) -> str:
@@ -114,8 +113,7 @@ class Asking:
         body: bytes | None = None,
     ) -> Answer:
         """Sends one request for one object; S3's own headers are part of the signature."""
-        signed = {name: value for name, value in (headers or {}).items() if name.startswith("x-amz-")}
-        url = self._store.sign(method, key, query=query, headers=signed, public=self._public)
+        url = self._store.sign(method, key, query=query, headers=must_sign(headers or {}), public=self._public)
         return await send(self._http, method, url, headers=headers, body=body)
 
     async def ask_with_wrong_signature(self, key: str) -> Answer:

@@ -30,7 +30,7 @@ from butai.assets.patrol.progress import record_comparison
 from butai.assets.patrol.verdicts import ADVERSE, IndexedObject
 from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary
-from butai.assets.storage.client import BytesPayload, Store
+from butai.assets.storage.client import Store
 from butai.assets.storage.heads import Heads, StoreHeads
 from butai.config import PatrolSettings
 from butai.database import UNREACHABLE, Database
@@ -96,10 +96,7 @@ class ListingReconciler:
 
     async def run(self, listing: Listing) -> Comparison:
         """Compares the whole listing. Raises `StoreUnreliable`, `Unavailable`, and the listing's errors."""
-        own = await self._heads.head(self._canary.key)
-        if own.kind is not HeadKind.PRESENT:
-            await self._store.put(self._canary.key, BytesPayload(b"canary"), "text/plain")
-        hides_absence = await self._canary.probe()
+        hides_absence = await self._canary.prepare(self._store)
         async with self._connected() as connection:
             await connection.execute("CREATE TEMP TABLE listed (key text)")
             async for batch in listing.batches(BATCH):

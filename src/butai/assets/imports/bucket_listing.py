@@ -11,7 +11,6 @@ import sys
 from collections.abc import AsyncIterator
 
 import aiohttp
-from yarl import URL
 
 from butai.assets.imports.listing_formats import ListedObject, ListingError, moment, to_import
 from butai.assets.storage.client import Store
@@ -89,10 +88,9 @@ async def _page(
     for attempt in range(tries):
         if attempt:
             await asyncio.sleep(0.25 * 2**attempt)
-        url = URL(store.sign("GET", "", query=query), encoded=True)
         try:
             timeout = aiohttp.ClientTimeout(total=PAGE_SECONDS, sock_connect=store.settings.connect_timeout)
-            async with http.get(url, allow_redirects=False, timeout=timeout) as answer:
+            async with await store.request(http, "GET", "", query=query, timeout=timeout) as answer:
                 text = (await answer.read()).decode(errors="replace")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             failure = f"the store does not answer ({type(error).__name__})"

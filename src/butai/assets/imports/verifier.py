@@ -7,13 +7,14 @@ credentials ends the run after `GIVE_UP_AFTER` objects, instead of millions of f
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta
-from butai.assets.storage.client import BytesPayload, ObjectAbsent, ObjectFacts, RangeRefused, Store
+from butai.assets.storage.canary import Canary, StoreUnreliable
+from butai.assets.storage.client import ObjectAbsent, ObjectFacts, RangeRefused, Store
+from butai.assets.storage.heads import StoreHeads
 from butai.assets.storage.limits import RateLimit
 from butai.errors import Code, FileTooLarge, SizeMismatch, StoreAccessDenied, Unavailable, UploadRefused
 
@@ -120,14 +121,10 @@ class Verifier:
         return self._refused
 
     async def _canary_readable(self) -> bool:
-        """Whether the store lets us write and read an object of our own, whose key is always the same."""
-        canary = f"{self._store.prefix}butai/import/canary"
+        """Whether the store lets us read an object of our own, or write it where it is not there yet."""
+        canary = Canary(StoreHeads(self._store, rate=0), self._store.prefix)
         try:
-            await self._store.put(canary, BytesPayload(b"canary"), "text/plain")
-            await self._store.head(canary)
-        except (Unavailable, ObjectAbsent):
+            await canary.prepare(self._store)
+        except StoreUnreliable:
             return False
-        # Without the right to delete, the object stays, which is harmless.
-        with suppress(Unavailable):
-            await self._store.delete(canary)
         return True

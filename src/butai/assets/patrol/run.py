@@ -28,13 +28,12 @@ from butai.assets.patrol.progress import RunProgress, begin_or_resume, save
 from butai.assets.patrol.states import IllegalRunMove, RunTrigger
 from butai.assets.patrol.verdicts import MASS_MINIMUM, IndexedObject, Verdict
 from butai.assets.reading.usage import RECHECK
-from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary, StoreUnreliable
-from butai.assets.storage.client import BytesPayload, Store
+from butai.assets.storage.client import Store
 from butai.assets.storage.heads import Heads, StoreHeads
 from butai.config import PatrolSettings
 from butai.database import Connection, Database
-from butai.errors import Code, Unavailable
+from butai.errors import Code
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +132,7 @@ class Patrol:
         *,
         everything: bool,
     ) -> None:
-        run.hides_absence = await self._prepare_canary()
+        run.hides_absence = await self._canary.prepare(self._store)
         now = self._clock()
         wanted = {"everything": everything, "now": now, "limit": BATCH}
         run.due = run.checked + await self._count(wanted | {"after": run.checkpoint or NIL})
@@ -182,16 +181,6 @@ class Patrol:
             if probing is not None:
                 probing.cancel()
                 await asyncio.gather(probing, return_exceptions=True)
-
-    async def _prepare_canary(self) -> bool:
-        """Writes the canary when it does not exist yet, and probes. Raises `StoreUnreliable`."""
-        own = await self._heads.head(self._canary.key)
-        if own.kind is not HeadKind.PRESENT:
-            try:
-                await self._store.put(self._canary.key, BytesPayload(b"canary"), "text/plain")
-            except Unavailable as error:
-                raise StoreUnreliable(f"our own object {self._canary.key} cannot be written: {error.detail}") from error
-        return await self._canary.probe()
 
     async def _count(self, wanted: dict[str, Any]) -> int:
         async def ask(connection: Connection) -> int:
@@ -265,7 +254,7 @@ class Patrol:
             return
         now = self._clock()
         try:
-            hides_absence = await self._prepare_canary()
+            hides_absence = await self._canary.prepare(self._store)
             batch = await probe_batch(
                 rows, self._heads, self._canary, hides_absence=hides_absence, now=now, recheck=self._recheck
             )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import uuid
 
 from butai.assets.storage.answers import HeadAnswer, HeadKind
+from butai.assets.storage.client import BytesPayload, Store
 from butai.assets.storage.heads import Heads
-from butai.errors import Code
+from butai.errors import Code, Unavailable
 
 
 class StoreUnreliable(Exception):
@@ -28,6 +29,16 @@ class Canary:
         self._heads = heads
         self.key = f"{prefix}butai/patrol/canary"
         self._absent = f"{prefix}butai/patrol/absent-"
+
+    async def prepare(self, store: Store) -> bool:
+        """Writes our own object where it is not there yet, then probes. Raises `StoreUnreliable`."""
+        own = await self._heads.head(self.key)
+        if own.kind is not HeadKind.PRESENT:
+            try:
+                await store.put(self.key, BytesPayload(b"canary"), "text/plain")
+            except Unavailable as error:
+                raise StoreUnreliable(f"our own object {self.key} cannot be written: {error.detail}") from error
+        return await self.probe()
 
     async def probe(self) -> bool:
         """Returns whether the store hides absent keys (403 in place of 404). Raises `StoreUnreliable`."""

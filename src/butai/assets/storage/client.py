@@ -174,6 +174,26 @@ class Store:
             headers=headers,
         )
 
+    async def request(
+        self,
+        http: aiohttp.ClientSession,
+        method: str,
+        key: str,
+        *,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        body: AsyncIterator[bytes | memoryview] | None = None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """Sends one signed request over `http` and returns the answer as it comes, whatever its status, to be closed.
+
+        Raises aiohttp's errors.
+        """
+        url = self.sign(method, key, query=query, headers=sigv4.must_sign(headers or {}))
+        return await http.request(
+            method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, timeout=timeout
+        )
+
     # Single requests
 
     async def head(self, key: str) -> ObjectFacts:
@@ -218,7 +238,7 @@ class Store:
             text = await response.text()
         # As with the joining of parts, a 200 may carry an error (AWS, CopyObject).
         if "<Error>" in text:
-            raise StoreUnavailable(f"The store could not copy: {_error_code(text)}")
+            raise StoreUnavailable(f"The store could not copy: {error_code(text) or 'unknown'}")
 
     async def delete(self, key: str) -> None:
         """Removes one object. Idempotent."""
@@ -233,10 +253,11 @@ class Store:
         need not exist."""
         if self._session is None:
             return False
-        url = URL(self.sign("HEAD", f"{self.prefix}butai/ready"), encoded=True)
         try:
-            async with asyncio.timeout(2), self._session.head(url, allow_redirects=False) as response:
-                return response.status < 500
+            timeout = aiohttp.ClientTimeout(total=2)
+            answer = await self.request(self._session, "HEAD", f"{self.prefix}butai/ready", timeout=timeout)
+            async with answer:
+                return answer.status < 500
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
 
@@ -276,7 +297,7 @@ class Store:
             return (await self.head(key)).etag
         # S3 may answer 200 and put the error into the body (AWS, CompleteMultipartUpload).
         if "<Error>" in text:
-            raise StoreUnavailable(f"The store could not join the parts: {_error_code(text)}")
+            raise StoreUnavailable(f"The store could not join the parts: {error_code(text) or 'unknown'}")
         match = re.search(r"<ETag>([^<]+)</ETag>", text)
         return match[1].replace("&#34;", "").replace("&quot;", "").strip('"') if match else (await self.head(key)).etag
 
@@ -335,20 +356,19 @@ class Store:
         )
         if body is not None:
             headers = {**headers, "Content-Length": str(len(body))}
-        # S3 refuses its own headers when they are not part of the signature.
-        must_sign = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
         failure: Exception = StoreUnavailable()
         for attempt in range(tries):
             if attempt:
                 await asyncio.sleep(random.uniform(0.1, 0.2) * 2**attempt)  # noqa: S311 - spreads load, keeps no secret
             try:
                 with _StoreErrors(operation):
-                    response = await self._session.request(
+                    response = await self.request(
+                        self._session,
                         method,
-                        URL(self.sign(method, key, query=query, headers=must_sign), encoded=True),
+                        key,
+                        query=query,
                         headers=headers,
-                        data=None if body is None else _slices(body),
-                        allow_redirects=False,
+                        body=None if body is None else _slices(body),
                         timeout=timeout,
                     )
                     if response.status < 300:
@@ -367,14 +387,15 @@ async def _slices(body: Payload) -> AsyncIterator[bytes | memoryview]:
         yield body.read(start, SLICE)
 
 
-def _error_code(text: str) -> str:
+def error_code(text: str) -> str:
+    """S3's word for what went wrong, from the XML of an answer; empty when there is none."""
     match = re.search(r"<Code>([A-Za-z0-9]{1,64})</Code>", text)
-    return match[1] if match else "unknown"
+    return match[1] if match else ""
 
 
 async def _refusal(operation: str, response: aiohttp.ClientResponse) -> Exception:
     """Returns the error that a refusal means. A HEAD has no body with the reason."""
-    code = _error_code((await response.content.read(4096)).decode(errors="replace"))
+    code = error_code((await response.content.read(4096)).decode(errors="replace")) or "unknown"
     if response.status == 404:
         return ObjectAbsent()
     if response.status == 416:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -33,6 +34,11 @@ def _signing_key(secret: str, day: str, region: str) -> bytes:
     for part in (day, region, "s3", "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
+
+
+def must_sign(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of the headers that S3 refuses unless they are part of the signature: its own."""
+    return {name: value for name, value in headers.items() if name.startswith("x-amz-")}
 
 
 def presign(
