@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import obstore
 import psutil
@@ -106,7 +107,7 @@ def measure(rounds: int, seconds: float) -> bool:
         keys = fill(url, stored)
         env = environment(url, stored)
         with servers.api(url, stored, name="patrol-api") as api:
-            lists = {"seconds": seconds, "headers": servers.cookie("alice"), "connections": 1}
+            lists: dict[str, Any] = {"seconds": seconds, "headers": servers.cookie("alice"), "connections": 1}
             paths = ["/api/s3/resources?type=vrm&pageSize=50"]
             bench.run(
                 {

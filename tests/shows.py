@@ -107,7 +107,7 @@ class Shows:
     # What came of it
 
     async def connect(self) -> psycopg.AsyncConnection[dict[str, Any]]:
-        return await psycopg.AsyncConnection[dict[str, Any]].connect(self.url, autocommit=True, row_factory=dict_row)  # pyright: ignore[reportArgumentType, reportReturnType]
+        return await psycopg.AsyncConnection[dict[str, Any]].connect(self.url, autocommit=True, row_factory=dict_row)
 
     async def broadcast(self, broadcast_id: UUID) -> dict[str, Any]:
         return (await self.do("SELECT * FROM broadcasts WHERE id = %s", broadcast_id))[0]

@@ -16,11 +16,11 @@ from tests.e2e.stage import Show, Stage, eventually, rising
 def livekit_for_new_shows(stage: Stage) -> Iterator[None]:
     """`BUTAI_EGRESS=livekit` from the block's begin; the controller is not started anew."""
     stage.end("api")
-    stage._more["BUTAI_EGRESS"] = "livekit"  # pyright: ignore[reportPrivateUsage]
+    stage._more["BUTAI_EGRESS"] = "livekit"
     stage.start("api")
     yield
     stage.end("api")
-    del stage._more["BUTAI_EGRESS"]  # pyright: ignore[reportPrivateUsage]
+    del stage._more["BUTAI_EGRESS"]
     stage.start("api")
 
 

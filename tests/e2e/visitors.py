@@ -35,7 +35,8 @@ def until_ready(stage: Stage) -> None:
 @asynccontextmanager
 async def visitor(browser: Browser, stage: Stage, user: str | None, **how: Any) -> AsyncGenerator[BrowserContext]:
     """A browser's context of its own, signed in as `user`."""
-    context = await browser.new_context(**({"viewport": WIDE, "locale": "en-GB"} | how))
+    options: dict[str, Any] = {"viewport": WIDE, "locale": "en-GB"} | how
+    context = await browser.new_context(**options)
     context.set_default_timeout(20_000)
     if user is not None:
         cookie = {"name": NEXTAUTH_COOKIE, "value": dev_sign_in_cookie(IDENTITY, user), "url": stage.url}

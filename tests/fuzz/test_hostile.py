@@ -154,7 +154,7 @@ def test_a_header_does_not_come_back_as_another(target: Target, headers: dict[st
 def test_a_name_with_a_line_end_in_it_stays_a_name_or_is_refused(target: Target, line_end: bytes) -> None:
     """The last is č Ċ: characters whose low bytes are CR and LF."""
     name = b"x" + line_end + b"X-Injected: 1"
-    parts = [
+    parts: list[tuple[str, str | None, bytes]] = [
         ("fileName", None, b"vrm/" + name + b".vrm"),
         ("fileType", None, b"model/vrm" + line_end + b"X-Injected: 1"),
         ("file", "x", VRM),

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -69,7 +70,7 @@ def sane(world: World, heard: list[object]) -> None:
             assert time.time() - 120 < report.at < time.time() + 1, report
 
 
-async def live(world: World) -> tuple:  # pyright: ignore[reportMissingTypeArgument]
+async def live(world: World) -> tuple[Any, Any]:
     engine, ear = await world.engine()
     for name in ("a", "b"):
         world.start(engine, name)

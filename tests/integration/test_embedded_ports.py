@@ -135,7 +135,7 @@ def test_no_port_of_the_store_answers_without_a_credential(store: EmbeddedSeawee
     url = sigv4.presign("PUT", f"{held.endpoint}/media/kept.txt", held.credentials, held.region, expires=60)
     with urllib.request.urlopen(urllib.request.Request(url, method="PUT", data=b"kept")) as answer:
         assert answer.status == 200
-    given = {int(store._state[name]): name for name in ("master", "volume", "filer", "s3", "admin")}  # pyright: ignore[reportPrivateUsage]
+    given = {int(store._state[name]): name for name in ("master", "volume", "filer", "s3", "admin")}
     # The five servers, each with its gRPC port. S3 is ready before the last of them listens.
     expected = given.keys() | {port + 10000 for port in given}
     deadline = time.monotonic() + 30
@@ -150,7 +150,7 @@ def test_no_port_of_the_store_answers_without_a_credential(store: EmbeddedSeawee
 
 
 def test_no_grpc_port_of_the_store_speaks_without_the_certificate(store: EmbeddedSeaweed) -> None:
-    given = {int(store._state[name]) for name in ("master", "volume", "filer", "s3", "admin")}  # pyright: ignore[reportPrivateUsage]
+    given = {int(store._state[name]) for name in ("master", "volume", "filer", "s3", "admin")}
     for port in set(ports(store.child)) - given:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
             plain.sendall(H2_PREFACE)
@@ -178,7 +178,7 @@ def test_no_grpc_port_of_the_store_speaks_without_the_certificate(store: Embedde
 
 
 def test_the_store_s_own_shell_is_refused_without_the_certificate(store: EmbeddedSeaweed, tmp_path: Path) -> None:
-    state = store._state  # pyright: ignore[reportPrivateUsage]
+    state = store._state
     tls = store.data_dir / "tls"
 
     def shell(extra: dict[str, str]) -> str:

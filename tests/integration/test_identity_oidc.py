@@ -55,7 +55,8 @@ async def identity(issuer: OidcIssuer, http: aiohttp.ClientSession) -> AsyncIter
 
 
 def settings(issuer: OidcIssuer, **more: Any) -> IdentitySettings:
-    return IdentitySettings(**{"oidc_issuer": issuer.url, "oidc_audience": AUDIENCE, **more})
+    values: dict[str, Any] = {"oidc_issuer": issuer.url, "oidc_audience": AUDIENCE, **more}
+    return IdentitySettings(**values)
 
 
 async def ask(identity: Identity, token: str) -> Caller:

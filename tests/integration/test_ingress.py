@@ -138,7 +138,7 @@ async def test_closing_one_cuts_it_off_and_again_is_fine(api: Api, standin: Stan
     assert (await api.call("DELETE", f"{PATH}/IN_none", "alice"))[0] == 404
     again = (await make(api))["ingress_id"]
     # LiveKit has lost it: nothing is left to end.
-    standin.ingresses._found.clear()  # pyright: ignore[reportPrivateUsage]
+    standin.ingresses._found.clear()
     assert (await api.call("DELETE", f"{PATH}/{again}", "alice"))[0] == 204
 
 
@@ -162,7 +162,7 @@ async def test_a_room_has_four_at_most_however_fast_they_are_asked_for(api: Api,
     answers = await asyncio.gather(*(api.call("POST", PATH, "alice", json={"kind": "rtmp"}) for _ in range(8)))
     assert sorted(status for status, _ in answers) == [201] * 4 + [409] * 4
     assert len(await listed(api)) == 4
-    assert len(standin.ingresses._found) == 4, "what was refused is not left open"  # pyright: ignore[reportPrivateUsage]
+    assert len(standin.ingresses._found) == 4, "what was refused is not left open"
 
 
 async def test_one_that_nobody_knows_is_closed_by_the_next(api: Api, standin: StandIn) -> None:
@@ -173,7 +173,7 @@ async def test_one_that_nobody_knows_is_closed_by_the_next(api: Api, standin: St
                 livekit_api.CreateIngressRequest(name=name, room_name="studio-1", participant_identity="x")
             )
     await make(api)
-    names = [info.name for info in standin.ingresses._found.values()]  # pyright: ignore[reportPrivateUsage]
+    names = [info.name for info in standin.ingresses._found.values()]
     ours, theirs = sorted(names)
     assert re.fullmatch(r"butai-[0-9a-f]{32}-rtmp", ours) and theirs == "theirs"
 
@@ -251,7 +251,7 @@ async def test_what_a_dead_process_left_is_ended_and_its_row_fails(
     assert await sweep(database, projects) == 0
     states = {row.id: row.state for row in await sql(database, "SELECT id, state FROM ingresses")}
     assert (states[dead], states[fresh]) == ("failed", "making")
-    names = {info.name for info in standin.ingresses._found.values()}  # pyright: ignore[reportPrivateUsage]
+    names = {info.name for info in standin.ingresses._found.values()}
     assert f"butai-{dead.hex}-OBS" not in names and f"butai-{fresh.hex}-OBS" in names, "the other may be filled yet"
     assert [one["ingress_id"] for one in await listed(api)] == [kept]
 
@@ -266,16 +266,16 @@ async def test_an_answer_that_is_lost_leaves_nothing_open_and_takes_no_place(
         await create(request)
         raise TwirpError("unavailable", "twirp error unknown: the answer is lost")
 
-    standin._answers["Ingress/CreateIngress"] = lost  # pyright: ignore[reportPrivateUsage]
+    standin._answers["Ingress/CreateIngress"] = lost
     for _ in range(5):
         assert (await make(api, 503))["code"] == "ingress_unavailable"
     assert await listed(api) == []
     found = await sql(database, "SELECT state, count(*) FROM ingresses GROUP BY state")
     assert [tuple(row) for row in found] == [("abandoned", 5)], "looked for at LiveKit by the sweep"
-    assert len(standin.ingresses._found) == 1, "each ended the one before"  # pyright: ignore[reportPrivateUsage]
-    standin._answers["Ingress/CreateIngress"] = create  # pyright: ignore[reportPrivateUsage]
+    assert len(standin.ingresses._found) == 1, "each ended the one before"
+    standin._answers["Ingress/CreateIngress"] = create
     await make(api)
-    assert len(standin.ingresses._found) == 1  # pyright: ignore[reportPrivateUsage]
+    assert len(standin.ingresses._found) == 1
     audited = await sql(database, "SELECT result FROM audit WHERE action = 'live.ingress_made' ORDER BY id")
     assert [row.result for row in audited] == ["failed"] * 5 + ["ok"]
 

@@ -93,7 +93,7 @@ async def test_a_websocket_that_reads_nothing_is_dropped(
     url = f"{api.url}/api/live/events/ws?room_id={ROOM}"
     async with api.client.ws_connect(url, headers=api.cookie("alice"), autoclose=False) as wire:
         await wire.receive_json(timeout=10)
-        connection = wire._response.connection  # pyright: ignore[reportPrivateUsage]
+        connection = wire._response.connection
         assert connection is not None and connection.transport is not None
         connection.transport.pause_reading()
         await tell_much(database)

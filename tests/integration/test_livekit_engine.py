@@ -520,13 +520,13 @@ async def test_two_controllers_that_race_ask_once(stage: LiveKitShows) -> None:
 
 async def crash(stage: LiveKitShows, controller: Controller, egress: LiveKitEgress) -> None:
     """The process is gone, as far as rows and LiveKit can tell: nothing is finished, nothing is given back."""
-    for task in [*egress._loops, *egress.means._tasks, *(task for _, task in egress._pollers.values())]:  # pyright: ignore[reportPrivateUsage]
+    for task in [*egress._loops, *egress.means._tasks, *(task for _, task in egress._pollers.values())]:
         task.cancel()
-    for reconciler, task in controller._held.values():  # pyright: ignore[reportPrivateUsage]
+    for reconciler, task in controller._held.values():
         reconciler.lose_lease()
         task.cancel()
-    controller._renew = _nothing  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    controller._leases.acquire = _none  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    controller._renew = _nothing
+    controller._leases.acquire = _none  # pyright: ignore[reportAttributeAccessIssue]
     await stage.do("UPDATE broadcasts SET lease_until = now() - interval '1 s' WHERE ended_at IS NULL")
     await stage.do("UPDATE livekit_projects SET lease_until = now() - interval '1 s'")
 

@@ -42,7 +42,7 @@ def folder() -> Iterator[Path]:
 
 def rows(settings: Settings, statement: str, *values: Any) -> list[Any]:
     with psycopg.connect(settings.database.url.get_secret_value()) as connection:
-        return connection.execute(statement, values).fetchall()  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return connection.execute(statement, values).fetchall()  # pyright: ignore[reportArgumentType]
 
 
 async def until_told(settings: Settings, room: str, *wanted: str, seconds: float = 15) -> list[Any]:

@@ -189,7 +189,7 @@ async def test_trashed_ones_and_new_versions_are_left_alone(studio: Studio) -> N
         await studio.do("UPDATE assets SET object_key = 'new' WHERE id = %s", ids[1])
         return answers
 
-    heads.many = slow  # pyright: ignore[reportAttributeAccessIssue]
+    heads.many = slow
     patrol = Patrol(studio.database, studio.store, studio.settings.patrol, heads=heads)
     run = await patrol.run("asked", everything=True)
     assert run.checked == 4

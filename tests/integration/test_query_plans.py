@@ -79,7 +79,7 @@ async def test_a_page_reads_no_more_rows_than_it_shows(filled: Database, field: 
 async def test_a_key_is_found_by_indexes(filled: Database) -> None:
     async with filled.reads.connection() as connection:
         parameters = {"user": "user 0", "keys": ["vrm/77.vrm", "vrm/78.vrm"], "operator": False}
-        explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(queries.READABLE)  # pyright: ignore[reportArgumentType]
+        explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(queries.READABLE)
         cursor = await connection.execute(explain, parameters)
         row = await cursor.fetchone()
     assert row is not None

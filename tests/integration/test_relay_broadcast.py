@@ -36,7 +36,7 @@ from butai.relay.messages import (
     WelcomeLine,
 )
 from tests.integration.test_relay_process import RelayProcess
-from tests.integration.test_relay_source import rooms, server, token  # noqa: F401
+from tests.integration.test_relay_source import rooms, server, token  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from tests.platforms import Platform, probe
 from tests.studio_host import PULSE, HostProcess, read_stamp
 from tests.unit.test_relay_outputs import until

@@ -431,7 +431,7 @@ async def test_a_part_whose_sending_never_began_is_given_back(settings: Settings
                 resumables, "alice", Origin("alice"), made.id, offset=0, chunks=at_once(), declared=None
             )
         memory = library.uploads.memory
-        assert memory._made == len(memory._free) > 0  # pyright: ignore[reportPrivateUsage]
+        assert memory._made == len(memory._free) > 0
 
 
 async def test_a_quota_holds_under_fifty_at_once(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from butai.live.ingresses.states import INGRESS_TABLE, REPORTS, IllegalIngressTr
 from butai.live.models import Ingress
 from butai.live.states import IngressState
 from butai.live.webhooks.batch import STATEMENT
-from butai.live.webhooks.payload import _INGRESS_STATES  # pyright: ignore[reportPrivateUsage]
+from butai.live.webhooks.payload import _INGRESS_STATES
 
 TERMINAL = {IngressState.FAILED, IngressState.DELETED}
 

@@ -198,7 +198,7 @@ def _exactly(meta: dict[str, Any], name: str, *values: object) -> bool:
 @given(_METAS)
 def test_a_record_of_vrm_1_is_never_wider_than_its_meta(meta: dict[str, Any]) -> None:
     found = licence_1(meta)
-    says = {
+    says: dict[tuple[str, object], bool] = {
         ("avatar", "everyone"): _exactly(meta, "avatarPermission", "everyone"),
         ("avatar", "licensee"): _exactly(meta, "avatarPermission", "onlySeparatelyLicensedPerson"),
         ("commercial", "corporation"): _exactly(meta, "commercialUsage", "corporation"),
@@ -220,7 +220,7 @@ def test_a_record_of_vrm_0_is_never_wider_than_its_meta(meta: dict[str, Any]) ->
     found = licence_0(meta)
     shared = ("CC0", "CC_BY", "CC_BY_SA", "CC_BY_NC", "CC_BY_NC_SA")
     closed = ("CC_BY_NC", "CC_BY_NC_SA", "CC_BY_NC_ND")
-    says = {
+    says: dict[tuple[str, object], bool] = {
         ("avatar", "everyone"): _exactly(meta, "allowedUserName", "Everyone"),
         ("avatar", "licensee"): _exactly(meta, "allowedUserName", "ExplicitlyLicensedPerson"),
         ("commercial", "corporation"): False,

@@ -75,7 +75,7 @@ async def test_a_sound_s_head_and_its_whole(sine: Path, extension: str) -> None:
     assert facts["duration"] == pytest.approx(5, abs=0.15)
     assert (facts["title"], facts["artist"]) == ("舞台", "Aoi")
     assert facts["channels"] == 2
-    whole, problem = await decode_tasks._child("sound", str(path))  # pyright: ignore[reportPrivateUsage]
+    whole, problem = await decode_tasks._child("sound", str(path))
     assert problem is None
     assert whole["duration"] == pytest.approx(5, abs=0.15)
     told = ffmpeg("-i", str(path), "-af", "ebur128", "-f", "null", "-")
@@ -89,7 +89,7 @@ async def test_a_sound_s_head_and_its_whole(sine: Path, extension: str) -> None:
 async def test_a_waveform_rises_with_its_sound(tmp_path: Path) -> None:
     path = tmp_path / "ramp.wav"
     ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:duration=100", "-af", "afade=t=in:d=100:curve=tri", str(path))
-    whole, _ = await decode_tasks._child("sound", str(path))  # pyright: ignore[reportPrivateUsage]
+    whole, _ = await decode_tasks._child("sound", str(path))
     assert len(whole["peaks"]) == 800
     eighths = [max(whole["peaks"][start : start + 100]) for start in range(0, 800, 100)]
     assert eighths == sorted(eighths)
@@ -117,7 +117,7 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
     png = files.png(7, 5)
     assert await picture_facts(Bytes(png), len(png), "png") == {"width": 7, "height": 5}
     for name, size in (("sky.hdr", (64, 32)), ("sky.exr", (512, 256))):
-        found, problem = await decode_tasks._child("picture", str(tmp_path / name))  # pyright: ignore[reportPrivateUsage]
+        found, problem = await decode_tasks._child("picture", str(tmp_path / name))
         assert problem is None
         preview = Image.open(io.BytesIO(base64.b64decode(found["jpeg"])))
         assert preview.size == size
@@ -128,7 +128,7 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
         assert high - low > 60
     sun = Image.open(
         io.BytesIO(base64.b64decode((await decode_tasks._child("picture", str(tmp_path / "sky.hdr")))[0]["jpeg"]))
-    )  # pyright: ignore[reportPrivateUsage]
+    )
     grey = sun.convert("L")
     assert grey.getpixel((40, 8)) > grey.getpixel((10, 20)) + 40  # pyright: ignore[reportOperatorIssue]
 
@@ -138,14 +138,14 @@ async def test_what_asks_for_too_much_is_stopped(tmp_path: Path, monkeypatch: py
     # A small file that says it is gigantic.
     bomb = tmp_path / "bomb.hdr"
     bomb.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 60000 +X 60000\n" + bytes(4000))
-    assert await decode_tasks._child("picture", str(bomb)) == ({}, "decode_failed")  # pyright: ignore[reportPrivateUsage]
+    assert await decode_tasks._child("picture", str(bomb)) == ({}, "decode_failed")
     for kind, body in (("sound", b"ID3" + bytes(5000)), ("picture", b"\x76\x2f\x31\x01" + bytes(500))):
         (tmp_path / "broken").write_bytes(body)
-        assert (await decode_tasks._child(kind, str(tmp_path / "broken")))[1] == "decode_failed"  # pyright: ignore[reportPrivateUsage]
+        assert (await decode_tasks._child(kind, str(tmp_path / "broken")))[1] == "decode_failed"
     ffmpeg("-f", "lavfi", "-i", "sine=duration=600", "-ac", "2", str(tmp_path / "long.flac"))
     monkeypatch.setattr(decode_tasks, "SECONDS", 0.2)
     began = asyncio.get_running_loop().time()
-    assert (await decode_tasks._child("sound", str(tmp_path / "long.flac")))[1] == "decode_too_long"  # pyright: ignore[reportPrivateUsage]
+    assert (await decode_tasks._child("sound", str(tmp_path / "long.flac")))[1] == "decode_too_long"
     assert asyncio.get_running_loop().time() - began < 10
 
 
@@ -228,6 +228,6 @@ async def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
         ("list.m4a", f"ffconcat version 1.0\nfile {url}\n"),
     ):
         (tmp_path / name).write_text(text)
-        assert await decode_tasks._child("sound", str(tmp_path / name)) == ({}, "decode_failed")  # pyright: ignore[reportPrivateUsage]
+        assert await decode_tasks._child("sound", str(tmp_path / name)) == ({}, "decode_failed")
     server.close()
     assert asked == []

@@ -187,6 +187,8 @@ class BroadcastMachine(RuleBasedStateMachine):
                 if not engine.deaf:
                     known = engine.running.get(order.output_id)
                     self._say(order.output_id, known.attempt if known else 0, "ended")
+            case _:
+                raise AssertionError(f"an unknown order: {order}")
 
     def _say(self, output_id: UUID, attempt: int, phase: str, code: str = "") -> None:
         assert self.engine
@@ -328,7 +330,7 @@ class BroadcastMachine(RuleBasedStateMachine):
             self.step()
 
     def _want(self, output: OutputRow, **wishes: object) -> None:
-        changed = replace(output, **wishes)  # pyright: ignore[reportArgumentType]
+        changed = replace(output, **wishes)
         self.row = replace(self.row, outputs=tuple(changed if one.id == output.id else one for one in self.row.outputs))
 
     @precondition(lambda self: self.now > 1_000_100)

@@ -26,8 +26,8 @@ class Quiet:
         preset = Preset(320, 180, 30, 500)
         configure = ConfigureLine("b1", "ws://127.0.0.1:9", "token", "host", preset)
         self.source = HostSource(configure, Screen(preset.width, preset.height), Mixer(48000), self.said.append)
-        self.source._presence.host(here=True, muted=False)  # pyright: ignore[reportPrivateUsage]
-        self.source._media_arrived()  # pyright: ignore[reportPrivateUsage]
+        self.source._presence.host(here=True, muted=False)
+        self.source._media_arrived()
         self.packets: Callable[[], int] = lambda: 0
 
     async def sound_packets(self) -> int:
@@ -38,8 +38,8 @@ class Quiet:
         told, room = len(self.said), self
         for _ in range(round(seconds / TICK)):
             self.now += TICK
-            await self.source._count_sound_packets(room, self.now)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
-            self.source._update_phase()  # pyright: ignore[reportPrivateUsage]
+            await self.source._count_sound_packets(room, self.now)  # pyright: ignore[reportArgumentType]
+            self.source._update_phase()
         return [line.phase for line in self.said[told:]]
 
 
@@ -66,7 +66,7 @@ async def test_packets_from_before_it_was_quiet_are_no_news(quiet: Quiet) -> Non
     # Pictures for a minute, and sound; then the host is killed.
     quiet.packets = lambda: 3000
     quiet.now += 60
-    quiet.source._media_arrived()  # pyright: ignore[reportPrivateUsage]
+    quiet.source._media_arrived()
     assert await quiet.go_on(1.9) == []
     assert await quiet.go_on(0.3) == ["lost"]
 

@@ -61,7 +61,7 @@ def move(line: AssetObject, trigger: ObjectTrigger) -> bool:
     Returns False where the trigger is late or repeated and changes nothing. Condemning again counts as a change: the
     removal that was under way may have been too early.
     """
-    before = None if line.state is None else ObjectState(line.state)  # pyright: ignore[reportUnnecessaryComparison]
+    before = None if line.state is None else ObjectState(line.state)
     after = OBJECT_TABLE.after(before, trigger)
     if after is None:
         raise ValueError("a line is deleted by `release`")

@@ -106,7 +106,7 @@ async def list_page(database: Database, request: ListRequest) -> Page:
     statement, parameters = page_statement(request)
 
     async def ask(connection: Connection) -> tuple[Any, ...] | None:
-        cursor = await connection.execute(statement, parameters, prepare=request.q is None, binary=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        cursor = await connection.execute(statement, parameters, prepare=request.q is None, binary=True)  # pyright: ignore[reportArgumentType]
         return await cursor.fetchone()
 
     row = await database.query(ask)

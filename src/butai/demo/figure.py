@@ -25,14 +25,16 @@ BONES: dict[str, tuple[str | None, tuple[float, float, float]]] = {
     "head": ("neck", (0, 0.98, 0)),
 }
 for _side, _sign in (("left", 1), ("right", -1)):
-    BONES |= {
-        f"{_side}UpperArm": ("chest", (_sign * 0.12, 0.89, 0)),
-        f"{_side}LowerArm": (f"{_side}UpperArm", (_sign * 0.27, 0.89, 0)),
-        f"{_side}Hand": (f"{_side}LowerArm", (_sign * 0.41, 0.89, 0)),
-        f"{_side}UpperLeg": ("hips", (_sign * 0.07, 0.57, 0)),
-        f"{_side}LowerLeg": (f"{_side}UpperLeg", (_sign * 0.07, 0.33, 0)),
-        f"{_side}Foot": (f"{_side}LowerLeg", (_sign * 0.07, 0.08, 0)),
-    }
+    BONES.update(
+        {
+            f"{_side}UpperArm": ("chest", (_sign * 0.12, 0.89, 0)),
+            f"{_side}LowerArm": (f"{_side}UpperArm", (_sign * 0.27, 0.89, 0)),
+            f"{_side}Hand": (f"{_side}LowerArm", (_sign * 0.41, 0.89, 0)),
+            f"{_side}UpperLeg": ("hips", (_sign * 0.07, 0.57, 0)),
+            f"{_side}LowerLeg": (f"{_side}UpperLeg", (_sign * 0.07, 0.33, 0)),
+            f"{_side}Foot": (f"{_side}LowerLeg", (_sign * 0.07, 0.08, 0)),
+        }
+    )
 
 _SKIN: Colour = (1.0, 0.86, 0.76)
 _WHITE: Colour = (1.0, 1.0, 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 import psycopg
-from alembic import command, config  # noqa: F401  loaded now, used by `migrate` once the database is there
+from alembic import command, config  # noqa: F401  # pyright: ignore[reportUnusedImport]  loaded now, used by `migrate` once the database is there
 
 from butai import log
 from butai.config import DatabaseSettings, LogSettings

@@ -8,14 +8,14 @@ from typing import Any
 from alembic import context
 from sqlalchemy import create_engine, text
 
-import butai.alerts.models
-import butai.assets.models
-import butai.assets.patrol.models
-import butai.assets.tus.models
-import butai.audit.models
-import butai.identity.api_keys
-import butai.jobs.models
-import butai.live.models  # noqa: F401  (the models must be known)
+import butai.alerts.models  # pyright: ignore[reportUnusedImport]
+import butai.assets.models  # pyright: ignore[reportUnusedImport]
+import butai.assets.patrol.models  # pyright: ignore[reportUnusedImport]
+import butai.assets.tus.models  # pyright: ignore[reportUnusedImport]
+import butai.audit.models  # pyright: ignore[reportUnusedImport]
+import butai.identity.api_keys  # pyright: ignore[reportUnusedImport]
+import butai.jobs.models  # pyright: ignore[reportUnusedImport]
+import butai.live.models  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from butai.database import Model, sqlalchemy_url
 
 # One key for every process that migrates this database; the number only has to stay the same.

@@ -121,7 +121,11 @@ class Health:
             parts.append(PartOut("livekit", "off", Code.LIVEKIT_NOT_CONFIGURED))
         parts += _processes_parts(processes[0], self._settings.alerts.stale_hours, goes_live=bool(projects))
         counted: dict[str, Any] = dict.fromkeys(FiguresOut.__struct_fields__) | (figures[0] or {})
-        own = {"assets": assets[0], "requests_in_flight": self._metrics.in_flight, "requests_per_second": self._rate()}
+        own: dict[str, Any] = {
+            "assets": assets[0],
+            "requests_in_flight": self._metrics.in_flight,
+            "requests_per_second": self._rate(),
+        }
         return HealthOut(
             status=_status(parts),
             at=datetime.now(UTC),

@@ -234,7 +234,7 @@ class JoinedRoom:
             self.stale = True
 
     def _token_refreshed(self) -> None:
-        self.token = self._room._token or self.token  # noqa: SLF001 - the library does not show it
+        self.token = self._room._token or self.token  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the library does not show it
 
     def _disconnected(self, reason: int) -> None:
         if not self.ended.done():

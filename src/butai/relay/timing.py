@@ -27,7 +27,7 @@ def faster(timing: T, times: float) -> T:
             changes[one.name] = faster(value, times)
         elif "fixed" not in one.metadata:
             changes[one.name] = value / times
-    return replace(timing, **changes)  # pyright: ignore[reportArgumentType, reportReturnType]
+    return replace(timing, **changes)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class BoundedHttp(HttpToolsProtocol):
     _refused = 400
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Starts the timeout: a silent connection ends like a slow one."""
         super().connection_made(transport)
         self._wait_for_head()

@@ -134,7 +134,7 @@ class _File:
                 raw: Any = sys.stdin.buffer if str(self._path) == "-" else self._path.open("rb", buffering=PEEK)
                 self._raw = raw
                 packed = raw.peek(2)[:2] == b"\x1f\x8b"
-                self._stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), PEEK) if packed else raw  # pyright: ignore[reportArgumentType]
+                self._stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), PEEK) if packed else raw
             except OSError as error:
                 raise ListingError(f"{self.name} cannot be read: {error.strerror}") from error
         return self._stream

@@ -66,7 +66,7 @@ class RunProgress:
 
 def move(row: PatrolRun, trigger: RunTrigger) -> None:
     """Moves a new row, or a locked one, by the table. Raises `IllegalRunMove`, having changed nothing."""
-    before = None if row.state is None else RunState(row.state)  # pyright: ignore[reportUnnecessaryComparison]
+    before = None if row.state is None else RunState(row.state)
     row.state = RUN_TABLE.after(before, trigger)
     row.heartbeat_at = func.now()
     if row.state != RunState.RUNNING:

@@ -23,7 +23,7 @@ from butai.assets.tus.protocol import Checksum
 from butai.assets.tus.states import ResumableTrigger
 from butai.assets.tus.task_names import FINISH, FINISH_AFTER
 from butai.assets.uploads.opening import UploadTools
-from butai.assets.uploads.part_buffers import Part
+from butai.assets.uploads.part_buffers import Digest, Part
 from butai.errors import ClientDisconnected, InvalidRequest, Unavailable, UploadChecksumWrong, UploadTaken
 
 log = structlog.get_logger(__name__)
@@ -136,7 +136,7 @@ class Writer:
             sending, self._sending = self._sending, None
             await sending
 
-    async def _store(self, part: Part, offset: int, digest: hashlib._Hash | None) -> None:
+    async def _store(self, part: Part, offset: int, digest: Digest | None) -> None:
         number = await self._reserve()
         upload_id = await self._open()
         etag = await self._tools.store.upload_part(self._row.object_key, upload_id, number, part)

@@ -204,9 +204,5 @@ def _from_column(name: str, value: Any) -> Any:
     return OutputState(value) if name == "state" else value
 
 
-def _seconds(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()
-
-
 def _datetime(seconds: float | None) -> Any:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -140,7 +140,7 @@ class Publisher:
         receiving = asyncio.create_task(self._receive(session, reader, writer))
         pushing = [asyncio.create_task(self._pump(session, writer)), asyncio.create_task(self._watch(session, writer))]
         stop = asyncio.create_task(self._stopping.wait())
-        tasks = [receiving, *pushing, stop]
+        tasks: list[asyncio.Task[Any]] = [receiving, *pushing, stop]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set():

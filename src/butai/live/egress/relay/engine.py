@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -265,7 +264,7 @@ class RelayEngine:
             video_source=broadcast.video_source,
             video_name=broadcast.video_name,
             grace=broadcast.source_grace,
-            on_lost=cast("Literal['end', 'stay']", broadcast.on_source_lost),
+            on_lost=broadcast.on_source_lost,
             timing=self._egress.timing.relay,
         )
         self._broadcast = broadcast
