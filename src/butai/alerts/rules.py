@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai.alerts.service import raise_alert, resolve_alert
 from butai.config import AlertSettings
 from butai.errors import Code
+from butai.jobs.figures import FAILED
 
 _STALE = text(
     """
@@ -38,10 +39,6 @@ _UPLOADS = text(
     """
 )
 
-_JOBS = text(
-    "SELECT task_name, count(*) FROM procrastinate_jobs WHERE status = 'failed' GROUP BY task_name ORDER BY task_name"
-)
-
 # From broadcasts, of which few are not over, instead of outputs, which are many and kept for ever.
 _OUTPUTS = text(
     f"""
@@ -60,6 +57,7 @@ _PROJECTS = text(
     """
 )
 
+_FAILED_JOBS = text(FAILED)
 _OPEN = text("SELECT key FROM alerts WHERE resolved_at IS NULL AND starts_with(key, :prefix)")
 
 
@@ -149,7 +147,7 @@ async def _uploads(session: AsyncSession, settings: AlertSettings) -> tuple[list
 
 
 async def _jobs(session: AsyncSession) -> Condition | None:
-    rows: list[Any] = list((await session.execute(_JOBS)).all())
+    rows: list[Any] = list((await session.execute(_FAILED_JOBS)).all())
     total = sum(row[1] for row in rows)
     if not total:
         return None

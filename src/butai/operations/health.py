@@ -21,6 +21,7 @@ from butai.assets.library import Library
 from butai.config import Settings
 from butai.database import Connection, Database
 from butai.errors import Code, DatabaseUnavailable
+from butai.jobs.figures import JOBS, WORKERS
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.stage import Stage
 from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartName, PartOut, PartState
@@ -38,10 +39,8 @@ SILENT_WORKER = 9
 """Seconds: three heartbeats (`butai.worker`)."""
 SILENT_CONTROLLER = 15
 
-_PROCESSES: LiteralString = """
-SELECT (SELECT count(*) FROM procrastinate_workers
-        WHERE last_heartbeat > now() - make_interval(secs => %(worker)s)) AS workers,
-       (SELECT extract(epoch FROM now() - max(last_heartbeat))::float8 FROM procrastinate_workers) AS worker_seconds,
+_PROCESSES: LiteralString = f"""
+SELECT {WORKERS},
        (SELECT count(*) FROM controllers WHERE seen_at > now() - make_interval(secs => %(controller)s)) AS controllers,
        (SELECT extract(epoch FROM now() - max(seen_at))::float8 FROM controllers) AS controller_seconds,
        (SELECT max(ended_at) FROM patrol_runs
@@ -51,7 +50,7 @@ SELECT (SELECT count(*) FROM procrastinate_workers
 """
 _PROJECTS: LiteralString = "SELECT name, polled_at, error_code, worker_failures FROM livekit_projects"
 
-_FIGURES: LiteralString = """
+_FIGURES: LiteralString = f"""
 SELECT (SELECT count(*) FROM broadcasts WHERE ended_at IS NULL) AS broadcasts_on_air,
        (SELECT count(*) FROM broadcasts b JOIN outputs o ON o.broadcast_id = b.id
         WHERE b.ended_at IS NULL AND o.state = 'live') AS outputs_live,
@@ -59,10 +58,7 @@ SELECT (SELECT count(*) FROM broadcasts WHERE ended_at IS NULL) AS broadcasts_on
         WHERE b.ended_at IS NULL AND o.state IN ('reconnecting', 'failed')) AS outputs_in_trouble,
        (SELECT count(*) FROM broadcasts
         WHERE ended_at IS NULL AND egress = 'relay' AND engine_seen_at > now() - interval '15 seconds') AS relays,
-       (SELECT count(*) FROM procrastinate_jobs
-        WHERE status = 'todo' AND coalesce(scheduled_at, now()) <= now()) AS jobs_waiting,
-       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing') AS jobs_running,
-       (SELECT count(*) FROM procrastinate_jobs WHERE status = 'failed') AS jobs_failed,
+       {JOBS},
        (SELECT count(*) FROM alerts WHERE resolved_at IS NULL) AS alerts_open,
        (SELECT count(*) FROM findings WHERE resolved_at IS NULL) AS findings_open,
        (SELECT count(*) FROM asset_objects WHERE state = 'writing' AND lease_until > now())

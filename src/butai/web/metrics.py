@@ -19,21 +19,14 @@ from prometheus_client import (
 
 from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable
+from butai.jobs.figures import BY_TASK
 
 JOBS_SECONDS = 10.0
 """Seconds between two reads of the jobs' table, however often metrics are fetched."""
 
-_JOBS = """
-    SELECT status::text, task_name, count(*),
-           coalesce(extract(epoch FROM now() - min(CASE WHEN status = 'todo' AND coalesce(scheduled_at, now()) <= now()
-               THEN coalesce(scheduled_at,
-                             (SELECT min(at) FROM procrastinate_events e WHERE e.job_id = j.id)) END)), 0)::float8
-    FROM procrastinate_jobs j WHERE status IN ('todo', 'doing', 'failed') GROUP BY 1, 2
-"""
-
 
 async def _jobs_and_alerts(connection: Connection) -> tuple[list[Any], int]:
-    jobs = await (await connection.execute(_JOBS)).fetchall()
+    jobs = await (await connection.execute(BY_TASK)).fetchall()
     row = await (await connection.execute("SELECT count(*) FROM alerts WHERE resolved_at IS NULL")).fetchone()
     return jobs, row[0] if row else 0
 
@@ -84,7 +77,6 @@ class Metrics:
             return
         self._jobs_at = now
         try:
-            # Plain SQL: procrastinate need not be loaded for two sums.
             jobs, alerts = await database.query(_jobs_and_alerts)
         except DatabaseUnavailable:
             return
