@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, LiteralString
 
+from cachetools import TTLCache
 from livekit import api
 from psycopg.rows import dict_row
 
@@ -78,7 +79,7 @@ class Health:
         self._settings, self._library, self._stage, self._metrics = settings, library, stage, metrics
         self._database: Database = stage.database
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), metrics.answered)])
-        self._assets: tuple[float, dict[str, int]] | None = None
+        self._assets: TTLCache[None, dict[str, int]] = TTLCache(1, _ASSETS_KEPT)
         self._look: asyncio.Task[HealthOut] | None = None
         self._looked_at = float("-inf")
         self._left: set[asyncio.Task[Any]] = set()
@@ -187,13 +188,14 @@ class Health:
         return await self._row(_FIGURES, {})
 
     async def _count_assets(self) -> dict[str, int]:
-        if self._assets is None or time.monotonic() > self._assets[0] + _ASSETS_KEPT:
+        found = self._assets.get(None)
+        if found is None:
 
             async def ask(connection: Connection) -> dict[str, int]:
                 return dict(await (await connection.execute(_ASSETS)).fetchall())
 
-            self._assets = time.monotonic(), await self._database.query(ask)
-        return self._assets[1]
+            found = self._assets[None] = await self._database.query(ask)
+        return found
 
     async def _row(self, statement: LiteralString, values: dict[str, Any]) -> dict[str, Any]:
         async def ask(connection: Connection) -> dict[str, Any]:

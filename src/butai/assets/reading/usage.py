@@ -7,12 +7,12 @@ last uses.
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import Self
 from uuid import UUID
 
 import structlog
+from cachetools import TTLCache
 from sqlalchemy import text
 
 from butai import jobs
@@ -52,7 +52,7 @@ class ReadUsage:
         self._database = database
         self._used: set[UUID] = set()
         self._failed: set[UUID] = set()
-        self._rechecked: dict[UUID, float] = {}
+        self._rechecked: TTLCache[UUID, None] = TTLCache(MOST, RECHECK_SECONDS)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -74,12 +74,9 @@ class ReadUsage:
 
     def failed(self, asset_id: UUID) -> None:
         """Records that the store did not have a ready file; its check is enqueued at once."""
-        now = time.monotonic()
-        if self._rechecked.get(asset_id, -RECHECK_SECONDS) + RECHECK_SECONDS > now or len(self._failed) >= MOST:
+        if asset_id in self._rechecked or len(self._failed) >= MOST:
             return
-        if len(self._rechecked) >= MOST:
-            self._rechecked.clear()
-        self._rechecked[asset_id] = now
+        self._rechecked[asset_id] = None
         self._failed.add(asset_id)
         self._wake.set()
 

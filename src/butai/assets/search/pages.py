@@ -17,12 +17,12 @@ index for none. So each way has a limit, and the other is tried after it.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+from cachetools import TTLCache
 from psycopg import sql
 
 from butai.assets.kinds import AssetType
@@ -294,7 +294,7 @@ async def page(database: Database, search: Search) -> Page:
     return await database.query(ask)
 
 
-_known: WeakKeyDictionary[Database, dict[tuple[Filters, str | None], tuple[float, int]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Database, TTLCache[tuple[Filters, str | None], int]] = WeakKeyDictionary()
 
 
 async def _known_estimate(database: Database, connection: Connection, search: Search) -> int:
@@ -302,15 +302,11 @@ async def _known_estimate(database: Database, connection: Connection, search: Se
     alone, so that all callers share it."""
     filters = search.filters
     about = None if not filters.needs_sign_in else search.user_id
-    known = _known.setdefault(database, {})
-    now = time.monotonic()
-    found = known.pop((filters, about), None)
-    if found is None or found[0] < now:
-        while len(known) >= KEPT:
-            del known[next(iter(known))]
-        found = now + KEPT_SECONDS, await estimate(connection, filters, about)
-    known[filters, about] = found
-    return found[1]
+    known = _known.setdefault(database, TTLCache(KEPT, KEPT_SECONDS))
+    found = known.get((filters, about))
+    if found is None:
+        found = known[filters, about] = await estimate(connection, filters, about)
+    return found
 
 
 async def _one(connection: Connection, statement: str, parameters: dict[str, Any] | None) -> tuple[Any, ...]:

@@ -9,10 +9,11 @@ analysed has no statistics, and there is no estimate then.
 from __future__ import annotations
 
 import math
-import time
 from bisect import bisect_left
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
+
+from cachetools import TTLCache
 
 from butai.assets.search.filters import Filters
 from butai.database import Connection, Database
@@ -79,12 +80,11 @@ class _Numbers:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    until: float
     words: dict[str, _Words]
     numbers: dict[str, _Numbers]
 
 
-_known: WeakKeyDictionary[Database, _Known] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Database, TTLCache[None, _Known]] = WeakKeyDictionary()
 
 
 async def rarest(database: Database, connection: Connection, filters: Filters) -> Rarest | None:
@@ -92,9 +92,10 @@ async def rarest(database: Database, connection: Connection, filters: Filters) -
     them."""
     if not (filters.words or filters.tags or filters.ranges):
         return None
-    known = _known.get(database)
-    if known is None or known.until < time.monotonic():
-        known = _known[database] = await _read(connection)
+    kept = _known.setdefault(database, TTLCache(1, FRESH_SECONDS))
+    known = kept.get(None)
+    if known is None:
+        known = kept[None] = await _read(connection)
     found = [
         Rarest(name, column.rows.get(value, column.others))
         for name, values in (("terms", filters.words), ("tags", filters.tags))
@@ -113,7 +114,6 @@ async def _read(connection: Connection) -> _Known:
     words = await (await connection.execute(_STATISTICS)).fetchall()
     numbers = await (await connection.execute(_RANGES)).fetchall()
     return _Known(
-        time.monotonic() + FRESH_SECONDS,
         # The shares of the values are followed by the least and the greatest of them.
         {
             name: _Words(
