@@ -23,6 +23,7 @@ test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no l
 
 test-deep: .venv/dev.stamp ## The properties alone, with many more examples, others each time
 	$(PY) -m pytest tests/unit tests/integration tests/fuzz -m hypothesis --hypothesis-profile=deep -n $(LANES) $(ARGS)
+	BUTAI_FUZZ_ARGS="--max-examples 100" $(PY) -m pytest tests/fuzz/test_openapi.py
 
 check: .venv/dev.stamp ## Style, types, structure, migrations, documents
 	.venv/bin/ruff check .

@@ -54,7 +54,7 @@ async def until(look: Callable[[], Awaitable[T]], patience: float = PATIENCE) ->
 class Shows:
     """One database and one relay folder."""
 
-    pace = 1.0
+    pace = 4.0
     """By how much our own waiting is divided, in controllers and in their relays."""
 
     def __init__(self, url: str, folder: Path, **live: Any) -> None:

@@ -192,8 +192,9 @@ async def test_a_relay_that_hangs_is_ended_before_another_one_starts(stage: Show
 async def test_a_relay_on_another_host_is_outwaited(stage: Shows) -> None:
     broadcast_id = await stage.begin("rtmp://a/app")
     await stage.do(
-        "UPDATE broadcasts SET engine_host = 'elsewhere', engine_ref = 'r1', engine_seen_at = now() - interval '37 s' "
+        "UPDATE broadcasts SET engine_host = 'elsewhere', engine_ref = 'r1', engine_seen_at = now() - %s * interval '1 s' "
         "WHERE id = %s",
+        37 / stage.pace,
         broadcast_id,
     )
     await stage.do(
@@ -213,7 +214,7 @@ async def test_a_relay_on_another_host_is_outwaited(stage: Shows) -> None:
     [event] = [e for e in await stage.events(broadcast_id) if e["event"] == "engine.started"]
     lost = next(e for e in await stage.events(broadcast_id) if e["event"] == "engine.lost")
     assert start["attempt"] == 2
-    assert event["at"].timestamp() - lost["at"].timestamp() >= 2.0
+    assert event["at"].timestamp() - lost["at"].timestamp() >= 2.0 / stage.pace
 
 
 async def test_relays_get_the_lifeline_and_end_with_it(stage: Shows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +274,7 @@ async def test_postgres_away_for_twenty_seconds_disturbs_no_relay_and_loses_no_r
 
                 async def fed() -> bool:
                     pings = [line for line in stage.heard(quiet, "ping") if line["at"] > away]
-                    return len(pings) >= 3 and time.time() - away >= 20.0
+                    return len(pings) >= 3 and time.time() - away >= 20.0 / stage.pace
 
                 await until(fed, 30)
                 assert len(stage.heard(quiet, "hello")) == 1

@@ -23,6 +23,7 @@ from sqlalchemy import text
 
 from butai import database as database_module
 from butai.assets import keys
+from butai.assets.storage import client as storage_client
 from butai.config import AssetSettings, DatabaseSettings, Settings
 from butai.database import Database
 from butai.embedded.postgres import EmbeddedPostgres
@@ -171,9 +172,11 @@ async def test_a_hundred_cancelled_uploads_leave_no_multipart(
 async def test_a_store_that_fails_in_mid_upload(
     settings: Settings, database: Database, proxy: StoreProxy, run_jobs: Any, store_keys: Any, multiparts: Any,
     how: dict[str, Any], status: int, code: str, size: int, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    # Short, for this test's sake; long enough for the store once it is well again.
+    # Short, for this test's sake; long enough for the store once it is well again. A part of 8 MiB would have 32 s more.
     waits = {"read_timeout": 2.0} if "hang" in how else {}
+    monkeypatch.setattr(storage_client, "SLOWEST", 8 * 1024**2)
     async with serving(replace(settings, store=settings.store.model_copy(update=waits))) as api:
         fault = proxy.fault("PUT", **how)
         got, answer = await api.upload("alice", "vrm/a.vrm", files.vrm(1, size))
