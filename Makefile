@@ -21,9 +21,10 @@ test: .venv/dev.stamp system livekit console ## All tests, in two lanes; one aft
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
 	$(PY) -m pytest tests/unit tests/integration -m "not slow and not media" -n $(LANES) $(ARGS)
 
-test-deep: .venv/dev.stamp ## The properties alone, with many more examples, others each time
+test-deep: .venv/dev.stamp system console ## Properties with many more examples, others each time, and the longest list
 	$(PY) -m pytest tests/unit tests/integration tests/fuzz -m hypothesis --hypothesis-profile=deep -n $(LANES) $(ARGS)
-	BUTAI_FUZZ_ARGS="--max-examples 100" $(PY) -m pytest tests/fuzz/test_openapi.py
+	BUTAI_FUZZ_ARGS="--max-examples 100" BUTAI_TEST_FILES=100000 \
+		$(PY) -m pytest tests/fuzz/test_openapi.py tests/e2e/test_console_library.py -k "openapi or stutter"
 
 check: .venv/dev.stamp ## Style, types, structure, migrations, documents
 	.venv/bin/ruff check .

@@ -27,8 +27,8 @@ from tests.e2e.test_resumable_1gib import MIB, write_glb
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_several_files_at_once_are_uploaded_and_what_is_refused_says_why(console: Console) -> None:
-    page = await console.page()
+async def test_several_files_at_once_are_uploaded_and_what_is_refused_says_why(flat_console: Console) -> None:
+    page = await flat_console.page()
     await drop(
         page,
         {
@@ -52,7 +52,7 @@ async def test_several_files_at_once_are_uploaded_and_what_is_refused_says_why(c
         await page.text_content("[data-testid=upload-news]") or ""
     )
     await page.wait_for_function("() => document.querySelectorAll('.card').length === 4")
-    assert {item["category"] for item in await console.found("owner=me")} == {"vrm", "bgm", "hdr", "animation"}
+    assert {item["category"] for item in await flat_console.found("owner=me")} == {"vrm", "bgm", "hdr", "animation"}
     # The library remembers what failed, and takes the file again.
     await page.click("button:text-is('Clear')")
     await choose(page, "State", "failed")
@@ -63,41 +63,41 @@ async def test_several_files_at_once_are_uploaded_and_what_is_refused_says_why(c
         {"name": "better.vrm", "mimeType": "model/vrm", "buffer": avatars.figure(thumbnail=files.png())},
     )
     await page.wait_for_selector(".upload[data-state=done]")
-    (mended,) = await until(lambda: console.found("q=Broken"), bool)
+    (mended,) = await until(lambda: flat_console.found("q=Broken"), bool)
     assert mended["s3Key"] == "vrm/Broken.vrm"
     assert mended["status"] == "ready"
 
 
-async def test_what_is_here_already_is_not_sent_again(console: Console) -> None:
+async def test_what_is_here_already_is_not_sent_again(flat_console: Console) -> None:
     body = avatars.figure()
-    await console.upload("vrm/Figure.vrm", body)
-    page = await console.page()
+    await flat_console.upload("vrm/Figure.vrm", body)
+    page = await flat_console.page()
     sent: list[Request] = []
     page.on("request", lambda request: sent.append(request) if request.method == "PATCH" else None)
     await drop(page, {"Copy.vrm": body})
     await page.wait_for_selector(".upload[data-state=known]")
     assert sent == []
-    assert len(await console.found("owner=me")) == 1
+    assert len(await flat_console.found("owner=me")) == 1
 
 
-async def test_an_upload_is_paused_and_goes_on(console: Console, tmp_path: Path) -> None:
+async def test_an_upload_is_paused_and_goes_on(flat_console: Console, tmp_path: Path) -> None:
     file = tmp_path / "Big.glb"
     sha256 = write_glb(file, 70 * MIB)
-    page = await console.page()
+    page = await flat_console.page()
     await page.set_input_files("[data-testid=files]", file)
     await page.wait_for_function("() => Number(document.querySelector('.upload')?.dataset.sent) > 8e6")
     await page.click("button:has-text('Pause')")
     await page.wait_for_selector(".upload[data-state=paused]")
-    assert await console.found("owner=me") == []
+    assert await flat_console.found("owner=me") == []
     await page.click("button:has-text('Resume')")
     await page.wait_for_selector(".upload[data-state=done]")
-    (item,) = await console.found("owner=me")
-    assert (await console.asset(item["id"]))["sha256"] == sha256
+    (item,) = await flat_console.found("owner=me")
+    assert (await flat_console.asset(item["id"]))["sha256"] == sha256
 
 
 @pytest.mark.slow
 async def test_200_mib_go_on_by_themselves_after_a_reload_half_way(
-    console: Console, tmp_path: Path, settings: Settings
+    flat_console: Console, tmp_path: Path, settings: Settings
 ) -> None:
     """In a profile on the disk, as people have: in a private window the browser keeps files in memory, if at all."""
     size = 200 * MIB
@@ -105,7 +105,10 @@ async def test_200_mib_go_on_by_themselves_after_a_reload_half_way(
     sha256 = write_glb(file, size)
     async with async_playwright() as playwright:
         context = await playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=CHROMIUM, args=[*FLAGS, "--disable-gpu"], base_url=console.api.url
+            tmp_path / "profile",
+            executable_path=CHROMIUM,
+            args=[*FLAGS, "--disable-gpu"],
+            base_url=flat_console.api.url,
         )
         context.set_default_timeout(2 * PATIENCE)
         page = context.pages[0]
@@ -127,11 +130,13 @@ async def test_200_mib_go_on_by_themselves_after_a_reload_half_way(
     after = offsets[before:]
     assert min(after) >= 80 * MIB, "what had arrived was sent again"
     assert after == sorted(after)
-    (item,) = await console.found("owner=me")
-    asset = await console.asset(item["id"])
+    (item,) = await flat_console.found("owner=me")
+    asset = await flat_console.asset(item["id"])
     assert (asset["status"], asset["sizeBytes"], asset["sha256"]) == ("ready", size, sha256)
     digest, length = hashlib.sha256(), 0
-    async with console.api.client.get(console.api.url + asset["url"], headers=console.api.cookie("alice")) as answer:
+    async with flat_console.api.client.get(
+        flat_console.api.url + asset["url"], headers=flat_console.api.cookie("alice")
+    ) as answer:
         async for piece in answer.content.iter_chunked(MIB):
             digest.update(piece)
             length += len(piece)
