@@ -450,7 +450,7 @@ async def test_status_tells_error_advice_and_figures_in_the_askers_language(api:
     shown = now["platforms"]["youtube"]
     assert (now["status"], shown["state"], shown["attempt"]) == ("degraded", "interrupted", 2)
     assert shown["error"]["retryable"] is True
-    assert shown["error"]["message"].startswith("YouTube takes no data")
+    assert shown["error"]["message"].startswith("YouTube accepts no data")
     assert shown["metrics"] == {"bitrate_kbps": 2500, "fps": 30, "dropped_frames": 4, "uptime_s": 9}
     zh = {"Accept-Language": "fr;q=0.9, zh-Hans;q=0.8, en;q=0.1"}
     _, now = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice", headers=zh)
