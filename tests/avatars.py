@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from typing import Any
 
@@ -290,6 +291,20 @@ def figure(meta: dict[str, Any] | None = None, thumbnail: bytes | None = None) -
         },
     )
     return model.file()
+
+
+def pointing_at(url: str) -> bytes:
+    """The figure, all of whose materials name a texture at this address, outside of the file."""
+    body = figure()
+    length = int.from_bytes(body[12:16], "little")
+    document = json.loads(body[20 : 20 + length])
+    image = document.setdefault("images", [])
+    image.append({"uri": url})
+    textures = document.setdefault("textures", [])
+    textures.append({"source": len(image) - 1})
+    for material in document["materials"]:
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": len(textures) - 1}
+    return glb(document, body[28 + length :])
 
 
 def figure0() -> bytes:

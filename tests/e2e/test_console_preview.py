@@ -98,6 +98,24 @@ async def test_an_avatar_that_is_dropped_is_drawn_and_what_its_licence_says_is_s
     await until(lambda: colours(page, CANVAS, HAPPY), lambda found: found[0][0] > 0.02)
 
 
+@pytest.mark.parametrize("url", ["/sign-in?trap", "{own}/healthz?trap", "http://trap.localhost:9/picture.png"])
+async def test_a_model_that_points_at_an_address_is_shown_and_nothing_is_asked_for(
+    console: Console, run_jobs: Jobs, url: str
+) -> None:
+    body = avatars.pointing_at(url.format(own=console.api.url))
+    asset_id = await console.upload("vrm/Trap.vrm", body)
+    await run_jobs()
+    page = await console.page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    await page.goto(f"/library?open={asset_id}")
+    await page.wait_for_selector(CANVAS)
+    (skin, shirt), _ = await colours(page, CANVAS, SKIN, SHIRT)
+    assert skin > 0.03 and shirt > 0.05, "the figure is not to be seen"
+    assert [one for one in asked if "read-object" in one], asked
+    assert not [one for one in asked if "trap" in one]
+
+
 @pytest.mark.parametrize("body", [avatars.figure(), avatars.figure0()], ids=["1.0", "0.x"])
 async def test_an_avatar_that_stands_still_lets_its_arms_hang(console: Console, run_jobs: Jobs, body: bytes) -> None:
     asset_id = await console.upload("vrm/Figure.vrm", body)

@@ -11,6 +11,7 @@ import { EXRLoader } from "three/examples/jsm/loaders/EXRLoader.js";
 import { GLTFLoader, type GLTF } from "three/examples/jsm/loaders/GLTFLoader.js";
 import { HDRLoader } from "three/examples/jsm/loaders/HDRLoader.js";
 
+import { embeddedOnly } from "./embedded";
 import { mixamoClip } from "./mixamo";
 import { Pace } from "./pace";
 
@@ -356,7 +357,7 @@ export class Scene {
   }
 
   private async gltf(url: string): Promise<GLTF> {
-    const loader = new GLTFLoader();
+    const loader = new GLTFLoader(embeddedOnly());
     loader.register((parser) => new VRMLoaderPlugin(parser));
     loader.register((parser) => new VRMAnimationLoaderPlugin(parser));
     return loader.parseAsync(await this.bytesOf(url), "");
@@ -377,7 +378,7 @@ export class Scene {
       return mixamoClip(parsed.skeleton.bones[0] ?? null, parsed.clip, vrm);
     }
     const { FBXLoader } = await import("three/examples/jsm/loaders/FBXLoader.js");
-    const group = new FBXLoader().parse(body, "");
+    const group = new FBXLoader(embeddedOnly()).parse(body, "");
     return mixamoClip(group, group.animations[0] ?? null, vrm);
   }
 
