@@ -31,6 +31,7 @@ from butai.embedded.folder import choose_port
 from butai.embedded.postgres import pg_bin_dir
 from butai.embedded.seaweed import weed_binary
 from butai.embedded.unprivileged import user_for_new_cluster
+from butai.sign_in.codes import make_code
 
 SETTLE = 8.0
 """Seconds after a start before idling is measured: the worker loads, the store's first sweeps end."""
@@ -134,14 +135,14 @@ def cold(folder: Path) -> Figures:
     """An empty folder; then SIGKILL of each part, and of `butai up` itself."""
     figures: Figures = {}
     with up(folder, figures) as (process, url):
-        if not serves(url):
+        if not serves(url, folder):
             raise Failed("butai up is ready but takes no upload")
         for role in ("api", "postgres", "weed"):
             victim = child(process, role)
             victim.kill()
             psutil.wait_procs([victim], 2)
             with timed(figures, f"{role}_back"):
-                wait_until(lambda: serves(url), 30)
+                wait_until(lambda: serves(url, folder), 30)
         for role in ("worker", "controller"):
             wait_until(lambda role=role: runs(process, role), 30)
             victim = child(process, role)
@@ -167,7 +168,7 @@ def idle(folder: Path, seconds: float) -> Figures:
     """On the folder of a killed run; then doing nothing for a while."""
     figures: Figures = {}
     with up(folder, figures) as (process, url):
-        if not serves(url):
+        if not serves(url, folder):
             raise Failed("butai up is ready but takes no upload")
         time.sleep(SETTLE)
         used: Figures = {}
@@ -179,7 +180,7 @@ def idle(folder: Path, seconds: float) -> Figures:
         memory = [one.memory_full_info() for one in [psutil.Process(process.pid), *children(process)]]
         figures["pss_mib"] = sum(one.pss for one in memory) / 1024**2
         figures["rss_mib"] = sum(one.rss for one in memory) / 1024**2
-        with upload_in_flight(url):
+        with upload_in_flight(url, folder):
             process.send_signal(signal.SIGINT)
             time.sleep(1.0)
             if process.poll() is not None:
@@ -191,9 +192,9 @@ def idle(folder: Path, seconds: float) -> Figures:
 
 
 @contextlib.contextmanager
-def upload_in_flight(url: str) -> Generator[None]:
+def upload_in_flight(url: str, folder: Path) -> Generator[None]:
     """One whose body never ends, and that the service has begun to read."""
-    cookie = ask(url, "GET", "/dev/sign-in?user=bench")[2]["set-cookie"].split(";")[0]
+    cookie = sign_in(url, folder, "bench")
     where = urlsplit(url)
     with socket.create_connection((where.hostname, where.port)) as slow:
         slow.sendall(
@@ -208,13 +209,13 @@ def warm(folder: Path) -> Figures:
     """On the folder of a run that was stopped."""
     figures: Figures = {}
     with up(folder, figures) as (process, url):
-        if not serves(url):
+        if not serves(url, folder):
             raise Failed("butai up is ready but takes no upload")
         with timed(figures, "stop"):
             process.send_signal(signal.SIGINT)
             process.wait(30)
     with timed(figures, "demo"):
-        demo = [sys.executable, "-m", "butai.cli", "demo", "live", "--url", url]
+        demo = [sys.executable, "-m", "butai.cli", "demo", "live", "--url", url, "--data-dir", str(folder)]
         ended = subprocess.run(demo, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     if ended.returncode != 1:
         raise Failed(f"butai demo live found a service where none is: {ended.stdout.decode()}")
@@ -255,7 +256,14 @@ def _told(said: str) -> str:
     return found[1] if found else "0"
 
 
-def serves(url: str) -> bool:
+def sign_in(url: str, folder: Path, user: str) -> str:
+    """A session's cookie, by a code as `butai sign-in` makes them."""
+    code = json.dumps({"code": make_code(folder, user)}).encode()
+    _, _, headers = ask(url, "POST", "/api/session", code, {"Content-Type": "application/json"})
+    return str(headers["set-cookie"]).split(";")[0]
+
+
+def serves(url: str, folder: Path) -> bool:
     """Sign-in, an upload and its read: API, Postgres and store work together."""
     key = f"vrm/bench-{random.randrange(10**12)}.vrm"
     text = b'{"asset":{"version":"2.0"}} '
@@ -267,8 +275,7 @@ def serves(url: str) -> bool:
     )
     form += b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.vrm"\r\nContent-Type: model/vrm\r\n\r\n'
     try:
-        _, _, headers = ask(url, "GET", "/dev/sign-in?user=demo")
-        cookie = {"Cookie": str(headers["set-cookie"]).split(";")[0]}
+        cookie = {"Cookie": sign_in(url, folder, "demo")}
         kind = {"Content-Type": "multipart/form-data; boundary=b"}
         status, _, _ = ask(url, "POST", "/api/s3/upload", form + body + b"\r\n--b--\r\n", cookie | kind)
         return status == 200 and ask(url, "GET", f"/api/s3/read-object?key={key}", b"", cookie)[:2] == (200, body)

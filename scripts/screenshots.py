@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from playwright.async_api import Browser, Page, ViewportSize  # noqa: E402
 
 from butai.demo import library  # noqa: E402
-from tests.e2e.browsers import WITH_3D  # noqa: E402
+from tests.e2e.browsers import WITH_3D, sign_in  # noqa: E402
 from tests.e2e.stage_page import stage_browser  # noqa: E402
 from tests.platforms import Platform  # noqa: E402
 
@@ -75,7 +75,7 @@ def service(folder: Path) -> Generator[str]:
 
 
 @contextlib.asynccontextmanager
-async def page(browser: Browser, url: str, look: Look, user: str = "demo") -> AsyncGenerator[Page]:
+async def page(browser: Browser, url: str, data_dir: Path, look: Look, user: str = "demo") -> AsyncGenerator[Page]:
     """A page that is signed in, its console errors told."""
     context = await browser.new_context(
         viewport=look.size,
@@ -86,7 +86,7 @@ async def page(browser: Browser, url: str, look: Look, user: str = "demo") -> As
     )
     found = await context.new_page()
     found.on("pageerror", lambda error: print(f"{look}: {error}", file=sys.stderr))
-    await found.goto(f"{url}/dev/sign-in?user={user}")
+    await sign_in(found, url, data_dir, user)
     try:
         yield found
     finally:
@@ -114,18 +114,18 @@ async def call(it: Page, method: str, path: str, body: Any = None) -> Any:
     )
 
 
-async def pictures(url: str, folder: Path, looks: list[Look], *, whole: bool) -> None:
+async def pictures(url: str, data_dir: Path, folder: Path, looks: list[Look], *, whole: bool) -> None:
     """All pages, in each look."""
     async with stage_browser(*WITH_3D) as browser:
         for look in looks:
-            async with page(browser, url, look) as it:
+            async with page(browser, url, data_dir, look) as it:
                 await library_pages(it, url, folder, look, whole=whole)
         with Platform("yt") as youtube, Platform("tw") as twitch:
-            async with page(browser, url, looks[0]) as it:
+            async with page(browser, url, data_dir, looks[0]) as it:
                 for name, platform in (("youtube", youtube), ("twitch", twitch)):
                     saved = {"platform": name, "label": "Demo", "stream_key": KEYS[name], "ingest_url": platform.url}
                     await call(it, "POST", "/api/live/destinations", saved)
-                await show(browser, it, url, folder, looks, twitch, whole=whole)
+                await show(browser, it, url, folder, looks, twitch, data_dir=data_dir, whole=whole)
 
 
 async def library_pages(it: Page, url: str, folder: Path, look: Look, *, whole: bool) -> None:
@@ -150,7 +150,15 @@ async def library_pages(it: Page, url: str, folder: Path, look: Look, *, whole: 
 
 
 async def show(
-    browser: Browser, it: Page, url: str, folder: Path, looks: list[Look], twitch: Platform, *, whole: bool
+    browser: Browser,
+    it: Page,
+    url: str,
+    folder: Path,
+    looks: list[Look],
+    twitch: Platform,
+    *,
+    data_dir: Path,
+    whole: bool,
 ) -> None:
     """On air on both, then one of them gone; the operations meanwhile; the viewers' page."""
     room = (await call(it, "POST", "/api/live/rooms", {}))["room_id"]
@@ -174,7 +182,7 @@ async def show(
     await it.locator(".output[data-platform=twitch][data-state=interrupted]").wait_for(timeout=20_000)
     await shoot(it, folder / f"stage-broken{looks[0].name}.png", whole=whole)
     for look in looks:
-        async with page(browser, url, look, "operator") as other:
+        async with page(browser, url, data_dir, look, "operator") as other:
             await other.goto(f"{url}/operations")
             await other.wait_for_timeout(1500)
             tabs = await other.evaluate(
@@ -190,7 +198,7 @@ async def show(
             await shoot(other, folder / f"watch{look.name}.png", whole=whole)
     for look in looks[1:]:
         # A second page of the same host: it looks on, and does not take the stage.
-        async with page(browser, url, look) as other:
+        async with page(browser, url, data_dir, look) as other:
             await other.goto(f"{url}/stage?room={room}")
             await other.wait_for_timeout(4000)
             await shoot(other, folder / f"stage{look.name}.png", whole=whole)
@@ -213,9 +221,10 @@ def main() -> int:
         looks = [Look("en", "dark", WIDE, named=False)]
     os.environ.setdefault("BUTAI_LOG_LEVEL", "warning")
     with tempfile.TemporaryDirectory(prefix="butai-pictures-") as folder, service(Path(folder)) as url:
-        if library.run(url, "demo") != 0:
+        data_dir = Path(folder) / "data"
+        if library.run(url, data_dir, "demo") != 0:
             return 1
-        asyncio.run(pictures(url, asked.all or DOCS, looks, whole=bool(asked.all)))
+        asyncio.run(pictures(url, data_dir, asked.all or DOCS, looks, whole=bool(asked.all)))
     return 0
 
 

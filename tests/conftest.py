@@ -8,6 +8,7 @@ import socket
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 from xml.etree import ElementTree
@@ -29,6 +30,7 @@ from butai.config import (
     LogSettings,
     Settings,
     StoreSettings,
+    UpSettings,
 )
 from butai.database import Database
 from butai.embedded.postgres import EmbeddedPostgres
@@ -99,7 +101,7 @@ def database_url(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy) -> Settings:
+def settings(database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy, tmp_path: Path) -> Settings:
     """Settings of a service that stands behind the proxy; a prefix of its own keeps tests apart in the bucket."""
     store = seaweed.store
     return Settings(
@@ -116,6 +118,7 @@ def settings(database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy) -> 
         identity=IdentitySettings(NEXTAUTH_SECRET=SecretStr(NEXTAUTH_SECRET), dev_sign_in=True),  # pyright: ignore[reportCallIssue]
         assets=AssetSettings(),
         log=LogSettings(),
+        up=UpSettings(data_dir=tmp_path / "data"),
     )
 
 

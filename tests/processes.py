@@ -28,6 +28,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "BUTAI_S3_PREFIX": settings.store.prefix,
         "BUTAI_S3_ACCESS_KEY_ID": settings.store.access_key_id.get_secret_value(),
         "BUTAI_S3_SECRET_ACCESS_KEY": settings.store.secret_access_key.get_secret_value(),
+        "BUTAI_DATA_DIR": str(settings.up.data_dir),
         "NEXTAUTH_SECRET": settings.identity.nextauth_secret.get_secret_value(),
         **more,
     }

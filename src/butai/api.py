@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 
 import aiohttp
 import structlog
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
@@ -33,7 +33,7 @@ from butai.assets.tus.digests import Digests
 from butai.assets.tus.service import Resumables
 from butai.config import Settings
 from butai.database import Database
-from butai.identity import NEXTAUTH_COOKIE, Identity, check_dev_sign_in, dev_sign_in_cookie
+from butai.identity import NEXTAUTH_COOKIE, Identity
 from butai.identity.api_keys import ApiKeys
 from butai.live import audit_routes as live_audit_routes
 from butai.live.broadcasts import overview_routes, stream_routes
@@ -49,7 +49,7 @@ from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
 from butai.live.webhooks import routes as webhook_routes
 from butai.live.webhooks.intake import Intake
-from butai.operations import audit_routes, console, job_routes
+from butai.operations import audit_routes, console, job_routes, sign_in
 from butai.operations import routes as health_routes
 from butai.operations.health import Health
 from butai.web import docs, problems, responses
@@ -114,6 +114,8 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             if live.sealer.rotates:
                 opened.push_async_callback(_cancel, asyncio.create_task(_renew_seals(live)))
             webhooks = await opened.enter_async_context(Intake(database, projects, sealer, metrics))
+            if settings.identity.dev_sign_in:
+                sign_in.open_codes(settings.up.data_dir)
             health = Health(settings, parts, live, metrics)
             opened.push_async_callback(health.close)
             yield {
@@ -166,6 +168,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.openapi = lambda: _openapi(app)
     docs.install(app)
     console.install(app)
+    sign_in.install(app)
     if settings.http.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -242,30 +245,6 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
         """The metrics in Prometheus's text format."""
         await metrics.look_at_jobs(request.state.database)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
-
-    @app.get(
-        "/dev/sign-in",
-        tags=["process"],
-        summary="Sign in for development, from this machine only",
-        response_class=RedirectResponse,
-        status_code=303,
-        responses=problems.documented(400, 404),
-    )
-    async def sign_in(
-        request: Request, user: Annotated[str, Query(min_length=1, max_length=255, examples=["demo"])] = "demo"
-    ) -> RedirectResponse:
-        """Sets a session cookie and redirects to `/`. 404 unless `BUTAI_DEV_SIGN_IN` is on."""
-        settings: Settings = request.state.settings
-        check_dev_sign_in(settings.identity, request.client.host if request.client else None, request.scope["headers"])
-        answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
-        answer.set_cookie(
-            NEXTAUTH_COOKIE,
-            dev_sign_in_cookie(settings.identity, user),
-            httponly=True,
-            samesite="lax",
-            max_age=30 * 86400,
-        )
-        return answer
 
 
 _BEARER = "OpenID Connect token, or an API key; for a room and its broadcasts also its host token (a LiveKit token)"

@@ -147,7 +147,9 @@ class IdentitySettings(BaseSettings):
     reserved."""
 
     dev_sign_in: bool = False
-    """`/dev/sign-in` for callers on loopback: signs in as any user. On in `butai up`; never in production."""
+    """Sign-in by the one-time links that `butai up` and `butai sign-in` print, for callers on loopback. Any user of the
+    machine who may write to the folder `sign-in` below BUTAI_DATA_DIR can sign in as any user. On in `butai up`; never in
+    production."""
 
 
 class AssetSettings(BaseSettings):
@@ -396,7 +398,7 @@ class UpSettings(BaseSettings):
     model_config = _env()
 
     data_dir: Path = Path(".butai")
-    """Where the embedded Postgres and store keep their files."""
+    """Where the embedded Postgres and store keep their files, and `butai sign-in` its codes."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class Code(StrEnum):
     QUOTA_EXCEEDED = "quota_exceeded", "This would exceed your quota"
     NOT_HOST = "not_host", "Only the room's host may do this"
     INVITATION_INVALID = "invitation_invalid", "The invitation is invalid, or has expired"
+    SIGN_IN_CODE_INVALID = "sign_in_code_invalid", "The sign-in code is invalid, used or expired"
+    RATE_LIMITED = "rate_limited", "Too many requests; try again later"
     NOT_FOUND = "not_found", "Nothing is here"
     ASSET_NOT_FOUND = "asset_not_found", "No such asset"
     DESTINATION_NOT_FOUND = "destination_not_found", "No such destination"
@@ -219,6 +221,16 @@ class NotHost(Forbidden):
 
 class InvitationInvalid(Forbidden):
     code = Code.INVITATION_INVALID
+
+
+class SignInCodeInvalid(Forbidden):
+    code = Code.SIGN_IN_CODE_INVALID
+
+
+class RateLimited(ButaiError):
+    """More than is allowed in a time; `retry_after` seconds say when to try again."""
+
+    code, status, retry_after = Code.RATE_LIMITED, 429, 60
 
 
 class NotFound(ButaiError):

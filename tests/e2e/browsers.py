@@ -10,6 +10,7 @@ from pathlib import Path
 from playwright.async_api import Browser, Page, async_playwright
 
 import butai
+from butai.sign_in.codes import make_code
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = [
@@ -64,3 +65,9 @@ async def axe(page: Page) -> list[str]:
         if one["impact"] in ("serious", "critical")
         for node in one["nodes"]
     ]
+
+
+async def sign_in(page: Page, url: str, data_dir: Path, user: str) -> None:
+    """By a link as `butai sign-in` prints them, of the service whose data is in `data_dir`."""
+    await page.goto(f"{url}/sign-in#{make_code(data_dir, user)}")
+    await page.wait_for_url(lambda at: "/sign-in" not in at)

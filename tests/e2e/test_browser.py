@@ -15,9 +15,10 @@ from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page
 
 from butai.config import HttpSettings, Settings
+from butai.sign_in.codes import make_code
 from tests import files
 from tests.conftest import Api, serving
-from tests.e2e.browsers import WITHOUT_3D, chromium
+from tests.e2e.browsers import WITHOUT_3D, chromium, sign_in
 from tests.fakes.store_proxy import StoreProxy
 from tests.processes import free_port
 
@@ -57,7 +58,7 @@ class Studio:
         context = await self.browser.new_context()
         page = await context.new_page()
         if user:
-            await page.goto(f"{self.url}/dev/sign-in?user={user}")
+            await sign_in(page, self.url, self.api.settings.up.data_dir, user)
         if origin is None:
             # Any document of the API's makes a page of its origin. (To answer for a URL here, the browser would have to
             # be intercepted, and then it neither caches nor asks before cross-origin requests.)
@@ -131,7 +132,7 @@ async def publish(page: Page, asset_id: str, visibility: str = "public") -> None
 async def test_signing_in_leaves_a_cookie_that_scripts_cannot_read(studio: Studio) -> None:
     context = await studio.browser.new_context()
     page = await context.new_page()
-    await page.goto(f"{studio.url}/dev/sign-in?user=alice")
+    await sign_in(page, studio.url, studio.api.settings.up.data_dir, "alice")
     await page.wait_for_url(f"{studio.url}/library")
     assert await page.inner_text("header .who") == "alice"
     (cookie,) = await context.cookies()
@@ -139,6 +140,35 @@ async def test_signing_in_leaves_a_cookie_that_scripts_cannot_read(studio: Studi
     assert cookie.get("httpOnly") is True
     assert cookie.get("sameSite") == "Lax"
     assert await page.evaluate("document.cookie") == ""
+
+
+async def test_a_links_page_takes_its_code_once_and_says_what_to_do_without_one(studio: Studio) -> None:
+    link = f"{studio.url}/sign-in#{make_code(studio.api.settings.up.data_dir, 'alice')}"
+    first = await (await studio.browser.new_context()).new_page()
+    asked: list[str] = []
+    first.on("request", lambda request: asked.append(request.url))
+    await first.goto(link)
+    await first.wait_for_url(f"{studio.url}/library")
+    assert not [url for url in asked if link.partition("#")[2] in url.partition("#")[0]]
+    await first.go_back()
+    assert link.partition("#")[2] not in first.url
+    # In another browser it is good for nothing any more.
+    second = await (await studio.browser.new_context()).new_page()
+    for address in (link, f"{studio.url}/sign-in"):
+        await second.goto(address)
+        await second.wait_for_function("document.getElementById('said').textContent.includes('Make a new one')")
+        assert "#" not in second.url
+        assert await second.inner_text("code") == "butai sign-in"
+    assert await second.context.cookies() == []
+
+
+async def test_a_signed_out_visitor_is_told_how_to_get_in(studio: Studio) -> None:
+    page = await studio.page()
+    for path in ("/library", "/watch/somewhere"):
+        await page.goto(studio.url + path)
+        await page.wait_for_selector("main code:text-is('butai sign-in')")
+        assert await page.inner_text("header code") == "butai sign-in"
+        assert await page.locator("a[href*='sign-in']").count() == 0
 
 
 async def test_an_avatar_is_uploaded_listed_and_read_back_byte_for_byte(studio: Studio) -> None:

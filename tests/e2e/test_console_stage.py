@@ -21,7 +21,7 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.canaries import leaks
 from tests.conftest import serving
 from tests.e2e.boards import CYAN, MAGENTA, arrives, board, is_green, last_picture, loudest
-from tests.e2e.browsers import WITH_3D, chromium
+from tests.e2e.browsers import WITH_3D, chromium, sign_in
 from tests.e2e.stage import SECRET, Show, Stage, eventually, rising
 from tests.e2e.stage_page import MOST, SOFTWARE, Keys, lags, on_stage, stage_browser, stage_page, upload
 from tests.platforms import Platform, probe
@@ -399,7 +399,7 @@ async def test_axe_finds_nothing_serious(
 async def test_without_livekit_the_page_says_so(browser: Browser, settings: Settings) -> None:
     async with serving(settings) as api:
         page = await browser.new_page()
-        await page.goto(f"{api.url}/dev/sign-in?user=newcomer")
+        await sign_in(page, api.url, settings.up.data_dir, "newcomer")
         await page.goto(f"{api.url}/stage")
         await expect(page.get_by_role("alert")).to_contain_text("LiveKit is not set up here")
         await expect(page.get_by_role("alert")).to_contain_text("LIVEKIT_URL")

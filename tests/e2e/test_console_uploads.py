@@ -10,7 +10,7 @@ from playwright.async_api import Request, async_playwright
 
 from butai.config import Settings
 from tests import avatars, files
-from tests.e2e.browsers import CHROMIUM, FLAGS
+from tests.e2e.browsers import CHROMIUM, FLAGS, sign_in
 from tests.e2e.consoles import (
     PATIENCE,
     Console,
@@ -112,7 +112,7 @@ async def test_200_mib_go_on_by_themselves_after_a_reload_half_way(
         )
         context.set_default_timeout(2 * PATIENCE)
         page = context.pages[0]
-        await page.goto("/dev/sign-in?user=alice")
+        await sign_in(page, console.api.url, settings.up.data_dir, "alice")
         offsets: list[int] = []
         page.on(
             "request",

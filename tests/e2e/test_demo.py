@@ -42,15 +42,15 @@ def demo(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def saved(url: str) -> list[object]:
+def saved(up: Up) -> list[object]:
     """What the demonstration's user has saved with the service."""
-    status, body, _ = ask("GET", f"{url}/api/live/destinations", headers=sign_in(url, "butai-demo"))
+    status, body, _ = ask("GET", f"{up.url}/api/live/destinations", headers=sign_in(up, "butai-demo"))
     assert status == 200, body
     return json.loads(body)["data"]
 
 
 def test_both_platforms_get_media_though_one_is_killed_on_the_way(running: Up) -> None:
-    process = demo("--seconds", "20", "--url", running.url)
+    process = demo("--seconds", "20", "--url", running.url, "--data-dir", str(running.data_dir))
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     lines = said.splitlines()
@@ -62,11 +62,11 @@ def test_both_platforms_get_media_though_one_is_killed_on_the_way(running: Up) -
     assert re.search(r"Twitch +live → interrupted +destination_", said), said
     assert re.search(r"Twitch +interrupted → live", said), said
     assert "YouTube  live → interrupted" not in said
-    assert saved(running.url) == []
+    assert saved(running) == []
 
 
 def test_ctrl_c_leaves_nothing_on_air_and_nothing_behind(running: Up) -> None:
-    process = demo("--seconds", "60", "--url", running.url)
+    process = demo("--seconds", "60", "--url", running.url, "--data-dir", str(running.data_dir))
     family: list[psutil.Process] = []
     with contextlib.ExitStack() as opened:
         opened.callback(process.kill)
@@ -84,7 +84,7 @@ def test_ctrl_c_leaves_nothing_on_air_and_nothing_behind(running: Up) -> None:
     assert "everything removed" in rest
     assert "Traceback" not in rest
     assert eventually(lambda: not living(family), 5)
-    assert saved(running.url) == []
+    assert saved(running) == []
     assert eventually(lambda: not relays(running), 12)
 
 
@@ -108,11 +108,11 @@ def test_without_a_service_it_says_what_to_run() -> None:
 def test_a_studio_without_files_gets_some_to_begin_with(running: Up) -> None:
     for _ in range(2):
         said = subprocess.run(
-            [sys.executable, "-m", "butai.cli", "demo", "library", "--url", running.url],
+            [sys.executable, "-m", "butai.cli", "demo", "library", "--url", running.url, "--data-dir", str(running.data_dir)],
             env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert said.returncode == 0, said.stdout + said.stderr
-        status, body, _ = ask("GET", f"{running.url}/api/assets?limit=50", headers=sign_in(running.url, "demo"))
+        status, body, _ = ask("GET", f"{running.url}/api/assets?limit=50", headers=sign_in(running, "demo"))
         assert status == 200
         assert sorted(item["s3Key"] for item in json.loads(body)["items"]) == sorted(FILES)
 

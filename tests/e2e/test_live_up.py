@@ -51,7 +51,7 @@ class OneMachine:
         return self.up.url
 
     def cookie(self, user: str) -> dict[str, str]:
-        return sign_in(self.url, user)
+        return sign_in(self.up, user)
 
     def tail(self, role: str) -> str:
         return (self.up.data_dir / "logs" / f"{role}.log").read_text(errors="replace")[-3000:]

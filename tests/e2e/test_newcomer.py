@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,14 @@ from typing import Any
 import pytest
 
 from tests import files
-from tests.e2e.test_up import Up
+from tests.e2e.test_up import Up, printed_commands
 from tests.processes import free_port
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are for curl")
 
 ROOT = Path(__file__).parents[2]
+PATH = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
+"""As in a shell where the environment of Butai is active."""
 AVATAR = files.vrm(1, 500_000, thumbnail=files.png(7, 5))
 PORTRAIT = files.png(33, 44)
 
@@ -85,7 +88,7 @@ def test_one_command_what_it_prints_and_tomorrow_it_is_all_still_there(desk: Pat
     with Up(data, "--port", str(port)) as up:
         up.ready()
         assert up.url == f"http://127.0.0.1:{port}"
-        printed = re.findall(r"^ +(curl .*)$", up.said, re.MULTILINE)
+        printed = printed_commands(up.said)
         said = [shell(line, desk) for line in printed]
         uploaded = next(json.loads(text) for text in said if '"Uploaded"' in text)["data"]
         listed = next(json.loads(text) for text in said if '"pagination"' in text)["data"]
@@ -121,7 +124,7 @@ def running() -> Iterator[Up]:
 def test_the_examples_of_the_studio_contract_do_what_it_says(running: Up, desk: Path) -> None:
     ran = 0
     for commands, kind, shown in examples(ROOT / "docs" / "studio-contract.md"):
-        real = shell(commands, desk, BUTAI=running.url)
+        real = shell(commands, desk, BUTAI=running.url, BUTAI_DATA_DIR=str(running.data_dir), PATH=PATH)
         ran += 1
         if kind == "text":
             assert real == shown, commands
@@ -132,8 +135,13 @@ def test_the_examples_of_the_studio_contract_do_what_it_says(running: Up, desk: 
 
 
 def test_the_first_lines_of_the_readme_do_what_it_says(running: Up, desk: Path) -> None:
-    commands = [block for block, _, _ in examples(ROOT / "README.md") if "/dev/sign-in" in block]
+    commands = [block for block, _, _ in examples(ROOT / "README.md") if "sign-in --json" in block]
     assert len(commands) == 1
     assert "http://127.0.0.1:8080/" in commands[0]
-    shell(commands[0].replace("http://127.0.0.1:8080", running.url), desk)
+    program = f"{sys.executable} -m butai.cli sign-in --data-dir {running.data_dir} --json"
+    assert ".venv/bin/butai sign-in --json" in commands[0]
+    shell(
+        commands[0].replace("http://127.0.0.1:8080", running.url).replace(".venv/bin/butai sign-in --json", program),
+        desk,
+    )
     assert hashlib.sha256((desk / "back.vrm").read_bytes()).digest() == hashlib.sha256(AVATAR).digest()

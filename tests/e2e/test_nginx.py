@@ -477,6 +477,7 @@ async def test_lists_errors_and_sign_in_checks_pass_through(front: Front) -> Non
         await front.same(path)
     # Behind a proxy everybody seems to call from loopback: the development sign-in is not for them.
     assert (await front.nginx.read("/dev/sign-in?user=mallory"))[0] == 404
+    assert (await front.nginx.read("/sign-in"))[0] == 404
     # The page's own origin is the address that the browser sees, port and all.
     own = {"Origin": front.nginx.url}
     assert (await front.nginx.call("PATCH", f"/api/assets/{data['id']}", "alice", json={}, headers=own))[0] == 200

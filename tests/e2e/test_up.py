@@ -10,6 +10,7 @@ import os
 import pty
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ import pytest
 from butai.embedded.process import StartError, StopRequested
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.embedded.supervisor import Program, Supervisor
+from butai.sign_in.codes import make_code
 from tests.files import vrm
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
@@ -199,10 +201,21 @@ def ask(
         connection.close()
 
 
-def sign_in(url: str, user: str = "demo") -> dict[str, str]:
-    status, _, headers = ask("GET", f"{url}/dev/sign-in?user={user}")
-    assert status == 303
+def sign_in(up: Up, user: str = "demo") -> dict[str, str]:
+    """As the page behind a link of `butai sign-in` does it."""
+    code = json.dumps({"code": make_code(up.data_dir, user)}).encode()
+    status, body, headers = ask("POST", f"{up.url}/api/session", code, {"Content-Type": "application/json"})
+    assert status == 303, body
     return {"Cookie": headers["set-cookie"].split(";")[0]}
+
+
+def printed_commands(said: str) -> list[str]:
+    """The lines with curl that `butai up` offers, as they work in any folder."""
+    program = shlex.quote(str(Path(sys.prefix) / "bin" / "butai"))
+    return [
+        re.sub(r"^\S*butai(?= sign-in )", program, line)
+        for line in re.findall(r"^ {4}((?:\S+ sign-in .*\| )?curl .*)$", said, re.MULTILINE)
+    ]
 
 
 def upload(url: str, cookie: dict[str, str], key: str, body: bytes) -> int:
@@ -227,12 +240,12 @@ def livekit_url(up: Up) -> str:
     return f"http{found[1]}/"
 
 
-def serves(url: str) -> bool:
+def serves(up: Up) -> bool:
     """It answers, takes an upload and gives it back: all parts work together."""
     key, body = f"vrm/probe-{random.randrange(10**9)}.vrm", vrm(random.randrange(10**9))
     try:
-        cookie = sign_in(url)
-        return upload(url, cookie, key, body) == 200 and read_back(url, cookie, key) == (200, body)
+        cookie = sign_in(up)
+        return upload(up.url, cookie, key, body) == 200 and read_back(up.url, cookie, key) == (200, body)
     except (OSError, http.client.HTTPException, AssertionError):
         return False
 
@@ -284,7 +297,7 @@ def test_it_tells_where_everything_is_and_all_of_it_answers(running: Up) -> None
     url = running.url
     for path in ("/healthz", "/readyz", "/docs", "/metrics", "/"):
         assert ask("GET", url + path)[0] == 200, path
-    for text in ("postgres", "store", "Docs", "Metrics", "Sign in", "/dev/sign-in?user=demo", str(running.data_dir)):
+    for text in ("postgres", "store", "Docs", "Metrics", "Sign in", f"{url}/sign-in#", str(running.data_dir)):
         assert text in running.said
     assert ask("GET", livekit_url(running))[:2] == (200, b"OK")
     assert f"demo live --url {url}" in running.said
@@ -294,7 +307,7 @@ def test_it_tells_where_everything_is_and_all_of_it_answers(running: Up) -> None
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the printed example is for curl")
 def test_the_commands_that_it_prints_upload_and_list_a_file(running: Up, folder: Path) -> None:
     (folder / "avatar.vrm").write_bytes(vrm(1))
-    commands = re.findall(r"^    (curl .*)$", running.said, re.MULTILINE)
+    commands = printed_commands(running.said)
     assert len(commands) == 3
     answers = [
         subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=True).stdout
@@ -335,6 +348,29 @@ def test_secrets_are_on_no_command_line_and_in_closed_files(running: Up) -> None
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_sign_in_links_work_once_and_are_in_no_log_and_on_no_command_line(running: Up) -> None:
+    argv = [sys.executable, "-m", "butai.cli", "sign-in", "operator", "--data-dir", str(running.data_dir)]
+    printed = subprocess.run(argv, env=environment({}), capture_output=True, text=True, check=True).stdout
+    links = [found[0] for found in (re.findall(r"http\S+/sign-in#\S+", text) for text in (running.said, printed))]
+    assert all(link.startswith(f"{running.url}/sign-in#") for link in links)
+    codes = [link.partition("#")[2] for link in links]
+    kind = {"Content-Type": "application/json"}
+    for code, user in zip(codes, ("demo", "operator"), strict=True):
+        body = json.dumps({"code": code}).encode()
+        status, _, headers = ask("POST", f"{running.url}/api/session", body, kind)
+        assert status == 303
+        cookie = {"Cookie": headers["set-cookie"].split(";")[0]}
+        session = json.loads(ask("GET", f"{running.url}/api/session", headers=cookie)[1])
+        assert (session["userId"], session["operator"]) == (user, user == "operator")
+        assert ask("POST", f"{running.url}/api/session", body, kind)[0] == 403
+    said = " ".join(" ".join(words) for words in commands(running.family()))
+    for log in (running.data_dir / "logs").iterdir():
+        said += log.read_text(errors="replace")
+    assert not [code for code in codes if code in said]
+    for path in (running.data_dir / "sign-in", *(running.data_dir / "sign-in").iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
 def test_only_loopback_is_listened_on(running: Up) -> None:
     addresses = {
         connection.laddr.ip
@@ -347,12 +383,12 @@ def test_only_loopback_is_listened_on(running: Up) -> None:
 
 @pytest.mark.parametrize("role", ["api", "postgres", "weed"])
 def test_a_killed_part_serves_again(running: Up, role: str) -> None:
-    assert serves(running.url)
+    assert serves(running)
     victim = running.child(role)
     victim.kill()
     assert eventually(lambda: not living([victim]), 2)
     log = running.data_dir / "logs" / "api.log"
-    assert eventually(lambda: serves(running.url), 30), log.read_text()[-3000:]
+    assert eventually(lambda: serves(running), 30), log.read_text()[-3000:]
     assert running.child(role).pid != victim.pid
     assert "killed by SIGKILL" in running.said
 
@@ -412,7 +448,7 @@ def test_a_long_data_folder_puts_the_relays_sockets_into_a_closed_folder_elsewhe
 def test_after_it_is_killed_nothing_lives_and_the_next_start_has_everything(machine: Machine) -> None:
     body = vrm(2, padding=3_000_000)
     up = machine.up()
-    assert upload(up.url, sign_in(up.url), "vrm/kept.vrm", body) == 200
+    assert upload(up.url, sign_in(up), "vrm/kept.vrm", body) == 200
     assert eventually(lambda: up.runs("worker"), 10)
     family = up.family()
     names = {name(process) for process in family}
@@ -424,7 +460,7 @@ def test_after_it_is_killed_nothing_lives_and_the_next_start_has_everything(mach
     assert eventually(lambda: not living(family), 30), commands(living(family))
     # In a terminal, for the next test.
     up = machine.up(terminal=True)
-    assert read_back(up.url, sign_in(up.url), "vrm/kept.vrm") == (200, body)
+    assert read_back(up.url, sign_in(up), "vrm/kept.vrm") == (200, body)
 
 
 def test_ctrl_c_in_a_terminal_stops_what_it_started_in_order_and_nothing_else(machine: Machine) -> None:
@@ -456,7 +492,7 @@ def test_ctrl_c_in_a_terminal_stops_what_it_started_in_order_and_nothing_else(ma
 
 def test_a_second_ctrl_c_does_not_wait_for_an_upload_in_flight(machine: Machine) -> None:
     up = machine.up()
-    cookie = sign_in(up.url)
+    cookie = sign_in(up)
     family, api = up.family(), machine.written("api.log")
     with socket.create_connection(("127.0.0.1", urlsplit(up.url).port or 0)) as slow:
         head = "\r\n".join(f"{name}: {value}" for name, value in cookie.items())
@@ -501,7 +537,7 @@ def test_everything_acknowledged_survives_kills_at_random_moments(folder: Path) 
                 up.process.kill()
                 continue
             up.ready()
-            url, cookie = up.url, sign_in(up.url)
+            url, cookie = up.url, sign_in(up)
             for key, body in acknowledged.items():
                 assert read_back(url, cookie, key) == (200, body), key
             victims = [psutil.Process(up.process.pid)]
@@ -527,14 +563,14 @@ def test_everything_acknowledged_survives_kills_at_random_moments(folder: Path) 
             assert eventually(lambda victims=victims: not living(victims), 2)
             cut_short += 1
             if round_number == 3:
-                assert eventually(lambda url=url: serves(url), 10)
+                assert eventually(lambda up=up: serves(up), 10)
                 for key, body in acknowledged.items():
                     assert read_back(url, cookie, key) == (200, body), key
     assert cut_short == 3
     assert len(acknowledged) >= 3
     with Up(folder / "data") as up:
         up.ready()
-        cookie = sign_in(up.url)
+        cookie = sign_in(up)
         for key, body in acknowledged.items():
             assert read_back(up.url, cookie, key) == (200, body), key
 
@@ -553,7 +589,7 @@ def test_what_the_environment_names_is_used_and_not_started(
     }
     with Up(folder / "data", given=given) as up:
         up.ready()
-        assert serves(up.url)
+        assert serves(up)
         assert {name(process) for process in up.family()} & {"weed", "postgres", "livekit-server"} == set()
         assert not (folder / "data" / "livekit").exists()
         assert not (folder / "data" / "postgres").exists()
@@ -604,7 +640,7 @@ def test_a_folder_that_fills_up_between_two_starts_is_one_clear_line_and_loses_n
         body = vrm(3)
         with Up(small / "data") as up:
             up.ready()
-            assert upload(up.url, sign_in(up.url), "vrm/kept.vrm", body) == 200
+            assert upload(up.url, sign_in(up), "vrm/kept.vrm", body) == 200
             up.process.send_signal(signal.SIGINT)
             assert up.ended() == 0
         with contextlib.suppress(OSError), (small / "filler").open("wb") as filler:
@@ -617,7 +653,7 @@ def test_a_folder_that_fills_up_between_two_starts_is_one_clear_line_and_loses_n
         (small / "filler").unlink()
         with Up(small / "data") as up:
             up.ready()
-            assert read_back(up.url, sign_in(up.url), "vrm/kept.vrm") == (200, body)
+            assert read_back(up.url, sign_in(up), "vrm/kept.vrm") == (200, body)
             up.process.send_signal(signal.SIGINT)
             assert up.ended() == 0
     finally:
@@ -652,7 +688,7 @@ def test_without_livekit_server_it_says_what_to_install_and_the_library_works(fo
     machine.end()
     with Up(machine.data_dir, given={"PYTHONPATH": path}) as up:
         up.ready()
-        assert serves(up.url)
+        assert serves(up)
         (line,) = [line for line in up.said.splitlines() if line.startswith("  LiveKit")]
         assert "going live is off" in line
         assert "make livekit" in line

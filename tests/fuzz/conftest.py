@@ -25,6 +25,7 @@ from butai.config import (
     LogSettings,
     Settings,
     StoreSettings,
+    UpSettings,
 )
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
@@ -236,6 +237,7 @@ def attacked(
             identity=IdentitySettings(NEXTAUTH_SECRET=SecretStr(NEXTAUTH_SECRET), dev_sign_in=True),  # pyright: ignore[reportCallIssue]
             assets=AssetSettings(),
             log=LogSettings(),
+            up=UpSettings(data_dir=folder / "data"),
         )
         with process(settings, log, "api", "--port", str(port), **more) as child:
             target = Target(port, settings, child, log, proxy)

@@ -30,6 +30,7 @@ from butai.config import DatabaseSettings, Settings
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import sessions
+from butai.sign_in.codes import make_code
 from tests import files
 from tests.canaries import leaks
 from tests.conftest import NEXTAUTH_SECRET
@@ -127,16 +128,21 @@ def refused_sessions(target: Target, monkeypatch: pytest.MonkeyPatch) -> list[st
     return [expired, good[:-9], altered, good + "x", sessions.mint_nextauth4(other, {"sub": "alice"})]
 
 
-def works(target: Target, token: str, cookie: str) -> None:
-    """A round of what works, by cookie and by API key."""
+def works(target: Target, token: str, cookie: str, codes: list[str]) -> None:
+    """A round of what works, by cookie and by API key. `codes`: takes the one-time codes, one used and one not."""
     key = {"X-API-Key": token}
     assert target.upload("vrm/a.vrm", VRM).status == 200
     asset = target.upload("vrm/a.vrm", files.vrm(2, 400, files.png())).json["data"]
     large = target.upload("vrm/large.vrm", files.vrm(3, 20 * 1024**2)).json["data"]
     assert target.upload("vrm/a_thumb.png", files.png()).status == 200
     thumbnail = f"/api/vrm-thumbnail?url={quote(read_url('vrm/a.vrm'), safe='')}"
-    for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/dev/sign-in?user=bob"):
-        assert target.ask("GET", path, user=None).status in (200, 303)
+    for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/sign-in"):
+        assert target.ask("GET", path, user=None).status == 200
+    code = make_code(target.settings.up.data_dir, "bob")
+    codes.append(code)
+    assert target.send_json("POST", "/api/session", {"code": code}, user=None).status == 303
+    codes.append(make_code(target.settings.up.data_dir, "bob"))
+    assert target.send_json("POST", "/api/session", {"code": code}, user=None).code == "sign_in_code_invalid"
     for headers in (key, {"Authorization": f"Bearer {token}"}, {"Cookie": cookie}):
         for path in (
             "/api/s3/resources?type=vrm",
@@ -300,14 +306,15 @@ def test_no_secret_comes_out_anywhere(
             database=DatabaseSettings(url=SecretStr(database.replace(quote(password), WRONG_PASSWORD))),
             store=right.store.model_copy(update={"secret_access_key": SecretStr(WRONG_STORE_SECRET)}),
         )
+        codes: list[str] = []
         worker_log = tmp_path / "worker.log"
         with process(target.settings, worker_log, "worker", **more, BUTAI_LOG_FORMAT="text") as worker:
             until(lambda: b"worker.started" in worker_log.read_bytes(), "the worker did not start")
-            works(target, token, target.cookie("alice"))
+            works(target, token, target.cookie("alice"), codes)
             fails(target, databases.server, token, refused)
             until(lambda: b"not currently accepting" in worker_log.read_bytes(), "the worker missed nothing")
             until(lambda: b"object.removed" in worker_log.read_bytes(), "the worker removed nothing")
-            works(target, token, target.cookie("alice"))
+            works(target, token, target.cookie("alice"), codes)
             assert worker.poll() is None
             assert target.ask("GET", "/metrics", user=None).status == 200
             family = [psutil.Process(os.getpid()), *psutil.Process(os.getpid()).children(recursive=True)]
@@ -340,6 +347,7 @@ def test_no_secret_comes_out_anywhere(
         "half an API key": token[:-9].rpartition("_")[2],
         "a bearer token's signature": bearer.rpartition(".")[2],
         "a bearer token's claims": bearer.split(".")[1],
+        **{f"sign-in code {number}": code for number, code in enumerate(codes)},
         **{f"the session of {user}": session for user, session in target.sessions.items()},
         **{f"a refused session, {number}": session for number, session in enumerate(stale)},
     }

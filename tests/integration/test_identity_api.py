@@ -10,6 +10,7 @@ import pytest
 from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE
 from butai.identity.api_keys import create_api_key, revoke_api_key
+from butai.sign_in.codes import make_code
 from tests.conftest import Api
 
 LIST = "/api/s3/resources?type=vrm"
@@ -53,12 +54,20 @@ async def test_an_api_key_works_until_it_is_revoked(api: Api, database: Database
     assert (await api.call("GET", LIST, headers={"X-API-Key": token}))[0] == 401
 
 
+async def sign_in(api: Api, **headers: str) -> tuple[int, str]:
+    """Status and cookie of an exchange of a new code for ren's session."""
+    code = {"code": make_code(api.settings.up.data_dir, "ren")}
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(f"{api.url}/api/session", json=code, headers=headers, allow_redirects=False) as answer,
+    ):
+        return answer.status, answer.headers.get("Set-Cookie", "")
+
+
 async def test_development_sign_in_makes_a_session_that_lists_believe(api: Api) -> None:
-    async with api.client.get(f"{api.url}/dev/sign-in?user=ren", allow_redirects=False) as answer:
-        assert answer.status == 303
-        cookie = answer.headers["Set-Cookie"]
+    status, cookie = await sign_in(api)
+    assert status == 303
     assert re.search(r"HttpOnly", cookie) and re.search(r"SameSite=lax", cookie)
-    api.client.cookie_jar.clear()
     assert (await api.call("GET", LIST, headers={"Cookie": cookie.partition(";")[0]}))[0] == 200
 
 
@@ -66,7 +75,6 @@ async def test_development_sign_in_makes_a_session_that_lists_believe(api: Api) 
 async def test_development_sign_in_is_not_there_behind_a_proxy_or_another_name(
     api: Api, headers: dict[str, str]
 ) -> None:
-    async with aiohttp.ClientSession() as client:
-        url = f"{api.url}/dev/sign-in?user=ren"
-        async with client.get(url, headers=headers, allow_redirects=False) as answer:
-            assert answer.status == 404 and "Set-Cookie" not in answer.headers
+    assert await sign_in(api, **headers) == (404, "")
+    async with api.client.get(f"{api.url}/sign-in", headers=headers, allow_redirects=False) as answer:
+        assert answer.status == 404 and "Set-Cookie" not in answer.headers

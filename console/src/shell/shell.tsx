@@ -6,6 +6,8 @@ import { useTexts } from "../i18n";
 import { UploadTray } from "../uploads/tray";
 import css from "./shell.module.css";
 
+const SIGN_IN = "butai sign-in";
+
 export function Shell() {
   const { t, language, speak } = useTexts();
   const session = useSession().data;
@@ -39,9 +41,9 @@ export function Shell() {
               {session.name ?? session.userId}
             </span>
           ) : session?.devSignIn ? (
-            <a className="button primary" href="/dev/sign-in?user=demo">
-              {t.signIn}
-            </a>
+            <span className={css.who} title={t.signInByLink}>
+              {t.signIn} <code>{SIGN_IN}</code>
+            </span>
           ) : null}
         </div>
       </header>
@@ -60,13 +62,20 @@ export function SignedOut() {
   return (
     <section className="empty">
       <h1>{t.notSignedIn}</h1>
-      {session?.devSignIn ? (
-        <a className="button primary" href="/dev/sign-in?user=demo">
-          {t.signIn}
-        </a>
-      ) : (
-        <p>{t.signInAtStudio}</p>
-      )}
+      {session?.devSignIn ? <SignInByLink /> : <p>{t.signInAtStudio}</p>}
     </section>
+  );
+}
+
+/** The way in on a developer's machine: a link that works once, from a terminal. */
+export function SignInByLink() {
+  const { t } = useTexts();
+  return (
+    <>
+      <p>{t.signInByLink}</p>
+      <p>
+        <code>{SIGN_IN}</code>
+      </p>
+    </>
   );
 }

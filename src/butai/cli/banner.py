@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from butai.cli.sign_in import link
 from butai.config import Settings
+from butai.sign_in.codes import CODE_SECONDS
 
 
 @dataclass(frozen=True)
 class Running:
-    """The running services. `livekit_url` is empty when going live is off; `livekit_missing` then gives the reason."""
+    """The running services. `code` signs in as `demo`; it is empty when the development sign-in is off. `livekit_url` is
+    empty when going live is off; `livekit_missing` then gives the reason."""
 
     url: str
     folder: Path
     logs: Path
-    signs_in: bool
+    code: str
     livekit_url: str
     livekit_missing: str = ""
 
@@ -38,23 +42,29 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
         file = settings.live.livekit_projects_file
         more = f" (default), and those of {file}" if file else ""
         lines.append(f"  LiveKit    {running.livekit_url}{more}")
-    if running.signs_in:
+    here = _folder(running)
+    if running.code:
         jar = shlex.quote(str(running.folder / "demo.cookies"))
+        code = f"{_command()} sign-in {here}--json demo"
+        take = f"curl -sS -o /dev/null -c {jar} -H 'Content-Type: application/json' -d @- {url}/api/session"
         lines += [
-            f"  Sign in    {url}/dev/sign-in?user=demo   (from this machine only; user=operator sees the operations)",
+            f"  Sign in    {link(url, running.code)}",
+            f"             works once, within {CODE_SECONDS / 60:.0f} minutes, in a browser on this machine",
+            "             for another browser, or another user (operator sees the operations):",
+            f"    {_command()} sign-in {here}USER",
             "  Files      none yet? Avatars, motions, music and skies to begin with, in another terminal:",
-            f"    {_command()} demo library --url {url}",
+            f"    {_command()} demo library --url {url} {here}".rstrip(),
             "  Upload     with any avatar.vrm:",
-            f"    curl -sS -o /dev/null -c {jar} '{url}/dev/sign-in?user=demo'",
+            f"    {code} | {take}",
             f"    curl -b {jar} -F file=@avatar.vrm -F fileName=vrm/avatar.vrm -F fileType=model/vrm {url}/api/s3/upload",
             f"    curl -b {jar} '{url}/api/s3/resources?type=vrm'",
         ]
     if running.livekit_url:
         lines.append("  Go live    POST /api/live/rooms, /api/live/destinations, /api/live/start (see Docs)")
-        if running.signs_in:
+        if running.code:
             lines += [
                 "             to see a broadcast to two platforms on this machine, in another terminal:",
-                f"    {_command()} demo live --url {url}",
+                f"    {_command()} demo live --url {url} {here}".rstrip(),
             ]
     missing = _missing(settings, running)
     if missing:
@@ -80,6 +90,12 @@ def _missing(settings: Settings, running: Running) -> list[tuple[str, str, str]]
         what = running.livekit_missing or "the included one, which only this machine reaches"
         found.append(("LiveKit", what, "LIVEKIT_URL=wss://… LIVEKIT_API_KEY=… LIVEKIT_API_SECRET=…"))
     return found
+
+
+def _folder(running: Running) -> str:
+    """The option that names the data folder, where it is not what a command finds by itself."""
+    default = Path(os.environ.get("BUTAI_DATA_DIR") or ".butai").expanduser().absolute()
+    return "" if running.folder == default else f"--data-dir {shlex.quote(str(running.folder))} "
 
 
 def _command() -> str:

@@ -33,6 +33,7 @@ from butai.embedded.process import Child, StartError, StopRequested, log_tail, o
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.embedded.server import wait_until_ready
 from butai.embedded.supervisor import Program, Supervisor, describe
+from butai.sign_in.codes import FolderUnsafe, make_code
 
 log = structlog.get_logger(__name__)
 
@@ -222,9 +223,10 @@ class _Stack:
             environment["BUTAI_RELAY_FOLDER"] = str(_relay_folder(self._folder))
         if not os.environ.get("BUTAI_ALLOW_PRIVATE_INGEST"):
             environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true"
+        environment["BUTAI_DATA_DIR"] = str(self._folder)
         environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
         if self._signs_in and not os.environ.get("BUTAI_OPERATORS"):
-            # Every user of this machine's loopback can sign in as any user; this id sees the operations.
+            # The link of `butai sign-in operator` then shows the operations.
             environment["BUTAI_OPERATORS"] = '["operator"]'
         environment["BUTAI_HOST"] = self._host
         environment["BUTAI_PORT"] = str(self._port)
@@ -258,15 +260,29 @@ class _Stack:
 
     def introduce(self) -> None:
         """Prints the addresses, the first steps, and what is not configured."""
+        url = url_from_here(self._host, self._port)
+        state_file = self._folder / "up.json"
+        # Read by `butai sign-in` and `butai demo`.
+        write_state(state_file, read_state(state_file) | {"url": url})
         running = Running(
-            url=url_from_here(self._host, self._port),
+            url=url,
             folder=self._folder,
             logs=self._logs,
-            signs_in=self._signs_in,
+            code=self._first_code(),
             livekit_url=self._livekit.livekit.url if self._livekit else self._settings.livekit.url,
             livekit_missing=self._livekit_missing,
         )
         _tell(introduction(self._settings, running, _seconds_since_start()))
+
+    def _first_code(self) -> str:
+        """For the link that is printed; nothing where the development sign-in is off. Raises `StartError`."""
+        if not self._signs_in:
+            return ""
+        try:
+            with folder_errors(self._folder):
+                return make_code(self._folder, "demo")
+        except FolderUnsafe as error:
+            raise StartError(f"{error}: remove it, then start again") from error
 
     def look_at_space(self) -> None:
         """Reports low disk space, before uploads fail; called now and then."""

@@ -32,11 +32,14 @@ _BROKEN, _OTHER = "twitch", "youtube"
 """The platform that is killed: Twitch, where a retry comes after a second; YouTube wants ten."""
 
 
-def run(url: str, seconds: float) -> int:
-    """Runs the demonstration in the terminal, `seconds` on air. Returns 0 when every check passed, else 1."""
+def run(url: str, data_dir: Path, seconds: float) -> int:
+    """Runs the demonstration in the terminal, `seconds` on air, with the service whose data is in `data_dir`.
+
+    Returns 0 when every check passed, else 1.
+    """
     with Screen() as screen:
         try:
-            found = asyncio.run(_interruptible(url, max(seconds, LEAST_SECONDS), screen))
+            found = asyncio.run(_interruptible(url, data_dir, max(seconds, LEAST_SECONDS), screen))
         except DemoFailed as failure:
             screen.tell(f"[bold red]failed:[/] {failure}")
             return 1
@@ -52,22 +55,22 @@ def run(url: str, seconds: float) -> int:
     return 0 if good else 1
 
 
-async def _interruptible(url: str, seconds: float, screen: Screen) -> list[tuple[bool, str]]:
+async def _interruptible(url: str, data_dir: Path, seconds: float, screen: Screen) -> list[tuple[bool, str]]:
     """Makes SIGTERM and SIGHUP end it as Ctrl-C does: with everything cleaned up."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
-        return await _demonstrate(url, seconds, screen)
+        return await _demonstrate(url, data_dir, seconds, screen)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
-async def _demonstrate(url: str, seconds: float, screen: Screen) -> list[tuple[bool, str]]:
+async def _demonstrate(url: str, data_dir: Path, seconds: float, screen: Screen) -> list[tuple[bool, str]]:
     """The whole demonstration. Returns its checks: whether each passed, and its text. Raises `DemoFailed`."""
     async with contextlib.AsyncExitStack() as opened:
-        service = await opened.enter_async_context(Service(url))
+        service = await opened.enter_async_context(Service(url, data_dir))
         await service.sign_in(USER)
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="butai-demo-")))
         platforms = {name: Platform(name, folder) for name in (_OTHER, _BROKEN)}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+
+from butai.sign_in.codes import FolderUnsafe, make_code
 
 
 class DemoFailed(Exception):
@@ -14,10 +17,11 @@ class DemoFailed(Exception):
 
 
 class Service:
-    """A running service with a signed-in user. `async with Service(url) as service`."""
+    """A running service with a signed-in user. `async with Service(url, data_dir) as service`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, data_dir: Path) -> None:
         self.url = url.rstrip("/")
+        self._data_dir = data_dir
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -31,11 +35,15 @@ class Service:
         await self._http.close()
 
     async def sign_in(self, user: str) -> None:
-        """Signs in with the development sign-in. Raises `DemoFailed` when the service does not answer or it is off."""
+        """Signs in with a one-time code. Raises `DemoFailed` when the service does not answer, or accepts no codes."""
         try:
-            async with self._http.get(
-                f"{self.url}/dev/sign-in", params={"user": user}, allow_redirects=False
-            ) as answer:
+            code = make_code(self._data_dir, user)
+        except (FolderUnsafe, OSError) as error:
+            raise DemoFailed(
+                f"{error}: run `butai up` (or `make run`) in another terminal first, or name its folder with --data-dir"
+            ) from None
+        try:
+            async with self._http.post(f"{self.url}/api/session", json={"code": code}, allow_redirects=False) as answer:
                 if answer.status != 303:
                     raise DemoFailed(
                         f"{self.url} does not sign in for development (it answered {answer.status}): "

@@ -66,18 +66,18 @@ def _development(settings: Settings, findings: Findings, *, has_secret: bool) ->
         findings.broken(
             "development sign-in",
             f"is on while the API listens on {host}",
-            "unset BUTAI_DEV_SIGN_IN, or set BUTAI_HOST=127.0.0.1: it signs every visitor in as any user",
+            "unset BUTAI_DEV_SIGN_IN, or set BUTAI_HOST=127.0.0.1: it is for this machine alone",
         )
     elif settings.http.public_url and not is_here(urlsplit(settings.http.public_url).hostname or ""):
         findings.broken(
             "development sign-in",
             f"is on while the service's public address is {settings.http.public_url}",
-            "unset BUTAI_DEV_SIGN_IN: it signs every visitor in as any user",
+            "unset BUTAI_DEV_SIGN_IN: it is for a developer's own machine alone",
         )
     elif not has_secret:
         findings.broken("development sign-in", "is on, and has no secret to sign with", "export NEXTAUTH_SECRET=…")
     else:
-        findings.ok("development sign-in", "is on, for this machine only")
+        findings.ok("development sign-in", "is on, by the links of butai sign-in, for this machine only")
 
 
 async def _issuer(settings: Settings, findings: Findings) -> None:

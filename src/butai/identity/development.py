@@ -1,7 +1,8 @@
 """Development sign-in: a studio on the developer's own machine, without setting up a sign-in service.
 
-The page is `/dev/sign-in?user=…`: `check_dev_sign_in` decides whether it may answer, `dev_sign_in_cookie` makes the
-session. It is a NextAuth 4 session like any other, so a studio with the same secret accepts it too.
+`butai.operations.sign_in` exchanges a one-time code for a session: `check_dev_sign_in` decides whether the caller may
+try, `dev_sign_in_cookie` makes the session. It is a NextAuth 4 session like any other, so a studio with the same secret
+accepts it too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def is_loopback(host: str | None) -> bool:
 
 
 def check_dev_sign_in(settings: IdentitySettings, client_host: str | None, headers: Headers) -> None:
-    """Raises `NotFound`, as if the page did not exist, unless all of this holds.
+    """Raises `NotFound`, as if the path did not exist, unless all of this holds. A second check: a caller without a code
+    is refused wherever the request comes from.
 
     It is switched on; the caller's address is loopback; no proxy has passed the request on; `Host` is a loopback name
     or address (otherwise a page whose name resolves to 127.0.0.1 could use it: DNS rebinding); and the browser was not

@@ -36,7 +36,7 @@ _COMPRESSED = {".js", ".css", ".html", ".svg", ".json"}
 
 
 class SessionOut(BaseModel):
-    """The signed-in user, as far as the credential identifies one. `devSignIn`: whether `/dev/sign-in` answers here."""
+    """The signed-in user, as far as the credential identifies one. `devSignIn`: whether the links of `butai sign-in` work."""
 
     userId: str | None
     name: str | None

@@ -143,7 +143,7 @@ def _answers(responses: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _curl(document: Mapping[str, Any], origin: str, path: str, method: str, operation: Mapping[str, Any]) -> str:
-    """A line to paste, with the document's own examples in it. `jar` is the cookie file of `/dev/sign-in`."""
+    """A line to paste, with the document's own examples in it. `jar` is a cookie file, as `POST /api/session` fills it."""
     query = [
         f"{given['name']}={quote(str(_example(given) or '…'), safe='/')}"
         for given in operation.get("parameters", [])

@@ -8,6 +8,7 @@ import { useTellError, useToast } from "../../components/toasts";
 import { useTexts } from "../../i18n";
 import { watchTexts } from "../../i18n/watch";
 import type { Seen, Viewer } from "../../live/viewer";
+import { SignInByLink } from "../../shell/shell";
 import css from "./watch-page.module.css";
 
 export function WatchPage() {
@@ -38,17 +39,12 @@ export function WatchPage() {
 }
 
 function Refused({ title, more, signIn }: { title: string; more: string; signIn: boolean }) {
-  const { t } = useTexts();
   const session = useSession().data;
   return (
     <section className="empty" data-refused>
       <h2>{title}</h2>
       <p>{more}</p>
-      {signIn && session?.devSignIn && !session.userId ? (
-        <a className="button primary" href="/dev/sign-in?user=demo">
-          {t.signIn}
-        </a>
-      ) : null}
+      {signIn && session?.devSignIn && !session.userId ? <SignInByLink /> : null}
     </section>
   );
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from butai.cli.environment import read_settings
+from butai.cli.sign_in import running_url
 
 app = typer.Typer(no_args_is_help=True, help="Demonstrations on this machine, without any account.")
 
@@ -14,7 +16,10 @@ app = typer.Typer(no_args_is_help=True, help="Demonstrations on this machine, wi
 @app.command("live")
 def demo_live(
     seconds: Annotated[float, typer.Option(min=20, max=3600, help="Seconds on air.")] = 40,
-    url: Annotated[str | None, typer.Option(help="The URL of `butai up`; http://127.0.0.1:8080.")] = None,
+    url: Annotated[str | None, typer.Option(help="The URL of `butai up`, if not the one that it printed.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The data folder of `butai up`; BUTAI_DATA_DIR, or .butai.")
+    ] = None,
 ) -> None:
     """A host goes live on two platforms of this machine; one is killed and recovers, the other continues.
 
@@ -22,13 +27,18 @@ def demo_live(
     """
     from butai.demo.live import run
 
-    raise SystemExit(run(url or f"http://127.0.0.1:{read_settings().http.port}", seconds))
+    settings = read_settings()
+    folder = data_dir or settings.up.data_dir
+    raise SystemExit(run(url or running_url(settings, folder), folder, seconds))
 
 
 @app.command("library")
 def demo_library(
     user: Annotated[str, typer.Option(help="The owner of the files.")] = "demo",
-    url: Annotated[str | None, typer.Option(help="The URL of `butai up`; http://127.0.0.1:8080.")] = None,
+    url: Annotated[str | None, typer.Option(help="The URL of `butai up`, if not the one that it printed.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The data folder of `butai up`; BUTAI_DATA_DIR, or .butai.")
+    ] = None,
 ) -> None:
     """Uploads two avatars, two motions, music and two skies, generated here and free for any use.
 
@@ -36,4 +46,6 @@ def demo_library(
     """
     from butai.demo.library import run
 
-    raise SystemExit(run(url or f"http://127.0.0.1:{read_settings().http.port}", user))
+    settings = read_settings()
+    folder = data_dir or settings.up.data_dir
+    raise SystemExit(run(url or running_url(settings, folder), folder, user))

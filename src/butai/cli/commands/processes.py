@@ -1,4 +1,4 @@
-"""`butai up`, `api`, `worker`, `controller`, `migrate`, `doctor`, `version`, `openapi`."""
+"""`butai up`, `sign-in`, `api`, `worker`, `controller`, `migrate`, `doctor`, `version`, `openapi`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ def up(
     from butai.cli.up import run_up
 
     raise SystemExit(run_up(read_settings(), port, data_dir))
+
+
+@app.command("sign-in")
+def sign_in(
+    user: Annotated[str, typer.Argument(help="As whom; operator sees the operations.")] = "demo",
+    data_dir: Annotated[Path | None, typer.Option(help="That of `butai up`; BUTAI_DATA_DIR, or .butai.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where the service is, if not where `butai up` said.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The body for POST /api/session, for programs.")] = False,
+) -> None:
+    """Prints a link that signs a browser on this machine in, once: for another browser, or as another user."""
+    from butai.cli.sign_in import run_sign_in
+
+    run_sign_in(read_settings(), user, data_dir, url, as_json=as_json)
 
 
 @app.command()
