@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from butai.demo.live import Watch
@@ -23,7 +24,7 @@ class Silent(Service):
 
 
 async def test_a_hint_at_the_very_end_does_not_keep_it_looking() -> None:
-    watch = Watch(Silent("http://nowhere.invalid"), "room", Screen())
+    watch = Watch(Silent("http://nowhere.invalid", Path("nowhere")), "room", Screen())
     async with asyncio.timeout(5):
         async with watch.running():
             for _ in range(5):

@@ -275,7 +275,7 @@ class _Stack:
         _tell(introduction(self._settings, running, _seconds_since_start()))
 
     def _first_code(self) -> str:
-        """For the link that is printed; nothing where the development sign-in is off. Raises `StartError`."""
+        """The code of the printed link; empty when the development sign-in is off. Raises `StartError`."""
         if not self._signs_in:
             return ""
         try:
