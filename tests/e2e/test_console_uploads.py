@@ -112,7 +112,7 @@ async def test_200_mib_go_on_by_themselves_after_a_reload_half_way(
         )
         context.set_default_timeout(2 * PATIENCE)
         page = context.pages[0]
-        await sign_in(page, console.api.url, settings.up.data_dir, "alice")
+        await sign_in(page, flat_console.api.url, settings.up.data_dir, "alice")
         offsets: list[int] = []
         page.on(
             "request",
