@@ -56,7 +56,7 @@ async def flat_console(flat_browser: Browser, settings: Settings) -> AsyncIterat
 
 
 @contextlib.asynccontextmanager
-async def _console(browser: Browser, settings: Settings) -> AsyncIterator[Console]:
+async def _console(browser: Browser, settings: Settings) -> AsyncGenerator[Console]:
     async with serving(settings) as api:
         yield Console(api, browser)
         for context in browser.contexts:
