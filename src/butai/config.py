@@ -45,8 +45,7 @@ class DatabaseSettings(BaseSettings):
 
 
 class StoreSettings(BaseSettings):
-    """Where the object store is: any S3. The access key needs the rights to put, get, head and delete, and no right to
-    list."""
+    """Where the object store is: any S3. Its access key needs the rights to put, get, head and delete, but not to list."""
 
     model_config = _env("BUTAI_S3_")
 

@@ -141,7 +141,7 @@ async def test_a_keyframe_for_the_asking(stage: Stage) -> None:
 
 
 async def test_an_encoder_that_breaks_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> list[Packet]:
+    def broken(*_: object, **__: object) -> list[Packet]:
         raise RuntimeError("rtmp://127.0.0.1/app/canary-key-1f")
 
     monkeypatch.setattr(stage.pipeline._video, "encode", broken)

@@ -1,7 +1,7 @@
 """One-time codes of the development sign-in: made by `butai up` and `butai sign-in`, taken once by the API.
 
 A code is 192 random bits. What is kept of it is a file in a folder of this user's alone (0700): its name is the code's
-SHA-256, its content the user and the end. Whoever removes the file has taken the code, so several API processes agree,
+SHA-256, its content the user and the end. The process that removes the file has taken the code, so several API processes agree,
 and none can be taken twice. Nothing that is kept makes a code, and finding one by its hash takes no comparison that a
 guess could be timed against. Imports the standard library alone, since `butai up` does.
 """
@@ -74,7 +74,7 @@ def make_code(data_dir: Path, user: str) -> str:
 def take_code(data_dir: Path, code: str) -> str | None:
     """The user whom the code signs in; the code is good for nothing afterwards. None for one that is not good (any more).
 
-    Raises `FolderUnsafe`: codes in such a folder could be anybody's. Raises `OSError` when a code cannot be removed.
+    Raises `FolderUnsafe`: other users could have put codes into such a folder. Raises `OSError` when a code cannot be removed.
     """
     folder = data_dir.expanduser().absolute() / FOLDER
     _check(folder, os.geteuid())
@@ -95,7 +95,7 @@ def _name(code: str) -> str:
 
 
 def _check(folder: Path, owner: int | None) -> None:
-    """Raises `FolderUnsafe` unless the folder is `owner`'s alone; None: anybody's alone."""
+    """Raises `FolderUnsafe` unless the folder belongs to `owner` alone; None: to any one user."""
     try:
         found = folder.lstat()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """`/docs`: the OpenAPI document as a page that a person can read. Installed by `butai.api`.
 
 FastAPI's own page runs Swagger UI, 1.5 MB of script, from a public CDN: it shows nothing on a machine without the
-internet, and it is somebody else's script on the origin whose cookies sign people in. This page is plain HTML, made here;
+internet, and it is another party's script on the origin whose cookies sign people in. This page is plain HTML, made here;
 its content security policy allows no script at all. Where others have a "try it" button it has a line for curl.
 """
 
