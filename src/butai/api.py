@@ -15,8 +15,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import TypeAdapter
+from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
 from butai import __version__
@@ -52,6 +51,7 @@ from butai.live.webhooks.intake import Intake
 from butai.operations import audit_routes, console, job_routes, sign_in
 from butai.operations import routes as health_routes
 from butai.operations.health import Health
+from butai.operations.schemas import AliveOut, ReadyOut
 from butai.web import docs, problems, responses
 from butai.web.dependencies import NEEDS_SIGN_IN
 from butai.web.metrics import Metrics
@@ -222,23 +222,24 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
-    @app.get("/healthz", tags=["process"], summary="Whether the process is alive")
-    async def healthz() -> dict[str, str]:
+    @app.get("/healthz", **responses.answers(AliveOut, error=None), tags=["process"], summary="Whether the process is alive")
+    async def healthz() -> Response:
         """Answers as long as the process can answer anything."""
-        return {"status": "ok", "version": __version__}
+        return responses.respond(AliveOut("ok", __version__))
 
     @app.get(
         "/readyz",
+        **responses.answers(ReadyOut, also={503: "A part does not answer"}, error=None),
         tags=["process"],
         summary="Whether the process can serve",
-        responses={503: {"description": "A part does not answer", "content": {"application/json": {}}}},
     )
-    async def readyz(request: Request) -> JSONResponse:
+    async def readyz(request: Request) -> Response:
         """200 when the database and the store answer, else 503 with the part that does not."""
         database: Database = request.state.database
         parts: Library = request.state.library
-        state = {"database": await database.ready(), "store": await parts.store.ready()}
-        return JSONResponse({"ready": all(state.values()), **state}, 200 if all(state.values()) else 503)
+        known, stored = await database.ready(), await parts.store.ready()
+        ready = known and stored
+        return responses.respond(ReadyOut(ready, known, stored), 200 if ready else 503)
 
     @app.get("/metrics", tags=["process"], summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def show_metrics(request: Request) -> Response:
@@ -266,10 +267,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    for model in (problems.Problem, problems.Envelope, problems.BareError):
-        schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {})
-        schemas[model.__name__] = schema
     structs = responses.schemas()
     if twice := schemas.keys() & structs.keys():
         raise ValueError(f"schemas of one name: {twice}")

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 import structlog
@@ -17,6 +18,7 @@ from pydantic import SecretStr
 from butai import log
 from butai.alerts.delivery import AlertNotDelivered, deliver, services
 from butai.alerts.rules import apply_rules
+from butai.alerts.schemas import AlertsOut
 from butai.alerts.service import raise_alert, resolve_alert
 from butai.assets.patrol.run import Patrol
 from butai.assets.storage.client import Store
@@ -309,10 +311,31 @@ async def test_operators_read_them_and_others_do_not(api: Api, database: Databas
     status, body = await api.call("GET", "/api/alerts?open=true", headers={"X-API-Key": key})
     assert status == 200, body
     assert [(one["code"], one["notified"]) for one in body["alerts"]] == [("thing_broken", None)]
+    shown = msgspec.convert(body, AlertsOut, strict=False)
+    assert (shown.next, shown.alerts[0].resolved_at, shown.alerts[0].count) == (None, None, 1)
+    for name, old in (("opened_at", "openedAt"), ("seen_at", "seenAt"), ("resolved_at", "resolvedAt")):
+        assert body["alerts"][0][name] == body["alerts"][0][old], "the old name stays for one version"
     assert (await api.call("GET", "/api/alerts", "alice"))[0] == 403
     assert (await api.call("POST", "/api/alerts/test", headers={"X-API-Key": key}))[0] == 202
     await run_jobs(settings=replace(api.settings, alerts=alerts(hooks.url("x"))))
     assert hooks.taken_by("x") == ["A thing is broken", "Butai: a test message"]
+
+
+async def test_pages_of_alerts_show_each_once(api: Api, database: Database) -> None:
+    _, key = await create_api_key(database, "root", ["user", "operator"], "")
+    async with database.transaction() as session:
+        for number in range(5):
+            await raise_alert(session, key=str(number), code="x", severity="info", title="x", body="")
+    seen: list[str] = []
+    before = ""
+    while True:
+        _, body = await api.call("GET", f"/api/alerts?limit=2{before}", headers={"X-API-Key": key})
+        seen += [one["key"] for one in body["alerts"]]
+        assert body["next"] == body["nextBefore"], "the old name stays for one version"
+        if body["next"] is None:
+            break
+        before = f"&before={body['next']}"
+    assert seen == ["4", "3", "2", "1", "0"]
 
 
 @pytest.mark.parametrize("healthy", [True, False])

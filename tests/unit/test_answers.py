@@ -11,7 +11,8 @@ import pytest
 from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartOut
 from butai.web.old_names import with_old_names
 from butai.web.paging import cut
-from butai.web.responses import answers, respond, respond_encoded, schemas
+from butai.web.problems import Envelope
+from butai.web.responses import answers, respond, schemas, stored_list
 
 FIGURES = FiguresOut(1, None, 0, 0, 2, 0, 0, 0, 0, 0, {"ready": 3}, 1, 0.5)
 HEALTH = HealthOut(
@@ -28,7 +29,7 @@ def test_an_answer_is_json_that_no_cache_keeps() -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.headers["cache-control"] == "private, no-store"
     assert msgspec.json.decode(answer.body, type=HealthOut) == HEALTH
-    made = respond_encoded(b"{}", 201, {"cache-control": "max-age=5", "etag": '"1"'})
+    made = respond(HEALTH, 201, {"cache-control": "max-age=5", "etag": '"1"'})
     assert (made.status_code, made.headers["cache-control"], made.headers["etag"]) == (201, "max-age=5", '"1"')
 
 
@@ -38,6 +39,25 @@ def test_a_route_declares_its_struct_and_the_document_has_its_schema_and_those_w
     assert content == {"application/json": {"schema": {"$ref": "#/components/schemas/HealthOut"}}}
     assert {200, 401, 403, 500, 503} == set(route["responses"])
     assert {"HealthOut", "PartOut", "PartDetailOut", "FiguresOut"} <= set(schemas())
+
+
+def test_a_route_says_which_errors_links_and_further_statuses_it_has() -> None:
+    assert set(answers(HealthOut, error=None)["responses"]) == {200}
+    route = answers(HealthOut, 400, also={503: "Not yet"}, links={"next": {}}, error=Envelope)
+    assert route["responses"][503] == route["responses"][200] | {"description": "Not yet"}
+    assert route["responses"][200]["links"] == {"next": {}}
+    assert route["responses"][400]["content"] == {
+        "application/json": {"schema": {"$ref": "#/components/schemas/Envelope"}}
+    }
+    assert {"Problem", "Envelope", "EnvelopeError", "BareError"} <= set(schemas())
+
+
+def test_items_that_postgres_wrote_leave_as_they_are() -> None:
+    class Listed(msgspec.Struct):
+        items: list[int]
+
+    assert respond(Listed(stored_list(b"1, 2,3"))).body == b'{"items":[1, 2,3]}'
+    assert respond(with_old_names(Listed(stored_list(b"")), {"items": "all"})).body == b'{"items":[],"all":[]}'
 
 
 def test_two_structs_of_one_name_are_refused() -> None:

@@ -25,11 +25,11 @@ StatusName = Literal["uploading", "ready", "failed", "missing"]
 VisibilityName = Literal["public", "private"]
 
 
-class AssetOut(msgspec.Struct, frozen=True, rename="camel"):
-    """One asset. Times are UTC, sizes bytes. `errorCode`, `attempts` and `errorDetail` are about uploads that failed.
+class AssetOut(msgspec.Struct, frozen=True):
+    """One asset. Times are UTC, sizes bytes. `error_code`, `attempts` and `error_detail` are about uploads that failed.
 
     `facts` is read from inside the file, in sections (`model`, `licence`, `animation`, `sound`, `picture`); it comes a
-    moment after the upload. `inspectError` is the code of why there are no facts. `warnings` are codes too.
+    moment after the upload. `inspect_error` is the code of why there are no facts. `warnings` are codes too.
     """
 
     id: UUID
@@ -63,8 +63,8 @@ class AssetOut(msgspec.Struct, frozen=True, rename="camel"):
     warnings: list[str]
 
 
-class WaveformOut(msgspec.Struct, frozen=True, rename="camel"):
-    """The loudest sample of each of at most 800 equal stretches, 0 to 32767; the whole lasts `durationSeconds`."""
+class WaveformOut(msgspec.Struct, frozen=True):
+    """The loudest sample of each of at most 800 equal stretches, 0 to 32767; the whole lasts `duration_seconds`."""
 
     peaks: list[int]
     duration_seconds: float
@@ -73,7 +73,8 @@ class WaveformOut(msgspec.Struct, frozen=True, rename="camel"):
 class AssetItem(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     """One asset in a list; the fields of its `_meta.json` stand beside these. `size` in bytes, `duration` in seconds.
 
-    Postgres writes it (function `butai_asset_item` of migration 0001), and a page is sent as it was written.
+    In camelCase, as the studio contract requires: all lists show the same item. Postgres writes it (function
+    `butai_asset_item` of migration 0001), and a page is sent as it was written.
     """
 
     id: UUID
@@ -110,20 +111,20 @@ class FoundAsset(ChangedAsset, frozen=True, rename="camel", kw_only=True):
     owned_by_me: bool
 
 
-class ChangesOut(msgspec.Struct, frozen=True, rename="camel"):
-    """The changes since a place. Call again with `nextSince`; at once when `hasMore`."""
+class ChangesOut(msgspec.Struct, frozen=True):
+    """The changes since a place. `next`: `after` of the next call, never null; call again at once when `has_more`."""
 
     assets: Annotated[list[ChangedAsset], msgspec.Meta(description="The newest state of each changed asset")]
     gone: Annotated[list[UUID], msgspec.Meta(description="Ids that were purged, trashed or made private: delete them.")]
-    next_since: int
+    next: int
     has_more: bool
 
 
-class AssetPage(msgspec.Struct, frozen=True, rename="camel"):
-    """A page of a search."""
+class AssetPage(msgspec.Struct, frozen=True):
+    """A page of a search. `next`: `cursor` of the next page; null on the last."""
 
     items: list[FoundAsset]
-    next_cursor: Annotated[str | None, msgspec.Meta(description="None on the last page")]
+    next: str | None
     total: Annotated[int | None, msgspec.Meta(description="How many assets match, if the request asked for it")]
     total_is_exact: bool
 
@@ -135,7 +136,7 @@ class FacetCount(msgspec.Struct, frozen=True):
     count: int
 
 
-class FacetsOut(msgspec.Struct, frozen=True, rename="camel"):
+class FacetsOut(msgspec.Struct, frozen=True):
     """The values of each facet among the matching assets: most frequent first, 50 at most."""
 
     counted: Annotated[int, msgspec.Meta(description="Assets that were counted")]
@@ -150,52 +151,54 @@ class FacetsOut(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AssetEdit(BaseModel):
-    """The fields to change; absent fields stay as they are."""
+    """The fields to change; absent fields stay as they are. `displayName` is an old name, accepted for one version."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"displayName": "Aoi", "visibility": "public"}]}
+        extra="forbid", json_schema_extra={"examples": [{"display_name": "Aoi", "visibility": "public"}]}
     )
 
-    displayName: Name | None = None
+    display_name: Name | None = None
+    displayName: Annotated[Name | None, Field(deprecated=True)] = None
     visibility: Literal["public", "private"] | None = None
     description: Prose | None = None
     tags: Annotated[list[Tag], Field(max_length=64)] | None = None
 
 
-class ResourcePage(BaseModel):
-    """A page of a list in the studio contract's form."""
+class Pagination(msgspec.Struct, frozen=True, rename="camel"):
+    """The position of a page. `total` is counted up to 10,000 and estimated beyond (`totalIsExact`)."""
 
-    class Pagination(BaseModel):
-        """The position of the page. `total` is counted up to 10,000 and estimated beyond (`totalIsExact`)."""
+    page: int
+    page_size: int
+    total: int | None
+    total_is_exact: bool
+    has_more: bool
+    next_cursor: str | None
 
-        page: int
-        pageSize: int
-        total: int | None
-        totalIsExact: bool
-        hasMore: bool
-        nextCursor: str | None
 
-    success: Literal[True]
-    data: list[dict[str, Any]]
+class ResourcePage(msgspec.Struct, frozen=True):
+    """A page of a list in the studio contract's form. `success` is true."""
+
+    success: bool
+    data: list[AssetItem]
     pagination: Pagination
 
 
-class UploadData(BaseModel):
+class UploadData(msgspec.Struct, frozen=True, rename="camel"):
     """The stored file. `fileName` is the key as it was sent, `s3Key` the one that is unique over all users."""
 
-    fileName: str
-    originalName: str
+    file_name: str
+    original_name: str
     size: int
     type: str
     url: str
     id: UUID
-    s3Key: str
+    s3_key: str
 
 
-class UploadOut(BaseModel):
-    """An upload that is stored and indexed."""
+class UploadOut(msgspec.Struct, frozen=True):
+    """An upload that is stored and indexed. `success` is true."""
 
-    success: Literal[True]
+    success: bool
     message: str
     data: UploadData
 
@@ -215,22 +218,22 @@ class PresignRequest(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
 
 
-class PresignData(BaseModel):
+class PresignData(msgspec.Struct, frozen=True, rename="camel"):
     """PUT the bytes to `url` with `headers`, then POST to `completeUrl`."""
 
     url: str
-    expiresIn: int
+    expires_in: int
     method: Literal["PUT"]
     headers: dict[str, str]
     id: UUID
-    fileName: str
-    s3Key: str
-    readUrl: str
-    completeUrl: str
+    file_name: str
+    s3_key: str
+    read_url: str
+    complete_url: str
 
 
-class PresignOut(BaseModel):
-    """A signed upload."""
+class PresignOut(msgspec.Struct, frozen=True):
+    """A signed upload. `success` is true."""
 
-    success: Literal[True]
+    success: bool
     data: PresignData

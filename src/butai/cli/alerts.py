@@ -38,5 +38,5 @@ async def send_test(settings: AlertSettings) -> int:
 async def show(database: Database) -> None:
     """Prints the newest alerts."""
     for one in await queries.alerts(database, 50):
-        state = "open" if one["resolvedAt"] is None else f"until {one['resolvedAt']:%Y-%m-%d %H:%M}"
-        print(f"{one['openedAt']:%Y-%m-%d %H:%M}  {state}  {one['severity']}  {one['code']}  {one['title']}")
+        state = "open" if one.resolved_at is None else f"until {one.resolved_at:%Y-%m-%d %H:%M}"
+        print(f"{one.opened_at:%Y-%m-%d %H:%M}  {state}  {one.severity}  {one.code}  {one.title}")

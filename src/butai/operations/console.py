@@ -18,14 +18,16 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel
 
 from butai import __version__
 from butai.config import Settings
 from butai.errors import ButaiError, NotFound
 from butai.identity import ANONYMOUS, Identity
 from butai.live.stage import Stage
+from butai.operations.schemas import SessionOut
 from butai.web.dependencies import TAKES_SIGN_IN
+from butai.web.old_names import with_old_names
+from butai.web.responses import answers, respond
 
 DIST = Path(__file__).parents[1] / "console_dist"
 
@@ -33,16 +35,6 @@ PAGES = ("/", "/library", "/stage", "/operations", "/watch/{room}")
 """The addresses that the console's router knows (`console/src/router.tsx`)."""
 
 _COMPRESSED = {".js", ".css", ".html", ".svg", ".json"}
-
-
-class SessionOut(BaseModel):
-    """The signed-in user, as far as the credential identifies one. `devSignIn`: whether the links of `butai sign-in` work."""
-
-    userId: str | None
-    name: str | None
-    operator: bool
-    devSignIn: bool
-    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +118,10 @@ def install(app: FastAPI) -> None:
         "/api/session",
         tags=["process"],
         summary="The signed-in user",
-        response_model=SessionOut,
+        **answers(SessionOut, error=None),
         openapi_extra=TAKES_SIGN_IN,
     )
-    async def session(request: Request, response: Response) -> SessionOut:
+    async def session(request: Request) -> Response:
         """For pages, which offer what the user may do. An invalid credential counts as none; this never answers 401."""
         identity: Identity = request.state.identity
         settings: Settings = request.state.settings
@@ -138,14 +130,8 @@ def install(app: FastAPI) -> None:
         except ButaiError:
             # A stale cookie must not keep a user from the sign-in.
             who = ANONYMOUS
-        response.headers["cache-control"] = "private, no-store"
-        return SessionOut(
-            userId=who.user_id,
-            name=who.name,
-            operator=who.is_operator,
-            devSignIn=settings.identity.dev_sign_in,
-            version=__version__,
-        )
+        answer = SessionOut(who.user_id, who.name, who.is_operator, settings.identity.dev_sign_in, __version__)
+        return respond(with_old_names(answer))
 
     async def page(request: Request) -> Response:
         """The console's document."""

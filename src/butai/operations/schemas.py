@@ -1,4 +1,4 @@
-"""The types of the answer about the service's health."""
+"""The types of the answers about the service itself: its health, its process, the signed-in user."""
 
 from __future__ import annotations
 
@@ -60,3 +60,28 @@ class HealthOut(Struct, frozen=True):
     version: str
     parts: list[PartOut]
     figures: FiguresOut
+
+
+class AliveOut(Struct, frozen=True):
+    """An API process that can answer."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class ReadyOut(Struct, frozen=True):
+    """Whether an API process can serve, and which of its parts answer."""
+
+    ready: bool
+    database: bool
+    store: bool
+
+
+class SessionOut(Struct, frozen=True):
+    """The signed-in user, as far as the credential identifies one. `dev_sign_in`: whether the links of `butai sign-in` work."""
+
+    user_id: str | None
+    name: str | None
+    operator: bool
+    dev_sign_in: bool
+    version: str

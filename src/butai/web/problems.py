@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from psycopg.errors import UndefinedTable
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -23,37 +22,42 @@ from butai.errors import BrokenOff, ButaiError, Code, DatabaseUnavailable, Inval
 log = structlog.get_logger(__name__)
 
 
-class Problem(BaseModel):
-    """An error in the form of RFC 9457. `code` is stable; texts may change."""
+class Problem(msgspec.Struct, frozen=True):
+    """An error in the form of RFC 9457. `code` is stable; texts may change. `action`: the host's next step. `platform`: the one
+    that the error is about. `session_id`: of the broadcast that is on air. `reason`: why a webhook was refused."""
 
-    type: str = Field(examples=["about:blank"])
+    type: Annotated[str, msgspec.Meta(examples=["about:blank"])]
     title: str
     status: int
     detail: str
-    code: str = Field(examples=[Code.ASSET_NOT_FOUND])
+    code: Annotated[str, msgspec.Meta(examples=[Code.ASSET_NOT_FOUND.value])]
     instance: str
+    action: str | msgspec.UnsetType = msgspec.UNSET
+    platform: str | msgspec.UnsetType = msgspec.UNSET
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    session_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class EnvelopeError(BaseModel):
+class EnvelopeError(msgspec.Struct, frozen=True):
     """The error within an `Envelope`."""
 
-    code: str = Field(examples=[Code.FILE_TOO_LARGE])
+    code: Annotated[str, msgspec.Meta(examples=[Code.FILE_TOO_LARGE.value])]
     message: str
 
 
-class Envelope(BaseModel):
-    """An error on a given path (`/api/s3/…`)."""
+class Envelope(msgspec.Struct, frozen=True):
+    """An error on a given path (`/api/s3/…`). `success` is false."""
 
-    success: bool = Field(examples=[False])
+    success: Annotated[bool, msgspec.Meta(examples=[False])]
     message: str
     error: EnvelopeError
 
 
-class BareError(BaseModel):
+class BareError(msgspec.Struct, frozen=True):
     """An error of `/api/vrm-thumbnail`: `error` is a text."""
 
     error: str
-    code: str = Field(examples=[Code.ASSET_NOT_FOUND])
+    code: Annotated[str, msgspec.Meta(examples=[Code.ASSET_NOT_FOUND.value])]
 
 
 _EVERYWHERE = (401, 500, 503)
@@ -74,7 +78,7 @@ _PHRASES = {460: "Checksum Mismatch"}
 """Reason phrases of statuses that HTTP does not define: tus has one."""
 
 
-def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
+def documented(*statuses: int, model: type[msgspec.Struct] = Problem) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may end with these statuses, beside 401, 500 and 503, which every route may."""
     media = "application/problem+json" if model is Problem else "application/json"
     return {
@@ -87,12 +91,6 @@ def documented(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | s
     }
 
 
-def with_links(responses: dict[int | str, dict[str, Any]], *operations: str) -> dict[int | str, dict[str, Any]]:
-    """`responses`, whose 200 documents that its `data.id` is a parameter of these operations."""
-    links = {name: {"operationId": name, "parameters": {"asset_id": "$response.body#/data/id"}} for name in operations}
-    return responses | {200: {"description": "Done", "links": links}}
-
-
 def answer(
     request: Request,
     status: int,
@@ -102,34 +100,27 @@ def answer(
     headers: dict[str, str],
     *,
     more: dict[str, str] | None = None,
-) -> JSONResponse:
+) -> Response:
     """One error, in the form of the request's path. `more`: further members of the problem."""
     # Not `request.url`: a query that is not UTF-8 breaks it.
     path: str = request.scope["path"]
+    media = "application/json"
     if path.startswith("/api/s3/"):
-        body: dict[str, Any] = {"success": False, "message": detail, "error": {"code": code, "message": detail}}
+        body = Envelope(success=False, message=detail, error=EnvelopeError(code, detail))
     elif path == "/api/vrm-thumbnail":
-        body = {"error": detail, "code": code}
+        body = BareError(detail, code)
     else:
-        body = {
-            "type": "about:blank",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "code": code,
-            "instance": path,
-            **(more or {}),
-        }
-        return JSONResponse(body, status, {**headers, "cache-control": "no-store"}, "application/problem+json")
-    return JSONResponse(body, status, {**headers, "cache-control": "no-store"})
+        body = Problem("about:blank", title, status, detail, code, path, **(more or {}))
+        media = "application/problem+json"
+    return Response(msgspec.json.encode(body), status, {**headers, "cache-control": "no-store"}, media)
 
 
-async def _butai_error(request: Request, error: Exception) -> JSONResponse:
+async def _butai_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ButaiError)
     return answer_error(request, error)
 
 
-def answer_error(request: Request, error: ButaiError) -> JSONResponse:
+def answer_error(request: Request, error: ButaiError) -> Response:
     """A `ButaiError` as an answer, for routes that add to it themselves."""
     headers = {}
     if error.retry_after is not None:
@@ -141,11 +132,11 @@ def answer_error(request: Request, error: ButaiError) -> JSONResponse:
     return answer(request, error.status, error.code, error.title, error.detail, headers, more=error.more)
 
 
-async def _unreachable(request: Request, _error: Exception) -> JSONResponse:
+async def _unreachable(request: Request, _error: Exception) -> Response:
     return await _butai_error(request, DatabaseUnavailable())
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     """Answers a FastAPI validation error without the values, which may be secret."""
     assert isinstance(error, RequestValidationError)
     findings = "; ".join(
@@ -156,7 +147,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return await _butai_error(request, MissingParameters(findings) if missing else InvalidRequest(findings))
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return await _butai_error(request, NotFound())
@@ -184,7 +175,7 @@ def _allowed(request: Request) -> list[str]:
     ]
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _unexpected(request: Request, error: Exception) -> Response:
     if isinstance(error, UndefinedTable) or isinstance(getattr(error, "orig", None), UndefinedTable):
         return await _butai_error(request, DatabaseUnavailable("The database has no tables yet; run: butai migrate"))
     if isinstance(error, BrokenOff):

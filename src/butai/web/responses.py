@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 from fastapi import Response
 
-from butai.web.problems import documented
+from butai.web.problems import BareError, Envelope, Problem, documented
 
 _REF = "#/components/schemas/{name}"
-_declared: dict[str, type[msgspec.Struct]] = {}
-"""Every struct that a route has declared, by name."""
+_declared: dict[str, type[msgspec.Struct]] = {kind.__name__: kind for kind in (Problem, Envelope, BareError)}
+"""Every struct that a route has declared, and those of errors, by name."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -31,33 +31,46 @@ def respond(
 
     A mapping comes from `butai.web.old_names.with_old_names`.
     """
-    return respond_encoded(_encoder.encode(answer), status, headers)
+    return Response(
+        _encoder.encode(answer), status, {"cache-control": "private, no-store", **(headers or {})}, "application/json"
+    )
 
 
-def respond_encoded(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Like `respond`, for JSON that Postgres wrote."""
-    return Response(body, status, {"cache-control": "private, no-store", **(headers or {})}, "application/json")
+def stored_list(items: bytes) -> Any:
+    """The value of a struct's list field whose items are JSON that Postgres wrote, with commas between them.
+
+    The bytes are copied into the answer, and never decoded: a page of 100 items costs as much as its copy.
+    """
+    return msgspec.Raw(b"".join((b"[", items, b"]")))
 
 
 def answers(
     kind: type[msgspec.Struct],
     *errors: int,
     status: int = 200,
+    also: Mapping[int, str] | None = None,
     description: str = "Successful Response",
     media: Mapping[str, Any] | None = None,
+    links: Mapping[str, Any] | None = None,
+    error: type[msgspec.Struct] | None = Problem,
 ) -> dict[str, Any]:
-    """Keyword arguments for a route that answers with a `kind`, or with problems of these statuses.
+    """Keyword arguments for a route that answers with a `kind`, or with errors of these statuses, each an `error`.
 
-    `media`: further media types of the answer, in OpenAPI's form. Raises `ValueError` for a second struct of one name,
-    since the document's schemas are by name.
+    `also`: further statuses that come with a `kind`, each with its description. `media`: further media types that it may
+    answer with, and `links` to operations that follow, as OpenAPI has them. With `error` None no errors are documented, not
+    even those that any route may have. Raises `ValueError` for a second struct of one name, since the document's schemas
+    are by name.
     """
     if _declared.setdefault(kind.__name__, kind) is not kind:
         raise ValueError(f"two structs are called {kind.__name__}")
     content = {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}, **(media or {})}
+    answer = {"content": content, **({"links": links} if links else {})}
+    described = {status: description, **(also or {})}
+    refusals = documented(*errors, model=error) if error is not None else {}
     return {
         "status_code": status,
         "response_model": None,
-        "responses": {status: {"description": description, "content": content}} | documented(*errors),
+        "responses": refusals | {one: {"description": when, **answer} for one, when in described.items()},
     }
 
 

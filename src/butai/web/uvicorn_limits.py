@@ -7,18 +7,18 @@ refused here never reach the application, so these answers carry a request id of
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from types import FrameType
-from typing import Any
 
+import msgspec
 import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from butai.errors import Code
+from butai.web.problems import Problem
 
 log = structlog.get_logger(__name__)
 
@@ -155,16 +155,8 @@ def _answer(status: int) -> bytes:
     code, detail = _CODES[status]
     phrase = HTTPStatus(status).phrase
     request_id = uuid.uuid4()
-    problem: dict[str, Any] = {
-        "type": "about:blank",
-        "title": phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        # The requested path is not known.
-        "instance": request_id.urn,
-    }
-    body = json.dumps(problem).encode()
+    # The requested path is not known.
+    body = msgspec.json.encode(Problem("about:blank", phrase, status, detail, code, request_id.urn))
     head = (
         f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
         f"cache-control: no-store\r\nx-request-id: {request_id.hex}\r\nconnection: close\r\n\r\n"

@@ -54,7 +54,13 @@ async def list_patrol_runs(request: Request, who: Operator, limit: Limit = 50, b
     return respond(PatrolRunsOut(list(runs), following))
 
 
-@router.post("/run", status_code=202, responses=documented(400, 403, 408, 413), summary="Start a patrol run now")
+@router.post(
+    "/run",
+    status_code=202,
+    response_class=Response,
+    responses=documented(400, 403, 408, 413),
+    summary="Start a patrol run now",
+)
 async def run_patrol(request: Request, who: Operator, wanted: PatrolRequest) -> Response:
     """Checks every file, due or not. The run begins when a worker is free, unless one is in progress."""
     dry_run = wanted.dry_run or wanted.dryRun

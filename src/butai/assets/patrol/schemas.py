@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from butai.assets.patrol.finding_states import FindingAction, FindingKind, FindingState
 from butai.assets.patrol.states import RunState
@@ -108,4 +108,4 @@ class PatrolRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dry_run": True}]})
 
     dry_run: bool = False
-    dryRun: bool = False
+    dryRun: Annotated[bool, Field(deprecated=True)] = False

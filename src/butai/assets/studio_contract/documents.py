@@ -31,6 +31,12 @@ LIST: dict[str, Any] = {
     ]
 }
 
+
+def links_to(*operations: str) -> dict[str, Any]:
+    """Links of an answer whose `data.id` says which asset these operations can be asked about next."""
+    return {name: {"operationId": name, "parameters": {"asset_id": "$response.body#/data/id"}} for name in operations}
+
+
 _MIMES = sorted({kept.mime for formats in (*FORMATS.values(), *SIDECAR_FORMATS.values()) for kept in formats.values()})
 _ALWAYS: dict[str, Any] = {
     name: {"required": True, "schema": {"type": "string", "minLength": 1}}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
 from fastapi.datastructures import QueryParams
 from fastapi.responses import Response
 
 from butai.assets import listing, queries
 from butai.assets.kinds import AssetType
 from butai.assets.queries import ListRequest
+from butai.assets.schemas import Pagination, ResourcePage
 from butai.database import Database
 from butai.errors import FilterInvalid
+from butai.web.responses import respond, stored_list
 
 DEFAULT_PAGE = 50
 """Items of a page for a request with `page` or `cursor` but without `pageSize`."""
@@ -50,17 +51,15 @@ async def answer(database: Database, user_id: str | None, parameters: QueryParam
     count, exact = await listing.count(
         mode, found, place, wanted.offset, lambda exactly: queries.total(database, wanted, exactly=exactly)
     )
-    pagination = {
-        "page": place.page if place else number or 1,
-        "pageSize": limit,
-        "total": count,
-        "totalIsExact": exact,
-        "hasMore": found.has_more,
-        "nextCursor": listing.following(found, order, place, number or 1, count),
-    }
-    body = b"".join(
-        (b'{"success":true,"data":[', found.items, b'],"pagination":', msgspec.json.encode(pagination), b"}")
+    pagination = Pagination(
+        page=place.page if place else number or 1,
+        page_size=limit,
+        total=count,
+        total_is_exact=exact,
+        has_more=found.has_more,
+        next_cursor=listing.following(found, order, place, number or 1, count),
     )
-    return Response(
-        body, 200, {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}, "application/json"
+    return respond(
+        ResourcePage(success=True, data=stored_list(found.items), pagination=pagination),
+        headers={"cache-control": "private, no-cache", "vary": "Cookie, Authorization"},
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,7 +17,7 @@ from butai.assets.contents.embedded_thumbnail import embedded_thumbnail
 from butai.assets.library import Library, get_library
 from butai.assets.queries import ReadableAsset
 from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
-from butai.assets.schemas import PresignOut, PresignRequest, ResourcePage, UploadOut
+from butai.assets.schemas import PresignData, PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.studio_contract import documents, listing, upload
 from butai.assets.uploads import signed
 from butai.errors import (
@@ -35,7 +34,8 @@ from butai.identity import Caller
 from butai.identity.origins import normal_origin, seen_origin
 from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, caller, origin, signed_in
 from butai.web.hot_route import DirectRoute
-from butai.web.problems import BareError, Envelope, documented, with_links
+from butai.web.problems import BareError, Envelope, documented
+from butai.web.responses import answers, respond
 
 router = APIRouter(tags=["studio contract"], route_class=SmallBodies)
 hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)
@@ -43,8 +43,7 @@ hot = APIRouter(tags=["studio contract"], route_class=DirectRoute)
 
 @hot.get(
     "/api/s3/resources",
-    response_model=ResourcePage,
-    responses=documented(400, model=Envelope),
+    **answers(ResourcePage, 400, error=Envelope),
     operation_id="list_resources",
     summary="List one type of asset: ready ones, public or the caller's own",
     openapi_extra=documents.LIST,
@@ -169,8 +168,12 @@ def _key_in_url(request: Request, library: Library, url: str) -> str:
 
 @hot.post(
     "/api/s3/upload",
-    response_model=UploadOut,
-    responses=with_links(documented(400, 403, 409, 413, 415, 422, 504, model=Envelope), "get_asset", "edit_asset"),
+    **answers(
+        UploadOut,
+        *(400, 403, 409, 413, 415, 422, 504),
+        links=documents.links_to("get_asset", "edit_asset"),
+        error=Envelope,
+    ),
     openapi_extra=documents.FORM,
     operation_id="upload_file",
     summary="Upload a file",
@@ -183,8 +186,12 @@ async def upload_file(request: Request) -> Response:
 
 @router.post(
     "/api/s3/presigned-url",
-    response_model=PresignOut,
-    responses=with_links(documented(400, 403, 408, 413, 415, model=Envelope), "get_asset", "complete_upload"),
+    **answers(
+        PresignOut,
+        *(400, 403, 408, 413, 415),
+        links=documents.links_to("get_asset", "complete_upload"),
+        error=Envelope,
+    ),
     operation_id="sign_upload",
     summary="Get a signed URL to upload to",
 )
@@ -197,18 +204,18 @@ async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest)
     opened = await signed.sign_upload(
         library.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
     )
-    body = {
-        "success": True,
-        "data": {
-            "url": opened.url,
-            "expiresIn": opened.expires_in,
-            "method": "PUT",
-            "headers": opened.headers,
-            "id": opened.asset_id,
-            "fileName": opened.wanted_key,
-            "s3Key": opened.s3_key,
-            "readUrl": keys.read_url(opened.s3_key),
-            "completeUrl": f"/api/assets/{opened.asset_id}/complete",
-        },
-    }
-    return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
+    answer = PresignOut(
+        success=True,
+        data=PresignData(
+            url=opened.url,
+            expires_in=opened.expires_in,
+            method="PUT",
+            headers=opened.headers,
+            id=opened.asset_id,
+            file_name=opened.wanted_key,
+            s3_key=opened.s3_key,
+            read_url=keys.read_url(opened.s3_key),
+            complete_url=f"/api/assets/{opened.asset_id}/complete",
+        ),
+    )
+    return respond(answer, headers={"cache-control": "no-store"})

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from fastapi import Request
 from fastapi.responses import Response
 
 from butai.assets import keys
 from butai.assets.kinds import AssetType, size_limit
 from butai.assets.library import Library
+from butai.assets.schemas import UploadData, UploadOut
 from butai.assets.uploads import streaming
 from butai.assets.uploads.multipart_form import UploadForm, body_chunks
 from butai.errors import FileTooLarge
 from butai.identity import Caller
 from butai.web.dependencies import origin
+from butai.web.responses import respond
 
 FORM_ROOM = 1024**2
 """Bytes of a form beside its file: text fields have at most 64 KiB, their headers less."""
@@ -30,20 +31,16 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
     form = await UploadForm.begun(request.headers.get("content-type", ""), chunks)
     assert who.user_id is not None
     done = await streaming.receive(library.uploads, who.user_id, origin(request, who), form, _declared_length(request))
-    body = {
-        "success": True,
-        "message": "Uploaded",
-        "data": {
-            "fileName": done.wanted_key,
-            "originalName": form.filename or done.wanted_key,
-            "size": done.size,
-            "type": done.mime_type,
-            "url": keys.read_url(done.s3_key),
-            "id": done.asset_id,
-            "s3Key": done.s3_key,
-        },
-    }
-    return Response(msgspec.json.encode(body), 200, media_type="application/json")
+    data = UploadData(
+        file_name=done.wanted_key,
+        original_name=form.filename or done.wanted_key,
+        size=done.size,
+        type=done.mime_type,
+        url=keys.read_url(done.s3_key),
+        id=done.asset_id,
+        s3_key=done.s3_key,
+    )
+    return respond(UploadOut(success=True, message="Uploaded", data=data))
 
 
 def _declared_length(request: Request) -> int | None:

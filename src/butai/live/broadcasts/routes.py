@@ -41,10 +41,12 @@ def _idle(room_id: str) -> StatusOut:
 
 @router.post(
     "/start",
-    status_code=201,
-    response_model=None,
-    responses=answers(StatusOut, description="Started before, with the same Idempotency-Key")["responses"]
-    | answers(StatusOut, 400, 403, 404, 408, 409, 413, 422, status=201)["responses"],
+    **answers(
+        StatusOut,
+        *(400, 403, 404, 408, 409, 413, 422),
+        status=201,
+        also={200: "Started before, with the same Idempotency-Key"},
+    ),
     summary="Go live",
 )
 async def start(
