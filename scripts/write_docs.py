@@ -72,7 +72,7 @@ def errors() -> str:
             *(f"| `{code}` | {statuses.get(code, '')} | {code.meaning} |" for code in sorted(Code)),
             "",
             "A code without a status is no answer: it stands on a row, in an event, in an alert, or in an import's report;",
-            "or HTTP itself calls for it (405, 408, 431). A job's `errorCode`, and a part of `/api/health`, may also be the",
+            "or HTTP itself calls for it (405, 408, 431). A job's `error_code`, and a part of `/api/health`, may also be the",
             "class name of an exception, where the error is none of these.",
             "",
         ]

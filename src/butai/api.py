@@ -222,7 +222,9 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
-    @app.get("/healthz", **responses.answers(AliveOut, error=None), tags=["process"], summary="Whether the process is alive")
+    @app.get(
+        "/healthz", **responses.answers(AliveOut, error=None), tags=["process"], summary="Whether the process is alive"
+    )
     async def healthz() -> Response:
         """Answers as long as the process can answer anything."""
         return responses.respond(AliveOut("ok", __version__))

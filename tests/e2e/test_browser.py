@@ -359,8 +359,8 @@ async def test_a_configured_origin_on_the_apis_site_writes_with_the_cookie(
         answer = await page.evaluate("() => upload('vrm/a.vrm', 'include')")
         assert answer["status"] == 200, answer
         path = f"/api/assets/{answer['body']['data']['id']}"
-        edit = "path => call('PATCH', path, {displayName: 'Aoi'}, 'include')"
-        assert (await page.evaluate(edit, path))["body"]["displayName"] == "Aoi"
+        edit = "path => call('PATCH', path, {display_name: 'Aoi'}, 'include')"
+        assert (await page.evaluate(edit, path))["body"]["display_name"] == "Aoi"
         got = await page.evaluate("url => read(url, {credentials: 'include'})", answer["body"]["data"]["url"])
         assert got["sha256"] == SHA256
         assert (await page.evaluate("path => call('DELETE', path, undefined, 'include')", path))["status"] == 204

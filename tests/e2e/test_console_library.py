@@ -94,7 +94,7 @@ async def test_a_file_is_renamed_described_and_made_public(flat_console: Console
     await page.wait_for_selector("dialog .notice.warn")
     await page.wait_for_selector("dialog .toast:has-text('Everyone can see it now')")
     changed = await flat_console.asset(asset_id)
-    assert changed["displayName"] == "Aoi of the boxes"
+    assert changed["display_name"] == "Aoi of the boxes"
     assert (changed["description"], changed["visibility"]) == ("Made of boxes.", "public")
     assert sorted(changed["tags"]) == ["box", "neon"]
     await page.keyboard.press("Escape")
@@ -107,7 +107,7 @@ async def test_a_file_goes_to_the_trash_and_comes_back(flat_console: Console) ->
     await page.click(card("Tone"))
     await page.click("dialog button:text-is('Move to trash')")
     await page.wait_for_selector(".empty:has-text('Your library is empty')")
-    assert (await flat_console.asset(asset_id))["deletedAt"]
+    assert (await flat_console.asset(asset_id))["deleted_at"]
     await choose(page, "State", "trash")
     await page.click(card("Tone"))
     await page.wait_for_selector("dialog .notice:has-text('In the trash since')")
@@ -122,7 +122,7 @@ async def test_a_file_goes_to_the_trash_and_comes_back(flat_console: Console) ->
     # The newest: that of the first time is still to be seen.
     await page.locator(".toast button:text-is('Undo')").last.click()
     await page.wait_for_selector(card("Tone"))
-    assert (await flat_console.asset(asset_id))["deletedAt"] is None
+    assert (await flat_console.asset(asset_id))["deleted_at"] is None
 
 
 # For everybody

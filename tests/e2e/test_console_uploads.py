@@ -132,7 +132,7 @@ async def test_200_mib_go_on_by_themselves_after_a_reload_half_way(
     assert after == sorted(after)
     (item,) = await flat_console.found("owner=me")
     asset = await flat_console.asset(item["id"])
-    assert (asset["status"], asset["sizeBytes"], asset["sha256"]) == ("ready", size, sha256)
+    assert (asset["status"], asset["size_bytes"], asset["sha256"]) == ("ready", size, sha256)
     digest, length = hashlib.sha256(), 0
     async with flat_console.api.client.get(
         flat_console.api.url + asset["url"], headers=flat_console.api.cookie("alice")

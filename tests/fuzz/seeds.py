@@ -116,7 +116,7 @@ async def plant(api: Api) -> Seeds:
         assert status == 200, answer
         asset_id: str = answer["data"]["id"]
         if public:
-            how = {"visibility": "public", "displayName": key}
+            how = {"visibility": "public", "display_name": key}
             status, edited = await api.call("PATCH", f"/api/assets/{asset_id}", user, json=how)
             assert status == 200, edited
         seeds.readable.append(answer["data"]["s3Key"])

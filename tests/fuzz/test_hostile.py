@@ -94,6 +94,7 @@ def avatar(target: Target) -> str:
         ("/api/s3/resources?type=vrm&q=%00", 400, "filter_invalid"),
         ("/api/s3/resources?type=vrm&page=%D9%A1", 400, "filter_invalid"),
         ("/api/s3/resources?type=vrm&pageSize=1e3", 400, "filter_invalid"),
+        ("/api/assets/changes?after=9223372036854775808", 400, "invalid_request"),
         ("/api/assets/changes?since=9223372036854775808", 400, "invalid_request"),
         ("/api/assets/changes?since=" + "9" * 5000, 400, "invalid_request"),
         ("/?" + "a" * HEAD_LIMIT, 431, "head_too_large"),
@@ -123,7 +124,7 @@ def test_a_method_that_a_path_has_not_is_405_and_says_which_it_has(target: Targe
 @pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"])
 def test_no_header_turns_a_read_into_a_delete(target: Target, avatar: str, header: str) -> None:
     answer = target.ask("GET", f"/api/assets/{avatar}?_method=DELETE", {header: "DELETE"})
-    assert (answer.status, answer.json["deletedAt"]) == (200, None)
+    assert (answer.status, answer.json["deleted_at"]) == (200, None)
     refused = target.ask("POST", f"/api/assets/{avatar}", {header: "DELETE"})
     assert (refused.status, refused.header("allow")) == (405, "GET, PATCH, DELETE")
 
@@ -215,6 +216,7 @@ def test_a_key_of_ten_thousand_bytes_is_refused_everywhere(target: Target, long:
         ("/api/s3/resources?type=vrm&{}=1", {200}),
         ("/api/s3/read-object?key=vrm/a.vrm&v={}", {200}),
         ("/api/vrm-thumbnail?url={}", {400}),
+        ("/api/assets/changes?after={}", {400}),
         ("/api/assets/changes?since={}", {400}),
         ("/api/assets/{}", {404}),
         ("/sign-in?user={}", {200}),
@@ -255,6 +257,9 @@ def test_ten_thousand_bytes_in_a_session_are_401(target: Target, cookie: str) ->
 @pytest.mark.parametrize(
     "body",
     [
+        {"display_name": "x" * 10_000},
+        {"display_name": "a\r\nX-Injected: 1"},
+        {"display_name": "\ud800"},
         {"displayName": "x" * 10_000},
         {"displayName": "a\r\nX-Injected: 1"},
         {"displayName": "\ud800"},
@@ -265,7 +270,10 @@ def test_ten_thousand_bytes_in_a_session_are_401(target: Target, cookie: str) ->
         {"tags": ["x"] * 10_000},
         {"visibility": "PUBLIC"},
         {"__proto__": {}},
+        {"owner_user_id": "mallory"},
         {"ownerUserId": "mallory"},
+        b'{"display_name": ' + b"[" * 60_000,
+        b'{"display_name": ' + b"9" * 60_000 + b"}",
         b'{"displayName": ' + b"[" * 60_000,
         b'{"displayName": ' + b"9" * 60_000 + b"}",
         b"null",

@@ -111,11 +111,11 @@ async def session(api: Api, user: str | None, cookie: str | None = None) -> dict
 async def test_only_users_that_the_settings_name_are_operators(settings: Settings) -> None:
     identity = IdentitySettings(NEXTAUTH_SECRET=SecretStr(NEXTAUTH_SECRET), operators=("olga",))  # pyright: ignore[reportCallIssue]
     async with serving(replace(settings, identity=identity)) as api:
-        assert (await session(api, None))["userId"] is None
-        assert (await session(api, "ren")) | {"userId": "ren", "operator": False} == await session(api, "ren")
+        assert (await session(api, None))["user_id"] is None
+        assert (await session(api, "ren")) | {"user_id": "ren", "operator": False} == await session(api, "ren")
         assert (await session(api, "olga"))["operator"] is True
         stale = await session(api, None, f"{NEXTAUTH_COOKIE}=not-a-token")
-        assert (stale["userId"], stale["operator"]) == (None, False)
+        assert (stale["user_id"], stale["operator"]) == (None, False)
         for user, status in (("ren", 403), ("olga", 200)):
             cookie = f"{NEXTAUTH_COOKIE}={dev_sign_in_cookie(identity, user)}"
             async with api.client.get(f"{api.url}/api/jobs", headers={"cookie": cookie}) as answer:

@@ -26,13 +26,13 @@ async def test_music_has_a_waveform_and_a_loudness(api: Api, tmp_path: Path, run
     await run_jobs()
     status, found = await api.call("GET", f"/api/assets/{asset_id}/waveform", "alice")
     assert status == 200
-    assert found["durationSeconds"] == pytest.approx(3, abs=0.1)
+    assert found["duration_seconds"] == pytest.approx(3, abs=0.1)
     assert 25 <= len(found["peaks"]) <= 35
     assert max(found["peaks"]) > 1000
     asset = (await api.call("GET", f"/api/assets/{asset_id}", "alice"))[1]
     assert asset["facts"]["sound"]["loudness_lufs"] < -10
-    assert asset["durationSeconds"] == found["durationSeconds"]
-    assert (await api.items("alice", "bgm"))[0]["duration"] == found["durationSeconds"]
+    assert asset["duration_seconds"] == found["duration_seconds"]
+    assert (await api.items("alice", "bgm"))[0]["duration"] == found["duration_seconds"]
     # Nobody else's business while it is private.
     assert (await api.call("GET", f"/api/assets/{asset_id}/waveform", "bob"))[0] == 404
     assert (await api.call("GET", f"/api/assets/{asset_id}/waveform"))[0] == 401
@@ -62,6 +62,6 @@ async def test_a_broken_file_harms_nobody(api: Api, tmp_path: Path, run_jobs: An
             facts[item["s3Key"]] = (await api.call("GET", f"/api/assets/{item['id']}", "alice"))[1]
     assert facts["bgm/broken.mp3"]["facts"]["decode_error"] == "decode_failed"
     assert facts["hdr/broken.hdr"]["facts"]["decode_error"] == "decode_failed"
-    assert facts["hdr/broken.hdr"]["inspectError"] == "signature_mismatch"
+    assert facts["hdr/broken.hdr"]["inspect_error"] == "signature_mismatch"
     assert "decode_error" not in facts["bgm/good.flac"]["facts"]
     assert {one["status"] for one in facts.values()} == {"ready"}

@@ -53,14 +53,14 @@ async def due_now(database: Database) -> None:
 async def test_an_uploaded_avatar_shows_what_is_inside(api: Api, run_jobs: RunJobs, database: Database) -> None:
     one = await upload(api, "vrm/Aoi.vrm", avatars.vrm1(PICTURE))
     before = await shown(api, one)
-    assert (before["facts"], before["triangles"], before["inspectError"]) == ({}, None, None)
+    assert (before["facts"], before["triangles"], before["inspect_error"]) == ({}, None, None)
     await run_jobs()
     found = await shown(api, one)
     assert found["facts"]["model"]["title"] == "Aoi" and found["triangles"] == 14
     assert found["facts"]["licence"]["commercial"] == "personal_profit"
-    assert found["inspectError"] is None and found["warnings"] == []
+    assert found["inspect_error"] is None and found["warnings"] == []
     # Looking is news for those who sync, and no change of the file.
-    assert found["changeSeq"] > before["changeSeq"]
+    assert found["change_seq"] > before["change_seq"]
     [(terms, status, event)] = await rows(
         database,
         "SELECT terms, status, (SELECT count(*) FROM asset_events WHERE asset_id = assets.id AND event = 'inspected') "
@@ -104,8 +104,8 @@ async def test_a_corrupt_file_is_a_reason_on_its_own_row(api: Api, run_jobs: Run
     huge = await upload(api, "vrm/Huge.vrm", files.glb({"asset": {"version": "2.0"}, "extras": [0] * 500_000}))
     good = await upload(api, "vrm/Good.vrm", avatars.vrm1(PICTURE))
     await run_jobs()
-    assert (await shown(api, bad))["inspectError"] == "glb_invalid"
-    assert (await shown(api, huge))["inspectError"] == "inspection_too_large"
+    assert (await shown(api, bad))["inspect_error"] == "glb_invalid"
+    assert (await shown(api, huge))["inspect_error"] == "inspection_too_large"
     assert (await shown(api, good))["triangles"] == 14
     assert [(await shown(api, one))["status"] for one in (bad, huge, good)] == ["ready"] * 3
     assert await rows(
@@ -201,7 +201,7 @@ async def test_the_backlog_finds_what_nobody_has_looked_into(
         await session.execute(text("UPDATE assets SET owner_user_id = NULL, visibility = 'public'"))
     await run_jobs("assets.inspect_backlog")
     assert [(await shown(api, one, None))["triangles"] for one in ids] == [14] * 5 + [None]
-    assert (await shown(api, ids[-1], None))["inspectError"] == "glb_invalid"
+    assert (await shown(api, ids[-1], None))["inspect_error"] == "glb_invalid"
     # Nobody's avatars have thumbnails too, and one each.
     assert sum(item["hasThumbnail"] for item in await api.items("ren")) == 5
     events = "SELECT count(*) FROM asset_events WHERE event = 'inspected'"
@@ -234,7 +234,7 @@ async def test_a_store_that_stays_away_is_the_reason_in_the_end(
     await run_jobs()
     assert fault.met
     proxy.heal()
-    assert (await shown(api, one))["inspectError"] == "store_access_denied"
+    assert (await shown(api, one))["inspect_error"] == "store_access_denied"
 
 
 async def test_an_imported_object_that_was_written_anew_is_looked_into_again(
@@ -371,7 +371,7 @@ async def test_a_file_that_takes_too_long_is_left_aside(
     monkeypatch.setattr(tasks, "SECONDS", 0.0)
     one = await upload(api, "vrm/Aoi.vrm", avatars.vrm1())
     await run_jobs()
-    assert (await shown(api, one))["inspectError"] == "inspection_timeout"
+    assert (await shown(api, one))["inspect_error"] == "inspection_timeout"
 
 
 async def test_motions_have_lengths(api: Api, run_jobs: RunJobs) -> None:
@@ -379,8 +379,8 @@ async def test_motions_have_lengths(api: Api, run_jobs: RunJobs) -> None:
     walk = await upload(api, "animations/Walk.bvh", avatars.bvh(20, 300, "0.01"))
     old = await upload(api, "animations/Old.fbx", avatars.fbx(7400))
     await run_jobs()
-    assert (await shown(api, wave))["durationSeconds"] == 2.5
-    assert (await shown(api, walk))["durationSeconds"] == 3.0
+    assert (await shown(api, wave))["duration_seconds"] == 2.5
+    assert (await shown(api, walk))["duration_seconds"] == 3.0
     assert (await shown(api, old))["facts"] == {"animation": {"encoding": "binary", "fbx_version": 7400}}
     lengths = {item["name"]: item.get("duration") for item in await api.items("mio", "animation")}
     assert lengths["Wave"] == 2.5

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 from yarl import URL
 
-from butai.assets.schemas import AssetItem, AssetOut, AssetPage, ChangesOut, FacetsOut
+from butai.assets.schemas import AssetItem, AssetOut, AssetPage, ChangesOut, FacetsOut, ResourcePage
 from butai.assets.tus.schemas import UsageOut
 from butai.config import AssetSettings, Settings
 from butai.database import Database
@@ -33,7 +33,7 @@ async def test_only_owner_and_operator_may_change(api: Api) -> None:
     asset_id = await upload(api)
     path = f"/api/assets/{asset_id}"
     for method, target, body in (
-        ("PATCH", path, {"displayName": "x"}),
+        ("PATCH", path, {"display_name": "x"}),
         ("DELETE", path, None),
         ("POST", f"{path}/restore", None),
     ):
@@ -41,17 +41,21 @@ async def test_only_owner_and_operator_may_change(api: Api) -> None:
         assert (status, problem["code"]) == (404, "asset_not_found"), "a stranger learned of a private asset"
         assert (await api.call(method, target, json=body))[0] == 401
     await api.call("PATCH", path, "alice", json={"visibility": "public"})
-    status, problem = await api.call("PATCH", path, "bob", json={"displayName": "mine"})
+    status, problem = await api.call("PATCH", path, "bob", json={"display_name": "mine"})
     assert (status, problem["code"]) == (403, "forbidden")
     assert (await api.call("DELETE", path, "bob"))[0] == 403
 
 
 async def test_an_edit_changes_what_it_names_and_nothing_else(api: Api, database: Database) -> None:
     asset_id = await upload(api)
-    edit = {"displayName": "  Aoi 舞台 ", "description": "She sings.", "tags": ["blue", "singer"]}
+    edit = {"display_name": "  Aoi 舞台 ", "description": "She sings.", "tags": ["blue", "singer"]}
     status, asset = await api.call("PATCH", f"/api/assets/{asset_id}", "alice", json=edit)
     assert status == 200
-    assert (asset["displayName"], asset["description"], asset["tags"]) == ("Aoi 舞台", "She sings.", ["blue", "singer"])
+    assert (asset["display_name"], asset["description"], asset["tags"]) == (
+        "Aoi 舞台",
+        "She sings.",
+        ["blue", "singer"],
+    )
     assert asset["visibility"] == "private"
     (item,) = await api.items("alice")
     assert (item["name"], item["tags"]) == ("Aoi 舞台", ["blue", "singer"])
@@ -62,8 +66,10 @@ async def test_an_edit_changes_what_it_names_and_nothing_else(api: Api, database
 
 @pytest.mark.parametrize(
     "body",
-    [{"displayName": ""}, {"displayName": "a\u0000b"}, {"visibility": "everyone"}, {"tags": "blue"}, {"owner": "bob"},
-     {"displayName": "x" * 256}, [], "text", {"tags": ["x" * 65]}, {"description": "\ud800"}],
+    [{"display_name": ""}, {"display_name": "a\u0000b"}, {"visibility": "everyone"}, {"tags": "blue"}, {"owner": "bob"},
+     {"display_name": "x" * 256}, [], "text",
+     {"displayName": ""}, {"displayName": "x" * 256}, {"displayName": "a\u0000b"},
+     {"tags": ["x" * 65]}, {"description": "\ud800"}],
 )  # fmt: skip
 async def test_an_edit_that_cannot_be_is_400(api: Api, body: Any) -> None:
     asset_id = await upload(api)
@@ -86,7 +92,7 @@ async def test_trash_is_purged_by_a_job_after_its_time_and_leaves_a_tombstone(
     asset_id = await upload(api)
     await api.call("DELETE", f"/api/assets/{asset_id}", "alice")
     await run_jobs("assets.purge_trash")
-    assert (await api.call("GET", f"/api/assets/{asset_id}", "alice"))[1]["deletedAt"] is not None
+    assert (await api.call("GET", f"/api/assets/{asset_id}", "alice"))[1]["deleted_at"] is not None
     async with database.transaction() as session:
         await session.execute(text("UPDATE assets SET deleted_at = now() - interval '31 days'"))
     await run_jobs("assets.purge_trash")
@@ -110,10 +116,10 @@ async def test_the_feed_tells_each_caller_what_concerns_them(api: Api) -> None:
     assert [item["id"] for item in his["assets"]] == [public]
     assert his["gone"] == []
     await api.call("PATCH", f"/api/assets/{public}", "alice", json={"visibility": "private"})
-    _, more = await api.call("GET", f"/api/assets/changes?since={his['nextSince']}", "bob")
+    _, more = await api.call("GET", f"/api/assets/changes?after={his['next']}", "bob")
     assert (more["assets"], more["gone"]) == ([], [public])
-    _, none = await api.call("GET", f"/api/assets/changes?since={more['nextSince']}", "bob")
-    assert (none["assets"], none["gone"], none["hasMore"]) == ([], [], False)
+    _, none = await api.call("GET", f"/api/assets/changes?after={more['next']}", "bob")
+    assert (none["assets"], none["gone"], none["has_more"]) == ([], [], False)
 
 
 async def test_a_reader_of_the_feed_misses_nothing_while_many_write(api: Api) -> None:
@@ -127,13 +133,47 @@ async def test_a_reader_of_the_feed_misses_nothing_while_many_write(api: Api) ->
     since, done = 0, False
     while True:
         done = writers.done()
-        _, feed = await api.call("GET", f"/api/assets/changes?since={since}&limit=7", "alice")
+        _, feed = await api.call("GET", f"/api/assets/changes?after={since}&limit=7", "alice")
         seen |= {item["id"] for item in feed["assets"] if item["status"] == "ready"}
-        since = feed["nextSince"]
-        if done and not feed["hasMore"]:
+        since = feed["next"]
+        if done and not feed["has_more"]:
             break
     await writers
     assert seen == wanted
+
+
+OLD_NAMES = {
+    "/api/assets/{id}": {
+        "s3_key": "s3Key", "display_name": "displayName", "mime_type": "mimeType", "size_bytes": "sizeBytes",
+        "owner_user_id": "ownerUserId", "created_at": "createdAt", "updated_at": "updatedAt", "error_code": "errorCode",
+        "error_detail": "errorDetail", "missing_since": "missingSince", "deleted_at": "deletedAt",
+        "change_seq": "changeSeq", "inspect_error": "inspectError", "duration_seconds": "durationSeconds",
+    },
+    "/api/assets?limit=1": {"next": "nextCursor", "total_is_exact": "totalIsExact"},
+    "/api/assets/changes?limit=1": {"next": "nextSince", "has_more": "hasMore"},
+    "/api/assets/facets": {"is_exact": "isExact"},
+    "/api/assets/usage": {
+        "reserved_bytes": "reservedBytes", "reserved_files": "reservedFiles", "quota_bytes": "quotaBytes",
+        "quota_files": "quotaFiles",
+    },
+    "/api/session": {"user_id": "userId", "dev_sign_in": "devSignIn"},
+}  # fmt: skip
+
+
+async def test_old_names_are_answered_and_taken_for_one_version(api: Api) -> None:
+    ids = [await upload(api, f"vrm/{name}.vrm") for name in "ab"]
+    for path, names in OLD_NAMES.items():
+        status, body = await api.call("GET", path.format(id=ids[0]), "alice")
+        assert status == 200
+        for name, old in names.items():
+            assert body[name] == body[old], (path, name)
+    path = f"/api/assets/{ids[0]}"
+    status, asset = await api.call("PATCH", path, "alice", json={"displayName": "Aoi"})
+    assert (status, asset["display_name"]) == (200, "Aoi")
+    _, first = await api.call("GET", "/api/assets/changes?limit=1", "alice")
+    for name in ("after", "since"):
+        _, rest = await api.call("GET", f"/api/assets/changes?{name}={first['next']}", "alice")
+        assert [one["id"] for one in first["assets"] + rest["assets"]] == [ids[1], ids[0]]
 
 
 # Signed uploads
@@ -162,7 +202,7 @@ async def test_a_signed_upload_is_ready_after_the_clients_word(api: Api, databas
     assert await put(api, data["url"], body, {"Content-Type": "whatever/browser"}) == 200
     assert (await api.call("POST", data["completeUrl"], "bob"))[0] == 404
     status, asset = await api.call("POST", data["completeUrl"], "alice")
-    assert (status, asset["status"], asset["sizeBytes"]) == (200, "ready", len(body))
+    assert (status, asset["status"], asset["size_bytes"]) == (200, "ready", len(body))
     assert (await api.call("POST", data["completeUrl"], "alice"))[0] == 200
     assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
     await run_jobs()
@@ -207,7 +247,7 @@ async def test_a_signed_upload_that_never_comes_expires(api: Api, database: Data
     await look_now(database, expired=True)
     await run_jobs("assets.sweep_uploads")
     _, asset = await api.call("GET", f"/api/assets/{data['id']}", "alice")
-    assert (asset["status"], asset["errorCode"]) == ("failed", "upload_interrupted")
+    assert (asset["status"], asset["error_code"]) == ("failed", "upload_interrupted")
     status, problem = await api.call("POST", data["completeUrl"], "alice")
     assert (status, problem["code"]) == (409, "upload_interrupted")
 
@@ -237,7 +277,7 @@ async def test_a_signed_upload_is_checked_when_it_arrives(
         got, problem = await api.call("POST", data["completeUrl"], "alice")
         assert (got, problem["code"]) == (status, code)
         _, asset = await api.call("GET", f"/api/assets/{data['id']}", "alice")
-        assert (asset["status"], asset["errorCode"]) == ("failed", code)
+        assert (asset["status"], asset["error_code"]) == ("failed", code)
     await run_jobs()
     assert store_keys() == []
 
@@ -268,7 +308,7 @@ async def test_what_may_not_be_signed(api: Api) -> None:
 
 async def test_answers_are_what_their_structs_say(api: Api, database: Database) -> None:
     """Pages leave Postgres as they are: each item decodes into the struct that the OpenAPI document has of it."""
-    meta = b'{"gender": "female", "styleTags": ["Neon"], "name": 7}'
+    meta = b'{"gender": "female", "styleTags": ["Neon"], "name": 7, "status": "lost"}'
     for key, body in [
         ("vrm/a.vrm", files.vrm(1)),
         ("vrm/a_meta.json", meta),
@@ -284,11 +324,13 @@ async def test_answers_are_what_their_structs_say(api: Api, database: Database) 
 
     page = msgspec.json.decode(await raw("/api/assets?total=exact"), type=AssetPage)
     assert {item.s3_key for item in page.items} == {"vrm/a.vrm", "animations/b.fbx"}
-    assert (page.total, page.total_is_exact, page.next_cursor) == (2, True, None)
+    assert (page.total, page.total_is_exact, page.next) == (2, True, None)
     avatar = next(item for item in page.items if item.category == "vrm")
     assert (avatar.has_thumbnail, avatar.owned_by_me, avatar.status) == (True, True, "ready")
     changes = msgspec.json.decode(await raw("/api/assets/changes"), type=ChangesOut)
-    assert {item.id for item in changes.assets} == {item.id for item in page.items}
+    assert {(item.id, item.status) for item in changes.assets} == {(item.id, "ready") for item in page.items}
+    given = msgspec.json.decode(await raw("/api/s3/resources?type=vrm&total=exact"), type=ResourcePage)
+    assert (given.success, given.data[0].id, given.pagination.total) == (True, avatar.id, 1)
     listed = json.loads(await raw("/api/s3/resources?type=vrm"))["data"]
     assert msgspec.convert(listed, list[AssetItem])[0].id == avatar.id
     assert listed[0]["gender"] == "female", "fields of a `_meta.json` stand beside those of the struct"

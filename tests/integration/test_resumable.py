@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -24,6 +25,7 @@ from butai.assets.library import assemble
 from butai.assets.storage.client import Store
 from butai.assets.tus import service, task_names
 from butai.assets.tus.digests import Digests
+from butai.assets.tus.schemas import UsageOut
 from butai.assets.tus.service import Resumables
 from butai.audit import Origin
 from butai.config import Settings
@@ -386,7 +388,7 @@ async def test_known_bytes_are_told_to_their_owner_alone(api: Api) -> None:
     await api.upload("alice", "vrm/a.vrm", body)
     asked = {"sha256": hashlib.sha256(body).hexdigest().upper(), "size": len(body)}
     status, told = await api.call("POST", "/api/assets/uploads/check", "alice", json=asked)
-    assert (status, told["known"], told["asset"]["s3Key"]) == (200, True, "vrm/a.vrm")
+    assert (status, told["known"], told["asset"]["s3_key"]) == (200, True, "vrm/a.vrm")
     assert (await api.call("POST", "/api/assets/uploads/check", "bob", json=asked))[1] == {
         "known": False,
         "asset": None,
@@ -457,21 +459,16 @@ async def test_a_quota_holds_under_fifty_at_once(settings: Settings) -> None:
         statuses = await asyncio.gather(*(one(number) for number in range(50)))
         assert statuses.count(201) == 11
         usage = (await api.call("GET", "/api/assets/usage", "alice"))[1]
-        assert usage == {
-            "bytes": 0,
-            "files": 0,
-            "reservedBytes": 9900,
-            "reservedFiles": 11,
-            "quotaBytes": 10_000,
-            "quotaFiles": None,
-        }
+        assert msgspec.convert(usage, UsageOut) == UsageOut(
+            bytes=0, files=0, reserved_bytes=9900, reserved_files=11, quota_bytes=10_000, quota_files=None
+        )
         # Bob has room of his own, and what fails gives its room back.
         assert (await api.upload("bob", "vrm/a.vrm", files.vrm(1)))[0] == 200
         assert (await api.upload("alice", "vrm/a.vrm", files.vrm(1)))[0] == 403
         location = (await rows(small, "SELECT id FROM resumable_uploads LIMIT 1"))[0]["id"]
         assert (await send(api, "DELETE", f"/api/assets/uploads/{location}"))[0] == 204
         usage = (await api.call("GET", "/api/assets/usage", "alice"))[1]
-        assert usage["reservedBytes"] == 9000
+        assert usage["reserved_bytes"] == 9000
         await create(api, 1000, "scene/x.glb")
         assert (await api.call("GET", "/api/assets/usage", "bob"))[1]["bytes"] == len(files.vrm(1))
 

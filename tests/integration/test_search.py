@@ -187,7 +187,7 @@ async def walk_pages(api: Api, query: Query, user: str | None, headers: dict[str
         status, body = await api.call("GET", f"/api/assets?{urlencode(asked, quote_via=quote)}", user, headers=headers)
         assert status == 200, (asked, body)
         items += body["items"]
-        cursor = body["nextCursor"]
+        cursor = body["next"]
         if cursor is None:
             return items
 
@@ -319,20 +319,20 @@ async def test_totals_are_counted_when_asked_for(
     count = sum(matches(row, query, "alice") for row in rows)
     path = f"/api/assets?{urlencode(query)}&limit=5"
     _, body = await api.call("GET", path, "alice")
-    assert (body["total"], body["totalIsExact"]) == (None, False)
+    assert (body["total"], body["total_is_exact"]) == (None, False)
     for mode in ("exact", "estimate"):
         _, body = await api.call("GET", f"{path}&total={mode}", "alice")
-        assert (body["total"], body["totalIsExact"]) == (count, True)
-        _, body = await api.call("GET", f"{path}&total={mode}&cursor={body['nextCursor']}", "alice")
-        assert (body["total"], body["totalIsExact"]) == (count, True)
+        assert (body["total"], body["total_is_exact"]) == (count, True)
+        _, body = await api.call("GET", f"{path}&total={mode}&cursor={body['next']}", "alice")
+        assert (body["total"], body["total_is_exact"]) == (count, True)
     monkeypatch.setattr(pages, "EXACT_TOTAL", 10)
     _, body = await api.call("GET", f"{path}&total=estimate", "alice")
-    assert body["totalIsExact"] is False
+    assert body["total_is_exact"] is False
     assert count / 3 < body["total"] < count * 3
     _, body = await api.call("GET", f"{path}&total=exact", "alice")
-    assert (body["total"], body["totalIsExact"]) == (count, True)
+    assert (body["total"], body["total_is_exact"]) == (count, True)
     _, body = await api.call("GET", "/api/assets?tag=none&total=estimate", "alice")
-    assert (body["items"], body["total"], body["totalIsExact"], body["nextCursor"]) == ([], 0, True, None)
+    assert (body["items"], body["total"], body["total_is_exact"], body["next"]) == ([], 0, True, None)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ async def test_facets_count_what_a_search_would_find(api: Api, rows: list[dict[s
         status, body = await api.call("GET", f"/api/assets/facets?{urlencode(query)}", "alice")
         assert status == 200, body
         found = [row for row in rows if matches(row, query, "alice")]
-        assert (body["counted"], body["isExact"]) == (len(found), True)
+        assert (body["counted"], body["is_exact"]) == (len(found), True)
         words = Counter(word for row in found for word in row["terms"])
         tags = Counter(tag for row in found for tag in row["tags"])
         for name, counts, expected in (
@@ -383,7 +383,7 @@ def _part(words: Counter[str], prefix: str) -> dict[str, int]:
 async def test_one_asset_and_the_feed_are_where_they_were(api: Api) -> None:
     _, answer = await api.upload("alice", "vrm/a.vrm", files.vrm())
     assert (await api.call("GET", f"/api/assets/{answer['data']['id']}", "alice"))[1]["id"] == answer["data"]["id"]
-    assert (await api.call("GET", "/api/assets/changes", "alice"))[1]["hasMore"] is False
+    assert (await api.call("GET", "/api/assets/changes", "alice"))[1]["has_more"] is False
     assert (await api.call("GET", "/api/assets/facets", "alice"))[1]["counted"] == 1
     assert (await api.call("GET", "/api/assets/", "alice"))[0] == 404
 
@@ -605,15 +605,15 @@ async def test_who_follows_the_feed_sees_what_the_list_shows(api: Api, database:
 
     async def follow(user: str) -> None:
         while True:
-            path = f"/api/assets/changes?since={places[user]}&limit={rng.choice((1, 3, 500))}"
+            path = f"/api/assets/changes?after={places[user]}&limit={rng.choice((1, 3, 500))}"
             status, feed = await api.call("GET", path, user)
             assert status == 200
             for item in feed["assets"]:
                 views[user][item["id"]] = item
             for gone in feed["gone"]:
                 views[user].pop(gone, None)
-            places[user] = feed["nextSince"]
-            if not feed["hasMore"]:
+            places[user] = feed["next"]
+            if not feed["has_more"]:
                 return
 
     async def act(user: str) -> None:
@@ -632,7 +632,7 @@ async def test_who_follows_the_feed_sees_what_the_list_shows(api: Api, database:
         if what in ("hide", "publish and hide"):
             await api.call("PATCH", path, user, json={"visibility": "private"})
         if what == "rename":
-            await api.call("PATCH", path, user, json={"displayName": f"n{rng.randrange(99)}", "tags": ["x"]})
+            await api.call("PATCH", path, user, json={"display_name": f"n{rng.randrange(99)}", "tags": ["x"]})
         if what == "trash":
             await api.call("DELETE", path, user)
         if what == "restore":

@@ -383,8 +383,8 @@ async def test_a_store_that_hangs_holds_no_connection_to_postgres(
             while not fault.met:
                 await asyncio.sleep(0.02)
         for name in ("first", "second"):
-            status, asset = await api.call("PATCH", other, "alice", json={"displayName": name})
-            assert (status, asset["displayName"]) == (200, name)
+            status, asset = await api.call("PATCH", other, "alice", json={"display_name": name})
+            assert (status, asset["display_name"]) == (200, name)
         # The same user, the same moment: neither the quota's lock nor a row of the upload is held.
         assert (await api.call("DELETE", other, "alice"))[0] == 204
         assert not waiting.done()

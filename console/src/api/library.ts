@@ -45,7 +45,7 @@ export interface Card {
 
 export interface CardPage {
   items: Card[];
-  nextCursor: string | null;
+  next: string | null;
 }
 
 /** The first page is what one sees; those after it are for those who scroll. */
@@ -98,10 +98,12 @@ function card(item: Item): Card {
 export function cardOf(asset: AssetOut): Card {
   return card({
     ...asset,
-    name: asset.displayName,
+    name: asset.display_name,
+    s3Key: asset.s3_key,
     category: asset.type,
-    size: asset.sizeBytes,
-    duration: asset.durationSeconds,
+    size: asset.size_bytes,
+    duration: asset.duration_seconds,
+    updatedAt: asset.updated_at,
     ownedByMe: true,
   });
 }
@@ -119,7 +121,7 @@ export async function listAssets(
     cursor: cursor ?? undefined,
   });
   const page = await ask<AssetPage>(`/api/assets${asked}`, { signal });
-  return { items: page.items.map(card), nextCursor: page.nextCursor };
+  return { items: page.items.map(card), next: page.next };
 }
 
 /** How many match: exact up to 10,000. */
@@ -127,7 +129,7 @@ export async function countAssets(filters: Filters, signal?: AbortSignal): Promi
   const page = await ask<AssetPage>(`/api/assets${query({ ...parameters(filters), limit: 1, total: "estimate" })}`, {
     signal,
   });
-  return { total: page.total ?? 0, exact: page.totalIsExact };
+  return { total: page.total ?? 0, exact: page.total_is_exact };
 }
 
 export function facetsOf(filters: Filters, signal?: AbortSignal): Promise<FacetsOut> {

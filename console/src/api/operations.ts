@@ -128,7 +128,7 @@ export const cancelJob = (id: number) => ask<void>(`/api/jobs/${id}/cancel`, { m
 export async function listAlerts(open: boolean, before: string | null, signal?: AbortSignal) {
   const asked = query({ open: String(open), before: before ?? undefined, limit: PAGE });
   const found = await ask<AlertsOut>(`/api/alerts${asked}`, { signal });
-  return page(found.alerts, found.nextBefore);
+  return page(found.alerts, found.next);
 }
 
 export const sendTestAlert = () => ask<void>("/api/alerts/test", { method: "POST" });

@@ -36,11 +36,11 @@ export function Shell() {
           >
             {t.language}
           </button>
-          {session?.userId ? (
-            <span className={css.who} title={t.signedInAs(session.userId)}>
-              {session.name ?? session.userId}
+          {session?.user_id ? (
+            <span className={css.who} title={t.signedInAs(session.user_id)}>
+              {session.name ?? session.user_id}
             </span>
-          ) : session?.devSignIn ? (
+          ) : session?.dev_sign_in ? (
             <span className={css.who} title={t.signInByLink}>
               {t.signIn} <code>{SIGN_IN}</code>
             </span>
@@ -62,7 +62,7 @@ export function SignedOut() {
   return (
     <section className="empty">
       <h1>{t.notSignedIn}</h1>
-      {session?.devSignIn ? <SignInByLink /> : <p>{t.signInAtStudio}</p>}
+      {session?.dev_sign_in ? <SignInByLink /> : <p>{t.signInAtStudio}</p>}
     </section>
   );
 }

@@ -12,7 +12,7 @@ const Context = createContext<Uploads | null>(null);
 export function UploadsProvider({ children }: { children: ReactNode }) {
   const client = useQueryClient();
   const [uploads] = useState(() => new Uploads(() => void refreshAssets(client)));
-  const user = useSession().data?.userId ?? null;
+  const user = useSession().data?.user_id ?? null;
   useEffect(() => (user ? uploads.takeUp(user) : undefined), [uploads, user]);
   useEffect(() => {
     addEventListener("online", uploads.online);

@@ -38,13 +38,13 @@ async function make(id: string): Promise<boolean> {
   for (let looks = 0; looks < LOOKS; looks += 1) {
     await pause(BETWEEN);
     const asset = await getAsset(id);
-    if (asset.status !== "ready" || asset.deletedAt || asset.thumbnail || asset.inspectError) return false;
+    if (asset.status !== "ready" || asset.deleted_at || asset.thumbnail || asset.inspect_error) return false;
     if (!Object.keys(asset.facts).length) continue;
     const { drawThumbnail } = await import("../three/thumbnail");
     const picture = await drawThumbnail(asset.url);
     // Somebody may be looking at it at the same time, and it has one by now.
     if (!picture || (await getAsset(id)).thumbnail) return false;
-    await storeThumbnail(asset.s3Key, picture);
+    await storeThumbnail(asset.s3_key, picture);
     return true;
   }
   return false;

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
@@ -22,6 +21,7 @@ from butai.assets.schemas import AssetOut, ChangesOut, WaveformOut
 from butai.assets.transitions import CHANGES_LOCK
 from butai.database import Connection, Database
 from butai.errors import Code, FilterInvalid
+from butai.web.responses import stored_list
 
 PAGE_LIMIT = 1000
 """Most items of one page (studio contract)."""
@@ -286,31 +286,34 @@ async def waveform(database: Database, asset_id: UUID) -> WaveformOut | None:
 # The change feed
 
 
+# The item with the asset's status, which a `_meta.json` must not override.
 _CHANGED = """
-    SELECT id, item, status, change_seq,
+    SELECT id, change_seq,
+           '{"status": "' || status || '", '
+           || right(CASE WHEN meta ? 'status' THEN (item::jsonb - 'status')::text ELSE item END, -1) AS item,
            deleted_at IS NULL AND (coalesce(owner_user_id = %(user)s, false) OR %(operator)s
                                    OR visibility = 'public' AND status = 'ready') AS visible
     FROM assets
-    WHERE change_seq > %(since)s AND change_seq <= %(horizon)s AND sidecar IS NULL
+    WHERE change_seq > %(after)s AND change_seq <= %(horizon)s AND sidecar IS NULL
       AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
     ORDER BY change_seq LIMIT %(fetch)s
 """
 
 _PURGED = """
     SELECT id, change_seq FROM asset_tombstones
-    WHERE change_seq > %(since)s AND change_seq <= %(horizon)s
+    WHERE change_seq > %(after)s AND change_seq <= %(horizon)s
       AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
     ORDER BY change_seq LIMIT %(fetch)s
 """
 
 
-async def changes(database: Database, since: int, user_id: str | None, limit: int, *, operator: bool) -> ChangesOut:
-    """Returns the changes after place `since`, in order, each asset once with its newest state.
+async def changes(database: Database, after: int, user_id: str | None, limit: int, *, operator: bool) -> ChangesOut:
+    """Returns the changes after place `after`, in order, each asset once with its newest state.
 
     Briefly takes the lock that all writers share: at that moment all numbers up to the horizon are committed or rolled
     back, so that none can appear below it later.
     """
-    parameters = {"since": since, "user": user_id, "operator": operator, "fetch": limit + 1}
+    parameters = {"after": after, "user": user_id, "operator": operator, "fetch": limit + 1}
 
     async def ask(connection: Connection) -> tuple[int, list[dict[str, Any]]]:
         async with connection.transaction():
@@ -329,9 +332,8 @@ async def changes(database: Database, since: int, user_id: str | None, limit: in
     merged = sorted(rows, key=lambda row: row["change_seq"])
     page, more = merged[:limit], len(merged) > limit
     return ChangesOut(
-        # The item's own text, with the status added: its `_meta.json` may have any fields beside the known ones.
-        assets=[msgspec.json.decode(row["item"]) | {"status": row["status"]} for row in page if row.get("visible")],
+        assets=stored_list(",".join(row["item"] for row in page if row.get("visible")).encode()),
         gone=[row["id"] for row in page if not row.get("visible")],
-        next_since=page[-1]["change_seq"] if more else max(since, horizon),
+        next=page[-1]["change_seq"] if more else max(after, horizon),
         has_more=more,
     )

@@ -15,15 +15,14 @@ from butai.assets.uploads import signed
 from butai.errors import AssetNotFound, Unauthenticated
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
+from butai.web.old_names import with_old_names
+from butai.web.paging import HIGHEST_ID, AfterId
 from butai.web.problems import documented
 from butai.web.responses import answers, respond
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=SmallBodies)
 
 _REVALIDATED = {"cache-control": "private, no-cache", "vary": "Cookie, Authorization"}
-
-# The largest change number that Postgres can assign.
-_MOST = 2**63 - 1
 
 
 @router.get(
@@ -35,12 +34,15 @@ _MOST = 2**63 - 1
 async def changes(
     request: Request,
     who: SignedIn,
-    since: Annotated[int, Query(ge=0, le=_MOST, description="`nextSince` of the previous call; 0 for everything")] = 0,
+    after: AfterId = 0,
+    since: Annotated[int, Query(ge=0, le=HIGHEST_ID, deprecated=True, description="The old name of `after`")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
 ) -> Response:
-    """Each changed asset that the caller may see, once, with its newest state, and the ids of assets that are gone."""
-    found = await queries.changes(get_library(request).database, since, who.user_id, limit, operator=who.is_operator)
-    return respond(found, headers=_REVALIDATED)
+    """Each changed asset that the caller may see, once, with its newest state, and the ids of assets that are gone. Oldest
+    first; without `after` everything."""
+    database = get_library(request).database
+    found = await queries.changes(database, max(after, since), who.user_id, limit, operator=who.is_operator)
+    return respond(with_old_names(found, {"next": "nextSince"}), headers=_REVALIDATED)
 
 
 @router.get(
@@ -58,7 +60,7 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
     row = await queries.get_asset(get_library(request).database, asset_id, who.user_id, operator=who.is_operator)
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
-    return respond(row, headers=_REVALIDATED)
+    return respond(with_old_names(row), headers=_REVALIDATED)
 
 
 @router.get(
@@ -75,7 +77,7 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
         found = await queries.waveform(database, asset_id)
     if found is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
-    return respond(found, headers=_REVALIDATED)
+    return respond(with_old_names(found), headers=_REVALIDATED)
 
 
 @router.patch(
@@ -85,7 +87,8 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
 )
 async def edit_asset(request: Request, who: SignedIn, asset_id: UUID, edit: AssetEdit) -> Response:
     """For the owner or an operator. Public to private takes effect at once."""
-    wanted = Edit(edit.displayName, edit.visibility, edit.description, edit.tags)
+    name = edit.display_name if edit.display_name is not None else edit.displayName
+    wanted = Edit(name, edit.visibility, edit.description, edit.tags)
     await service.edit(get_library(request).database, who, origin(request, who), asset_id, wanted)
     return await _answer(request, who, asset_id)
 

@@ -25,12 +25,12 @@ export default function Detail({ id, onClose }: { id: string; onClose: () => voi
     // What is inside is read by a job: it comes a moment later.
     refetchInterval: (query) => {
       const found = query.state.data;
-      return found?.status === "ready" && !Object.keys(found.facts).length && !found.inspectError ? 2000 : false;
+      return found?.status === "ready" && !Object.keys(found.facts).length && !found.inspect_error ? 2000 : false;
     },
   });
   return (
     <Dialog
-      title={asset.data?.displayName ?? t.loading}
+      title={asset.data?.display_name ?? t.loading}
       onClose={onClose}
       wide
       returnTo={() => document.querySelector<HTMLElement>(`[data-place][data-id="${CSS.escape(id)}"]`)}
@@ -51,7 +51,7 @@ export default function Detail({ id, onClose }: { id: string; onClose: () => voi
 function Loaded({ asset, onClose }: { asset: AssetOut; onClose: () => void }) {
   const { t } = useTexts();
   const me = useSession().data;
-  const mine = Boolean(me?.userId && (asset.ownerUserId === me.userId || me.operator));
+  const mine = Boolean(me?.user_id && (asset.owner_user_id === me.user_id || me.operator));
   return (
     <div className={css.detail}>
       <div className={css.picture}>
@@ -73,9 +73,9 @@ function Loaded({ asset, onClose }: { asset: AssetOut; onClose: () => void }) {
 
 function Picture({ asset, mine }: { asset: AssetOut; mine: boolean }) {
   const { t, language } = useTexts();
-  if (asset.deletedAt) return <Still asset={asset} notice={t.detail.deleted(when(asset.deletedAt, language))} />;
+  if (asset.deleted_at) return <Still asset={asset} notice={t.detail.deleted(when(asset.deleted_at, language))} />;
   if (asset.status === "missing")
-    return <Still asset={asset} bad notice={`${t.detail.missing} (${when(asset.missingSince, language)})`} />;
+    return <Still asset={asset} bad notice={`${t.detail.missing} (${when(asset.missing_since, language)})`} />;
   if (asset.status === "uploading") return <Still asset={asset} notice={t.states.uploading} />;
   if (asset.status === "failed") return <Failed asset={asset} />;
   if (asset.type === "bgm") return <Sound asset={asset} />;
@@ -110,14 +110,14 @@ function Failed({ asset }: { asset: AssetOut }) {
         <p>
           <strong>{t.detail.failed}</strong>
         </p>
-        <p>{reason(t, asset.errorCode, asset.errorDetail)}</p>
+        <p>{reason(t, asset.error_code, asset.error_detail)}</p>
         <label className="button">
           <Icon of="upload" /> {t.detail.retry}
           <input
             type="file"
             className="visually-hidden"
             onChange={(event) => {
-              if (event.target.files) add(event.target.files, asset.s3Key);
+              if (event.target.files) add(event.target.files, asset.s3_key);
               event.target.value = "";
             }}
           />

@@ -23,7 +23,7 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
   const client = useQueryClient();
   const tell = useToast();
   const tellError = useTellError();
-  const [name, setName] = useState(asset.displayName);
+  const [name, setName] = useState(asset.display_name);
   const [description, setDescription] = useState(asset.description);
   const [tags, setTags] = useState(asset.tags.join(", "));
   const edit = useMutation({
@@ -33,7 +33,7 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
       client.setQueryData(["assets", "one", asset.id], changed);
       changeCard(client, asset.id, (card) => ({
         ...card,
-        name: changed.displayName,
+        name: changed.display_name,
         visibility: changed.visibility,
         warning: changed.warnings.length > 0,
       }));
@@ -52,7 +52,7 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
     onError: tellError,
     onSuccess: () => {
       changeCard(client, asset.id, () => null);
-      tell(t.detail.restored(asset.displayName));
+      tell(t.detail.restored(asset.display_name));
       void refreshAssets(client);
       onClose();
     },
@@ -62,7 +62,7 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
     onError: tellError,
     onSuccess: () => {
       changeCard(client, asset.id, () => null);
-      tell(t.detail.movedToTrash(asset.displayName), false, {
+      tell(t.detail.movedToTrash(asset.display_name), false, {
         label: t.detail.untrash,
         // This dialog is gone by then, and its mutations with it.
         run: () => void restoreAsset(asset.id).then(() => refreshAssets(client), tellError),
@@ -73,9 +73,9 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
   });
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    edit.mutate({ displayName: name.trim(), description, tags: tagsIn(tags) });
+    edit.mutate({ display_name: name.trim(), description, tags: tagsIn(tags) });
   };
-  if (asset.deletedAt)
+  if (asset.deleted_at)
     return (
       <div className={`row ${css.edit}`}>
         <button type="button" className="primary" disabled={restore.isPending} onClick={() => restore.mutate()}>

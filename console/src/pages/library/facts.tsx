@@ -9,12 +9,12 @@ export function Facts({ asset }: { asset: AssetOut }) {
   const facts = asset.facts as Record<string, unknown>;
   const known: [string, string][] = [
     [t.detail.format, formatName(t, formatOf(asset))],
-    [t.detail.size, bytes(asset.sizeBytes)],
+    [t.detail.size, bytes(asset.size_bytes)],
   ];
-  if (asset.durationSeconds) known.push([t.detail.duration, clock(asset.durationSeconds)]);
-  known.push(...factsOf(t, facts, language), [t.detail.added, when(asset.createdAt, language)]);
-  const problem = asset.inspectError ?? (typeof facts.decode_error === "string" ? facts.decode_error : null);
-  const reading = asset.status === "ready" && !asset.inspectError && !Object.keys(facts).length;
+  if (asset.duration_seconds) known.push([t.detail.duration, clock(asset.duration_seconds)]);
+  known.push(...factsOf(t, facts, language), [t.detail.added, when(asset.created_at, language)]);
+  const problem = asset.inspect_error ?? (typeof facts.decode_error === "string" ? facts.decode_error : null);
+  const reading = asset.status === "ready" && !asset.inspect_error && !Object.keys(facts).length;
   return (
     <section>
       <h3>{t.detail.facts}</h3>
@@ -43,7 +43,7 @@ export function Facts({ asset }: { asset: AssetOut }) {
 
 /** What the file says it is; before that is known, what its name says. */
 function formatOf(asset: AssetOut): string {
-  const extension = asset.s3Key.split(".").pop()?.toLowerCase() ?? "";
+  const extension = asset.s3_key.split(".").pop()?.toLowerCase() ?? "";
   const licence = (asset.facts as { licence?: { spec?: string } }).licence;
   if (extension === "vrm" && licence?.spec) return licence.spec === "1.0" ? "vrm1" : "vrm0";
   return extension;

@@ -60,7 +60,7 @@ export const Grid = memo(function Grid({
     queryKey: listKey(filters, sort),
     queryFn: ({ pageParam, signal }) => listAssets(filters, sort, pageParam, signal),
     initialPageParam: null as string | null,
-    getNextPageParam: (page) => page.nextCursor,
+    getNextPageParam: (page) => page.next,
     // Comparing 100,000 cards with those of a moment ago takes longer than drawing what is seen of them.
     structuralSharing: false,
   });

@@ -47,7 +47,7 @@ export function LibraryPage() {
     document.title = `${t.pages.library} · ${t.brand}`;
   }, [t]);
 
-  if (session.data && !session.data.userId) return <SignedOut />;
+  if (session.data && !session.data.user_id) return <SignedOut />;
   return (
     <div className={css.library}>
       <div className="page-head">

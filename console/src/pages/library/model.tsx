@@ -56,13 +56,13 @@ function Shown({ asset, url, mayKeep }: { asset: AssetOut; url: string | undefin
   const [making, setMaking] = useState(false);
   const [isVrm, setIsVrm] = useState(false);
   const motion = asset.type === "animation";
-  const label = `${t.detail.preview}: ${asset.displayName}. ${t.detail.orbitHint}`;
+  const label = `${t.detail.preview}: ${asset.display_name}. ${t.detail.orbitHint}`;
 
   const labelOf = useEffectEvent(() => label);
   const tellNoAnimation = useEffectEvent(() => tell(t.detail.animationFailed, true));
   const wantsPicture = useEffectEvent(() => mayKeep && asset.type === "vrm" && !asset.thumbnail);
   const keepPicture = useEffectEvent(async (picture: Blob) => {
-    await storeThumbnail(asset.s3Key, picture);
+    await storeThumbnail(asset.s3_key, picture);
     await refreshAssets(client);
   });
 

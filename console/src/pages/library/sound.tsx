@@ -37,7 +37,7 @@ export function Sound({ asset }: { asset: AssetOut }) {
     // It is made by a job, a moment after the upload.
     refetchInterval: (query) => (query.state.data || query.state.errorUpdateCount > 10 ? false : 2000),
   });
-  const length = wave.data?.durationSeconds ?? asset.durationSeconds ?? 0;
+  const length = wave.data?.duration_seconds ?? asset.duration_seconds ?? 0;
   const path = useMemo(() => {
     const bars = barsOf(wave.data?.peaks ?? []);
     return bars

@@ -53,14 +53,14 @@ function Part({ title, open, empty, end }: { title: string; open: boolean; empty
         </>
       ),
     },
-    { name: o.since, cell: (alert) => <time dateTime={alert.openedAt}>{when(alert.openedAt, language)}</time> },
+    { name: o.since, cell: (alert) => <time dateTime={alert.opened_at}>{when(alert.opened_at, language)}</time> },
     ...(open
       ? []
       : [
           {
             name: o.until,
             cell: (alert: AlertOut) => (
-              <time dateTime={alert.resolvedAt ?? ""}>{when(alert.resolvedAt, language)}</time>
+              <time dateTime={alert.resolved_at ?? ""}>{when(alert.resolved_at, language)}</time>
             ),
           },
         ]),

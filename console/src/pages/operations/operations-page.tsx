@@ -22,7 +22,7 @@ export function OperationsPage() {
     document.title = `${o.title} · ${t.brand}`;
   }, [o, t]);
   if (session.isPending) return <p className="dim">{t.loading}</p>;
-  if (!session.data?.userId) return <SignedOut />;
+  if (!session.data?.user_id) return <SignedOut />;
   if (!session.data.operator)
     return (
       <section className="empty" data-refused>

@@ -123,7 +123,7 @@ function Choices({
           {q ? null : <Link to="/library">{t.stage.toLibrary}</Link>}
         </p>
       ) : null}
-      {found.data?.nextCursor ? <p className="dim">{t.stage.searchForMore}</p> : null}
+      {found.data?.next ? <p className="dim">{t.stage.searchForMore}</p> : null}
       {found.isError ? <p role="alert">{found.error.message}</p> : null}
     </Dialog>
   );

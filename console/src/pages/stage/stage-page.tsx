@@ -28,7 +28,7 @@ export function StagePage() {
   const client = useQueryClient();
   const navigate = useNavigate({ from: "/stage" });
   const asked = useSearch({ from: "/stage" }).room;
-  const signedIn = Boolean(session.data?.userId);
+  const signedIn = Boolean(session.data?.user_id);
   const rooms = useQuery({ queryKey: ["rooms"], queryFn: ({ signal }) => listRooms(signal), enabled: signedIn });
   const listed = rooms.data?.data;
   const room = asked ?? listed?.[0]?.room_id ?? null;

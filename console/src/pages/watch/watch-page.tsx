@@ -17,7 +17,7 @@ export function WatchPage() {
   const { room } = useParams({ from: "/watch/$room" });
   const session = useSession();
   const invitation = useMemo(() => invitationIn(location.hash), []);
-  const known = Boolean(session.data?.userId);
+  const known = Boolean(session.data?.user_id);
   const [mayInvite, setMayInvite] = useState(false);
   useEffect(() => {
     document.title = `${w.title(room)} · ${t.brand}`;
@@ -44,7 +44,7 @@ function Refused({ title, more, signIn }: { title: string; more: string; signIn:
     <section className="empty" data-refused>
       <h2>{title}</h2>
       <p>{more}</p>
-      {signIn && session?.devSignIn && !session.userId ? <SignInByLink /> : null}
+      {signIn && session?.dev_sign_in && !session.user_id ? <SignInByLink /> : null}
     </section>
   );
 }

@@ -5,10 +5,9 @@ seconds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from psycopg import sql
 
+from butai.assets.schemas import FacetCount, FacetsOut
 from butai.assets.search.filters import LICENCE, Filters
 from butai.assets.search.pages import matching
 from butai.database import Connection, Database
@@ -18,23 +17,6 @@ SAMPLE = 10_000
 
 TOP = 50
 """Most values of each facet."""
-
-Counts = list[tuple[str, int]]
-"""Values with their number of rows, most frequent first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facets:
-    """`counted` rows, all matching ones when it `is_exact`. `licence` by its parts."""
-
-    counted: int
-    is_exact: bool
-    types: Counts
-    formats: Counts
-    licence: dict[str, Counts]
-    expressions: Counts
-    tags: Counts
-
 
 # A word is `kind=value`, so words are ranked within their kinds. Many rows have the same words (avatars of one tool
 # have the same expressions), but grouping such rows first costs as much as counting all.
@@ -53,7 +35,7 @@ _COUNT = """
 """
 
 
-async def facets(database: Database, filters: Filters, user_id: str | None) -> Facets:
+async def facets(database: Database, filters: Filters, user_id: str | None) -> FacetsOut:
     """The facets of a search. Raises `DatabaseUnavailable`."""
     rows = matching(filters, user_id, "type, terms, tags")
     statement = sql.SQL(_COUNT.format(rows=rows, most=SAMPLE, top=TOP))  # pyright: ignore[reportArgumentType]
@@ -64,11 +46,11 @@ async def facets(database: Database, filters: Filters, user_id: str | None) -> F
             await connection.execute("SET LOCAL work_mem = '32MB'")
             return await (await connection.execute(statement, prepare=False)).fetchall()
 
-    counts: dict[str, Counts] = {}
+    counts: dict[str, list[FacetCount]] = {}
     for kind, value, count in await database.query(ask):
-        counts.setdefault(kind, []).append((value, count))
-    counted = sum(count for _, count in counts.get("type", ()))
-    return Facets(
+        counts.setdefault(kind, []).append(FacetCount(value, count))
+    counted = sum(one.count for one in counts.get("type", ()))
+    return FacetsOut(
         counted=counted,
         is_exact=counted < SAMPLE,
         types=counts.get("type", []),

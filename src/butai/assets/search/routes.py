@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter, Request, Response
 
 from butai.assets import listing
 from butai.assets.kinds import AssetType
 from butai.assets.library import get_library
-from butai.assets.schemas import AssetPage, FacetCount, FacetsOut
+from butai.assets.schemas import AssetPage, FacetsOut
 from butai.assets.search import facets, filters, pages
 from butai.assets.search.filters import Filters
 from butai.assets.search.pages import Search
@@ -22,7 +21,8 @@ from butai.errors import Forbidden
 from butai.identity import Caller
 from butai.web.dependencies import TAKES_SIGN_IN, caller
 from butai.web.hot_route import DirectRoute, query_parameter
-from butai.web.responses import answers, respond, respond_encoded
+from butai.web.old_names import with_old_names
+from butai.web.responses import answers, respond, stored_list
 
 router = APIRouter(prefix="/api/assets", tags=["assets"], route_class=DirectRoute)
 
@@ -105,7 +105,7 @@ _FILTERS: list[dict[str, Any]] = [
                 example="-created_at",
             ),
             query_parameter("limit", "Items of a page", kind="integer", minimum=1, maximum=MOST, default=LIMIT),
-            query_parameter("cursor", "`nextCursor` of the previous page; with the same filters and order"),
+            query_parameter("cursor", "`next` of the previous page; with the same filters and order"),
             query_parameter("total", "How to count matches", enum=listing.TOTALS, default="none"),
         ]
     },
@@ -126,9 +126,8 @@ async def search(request: Request) -> Response:
     count, exact = await listing.count(
         mode, found, place, 0, lambda exactly: pages.total(database, wanted, who.user_id, exactly=exactly)
     )
-    rest = {"nextCursor": listing.following(found, order, place, 1), "total": count, "totalIsExact": exact}
-    body = b"".join((b'{"items":[', found.items, b"],", msgspec.json.encode(rest)[1:]))
-    return respond_encoded(body, headers=_HEADERS)
+    answer = AssetPage(stored_list(found.items), listing.following(found, order, place, 1), count, exact)
+    return respond(with_old_names(answer, {"next": "nextCursor"}), headers=_HEADERS)
 
 
 @router.get(
@@ -140,23 +139,10 @@ async def search(request: Request) -> Response:
 )
 async def list_facets(request: Request) -> Response:
     """The number of matching assets with each type, licence, format, expression and tag, counted over at most 10,000 of
-    them (`isExact`)."""
+    them (`is_exact`)."""
     who = await caller(request)
     found = await facets.facets(get_library(request).database, _filters(request, who, _NOTHING), who.user_id)
-    body = FacetsOut(
-        counted=found.counted,
-        is_exact=found.is_exact,
-        types=_counts(found.types),
-        formats=_counts(found.formats),
-        licence={part: _counts(counts) for part, counts in found.licence.items()},
-        expressions=_counts(found.expressions),
-        tags=_counts(found.tags),
-    )
-    return respond(body, headers=_HEADERS)
-
-
-def _counts(counts: facets.Counts) -> list[FacetCount]:
-    return [FacetCount(value, count) for value, count in counts]
+    return respond(with_old_names(found), headers=_HEADERS)
 
 
 def _filters(request: Request, who: Caller, others: frozenset[str]) -> Filters:

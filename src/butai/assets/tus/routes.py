@@ -20,6 +20,7 @@ from butai.assets.tus.service import Resumables, UploadProgress
 from butai.assets.uploads.multipart_form import body_chunks
 from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
 from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, SmallBodies, origin, signed_in
+from butai.web.old_names import with_old_names
 from butai.web.problems import answer_error, documented
 from butai.web.responses import answers, respond
 
@@ -250,7 +251,7 @@ async def check_upload(request: Request, who: SignedIn, asked: UploadCheck) -> R
     """Searches the caller's own ready files; nothing about other users' files is disclosed."""
     assert who.user_id is not None
     found = await queries.known(get_library(request).database, who.user_id, asked.sha256.lower(), asked.size)
-    return respond(UploadKnown(found is not None, found))
+    return respond(with_old_names(UploadKnown(found is not None, found)))
 
 
 @around.get(
@@ -263,4 +264,4 @@ async def get_usage(request: Request, who: SignedIn) -> Response:
     """The caller's usage, including the trash and uploads under way, and the quota."""
     library = get_library(request)
     assert who.user_id is not None
-    return respond(await queries.usage(library.database, library.settings, who.user_id))
+    return respond(with_old_names(await queries.usage(library.database, library.settings, who.user_id)))

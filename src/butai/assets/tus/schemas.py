@@ -18,7 +18,7 @@ class UploadCheck(BaseModel):
     size: Annotated[int | None, Field(ge=1, le=2**53)] = None
 
 
-class KnownAsset(msgspec.Struct, frozen=True, rename="camel"):
+class KnownAsset(msgspec.Struct, frozen=True):
     """An asset of the caller with the same bytes."""
 
     id: UUID
@@ -34,7 +34,7 @@ class UploadKnown(msgspec.Struct, frozen=True):
     asset: KnownAsset | None
 
 
-class UsageOut(msgspec.Struct, frozen=True, rename="camel"):
+class UsageOut(msgspec.Struct, frozen=True):
     """The caller's usage, in bytes and files. A quota of null means no limit."""
 
     bytes: int
