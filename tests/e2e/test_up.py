@@ -361,7 +361,7 @@ def test_sign_in_links_work_once_and_are_in_no_log_and_on_no_command_line(runnin
         assert status == 303
         cookie = {"Cookie": headers["set-cookie"].split(";")[0]}
         session = json.loads(ask("GET", f"{running.url}/api/session", headers=cookie)[1])
-        assert (session["userId"], session["operator"]) == (user, user == "operator")
+        assert (session["user_id"], session["operator"]) == (user, user == "operator")
         assert ask("POST", f"{running.url}/api/session", body, kind)[0] == 403
     said = " ".join(" ".join(words) for words in commands(running.family()))
     for log in (running.data_dir / "logs").iterdir():

@@ -8,8 +8,14 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+
+from butai import errors
+from butai.api import document
+from butai.web.problems import Problem
+from butai.web.responses import schemas
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "butai"
@@ -278,3 +284,119 @@ def test_no_docstring_lists_its_callers() -> None:
                 if _CALLERS.search(docstring):
                     found.append(f"{path.relative_to(SOURCE)}: {getattr(node, 'name', 'module')}")
     assert found == []
+
+
+ROUTE_METHODS = {"get", "head", "post", "put", "patch", "delete", "options", "api_route"}
+
+GIVEN = ("/api/s3/", "/api/vrm-thumbnail")
+"""Paths whose shapes studios had before Butai."""
+
+GIVEN_ITEMS = {"AssetItem", "ChangedAsset", "FoundAsset"}
+"""Items of the given lists, which Butai's own lists show too."""
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each operation of the OpenAPI document: its method, path and description."""
+    for path, methods in document()["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def references(node: object) -> Iterator[str]:
+    """The names of the schemas that a part of the document refers to."""
+    if isinstance(node, dict):
+        for name, value in cast("dict[str, object]", node).items():
+            if name == "$ref":
+                yield str(value).rpartition("/")[2]
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in cast("list[object]", node):
+            yield from references(value)
+
+
+def test_each_json_answer_is_a_declared_struct() -> None:
+    """By `answers`: a bare model or dictionary would be in the document with a schema of the framework's, or without one."""
+    found: list[str] = []
+    for method, path, operation in operations():
+        # Routes of the application declare themselves when it is made.
+        structs = set(schemas())
+        for status, response in operation["responses"].items():
+            for media, content in response.get("content", {}).items():
+                # A file may be JSON too, such as a `_meta.json`: it goes out as it was uploaded.
+                if media.endswith("json") and not (path == "/api/s3/read-object" and status in ("200", "206")):
+                    schema: dict[str, str] = content.get("schema", {})
+                    if schema.keys() != {"$ref"} or schema["$ref"].rpartition("/")[2] not in structs:
+                        found.append(f"{method} {path} {status}")
+    assert found == []
+
+
+def test_json_leaves_by_one_function() -> None:
+    """`respond`, and `answer` for errors: no handler makes JSON of its own, or leaves that to the framework."""
+    found: list[str] = []
+    for path in modules():
+        if path in (SOURCE / "web" / "responses.py", SOURCE / "web" / "problems.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Name) and node.id.endswith("JSONResponse"):
+                found.append(f"{at} {node.id}")
+            elif isinstance(node, ast.keyword) and node.arg == "response_model":
+                found.append(f"{at} response_model")
+            elif isinstance(node, ast.Call):
+                called = ast.unparse(node.func).rpartition(".")[2]
+                values = [*node.args, *(keyword.value for keyword in node.keywords)]
+                if called.endswith("Response") and any(
+                    isinstance(value, ast.Constant) and value.value == "application/json" for value in values
+                ):
+                    found.append(f"{at} JSON by {called}")
+                if called in ("respond", "respond_live") and any(isinstance(value, ast.Dict) for value in values[:1]):
+                    found.append(f"{at} a dictionary")
+            elif isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
+                routed = any(
+                    isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute) and one.func.attr in ROUTE_METHODS
+                    for one in node.decorator_list
+                )
+                if routed and not (node.returns and ast.unparse(node.returns).endswith("Response")):
+                    found.append(f"{at} {node.name} returns what the framework encodes")
+    assert found == []
+
+
+def test_the_names_of_our_own_paths_are_snake_case() -> None:
+    """Parameters, bodies and answers; but for old names, which are deprecated, and the given lists' items."""
+    components = document()["components"]["schemas"]
+    found = set[str]()
+    wanted = set[str]()
+    for method, path, operation in operations():
+        if path.startswith(GIVEN):
+            continue
+        for parameter in operation.get("parameters", ()):
+            if parameter["in"] == "query" and not parameter.get("deprecated"):
+                found |= {f"{method} {path} {name}" for name in [parameter["name"]] if name != name.lower()}
+        wanted |= set(references([operation.get("requestBody"), operation["responses"]]))
+    seen = set[str]()
+    while wanted:
+        name = wanted.pop()
+        seen.add(name)
+        schema = components[name]
+        if name not in GIVEN_ITEMS:
+            properties = schema.get("properties", {})
+            found |= {
+                f"{name}.{one}" for one, of in properties.items() if one != one.lower() and not of.get("deprecated")
+            }
+        wanted |= set(references(schema)) - seen
+    assert {"AssetOut", "AssetPage", "AlertOut", "SessionOut", "AssetEdit", "Problem"} <= seen
+    assert found == set()
+
+
+def test_a_problem_has_a_field_for_each_member_that_errors_give_it() -> None:
+    """`ButaiError` takes further members by name; `Problem` documents them."""
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    given = {
+        keyword.arg
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in kinds
+        for keyword in node.keywords
+    }
+    assert "platform" in given
+    assert given <= set(Problem.__struct_fields__)

@@ -158,7 +158,7 @@ class AssetEdit(BaseModel):
     )
 
     display_name: Name | None = None
-    displayName: Annotated[Name | None, Field(deprecated=True)] = None
+    displayName: Annotated[Name | None, Field(json_schema_extra={"deprecated": True})] = None
     visibility: Literal["public", "private"] | None = None
     description: Prose | None = None
     tags: Annotated[list[Tag], Field(max_length=64)] | None = None

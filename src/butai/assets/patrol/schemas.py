@@ -108,4 +108,4 @@ class PatrolRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dry_run": True}]})
 
     dry_run: bool = False
-    dryRun: Annotated[bool, Field(deprecated=True)] = False
+    dryRun: Annotated[bool, Field(json_schema_extra={"deprecated": True})] = False
