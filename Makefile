@@ -2,8 +2,8 @@
 PY := .venv/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 ARGS ?=
-# Processes that tests run in; 0 for one, which can be debugged. What they were measured for: two on two processors.
-LANES ?= 2
+# Processes that tests run in; 0 for one, which can be debugged. Three on two processors: much of a test is waiting.
+LANES ?= 3
 # Python keeps what it compiled, even where the environment says not to: the tests start hundreds of processes, and each
 # would spend two seconds on compiling the libraries anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -15,7 +15,7 @@ run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/console --if-possible
 	.venv/bin/butai up $(ARGS)
 
-test: .venv/dev.stamp system livekit console ## All tests, in two lanes; one after another: make test LANES=0
+test: .venv/dev.stamp system livekit console ## All tests, in three lanes; one after another: make test LANES=0
 	$(PY) -m pytest tests -n $(LANES) $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults

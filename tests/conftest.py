@@ -57,6 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     lanes.assign(items)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Called by pytest before the fixtures of a test are made."""
+    lanes.step_back(item)
+
+
 @pytest.fixture(scope="session")
 def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
     """A Postgres with a migrated database to copy."""

@@ -1,12 +1,13 @@
 """Which modules of tests may run beside which, when pytest-xdist runs them in several processes; and which are slow.
 
 What draws or sends pictures in real time needs both processors at times, so these modules are one group, whose tests run
-one after another, in order; it is the longest and begins at once. Every other module is a group of its own, and fills
-the other process.
+one after another, in order; it is the longest and begins at once. Every other module is a group of its own. Those fill the
+other processes, which leave the processors to the pictures: they run at a lower priority (`step_back`).
 """
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -69,3 +70,18 @@ def assign(items: list[pytest.Item]) -> None:
         if _is_among(SLOW, item.path):
             item.add_marker("slow")
     items.sort(key=lambda item: not is_media(item.path))
+
+
+def step_back(item: pytest.Item) -> None:
+    """Lowers the priority of this process, and of all that it starts from now on, before a test without media, if other
+    processes run tests too. One that has run the media keeps its priority, since only root could raise it again."""
+    global _lowered  # noqa: PLW0603 - the process's own state
+    if _lowered is None and "PYTEST_XDIST_WORKER" in os.environ:
+        _lowered = item.get_closest_marker("media") is None
+        if _lowered:
+            os.nice(NICE)
+
+
+NICE = 5
+"""By how much: a process with media gets three times the share of one without."""
+_lowered: bool | None = None
