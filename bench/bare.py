@@ -1,8 +1,8 @@
 """The list route with nothing around it: what `list_page` measures the whole middleware against.
 
-The same handler of `butai.assets.studio_contract.routes` under FastAPI and uvicorn, but no identity (every caller is the
-same user), no request id, no metrics, no log line. Started by `servers.bare`; takes the settings of `butai api`, and a port.
-"""
+The same handler of `butai.assets.studio_contract.routes` under FastAPI and uvicorn, but no identity (every caller is
+the same user), no request id, no metrics, no log line. Started by `servers.bare`; takes the settings of `butai api`,
+and a port."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from butai.identity import Caller
 
 
 class _Somebody:
-    """Stands where the identity stands, and believes everybody to be the same."""
+    """Replaces the identity: every request has the same caller."""
 
     caller = Caller(user_id="bench-stranger", kind="session", scopes=frozenset({"user"}), by_cookie=True)
 

@@ -48,7 +48,7 @@ STATEMENTS = [
     Limit("200 broadcasts from their rows to live", "load", "all_live_s", "s"),
     Limit("SIGKILL to the last broadcast taken over by the second", "load", "takeover_s", "s", at_most=5),
     Limit("SIGKILL to the first status that shows a report made after it", "load", "takeover_status_s", "s", at_most=5),
-    Limit("attempts begun anew by the takeover", "load", "new_attempts", "", at_most=0),
+    Limit("attempts begun again by the takeover", "load", "new_attempts", "", at_most=0),
 ]
 
 

@@ -1,9 +1,9 @@
 """Seconds from what happens at a platform to the change in `GET /api/live/status`.
 
 The whole service with a real LiveKit and two nginx-rtmp platforms, one of which is broken in turn in every way; the
-status is asked for 50 times a second, as a client would. A round is one broadcast for the faults on air, and one each for
-what fails at the start or ends it. The other platform has to go on taking bytes through all of it, or the round has failed.
-"""
+status is asked for 50 times a second, as a client would. A round is one broadcast for the faults on air, and one each
+for what fails at the start or ends it. The other platform must keep accepting bytes during all of it, or the round has
+failed."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ async def after(show: Show, act: Callable[[], object], condition: Callable[[], b
 
 
 async def done(act: Callable[..., object], *given: object) -> None:
-    """As a coroutine."""
+    """Calls `act` as a coroutine."""
     act(*given)
 
 
@@ -317,7 +317,7 @@ async def healed(show: Show) -> float:
 
 
 def states(show: Show) -> set[str]:
-    """Of all outputs."""
+    """The states of all outputs."""
     return {output["state"] for output in show.now.outputs.values()} if show.seen else set()
 
 

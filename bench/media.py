@@ -186,7 +186,7 @@ async def relay(folder: Path, livekit: LiveKit, room: str) -> AsyncGenerator[Rel
 
 
 async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """As soon as the relay listens. Raises `Failed`."""
+    """Connects as soon as the relay listens. Raises `Failed`."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -324,8 +324,8 @@ def vp8_recording(path: Path, seconds: float) -> None:
 
 
 def transcode(path: Path, *, paced: bool = False) -> float:
-    """CPU seconds that ffmpeg takes to make of a recording what a relay makes of a room. `paced`: as slowly as a show goes,
-    which costs more than the same work in one go."""
+    """CPU seconds that ffmpeg takes to make of a recording what a relay makes of a room. `paced`: as slowly as a show
+    goes, which costs more than the same work in one go."""
     rate = f"{PRESET.video_kbps}k"
     # The settings of `butai.relay.encoder`.
     argv = [

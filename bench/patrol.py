@@ -1,9 +1,10 @@
-"""The patrol over 100,000 objects: how fast it asks, against obstore in a plain loop and boto3 in threads, what it costs.
+"""The patrol over 100,000 objects: how fast it asks, against obstore in a plain loop and boto3 in threads, what it
+costs.
 
-All ask the same store for the same objects, one after the other in each round. The patrol does its whole work meanwhile:
-rows read in batches, answers weighed, looks written. Then it goes at its default pace while the API serves lists, and the
-lists' p99 is held against that of the same API alone. boto3 lives in an environment of its own (it wants another
-dateutil than procrastinate).
+All ask the same store for the same objects, one after the other in each round. The patrol does its whole work
+meanwhile: rows read in batches, answers weighed, looks written. Then it goes at its default pace while the API serves
+lists, and the lists' p99 is held against that of the same API alone. boto3 lives in an environment of its own (it wants
+another dateutil than procrastinate).
 """
 
 from __future__ import annotations
@@ -251,7 +252,7 @@ def threads(python: Path, stored: EmbeddedSeaweed, keys: list[str]) -> float:
 
 
 def beside(env: dict[str, str], more: dict[str, str], act: Callable[[], Figures]) -> Figures:
-    """What `act` measures while a patrol goes on."""
+    """The result of `act` while a patrol is running."""
     child = subprocess.Popen(
         [sys.executable, "-c", _PATROL],
         env=env | {"BUTAI_LOG_LEVEL": "error"} | more,

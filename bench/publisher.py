@@ -1,7 +1,7 @@
-"""Seconds in which the publisher, by itself, sees what a server does, and ends when it is told to.
+"""Seconds in which the publisher, by itself, sees what a server does, and ends when it is ordered to.
 
-The servers are nginx with its RTMP module, and one of our own for what nginx cannot be told to do: answer no ping, take
-nothing, say without end, drip. `faults.py` measures the same from a platform to the status.
+The servers are nginx with its RTMP module, and one of our own for behaviour that nginx cannot be configured for: answer
+no ping, take nothing, say without end, drip. `faults.py` measures the same from a platform to the status.
 """
 
 from __future__ import annotations

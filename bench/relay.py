@@ -1,9 +1,9 @@
 """The media relay at 720p30: CPU, memory, the delay that it adds, and sound against picture.
 
-Each round runs, in turn: the relay with one output and with two (a real room, VP8 in, two platforms that write down what
-arrives), and `ffmpeg` making the same of a VP8 recording of the same pictures: the floor, since nobody decodes and
-encodes for less. The delay is measured in a run of its own, against a subscriber that sees each picture at the same time
-as the relay does.
+Each round runs, in turn: the relay with one output and with two (a real room, VP8 in, two platforms that write down
+what arrives), and `ffmpeg` making the same of a VP8 recording of the same pictures: the floor, since no program decodes
+and encodes for less. The delay is measured in a run of its own, against a subscriber that sees each picture at the same
+time as the relay does.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ KINDS: dict[str, Callable[[random.Random], Query]] = {
         ("licence.commercial", rng.choice(("personal_non_profit", "personal_profit", "corporation"))),
     ],
     "rare: one tag": lambda rng: [*VRM, ("tag", f"series {rng.randrange(20011)}")],
-    "none: a tag that nobody has": lambda rng: [*VRM, ("tag", f"nobody {rng.randrange(10**6)}")],
+    "none: a tag that no asset has": lambda rng: [*VRM, ("tag", f"nobody {rng.randrange(10**6)}")],
     "two rare: tag, expression": lambda rng: [
         *VRM,
         ("tag", f"series {rng.randrange(20011)}"),

@@ -2,11 +2,11 @@
 
 Called by `servers.seeded_postgres`; by itself (`python bench/seed.py`) it fills the benchmarks' database and says how
 long that took. The rows come from `generate_series` and MD5, so no run differs from another. They are filled once per
-data folder; a change of the migrations or of this file fills them anew.
+data folder; a change of the migrations or of this file fills them again.
 
 The mix is what studios have: three quarters avatars, nearly all ready and public (so that 500,000 pages of depth
 exist), names in Latin and Japanese letters, some with a `_meta.json`, uploads in bursts that share a time stamp, so
-that the tie-breaker of the order has work.
+that the order needs its tie-breaker.
 """
 
 from __future__ import annotations

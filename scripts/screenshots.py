@@ -1,8 +1,8 @@
 """Pictures of the console for README and docs: `make screenshots`, with Chromium on this machine.
 
-Starts a service of its own, fills it with the demo's files, goes live on two platforms of this machine from the stage's own
-canvas, breaks one of them, and takes a picture of each page. `--all FOLDER`: every page in both languages, in light and
-dark, wide and narrow, to be looked at; nothing of that is kept in the project.
+Starts a service of its own, fills it with the demo's files, goes live on two platforms of this machine from the stage's
+own canvas, breaks one of them, and takes a picture of each page. `--all FOLDER`: every page in both languages, in light
+and dark, wide and narrow, to be looked at; nothing of that is kept in the project.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def service(folder: Path) -> Generator[str]:
 
 @contextlib.asynccontextmanager
 async def page(browser: Browser, url: str, data_dir: Path, look: Look, user: str = "demo") -> AsyncGenerator[Page]:
-    """A page that is signed in, its console errors told."""
+    """A signed-in page whose console errors are printed."""
     context = await browser.new_context(
         viewport=look.size,
         color_scheme="dark" if look.scheme == "dark" else "light",

@@ -52,7 +52,7 @@ class Ear:
     lost: int = 0
 
     def reports(self, output_id: UUID, attempt: int | None = None) -> list[OutputReport]:
-        """Of an output, in their order."""
+        """The attempts of an output, in their order."""
         found = [one for one in self.heard if isinstance(one, OutputReport) and one.output_id == output_id]
         return [one for one in found if attempt is None or one.attempt == attempt]
 
@@ -95,17 +95,18 @@ class World(Protocol):
     mends_itself: bool
     """Whether the engine reconnects by itself after a drop: LiveKit does, and says so as an interruption."""
     tells_at_once: bool
-    """Whether `follow` has told where everything stands when it returns: a relay's welcome holds it; LiveKit's rows are read
-    a moment later, and whatever is ordered meanwhile is settled by the rows, too."""
+    """Whether `follow` has told where everything stands when it returns: a relay's welcome holds it; LiveKit's rows are
+    read a moment later, and whatever is ordered meanwhile is settled by the rows, too."""
     hangs_up: bool
-    """Whether an older controller's engine is lost to it when a younger one finds it: a relay has one connection; LiveKit's
-    rows go on to be read by whoever asks, and refuse the older one's starts."""
+    """Whether an older controller's engine is lost to it when a younger one finds it: a relay has one connection;
+    LiveKit's rows go on to be read by whoever asks, and refuse the older one's starts."""
     kill_ends: bool
     """Whether `kill` alone ends the pushes. LiveKit can only be asked, which is `stop`: nobody kills without it."""
     speed: float
     """How much faster than ours the engine's clock runs."""
     kill_code: str
-    """Of an engine that was killed: a relay's process is gone then; of LiveKit nobody knows, and its poller sees to the rest."""
+    """Of an engine that was killed: a relay's process is gone then; of LiveKit nobody knows, and its poller sees to the
+    rest."""
     outputs: dict[str, UUID]
     keys: dict[str, str]
 
@@ -118,7 +119,7 @@ class World(Protocol):
         ...
 
     def start(self, engine: Engine, name: str, attempt: int = 1, *, nowhere: bool = False) -> None:
-        """`nowhere`: where nobody listens."""
+        """`nowhere`: an address without a server."""
         ...
 
     def refuse(self, name: str) -> None: ...
@@ -126,7 +127,7 @@ class World(Protocol):
     def drop(self, name: str) -> None: ...
 
     def pushes(self, name: str) -> int:
-        """That the platform sees now."""
+        """The publishes that the platform sees now."""
         ...
 
     def begun(self, name: str) -> int:

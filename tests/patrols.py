@@ -80,7 +80,7 @@ class Studio:
             await self.store.delete(self.keys[asset_id])
 
     async def bring_back(self, *ids: UUID) -> None:
-        """As they were, byte for byte; the index is not touched."""
+        """Puts the objects back, byte for byte; the index is not touched."""
         for asset_id in ids:
             await self.store.put(self.keys[asset_id], BytesPayload(self.bodies[asset_id]), "model/gltf-binary")
 
@@ -98,7 +98,7 @@ class Studio:
         return Counter(row["event"] for row in await self.do("SELECT event FROM asset_events"))
 
     async def messages(self) -> list[tuple[str, str]]:
-        """Of all alerts and digests: kind, and the code or the title."""
+        """All alerts and digests: kind, and the code or the title."""
         rows = await self.do(
             """SELECT m.kind, coalesce(a.code, m.title) AS what FROM alert_messages m
                LEFT JOIN alerts a ON a.id = m.alert_id ORDER BY m.id"""

@@ -1,7 +1,7 @@
 """Platforms that fail on demand: a real nginx with its RTMP module, in a process of its own on loopback.
 
-What it is told by the platform's side (whom it lets publish, when they came and went) is kept in `Platform.visits`;
-how many bytes arrived comes from the module's own statistics, what arrived from its recordings.
+What the platform's side records (which publishers it accepts, when they connected and disconnected) is kept in
+`Platform.visits`; how many bytes arrived comes from the module's own statistics, what arrived from its recordings.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Platform:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """As a power cut: no connection is closed in order, nobody listens any more."""
+        """Simulates a power cut: no connection is closed in order, and no server listens any more."""
         if self._child is None:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -179,7 +179,7 @@ class Platform:
         assert said.strip() == b"1", f"nobody was dropped: {said!r}"
 
     def bytes_in(self, key: str) -> int:
-        """Bytes of the publish that goes on under this key; 0 when there is none."""
+        """Bytes of the running publish under this key; 0 without one."""
         for stream in ElementTree.fromstring(self._ask("/stat")).iter("stream"):
             if stream.findtext("name") == key and stream.find("publishing") is not None:
                 return int(stream.findtext("bytes_in") or 0)
@@ -252,7 +252,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any
 
 
 class Authority:
-    """A certificate authority of our own, whose `file` a client may be told to trust."""
+    """A certificate authority of our own, whose `file` a client can be configured to trust."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -35,7 +35,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody has, and that no outgoing connection gets before our server listens, or while it is down."""
+    """A free port, which no outgoing connection gets before our server listens, or while it is down."""
     return choose_port(among=PORTS_FOR_ONE_RUN)
 
 

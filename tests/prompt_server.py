@@ -1,4 +1,5 @@
-"""uvicorn in the tests' own process, without its waits: it looks every 0.1 s whether it is to end, then waits 0.1 s more."""
+"""uvicorn in the tests' own process, without its waits: it looks every 0.1 s whether it is to end, then waits 0.1 s
+more."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from starlette.types import ASGIApp
 
 
 class PromptServer(uvicorn.Server):
-    """Starts and ends as uvicorn's own does, but says when it has started and ends as soon as its requests are answered."""
+    """Starts and ends as uvicorn's own does, but says when it has started and ends as soon as its requests are
+    answered."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -25,7 +27,7 @@ class PromptServer(uvicorn.Server):
         yield
 
     async def main_loop(self) -> None:
-        """Returns when the server is told to end."""
+        """Returns when the server is ordered to end."""
         await self.on_tick(0)  # Writes the Date header.
         self.running.set()
         await self.told_to_end.wait()

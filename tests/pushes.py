@@ -53,7 +53,7 @@ class Push:
 
 
 def packets(kbps: int, every: float = 2.0) -> list[Packet]:
-    """Two seconds of pictures that nobody could decode, of this bitrate."""
+    """Two seconds of pictures of this bitrate, which cannot be decoded."""
     size = kbps * 1000 // 8 // 30
     return [
         Packet("video", bytes(size), number * 1000 // 30, number * 1000 // 30, number % int(30 * every) == 0)

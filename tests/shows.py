@@ -177,18 +177,18 @@ class Shows:
             assert control.recv(16) == b"ok\n"
 
     def heard(self, broadcast_id: UUID, what: str = "") -> list[dict[str, Any]]:
-        """What the relays of a broadcast were told."""
+        """The lines that the relays of a broadcast were sent."""
         with contextlib.suppress(FileNotFoundError):
             lines = (self.folder / f"{broadcast_id}.heard").read_text().splitlines()
             return [line for line in map(json.loads, lines) if what in ("", line["what"])]
         return []
 
     def pid(self, broadcast_id: UUID) -> int:
-        """Of the relay that was heard last."""
+        """The process of the relay that reported last."""
         return self.heard(broadcast_id)[-1]["pid"]
 
     def starts(self, broadcast_id: UUID) -> list[tuple[str, int]]:
-        """The attempts that relays were told to begin."""
+        """The attempts that relays were ordered to begin."""
         assert self.heard(broadcast_id, "two_at_once") == []
         return [(line["url"].split("/")[2], line["attempt"]) for line in self.heard(broadcast_id, "start")]
 

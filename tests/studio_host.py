@@ -4,9 +4,9 @@ In this process `StudioHost`; in one of its own (so that it can be killed, and s
 `HostProcess`, which runs `python -m tests.studio_host --url …` and speaks with it over stdin and stdout.
 
 The picture: a grid of 16×9 squares over a gradient, with a bar that moves. The first four rows of squares are bits,
-white for 1: two rows with the milliseconds since 1970 modulo 2³², two with the frame's number. `read_stamp` reads them from
-luma, also when the picture was scaled (same shape) and compressed. The lower right square is white in the first tenth of
-each second, and the tone is an octave higher and louder then: for measuring picture against sound.
+white for 1: two rows with the milliseconds since 1970 modulo 2³², two with the frame's number. `read_stamp` reads them
+from luma, also when the picture was scaled (same shape) and compressed. The lower right square is white in the first
+tenth of each second, and the tone is an octave higher and louder then: for measuring picture against sound.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class StudioHost:
         await self._end_video()
 
     async def republish(self, codec: str = "") -> None:
-        """The picture anew, in another codec: the way a studio changes it."""
+        """Publishes the picture again, in another codec, as a studio changes it."""
         await self.unpublish()
         await self.publish(codec)
 
@@ -260,7 +260,8 @@ class HostProcess:
         return host
 
     async def command(self, line: str) -> None:
-        """One of `mute`, `unmute`, `resize 640 360`, `republish h264`, `unpublish`, `publish`; returns when it is done."""
+        """One of `mute`, `unmute`, `resize 640 360`, `republish h264`, `unpublish`, `publish`; returns when it is
+        done."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(line.encode() + b"\n")
         async with asyncio.timeout(20):

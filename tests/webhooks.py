@@ -32,7 +32,8 @@ def _part(value: dict[str, Any] | bytes) -> bytes:
 def sign(
     body: bytes, key: str = KEY, secret: str = SECRET, *, at: float | None = None, head: Any = None, **claims: Any
 ) -> str:
-    """The `Authorization` of `body`, signed at `at`; five minutes good, as LiveKit's are. A claim that is None is left out."""
+    """The `Authorization` of `body`, signed at `at`; five minutes good, as LiveKit's are. A claim that is None is left
+    out."""
     now = int(time.time() if at is None else at)
     said = {
         "iss": key,
@@ -54,7 +55,7 @@ def new_id() -> str:
 def event(
     name: str = "room_started", room: str | None = "studio-1", *, at: float | None = None, **more: Any
 ) -> dict[str, Any]:
-    """A webhook's body, with what LiveKit writes into a room and is nobody's business."""
+    """A webhook's body, with the secrets that LiveKit writes into a room."""
     about: dict[str, Any] = {}
     if room is not None and not name.startswith(("egress", "ingress")):
         about["room"] = {"sid": "RM_x", "name": room, "turnPassword": TURN_PASSWORD}

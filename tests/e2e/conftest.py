@@ -35,8 +35,8 @@ async def console_browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def flat_browser() -> AsyncIterator[Browser]:
-    """A browser without WebGL. Drawing by the processor takes most of a page's time: 5 s in place of 11 for a file that is
-    renamed, so tests that look at no picture use this one."""
+    """A browser without WebGL. Drawing by the processor takes most of a page's time: 5 s in place of 11 for a file that
+    is renamed, so tests that look at no picture use this one."""
     async with chromium(*WITHOUT_3D) as started:
         yield started
 
@@ -66,7 +66,8 @@ async def _console(browser: Browser, settings: Settings) -> AsyncGenerator[Conso
 expect.set_options(timeout=15_000)
 
 GRACE = 14.0
-"""Seconds of `BUTAI_SOURCE_GRACE`: longer than a host's absence of ten seconds or a restart of LiveKit, and not a minute."""
+"""Seconds of `BUTAI_SOURCE_GRACE`: longer than a host's absence of ten seconds or a restart of LiveKit, and not a
+minute."""
 
 
 @pytest.fixture(scope="package")
@@ -141,8 +142,8 @@ class OnAir:
     twitch_key: str
 
     async def add(self, label: str, url: str, key: str) -> float:
-        """Adds a Twitch output to the running show, and waits until the status tells of it. From then on the label means
-        this one. Returns when it was asked for, in seconds since 1970."""
+        """Adds a Twitch output to the running show, and waits until the status tells of it. From then on the label
+        means this one. Returns when it was asked for, in seconds since 1970."""
         show = self.show
         wanted = await show.destination("twitch", url, key, label)
         known = {output["id"] for output in show.now.outputs.values()}
@@ -173,11 +174,11 @@ class OnAir:
         await show.until(lambda: all(show.state(label) == "ended" for label in labels), 20)
 
     def youtube_bytes(self) -> int:
-        """That arrived there since its publish began."""
+        """Bytes that arrived at YouTube since its publish began."""
         return self.youtube.bytes_in(self.youtube_key)
 
     def twitch_bytes(self) -> int:
-        """That arrived there since its publish began."""
+        """Bytes that arrived at Twitch since its publish began."""
         return self.twitch.bytes_in(self.twitch_key)
 
 
@@ -191,7 +192,8 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[OnAir]]
 
 @pytest.fixture
 def on_air(stage: Stage, youtube: Platform, twitch: Platform) -> Start:
-    """`async with on_air() as it`: both are live. With `twitch_url` only YouTube is waited for, or nobody with `wait=()`."""
+    """`async with on_air() as it`: both are live. With `twitch_url` only YouTube is waited for, or no platform with
+    `wait=()`."""
 
     @contextlib.asynccontextmanager
     async def begin(
@@ -218,7 +220,8 @@ def on_air(stage: Stage, youtube: Platform, twitch: Platform) -> Start:
 
 
 class SharedShow:
-    """A show on YouTube that the tests of a module break one after the other; another one begins when it is not well."""
+    """A show on YouTube that the tests of a module break one after the other; another one begins when it is not
+    well."""
 
     def __init__(self, stage: Stage, youtube: Platform, twitch: Platform) -> None:
         self._stage, self._platforms = stage, (youtube, twitch)

@@ -57,7 +57,7 @@ class Stage:
 
     @property
     def url(self) -> str:
-        """Of the API."""
+        """The URL of the API."""
         return f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
@@ -92,7 +92,8 @@ class Stage:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, role: str) -> None:
-        """`api`, `controller`, or another controller under a name of its own (`controller-2`). It may not be ready yet."""
+        """`api`, `controller`, or another controller under a name of its own (`controller-2`). It may not be ready
+        yet."""
         with self.log(role).open("ab") as log:
             self._running[role] = subprocess.Popen(
                 [sys.executable, "-m", "butai.cli", role.partition("-")[0]],
@@ -126,7 +127,7 @@ class Stage:
         return role in self._running and self._running[role].poll() is None
 
     def pid(self, role: str) -> int:
-        """Of a running one."""
+        """The process id of a running process."""
         return self._running[role].pid
 
     def log(self, role: str) -> Path:
@@ -216,7 +217,7 @@ class Service(Protocol):
 
     @property
     def url(self) -> str:
-        """Of the API."""
+        """The URL of the API."""
         ...
 
     def cookie(self, user: str) -> dict[str, str]:
@@ -306,7 +307,7 @@ class Show:
         return said
 
     def watch(self, session: str) -> None:
-        """Watches a broadcast, be it one that somebody else began."""
+        """Watches a broadcast, also one that another test client began."""
         self.session = session
         self._watch = asyncio.create_task(self._look())
 
@@ -430,7 +431,7 @@ async def eventually(
 
 @contextlib.asynccontextmanager
 async def rising(count: Callable[[], int], *, pause: float = 4.0) -> AsyncGenerator[None]:
-    """Asserts that a count of bytes goes on rising all through the block: never the same for `pause` seconds."""
+    """Asserts that a count of bytes keeps rising during the block: never the same for `pause` seconds."""
     longest, seen = 0.0, list[int]()
 
     async def watch() -> None:

@@ -264,7 +264,7 @@ async def _listen(page: Page, heard: Heard) -> set[asyncio.Task[None]]:
 
 
 class Keys:
-    """Of both platforms, as nobody else has them."""
+    """Stream keys of both platforms, unique to this page."""
 
     def __init__(self) -> None:
         self.youtube, self.twitch = f"canary-yt-{uuid.uuid4().hex[:16]}", f"canary-tw-{uuid.uuid4().hex[:16]}"
@@ -285,7 +285,7 @@ async def on_stage(it: StagePage, youtube: Platform, twitch: Platform, keys: Key
 
 
 def lags(show: Show, shown: list[dict[str, Any]], since: float) -> dict[str, float]:
-    """How many seconds later than the API told it, which was asked all the while, the page showed each change."""
+    """Seconds from the API's answer, which is requested continuously, until the page showed each change."""
     found: dict[str, float] = {}
     left = [one for one in shown if one["at"] >= since - 2]
     for change in show.changes:

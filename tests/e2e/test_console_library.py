@@ -1,4 +1,5 @@
-"""The console's library in a real browser: files narrowed, renamed, lost and found again, by everybody, and very many of them."""
+"""The console's library in a real browser: files filtered, renamed, lost and found again, by every kind of user, and
+very many of them."""
 
 from __future__ import annotations
 
@@ -264,7 +265,8 @@ SCROLL = """async (wanted) => {
 
 @dataclass
 class Tasks:
-    """The tasks of the page's main thread, in milliseconds: how long each took, and how long the processor worked for it.
+    """The tasks of the page's main thread, in milliseconds: how long each took, and how long the processor worked for
+    it.
 
     The two differ when other programs want the processor too, which is not the page's doing.
     """

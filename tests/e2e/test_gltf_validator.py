@@ -62,7 +62,7 @@ async def ours(path: Path, kind: AssetType, extension: str) -> tuple[Facts, int]
 
 
 def check(facts: Facts, theirs: dict[str, Any]) -> None:
-    """That both say the same of one model."""
+    """Asserts that both report the same about one model."""
     model, info = facts.sections["model"], theirs["info"]
     counted = {
         "triangles": info["totalTriangleCount"],

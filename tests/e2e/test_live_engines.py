@@ -1,4 +1,4 @@
-"""Both engines in one house: a LiveKit without egress workers, and a relay's show that it is nothing to."""
+"""Both engines in one installation: a LiveKit without egress workers does not affect a relay's broadcast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.stage import Show, Stage, eventually, rising
 
 @pytest.fixture
 def livekit_for_new_shows(stage: Stage) -> Iterator[None]:
-    """`BUTAI_EGRESS=livekit` from the block's begin; the controller is not started anew."""
+    """`BUTAI_EGRESS=livekit` from the block's beginning; the controller is not restarted."""
     stage.end("api")
     stage._more["BUTAI_EGRESS"] = "livekit"
     stage.start("api")

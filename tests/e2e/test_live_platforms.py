@@ -1,4 +1,5 @@
-"""Going live on two real RTMP servers, which fail in every way they can: each alone, and the service says so at once."""
+"""Going live on two real RTMP servers, which fail in every way they can: each alone, and the service says so at
+once."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def keyframe_gaps(path: Path) -> list[tuple[int, float]]:
-    """From one to the next: how many pictures, and how many seconds without those in which the machine stood still, and the
-    relay left out what was later than `MAX_FRAME_DELAY`."""
+    """From one to the next: how many pictures, and how many seconds without those in which the machine stood still, and
+    the relay left out what was later than `MAX_FRAME_DELAY`."""
     with av.open(str(path)) as file:
         pictures = [
             (float(packet.pts * packet.time_base), packet.is_keyframe)
@@ -186,7 +187,8 @@ async def test_a_platform_that_stops_reading_is_seen_within_seconds_and_healed(o
 
 @pytest.mark.slow
 async def test_platforms_that_are_away_or_never_read_again_are_found_again_when_they_are_back(on_both: OnAir) -> None:
-    """Three faults at once, since each takes its time: one platform is away for 5 s, one for 40 s, one reads nothing."""
+    """Three faults at once, since each takes its time: one platform is away for 5 s, one for 40 s, one reads
+    nothing."""
     it, show = on_both, on_both.show
     with Platform("away") as away, Platform("deaf") as deaf:
         others = {"away": (away, new_key("away")), "deaf": (deaf, new_key("deaf"))}
@@ -221,7 +223,7 @@ async def comes_back(it: OnAir, label: str, platform: Platform, after: float) ->
 
 
 async def reads_again(it: OnAir, label: str, platform: Platform) -> None:
-    """A platform that reads nothing is given up and tried anew, and on air when it reads."""
+    """A platform that reads nothing is given up and tried again, and on air when it reads."""
     show = it.show
     platform.stall()
     try:

@@ -1,4 +1,5 @@
-"""Every process of the service killed while on air: viewers notice none but the relay's death, and states are true after."""
+"""Every process of the service killed while on air: viewers notice none but the relay's death, and states are true
+after."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def lease(stage: Stage, show: Show) -> tuple[str, int, bool]:
-    """Who holds a broadcast, for the how manieth time somebody does, and whether the lease has run out."""
+    """The holder of a broadcast's lease, its epoch, and whether the lease has expired."""
     with psycopg.connect(stage.postgres.url) as connection:
         found = connection.execute(
             "SELECT coalesce(lease_holder, ''), lease_epoch, lease_until < now() FROM broadcasts WHERE id = %s",
@@ -159,7 +160,8 @@ async def test_a_restarted_livekit_costs_the_viewers_the_last_picture_for_a_whil
 
 
 async def restart_livekit(it: OnAir, stage: Stage, *, first_picture_came: bool) -> None:
-    """Nobody is off air by it, though the host's media was away for a while, up to the time when the grace would be over."""
+    """No broadcast goes off air by it, though the host's media was away for a while, up to the time when the grace
+    would be over."""
     show, since = it.show, time.time()
     assert show.host is not None
     async with rising(it.youtube_bytes), rising(it.twitch_bytes):

@@ -1,4 +1,5 @@
-"""Going live with `butai up`: what it started ends with it, in whatever way, and on the next start the show goes on.
+"""Going live with `butai up`: everything that it started ends with it, in any way, and on the next start the broadcast
+continues.
 
 The cases share a data folder, so each start but the first is a warm one.
 """
@@ -73,7 +74,7 @@ async def on_air(up: Up, platform: Platform) -> AsyncGenerator[tuple[Show, OneMa
 
 
 async def test_a_show_on_one_machine_has_livekits_words_in_its_timeline(machine: Machine, platform: Platform) -> None:
-    """`butai up` has its LiveKit tell its API what happens; with the relay as engine it is told in the timeline too."""
+    """`butai up` makes its LiveKit send webhooks to its API; with the relay as engine the timeline has them too."""
     up = machine.up()
     async with on_air(up, platform) as (show, _, _):
 

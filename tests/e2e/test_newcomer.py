@@ -1,4 +1,4 @@
-"""What somebody meets who has never seen Butai: one command, the lines that it prints, and the documents' examples.
+"""A new user's first steps: one command, the lines that it prints, and the documents' examples.
 
 Nothing here knows more than is on the screen or in the documents: every line is run as it stands there.
 """
@@ -60,7 +60,8 @@ def shell(commands: str, folder: Path, **more: str) -> str:
 
 
 def examples(document: Path) -> list[tuple[str, str, str]]:
-    """A document's shell blocks, each with the kind (`text`, `json`, or none) and content of the block right behind it."""
+    """A document's shell blocks, each with the kind (`text`, `json`, or none) and content of the block right behind
+    it."""
     found = re.findall(
         r"^```sh\n(.*?)^```\n(?:```(text|json)\n(.*?)^```$)?", document.read_text(), re.MULTILINE | re.DOTALL
     )

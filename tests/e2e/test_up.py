@@ -202,7 +202,7 @@ def ask(
 
 
 def sign_in(up: Up, user: str = "demo") -> dict[str, str]:
-    """As the page behind a link of `butai sign-in` does it."""
+    """Signs in as the page of a `butai sign-in` link does."""
     code = json.dumps({"code": make_code(up.data_dir, user)}).encode()
     status, body, headers = ask("POST", f"{up.url}/api/session", code, {"Content-Type": "application/json"})
     assert status == 303, body

@@ -1,4 +1,4 @@
-"""Whoever comes to the console without 3D, for the tests of the operators' and the viewers' pages."""
+"""Visitors of the console without 3D, for the tests of the operators' and the viewers' pages."""
 
 from __future__ import annotations
 

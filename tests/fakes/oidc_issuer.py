@@ -59,7 +59,7 @@ class SigningKey:
             self.private = rsa.generate_private_key(65537, bits)
 
     def public(self) -> dict[str, Any]:
-        """As it stands in a key set."""
+        """The key in the form of a key set."""
         named: dict[str, Any] = {"use": "sig"}
         if self.kid is not None:
             named["kid"] = self.kid
@@ -147,7 +147,7 @@ class OidcIssuer:
         await site.start()
 
     async def stop(self) -> None:
-        """Nobody listens on the port any more."""
+        """Stops listening on the port."""
         if self._runner:
             await self._runner.cleanup()
             self._runner = None

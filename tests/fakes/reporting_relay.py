@@ -1,9 +1,9 @@
-"""A relay without media: it speaks relay/messages.py over its socket, and reports what it is told to.
+"""A relay without media: it speaks relay/messages.py over its socket, and reports what a test orders.
 
-As a process it stands in for `python -m butai.relay` (same arguments, same lock, same socket). By itself every attempt goes
-live at once; `script.json` in its folder says otherwise, by the output's URL, one entry for each attempt, the last for all
-further ones: `{"rtmp://b/app": [["failed", "destination_unreachable"], ["live", ""]]}`. `["", ""]` says nothing at all.
-`<id>.ctl` takes JSON lines while it runs: `{"output": id, "phase": …, "code": …}`, `{"source": phase, "code": …}`,
+As a process it replaces `python -m butai.relay` (same arguments, same lock, same socket). By itself every attempt goes
+live at once; `script.json` in its folder says otherwise, by the output's URL, one entry for each attempt, the last for
+all further ones: `{"rtmp://b/app": [["failed", "destination_unreachable"], ["live", ""]]}`. `["", ""]` says nothing at
+all. `<id>.ctl` takes JSON lines while it runs: `{"output": id, "phase": …, "code": …}`, `{"source": phase, "code": …}`,
 `{"deaf": true}` (hears orders and does nothing), `{"repeat": true}` (says its last reports once more).
 What it heard and when goes to `<id>.heard`: one JSON object a line, without keys.
 
@@ -33,7 +33,7 @@ EXIT_RUNNING_ALREADY = 3
 
 
 class ReportingRelay:
-    """One broadcast's. `run` until it is told to end."""
+    """A relay of one broadcast. `run` until it is ordered to end."""
 
     def __init__(self, folder: Path, broadcast_id: str, *, keep_log: bool = True) -> None:
         self.folder, self.broadcast_id, self.keep_log = folder, broadcast_id, keep_log

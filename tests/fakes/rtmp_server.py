@@ -1,4 +1,5 @@
-"""RTMP servers of our own, for what a real one cannot be told to do: never acknowledge, read slowly, answer oddly."""
+"""RTMP servers of our own, for behaviour that a real one cannot be configured for: never acknowledge, read slowly,
+answer oddly."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _LONGEST = 16 * 1024 * 1024
 
 @dataclass
 class Server:
-    """Takes every key. `acks`: acknowledges each so many bytes; `pongs`: answers pings; `rate`: bytes it reads a second.
+    """Takes every key. `acks`: acknowledges each so many bytes; `pongs`: answers pings; `rate`: bytes it reads a
+    second.
 
     `said_at_publish`: messages behind its word about the key.
     """

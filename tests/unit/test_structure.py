@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -400,3 +401,65 @@ def test_a_problem_has_a_field_for_each_member_that_errors_give_it() -> None:
     }
     assert "platform" in given
     assert given <= set(Problem.__struct_fields__)
+
+
+_IDIOM = re.compile(
+    # Actors have names; a fault is not the weather; a URL is not a door.
+    r"\b(somebody|whoever|anybody|everybody|nobody|weather|a door|the door|whose door|this house|the house|anew|the fair"
+    r"|despair|as it fares|how the service fares)\b",
+    re.IGNORECASE,
+)
+_SAYS_NO_NOUN = re.compile(r"(Of|That|There|Told|Again)\b[^`]*\.$")
+
+
+def _docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """The docstrings of a file and of its constants, with their lines."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for child in getattr(node, "body", []) if isinstance(getattr(node, "body", None), list) else []:
+            if (
+                isinstance(child, ast.Expr)
+                and isinstance(child.value, ast.Constant)
+                and isinstance(child.value.value, str)
+            ):
+                yield child.lineno, child.value.value
+
+
+def _comments(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
+
+
+def test_docstrings_comments_and_documents_use_plain_words() -> None:
+    """Words of a private idiom, which a reader has to ask about; what is quoted as `code` is a name."""
+    found: list[str] = []
+    for path in modules():
+        if "egress/livekit" in path.as_posix():
+            # To be replaced as a whole.
+            continue
+        for line, text in (*_docstrings(path), *_comments(path)):
+            found += [
+                f"{path.relative_to(ROOT)}:{line}: {match[0]}"
+                for match in _IDIOM.finditer(re.sub(r"`[^`]*`", "", text))
+            ]
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        # The vocabulary lists words that are not used.
+        if path.name != "vocabulary.md":
+            for line, text in enumerate(path.read_text().splitlines(), 1):
+                matches = _IDIOM.finditer(re.sub(r"`[^`]*`", "", text))
+                found += [f"{path.relative_to(ROOT)}:{line}: {match[0]}" for match in matches]
+    assert found == []
+
+
+def test_a_docstring_begins_with_a_verb_or_a_noun() -> None:
+    """Not with a remainder of a sentence whose noun is the name above it ("Of both, in order.", "The same, closed.")."""
+    found: list[str] = []
+    for path in modules():
+        if "egress/livekit" not in path.as_posix():
+            found += [
+                f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
+                for line, text in _docstrings(path)
+                if text and _SAYS_NO_NOUN.match(text.splitlines()[0])
+            ]
+    assert found == []

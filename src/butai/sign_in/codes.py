@@ -22,11 +22,11 @@ FOLDER = "sign-in"
 """Below the data folder."""
 
 CODE_SECONDS = 600.0
-"""From a code's making to its end, if it is not used before: time to change to a browser, too little to be found later."""
+"""Time for which an unused code is valid: enough to change to a browser, too little for a lost code to be found and used."""
 
 _CODE = re.compile(r"[A-Za-z0-9_-]{32}")
 _MOST_BYTES = 4096
-"""Of a file; a user id has at most 255 characters."""
+"""Most bytes of a code's file; a user id has at most 255 characters."""
 
 
 class FolderUnsafe(Exception):

@@ -56,5 +56,5 @@ def ns() -> int:
 
 
 def new_id(prefix: str) -> str:
-    """As LiveKit's: a prefix and 12 letters or digits."""
+    """An id like LiveKit's: a prefix and 12 letters or digits."""
     return f"{prefix}_{''.join(random.choices(_LETTERS, k=12))}"

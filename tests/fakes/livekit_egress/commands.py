@@ -102,7 +102,7 @@ class Commands:
         return egress is not None
 
     def forget(self, egress_id: str) -> bool:
-        """The record is gone, as after a flushed Redis; a worker that carries it goes on."""
+        """Deletes the record, as after a flushed Redis; a worker that carries it continues."""
         self._forgotten.add(egress_id)
         known = self.records.get(egress_id) is not None
         self.records.forget(egress_id)
@@ -123,7 +123,8 @@ class Commands:
         self._slow_pick = appears_after if seconds else None
 
     def stop_hangs(self, hangs: bool = True, takes_effect: bool = False) -> None:
-        """StopEgress does not answer until `stop_hangs(False)`; with `takes_effect` it stops the egress all the same."""
+        """StopEgress does not answer until `stop_hangs(False)`; with `takes_effect` it stops the egress all the
+        same."""
         if self._stop_hangs is not None:
             self._stop_hangs[0].set()
         self._stop_hangs = (asyncio.Event(), takes_effect) if hangs else None
@@ -131,7 +132,8 @@ class Commands:
     # The server
 
     async def down(self, down: bool = True, how: str = "refuse") -> None:
-        """`how`: `refuse` (connections refused, open ones cut), `hang` (never answered), `error` (500 to every call)."""
+        """`how`: `refuse` (connections refused, open ones cut), `hang` (never answered), `error` (500 to every
+        call)."""
         await self.server.set_mode(how if down else "up")
 
     def add_key(self, key: str, secret: str) -> None:

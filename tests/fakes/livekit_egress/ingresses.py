@@ -56,7 +56,7 @@ class Ingresses:
         return info
 
     def begin(self, ingress_id: str) -> None:
-        """Somebody publishes to it: `ingress_started`."""
+        """Begins a publish to it: `ingress_started`."""
         info = self._found[ingress_id]
         now = ns()
         info.state.status = pb.IngressState.ENDPOINT_PUBLISHING

@@ -56,7 +56,7 @@ class Recording:
 
     @property
     def egress_ids(self) -> list[str]:
-        """Of the egresses that its own requests made, in their order."""
+        """The egresses that its own requests made, in their order."""
         return [
             one.answer.body["egressId"]
             for one in self.requests

@@ -1,4 +1,5 @@
-"""Rooms and who is in them: hosts put there by a test, and the egresses' own participants. `StandIn.rooms` is one of these.
+"""Rooms and who is in them: hosts put there by a test, and the egresses' own participants. `StandIn.rooms` is one of
+these.
 
 Every coming and going sends the webhook that LiveKit sends. A room closes `departure_timeout` seconds after the last
 person has left (20 s by default, as LiveKit's); an egress's participant does not keep it open.
@@ -44,7 +45,8 @@ class LiveRoom:
 
 
 class Rooms:
-    """By name. The workers' ears: `on_joined(room, identity)`, `on_left(room, identity, reason)`, `on_closed(room, reason)`."""
+    """By name. The workers' ears: `on_joined(room, identity)`, `on_left(room, identity, reason)`, `on_closed(room,
+    reason)`."""
 
     def __init__(self, clock: Clock, webhooks: Webhooks) -> None:
         self._clock = clock
@@ -85,7 +87,8 @@ class Rooms:
         return found
 
     def join(self, room: str, identity: str = "host", *, publish: bool = True) -> None:
-        """A person comes in (a second one of the same identity throws the first out), with a camera and a microphone."""
+        """A person comes in (a second one of the same identity throws the first out), with a camera and a
+        microphone."""
         if self.has(room, identity):
             self.leave(room, identity, "DUPLICATE_IDENTITY")
         found = self.create(room)
@@ -136,7 +139,8 @@ class Rooms:
             found.closing = self._clock.later(timeout, self.close, room, "ROOM_CLOSED")
 
     def close(self, room: str, reason: str = "ROOM_DELETED") -> None:
-        """Everybody leaves with that reason, `room_finished`, and the egresses hear that their source has closed."""
+        """Makes all participants leave with that reason, sends `room_finished`, and closes the source of the
+        egresses."""
         found = self._rooms.get(room)
         if found is None:
             return

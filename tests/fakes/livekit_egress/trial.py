@@ -1,5 +1,5 @@
-"""Makes a recording's calls again with the official client, on a `Replay` of it or on the scripted worker, and notes what
-is seen; `test_livekit_standin.py` compares that with the recording."""
+"""Makes a recording's calls again with the official client, on a `Replay` of it or on the scripted worker, and notes
+what is seen; `test_livekit_standin.py` compares that with the recording."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def _moments(info: dict[str, Any]) -> list[int]:
 
 @dataclass
 class Seen:
-    """`answers` in the order of the recorded requests: a state, or (status, code, message). By the place of the egress among
-    the recording's: `states` that the client got from ListEgress, `stored` those that were there to be got. `late` is for
-    how long in all the trial was held up by the machine, in the recording's seconds."""
+    """`answers` in the order of the recorded requests: a state, or (status, code, message). By the place of the egress
+    among the recording's: `states` that the client got from ListEgress, `stored` those that were there to be got.
+    `late` is for how long in all the trial was held up by the machine, in the recording's seconds."""
 
     answers: list[State | tuple[int, str, str]] = field(default_factory=list)
     states: dict[int, list[State]] = field(default_factory=dict)
@@ -289,7 +289,7 @@ class Trial:
 
 
 def _prepare(standin: StandIn, recording: Recording) -> None:
-    """The platforms, and who was in the room when the recording began; nothing of that is told by webhook."""
+    """The platforms, and who was in the room when the recording began; no webhook reports that."""
     for port in (1935, 1936):
         standin.platforms[f"rtmp://127.0.0.1:{port}/tw/bad"] = Refuse()
     standin.platforms["rtmp://127.0.0.1:1999/tw/tw-key-0003"] = Unreachable()
@@ -307,8 +307,8 @@ def _prepare(standin: StandIn, recording: Recording) -> None:
 
 
 async def run_all(trials: list[Trial], at_once: int = 7) -> dict[str, Seen]:
-    """Each recording's trial, a few at a time. One that the machine held up says nothing about the scripted worker, whose
-    retries came later than they should: it is made again, slower and with fewer beside it."""
+    """Each recording's trial, a few at a time. One that the machine held up says nothing about the scripted worker,
+    whose retries came later than they should: it is made again, slower and with fewer beside it."""
     slots = asyncio.Semaphore(at_once)
 
     async def one(trial: Trial) -> tuple[str, Seen]:

@@ -28,7 +28,7 @@ def redact(url: str) -> str:
 
 
 def fault(url: str) -> str | None:
-    """LiveKit's words about a URL that it refuses; None for a good one."""
+    """LiveKit's text about a URL that it refuses; None for a valid one."""
     if not url:
         return "request has missing or invalid field: stream url"
     if not url.startswith(("rtmp://", "rtmps://")):

@@ -1,7 +1,7 @@
 """One egress as a LiveKit Egress worker carries it: what it knows, what it reports and when, by the recordings.
 
-Each delay here was measured in `tests/recordings` unless its comment says that it is a guess. `StandIn` makes one for each
-start and gives it its surroundings.
+Each delay here was measured in `tests/recordings` unless its comment says that it is a guess. `StandIn` makes one for
+each start and gives it its surroundings.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Egress:
         return bool(who) and not self.around.rooms.has(self.wanted.room, who)
 
     def host_came(self) -> None:
-        """A guess: an egress that waits for its host goes on when they come within the 30 s."""
+        """An assumption: an egress that waits for its host continues when the host joins within the 30 s."""
         if self.alive and self.info.status == pb.EGRESS_STARTING:
             self._activate()
 
