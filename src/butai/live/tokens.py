@@ -1,21 +1,21 @@
 """LiveKit access tokens: made for hosts, guests, viewers and our own engines, and read from requests.
 
-LiveKit's own library signs and verifies them.
+LiveKit's own library signs them; `butai.identity.shared_secret` checks them.
 """
 
 from __future__ import annotations
 
-import base64
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
 import msgspec
 from livekit import api
-from livekit.api.access_token import Claims
 
-from butai.live.projects import DEFAULT, LiveKitKey, Projects
+from butai.identity.shared_secret import SharedSecretToken
+from butai.live.projects import DEFAULT, Project, Projects
 
 Role = Literal["host", "guest", "viewer"]
 
@@ -44,6 +44,32 @@ EMPTY_SECONDS = 600
 STAY_SECONDS = 90
 """Seconds for which LiveKit keeps a room after the last participant has left (its own default is 20): a host who
 reloads returns to the same room. Longer than a broadcast's default grace of 60."""
+
+
+LEEWAY = 60.0
+"""Seconds by which the clock of a token's maker may differ from ours, as in LiveKit itself."""
+
+
+class _Grants(msgspec.Struct, rename="camel"):
+    """LiveKit's own defaults; an absent grant to publish or to subscribe counts as given."""
+
+    room_join: bool = False
+    room: str = ""
+    room_admin: bool = False
+    can_publish: bool | None = True
+    can_subscribe: bool | None = True
+
+
+class _Claims(msgspec.Struct):
+    iss: str = ""
+    sub: str = ""
+    exp: float = 0.0
+    nbf: float = 0.0
+    iat: float = 0.0
+    video: _Grants = msgspec.field(default_factory=_Grants)
+
+
+_decode_claims = msgspec.json.Decoder(_Claims).decode
 
 
 class Tokens:
@@ -80,21 +106,33 @@ class Tokens:
 
     def read_host(self, token: str) -> HostClaims | None:
         """A host token's claims; None when it is not ours, has expired, or grants no room to administer."""
-        for project, key in self._projects.of_key(_issuer(token)):
-            claims = _verified(token, key)
-            grants = claims.video if claims else None
-            if claims and grants and grants.room_admin and grants.room and claims.identity:
-                return HostClaims(grants.room, claims.identity, project.name)
+        for project, claims in self._verified(token):
+            grants = claims.video
+            if grants.room_admin and grants.room and claims.sub:
+                return HostClaims(grants.room, claims.sub, project.name)
         return None
 
     def read_viewer(self, token: str) -> Invitation | None:
         """A viewer token's claims; None when it is not ours, has expired, or may publish."""
-        for project, key in self._projects.of_key(_issuer(token)):
-            claims = _verified(token, key)
-            grants = claims.video if claims else None
-            if grants and grants.room_join and grants.room and grants.can_subscribe and grants.can_publish is False:
-                return Invitation(grants.room, project.name, _payload(token).exp - time.time())
+        for project, claims in self._verified(token):
+            grants = claims.video
+            if grants.room_join and grants.room and grants.can_subscribe and grants.can_publish is False:
+                return Invitation(grants.room, project.name, claims.exp - time.time())
         return None
+
+    def _verified(self, token: str) -> Iterator[tuple[Project, _Claims]]:
+        """The token's claims, once for each project that has signed it. Nothing for one that is not valid now."""
+        try:
+            signed = SharedSecretToken(token.encode())
+            claims = _decode_claims(signed.payload)
+        except (ValueError, RecursionError):
+            return
+        now = time.time()
+        if claims.exp + LEEWAY < now or max(claims.nbf, claims.iat) - LEEWAY > now:
+            return
+        for project, key in self._projects.of_key(claims.iss):
+            if signed.is_signed_with(key.api_secret):
+                yield project, claims
 
     def room_of_host(self, token: str) -> tuple[str, str, str] | None:
         """The room that a host token may administer, the identity in it, and the project; None as for `read_host`."""
@@ -109,30 +147,3 @@ class Tokens:
         token = api.AccessToken(key.api_key, key.api_secret)
         token = token.with_identity(identity).with_name(name).with_grants(grants).with_ttl(ttl)
         return token.with_room_config(room).to_jwt()
-
-
-class _Payload(msgspec.Struct):
-    iss: str = ""
-    exp: float = 0.0
-
-
-def _payload(token: str) -> _Payload:
-    """The claims of a token whose signature has not been checked; empty for a text that is not a token."""
-    try:
-        payload = token.split(".")[1]
-        return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Payload)
-    except (IndexError, ValueError, msgspec.MsgspecError, RecursionError):
-        return _Payload()
-
-
-def _issuer(token: str) -> str:
-    """The API key that a token claims to be signed with."""
-    return _payload(token).iss
-
-
-def _verified(token: str, key: LiveKitKey) -> Claims | None:
-    try:
-        return api.TokenVerifier(key.api_key, key.api_secret).verify(token)
-    except Exception:  # noqa: BLE001 - whatever it raises, the token is invalid
-        # The library passes on whatever PyJWT and its own parsing raise; each of them means an invalid token.
-        return None
