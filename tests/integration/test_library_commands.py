@@ -60,15 +60,15 @@ def butai(settings: Settings) -> Butai:
 
 async def test_a_patrol_says_what_it_found(butai: Butai, studio: Studio) -> None:
     ids = await studio.fill(12)
-    assert await butai("patrol", "run") == Ended(0, "12 files looked for: 12 there.")
+    assert await butai("patrol", "run") == Ended(0, "12 files checked: 12 there.")
     await studio.lose(ids[4])
     dry = await butai("patrol", "run", "--dry-run")
-    assert dry == Ended(0, "12 files looked for: 11 there, 1 missing. Nothing was changed.")
+    assert dry == Ended(0, "12 files checked: 11 there, 1 missing. Nothing was changed.")
     assert await studio.missing() == set()
-    assert await butai("patrol", "run") == Ended(0, "12 files looked for: 11 there, 1 missing.")
+    assert await butai("patrol", "run") == Ended(0, "12 files checked: 11 there, 1 missing.")
     assert await studio.missing() == {ids[4]}
     # What nobody reads was looked at just now.
-    assert (await butai("patrol", "run", "--due")).said == "0 files looked for: nothing to look for."
+    assert (await butai("patrol", "run", "--due")).said == "0 files checked: nothing to check."
     status = await butai("patrol", "status")
     assert status.status == 0
     assert "asked (dry) finished" in status.said
@@ -180,7 +180,7 @@ async def test_jobs_that_failed_are_shown_and_tried_again(butai: Butai, studio: 
     assert conflict.status != 0
     assert "Traceback" not in conflict.said
     ended = await butai("jobs", "retry", "--all-failed")
-    assert ended == Ended(0, "1 put back into the queue. 2 put away: others that do the same wait already.")
+    assert ended == Ended(0, "1 put back into the queue. 2 removed: equal jobs are waiting already.")
     rows = await studio.do("SELECT status::text FROM procrastinate_jobs ORDER BY id")
     assert [row["status"] for row in rows] == ["todo", "aborted", "aborted", "todo"]
     assert await butai("jobs", "cancel", str(ids[0])) == Ended(0, "Cancelled.")
