@@ -54,8 +54,10 @@ from butai.operations.health import Health
 from butai.operations.schemas import AliveOut, ReadyOut
 from butai.web import docs, problems, responses
 from butai.web.dependencies import NEEDS_SIGN_IN
+from butai.web.hosts import AllowedHosts
 from butai.web.metrics import Metrics
 from butai.web.request_log import RequestLog
+from butai.web.security_headers import SecurityHeaders
 from butai.web.uvicorn_limits import ending
 
 log = structlog.get_logger(__name__)
@@ -77,7 +79,8 @@ class RequestState(TypedDict):
 def create_app(settings: Settings) -> ASGIApp:
     """The application with all its middleware. Opens nothing until the server starts it."""
     metrics = Metrics()
-    return RequestLog(_application(settings, metrics), metrics, access_log=settings.http.access_log)
+    guarded = SecurityHeaders(AllowedHosts(_application(settings, metrics), settings.http), settings.http)
+    return RequestLog(guarded, metrics, access_log=settings.http.access_log)
 
 
 def document() -> dict[str, Any]:

@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -85,6 +86,17 @@ class StoreSettings(BaseSettings):
     """Seconds without a byte from the store after which a transfer is given up (`store_timeout`)."""
 
 
+def _site(url: str) -> SplitResult | None:
+    """The parts of an http or https URL with a host and no user; None for all other texts."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    good = parts.scheme in ("http", "https") and parts.hostname and parts.username is None and port != 0
+    return parts if good and not re.search(r"\s", url) else None
+
+
 class HttpSettings(BaseSettings):
     """How the API is served."""
 
@@ -97,13 +109,22 @@ class HttpSettings(BaseSettings):
     """The port to listen on."""
 
     public_url: str = ""
-    """The URL by which browsers reach the API (`https://studio.example`). When empty, it is taken from each request."""
+    """The URL by which browsers reach the API (`https://studio.example`). When empty, it is taken from each request. Its
+    host is an allowed one; with https, browsers are told to use nothing else (HSTS)."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Further host names and addresses under which the API answers, without ports, as a JSON list
+    (`["api.studio.internal", "10.0.0.5"]`). The host of BUTAI_PUBLIC_URL is allowed without being named here, and so are
+    loopback names while the API listens on loopback. Requests for all others are answered with 421, except `/healthz`,
+    `/readyz` and LiveKit's webhook. Prometheus asks by the name or address in its configuration: name that one."""
 
     cors_origins: tuple[str, ...] = ()
-    """Other origins that may call the API with cookies, as a JSON list. A studio on the same origin needs none."""
+    """Other origins that may call the API with cookies, as a JSON list (`["https://www.studio.example"]`); `*` is refused. A
+    studio on the same origin needs none."""
 
-    trusted_proxies: str = "127.0.0.1"
-    """Addresses whose `X-Forwarded-For` is believed, separated by commas."""
+    trusted_proxies: str = ""
+    """Addresses of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, separated by commas. None by
+    default: without a proxy in between, the caller writes these headers."""
 
     read_delivery: Literal["stream", "accel"] = "stream"
     """`stream`: this process carries the bodies. `accel`: it answers `X-Accel-Redirect` and nginx carries them
@@ -114,6 +135,34 @@ class HttpSettings(BaseSettings):
 
     access_log: bool = True
     """Whether each request is logged, in one line."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _url_of_a_site(cls, value: str) -> str:
+        if value and not _site(value):
+            raise ValueError(f"{value!r} is not a URL of a site, such as https://studio.example")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value:
+            raise ValueError("* would let every site read with its visitor's session: name the origins")
+        for origin in value:
+            parts = _site(origin)
+            if not parts or parts.path not in ("", "/") or parts.query or parts.fragment or "*" in parts.netloc:
+                raise ValueError(f"{origin!r} is not an origin, such as https://www.studio.example")
+        # As browsers spell an origin: they are compared as texts.
+        return tuple(origin.rstrip("/").lower() for origin in value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(name.lower().strip("[]") for name in value)
+        for name in names:
+            if not re.fullmatch(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", name):
+                raise ValueError(f"{name!r} is not a host name or an address, without a port, such as studio.example")
+        return names
 
 
 class IdentitySettings(BaseSettings):

@@ -48,6 +48,7 @@ class Code(StrEnum):
     NOT_HOST = "not_host", "Only the room's host may do this"
     INVITATION_INVALID = "invitation_invalid", "The invitation is invalid, or has expired"
     SIGN_IN_CODE_INVALID = "sign_in_code_invalid", "The sign-in code is invalid, used or expired"
+    HOST_NOT_ALLOWED = "host_not_allowed", "This service does not answer under this host name"
     RATE_LIMITED = "rate_limited", "Too many requests; try again later"
     NOT_FOUND = "not_found", "Nothing is here"
     ASSET_NOT_FOUND = "asset_not_found", "No such asset"
@@ -225,6 +226,17 @@ class InvitationInvalid(Forbidden):
 
 class SignInCodeInvalid(Forbidden):
     code = Code.SIGN_IN_CODE_INVALID
+
+
+class HostNotAllowed(ButaiError):
+    """The `Host` of a request is none of those that are set."""
+
+    code, status = Code.HOST_NOT_ALLOWED, 421
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The Host of this request is not allowed: set BUTAI_PUBLIC_URL, or name it in BUTAI_ALLOWED_HOSTS"
+        )
 
 
 class RateLimited(ButaiError):

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import ipaddress
 import re
 import shutil
+import ssl
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +24,15 @@ import aiohttp
 import psycopg
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from pydantic import SecretStr
 
 from butai.assets.storage import sigv4
 from butai.assets.storage.client import Store
-from butai.config import HttpSettings, Settings
+from butai.config import HttpSettings, LiveKitSettings, LiveSettings, Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests import files
 from tests.conftest import Api, serving
@@ -42,11 +50,13 @@ PASSING = {"date", "server", "connection", "keep-alive", "x-request-id", "transf
 
 @dataclass
 class Front:
-    """One library, reached through nginx and straight; `temp` is where nginx would put bodies on disk."""
+    """One library, reached through nginx and straight; `temp` is where nginx would put bodies on disk, `plain` its port
+    without TLS."""
 
     nginx: Api
     straight: Api
     temp: Path
+    plain: int
 
     async def same(self, url: str, user: str | None = None, **how: Any) -> tuple[int, bytes, dict[str, str]]:
         """Asks both. Their answers must be equal; this one came through nginx."""
@@ -62,17 +72,37 @@ def _shown(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name not in PASSING}
 
 
-def configuration(listen: int, api: str, store: str) -> str:
+def configuration(listen: int, plain: int, certificates: Path, api: str, store: str) -> str:
     """docs/nginx.conf as an operator would fill it in. Addresses are `host:port`."""
     text = CONFIGURATION.read_text()
     for pattern, value, times in (
-        (r"(?<=\n    listen )80(?=;)", f"127.0.0.1:{listen}", 1),
+        (r"(?<=\n    listen )80(?=;)", f"127.0.0.1:{plain}", 1),
+        (r"(?<=\n    listen )443(?= ssl;)", f"127.0.0.1:{listen}", 1),
+        (r"/etc/ssl(?=/studio\.example\.(?:pem|key);)", str(certificates), 2),
         (r"(?<=\n    server )127\.0\.0\.1:8080(?=;)", api, 1),
         (r"(?<= )127\.0\.0\.1:9000(?=; # the store)", store, 2),
     ):
         text, count = re.subn(pattern, value, text)
         assert count == times, pattern
     return text
+
+
+def certify(folder: Path) -> ssl.SSLContext:
+    """A certificate of 127.0.0.1 where the configuration expects it, and a client's context that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "studio.example")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = signed.public_bytes(serialization.Encoding.PEM)
+    (folder / "studio.example.pem").write_bytes(pem)
+    (folder / "studio.example.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return ssl.create_default_context(cadata=pem.decode())
 
 
 @contextlib.asynccontextmanager
@@ -118,16 +148,30 @@ async def nginx(folder: Path, site: str, port: int) -> AsyncGenerator[Path]:
     assert not re.findall(r"\[(?:alert|crit|emerg)\].*", said), said
 
 
-@pytest.fixture
-async def front(settings: Settings, tmp_path: Path) -> AsyncIterator[Front]:
-    """The API in both ways of delivery on one library, and nginx before the one that needs it."""
+@contextlib.asynccontextmanager
+async def fronted(settings: Settings, folder: Path, burst: int = 1000) -> AsyncGenerator[Front]:
+    """The API in both ways of delivery on one library, and nginx before the one that needs it. `burst`: what one address may
+    ask at once."""
     open_to = HttpSettings(cors_origins=(STUDIO,))
     accel = HttpSettings(cors_origins=(STUDIO,), read_delivery="accel")
-    port = free_port()
-    async with serving(replace(settings, http=open_to)) as straight, serving(replace(settings, http=accel)) as behind:
-        site = configuration(port, urlsplit(behind.url).netloc, urlsplit(settings.store.endpoint).netloc)
-        async with nginx(tmp_path / "nginx", site, port) as temp:
-            yield Front(replace(behind, url=f"http://127.0.0.1:{port}"), straight, temp)
+    port, plain = free_port(), free_port()
+    tls = certify(folder)
+    async with (
+        serving(replace(settings, http=open_to)) as straight,
+        serving(replace(settings, http=accel)) as behind,
+        aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(ssl=tls)) as client,
+    ):
+        site = configuration(port, plain, folder, urlsplit(behind.url).netloc, urlsplit(settings.store.endpoint).netloc)
+        site, count = re.subn(r"burst=1000\b", f"burst={burst}", site)
+        assert count == 1
+        async with nginx(folder / "nginx", site, port) as temp:
+            yield Front(Api(f"https://127.0.0.1:{port}", behind.settings, client), straight, temp, plain)
+
+
+@pytest.fixture
+async def front(settings: Settings, tmp_path: Path) -> AsyncIterator[Front]:
+    async with fronted(settings, tmp_path) as found:
+        yield found
 
 
 async def stored(front: Front, key: str = "vrm/a.vrm", body: bytes = BODY, *, public: bool = True) -> dict[str, Any]:
@@ -483,3 +527,56 @@ async def test_lists_errors_and_sign_in_checks_pass_through(front: Front) -> Non
     assert (await front.nginx.call("PATCH", f"/api/assets/{data['id']}", "alice", json={}, headers=own))[0] == 200
     other = {"Origin": "http://127.0.0.1:1"}
     assert (await front.nginx.call("PATCH", f"/api/assets/{data['id']}", "alice", json={}, headers=other))[0] == 403
+
+
+async def test_what_is_asked_in_the_clear_is_sent_to_tls_under_the_configured_name(front: Front) -> None:
+    for host in ("studio.example", "evil.example"):
+        url = f"http://127.0.0.1:{front.plain}/library?q=a"
+        async with front.straight.client.get(url, headers={"Host": host}, allow_redirects=False) as answer:
+            assert answer.status == 308
+            assert answer.headers["Location"] == "https://studio.example/library?q=a"
+
+
+async def test_the_host_is_passed_on_and_judged_by_the_api(front: Front) -> None:
+    for headers, status in (
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "evil.example", "X-Forwarded-Host": "localhost", "Forwarded": "host=localhost"}, 421),
+        ({"Host": "localhost"}, 200),
+    ):
+        for path in ("/openapi.json", "/metrics"):
+            assert (await front.nginx.read(path, headers=headers))[0] == status, (path, headers)
+
+
+async def test_a_websocket_is_upgraded(settings: Settings, tmp_path: Path) -> None:
+    livekit = LiveKitSettings(url=f"ws://127.0.0.1:{free_port()}", api_key="devkey", api_secret=SecretStr("s" * 36))
+    live = LiveSettings(secret_key=SecretStr("ab" * 32))
+    async with fronted(replace(settings, livekit=livekit, live=live), tmp_path) as front:
+        status, room = await front.nginx.call("POST", "/api/live/rooms", "alice", json={"room_id": "upgraded"})
+        assert status == 200, room
+        url = f"{front.nginx.url.replace('https', 'wss')}/api/live/events/ws?room_id=upgraded"
+        headers = front.nginx.cookie("alice") | {"Origin": front.nginx.url}
+        async with front.nginx.client.ws_connect(url, headers=headers) as channel:
+            assert (await channel.receive_json())["type"] == "status"
+
+
+async def test_the_headers_of_the_api_come_through(front: Front) -> None:
+    data = await stored(front)
+    for path in ("/healthz", "/openapi.json", data["url"], "/nothing"):
+        headers = (await front.nginx.read(path))[2]
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert headers["referrer-policy"] == "same-origin", path
+
+
+async def test_an_address_that_asks_too_much_at_once_is_told_when_to_ask_again(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with fronted(settings, tmp_path, burst=3) as front:
+
+        async def ask() -> tuple[int, str | None, bytes]:
+            async with front.nginx.client.get(f"{front.nginx.url}/healthz") as answer:
+                return answer.status, answer.headers.get("Retry-After"), await answer.read()
+
+        answers = await asyncio.gather(*(ask() for _ in range(300)))
+        refused = [answer for answer in answers if answer[0] == 429]
+        assert {status for status, _, _ in answers} == {200, 429}
+        assert all(after == "5" and b"rate_limited" in body for _, after, body in refused)

@@ -188,7 +188,7 @@ def fails(target: Target, postgres: EmbeddedPostgres, token: str, refused: list[
     assert target.raw(b"POST /api/s3/upload HTTP/1.1\r\n\x00")[0].code == "http_invalid"
     with target.connect() as wire:
         wire.sendall(
-            f"POST /api/s3/upload HTTP/1.1\r\nHost: x\r\nX-API-Key: {token}\r\nContent-Length: 9999\r\n"
+            f"POST /api/s3/upload HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {token}\r\nContent-Length: 9999\r\n"
             "Content-Type: multipart/form-data; boundary=f\r\n\r\n--f".encode()
         )
     for how, codes in (

@@ -79,7 +79,7 @@ async def test_a_client_that_reads_nothing_is_dropped(
     with socket.socket() as wire:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.connect(("127.0.0.1", int(api.url.rpartition(":")[2])))
-        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n".encode())
+        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n".encode())
         await eventually(lambda: feeds[0].watchers == 1)
         await tell_much(database)
         await eventually(lambda: feeds[0].watchers == 0)

@@ -84,7 +84,7 @@ async def test_a_client_cut_off_at_random_bytes(
     form.add_field("file", body, filename="a.vrm")
     payload = form()
     head = (
-        f"POST /api/s3/upload HTTP/1.1\r\nHost: x\r\nContent-Type: {payload.content_type}\r\n"
+        f"POST /api/s3/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {payload.content_type}\r\n"
         f"Content-Length: {payload.size}\r\nCookie: {api.cookie('alice')['Cookie']}\r\n\r\n"
     ).encode()
     whole = head + await _bytes_of(payload)

@@ -16,7 +16,7 @@ is not. All kinds share one name space of users: an issuer's `sub` must be the i
 """
 
 from butai.identity.caller import ANONYMOUS, Caller
-from butai.identity.development import check_dev_sign_in, dev_sign_in_cookie, is_loopback
+from butai.identity.development import check_dev_sign_in, dev_sign_in_cookie, is_loopback, is_loopback_name
 from butai.identity.identify import Identity
 from butai.identity.origins import check_origin
 from butai.identity.sessions import NEXTAUTH_COOKIE
@@ -30,4 +30,5 @@ __all__ = [
     "check_origin",
     "dev_sign_in_cookie",
     "is_loopback",
+    "is_loopback_name",
 ]

@@ -34,6 +34,12 @@ def is_loopback(host: str | None) -> bool:
     return address.is_loopback
 
 
+def is_loopback_name(host: str) -> bool:
+    """Whether a host name or an address, in lower case and without brackets, is this machine's own. `localhost` and what is
+    below it belong to no one on the internet (RFC 6761)."""
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+
+
 def check_dev_sign_in(settings: IdentitySettings, client_host: str | None, headers: Headers) -> None:
     """Raises `NotFound`, as if the path did not exist, unless all of this holds. A second check: a caller without a code
     is refused wherever the request comes from.
@@ -47,7 +53,7 @@ def check_dev_sign_in(settings: IdentitySettings, client_host: str | None, heade
     if not settings.dev_sign_in or not is_loopback(client_host) or names & _PROXY_HEADERS:
         raise NotFound
     host = urlsplit(seen_origin("http", seen) or "").hostname or ""
-    if not (host == "localhost" or host.endswith(".localhost") or is_loopback(host)):
+    if not is_loopback_name(host):
         raise NotFound
     if any(name == b"sec-fetch-site" and value == b"cross-site" for name, value in seen):
         raise NotFound

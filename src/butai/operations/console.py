@@ -71,7 +71,7 @@ class _Build:
             stamp = 0
         if stamp != self._stamp:
             self._stamp, self._kept = stamp, {}
-            files = (file for file in DIST.rglob("*") if file.is_file()) if stamp else ()
+            files = (file for file in DIST.rglob("[!.]*") if file.is_file()) if stamp else ()
             self._names = frozenset(str(file.relative_to(DIST)) for file in files)
 
 
@@ -84,7 +84,7 @@ def _read(file: Path) -> _File:
 
 def _answer(request: Request, file: _File, headers: dict[str, str]) -> Response:
     """The file, compressed if the client accepts that; 304 if the client has it already."""
-    headers |= {"vary": "Accept-Encoding", "etag": file.etag, "x-content-type-options": "nosniff"}
+    headers |= {"vary": "Accept-Encoding", "etag": file.etag}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
     if file.zipped and "gzip" in request.headers.get("accept-encoding", ""):
@@ -142,7 +142,6 @@ def install(app: FastAPI) -> None:
         headers = {
             "content-security-policy": policy(stage.projects.public_urls),
             "cache-control": "no-cache",
-            "referrer-policy": "same-origin",
             "permissions-policy": "camera=(self), microphone=(self)",
         }
         return _answer(request, document, headers)

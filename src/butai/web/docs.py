@@ -41,8 +41,6 @@ HEADERS = {
         "frame-ancestors 'none'"
     ),
     "cache-control": "no-cache",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",
 }
 """What the page is sent with."""
 

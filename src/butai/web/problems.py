@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from psycopg.errors import UndefinedTable
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
 from butai.database import UNREACHABLE
@@ -92,7 +93,7 @@ def documented(*statuses: int, model: type[msgspec.Struct] = Problem) -> dict[in
 
 
 def answer(
-    request: Request,
+    request: HTTPConnection,
     status: int,
     code: Code,
     title: str,
@@ -120,7 +121,7 @@ async def _butai_error(request: Request, error: Exception) -> Response:
     return answer_error(request, error)
 
 
-def answer_error(request: Request, error: ButaiError) -> Response:
+def answer_error(request: HTTPConnection, error: ButaiError) -> Response:
     """A `ButaiError` as an answer, for routes that add to it themselves."""
     headers = {}
     if error.retry_after is not None:

@@ -159,6 +159,7 @@ def _answer(status: int) -> bytes:
     body = msgspec.json.encode(Problem("about:blank", phrase, status, detail, code, request_id.urn))
     head = (
         f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
-        f"cache-control: no-store\r\nx-request-id: {request_id.hex}\r\nconnection: close\r\n\r\n"
+        f"cache-control: no-store\r\nx-content-type-options: nosniff\r\nreferrer-policy: same-origin\r\n"
+        f"x-request-id: {request_id.hex}\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body

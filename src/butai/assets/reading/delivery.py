@@ -71,7 +71,6 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
         "content-type": row.mime_type,
         "content-disposition": content_disposition(row, download=download),
         "accept-ranges": "bytes",
-        "x-content-type-options": "nosniff",
     }
     span = None
     if "range" in given and given.get("if-range", etag) == etag:

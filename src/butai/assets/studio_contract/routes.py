@@ -143,7 +143,7 @@ async def vrm_thumbnail(
     found = await embedded_thumbnail(library.store, row.object_key, row.size_bytes or 0)
     if found is None:
         raise AssetNotFound("The avatar has no picture inside")
-    return Response(found[0], 200, {**headers, "x-content-type-options": "nosniff"}, found[1])
+    return Response(found[0], 200, headers, found[1])
 
 
 def _key_in_url(request: Request, library: Library, url: str) -> str:

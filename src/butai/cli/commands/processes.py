@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -62,16 +63,18 @@ def api(
         fail(error.detail)
     except ProjectsInvalid as error:
         fail(str(error))
+    # The application must know where it listens: that decides about loopback names.
+    settings = replace(settings, http=settings.http.model_copy(update={"host": host or settings.http.host}))
     config = uvicorn.Config(
         create_app(settings),
-        host=host or settings.http.host,
+        host=settings.http.host,
         port=port or settings.http.port,
         loop="uvloop",
         http=BoundedHttp,
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=True,
+        proxy_headers=bool(settings.http.trusted_proxies),
         forwarded_allow_ips=settings.http.trusted_proxies,
         timeout_graceful_shutdown=10,
         # Longer than any keep-alive of a proxy in front of us, so that the proxy always closes first.
