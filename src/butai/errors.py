@@ -416,6 +416,12 @@ class ClientDisconnected(ButaiError):
     code, status = Code.CLIENT_DISCONNECTED, 400
 
 
+class BodyTooSlow(ClientDisconnected):
+    """The body did not come in time, though the client is still connected."""
+
+    code, status = Code.REQUEST_TIMEOUT, 408
+
+
 class Unavailable(ButaiError):
     """The service or something behind it failed; the same request may succeed later."""
 

@@ -34,7 +34,7 @@ from butai.assets.uploads.multipart_form import FilePart, Form
 from butai.config import Settings
 from butai.errors import InvalidRequest, SignatureMismatch, UploadRefused
 from butai.sign_in.codes import make_code
-from butai.web import dependencies, uvicorn_limits
+from butai.web import bodies, uvicorn_limits
 from butai.web.uvicorn_limits import HEAD_LIMIT, BoundedHttp
 from tests import files
 from tests.conftest import serving
@@ -303,7 +303,7 @@ def test_an_edit_that_cannot_be_is_400(target: Target, avatar: str, body: Any) -
         (b'{"fileName": "vrm/a.vrm", "fileType": "x", "size": ' + b"9" * 5000 + b"}", "invalid_request"),
         (b'{"fileName": "vrm/a.vrm", "fileType": "x", "sha256": "../x"}', "invalid_request"),
         (b"[" * 100_000, "invalid_request"),
-        (b'{"a": "' + b"x" * dependencies.BODY_LIMIT + b'"}', "body_too_large"),
+        (b'{"a": "' + b"x" * bodies.BODY_LIMIT + b'"}', "body_too_large"),
     ],
     ids=lambda value: repr(value)[:50],
 )
@@ -1009,7 +1009,7 @@ async def test_a_head_that_does_not_end_is_408(monkeypatch: pytest.MonkeyPatch, 
 
 
 async def test_json_that_does_not_come_is_408(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dependencies, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.5)
     async with serving(settings) as api:
         head = (
             f"POST /api/s3/presigned-url HTTP/1.1\r\nHost: localhost\r\n"

@@ -322,11 +322,11 @@ async def test_recorded_webhooks_are_taken_at_their_time_and_told(
         for _ in range(2):
             for _, _, body, authorization in everything:
                 now = float(json.loads(body)["createdAt"]) + 1
-                await intake.take(authorization.encode(), body)
+                await intake.take(intake.sender(authorization.encode()), body)
         now += 3600
         for _, _, body, authorization in everything[:5]:
             with pytest.raises(WebhookRefused):
-                await intake.take(authorization.encode(), body)
+                await intake.take(intake.sender(authorization.encode()), body)
     rows = await sql(database, "SELECT event, detail FROM live_events ORDER BY id")
     ids = {json.loads(body)["id"] for _, _, body, _ in everything}
     assert len(rows) == len(ids)

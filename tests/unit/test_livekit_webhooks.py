@@ -17,10 +17,10 @@ from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, LiveSettings
 from butai.errors import InvalidRequest, WebhookRefused
-from butai.live.projects import Projects
+from butai.live.projects import Project, Projects
 from butai.live.webhooks.archive import blanked
 from butai.live.webhooks.payload import TIMELINE, read
-from butai.live.webhooks.signatures import LEEWAY, WINDOW, verify
+from butai.live.webhooks.signatures import LEEWAY, WINDOW, read_sender
 from tests.examples import examples
 from tests.webhooks import KEY, SECRET, encoded, event, joined, sign
 
@@ -31,6 +31,12 @@ NOW = 1_800_000_000.0
 def projects(key: str = KEY, secret: str = SECRET, file: Path | None = None) -> Projects:
     livekit = LiveKitSettings(url="ws://127.0.0.1:9", api_key=key, api_secret=SecretStr(secret))
     return Projects(livekit, LiveSettings(livekit_projects_file=file))
+
+
+def verify(ours: Projects, authorization: bytes | None, body: bytes, now: float) -> Project:
+    sender = read_sender(ours, authorization, now)
+    sender.check_body(body)
+    return sender.project
 
 
 OURS = projects()

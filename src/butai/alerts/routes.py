@@ -10,7 +10,8 @@ from butai.alerts import queries
 from butai.alerts.schemas import AlertsOut
 from butai.alerts.service import request_test_message
 from butai.database import Database
-from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import Operator, origin
 from butai.web.old_names import with_old_names
 from butai.web.paging import BeforeId, Limit, cut
 from butai.web.problems import documented

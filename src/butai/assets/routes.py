@@ -14,7 +14,8 @@ from butai.assets.service import Edit
 from butai.assets.uploads import signed
 from butai.errors import AssetNotFound, Unauthenticated
 from butai.identity import Caller
-from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, origin
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, origin
 from butai.web.old_names import with_old_names
 from butai.web.paging import HIGHEST_ID, AfterId
 from butai.web.problems import documented

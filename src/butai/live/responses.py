@@ -10,7 +10,7 @@ from fastapi import Request, Response
 
 from butai.errors import ButaiError
 from butai.live.texts import HOST_CODES, Language, preferred_language, words
-from butai.web.dependencies import SmallBodies
+from butai.web.bodies import SmallBodies
 from butai.web.responses import respond
 
 _VARY = {"vary": "Cookie, Authorization, Accept-Language"}

@@ -13,7 +13,8 @@ from butai.audit.schemas import AuditFilter, TrailOut, about_room
 from butai.database import Database
 from butai.errors import InvalidRequest
 from butai.live.schemas import RoomId
-from butai.web.dependencies import Operator, SmallBodies
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import Operator
 from butai.web.old_names import with_old_names
 from butai.web.paging import BeforeId, cut
 from butai.web.parameters import Moment

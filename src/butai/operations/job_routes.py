@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from butai.database import Database
 from butai.jobs import queries, service
 from butai.jobs.schemas import JobsOut, JobStatus
-from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import Operator, origin
 from butai.web.old_names import with_old_names
 from butai.web.paging import HIGHEST_ID, BeforeId, Limit, cut
 from butai.web.problems import documented

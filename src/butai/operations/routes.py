@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from butai.operations.health import Health
 from butai.operations.schemas import HealthOut
-from butai.web.dependencies import Operator, SmallBodies
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import Operator
 from butai.web.old_names import with_old_names
 from butai.web.responses import answers, respond
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
@@ -26,7 +26,7 @@ from butai.identity.origins import seen_origin
 from butai.identity.sessions import SESSION_SECONDS
 from butai.sign_in.codes import CODE_SECONDS, FolderUnsafe, open_folder, take_code
 from butai.web import problems
-from butai.web.dependencies import SmallBodies
+from butai.web.bodies import SmallBodies, before_body
 
 log = structlog.get_logger(__name__)
 
@@ -61,15 +61,11 @@ def install(app: FastAPI) -> None:
         responses=problems.documented(400, 403, 404, 429),
         openapi_extra={"security": []},
     )
-    async def sign_in(request: Request, given: SignInCode) -> Response:
+    async def sign_in(request: Request, given: SignInCode, _: Annotated[None, Depends(_from_here)]) -> Response:
         """Takes a code of `butai up` or `butai sign-in`, sets a session cookie and leads to `/`. A code works once, within
         ten minutes of its making. There is no such path unless `BUTAI_DEV_SIGN_IN` is on and the caller is on this
         machine."""
         settings: Settings = request.state.settings
-        headers = request.scope["headers"]
-        own = seen_origin(request.scope["scheme"], headers)
-        check_origin("POST", headers, (), [own] if own else [])
-        _check(request)
         now = time.monotonic()
         if len(wrong) == GUESSES and now < wrong[0] + 60:
             raise RateLimited("Too many wrong codes; wait a minute")
@@ -102,6 +98,15 @@ def open_codes(data_dir: Path) -> None:
         open_folder(data_dir)
     except (FolderUnsafe, OSError) as error:
         log.error("sign_in.folder_unusable", reason=str(error))
+
+
+@before_body
+async def _from_here(request: Request) -> None:
+    """Raises `OriginDenied` for a post from another site, `NotFound` for a caller elsewhere."""
+    headers = request.scope["headers"]
+    own = seen_origin(request.scope["scheme"], headers)
+    check_origin("POST", headers, (), [own] if own else [])
+    _check(request)
 
 
 def _check(request: Request) -> None:

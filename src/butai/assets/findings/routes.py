@@ -12,7 +12,8 @@ from butai.assets.library import get_library
 from butai.assets.patrol import queries
 from butai.assets.patrol.finding_states import FindingAction, FindingKind, FindingState
 from butai.assets.patrol.schemas import FindingActionName, FindingKindName, FindingsOut
-from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import Operator, origin
 from butai.web.paging import HIGHEST_ID, BeforeId, Limit, cut
 from butai.web.responses import answers, respond
 

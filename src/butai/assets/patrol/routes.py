@@ -11,7 +11,8 @@ from butai.assets.patrol import queries, service
 from butai.assets.patrol.finding_states import FindingKind
 from butai.assets.patrol.schemas import FindingKindName, PatrolOut, PatrolRequest, PatrolRunsOut
 from butai.config import Settings
-from butai.web.dependencies import Operator, SmallBodies, origin
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import Operator, origin
 from butai.web.old_names import with_old_names
 from butai.web.paging import HIGHEST_ID, BeforeId, Limit, cut
 from butai.web.problems import documented

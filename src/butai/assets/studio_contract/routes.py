@@ -32,7 +32,8 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.identity.origins import normal_origin, seen_origin
-from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, SmallBodies, caller, origin, signed_in
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, caller, origin, signed_in
 from butai.web.hot_route import DirectRoute
 from butai.web.problems import BareError, Envelope, documented
 from butai.web.responses import answers, respond

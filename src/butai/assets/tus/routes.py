@@ -19,7 +19,8 @@ from butai.assets.tus.schemas import UploadCheck, UploadKnown, UsageOut
 from butai.assets.tus.service import Resumables, UploadProgress
 from butai.assets.uploads.multipart_form import body_chunks
 from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
-from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, SmallBodies, origin, signed_in
+from butai.web.bodies import SmallBodies
+from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, origin, signed_in
 from butai.web.old_names import with_old_names
 from butai.web.problems import answer_error, documented
 from butai.web.responses import answers, respond

@@ -25,7 +25,7 @@ from butai.live.stream_keys import Sealer
 from butai.live.webhooks import batch as webhook_batch
 from butai.live.webhooks.batch import VerifiedWebhook
 from butai.live.webhooks.payload import read
-from butai.live.webhooks.signatures import verify
+from butai.live.webhooks.signatures import Sender, read_sender
 from butai.web.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -82,13 +82,21 @@ class Intake:
         if self._writer is not None:
             await asyncio.gather(self._writer, return_exceptions=True)
 
-    async def take(self, authorization: bytes | None, body: bytes) -> None:
+    def sender(self, authorization: bytes | None) -> Sender:
+        """Who sends a webhook with this `Authorization`. Raises `WebhookRefused`."""
+        try:
+            return read_sender(self._projects, authorization, self._clock())
+        except WebhookRefused as error:
+            self._refused(error.more["reason"])
+            raise
+
+    async def take(self, sender: Sender, body: bytes) -> None:
         """Takes one webhook; returns when it is committed, or was committed before.
 
         Raises `WebhookRefused`, `InvalidRequest`, `DatabaseUnavailable`.
         """
         try:
-            project = verify(self._projects, authorization, body, self._clock())
+            sender.check_body(body)
             event = read(body)
             text = body.decode()
         except WebhookRefused as error:
@@ -102,7 +110,7 @@ class Intake:
             raise
         # Bodies hold secrets: without a key to seal them they are not stored.
         sealed = self._sealer.seal(text, sealed_for(event.id)) if self._sealer.ready else b""
-        await self._write(VerifiedWebhook(project.name, event, sealed), len(body))
+        await self._write(VerifiedWebhook(sender.project.name, event, sealed), len(body))
         self._metrics.webhook(event.event if event.timeline_event else "other").inc()
 
     def _refused(self, reason: str) -> None:

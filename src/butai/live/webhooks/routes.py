@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from butai.errors import BodyTooLarge, ClientDisconnected
 from butai.live.webhooks.intake import Intake
+from butai.web.bodies import read_body
 from butai.web.hot_route import DirectRoute
 from butai.web.problems import documented
 
@@ -50,34 +50,14 @@ _TAKEN = Response()
 @router.post(
     "/webhook",
     response_class=Response,
-    responses=documented(400, 413) | {200: {"description": "Stored. A duplicate is recognised by its id"}},
+    responses=documented(400, 408, 413) | {200: {"description": "Stored. A duplicate is recognised by its id"}},
     openapi_extra=_DOCUMENTED,
     summary="Receive an event of LiveKit",
 )
 async def webhook(request: Request) -> Response:
     """For the `webhook` setting of LiveKit, or of a LiveKit Cloud project. Answers 200 once the event is committed."""
     intake: Intake = request.state.webhooks
-    body = await _body(request)
     authorization = next((value for name, value in request.scope["headers"] if name == b"authorization"), None)
-    await intake.take(authorization, body)
+    sender = intake.sender(authorization)
+    await intake.take(sender, await read_body(request, LARGEST))
     return _TAKEN
-
-
-async def _body(request: Request) -> bytes:
-    """The raw bytes, which the signature covers. Raises `BodyTooLarge` before reading more than `LARGEST`."""
-    for name, value in request.scope["headers"]:
-        if name == b"content-length" and int(value) > LARGEST:
-            raise BodyTooLarge
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > LARGEST:
-            raise BodyTooLarge
-        parts.append(part)
-        more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -55,8 +56,23 @@ class _Claims(msgspec.Struct):
 _decode_claims = msgspec.json.Decoder(_Claims).decode
 
 
-def verify(projects: Projects, authorization: bytes | None, body: bytes, now: float) -> Project:
-    """The project that sent `body`. `authorization`: the header, with or without `Bearer`. `now`: seconds since 1970.
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The sender of a webhook whose body has not been seen: its project, and the hash of the body that it signed."""
+
+    project: Project
+    sha256: str
+
+    def check_body(self, body: bytes) -> None:
+        """Raises `WebhookRefused` unless `body` is what was signed."""
+        # A host's access token is signed with the same secret, but has no hash.
+        digest = base64.b64encode(hashlib.sha256(body).digest())
+        if not hmac.compare_digest(self.sha256.encode(), digest):
+            raise refused("body")
+
+
+def read_sender(projects: Projects, authorization: bytes | None, now: float) -> Sender:
+    """The sender that `authorization`, the header with or without `Bearer`, proves. `now`: seconds since 1970.
 
     Raises `WebhookRefused`, whose `reason` is one of `Reason`.
     """
@@ -74,12 +90,8 @@ def verify(projects: Projects, authorization: bytes | None, body: bytes, now: fl
     project = next((candidate for candidate, key in candidates if signed.is_signed_with(key.api_secret)), None)
     if project is None:
         raise refused("signature" if candidates else "unknown_key")
-    # A host's access token is signed with the same secret, but has no hash.
-    digest = base64.b64encode(hashlib.sha256(body).digest())
-    if not hmac.compare_digest(claims.sha256.encode(), digest):
-        raise refused("body")
     _check_times(claims, now)
-    return project
+    return Sender(project, claims.sha256)
 
 
 def refused(reason: Reason) -> WebhookRefused:
