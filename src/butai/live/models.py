@@ -213,11 +213,13 @@ class LiveEvent(Model):
 
 
 class IdempotencyKey(Model):
-    """The answer to a request with an `Idempotency-Key`, for its repetitions. Deleted after a day."""
+    """The answer to a request with an `Idempotency-Key`, for its repetitions. Deleted after a day. A key is `caller`'s
+    own in the room."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index("ix_idempotency_keys_created", "created_at"),)
 
+    room_id: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
     caller: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     request_sha256: Mapped[str]

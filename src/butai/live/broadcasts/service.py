@@ -81,17 +81,17 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
     ):
         # The lock makes two starts in one room take turns.
         room = await hosted_room(session, caller, wanted.room_id, lock=True)
-        who = origin.actor or ""
-        if key is not None:
-            before = await idempotency.earlier(session, who, key, _as_request(wanted))
+        reserved = None if key is None else idempotency.Key(room.room_id, origin.actor or "", key)
+        if reserved is not None:
+            before = await idempotency.earlier(session, reserved, _as_request(wanted))
             if before is not None:
                 return UUID(before["session_id"]), False
         running = await active(session, room.room_id)
         if running is not None:
             raise AlreadyLive(session_id=str(running.id))
         broadcast = await _begin(session, stage, caller, origin, room, wanted)
-        if key is not None:
-            await idempotency.keep(session, who, key, {"session_id": str(broadcast.id)})
+        if reserved is not None:
+            await idempotency.keep(session, reserved, {"session_id": str(broadcast.id)})
         return broadcast.id, True
 
 
