@@ -132,10 +132,10 @@ async def test_an_operator_sees_a_running_show_its_timeline_and_ends_it(
         await expect(row).to_have_count(0)
         acts = await rows(
             stage,
-            "SELECT actor, action, detail ->> 'as_operator' FROM audit WHERE subject = %s AND actor = 'root' ORDER BY id",
+            "SELECT actor, action, detail ->> 'as_operator' FROM audit WHERE subject = %s AND actor = 'user:root' ORDER BY id",
             f"room:{it.show.room}",
         )
-        assert acts == [("root", "live.output_stop", "true"), ("root", "live.stop", "true")]
+        assert acts == [("user:root", "live.output_stop", "true"), ("user:root", "live.stop", "true")]
 
 
 async def test_a_failed_job_is_an_alert_until_a_click_tries_it_again(browser: Browser, stage: Stage) -> None:
@@ -203,15 +203,15 @@ async def test_a_finding_is_ignored_by_a_click_and_a_round_is_asked_for(browser:
         # It is checked once the address says so.
         await page.get_by_label("Include resolved").click()
         await expect(page.get_by_label("Include resolved")).to_be_checked()
-        await expect(row).to_contain_text("ignored by root")
+        await expect(row).to_contain_text("ignored by user:root")
         await page.get_by_role("button", name="Dry run").click()
         run = page.locator('[data-list="runs"] [data-run="finished"]').filter(has_text="dry run")
-        await expect(run.first).to_contain_text("by root", timeout=30_000)
+        await expect(run.first).to_contain_text("by user:root", timeout=30_000)
         await page.get_by_role("button", name="Run patrol now").click()
-        run = page.locator('[data-list="runs"] [data-run="finished"]').filter(has_text="by root")
+        run = page.locator('[data-list="runs"] [data-run="finished"]').filter(has_text="by user:root")
         await expect(run.filter(has_not_text="dry run").first).to_be_visible(timeout=30_000)
     closed = await rows(stage, "SELECT resolution, resolved_by FROM findings WHERE id = %s", finding_id)
-    assert closed == [("ignored", "root")]
+    assert closed == [("ignored", "user:root")]
 
 
 async def test_the_audit_is_narrowed_in_the_address_and_downloaded_as_it_is_shown(

@@ -80,7 +80,7 @@ async def test_a_show_on_one_machine_has_livekits_words_in_its_timeline(machine:
 
         async def told(name: str) -> list[dict[str, Any]]:
             found = await show.call("GET", f"/api/live/broadcasts/{show.session}/timeline")
-            return [one for one in found["data"] if (one["event"], one["actor"]) == (name, "livekit")]
+            return [one for one in found["data"] if (one["event"], one["actor"]) == (name, "service:livekit")]
 
         async def engine_came() -> bool:
             return bool(await told("participant.joined"))

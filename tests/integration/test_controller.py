@@ -144,7 +144,9 @@ async def test_one_output_is_stopped_and_the_last_one_ends_the_broadcast(stage: 
         await stage.stop_output(outputs["rtmp://b/app"]["id"])
         await stage.ended(broadcast_id)
     audit = await stage.do("SELECT * FROM audit")
-    assert [(row["actor"], row["action"], row["error_code"]) for row in audit] == [("controller", "live.end", None)]
+    assert [(row["actor"], row["action"], row["error_code"]) for row in audit] == [
+        ("service:controller", "live.end", None)
+    ]
 
 
 async def test_the_source_ending_ends_the_broadcast_with_its_code(stage: Shows) -> None:
@@ -161,7 +163,7 @@ async def test_the_source_ending_ends_the_broadcast_with_its_code(stage: Shows) 
     assert names.index("source.ended") < names.index("broadcast.ending") < names.index("output.ended")
     audit = await stage.do("SELECT * FROM audit")
     assert [(row["actor"], row["error_code"], row["subject"]) for row in audit] == [
-        ("controller", "source_ended", f"room:room-{broadcast_id}")
+        ("service:controller", "source_ended", f"room:room-{broadcast_id}")
     ]
 
 

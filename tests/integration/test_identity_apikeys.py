@@ -115,8 +115,8 @@ async def test_making_and_revoking_are_in_the_audit_trail(database: Database) ->
     entries = await rows(database, "SELECT actor, action, subject, result, detail FROM audit ORDER BY id")
     detail = {"user_id": "aoi", "scopes": ["user"], "name": "laptop"}
     assert entries == [
-        ("cli", "api_key.create", f"api_key:{key_id}", "ok", detail),
-        ("cli", "api_key.revoke", f"api_key:{key_id}", "ok", {}),
+        ("service:cli", "api_key.create", f"api_key:{key_id}", "ok", detail),
+        ("service:cli", "api_key.revoke", f"api_key:{key_id}", "ok", {}),
     ]
 
 

@@ -397,6 +397,27 @@ async def test_the_same_idempotency_key_is_the_same_broadcast(api: Api, database
     assert len(await sql(database, "SELECT id FROM broadcasts")) == 1
 
 
+async def test_hosts_of_one_name_in_two_rooms_share_no_idempotency_key(api: Api, database: Database) -> None:
+    key = {"Idempotency-Key": "press-1"}
+    started: list[str] = []
+    for room, user in (("hers", "alice"), ("his", "bob")):
+        grants = livekit_api.VideoGrants(room_join=True, room=room, room_admin=True)
+        token = livekit_api.AccessToken("devkey", SECRET).with_identity("host").with_grants(grants).to_jwt()
+        status, made = await api.call("POST", "/api/live/rooms", user, json={"host_token": token})
+        assert (status, made["host_identity"]) == (200, "host")
+        await save(api, user=user)
+        wanted = {"room_id": room, "platforms": "youtube"}
+        headers = bearer(made["host_token"]) | key
+        status, begun = await api.call("POST", "/api/live/start", headers=headers, json=wanted)
+        assert status == 201, begun
+        status, again = await api.call("POST", "/api/live/start", headers=headers, json=wanted)
+        assert (status, again["session_id"]) == (200, begun["session_id"])
+        started.append(begun["session_id"])
+    assert len(set(started)) == 2
+    found = await sql(database, "SELECT room_id, key FROM idempotency_keys ORDER BY room_id")
+    assert [tuple(row) for row in found] == [("hers", "press-1"), ("his", "press-1")]
+
+
 async def test_five_starts_at_once_are_one_broadcast(api: Api, database: Database) -> None:
     await make_room(api)
     await save(api)
@@ -616,11 +637,11 @@ async def test_every_act_and_refusal_is_in_the_audit(api: Api, database: Databas
     assert status == 200
     found = [(one["actor"], one["action"], one["result"], one["error_code"]) for one in page["data"]]
     assert found == [
-        ("alice", "live.stop", "ok", None),
-        ("alice", "live.start", "refused", "already_live"),
-        ("alice", "live.start", "ok", None),
-        ("bob", "live.start", "refused", "not_host"),
-        ("alice", "live.room_made", "ok", None),
+        ("user:alice", "live.stop", "ok", None),
+        ("user:alice", "live.start", "refused", "already_live"),
+        ("user:alice", "live.start", "ok", None),
+        ("user:bob", "live.start", "refused", "not_host"),
+        ("user:alice", "live.room_made", "ok", None),
     ]
     started = page["data"][2]
     assert (started["session_id"], started["platforms"], started["room_id"]) == (
@@ -656,7 +677,7 @@ async def test_the_whole_trail_comes_as_csv(api: Api, database: Database) -> Non
     async with api.client.get(url, headers=api.cookie("alice") | csv_only) as answer:
         assert (answer.status, answer.content_type) == (200, "text/csv")
         rows = list(csv.DictReader(io.StringIO(await answer.text())))
-    assert [row["actor"] for row in rows] == [*(f"n{n}" for n in range(2500, 0, -1)), "alice"]
+    assert [row["actor"] for row in rows] == [*(f"n{n}" for n in range(2500, 0, -1)), "user:alice"]
     async with api.client.get(url + "&limit=3", headers=api.cookie("alice") | csv_only) as answer:
         assert len(list(csv.DictReader(io.StringIO(await answer.text())))) == 3
     for json_first in ("*/*", "text/html,*/*;q=0.8", "application/json, text/csv"):
@@ -681,7 +702,7 @@ async def test_a_rooms_csv_has_the_bound_of_the_whole_trail_and_breaks_off_like_
     assert [row["actor"] for row in rows] == [f"n{n}" for n in range(2500, 1000, -1)]
     async with api.client.get(f"{url}&before={rows[-1]['id']}", headers=api.cookie("alice")) as answer:
         behind = list(csv.DictReader(io.StringIO(await answer.text())))
-    assert [row["actor"] for row in behind] == [*(f"n{n}" for n in range(1000, 0, -1)), "alice"]
+    assert [row["actor"] for row in behind] == [*(f"n{n}" for n in range(1000, 0, -1)), "user:alice"]
     read = queries.entries
 
     async def away_on_the_second_page(*asked: Any) -> Any:

@@ -61,7 +61,7 @@ async def test_an_edit_changes_what_it_names_and_nothing_else(api: Api, database
     assert (item["name"], item["tags"]) == ("Aoi 舞台", ["blue", "singer"])
     async with database.transaction() as session:
         rows = (await session.execute(text("SELECT actor, action, subject FROM audit ORDER BY id"))).all()
-    assert ("alice", "asset.edit", f"asset:{asset_id}") in [tuple(row) for row in rows]
+    assert ("user:alice", "asset.edit", f"asset:{asset_id}") in [tuple(row) for row in rows]
 
 
 @pytest.mark.parametrize(

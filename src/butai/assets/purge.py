@@ -12,7 +12,7 @@ from butai import audit
 from butai.assets import ledger, transitions
 from butai.assets.models import Asset, AssetTombstone
 from butai.assets.states import AssetTrigger
-from butai.audit import Origin
+from butai.audit import Origin, actors
 
 
 async def overdue(session: AsyncSession, before: datetime, limit: int) -> list[UUID]:
@@ -44,5 +44,5 @@ async def purge(session: AsyncSession, asset_id: UUID, before: datetime) -> bool
     )
     await session.flush()
     await session.delete(asset)
-    audit.record(session, Origin("worker"), "asset.purge", f"asset:{asset_id}")
+    audit.record(session, Origin(actors.WORKER), "asset.purge", f"asset:{asset_id}")
     return True

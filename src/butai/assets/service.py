@@ -63,7 +63,7 @@ async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUI
         if asset.visibility == "public":
             asset.ever_public = True
         await transitions.move(
-            session, asset, AssetTrigger.EDITED, actor=caller.user_id, detail={"changed": sorted(changes)}
+            session, asset, AssetTrigger.EDITED, actor=origin.actor, detail={"changed": sorted(changes)}
         )
         audit.record(session, origin, "asset.edit", f"asset:{asset.id}", detail=changes)
 
@@ -78,7 +78,7 @@ async def trash(database: Database, caller: Caller, origin: Origin, asset_id: UU
         if asset.deleted_at is not None:
             return
         asset.deleted_at = datetime.now(UTC)
-        await transitions.move(session, asset, AssetTrigger.TRASHED, actor=caller.user_id)
+        await transitions.move(session, asset, AssetTrigger.TRASHED, actor=origin.actor)
         audit.record(session, origin, "asset.trash", f"asset:{asset.id}")
         await _update_assets_of(session, asset, caller)
 
@@ -90,7 +90,7 @@ async def restore(database: Database, caller: Caller, origin: Origin, asset_id: 
         if asset.deleted_at is None:
             return
         asset.deleted_at = None
-        await transitions.move(session, asset, AssetTrigger.RESTORED, actor=caller.user_id)
+        await transitions.move(session, asset, AssetTrigger.RESTORED, actor=origin.actor)
         audit.record(session, origin, "asset.restore", f"asset:{asset.id}")
         await _update_assets_of(session, asset, caller)
 

@@ -12,7 +12,7 @@ from butai.audit.models import AuditEntry
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The origin of an act. `actor`: a user id, `host_token:IDENTITY`, or the name of a process (`worker`)."""
+    """The origin of an act. `actor`: one of `audit.actors`, with its kind."""
 
     actor: str | None
     ip: str | None = None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.database import Database
 from butai.jobs import queries, service
 
-_CLI = Origin("cli")
+_CLI = Origin(actors.COMMAND_LINE)
 
 
 async def show(database: Database, status: str | None, task: str | None, limit: int) -> None:

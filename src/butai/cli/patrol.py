@@ -17,6 +17,7 @@ from butai.assets.patrol.lock import PatrolBusy
 from butai.assets.patrol.progress import RunProgress
 from butai.assets.patrol.run import Patrol
 from butai.assets.storage.client import Store
+from butai.audit import actors
 from butai.config import AlertSettings, Settings
 from butai.database import Database
 from butai.errors import Unavailable
@@ -70,7 +71,11 @@ async def _run(settings: Settings, dry_run: bool, everything: bool, console: Con
         async with Database(settings.database) as database, Store(settings.store) as store:
             patrol = Patrol(database, store, settings.patrol)
             return await patrol.run(
-                "asked", dry_run=dry_run, everything=everything, requested_by="cli", on_progress=show_progress
+                "asked",
+                dry_run=dry_run,
+                everything=everything,
+                requested_by=actors.COMMAND_LINE,
+                on_progress=show_progress,
             )
 
 

@@ -12,7 +12,7 @@ from butai.assets.imports.listing_formats import ListingError
 from butai.assets.patrol.finding_states import FindingAction, FindingKind
 from butai.assets.storage.canary import StoreUnreliable
 from butai.assets.storage.client import Store
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.cli.import_ import ListingSource
 from butai.config import Settings
 from butai.database import Database
@@ -56,7 +56,7 @@ async def _run(
         done = refused = 0
         for finding_id in await open_ids(database, kinds, limit):
             try:
-                await act(database, store, settings.assets, finding_id, action, Origin("cli"))
+                await act(database, store, settings.assets, finding_id, action, Origin(actors.COMMAND_LINE))
                 done += 1
             except Conflict as error:
                 refused += 1

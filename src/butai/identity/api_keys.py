@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai import audit
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.database import Connection, Database, Model
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
 
@@ -44,7 +44,7 @@ CACHE_SECONDS = 10.0
 CACHE_KEYS = 4096
 """Rows kept in memory, about 0.5 kB each; the least recently used go first."""
 
-COMMAND_LINE = Origin(actor="cli")
+COMMAND_LINE = Origin(actor=actors.COMMAND_LINE)
 """The default origin of keys that are made and revoked: the command line."""
 
 _TOKEN = re.compile(rb"butai_([0-9a-f]{16})_([0-9a-f]{64})")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.errors import Forbidden, Unauthenticated
 from butai.identity import Caller, Identity
 from butai.web.bodies import before_body
@@ -56,12 +56,18 @@ async def host_or_user(request: Request) -> Caller:
 def origin(request: HTTPConnection, who: Caller) -> Origin:
     """Where the request came from, for the audit trail."""
     return Origin(
-        actor=f"host_token:{who.name}" if who.kind == "host_token" else who.user_id,
+        actor=_actor(who),
         ip=request.client.host if request.client else None,
         # A client may send any length; the row keeps the beginning.
         user_agent=request.headers.get("user-agent", "")[:300] or None,
         request_id=getattr(request.state, "request_id", None),
     )
+
+
+def _actor(who: Caller) -> str | None:
+    if who.kind == "host_token":
+        return actors.host(who.name or "")
+    return None if who.user_id is None else actors.user(who.user_id)
 
 
 _SIGN_IN = [{"session": []}, {"bearer": []}, {"apiKey": []}]

@@ -72,7 +72,7 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
         </a>
       </div>
       <Filters>
-        <FilterField label={o.actor} value={search.actor} onChange={(actor) => onChange({ actor })} />
+        <FilterField label={o.actor} hint="user:…" value={search.actor} onChange={(actor) => onChange({ actor })} />
         <FilterField
           label={o.action}
           hint={o.actionHint}

@@ -6,7 +6,8 @@ import css from "./timeline.module.css";
 
 /** Viewers come and go all the time: of those in the room only the host is told of. */
 const ofSomebodyElse = (event: EventOut, host: string | null) =>
-  event.actor === "livekit" &&
+  // "livekit" in rows of versions before 0.2.
+  (event.actor === "service:livekit" || event.actor === "livekit") &&
   /^(participant|track)\./.test(event.event) &&
   (host === null || event.detail.identity !== host);
 

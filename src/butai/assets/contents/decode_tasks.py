@@ -28,6 +28,7 @@ from butai.assets.library import Library
 from butai.assets.models import Asset, AssetWaveform
 from butai.assets.states import AssetTrigger
 from butai.assets.storage.client import ObjectAbsent, Store
+from butai.audit import actors
 from butai.errors import Code, Unavailable, UploadRefused
 
 log = structlog.get_logger(__name__)
@@ -133,7 +134,7 @@ async def _write(
             statement = insert(AssetWaveform).values(**row)
             await session.execute(statement.on_conflict_do_update(index_elements=["asset_id"], set_=row))
         asset.facts = facts
-        await transitions.move(session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem)
+        await transitions.move(session, asset, AssetTrigger.INSPECTED, actor=actors.WORKER, error_code=problem)
 
 
 def register(app: App) -> None:

@@ -33,6 +33,7 @@ from butai.assets.models import Asset
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.assets.uploads.attempts import INSPECT
+from butai.audit import actors
 from butai.errors import (
     AssetMissing,
     Code,
@@ -270,7 +271,7 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
         if target.type in KINDS:
             await jobs.enqueue(session, DECODE, {"asset_id": str(target.id), "object_key": target.object_key})
         await transitions.move(
-            session, asset, AssetTrigger.INSPECTED, actor="worker", error_code=problem, detail=detail
+            session, asset, AssetTrigger.INSPECTED, actor=actors.WORKER, error_code=problem, detail=detail
         )
 
 

@@ -25,12 +25,11 @@ from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import BytesPayload
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, begin, write_down
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.errors import ButaiError, UploadInterrupted, UploadRefused
 
 log = structlog.get_logger(__name__)
 
-ACTOR = "worker"
 
 LEASE = timedelta(minutes=2)
 """Longer than the store may take for 10 MiB at its slowest; after it the sweep counts the writer as dead."""
@@ -71,7 +70,7 @@ async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, bod
             log.info("thumbnail.derived", asset_id=str(asset_id), object_key=attempt.object_key)
     except ButaiError as error:
         async with library.database.transaction() as session:
-            await fail(session, attempt, error, actor=ACTOR)
+            await fail(session, attempt, error, actor=actors.WORKER)
         raise
 
 
@@ -96,7 +95,7 @@ async def _begin(
             if row.wanted_key != key.text and row.deleted_at is None:
                 # Derived from an earlier version, in another format.
                 await _trash(session, row.id)
-        await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(ACTOR))
+        await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(actors.WORKER))
         await write_down(session, attempt, Source("derived", LEASE, size=stored.size, sha256=stored.sha256))
         return key
 
@@ -155,7 +154,7 @@ async def _trash(session: AsyncSession, thumbnail_id: UUID) -> None:
     row = await transitions.lock(session, thumbnail_id)
     if row is not None and row.deleted_at is None:
         row.deleted_at = (await session.execute(select(func.now()))).scalar_one()
-        await transitions.move(session, row, AssetTrigger.TRASHED, actor=ACTOR)
+        await transitions.move(session, row, AssetTrigger.TRASHED, actor=actors.WORKER)
         await session.flush()
 
 
@@ -172,8 +171,8 @@ async def _finish(
         overtaken = row is None or row.attempts != attempt.number
         asset = await _current(session, asset_id, object_key)
         if overtaken or asset is None:
-            await fail(session, attempt, UploadInterrupted("A newer attempt replaced this one"), actor=ACTOR)
+            await fail(session, attempt, UploadInterrupted("A newer attempt replaced this one"), actor=actors.WORKER)
             return False
-        thumbnail = await finish(session, attempt, stored, actor=ACTOR)
+        thumbnail = await finish(session, attempt, stored, actor=actors.WORKER)
         thumbnail.facts = _mark(asset)
     return True

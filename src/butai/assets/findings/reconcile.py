@@ -32,6 +32,7 @@ from butai.assets.storage.answers import HeadKind
 from butai.assets.storage.canary import Canary
 from butai.assets.storage.client import Store
 from butai.assets.storage.heads import Heads, StoreHeads
+from butai.audit import actors
 from butai.config import PatrolSettings
 from butai.database import UNREACHABLE, Database
 from butai.errors import ButaiError, DatabaseUnavailable
@@ -39,7 +40,7 @@ from butai.errors import ButaiError, DatabaseUnavailable
 log = structlog.get_logger(__name__)
 
 BATCH = 1000
-ACTOR = "reconcile"
+ACTOR = actors.service("reconcile")
 
 OURS = ("butai/patrol/", "butai/import/", "butai/ready")
 """Keys of the service's own objects in the bucket, after its prefix, that are not assets."""

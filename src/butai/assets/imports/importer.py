@@ -30,7 +30,7 @@ from butai.assets.models import Asset, AssetObject
 from butai.assets.object_states import ObjectState
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import ObjectFacts, Store
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.database import Database
 from butai.errors import ButaiError, Code, DatabaseUnavailable
 
@@ -43,7 +43,7 @@ and they wait five seconds at most."""
 WRITE_TRIES = 5
 """Tries of one batch's transaction, over about 8 s: longer than Postgres takes to restart."""
 
-ACTOR = "import"
+ACTOR = actors.service("import")
 
 
 @dataclass(slots=True, eq=False)

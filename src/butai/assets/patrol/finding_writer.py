@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.patrol.finding_states import FINDING_TABLES, FindingKind, FindingState, FindingTrigger
 from butai.assets.patrol.models import Finding
+from butai.audit import actors
 
-PATROL_ACTOR = "patrol"
+PATROL_ACTOR = actors.service("patrol")
 """The resolver of findings that the patrol resolved by itself."""
 
 

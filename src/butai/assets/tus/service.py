@@ -30,7 +30,7 @@ from butai.assets.tus.task_names import FINISH_AFTER
 from butai.assets.tus.writer import Writer
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, UploadTools, open_upload
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.errors import (
     AssetNotFound,
     ButaiError,
@@ -189,7 +189,7 @@ async def finish_left(resumables: Resumables, upload_id: UUID) -> None:
             return
         transitions.take_over(row)
     log.info("upload.finish_taken_over", upload_id=str(upload_id))
-    await _finish(resumables, row, row.writer, Origin(row.user_id), row.parts)
+    await _finish(resumables, row, row.writer, Origin(actors.user(row.user_id)), row.parts)
 
 
 async def cancel(resumables: Resumables, user_id: str, origin: Origin, upload_id: UUID) -> None:
@@ -206,7 +206,7 @@ async def _refuse(resumables: Resumables, row: ResumableUpload, error: ButaiErro
     async with resumables.tools.database.transaction() as session:
         why = {"error_code": error.code, "error_detail": error.detail}
         await transitions.move(session, row.id, row.writer, ResumableTrigger.REFUSED, tail=b"", **why)
-        await fail(session, await _attempt(session, row), error, actor=row.user_id, origin=origin)
+        await fail(session, await _attempt(session, row), error, actor=origin.actor, origin=origin)
     resumables.digests.forget(row.id)
     log.info("upload.failed", asset_id=str(row.asset_id), upload_id=str(row.id), error_code=error.code)
 
@@ -231,7 +231,7 @@ async def _finish(
         raise
     async with resumables.tools.database.transaction() as session:
         await transitions.move(session, row.id, number, ResumableTrigger.FINISHED, tail=b"")
-        await finish(session, await _attempt(session, row), stored, actor=row.user_id, origin=origin)
+        await finish(session, await _attempt(session, row), stored, actor=origin.actor, origin=origin)
     resumables.digests.forget(row.id)
     log.info("upload.completed", asset_id=str(row.asset_id), upload_id=str(row.id), size=stored.size)
 

@@ -100,7 +100,7 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
             if asset.status == "ready":
                 return
             raise UploadInterrupted(asset.error_detail)
-    if not await settle(tools, row, asset, user_id, origin):
+    if not await settle(tools, row, asset, origin.actor, origin):
         raise AssetNotReady("The store does not have the file yet")
 
 

@@ -84,33 +84,31 @@ async def receive(
                     await name_upload(session, tools, user_id, origin, final, attempt)
             stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
             await quotas.settle(tools.database, tools.settings, user_id, attempt.object_key, stored.size)
-            asset = await _finish_persistently(tools.database, attempt, stored, user_id, origin)
+            asset = await _finish_persistently(tools.database, attempt, stored, origin)
     except BaseException as error:
         cause = error if isinstance(error, ButaiError) else UploadInterrupted()
         if isinstance(error, Exception) and not isinstance(error, ButaiError):
             log.exception("upload.crashed", asset_id=str(attempt.asset_id))
         # The cancellation of the request must not cancel the record of it.
-        await asyncio.shield(_record_failure(tools.database, attempt, cause, user_id, origin))
+        await asyncio.shield(_record_failure(tools.database, attempt, cause, origin))
         raise
     log.info("upload.completed", asset_id=str(asset.id), attempt=attempt.number, size=stored.size)
     return Uploaded(asset.id, asset.s3_key, asset.wanted_key, asset.mime_type, stored.size)
 
 
 async def _finish_persistently(
-    database: Database, attempt: UploadAttempt, stored: StoredObject, user_id: str, origin: Origin
+    database: Database, attempt: UploadAttempt, stored: StoredObject, origin: Origin
 ) -> Asset:
     return await database.persist(
-        lambda session: finish(session, attempt, stored, actor=user_id, origin=origin), tries=FINISH_TRIES
+        lambda session: finish(session, attempt, stored, actor=origin.actor, origin=origin), tries=FINISH_TRIES
     )
 
 
-async def _record_failure(
-    database: Database, attempt: UploadAttempt, error: ButaiError, user_id: str, origin: Origin
-) -> None:
+async def _record_failure(database: Database, attempt: UploadAttempt, error: ButaiError, origin: Origin) -> None:
     log.info("upload.failed", asset_id=str(attempt.asset_id), attempt=attempt.number, error_code=error.code)
     try:
         async with database.transaction() as session:
-            await fail(session, attempt, error, actor=user_id, origin=origin)
+            await fail(session, attempt, error, actor=origin.actor, origin=origin)
     except DatabaseUnavailable:
         # The lease will expire, and the sweep will record it.
         log.warning("upload.failure_not_written", asset_id=str(attempt.asset_id))

@@ -16,14 +16,13 @@ from butai.assets.models import Asset
 from butai.assets.uploads import signed
 from butai.assets.uploads.attempts import UploadAttempt, fail
 from butai.assets.uploads.opening import UploadTools
+from butai.audit import actors
 from butai.errors import Unavailable, UploadInterrupted, UploadRefused
 
 log = structlog.get_logger(__name__)
 
 BATCH = 100
 """Most objects of one sweep; the next one comes ten seconds later."""
-
-ACTOR = "worker"
 
 
 async def sweep(tools: UploadTools) -> None:
@@ -46,7 +45,7 @@ async def sweep(tools: UploadTools) -> None:
 
 async def _settle_signed(tools: UploadTools, each: Abandoned, asset: Asset) -> None:
     try:
-        if await signed.settle(tools, each.line, asset, ACTOR, None):
+        if await signed.settle(tools, each.line, asset, actors.WORKER, None):
             log.info("upload.completed_by_sweep", asset_id=str(asset.id))
             return
     except UploadRefused as error:
@@ -61,5 +60,5 @@ async def _settle_signed(tools: UploadTools, each: Abandoned, asset: Asset) -> N
 async def _give_up(tools: UploadTools, each: Abandoned) -> None:
     line, error = each.line, UploadInterrupted("The upload was not finished in time")
     async with tools.database.transaction() as session:
-        await fail(session, UploadAttempt(line.object_key, line.asset_id, line.attempt), error, actor=ACTOR)
+        await fail(session, UploadAttempt(line.object_key, line.asset_id, line.attempt), error, actor=actors.WORKER)
     log.info("upload.given_up", asset_id=str(line.asset_id), object_key=line.object_key)

@@ -71,7 +71,8 @@ _NEWEST: LiteralString = (
     + """
 WHERE broadcast_id = %s
   -- Without viewers who join and leave, which the timeline has.
-  AND (actor IS DISTINCT FROM 'livekit' OR NOT (event LIKE 'participant.%%' OR event LIKE 'track.%%')
+  AND (actor IS NULL OR actor NOT IN ('service:livekit', 'livekit')
+       OR NOT (event LIKE 'participant.%%' OR event LIKE 'track.%%')
        OR detail ->> 'identity' = %s)
 ORDER BY id DESC LIMIT %s
 """

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.live import audit
 from butai.live.models import Broadcast, LiveEvent, Output
 from butai.live.reconcile.commands import (
@@ -32,9 +32,6 @@ from butai.live.reconcile.commands import (
 from butai.live.reconcile.fold import after
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputState
-
-ACTOR = "controller"
-"""The actor of events and audit entries without a host."""
 
 _TIMES = {
     column.name for model in (Broadcast, Output) for column in model.__table__.columns if column.name.endswith("_at")
@@ -167,7 +164,12 @@ def _record_move(session: AsyncSession, broadcast: Broadcast, output: Output, mo
 def _record_event(session: AsyncSession, broadcast: Broadcast, event: str, at: float, **more: Any) -> None:
     session.add(
         LiveEvent(
-            at=_datetime(at), room_id=broadcast.room_id, broadcast_id=broadcast.id, event=event, actor=ACTOR, **more
+            at=_datetime(at),
+            room_id=broadcast.room_id,
+            broadcast_id=broadcast.id,
+            event=event,
+            actor=actors.CONTROLLER,
+            **more,
         )
     )
 
@@ -175,7 +177,7 @@ def _record_event(session: AsyncSession, broadcast: Broadcast, event: str, at: f
 def _audit_end(session: AsyncSession, broadcast: Broadcast, outputs: Iterable[Output], code: str | None) -> None:
     audit.record(
         session,
-        Origin(ACTOR),
+        Origin(actors.CONTROLLER),
         "live.end",
         broadcast.room_id,
         session_id=broadcast.id,

@@ -66,7 +66,7 @@ WITH given AS (
     SELECT CASE WHEN to_timestamp(p.created_at) < clock_timestamp() - interval '{LATE}'
                 THEN to_timestamp(p.created_at) ELSE clock_timestamp() END,
            p.room, p.broadcast_id, o.id, o.platform, CASE WHEN o.id IS NULL THEN NULL ELSE p.attempt END,
-           p.timeline_event, 'livekit', p.detail
+           p.timeline_event, 'service:livekit', p.detail
     FROM located p LEFT JOIN outputs o ON o.id = p.output_id AND p.outputs = 1
     WHERE p.timeline_event IS NOT NULL ORDER BY p.number
 ), newest AS (
