@@ -12,15 +12,20 @@ from pydantic import SecretStr
 from butai.assets.storage.client import Store
 from butai.config import LiveKitSettings, LiveSettings, Settings
 from butai.database import Database
+from tests.fakes.livekit_egress import StandIn
 from tests.live_api import SECRET
 from tests.patrols import Hooks, Studio
-from tests.processes import free_port
 
 
 @pytest.fixture
-def live_settings(settings: Settings) -> Settings:
-    """No LiveKit answers at its address."""
-    livekit = LiveKitSettings(url=f"ws://127.0.0.1:{free_port()}", api_key="devkey", api_secret=SecretStr(SECRET))
+async def live_settings(settings: Settings) -> AsyncIterator[Settings]:
+    """At its address is a LiveKit without rooms, which a new room of a chosen name is looked up at."""
+    async with StandIn(key="devkey", secret=SECRET) as standin:
+        yield at_livekit(settings, standin.url)
+
+
+def at_livekit(settings: Settings, url: str) -> Settings:
+    livekit = LiveKitSettings(url=url, api_key="devkey", api_secret=SecretStr(SECRET))
     live = LiveSettings(secret_key=SecretStr("ab" * 32), allow_private_ingest=True)
     return replace(settings, livekit=livekit, live=live)
 

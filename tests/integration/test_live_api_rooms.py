@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,9 +18,10 @@ from livekit import api as livekit_api
 from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, Settings
+from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit
 from tests.conftest import Api, serving
-from tests.live_api import SECRET, go_live, make_room, save
+from tests.live_api import SECRET, go_live, make_room, save, sql
 
 
 @pytest.fixture
@@ -31,9 +34,13 @@ async def api(live_settings: Settings) -> AsyncIterator[Api]:
 def livekit() -> Iterator[LiveKitSettings]:
     path = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
     with EmbeddedLiveKit(path / "livekit") as server:
-        made = server.livekit
-        yield LiveKitSettings(url=made.url, api_key=made.api_key, api_secret=SecretStr(made.api_secret))
+        yield settings_of(server)
     shutil.rmtree(path)
+
+
+def settings_of(server: EmbeddedLiveKit) -> LiveKitSettings:
+    made = server.livekit
+    return LiveKitSettings(url=made.url, api_key=made.api_key, api_secret=SecretStr(made.api_secret))
 
 
 def admin_token(settings: LiveKitSettings, room: str, identity: str = "someone") -> str:
@@ -76,9 +83,9 @@ async def test_what_runs_at_livekit_is_given_to_nobody_without_its_token(
             assert (status, problem["code"]) == (409, "room_taken")
         audit = (await api.call("GET", "/api/live/audit?room_id=elsewhere", "alice"))[1]["data"]
         assert [(one["actor"], one["action"], one["error_code"]) for one in audit] == [
-            ("mallory", "live.room_claimed", "room_taken"),
-            ("alice", "live.room_claimed", None),
-            ("mallory", "live.room_made", "room_taken"),
+            ("user:mallory", "live.room_claimed", "room_taken"),
+            ("user:alice", "live.room_claimed", None),
+            ("user:mallory", "live.room_made", "room_taken"),
         ]
 
 
@@ -93,7 +100,9 @@ async def test_a_room_waits_at_livekit_for_a_host_who_reloads(
         assert room.empty_timeout >= 300
 
 
-async def test_a_livekit_that_says_nothing_holds_nobody_up(live_settings: Settings) -> None:
+async def test_a_livekit_that_says_nothing_holds_nobody_up_and_gives_nothing_away(
+    live_settings: Settings, database: Database
+) -> None:
     held: list[asyncio.StreamWriter] = []
     asked = asyncio.Event()
 
@@ -107,13 +116,45 @@ async def test_a_livekit_that_says_nothing_holds_nobody_up(live_settings: Settin
     try:
         async with serving(replace(live_settings, livekit=there)) as api:
             began = time.monotonic()
-            await make_room(api)
+            status, problem = await api.call("POST", "/api/live/rooms", "alice", json={"room_id": "studio-1"})
+            assert (status, problem["code"]) == (503, "livekit_unreachable")
             assert asked.is_set()
             assert time.monotonic() - began < 3
+            assert await sql(database, "SELECT 1 FROM rooms") == []
+            # LiveKit has no room under a random name.
+            status, made = await api.call("POST", "/api/live/rooms", "alice", json={})
+            assert status == 200, made
+            # Her own room is hers, whatever LiveKit says.
+            assert (await make_room(api, made["room_id"]))["host_identity"] == made["host_identity"]
     finally:
         for writer in held:
             writer.close()
         server.close()
+
+
+async def test_a_room_that_runs_at_a_livekit_which_is_slow_is_given_to_nobody(
+    live_settings: Settings, database: Database
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
+    try:
+        with EmbeddedLiveKit(folder / "livekit") as server:
+            assert server.child is not None
+            there = settings_of(server)
+            async with serving(replace(live_settings, livekit=there)) as api, asking(there) as admin:
+                await admin.room.create_room(livekit_api.CreateRoomRequest(name="elsewhere", empty_timeout=60))
+                os.kill(server.child.pid, signal.SIGSTOP)
+                try:
+                    status, problem = await api.call(
+                        "POST", "/api/live/rooms", "mallory", json={"room_id": "elsewhere"}
+                    )
+                finally:
+                    os.kill(server.child.pid, signal.SIGCONT)
+                assert (status, problem["code"]) == (503, "livekit_unreachable")
+                assert await sql(database, "SELECT 1 FROM rooms") == []
+                status, problem = await api.call("POST", "/api/live/rooms", "mallory", json={"room_id": "elsewhere"})
+                assert (status, problem["code"]) == (409, "room_taken")
+    finally:
+        shutil.rmtree(folder)
 
 
 async def test_rooms_have_names_as_people_give_them(api: Api) -> None:

@@ -16,14 +16,16 @@ from pydantic import SecretStr
 from butai.config import DatabaseSettings, LiveKitSettings, Settings
 from butai.database import Database
 from tests.conftest import Api, serving
+from tests.fakes.livekit_egress import StandIn
 from tests.live_api import ROOM, go_live, make_room, save, sql
 from tests.webhooks import KEY, SECRET, encoded, event, joined, send, send_all, sign
 
 
 @pytest.fixture
-def webhook_settings(live_settings: Settings) -> Settings:
-    livekit = LiveKitSettings(url=live_settings.livekit.url, api_key=KEY, api_secret=SecretStr(SECRET))
-    return replace(live_settings, livekit=livekit)
+async def webhook_settings(live_settings: Settings) -> AsyncIterator[Settings]:
+    async with StandIn(key=KEY, secret=SECRET) as standin:
+        livekit = LiveKitSettings(url=standin.url, api_key=KEY, api_secret=SecretStr(SECRET))
+        yield replace(live_settings, livekit=livekit)
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ async def api(webhook_settings: Settings) -> AsyncIterator[Api]:
 async def told(database: Database, room: str = ROOM) -> list[Any]:
     return await sql(
         database,
-        "SELECT event, broadcast_id, actor, detail, at FROM live_events WHERE room_id = :room AND actor = 'livekit' "
+        "SELECT event, broadcast_id, actor, detail, at FROM live_events WHERE room_id = :room AND actor = 'service:livekit' "
         "ORDER BY id",
         room=room,
     )
@@ -74,10 +76,10 @@ async def test_a_webhook_is_kept_and_told_in_the_timeline_of_the_broadcast(api: 
     ]
     status, shown = await api.call("GET", f"/api/live/broadcasts/{session}/timeline", "alice")
     assert status == 200
-    assert [one["event"] for one in shown["data"] if one["actor"] == "livekit"] == [row.event for row in during]
+    assert [one["event"] for one in shown["data"] if one["actor"] == "service:livekit"] == [row.event for row in during]
     # Guests come and go: the status leaves room for what its host must see.
     status, shown = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice")
-    assert (status, [one for one in shown["timeline"] if one["actor"] == "livekit"]) == (200, [])
+    assert (status, [one for one in shown["timeline"] if one["actor"] == "service:livekit"]) == (200, [])
 
 
 async def test_the_engines_own_participants_are_marked(api: Api, database: Database) -> None:

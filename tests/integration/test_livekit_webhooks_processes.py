@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ from psycopg import sql as pg
 from butai.config import Settings
 from butai.embedded.livekit import EmbeddedLiveKit
 from tests.canaries import leaks
+from tests.fakes.livekit_egress import StandIn
 from tests.live_api import make_room
 from tests.processes import api_process, environment, free_port
 from tests.studio_host import StudioHost
 from tests.webhooks import KEY, PIECES, SECRET, TURN_PASSWORD, encoded, event, joined, send, sign
 
-KEYS = {"LIVEKIT_URL": "ws://127.0.0.1:9", "LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET}
 SEALED: dict[str, Any] = {"BUTAI_SECRET_KEY": "ab" * 32}
-ENVIRONMENT: dict[str, Any] = KEYS | SEALED
+
+
+@pytest.fixture
+async def keys() -> AsyncIterator[dict[str, Any]]:
+    """The environment of a service whose LiveKit has no rooms and sends nothing by itself."""
+    async with StandIn(key=KEY, secret=SECRET) as standin:
+        yield {"LIVEKIT_URL": standin.url, "LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET}
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ async def until_told(settings: Settings, room: str, *wanted: str, seconds: float
         while True:
             found = rows(
                 settings,
-                "SELECT event, detail FROM live_events WHERE room_id = %s AND actor = 'livekit' ORDER BY id",
+                "SELECT event, detail FROM live_events WHERE room_id = %s AND actor = 'service:livekit' ORDER BY id",
                 room,
             )
             if Counter(wanted) <= Counter(name for name, _ in found):
@@ -116,10 +122,10 @@ def printed(settings: Settings, *arguments: str, **more: str) -> list[dict[str, 
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
-async def test_what_was_answered_200_survives_sigkill(settings: Settings, folder: Path) -> None:
+async def test_what_was_answered_200_survives_sigkill(settings: Settings, folder: Path, keys: dict[str, Any]) -> None:
     answered: list[str] = []
     asked = 0
-    async with api_process(settings, folder / "api.log", **ENVIRONMENT) as (child, api):
+    async with api_process(settings, folder / "api.log", **SEALED, **keys) as (child, api):
         await make_room(api)
 
         async def sender(client: aiohttp.ClientSession) -> None:
@@ -148,11 +154,11 @@ async def test_what_was_answered_200_survives_sigkill(settings: Settings, folder
     assert asked > len(answered), "it was killed while nothing was on its way"
     kept = {one for (one,) in rows(settings, "SELECT id FROM livekit_webhooks")}
     assert set(answered) <= kept
-    assert len(rows(settings, "SELECT id FROM live_events WHERE actor = 'livekit'")) == len(kept)
+    assert len(rows(settings, "SELECT id FROM live_events WHERE actor = 'service:livekit'")) == len(kept)
 
 
-async def test_a_stop_answers_what_it_took(settings: Settings, folder: Path) -> None:
-    async with api_process(settings, folder / "api.log", **ENVIRONMENT) as (child, api):
+async def test_a_stop_answers_what_it_took(settings: Settings, folder: Path, keys: dict[str, Any]) -> None:
+    async with api_process(settings, folder / "api.log", **SEALED, **keys) as (child, api):
         await make_room(api)
         waiting = [asyncio.create_task(send(api, joined(f"guest-{number}"))) for number in range(80)]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -174,9 +180,9 @@ CANARIES = {
 }
 
 
-async def test_secrets_in_a_body_are_nowhere_in_clear(settings: Settings, folder: Path) -> None:
+async def test_secrets_in_a_body_are_nowhere_in_clear(settings: Settings, folder: Path, keys: dict[str, Any]) -> None:
     log = folder / "api.log"
-    async with api_process(settings, log, **ENVIRONMENT) as (_, api):
+    async with api_process(settings, log, **SEALED, **keys) as (_, api):
         await make_room(api)
         url = f"rtmp://a.example/live2/{{{PIECES}...{PIECES}}}"
         egress = {
@@ -223,7 +229,7 @@ async def test_secrets_in_a_body_are_nowhere_in_clear(settings: Settings, folder
     assert leaks(CANARIES, outputs) == []
     ((state, error),) = rows(settings, "SELECT state, error FROM ingresses")
     assert (state, error) == ("error", "bad publish of [redacted]")
-    details = dict(rows(settings, "SELECT event, detail FROM live_events WHERE actor = 'livekit'"))
+    details = dict(rows(settings, "SELECT event, detail FROM live_events WHERE actor = 'service:livekit'"))
     assert details["egress.ended"].items() >= {"egress_id": "EG_1", "status": "failed", "error_code": 503}.items()
     assert details["ingress.ended"].items() >= {"ingress_id": "IN_1", "status": "error"}.items()
 

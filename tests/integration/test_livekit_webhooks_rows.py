@@ -26,6 +26,7 @@ from butai.live.webhooks.payload import TIMELINE
 from butai.web.metrics import Metrics
 from butai.worker import make_app
 from tests.conftest import Api, serving
+from tests.fakes.livekit_egress import StandIn
 from tests.live_api import ROOM, go_live, make_room, save, sql
 from tests.unit.test_livekit_webhooks import recorded
 from tests.webhooks import KEY, SECRET, encoded, event, joined, send, send_all, sign
@@ -34,14 +35,14 @@ TOKYO = "canary-tokyo-secret-of-32-letters"
 
 
 @pytest.fixture
-def webhook_settings(live_settings: Settings, tmp_path: Path) -> Settings:
-    """Two projects, whose keys have one name."""
-    url = live_settings.livekit.url
+async def webhook_settings(live_settings: Settings, tmp_path: Path) -> AsyncIterator[Settings]:
+    """Two projects, whose keys have one name, at a LiveKit each."""
     file = tmp_path / "projects.json"
-    file.write_text(json.dumps({"tokyo": {"url": url, "keys": [{"api_key": KEY, "api_secret": TOKYO}]}}))
-    livekit = LiveKitSettings(url=url, api_key=KEY, api_secret=SecretStr(SECRET))
-    live = live_settings.live.model_copy(update={"livekit_projects_file": file})
-    return replace(live_settings, livekit=livekit, live=live)
+    async with StandIn(key=KEY, secret=SECRET) as default, StandIn(key=KEY, secret=TOKYO) as tokyo:
+        file.write_text(json.dumps({"tokyo": {"url": tokyo.url, "keys": [{"api_key": KEY, "api_secret": TOKYO}]}}))
+        livekit = LiveKitSettings(url=default.url, api_key=KEY, api_secret=SecretStr(SECRET))
+        live = live_settings.live.model_copy(update={"livekit_projects_file": file})
+        yield replace(live_settings, livekit=livekit, live=live)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def told(database: Database) -> list[Any]:
     return await sql(
         database,
         "SELECT event, broadcast_id::text, output_id::text, platform, attempt, detail FROM live_events "
-        "WHERE actor = 'livekit' ORDER BY id",
+        "WHERE actor = 'service:livekit' ORDER BY id",
     )
 
 
@@ -73,7 +74,7 @@ async def test_a_project_speaks_of_its_own_rooms_alone(api: Api, database: Datab
         ("default", "in-tokyo"),
         ("tokyo", "in-tokyo"),
     ]
-    rooms = await sql(database, "SELECT room_id FROM live_events WHERE actor = 'livekit' ORDER BY id")
+    rooms = await sql(database, "SELECT room_id FROM live_events WHERE actor = 'service:livekit' ORDER BY id")
     assert [row.room_id for row in rooms] == [ROOM, "in-tokyo"]
     body = encoded(event())
     assert (await send(api, body, sign(body, "osaka", TOKYO)))[1]["reason"] == "unknown_key"
@@ -227,7 +228,7 @@ async def test_two_processes_and_a_host_get_in_nobodys_way(webhook_settings: Set
     ids = {said["id"] for said in there + back}
     ((kept, events),) = await sql(
         database,
-        "SELECT (SELECT count(*) FROM livekit_webhooks), (SELECT count(*) FROM live_events WHERE actor = 'livekit')",
+        "SELECT (SELECT count(*) FROM livekit_webhooks), (SELECT count(*) FROM live_events WHERE actor = 'service:livekit')",
     )
     assert (kept, events) == (len(ids), len(ids))
 

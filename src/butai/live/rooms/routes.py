@@ -21,12 +21,13 @@ router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 @router.post(
     "/rooms",
-    **answers(RoomOut, 400, 404, 408, 409, 413),
+    **answers(RoomOut, 400, 404, 408, 409, 413, 503),
     summary="Make a room, or claim one",
 )
 async def make_room(request: Request, who: SignedIn, wanted: RoomIn) -> Response:
     """The caller owns the room; a repeated request gives a new host token. A room made elsewhere is claimed with
-    `host_token`, a token of its own that may administer it."""
+    `host_token`, a token of its own that may administer it. A new room of a chosen name needs an answer of LiveKit, which
+    may have a room of that name: 503 without one."""
     shown = wanted.host_token.get_secret_value() if wanted.host_token else None
     made = await service.make_room(get_stage(request), who, origin(request, who), wanted.room_id, shown, wanted.project)
     room = made.room

@@ -2,7 +2,8 @@
 
 LiveKit has the rooms; Butai stores who owns each. Making a room is idempotent for its owner. A room made elsewhere is
 claimed by a signed-in user with a token that may administer it. Without such a token a room that exists at LiveKit
-already is refused, because the host token given out here could administer it.
+already is refused, because the host token given out here could administer it; so is a new room of a chosen name while
+LiveKit does not say whether it has one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from butai.audit import Origin
-from butai.errors import InvalidRequest, InvitationInvalid, NotHost, ProjectUnknown, RoomTaken, Unauthenticated
+from butai.errors import (
+    InvalidRequest,
+    InvitationInvalid,
+    LiveKitUnauthorized,
+    LiveKitUnreachable,
+    NotHost,
+    ProjectUnknown,
+    RoomTaken,
+    Unauthenticated,
+)
 from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import hosted_room
@@ -70,7 +80,8 @@ async def make_room(
 
     `project`: the LiveKit project of a new room; a claimed room is in its token's project. Raises `Unauthenticated` for
     an invalid token, `RoomTaken` for a room of another owner or one that exists at LiveKit unclaimed, `InvalidRequest`
-    for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`.
+    for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`; `LiveKitUnreachable` and
+    `LiveKitUnauthorized` where LiveKit does not say whether a room of the chosen name exists.
     """
     assert caller.user_id is not None
     action = "live.room_made" if shown_token is None else "live.room_claimed"
@@ -85,7 +96,17 @@ async def make_room(
         async with stage.database.transaction() as session:
             known = await session.get(Room, new_id)
         found = _project(stage, project, claims, known)
-        room = await _stored(stage, caller, origin, action, new_id, claims=claims, project=found, known=known)
+        room = await _stored(
+            stage,
+            caller,
+            origin,
+            action,
+            new_id,
+            claims=claims,
+            project=found,
+            known=known,
+            chosen=named is not None,
+        )
         if project is not None and project != room.livekit_project:
             raise RoomTaken(f"This room is in the LiveKit project {room.livekit_project}, which cannot be changed")
     await _open_at_livekit(stage, room)
@@ -128,12 +149,14 @@ async def _stored(
     claims: HostClaims | None,
     project: str,
     known: Room | None,
+    chosen: bool,
 ) -> Room:
-    """The room's row, inserted if it is missing. `known`: the row that was read just before."""
+    """The room's row, inserted if it is missing. `known`: the row that was read just before. `chosen`: the name is the
+    caller's choice; LiveKit has no room under a random one."""
     identity = claims.identity if claims else f"host-{secrets.token_hex(6)}"
     # Raises before the row is written: without a token the room could not be joined.
     stage.tokens.make(project, "host", room_id, identity, "", stage.settings.host_token_hours)
-    if known is None and claims is None and await _runs_at_livekit(stage, project, room_id):
+    if known is None and claims is None and chosen and await _runs_at_livekit(stage, project, room_id):
         raise RoomTaken("This room exists already; send a token that may administer it as host_token to claim it")
     async with stage.database.transaction() as session:
         made = await session.scalar(
@@ -240,10 +263,14 @@ async def _open_at_livekit(stage: Stage, room: Room) -> None:
 
 
 async def _runs_at_livekit(stage: Stage, project: str, room_id: str) -> bool:
-    """Whether the room exists at LiveKit. False when LiveKit does not answer: then no room can be taken over."""
+    """Whether the room exists at LiveKit. Raises `LiveKitUnauthorized`, and `LiveKitUnreachable` without an answer:
+    an unknown room may be somebody's, whose host token this service would give away."""
     try:
         async with livekit_client(stage.projects, project, _TIMEOUT) as livekit:
             return bool((await livekit.room.list_rooms(api.ListRoomsRequest(names=[room_id]))).rooms)
+    except api.TwirpError as error:
+        log.warning("room.not_looked_up_at_livekit", room_id=room_id, reason=error.code)
+        raise (LiveKitUnauthorized if error.status in (401, 403) else LiveKitUnreachable) from None
     except LIVEKIT_ERRORS as error:
         log.warning("room.not_looked_up_at_livekit", room_id=room_id, reason=type(error).__name__)
-        return False
+        raise LiveKitUnreachable from None
