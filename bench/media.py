@@ -29,6 +29,7 @@ from butai.config import LiveKitSettings, LiveSettings
 from butai.embedded.folder import choose_port
 from butai.embedded.livekit import LiveKit
 from butai.live.projects import DEFAULT, Projects
+from butai.live.stamps import Stamp
 from butai.live.tokens import Tokens
 from butai.relay import messages
 
@@ -49,9 +50,9 @@ def token(livekit: LiveKit, room: str, identity: str, *, hidden: bool = False) -
             LiveSettings(),
         )
     )
-    return (
-        tokens.for_egress(DEFAULT, room, identity) if hidden else tokens.make(DEFAULT, "guest", room, identity, "", 1.0)
-    )
+    if hidden:
+        return tokens.for_egress(DEFAULT, room, identity)
+    return tokens.make(DEFAULT, Stamp("guest", room, identity, 1, time.time() + 3600))
 
 
 @contextlib.asynccontextmanager

@@ -104,7 +104,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 http=http,
                 allowed_origins=settings.http.cors_origins,
                 public_url=settings.http.public_url,
-                host_room=tokens.room_of_host,
+                host=tokens.host,
             )
             opened.push_async_callback(identity.close)
             parts = assemble(database, store, settings.assets, settings.http)

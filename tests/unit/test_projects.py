@@ -8,6 +8,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from butai.live.egress.relay.engine import RelayEgress, RelayEngine
 from butai.live.egress.relay.process import WatchedProcess
 from butai.live.projects import Projects, ProjectsInvalid
 from butai.live.reconcile.rows import BroadcastRow
+from butai.live.stamps import Stamp
 from butai.live.tokens import Tokens
 from butai.relay import messages
 
@@ -148,19 +150,24 @@ def test_trouble_with_the_file_is_told_once_and_not_at_each_look(tmp_path: Path)
     assert "canary" not in str(told)
 
 
+def _stamp(room: str, identity: str) -> Stamp:
+    return Stamp("host", room, identity, 1, time.time() + 3600)
+
+
 def test_keys_are_exchanged_in_three_steps(tmp_path: Path) -> None:
     file = written(tmp_path / "p.json", {"tokyo": entry("ws://two", "old")})
     found = projects(file)
     tokens = Tokens(found)
-    before = tokens.make("tokyo", "host", "r", "host-1", "", 1)
+    before = tokens.make("tokyo", _stamp("r", "host-1"))
     written(file, {"tokyo": entry("ws://two", "old", "new")})
-    assert _signer(tokens.make("tokyo", "host", "r", "host-1", "", 1)) == "old"
+    assert _signer(tokens.make("tokyo", _stamp("r", "host-1"))) == "old"
     written(file, {"tokyo": entry("ws://two", "new", "old")})
-    after = tokens.make("tokyo", "host", "r", "host-1", "", 1)
+    after = tokens.make("tokyo", _stamp("r", "host-1"))
     assert _signer(after) == "new"
     for token in (before, after):
         claims = tokens.read_host(token)
-        assert claims is not None and (claims.room, claims.identity, claims.project) == ("r", "host-1", "tokyo")
+        assert claims is not None
+        assert (claims.stamp.room, claims.stamp.identity, claims.project) == ("r", "host-1", "tokyo")
     written(file, {"tokyo": entry("ws://two", "new")})
     assert tokens.read_host(before) is None
     assert tokens.read_host(after) is not None
@@ -170,19 +177,21 @@ def test_two_projects_may_have_keys_of_one_name(tmp_path: Path) -> None:
     other = {"url": "ws://two", "keys": [{"api_key": "key-1", "api_secret": "another-secret-" + "3" * 20}]}
     tokens = Tokens(projects(written(tmp_path / "p.json", {"tokyo": other})))
     for name in ("default", "tokyo"):
-        claims = tokens.read_host(tokens.make(name, "host", "r", "h", "", 1))
+        claims = tokens.read_host(tokens.make(name, _stamp("r", "h")))
         assert claims is not None and claims.project == name
 
 
 @pytest.mark.parametrize("token", ["", "a.b.c", "x", "..", "a." + "é" * 5 + ".c", "a.e30.c", DEEP])
 def test_what_is_no_token_rules_nothing(token: str) -> None:
     assert Tokens(projects()).read_host(token) is None
+    assert Tokens(projects()).read_admin(token) is None
 
 
 def test_a_token_signed_with_another_secret_rules_nothing() -> None:
     grants = api.VideoGrants(room_admin=True, room="r")
     forged = api.AccessToken("key-1", "f" * 32).with_identity("h").with_grants(grants).to_jwt()
     assert Tokens(projects()).read_host(forged) is None
+    assert Tokens(projects()).read_admin(forged) is None
 
 
 async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchanged(tmp_path: Path) -> None:

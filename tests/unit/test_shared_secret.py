@@ -12,8 +12,10 @@ from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, LiveSettings
 from butai.identity.shared_secret import NoSharedSecretToken, SharedSecretToken
+from butai.live import stamps
 from butai.live.projects import Projects
-from butai.live.tokens import LEEWAY, HostClaims, Tokens
+from butai.live.stamps import Stamp, StampRole
+from butai.live.tokens import LEEWAY, STAMP_LEEWAY, AdminClaims, Tokens
 
 KEY, SECRET = "key-1", "s" * 32
 TOKENS = Tokens(Projects(LiveKitSettings(url="ws://one", api_key=KEY, api_secret=SecretStr(SECRET)), LiveSettings()))
@@ -29,12 +31,19 @@ def token(algorithm: str = "HS256", secret: str = SECRET, **claims: Any) -> str:
         return jwt.encode(said, secret, algorithm)
 
 
+def stamp(
+    role: StampRole, room: str = "r", identity: str = "host", seconds: float = 60, secret: str = SECRET
+) -> dict[str, str]:
+    """The attributes of a token with such a stamp."""
+    return {stamps.ATTRIBUTE: stamps.sign(Stamp(role, room, identity, 1, time.time() + seconds), secret)}
+
+
 @pytest.mark.parametrize("algorithm", ["none", "HS384", "HS512"])
 def test_no_other_algorithm_is_taken(algorithm: str) -> None:
     foreign = token(algorithm, "" if algorithm == "none" else SECRET)
     with pytest.raises(NoSharedSecretToken):
         SharedSecretToken(foreign.encode())
-    assert TOKENS.read_host(foreign) is None
+    assert TOKENS.read_admin(foreign) is None
 
 
 @pytest.mark.parametrize("text", [b"", b"a", b"a.b.c", b"e30.e30.e30", b"..", b"\xff.\xff.\xff", b"." * 5000])
@@ -71,11 +80,13 @@ def test_its_own_secret_alone_has_signed_it() -> None:
         ({"exp": "soon"}, False),
     ],
 )
-def test_a_host_token_is_good_in_its_time_for_its_room(claims: dict[str, Any], good: bool) -> None:
+def test_an_administrators_token_is_good_in_its_time_for_its_room(claims: dict[str, Any], good: bool) -> None:
     """Times are in seconds from now."""
     now = time.time()
     at: dict[str, Any] = {name: int(now + value) for name, value in claims.items() if isinstance(value, int | float)}
-    assert TOKENS.read_host(token(**(claims | at))) == (HostClaims("r", "host") if good else None)
+    assert TOKENS.read_admin(token(**(claims | at))) == (AdminClaims("r", "host") if good else None)
+    stamped = token(**(claims | at), attributes=stamp("host"))
+    assert (TOKENS.read_host(stamped) is not None) is good
 
 
 @pytest.mark.parametrize(
@@ -91,7 +102,43 @@ def test_a_host_token_is_good_in_its_time_for_its_room(claims: dict[str, Any], g
 )
 def test_a_viewer_token_subscribes_and_does_not_publish(grants: dict[str, bool], good: bool) -> None:
     video = {"room": "r", "roomJoin": True, "canSubscribe": True} | grants
-    found = TOKENS.read_viewer(token(video=video))
+    found = TOKENS.read_invitation(token(video=video, attributes=stamp("invitation")))
     assert (found is not None) is good
     if found:
-        assert (found.room, found.project) == ("r", "default") and 50 < found.seconds <= 60
+        assert (found.stamp.room, found.project) == ("r", "default") and 50 < found.seconds <= 60
+
+
+def test_livekits_grants_are_no_rights_here_without_a_stamp() -> None:
+    assert TOKENS.read_admin(token()) is not None, "good enough to claim its room with"
+    for attributes in (None, {}, {stamps.ATTRIBUTE: ""}, {stamps.ATTRIBUTE: "a.b.c"}, {"other": "x"}, "all", [1]):
+        assert TOKENS.read_host(token(attributes=attributes)) is None, attributes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"role": "guest"},
+        {"role": "viewer"},
+        {"role": "invitation"},
+        {"room": "another"},
+        {"identity": "another"},
+        {"seconds": -STAMP_LEEWAY - 1},
+        {"secret": "t" * 32},
+    ],
+)
+def test_a_host_token_has_a_hosts_stamp_of_its_own_room_and_identity(wrong: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"role": "host"}
+    assert TOKENS.read_host(token(attributes=stamp(**good))) is not None
+    assert TOKENS.read_host(token(attributes=stamp(**(good | wrong)))) is None
+
+
+def test_a_stamp_seen_in_the_room_makes_no_host_of_a_guest() -> None:
+    video = {"room": "r", "roomJoin": True, "canSubscribe": True}
+    assert TOKENS.read_host(token(video=video, attributes=stamp("host"))) is None
+    assert TOKENS.read_invitation(token(attributes=stamp("invitation"))) is None, "an administrator's"
+
+
+def test_a_stamp_is_no_token_of_livekits() -> None:
+    text = stamp("host")[stamps.ATTRIBUTE]
+    assert not SharedSecretToken(text.encode()).is_signed_with(SECRET)
+    assert TOKENS.read_admin(text) is None

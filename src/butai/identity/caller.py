@@ -27,7 +27,8 @@ class Caller:
     """The sender of a request. An anonymous caller is a value too (`ANONYMOUS`).
 
     `scopes`: `user` may act as `user_id`; `operator`, which always comes with `user`, may act on what belongs to other
-    users. `rooms`: the rooms that a host token may control, in `livekit_project`. `by_cookie`: the browser sent the
+    users. `rooms`: the rooms that a host token may control, in `livekit_project`, until `rights_end` (seconds since
+    1970) and while the room has the token generation `room_generation`. `by_cookie`: the browser sent the
     credential by itself, so writes must come from a trusted origin (`butai.identity.origins`).
     """
 
@@ -36,6 +37,8 @@ class Caller:
     scopes: frozenset[str] = frozenset()
     rooms: frozenset[str] = frozenset()
     livekit_project: str | None = None
+    room_generation: int | None = None
+    rights_end: float | None = None
     by_cookie: bool = False
     name: str | None = field(default=None, repr=False)
     email: str | None = field(default=None, repr=False)

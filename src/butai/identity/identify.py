@@ -17,7 +17,7 @@ from butai.config import IdentitySettings
 from butai.errors import Unauthenticated
 from butai.identity.api_keys import TOKEN_PREFIX, ApiKeys
 from butai.identity.bearer import BearerTokens
-from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller, shown
+from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller
 from butai.identity.origins import SAFE_METHODS, Headers, check_origin, normal_origin, seen_origin
 from butai.identity.sessions import MARK, Sessions, session_tokens
 
@@ -34,8 +34,8 @@ class Identity:
     """Turns a request's headers into a `Caller`.
 
     `api_keys`: None without a database (then API keys are refused). `http`: fetches the issuer's keys; required if an
-    issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host_room`: the room,
-    the identity and the LiveKit project of a token that may administer a room, None for any other text.
+    issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host`: the
+    caller that a room's host token identifies, None for any other text.
     Raises `ValueError` when the settings contradict themselves.
     """
 
@@ -47,12 +47,12 @@ class Identity:
         http: aiohttp.ClientSession | None = None,
         allowed_origins: Collection[str] = (),
         public_url: str = "",
-        host_room: Callable[[str], tuple[str, str, str] | None] | None = None,
+        host: Callable[[str], Caller | None] = lambda _token: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sessions = Sessions(settings)
         self._operators = frozenset(settings.operators)
-        self._host_room = host_room
+        self._host = host
         self._api_keys = api_keys
         self._bearers: BearerTokens | None = None
         if settings.oidc_issuer:
@@ -127,7 +127,7 @@ class Identity:
             raise Unauthenticated("Authorization must be a bearer token")
         if token.startswith(TOKEN_PREFIX):
             return await self._by_api_key(token)
-        host = self._by_host_token(token)
+        host = self._host(token.decode("latin-1"))
         if host is not None:
             return host
         if self._bearers is None:
@@ -138,23 +138,6 @@ class Identity:
         except KeyError:
             known = self._known[digest] = await self._bearers.check(token, self._clock())
         return known[0]
-
-    def _by_host_token(self, token: bytes) -> Caller | None:
-        """The caller of a host token, or None. It has no user id: it acts for a room, and owns no files. Elsewhere it
-        is anonymous."""
-        if self._host_room is None:
-            return None
-        found = self._host_room(token.decode("latin-1"))
-        if found is None:
-            return None
-        room, identity, project = found
-        return Caller(
-            user_id=None,
-            kind="host_token",
-            rooms=frozenset({room}),
-            livekit_project=project,
-            name=shown(identity),
-        )
 
     async def _by_api_key(self, token: bytes) -> Caller:
         if self._api_keys is None:

@@ -1,6 +1,7 @@
 """Who may act on a room, and the rows that such a decision reads.
 
-Three callers count as a room's host: one with the room's host token, the room's owner when signed in, and any operator.
+Three callers count as a room's host: one with a host token of the room's present generation, the room's owner when
+signed in, and any operator.
 All other callers get `NotHost` whether the room exists or not, so that room names cannot be probed.
 """
 
@@ -21,17 +22,22 @@ from butai.live.models import Broadcast, Output, Room
 def is_host(caller: Caller, room: Room) -> bool:
     """Whether the caller is this room's host."""
     owner = caller.user_id is not None and caller.user_id == room.owner_user_id
-    return owner or caller.is_operator or holds_token_of(caller, room.room_id, room.livekit_project)
+    return owner or caller.is_operator or _holds_token_of(caller, room)
 
 
-def holds_token_of(caller: Caller, room_id: str, project: str) -> bool:
-    """Whether the caller holds a host token of this room. A token counts only for its own LiveKit project."""
-    return room_id in caller.rooms and caller.livekit_project == project
+def _holds_token_of(caller: Caller, room: Room) -> bool:
+    """Whether the caller holds a host token of this room that was not revoked."""
+    return _holds_token(caller, room.room_id, room.livekit_project, room.token_generation)
+
+
+def _holds_token(caller: Caller, room_id: str, project: str, generation: int) -> bool:
+    """Whether the caller holds a host token of the room with this LiveKit project and token generation."""
+    return room_id in caller.rooms and (caller.livekit_project, caller.room_generation) == (project, generation)
 
 
 def operator_detail(caller: Caller, room: Room) -> dict[str, Any]:
     """Audit detail for an act of this caller: `{"as_operator": True}` on a room of another user, otherwise empty."""
-    own = caller.user_id == room.owner_user_id or holds_token_of(caller, room.room_id, room.livekit_project)
+    own = caller.user_id == room.owner_user_id or _holds_token_of(caller, room)
     return {} if own or not caller.is_operator else {"as_operator": True}
 
 
@@ -77,15 +83,16 @@ async def check_host(database: Database, caller: Caller, room_id: str) -> None:
     if caller.user_id is None and room_id not in caller.rooms:
         raise NotHost
 
-    async def read(connection: Connection) -> tuple[str, str] | None:
-        statement = "SELECT owner_user_id, livekit_project FROM rooms WHERE room_id = %s"
+    async def read(connection: Connection) -> tuple[str, str, int] | None:
+        statement = "SELECT owner_user_id, livekit_project, token_generation FROM rooms WHERE room_id = %s"
         return await (await connection.execute(statement, [room_id])).fetchone()
 
     found = await database.query(read)
     if found is None and (caller.is_operator or room_id in caller.rooms):
         raise RoomNotFound
-    owner, project = found or (None, "")
-    if not (caller.is_operator or holds_token_of(caller, room_id, project) or (owner and owner == caller.user_id)):
+    owner, project, generation = found or (None, "", 0)
+    held = _holds_token(caller, room_id, project, generation)
+    if not (caller.is_operator or held or (owner and owner == caller.user_id)):
         raise NotHost
 
 

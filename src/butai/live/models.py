@@ -43,6 +43,8 @@ class Room(Model):
     """`made` by Butai, or `claimed` with a token that may administer it."""
     livekit_project: Mapped[str] = mapped_column(server_default=text("'default'"))
     """The LiveKit project that it is in (`projects`); never changes."""
+    token_generation: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    """The generation of its valid tokens, which is in their stamps (`stamps`)."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -1,28 +1,35 @@
 """LiveKit access tokens: made for hosts, guests, viewers and our own engines, and read from requests.
 
-LiveKit's own library signs them; `butai.identity.shared_secret` checks them.
+LiveKit's own library signs them; `butai.identity.shared_secret` checks them. What a token allows at Butai is in its
+stamp (`stamps`), never in a grant of LiveKit's alone: LiveKit renews the tokens of all who join.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
+from uuid import UUID
 
 import msgspec
 from livekit import api
 
+from butai.identity.caller import Caller, shown
 from butai.identity.shared_secret import SharedSecretToken
+from butai.live import stamps
 from butai.live.projects import DEFAULT, Project, Projects
+from butai.live.stamps import Stamp, StampRole
 
 Role = Literal["host", "guest", "viewer"]
 
 
 @dataclass(frozen=True, slots=True)
-class HostClaims:
-    """A host token's claims: its holder may administer `room` of the LiveKit project `project`, as `identity`."""
+class AdminClaims:
+    """The claims of any LiveKit token with `roomAdmin`, also of another program: proof of a right at LiveKit, for claiming
+    `room` of the LiveKit project `project`, where its holder is `identity`."""
 
     room: str
     identity: str
@@ -30,12 +37,16 @@ class HostClaims:
 
 
 @dataclass(frozen=True, slots=True)
-class Invitation:
-    """A viewer token's claims: its holder may watch `room` of the LiveKit project `project`, for `seconds` from now."""
+class StampedClaims:
+    """The claims of a token that this service made: its stamp, and the LiveKit project."""
 
-    room: str
-    project: str
-    seconds: float
+    stamp: Stamp
+    project: str = DEFAULT
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until the stamp ends; negative within the leeway after that."""
+        return self.stamp.end - time.time()
 
 
 EMPTY_SECONDS = 600
@@ -47,7 +58,23 @@ reloads returns to the same room. Longer than a broadcast's default grace of 60.
 
 
 LEEWAY = 60.0
-"""Seconds by which the clock of a token's maker may differ from ours, as in LiveKit itself."""
+"""Seconds by which the clock of a LiveKit token's maker may differ from ours, as in LiveKit itself."""
+
+STAMP_LEEWAY = 15.0
+"""Seconds for which rights outlast the end of their stamp: our own machines' clocks may differ by so much, as for all
+credentials here."""
+
+_ENGINES = re.compile(r"EG_\w+|egress-[0-9a-f]{8}-[0-9a-f-]{27}")
+
+
+def is_engines(identity: str) -> bool:
+    """Whether an identity has the form of those of LiveKit Egress and the relay, which are hidden participants."""
+    return _ENGINES.fullmatch(identity) is not None
+
+
+def engine_identity(broadcast_id: UUID) -> str:
+    """The identity of a broadcast's relay in the room."""
+    return f"egress-{broadcast_id}"
 
 
 class _Grants(msgspec.Struct, rename="camel"):
@@ -59,6 +86,14 @@ class _Grants(msgspec.Struct, rename="camel"):
     can_publish: bool | None = True
     can_subscribe: bool | None = True
 
+    def fits(self, role: StampRole) -> bool:
+        """Whether these are the grants of a host's token, or for any other role of one that may watch and no more."""
+        if not (self.room_join and self.room):
+            return False
+        if role == "host":
+            return self.room_admin
+        return not self.room_admin and bool(self.can_subscribe) and self.can_publish is False
+
 
 class _Claims(msgspec.Struct):
     iss: str = ""
@@ -67,6 +102,7 @@ class _Claims(msgspec.Struct):
     nbf: float = 0.0
     iat: float = 0.0
     video: _Grants = msgspec.field(default_factory=_Grants)
+    attributes: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 _decode_claims = msgspec.json.Decoder(_Claims).decode
@@ -78,17 +114,19 @@ class Tokens:
     def __init__(self, projects: Projects) -> None:
         self._projects = projects
 
-    def make(self, project: str, role: Role, room: str, identity: str, name: str, hours: float) -> str:
-        """A token to join with. Raises `LiveKitNotConfigured`."""
+    def make(self, project: str, stamp: Stamp, name: str = "") -> str:
+        """A token to join with, which ends with its stamp. Raises `LiveKitNotConfigured`."""
+        watches = stamp.role in ("viewer", "invitation")
         grants = api.VideoGrants(
             room_join=True,
-            room=room,
-            room_admin=role == "host",
-            can_publish=role != "viewer",
-            can_publish_data=role != "viewer",
+            room=stamp.room,
+            room_admin=stamp.role == "host",
+            can_publish=not watches,
+            can_publish_data=not watches,
             can_subscribe=True,
         )
-        return self._sign(project, identity, name, grants, timedelta(hours=hours))
+        ttl = timedelta(seconds=max(1.0, stamp.end - time.time()))
+        return self._sign(project, stamp.identity, name, grants, ttl, stamp)
 
     def for_egress(self, project: str, room: str, identity: str) -> str:
         """A token that subscribes to a room without being visible in it. Valid for a day: broadcasts may be long, and
@@ -104,20 +142,58 @@ class Tokens:
         )
         return self._sign(project, identity, "", grants, timedelta(days=1))
 
-    def read_host(self, token: str) -> HostClaims | None:
-        """A host token's claims; None when it is not ours, has expired, or grants no room to administer."""
+    def read_admin(self, token: str) -> AdminClaims | None:
+        """The claims of a token with `roomAdmin`, perhaps of another program; None when it is not signed with a key of
+        ours, has expired, or grants no room to administer."""
         for project, claims in self._verified(token):
             grants = claims.video
             if grants.room_admin and grants.room and claims.sub:
-                return HostClaims(grants.room, claims.sub, project.name)
+                return AdminClaims(grants.room, claims.sub, project.name)
         return None
 
-    def read_viewer(self, token: str) -> Invitation | None:
-        """A viewer token's claims; None when it is not ours, has expired, or may publish."""
+    def read_host(self, token: str) -> StampedClaims | None:
+        """A host token's claims; None when this service did not make it, its stamp has ended, or it is no host's.
+
+        Whether it was revoked, the room's generation says.
+        """
+        return self._stamped(token, "host")
+
+    def read_invitation(self, token: str) -> StampedClaims | None:
+        """An invitation's claims; None as for `read_host`."""
+        return self._stamped(token, "invitation")
+
+    def host(self, token: str) -> Caller | None:
+        """The caller that a host token identifies; None as for `read_host`. It has no user id: it acts for its room,
+        and owns no files. Elsewhere it is anonymous."""
+        claims = self.read_host(token)
+        if claims is None:
+            return None
+        stamp = claims.stamp
+        return Caller(
+            user_id=None,
+            kind="host_token",
+            rooms=frozenset({stamp.room}),
+            livekit_project=claims.project,
+            room_generation=stamp.generation,
+            rights_end=stamp.end,
+            name=shown(stamp.identity),
+        )
+
+    def stamp_of(self, project: str, room: str, identity: str, attributes: Mapping[str, str]) -> Stamp | None:
+        """The stamp among a participant's attributes; None without a valid one. Raises `LiveKitNotConfigured`."""
+        text = attributes.get(stamps.ATTRIBUTE)
+        if text is None:
+            return None
+        return stamps.read(text, [key.api_secret for key in self._projects.get(project).keys], room, identity)
+
+    def _stamped(self, token: str, role: StampRole) -> StampedClaims | None:
         for project, claims in self._verified(token):
-            grants = claims.video
-            if grants.room_join and grants.room and grants.can_subscribe and grants.can_publish is False:
-                return Invitation(grants.room, project.name, claims.exp - time.time())
+            stamp = self.stamp_of(project.name, claims.video.room, claims.sub, claims.attributes)
+            # LiveKit's grants, too: who administers a room may write a stamp that was seen there to another's token.
+            if stamp is None or stamp.role != role or not claims.video.fits(role):
+                continue
+            if stamp.end + STAMP_LEEWAY > time.time():
+                return StampedClaims(stamp, project.name)
         return None
 
     def _verified(self, token: str) -> Iterator[tuple[Project, _Claims]]:
@@ -134,16 +210,21 @@ class Tokens:
             if signed.is_signed_with(key.api_secret):
                 yield project, claims
 
-    def room_of_host(self, token: str) -> tuple[str, str, str] | None:
-        """The room that a host token may administer, the identity in it, and the project; None as for `read_host`."""
-        claims = self.read_host(token)
-        return (claims.room, claims.identity, claims.project) if claims else None
-
-    def _sign(self, project: str, identity: str, name: str, grants: api.VideoGrants, ttl: timedelta) -> str:
+    def _sign(
+        self,
+        project: str,
+        identity: str,
+        name: str,
+        grants: api.VideoGrants,
+        ttl: timedelta,
+        stamp: Stamp | None = None,
+    ) -> str:
         key = self._projects.get(project).key
         # Applies to a room that is created by the first to join. `sync_streams`: with lost packets LiveKit otherwise
         # lets sound run 0.3 s ahead of the picture (bench/sync.py).
         room = api.RoomConfiguration(empty_timeout=EMPTY_SECONDS, departure_timeout=STAY_SECONDS, sync_streams=True)
         token = api.AccessToken(key.api_key, key.api_secret)
         token = token.with_identity(identity).with_name(name).with_grants(grants).with_ttl(ttl)
+        if stamp is not None:
+            token = token.with_attributes({stamps.ATTRIBUTE: stamps.sign(stamp, key.api_secret)})
         return token.with_room_config(room).to_jwt()

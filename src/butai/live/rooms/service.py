@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,12 +38,14 @@ from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Room
 from butai.live.projects import DEFAULT
 from butai.live.stage import Stage
+from butai.live.stamps import Stamp, StampRole
 from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
-from butai.live.tokens import EMPTY_SECONDS, STAY_SECONDS, HostClaims, Role
+from butai.live.tokens import EMPTY_SECONDS, STAY_SECONDS, AdminClaims, Role
 
 log = structlog.get_logger(__name__)
 
 GUEST_HOURS = 12.0
+"""Hours for which a guest's or a viewer's token is good, at most until the end of the host token that made it."""
 _TIMEOUT = 1.0
 """Seconds for each of the two requests to LiveKit that making a room takes."""
 
@@ -85,7 +88,7 @@ async def make_room(
     """
     assert caller.user_id is not None
     action = "live.room_made" if shown_token is None else "live.room_claimed"
-    claims = None if shown_token is None else stage.tokens.read_host(shown_token)
+    claims = None if shown_token is None else stage.tokens.read_admin(shown_token)
     if claims is not None and not (_usable(claims.room) and claims.identity.isprintable()):
         raise InvalidRequest("The token's room or identity cannot be used here")
     named = room_id or (claims.room if claims else None)
@@ -113,7 +116,7 @@ async def make_room(
     return Made(room, _host_token(stage, room, caller), stage.projects.get(room.livekit_project).public_url)
 
 
-def _project(stage: Stage, wanted: str | None, claims: HostClaims | None, known: Room | None) -> str:
+def _project(stage: Stage, wanted: str | None, claims: AdminClaims | None, known: Room | None) -> str:
     names = stage.projects.names
     if wanted is not None and wanted not in names:
         raise ProjectUnknown(f"There is no LiveKit project {wanted}")
@@ -146,7 +149,7 @@ async def _stored(
     action: str,
     room_id: str,
     *,
-    claims: HostClaims | None,
+    claims: AdminClaims | None,
     project: str,
     known: Room | None,
     chosen: bool,
@@ -155,7 +158,7 @@ async def _stored(
     caller's choice; LiveKit has no room under a random one."""
     identity = claims.identity if claims else f"host-{secrets.token_hex(6)}"
     # Raises before the row is written: without a token the room could not be joined.
-    stage.tokens.make(project, "host", room_id, identity, "", stage.settings.host_token_hours)
+    stage.projects.get(project)
     if known is None and claims is None and chosen and await _runs_at_livekit(stage, project, room_id):
         raise RoomTaken("This room exists already; send a token that may administer it as host_token to claim it")
     async with stage.database.transaction() as session:
@@ -195,14 +198,12 @@ async def make_token(
             elif identity is None or identity == room.host_identity:
                 identity = f"{role}-{secrets.token_hex(6)}"
             audit.record(session, origin, "live.token_made", room_id, role=role, identity=identity)
-        hours = stage.settings.host_token_hours if role == "host" else GUEST_HOURS
-        return JoinGrant(
-            stage.tokens.make(room.livekit_project, role, room_id, identity, name, hours),
-            identity,
-            stage.projects.get(room.livekit_project).public_url,
-            room_id,
-            room.host_identity,
-        )
+        end = time.time() + 3600 * (stage.settings.host_token_hours if role == "host" else GUEST_HOURS)
+        if caller.rights_end is not None:
+            # What a host token makes does not outlive it.
+            end = min(end, caller.rights_end)
+        stamp = _stamp(room, "invitation" if role == "viewer" else role, identity, end)
+        return _grant(stage, room, stamp, name)
 
 
 async def watch(stage: Stage, shown: str) -> JoinGrant:
@@ -211,22 +212,16 @@ async def watch(stage: Stage, shown: str) -> JoinGrant:
     Many people use one invitation and LiveKit admits one participant for each identity, so each viewer gets a token
     with an identity of its own. It expires with the invitation or after `GUEST_HOURS`. Raises `InvitationInvalid`.
     """
-    invitation = stage.tokens.read_viewer(shown)
+    invitation = stage.tokens.read_invitation(shown)
     if invitation is None or invitation.seconds < 1:
         raise InvitationInvalid
+    stamp = invitation.stamp
     async with stage.database.transaction() as session:
-        room = await session.get(Room, invitation.room)
-    if room is None or room.livekit_project != invitation.project:
+        room = await session.get(Room, stamp.room)
+    if room is None or (room.livekit_project, room.token_generation) != (invitation.project, stamp.generation):
         raise InvitationInvalid
-    identity = f"viewer-{secrets.token_hex(6)}"
-    hours = min(invitation.seconds / 3600, GUEST_HOURS)
-    return JoinGrant(
-        stage.tokens.make(room.livekit_project, "viewer", room.room_id, identity, "", hours),
-        identity,
-        stage.projects.get(room.livekit_project).public_url,
-        room.room_id,
-        room.host_identity,
-    )
+    end = min(stamp.end, time.time() + 3600 * GUEST_HOURS)
+    return _grant(stage, room, _stamp(room, "viewer", f"viewer-{secrets.token_hex(6)}", end))
 
 
 def _usable(room_id: str) -> bool:
@@ -234,13 +229,22 @@ def _usable(room_id: str) -> bool:
 
 
 def _host_token(stage: Stage, room: Room, caller: Caller) -> str:
-    return stage.tokens.make(
-        room.livekit_project,
-        "host",
+    end = time.time() + 3600 * stage.settings.host_token_hours
+    stamp = _stamp(room, "host", room.host_identity, end)
+    return stage.tokens.make(room.livekit_project, stamp, caller.name or "")
+
+
+def _stamp(room: Room, role: StampRole, identity: str, end: float) -> Stamp:
+    return Stamp(role, room.room_id, identity, room.token_generation, end)
+
+
+def _grant(stage: Stage, room: Room, stamp: Stamp, name: str = "") -> JoinGrant:
+    return JoinGrant(
+        stage.tokens.make(room.livekit_project, stamp, name),
+        stamp.identity,
+        stage.projects.get(room.livekit_project).public_url,
         room.room_id,
         room.host_identity,
-        caller.name or "",
-        stage.settings.host_token_hours,
     )
 
 
@@ -264,7 +268,7 @@ async def _open_at_livekit(stage: Stage, room: Room) -> None:
 
 async def _runs_at_livekit(stage: Stage, project: str, room_id: str) -> bool:
     """Whether the room exists at LiveKit. Raises `LiveKitUnauthorized`, and `LiveKitUnreachable` without an answer:
-    an unknown room may be somebody's, whose host token this service would give away."""
+    an unknown room may be in use, and its host token would be given to a stranger."""
     try:
         async with livekit_client(stage.projects, project, _TIMEOUT) as livekit:
             return bool((await livekit.room.list_rooms(api.ListRoomsRequest(names=[room_id]))).rooms)

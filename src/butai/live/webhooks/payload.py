@@ -7,7 +7,6 @@ redacted.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 
 from butai.errors import InvalidRequest
+from butai.live.tokens import is_engines
 from butai.log import REDACTED, Redactor
 
 TIMELINE = {
@@ -40,9 +40,6 @@ _INGRESS_STATES = {
     "ENDPOINT_ERROR": "error",
     "ENDPOINT_COMPLETE": "ended",
 }
-
-_OUR_ENGINES = re.compile(r"EG_\w+|egress-[0-9a-f]{8}-[0-9a-f-]{27}")
-"""Identities of LiveKit Egress and of the relay; both are hidden participants."""
 
 _LONGEST = 256
 """Characters of a name or an identity. Butai's rooms have at most 128; a notification of Postgres holds 8000 bytes."""
@@ -173,7 +170,7 @@ def _detail(said: _Event, created_at: float) -> dict[str, Any]:
         detail["identity"] = _text(who.identity)
         if who.kind not in ("STANDARD", 0):
             detail["kind"] = _word(who.kind)
-        if who.kind == "EGRESS" or _OUR_ENGINES.fullmatch(who.identity):
+        if who.kind == "EGRESS" or is_engines(who.identity):
             # One of our own hidden participants: a front end may leave it out.
             detail["engine"] = True
         if who.disconnectReason is not None:

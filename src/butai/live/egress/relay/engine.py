@@ -34,7 +34,7 @@ from butai.live.reconcile.port import EngineFenced, EngineUnavailable, OnReport
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.reconcile.timing import Timing
-from butai.live.tokens import Tokens
+from butai.live.tokens import Tokens, engine_identity
 from butai.relay import messages
 
 log = structlog.get_logger(__name__)
@@ -328,7 +328,9 @@ class RelayEngine:
             self._send(msgspec.structs.replace(configuration, token=self._token(broadcast)))
 
     def _token(self, broadcast: BroadcastRow) -> str:
-        return self._egress.tokens.for_egress(broadcast.livekit_project, broadcast.room_id, f"egress-{broadcast.id}")
+        return self._egress.tokens.for_egress(
+            broadcast.livekit_project, broadcast.room_id, engine_identity(broadcast.id)
+        )
 
     def _send(self, line: messages.FromController) -> None:
         if not self._writer.is_closing():

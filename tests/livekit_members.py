@@ -1,0 +1,64 @@
+"""A participant that speaks LiveKit's signalling and no media: what LiveKit tells it, and the token that it renews."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from livekit.protocol import models, rtc
+
+
+class Member:
+    """Joins `url` with `token`. `async with Member(url, token) as member:`; raises `PermissionError` if not let in."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url, self._token = url.replace("ws", "http", 1), token
+        self._renewed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._left: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession()
+        try:
+            query = {"access_token": self._token, "auto_subscribe": "0", "protocol": "15", "sdk": "go"}
+            self._socket = await self._session.ws_connect(f"{self._url}/rtc", params=query)
+        except aiohttp.WSServerHandshakeError as refused:
+            await self._session.close()
+            raise PermissionError(refused.status) from None
+        self._reader = asyncio.create_task(self._read())
+        async with asyncio.timeout(10):
+            await self._joined
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.cancel()
+        await self._session.close()
+
+    async def renewed(self) -> str:
+        """The token that LiveKit hands out in place of the one it was let in with."""
+        async with asyncio.timeout(30):
+            return await asyncio.shield(self._renewed)
+
+    async def removed(self) -> str:
+        """Waits until LiveKit ends it; the name of its reason."""
+        async with asyncio.timeout(30):
+            return await asyncio.shield(self._left)
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            if message.type is not aiohttp.WSMsgType.BINARY:
+                continue
+            said = rtc.SignalResponse.FromString(message.data)
+            kind = said.WhichOneof("message")
+            if kind == "join" and not self._joined.done():
+                self._joined.set_result(None)
+            elif kind == "refresh_token" and not self._renewed.done():
+                self._renewed.set_result(said.refresh_token)
+            elif kind == "leave" and not self._left.done():
+                self._left.set_result(models.DisconnectReason.Name(said.leave.reason))
+        if not self._left.done():
+            self._left.set_result("CLOSED")
