@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+import jwt
 from livekit.protocol import models, rtc
 
 
@@ -37,6 +38,16 @@ class Member:
     ) -> None:
         self._reader.cancel()
         await self._session.close()
+
+    @property
+    def identity(self) -> str:
+        """Of its token."""
+        return jwt.decode(self._token, options={"verify_signature": False})["sub"]
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether LiveKit has ended it."""
+        return self._left.done()
 
     async def renewed(self) -> str:
         """The token that LiveKit hands out in place of the one it was let in with."""

@@ -6,7 +6,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from butai.config import LiveKitSettings, Settings
 from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit
 from butai.live.ingresses import service
-from butai.live.ingresses.sweep import sweep
+from butai.live.ingresses.sweep import end_revoked, sweep
 from butai.live.projects import Projects
 from tests.conftest import Api, serving
 from tests.fakes.livekit_egress import StandIn
@@ -256,6 +256,28 @@ async def test_what_a_dead_process_left_is_ended_and_its_row_fails(
     names = {info.name for info in standin.ingresses._found.values()}
     assert f"butai-{dead.hex}-OBS" not in names and f"butai-{fresh.hex}-OBS" in names, "the other may be filled yet"
     assert [one["ingress_id"] for one in await listed(api)] == [kept]
+
+
+async def test_an_ingress_ends_with_the_host_token_that_made_it(
+    api: Api, standin: StandIn, database: Database, live_settings: Settings, run_jobs: Callable[..., Any]
+) -> None:
+    settings = at(live_settings, standin.url)
+    host = bearer((await make_room(api))["host_token"])
+    status, theirs = await api.call("POST", PATH, headers=host, json={"kind": "rtmp"})
+    assert status == 201
+    owners = (await make(api))["ingress_id"]
+    await standin.down()
+    assert (await api.call("POST", "/api/live/rooms/studio-1/tokens/revoke", "alice"))[1]["removed"] is None
+    assert (await api.call("POST", PATH, headers=host, json={"kind": "rtmp"}))[0] == 403
+    projects = Projects(settings.livekit, settings.live)
+    assert await end_revoked(database, projects) == 0, "LiveKit is away: the next time"
+    assert len(await listed(api)) == 2
+    await standin.down(False)
+    await run_jobs("live.sweep_ingresses", settings=settings)
+    assert [one["ingress_id"] for one in await listed(api)] == [owners]
+    assert set(standin.ingresses._found) == {owners}, "at LiveKit too"
+    audited = await sql(database, "SELECT actor, detail FROM audit WHERE action = 'live.ingress_deleted'")
+    assert [(row.actor, row.detail["ingress_id"]) for row in audited] == [("service:worker", theirs["ingress_id"])]
 
 
 async def test_an_answer_that_is_lost_leaves_nothing_open_and_takes_no_place(

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
+import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import jwt
 import pytest
+from livekit import api as livekit_api
+from livekit import rtc
 from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit
 from butai.live import tokens
+from butai.live.projects import Projects
+from butai.live.rooms.removal import remove_revoked
 from tests.conftest import Api, serving
-from tests.live_api import bearer, make_room, save, sql
+from tests.live_api import Listener, bearer, make_room, save, sql
 from tests.livekit_members import Member
+from tests.processes import free_port
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +147,154 @@ async def test_a_token_of_an_older_generation_rules_nothing(api: Api, database: 
     # The owner's next one is of the new generation.
     again = bearer((await make_room(api, room))["host_token"])
     assert (await api.call("POST", tokens_of(room), headers=again, json={"role": "guest"}))[0] == 200
+
+
+async def test_a_revocation_removes_all_who_came_with_a_token_and_leaves_the_engine(
+    api: Api, livekit: LiveKitSettings, room: str
+) -> None:
+    made = await make_room(api, room)
+    host = bearer(made["host_token"])
+    others = [
+        await api.call("POST", tokens_of(room), headers=host, json={"role": role}) for role in ("guest", "viewer")
+    ]
+    joined = [made, *(one for _, one in others)]
+    secret = livekit.api_secret.get_secret_value()
+    signer = tokens.Tokens(Projects(livekit, api.settings.live))
+    engine = signer.for_egress("default", room, tokens.engine_identity(uuid4()))
+    async with AsyncExitStack() as opened:
+        members = [
+            await opened.enter_async_context(Member(one["livekit_url"], one.get("host_token") or one["token"]))
+            for one in joined
+        ]
+        relay = await opened.enter_async_context(Member(made["livekit_url"], engine))
+        assert (await api.call("POST", f"{tokens_of(room)}/revoke", headers=host))[0] == 401
+        assert (await api.call("POST", f"{tokens_of(room)}/revoke", "bob"))[0] == 403
+        status, revoked = await api.call("POST", f"{tokens_of(room)}/revoke", "alice")
+        assert (status, revoked) == (200, {"room_id": room, "removed": 3})
+        assert {await one.removed() for one in members} == {"PARTICIPANT_REMOVED"}
+        async with livekit_api.LiveKitAPI(livekit.url, livekit.api_key, secret) as client:
+            left = await client.room.list_participants(livekit_api.ListParticipantsRequest(room=room))
+        assert [one.identity for one in left.participants] == [relay.identity]
+    assert (await api.call("POST", tokens_of(room), headers=host, json={"role": "guest"}))[0] == 403
+    again = await make_room(api, room)
+    async with Member(again["livekit_url"], again["host_token"]) as back:
+        await api.call("POST", f"/api/live/rooms/{room}/tokens", "alice", json={"role": "guest"})
+        assert not back.is_removed
+    acts = (await api.call("GET", f"/api/live/audit?room_id={room}", "alice"))[1]["data"]
+    found = [(one["actor"], one["result"]) for one in acts if one["action"] == "live.tokens_revoked"]
+    assert found == [("user:alice", "ok"), ("user:bob", "refused")]
+
+
+async def test_who_was_revoked_and_comes_again_is_removed_again(
+    live_settings: Settings, run_jobs: Callable[..., Any], room: str
+) -> None:
+    """By LiveKit's webhook, and by the sweep where that was lost."""
+    port = free_port()
+    folder = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
+    try:
+        with EmbeddedLiveKit(folder / "livekit", webhooks=[f"http://127.0.0.1:{port}/api/live/webhook"]) as server:
+            there = server.livekit
+            livekit = LiveKitSettings(url=there.url, api_key=there.api_key, api_secret=SecretStr(there.api_secret))
+            settings = replace(live_settings, livekit=livekit)
+            async with serving(settings, port) as api:
+                made = await make_room(api, room)
+                async with Member(made["livekit_url"], made["host_token"]) as host:
+                    renewed = await host.renewed()
+                    assert (await api.call("POST", f"{tokens_of(room)}/revoke", "alice"))[1]["removed"] == 1
+                    await host.removed()
+                await run_jobs(settings=settings)
+                # LiveKit tells of those whose media connection stands.
+                client, gone = rtc.Room(), asyncio.Event()
+                client.on("disconnected", lambda *_: gone.set())
+                await client.connect(made["livekit_url"], renewed)
+                try:
+                    async with asyncio.timeout(30):
+                        while not gone.is_set():
+                            # The webhook has enqueued it.
+                            await run_jobs(settings=settings)
+                finally:
+                    await client.disconnect()
+                async with Member(made["livekit_url"], renewed) as again:
+                    await run_jobs("live.sweep_revoked", settings=settings)
+                    assert await again.removed() == "PARTICIPANT_REMOVED"
+    finally:
+        shutil.rmtree(folder)
+
+
+async def test_a_livekit_that_is_away_is_asked_again_until_it_has_removed_them(
+    live_settings: Settings, run_jobs: Callable[..., Any], database: Database, room: str
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
+    try:
+        with EmbeddedLiveKit(folder / "livekit") as server:
+            assert server.child is not None
+            there = server.livekit
+            livekit = LiveKitSettings(url=there.url, api_key=there.api_key, api_secret=SecretStr(there.api_secret))
+            settings = replace(live_settings, livekit=livekit)
+            async with serving(settings) as api:
+                made = await make_room(api, room)
+                async with Member(made["livekit_url"], made["host_token"]) as host:
+                    os.kill(server.child.pid, signal.SIGSTOP)
+                    try:
+                        status, revoked = await api.call("POST", f"{tokens_of(room)}/revoke", "alice")
+                    finally:
+                        os.kill(server.child.pid, signal.SIGCONT)
+                    assert (status, revoked) == (200, {"room_id": room, "removed": None})
+                    stop = {"room_id": room}
+                    status, _ = await api.call("POST", "/api/live/stop", headers=bearer(made["host_token"]), json=stop)
+                    assert status == 403, "what is ours to refuse is refused at once"
+                    await run_jobs(settings=settings)
+                    assert await host.removed() == "PARTICIPANT_REMOVED"
+                # No look ends while a revoked token may be good.
+                assert await sql(database, "SELECT 1 FROM rooms WHERE removal_until > now()") == [(1,)]
+                await sql(database, "UPDATE rooms SET removal_until = now() - interval '1 second'")
+                await run_jobs("live.sweep_revoked", settings=settings)
+                assert await sql(database, "SELECT removal_until FROM rooms") == [(None,)]
+    finally:
+        shutil.rmtree(folder)
+
+
+async def test_of_a_claimed_room_those_are_removed_who_were_in_it(
+    api: Api, livekit: LiveKitSettings, database: Database, room: str
+) -> None:
+    """The program that made the room makes tokens without stamps; those of later are its own decision."""
+    secret = livekit.api_secret.get_secret_value()
+
+    def foreign(identity: str, *, admin: bool = False) -> str:
+        grants = livekit_api.VideoGrants(room_join=True, room=room, room_admin=admin)
+        return livekit_api.AccessToken(livekit.api_key, secret).with_identity(identity).with_grants(grants).to_jwt()
+
+    claimed = {"host_token": foreign("host", admin=True)}
+    status, made = await api.call("POST", "/api/live/rooms", "alice", json=claimed)
+    assert status == 200, made
+    status, problem = await api.call(
+        "POST", tokens_of(room), headers=bearer(claimed["host_token"]), json={"role": "guest"}
+    )
+    assert (status, problem["code"]) == (401, "auth_required"), "it claims, and rules nothing here"
+    async with Member(livekit.url, foreign("theirs")) as theirs, Member(livekit.url, made["host_token"]) as host:
+        assert (await api.call("POST", f"{tokens_of(room)}/revoke", "alice"))[1]["removed"] == 2
+        assert {await theirs.removed(), await host.removed()} == {"PARTICIPANT_REMOVED"}
+    await sql(database, "UPDATE rooms SET tokens_revoked_at = now() - interval '10 seconds'")
+    async with Member(livekit.url, foreign("theirs")) as theirs, Member(livekit.url, made["host_token"]) as host:
+        assert await remove_revoked(database, Projects(livekit, api.settings.live), room) == 1
+        assert await host.removed() == "PARTICIPANT_REMOVED"
+        assert not theirs.is_removed
+
+
+async def test_a_revoked_host_hears_no_more_events(api: Api, room: str) -> None:
+    made = await make_room(api, room)
+    url = f"{api.url}/api/live/events?room_id={room}"
+    async with api.client.get(url, headers=bearer(made["host_token"])) as answer:
+        listener = Listener(answer)
+        await listener.next("status")
+        assert (await api.call("POST", f"{tokens_of(room)}/revoke", "alice"))[0] == 200
+        async with asyncio.timeout(10):
+            assert b"tokens.revoked" not in await answer.content.read()
+
+
+@pytest.mark.parametrize("identity", ["EG_abc", f"egress-{uuid4()}"])
+async def test_no_token_has_an_engines_identity(api: Api, room: str, identity: str) -> None:
+    await make_room(api, room)
+    for path, wanted in ((tokens_of(room), {"role": "guest"}), (f"/api/live/rooms/{room}/ingress", {"kind": "rtmp"})):
+        status, problem = await api.call("POST", path, "alice", json=wanted | {"identity": identity})
+        assert (status, problem["code"]) == (400, "invalid_request"), path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,6 +20,14 @@ _DEFER = text(
     ]::procrastinate_job_to_defer_v1[])
     """
 )
+
+
+def enqueue_sql(task: LiteralString, args: LiteralString, priority: LiteralString = "0") -> LiteralString:
+    """A SQL expression that enqueues a job, for a statement that does more. `args`: an expression of type jsonb."""
+    return (
+        f"procrastinate_defer_jobs_v1(ARRAY[ROW('default', '{task}', {priority}, NULL, NULL, {args}, NULL)"
+        "::procrastinate_job_to_defer_v1])"
+    )
 
 
 async def enqueue(

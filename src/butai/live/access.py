@@ -69,6 +69,12 @@ async def active(session: AsyncSession, room_id: str) -> Broadcast | None:
     return await session.scalar(select(Broadcast).where(Broadcast.room_id == room_id, Broadcast.ended_at.is_(None)))
 
 
+async def running(session: AsyncSession, room_id: str) -> Broadcast | None:
+    """As `active`, with the row locked: an event of it may be added."""
+    query = select(Broadcast).where(Broadcast.room_id == room_id, Broadcast.ended_at.is_(None))
+    return await session.scalar(query.with_for_update())
+
+
 async def outputs_of(session: AsyncSession, broadcast: Broadcast) -> list[Output]:
     """All outputs of a broadcast, ordered by creation."""
     found = await session.scalars(select(Output).where(Output.broadcast_id == broadcast.id).order_by(Output.id))

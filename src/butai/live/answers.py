@@ -22,6 +22,14 @@ _OldNumber: TypeAlias = Annotated[int | None, _OLD]
 _OldUuid: TypeAlias = Annotated[UUID | None, _OLD]
 
 
+class RevokedOut(msgspec.Struct, frozen=True):
+    """A room whose tokens were revoked. `removed`: the number of participants removed at once; null while LiveKit does
+    not confirm that, and it is tried again."""
+
+    room_id: str
+    removed: int | None
+
+
 class RoomOut(msgspec.Struct, frozen=True, kw_only=True):
     """A room with its host token and the URL to join it at."""
 

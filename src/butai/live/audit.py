@@ -50,6 +50,14 @@ def add_event(
     )
 
 
+def add_room_event(
+    session: AsyncSession, room_id: str, broadcast: Broadcast | None, event: str, origin: Origin, **detail: Any
+) -> None:
+    """Adds an event to the timelines of a room and of its running broadcast, which are both locked."""
+    broadcast_id = broadcast.id if broadcast else None
+    session.add(LiveEvent(room_id=room_id, broadcast_id=broadcast_id, event=event, actor=origin.actor, detail=detail))
+
+
 def record(
     session: AsyncSession,
     origin: Origin,

@@ -34,7 +34,10 @@ class Room(Model):
     """A LiveKit room with an owner. `host_identity`: the participant whose tracks go on air."""
 
     __tablename__ = "rooms"
-    __table_args__ = (Index("ix_rooms_owner", "owner_user_id", "created_at"),)
+    __table_args__ = (
+        Index("ix_rooms_owner", "owner_user_id", "created_at"),
+        Index("ix_rooms_removal", "removal_until", postgresql_where=text("removal_until IS NOT NULL")),
+    )
 
     room_id: Mapped[str] = mapped_column(primary_key=True)
     owner_user_id: Mapped[str]
@@ -45,6 +48,11 @@ class Room(Model):
     """The LiveKit project that it is in (`projects`); never changes."""
     token_generation: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     """The generation of its valid tokens, which is in their stamps (`stamps`)."""
+    tokens_revoked_at: Mapped[datetime | None]
+    """When the generation was raised last."""
+    removal_until: Mapped[datetime | None]
+    """Until when holders of revoked tokens may join at LiveKit and are removed (`rooms.removal`); cleared by the first
+    look after that."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -349,5 +357,7 @@ class Ingress(Model):
     """LiveKit's time of the last report that was written; an older report changes nothing."""
     error: Mapped[str | None]
     """LiveKit's error text for operators, redacted."""
+    token_generation: Mapped[int | None]
+    """The generation of the host token that made it; None if a signed-in user did."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deleted_at: Mapped[datetime | None]

@@ -5,19 +5,24 @@ from __future__ import annotations
 from datetime import timedelta
 
 import structlog
-from procrastinate import App, JobContext
+from procrastinate import App, JobContext, RetryStrategy
 from sqlalchemy import delete, func, select
 
 from butai.config import LiveSettings, Settings
 from butai.database import Database
-from butai.live.ingresses.sweep import sweep
+from butai.errors import Unavailable
+from butai.live.ingresses.sweep import end_revoked, sweep
 from butai.live.models import LiveKitWebhook
 from butai.live.projects import Projects
+from butai.live.rooms import removal
 
 log = structlog.get_logger(__name__)
 
 SWEEP_BATCH = 5_000
 """Rows deleted in one transaction: a few tens of milliseconds, during which new webhooks are still stored."""
+
+_PERSISTENT = RetryStrategy(max_attempts=12, exponential_wait=2, retry_exceptions={Unavailable})
+"""For about an hour; after that the sweep goes on."""
 
 LEAST_DAYS = 1 / 24
 """Days: a webhook is kept for at least an hour, whatever the setting. A duplicate is recognised by the stored id, and a
@@ -50,12 +55,32 @@ async def sweep_webhooks(context: JobContext, timestamp: int) -> None:
 
 
 async def sweep_ingresses(context: JobContext, timestamp: int) -> None:
-    """Ends at LiveKit the ingresses that a crash or a lost answer left, and marks their rows `failed`."""
+    """Ends at LiveKit the ingresses that a crash or a lost answer left, and marks their rows `failed`; and those that a
+    revoked host token made."""
     database: Database = context.additional_context["library"].database
     settings: Settings = context.additional_context["settings"]
-    cleared = await sweep(database, Projects(settings.livekit, settings.live))
-    if cleared:
-        log.info("ingresses.cleared", count=cleared)
+    projects = Projects(settings.livekit, settings.live)
+    cleared, ended = await sweep(database, projects), await end_revoked(database, projects)
+    if cleared or ended:
+        log.info("ingresses.cleared", count=cleared, revoked=ended)
+
+
+async def remove_revoked(context: JobContext, room_id: str) -> None:
+    """Removes the holders of revoked tokens from a room, and deletes the ingresses that such a token made."""
+    database: Database = context.additional_context["library"].database
+    settings: Settings = context.additional_context["settings"]
+    projects = Projects(settings.livekit, settings.live)
+    await removal.remove_revoked(database, projects, room_id)
+    await end_revoked(database, projects, room_id)
+
+
+async def sweep_revoked(context: JobContext, timestamp: int) -> None:
+    """Removes the holders of revoked tokens from all rooms that they may have joined again."""
+    database: Database = context.additional_context["library"].database
+    settings: Settings = context.additional_context["settings"]
+    removed = await removal.sweep(database, Projects(settings.livekit, settings.live))
+    if removed:
+        log.info("rooms.participants_removed", count=removed)
 
 
 def register(app: App) -> None:
@@ -64,3 +89,6 @@ def register(app: App) -> None:
     app.periodic(cron="17 * * * *")(sweep)
     ingresses = app.task(name="live.sweep_ingresses", pass_context=True, queueing_lock="live.sweep_ingresses")
     app.periodic(cron="* * * * *")(ingresses(sweep_ingresses))
+    app.task(name=removal.REMOVE_REVOKED, pass_context=True, retry=_PERSISTENT)(remove_revoked)
+    revoked = app.task(name="live.sweep_revoked", pass_context=True, queueing_lock="live.sweep_revoked")
+    app.periodic(cron="* * * * *")(revoked(sweep_revoked))

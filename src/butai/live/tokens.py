@@ -49,6 +49,9 @@ class StampedClaims:
         return self.stamp.end - time.time()
 
 
+GUEST_HOURS = 12.0
+"""Hours for which a guest's or a viewer's token is good, at most until the end of the host token that made it."""
+
 EMPTY_SECONDS = 600
 """Seconds for which LiveKit keeps a room that no participant has joined yet."""
 

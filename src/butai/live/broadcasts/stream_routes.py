@@ -45,6 +45,8 @@ _SEND_TIMEOUT = 15.0
 """Seconds for which a client may accept no bytes before it is disconnected; its messages would fill our memory."""
 _PROVE_EACH = 30.0
 """Seconds between two checks that the client is still the host: tokens and sessions expire."""
+_ENDS_RIGHTS = frozenset({"tokens.revoked", "room.closed"})
+"""Events after which the client may no longer be the host: that is checked at once."""
 _READ_EACH = 10.0
 """Seconds without a notification after which the tables are read anyway: a dead connection to Postgres is silent."""
 _BATCH = 200
@@ -115,6 +117,10 @@ async def _messages(stage: Stage, subscription: _Subscription) -> AsyncGenerator
                     while found := await queries.events(
                         stage.database, subscription.language, **subscription.selection, after=last, limit=_BATCH
                     ):
+                        if any(event.event in _ENDS_RIGHTS for event in found) and not await _may_still(
+                            stage, subscription
+                        ):
+                            return
                         status = await queries.status(stage.database, subscription.language, **subscription.selection)
                         on_air = _on_air(status)
                         # Its timeline would repeat the events that are being sent.

@@ -29,6 +29,7 @@ from butai.errors import (
     Conflict,
     IngressNotFound,
     IngressUnavailable,
+    InvalidRequest,
     LiveKitUnauthorized,
     LiveKitUnreachable,
 )
@@ -36,12 +37,13 @@ from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import hosted_room
 from butai.live.ingresses.states import REPORTS, IllegalIngressTransition, IngressTrigger
-from butai.live.ingresses.sweep import end_unknown, name_of
+from butai.live.ingresses.sweep import delete_at_livekit, end_unknown, name_of
 from butai.live.ingresses.transitions import locked, move, reserve
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Ingress
 from butai.live.stage import Stage
 from butai.live.states import IngressState
+from butai.live.tokens import is_engines
 
 log = structlog.get_logger(__name__)
 
@@ -78,8 +80,10 @@ async def create(
     """Makes an ingress. Returns it with its stream key, which cannot be read again.
 
     Raises `NotHost`, `Conflict` beyond `MOST`, `LiveKitUnreachable`, `LiveKitUnauthorized`, `IngressUnavailable`,
-    `LiveKitNotConfigured`.
+    `LiveKitNotConfigured`; `InvalidRequest` for an identity that engines have.
     """
+    if identity is not None and is_engines(identity):
+        raise InvalidRequest("Identities like this one are the engines'")
     async with audit.refusal(stage.database, origin, "live.ingress_made", room_id):
         row = await _reserve(stage, caller, room_id, kind, name, identity)
     attempt = _Attempt()
@@ -148,7 +152,8 @@ async def _reserve(stage: Stage, caller: Caller, room_id: str, kind: Kind, name:
         count = select(func.count()).where(Ingress.room_id == room_id, Ingress.state.in_(open_states))
         if (await session.scalar(count) or 0) >= MOST:
             raise Conflict(f"A room has at most {MOST} ingresses; delete one first")
-        return await reserve(session, room, kind, name, identity or room.host_identity)
+        generation = caller.room_generation if caller.kind == "host_token" else None
+        return await reserve(session, room, kind, name, identity or room.host_identity, generation)
 
 
 async def _make(stage: Stage, row: Ingress, attempt: _Attempt) -> api.IngressInfo:
@@ -215,11 +220,7 @@ async def _give_up(stage: Stage, origin: Origin, row: Ingress, attempt: _Attempt
 
 async def _delete_at_livekit(stage: Stage, project: str, ingress_id: str) -> None:
     async with livekit_client(stage.projects, project, _TIMEOUT) as livekit:
-        try:
-            await livekit.ingress.delete_ingress(api.DeleteIngressRequest(ingress_id=ingress_id))
-        except api.TwirpError as error:
-            if error.status != 404:
-                raise
+        await delete_at_livekit(livekit, ingress_id)
 
 
 async def _refresh(stage: Stage, project: str, found: Sequence[Ingress]) -> bool:

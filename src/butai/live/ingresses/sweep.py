@@ -1,4 +1,4 @@
-"""Ends ingresses at LiveKit that have no row, and rows that were never filled.
+"""Ends ingresses at LiveKit that have no row, rows that were never filled, and ingresses of revoked host tokens.
 
 Between the row and LiveKit's answer the process may die, or the answer be lost. An ingress at LiveKit is then open,
 with a key that was never shown, and counts against LiveKit's limits.
@@ -14,12 +14,14 @@ import structlog
 from livekit import api
 from sqlalchemy import func, select
 
+from butai.audit import Origin, actors
 from butai.database import Database
 from butai.errors import LiveKitNotConfigured
+from butai.live import audit
 from butai.live.ingresses.states import REPORTS, IngressTrigger
 from butai.live.ingresses.transitions import locked, move
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
-from butai.live.models import Ingress
+from butai.live.models import Ingress, Room
 from butai.live.projects import Projects
 from butai.live.states import IngressState
 
@@ -60,11 +62,7 @@ async def end_unknown(database: Database, livekit: api.LiveKitAPI, room_id: str)
         if one.ingress_id in ingress_ids or _row_id(one.name) in row_ids:
             continue
         log.warning("ingress.unknown_ended", ingress_id=one.ingress_id, room_id=room_id)
-        try:
-            await livekit.ingress.delete_ingress(api.DeleteIngressRequest(ingress_id=one.ingress_id))
-        except api.TwirpError as error:
-            if error.status != 404:
-                raise
+        await delete_at_livekit(livekit, one.ingress_id)
 
 
 async def sweep(database: Database, projects: Projects) -> int:
@@ -95,6 +93,64 @@ async def sweep(database: Database, projects: Projects) -> int:
             continue
         cleared += await _clear(database, abandoned)
     return cleared
+
+
+async def end_revoked(database: Database, projects: Projects, room_id: str | None = None) -> int:
+    """Deletes the ingresses that were made with a host token which was revoked since, of one room or of all. Returns
+    their number.
+
+    One whose LiveKit does not answer is left for the next time.
+    """
+    query = (
+        select(Ingress.id, Ingress.ingress_id, Ingress.project)
+        .join(Room, Room.room_id == Ingress.room_id)
+        .where(Ingress.state.in_(REPORTS), Ingress.token_generation < Room.token_generation)
+        .order_by(Ingress.id)
+        .limit(_BATCH)
+    )
+    async with database.transaction() as session:
+        found = (await session.execute(query if room_id is None else query.where(Room.room_id == room_id))).all()
+    ended = 0
+    for row_id, ingress_id, project in found:
+        assert ingress_id is not None, "LiveKit reports only what it has made"
+        try:
+            async with livekit_client(projects, project, _TIMEOUT) as livekit:
+                await delete_at_livekit(livekit, ingress_id)
+        except (LiveKitNotConfigured, *LIVEKIT_ERRORS) as error:
+            log.info("ingress.not_ended", ingress_id=ingress_id, reason=type(error).__name__)
+            continue
+        async with database.transaction() as session:
+            row = await locked(session, row_id)
+            if row is None or row.state not in REPORTS:
+                continue
+            await move(
+                session,
+                row,
+                IngressTrigger.DELETED,
+                event="ingress.deleted",
+                actor=actors.WORKER,
+                deleted_at=func.now(),
+            )
+            audit.record(
+                session,
+                Origin(actors.WORKER),
+                "live.ingress_deleted",
+                row.room_id,
+                ingress_id=ingress_id,
+                reason="tokens_revoked",
+            )
+            ended += 1
+    return ended
+
+
+async def delete_at_livekit(livekit: api.LiveKitAPI, ingress_id: str) -> None:
+    """Deletes an ingress, which disconnects its encoder; one that is gone already is no error. Raises
+    `LIVEKIT_ERRORS`."""
+    try:
+        await livekit.ingress.delete_ingress(api.DeleteIngressRequest(ingress_id=ingress_id))
+    except api.TwirpError as error:
+        if error.status != 404:
+            raise
 
 
 async def _clear(database: Database, abandoned: Sequence[UUID]) -> int:

@@ -19,8 +19,11 @@ from butai.live.models import Broadcast, Ingress, LiveEvent, Room
 from butai.live.states import IngressState
 
 
-async def reserve(session: AsyncSession, room: Room, kind: str, name: str, identity: str) -> Ingress:
-    """Adds a row in state `making`; its room must be locked."""
+async def reserve(
+    session: AsyncSession, room: Room, kind: str, name: str, identity: str, token_generation: int | None
+) -> Ingress:
+    """Adds a row in state `making`; its room must be locked. `token_generation`: of the host token that makes it, None
+    for a signed-in user."""
     row = Ingress(
         id=uuid7(),
         room_id=room.room_id,
@@ -28,6 +31,7 @@ async def reserve(session: AsyncSession, room: Room, kind: str, name: str, ident
         kind=kind,
         name=name,
         identity=identity,
+        token_generation=token_generation,
         state=INGRESS_TABLE.after(None, IngressTrigger.REQUESTED),
     )
     session.add(row)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from butai.live.answers import RoomListed, RoomOut, RoomsOut, TokenOut
+from butai.live.answers import RevokedOut, RoomListed, RoomOut, RoomsOut, TokenOut
 from butai.live.responses import LiveRoute, respond_live
 from butai.live.rooms import service
 from butai.live.schemas import RoomId, RoomIn, TokenIn, WatchIn
@@ -79,6 +79,18 @@ async def make_token(
         name=wanted.name,
     )
     return respond_live(_joining(joining, wanted.role))
+
+
+@router.post(
+    "/rooms/{room_id}/tokens/revoke",
+    **answers(RevokedOut, 400, 403, 404),
+    summary="Revoke all tokens of a room",
+)
+async def revoke_tokens(request: Request, who: SignedIn, room_id: Annotated[RoomId, Path()]) -> Response:
+    """Host tokens, guests' and viewers' tokens and invitations; a broadcast goes on. Their holders are removed from the
+    room, also when they join again; ingresses made with a host token are deleted. For the signed-in owner."""
+    revoked = await service.revoke_tokens(get_stage(request), who, origin(request, who), room_id)
+    return respond_live(RevokedOut(room_id=room_id, removed=revoked.removed))
 
 
 @router.post(

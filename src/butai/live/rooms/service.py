@@ -17,8 +17,9 @@ from datetime import datetime
 
 import structlog
 from livekit import api
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.audit import Origin
 from butai.errors import (
@@ -30,22 +31,25 @@ from butai.errors import (
     ProjectUnknown,
     RoomTaken,
     Unauthenticated,
+    Unavailable,
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import hosted_room
+from butai.live.access import hosted_room, operator_detail, running
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Room
 from butai.live.projects import DEFAULT
+from butai.live.rooms.removal import remove_revoked, request_removal, watch_from_now
 from butai.live.stage import Stage
 from butai.live.stamps import Stamp, StampRole
 from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
-from butai.live.tokens import EMPTY_SECONDS, STAY_SECONDS, AdminClaims, Role
+from butai.live.tokens import EMPTY_SECONDS, GUEST_HOURS, STAY_SECONDS, AdminClaims, Role, is_engines
 
 log = structlog.get_logger(__name__)
 
-GUEST_HOURS = 12.0
-"""Hours for which a guest's or a viewer's token is good, at most until the end of the host token that made it."""
+REMOVAL_SECONDS = 3.0
+"""Seconds for which a revocation waits for LiveKit to remove the participants; a job does what is left."""
+
 _TIMEOUT = 1.0
 """Seconds for each of the two requests to LiveKit that making a room takes."""
 
@@ -68,6 +72,14 @@ class Made:
     room: Room
     host_token: str
     livekit_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A room after a revocation. `removed`: the number of participants; None while LiveKit does not confirm it."""
+
+    room: Room
+    removed: int | None
 
 
 async def make_room(
@@ -186,7 +198,9 @@ async def _stored(
 async def make_token(
     stage: Stage, caller: Caller, origin: Origin, room_id: str, *, role: Role, identity: str | None, name: str
 ) -> JoinGrant:
-    """A token for a room, given by its host. Raises `NotHost`."""
+    """A token for a room, given by its host. Raises `NotHost`; `InvalidRequest` for an identity that engines have."""
+    if identity is not None and is_engines(identity):
+        raise InvalidRequest("Identities like this one are the engines'")
     async with audit.refusal(stage.database, origin, "live.token_made", room_id):
         async with stage.database.transaction() as session:
             room = await hosted_room(session, caller, room_id)
@@ -204,6 +218,37 @@ async def make_token(
             end = min(end, caller.rights_end)
         stamp = _stamp(room, "invitation" if role == "viewer" else role, identity, end)
         return _grant(stage, room, stamp, name)
+
+
+async def revoke_tokens(stage: Stage, caller: Caller, origin: Origin, room_id: str) -> Revoked:
+    """Revokes all tokens of a room: of hosts, guests and viewers, and all invitations. Their holders are removed.
+
+    A removal that LiveKit does not confirm at once is done by a job. Raises `NotHost`, `RoomNotFound`.
+    """
+    async with (
+        audit.refusal(stage.database, origin, "live.tokens_revoked", room_id),
+        stage.database.transaction() as session,
+    ):
+        room = await hosted_room(session, caller, room_id, lock=True)
+        await raise_generation(session, stage, room)
+        audit.add_room_event(session, room_id, await running(session, room_id), "tokens.revoked", origin)
+        audit.record(session, origin, "live.tokens_revoked", room_id, **operator_detail(caller, room))
+    try:
+        removed = await remove_revoked(stage.database, stage.projects, room_id, REMOVAL_SECONDS)
+    except Unavailable as error:
+        log.warning("room.removal_pending", room_id=room_id, reason=error.code)
+        removed = None
+    return Revoked(room, removed)
+
+
+async def raise_generation(session: AsyncSession, stage: Stage, room: Room) -> None:
+    """Makes all tokens of a locked room invalid, and enqueues the removal of their holders."""
+    room.token_generation += 1
+    room.tokens_revoked_at = func.now()
+    room.removal_until = func.now() + watch_from_now(stage.settings)
+    await request_removal(session, room.room_id)
+    await session.flush()
+    await session.refresh(room)
 
 
 async def watch(stage: Stage, shown: str) -> JoinGrant:

@@ -12,6 +12,8 @@ from typing import Any, LiteralString
 
 import msgspec
 
+from butai import jobs
+from butai.live.rooms.removal import REMOVE_REVOKED
 from butai.live.webhooks.payload import WebhookEvent
 
 LATE: LiteralString = "2 seconds"
@@ -19,6 +21,9 @@ LATE: LiteralString = "2 seconds"
 
 _REPORTABLE: LiteralString = "'idle', 'buffering', 'publishing', 'error', 'ended'"
 """The states in which the table of `live.ingresses.states` takes reports."""
+
+_LOOK: LiteralString = jobs.enqueue_sql(REMOVE_REVOKED, "jsonb_build_object('room_id', room)", "10")
+"""Enqueues a look for revoked tokens in `room`."""
 
 STATEMENT: LiteralString = f"""
 WITH given AS (
@@ -45,7 +50,7 @@ WITH given AS (
         FROM livekit_egresses e WHERE e.egress_id = given.egress_id AND e.project = given.project
     ) ours ON given.egress_id IS NOT NULL
 ), known AS MATERIALIZED (
-    SELECT r.room_id, r.livekit_project FROM rooms r
+    SELECT r.room_id, r.livekit_project, r.removal_until FROM rooms r
     WHERE (r.room_id, r.livekit_project) IN (SELECT room, project FROM new)
     -- Not FOR UPDATE, which would block the foreign key check of a controller that writes its broadcast.
     ORDER BY r.room_id FOR NO KEY UPDATE
@@ -83,12 +88,19 @@ WITH given AS (
       -- A report is as new as LiveKit's clock says, which is not ours.
       AND (i.reported_at IS NULL OR i.reported_at < newest.at)
 )
-SELECT pg_notify('butai_livekit', hint) FROM (
+SELECT pg_notify('butai_livekit', hint)::text FROM (
     SELECT DISTINCT json_build_object(
         'project', project, 'event', event, 'room_id', room, 'subject', subject, 'identity', detail ->> 'identity'
     )::text
     FROM located
 ) hints (hint)
+UNION ALL
+-- A participant who has joined a room whose tokens were revoked may have a revoked one.
+SELECT {_LOOK}::text
+FROM (
+    SELECT DISTINCT located.room FROM located JOIN known ON known.room_id = located.room
+    WHERE located.event = 'participant_joined' AND known.removal_until IS NOT NULL
+) joined (room)
 """
 
 
