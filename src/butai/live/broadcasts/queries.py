@@ -99,9 +99,10 @@ async def status(
             if broadcast is None:
                 return None
             outputs = await (await cursor.execute(_OUTPUTS, [broadcast["id"]])).fetchall()
+            ways_in = await (await cursor.execute(_INGRESSES, [broadcast["room_id"]])).fetchall()
+            # Last: each statement sees what is newest, and a state whose event is missing cannot be explained to a host.
             asked = [broadcast["id"], broadcast["host_identity"], TIMELINE]
             events = await (await cursor.execute(_NEWEST, asked)).fetchall()
-            ways_in = await (await cursor.execute(_INGRESSES, [broadcast["room_id"]])).fetchall()
             return _status(broadcast, outputs, events[::-1], [WayInOut(**one) for one in ways_in], language)
 
     return await database.query(ask)
