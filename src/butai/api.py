@@ -35,7 +35,7 @@ from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE, Identity
 from butai.identity.api_keys import ApiKeys
 from butai.live import audit_routes as live_audit_routes
-from butai.live.broadcasts import overview_routes, stream_routes
+from butai.live.broadcasts import closing_routes, overview_routes, stream_routes
 from butai.live.broadcasts import routes as live_routes
 from butai.live.destinations import routes as destination_routes
 from butai.live.destinations import service
@@ -161,6 +161,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     for part in (
         live_routes,
         overview_routes,
+        closing_routes,
         room_routes,
         ingress_routes,
         destination_routes,

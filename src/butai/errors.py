@@ -67,6 +67,7 @@ class Code(StrEnum):
     ALREADY_LIVE = "already_live", "This room is already live"
     NOT_LIVE = "not_live", "This broadcast is over; start another one"
     ROOM_TAKEN = "room_taken", "This room has another owner"
+    ROOM_CLOSED = "room_closed", "This room is closed"
     INGRESS_NOT_FOUND = "ingress_not_found", "There is no such ingress in this room"
     PROJECT_UNKNOWN = "project_unknown", "There is no such LiveKit project"
     NO_DESTINATION = "no_destination", "No destination is saved for this platform"
@@ -311,6 +312,10 @@ class NotLive(Conflict):
 
 class RoomTaken(Conflict):
     code = Code.ROOM_TAKEN
+
+
+class RoomClosed(Conflict):
+    code = Code.ROOM_CLOSED
 
 
 class IngressNotFound(NotFound):

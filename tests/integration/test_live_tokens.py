@@ -29,7 +29,7 @@ from butai.live import tokens
 from butai.live.projects import Projects
 from butai.live.rooms.removal import remove_revoked
 from tests.conftest import Api, serving
-from tests.live_api import Listener, bearer, make_room, save, sql
+from tests.live_api import Listener, bearer, go_live, make_room, save, sql
 from tests.livekit_members import Member
 from tests.processes import free_port
 
@@ -292,9 +292,79 @@ async def test_a_revoked_host_hears_no_more_events(api: Api, room: str) -> None:
             assert b"tokens.revoked" not in await answer.content.read()
 
 
-@pytest.mark.parametrize("identity", ["EG_abc", f"egress-{uuid4()}"])
+@pytest.mark.parametrize("identity", ["EG_abc", "egress-0190b6ac-2f1d-7cc3-98c4-dc0c0c07398f"])
 async def test_no_token_has_an_engines_identity(api: Api, room: str, identity: str) -> None:
     await make_room(api, room)
     for path, wanted in ((tokens_of(room), {"role": "guest"}), (f"/api/live/rooms/{room}/ingress", {"kind": "rtmp"})):
         status, problem = await api.call("POST", path, "alice", json=wanted | {"identity": identity})
         assert (status, problem["code"]) == (400, "invalid_request"), path
+
+
+async def test_a_closed_room_is_empty_and_off_air_and_makes_nothing(
+    api: Api, livekit: LiveKitSettings, database: Database, run_jobs: Callable[..., Any], room: str
+) -> None:
+    made = await make_room(api, room)
+    await save(api)
+    begun = await go_live(api, room_id=room)
+    host = bearer(made["host_token"])
+    for user, how in (("bob", {}), (None, {"headers": host})):
+        for method, path in (("POST", "/close"), ("POST", "/open"), ("DELETE", "")):
+            status, _ = await api.call(method, f"/api/live/rooms/{room}{path}", user, **how)
+            assert status == (403 if user else 401)
+    async with Member(made["livekit_url"], made["host_token"]) as member:
+        status, closed = await api.call("POST", f"/api/live/rooms/{room}/close", "alice")
+        assert (status, closed["removed"]) == (200, 1) and closed["closed_at"]
+        assert await member.removed() == "PARTICIPANT_REMOVED"
+    again = (await api.call("POST", f"/api/live/rooms/{room}/close", "alice"))[1]
+    assert again["closed_at"] == closed["closed_at"]
+    assert await sql(database, "SELECT wanted FROM broadcasts") == [("off_air",)]
+    assert [one["closed_at"] for one in (await api.call("GET", "/api/live/rooms", "alice"))[1]["data"]] == [
+        closed["closed_at"]
+    ]
+    for path, wanted in (
+        ("/api/live/rooms", {"room_id": room}),
+        (tokens_of(room), {"role": "host"}),
+        (tokens_of(room), {"role": "guest"}),
+        (tokens_of(room), {"role": "viewer"}),
+        (f"/api/live/rooms/{room}/ingress", {"kind": "rtmp"}),
+        ("/api/live/start", {"room_id": room, "platforms": "youtube"}),
+    ):
+        status, problem = await api.call("POST", path, "alice", json=wanted)
+        assert (status, problem["code"]) == (409, "room_closed"), (path, wanted)
+    # What was is still shown.
+    status, now = await api.call("GET", f"/api/live/status?room_id={room}", "alice")
+    assert (status, now["session_id"]) == (200, begun["session_id"])
+
+    secret = livekit.api_secret.get_secret_value()
+
+    async def at_livekit() -> int:
+        async with livekit_api.LiveKitAPI(livekit.url, livekit.api_key, secret) as client:
+            return len((await client.room.list_rooms(livekit_api.ListRoomsRequest(names=[room]))).rooms)
+
+    await run_jobs("live.sweep_revoked", settings=api.settings)
+    assert await at_livekit() == 1, "its relay publishes the end"
+    await sql(database, "UPDATE broadcasts SET ended_at = now()")
+    await run_jobs("live.sweep_revoked", settings=api.settings)
+    assert await at_livekit() == 0
+
+    status, opened = await api.call("POST", f"/api/live/rooms/{room}/open", "alice")
+    assert (status, opened["closed_at"]) == (200, None)
+    assert (await api.call("POST", tokens_of(room), headers=host, json={"role": "guest"}))[0] == 403
+    assert (await api.call("POST", tokens_of(room), "alice", json={"role": "guest"}))[0] == 200
+    acts = (await api.call("GET", f"/api/live/audit?room_id={room}", "alice"))[1]["data"]
+    found = [one["action"] for one in acts if one["action"].startswith("live.room_") and one["result"] == "ok"]
+    assert found == ["live.room_opened", "live.room_closed", "live.room_made"]
+
+
+async def test_a_room_that_was_given_up_is_free_for_nobody(api: Api, room: str) -> None:
+    made = await make_room(api, room)
+    async with Member(made["livekit_url"], made["host_token"]) as member:
+        for _ in range(2):
+            assert (await api.call("DELETE", f"/api/live/rooms/{room}", "alice"))[0] == 204
+        assert await member.removed() == "PARTICIPANT_REMOVED"
+    assert (await api.call("GET", "/api/live/rooms", "alice"))[1]["data"] == []
+    for user, code in (("alice", "room_closed"), ("bob", "room_taken")):
+        status, problem = await api.call("POST", "/api/live/rooms", user, json={"room_id": room})
+        assert (status, problem["code"]) == (409, code)
+    status, problem = await api.call("POST", f"/api/live/rooms/{room}/open", "alice")
+    assert (status, problem["code"]) == (409, "room_closed")

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.database import Connection, Database
-from butai.errors import NotHost, RoomNotFound
+from butai.errors import NotHost, RoomClosed, RoomNotFound
 from butai.identity import Caller
 from butai.live.models import Broadcast, Output, Room
 
@@ -54,6 +54,14 @@ async def hosted_room(session: AsyncSession, caller: Caller, room_id: str, *, lo
         raise NotHost
     if not is_host(caller, room):
         raise NotHost
+    return room
+
+
+async def open_room(session: AsyncSession, caller: Caller, room_id: str, *, lock: bool = False) -> Room:
+    """As `hosted_room`, for an act that makes something in the room. Raises `RoomClosed` too."""
+    room = await hosted_room(session, caller, room_id, lock=lock)
+    if room.closed_at is not None:
+        raise RoomClosed
     return room
 
 

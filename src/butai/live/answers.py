@@ -30,6 +30,15 @@ class RevokedOut(msgspec.Struct, frozen=True):
     removed: int | None
 
 
+class ClosedOut(msgspec.Struct, frozen=True):
+    """A room that was closed or opened. `closed_at`: null for an open one. `removed`: as in the answer to a
+    revocation."""
+
+    room_id: str
+    closed_at: datetime | None
+    removed: int | None
+
+
 class RoomOut(msgspec.Struct, frozen=True, kw_only=True):
     """A room with its host token and the URL to join it at."""
 
@@ -48,6 +57,7 @@ class RoomListed(msgspec.Struct, frozen=True, kw_only=True):
     origin: Literal["made", "claimed"]
     project: str
     created_at: datetime
+    closed_at: datetime | None
 
 
 class RoomsOut(msgspec.Struct, frozen=True, kw_only=True):

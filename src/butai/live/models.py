@@ -53,6 +53,9 @@ class Room(Model):
     removal_until: Mapped[datetime | None]
     """Until when holders of revoked tokens may join at LiveKit and are removed (`rooms.removal`); cleared by the first
     look after that."""
+    closed_at: Mapped[datetime | None]
+    given_up_at: Mapped[datetime | None]
+    """A room that was given up is closed for good; its name is not free again."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

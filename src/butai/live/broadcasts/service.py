@@ -28,7 +28,7 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import active, hosted_broadcast, hosted_room, operator_detail, outputs_of
+from butai.live.access import active, hosted_broadcast, hosted_room, open_room, operator_detail, outputs_of
 from butai.live.broadcasts import idempotency
 from butai.live.broadcasts.wanted import (
     aim,
@@ -72,7 +72,7 @@ class Start:
 async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key: str | None) -> tuple[UUID, bool]:
     """Starts a broadcast. Returns its id, and False when an earlier request with the same `key` had started it.
 
-    Raises `NotHost`, `RoomNotFound`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`, `IdempotencyMismatch`,
+    Raises `NotHost`, `RoomNotFound`, `RoomClosed`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`, `IdempotencyMismatch`,
     `InvalidRequest` beyond `MOST_OUTPUTS`.
     """
     async with (
@@ -80,7 +80,7 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
         stage.database.transaction() as session,
     ):
         # The lock makes two starts in one room take turns.
-        room = await hosted_room(session, caller, wanted.room_id, lock=True)
+        room = await open_room(session, caller, wanted.room_id, lock=True)
         reserved = None if key is None else idempotency.Key(room.room_id, origin.actor or "", key)
         if reserved is not None:
             before = await idempotency.earlier(session, reserved, _as_request(wanted))

@@ -35,7 +35,7 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import hosted_room
+from butai.live.access import hosted_room, open_room
 from butai.live.ingresses.states import REPORTS, IllegalIngressTransition, IngressTrigger
 from butai.live.ingresses.sweep import delete_at_livekit, end_unknown, name_of
 from butai.live.ingresses.transitions import locked, move, reserve
@@ -79,7 +79,7 @@ async def create(
 ) -> tuple[Ingress, str]:
     """Makes an ingress. Returns it with its stream key, which cannot be read again.
 
-    Raises `NotHost`, `Conflict` beyond `MOST`, `LiveKitUnreachable`, `LiveKitUnauthorized`, `IngressUnavailable`,
+    Raises `NotHost`, `RoomClosed`, `Conflict` beyond `MOST`, `LiveKitUnreachable`, `LiveKitUnauthorized`, `IngressUnavailable`,
     `LiveKitNotConfigured`; `InvalidRequest` for an identity that engines have.
     """
     if identity is not None and is_engines(identity):
@@ -144,10 +144,10 @@ async def _visible(session: AsyncSession, room_id: str) -> Sequence[Ingress]:
 
 
 async def _reserve(stage: Stage, caller: Caller, room_id: str, kind: Kind, name: str, identity: str | None) -> Ingress:
-    """A committed row in state `making`. Raises `NotHost`, `Conflict` beyond `MOST`."""
+    """A committed row in state `making`. Raises `NotHost`, `RoomClosed`, `Conflict` beyond `MOST`."""
     async with stage.database.transaction() as session:
         # The lock makes requests for one room take turns at the count.
-        room = await hosted_room(session, caller, room_id, lock=True)
+        room = await open_room(session, caller, room_id, lock=True)
         open_states = (IngressState.MAKING, *REPORTS)
         count = select(func.count()).where(Ingress.room_id == room_id, Ingress.state.in_(open_states))
         if (await session.scalar(count) or 0) >= MOST:

@@ -1,4 +1,5 @@
-"""Ends ingresses at LiveKit that have no row, rows that were never filled, and ingresses of revoked host tokens.
+"""Ends ingresses at LiveKit that have no row, rows that were never filled, and ingresses of closed rooms and of
+revoked host tokens.
 
 Between the row and LiveKit's answer the process may die, or the answer be lost. An ingress at LiveKit is then open,
 with a key that was never shown, and counts against LiveKit's limits.
@@ -12,7 +13,7 @@ from uuid import UUID
 
 import structlog
 from livekit import api
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 
 from butai.audit import Origin, actors
 from butai.database import Database
@@ -96,15 +97,18 @@ async def sweep(database: Database, projects: Projects) -> int:
 
 
 async def end_revoked(database: Database, projects: Projects, room_id: str | None = None) -> int:
-    """Deletes the ingresses that were made with a host token which was revoked since, of one room or of all. Returns
-    their number.
+    """Deletes the ingresses of closed rooms, and those that were made with a host token which was revoked since; of one
+    room or of all. Returns their number.
 
     One whose LiveKit does not answer is left for the next time.
     """
     query = (
         select(Ingress.id, Ingress.ingress_id, Ingress.project)
         .join(Room, Room.room_id == Ingress.room_id)
-        .where(Ingress.state.in_(REPORTS), Ingress.token_generation < Room.token_generation)
+        .where(
+            Ingress.state.in_(REPORTS),
+            or_(Room.closed_at.is_not(None), Ingress.token_generation < Room.token_generation),
+        )
         .order_by(Ingress.id)
         .limit(_BATCH)
     )
@@ -137,7 +141,6 @@ async def end_revoked(database: Database, projects: Projects, room_id: str | Non
                 "live.ingress_deleted",
                 row.room_id,
                 ingress_id=ingress_id,
-                reason="tokens_revoked",
             )
             ended += 1
     return ended

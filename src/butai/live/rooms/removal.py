@@ -1,4 +1,4 @@
-"""Removes from LiveKit's rooms the participants whose tokens were revoked.
+"""Removes from LiveKit's rooms the participants whose tokens were revoked, and closed rooms.
 
 LiveKit asks for a token when a participant joins, and knows of no revocation: a revoked token still lets its holder in,
 who then gets a renewed one. So a room is looked at when its tokens are revoked, when LiveKit's webhook says that a
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import structlog
 from livekit import api
 from livekit.protocol.models import ParticipantInfo
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
@@ -21,7 +21,7 @@ from butai.config import LiveSettings
 from butai.database import Database
 from butai.errors import ButaiError, LiveKitUnauthorized, LiveKitUnreachable
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
-from butai.live.models import Room
+from butai.live.models import Broadcast, Room
 from butai.live.projects import Projects
 from butai.live.tokens import GUEST_HOURS, Tokens, is_engines
 
@@ -49,6 +49,7 @@ class _Look:
     project: str
     generation: int
     claimed: bool
+    closed: bool
     revoked_at: datetime | None
 
 
@@ -66,19 +67,33 @@ async def request_removal(session: AsyncSession, room_id: str) -> None:
 async def remove_revoked(database: Database, projects: Projects, room_id: str, seconds: float = _TIMEOUT) -> int:
     """Removes the participants whose tokens were revoked, within `seconds`. Returns their number.
 
+    A closed room is deleted at LiveKit once its broadcast is over.
+
     Idempotent. Raises `LiveKitUnreachable`, `LiveKitUnauthorized`, `LiveKitNotConfigured`; then some may be left.
     """
     async with database.transaction() as session:
         room = await session.get(Room, room_id)
+        on_air = exists().where(Broadcast.room_id == room_id, Broadcast.ended_at.is_(None))
+        is_on_air = bool(await session.scalar(select(on_air)))
     if room is None or room.removal_until is None:
         return 0
-    look = _Look(room_id, room.livekit_project, room.token_generation, room.origin == "claimed", room.tokens_revoked_at)
+    look = _Look(
+        room_id=room_id,
+        project=room.livekit_project,
+        generation=room.token_generation,
+        claimed=room.origin == "claimed",
+        closed=room.closed_at is not None,
+        revoked_at=room.tokens_revoked_at,
+    )
     removed = 0
     try:
         async with livekit_client(projects, look.project, seconds) as livekit:
             for identity in await _revoked(livekit, Tokens(projects), look):
                 log.info("room.participant_removed", room_id=room_id, identity=identity)
                 removed += await _remove(livekit, room_id, identity)
+            if look.closed and not is_on_air:
+                # Not before: the relay publishes the end of the broadcast, and is in the room.
+                await _delete(livekit, room_id)
     except api.TwirpError as error:
         raise (LiveKitUnauthorized if error.status in (401, 403) else LiveKitUnreachable) from None
     except LIVEKIT_ERRORS:
@@ -130,6 +145,8 @@ def _is_revoked(one: ParticipantInfo, tokens: Tokens, look: _Look) -> bool:
     # with an engine's identity but an engine's.
     if one.kind != ParticipantInfo.Kind.STANDARD or is_engines(one.identity):
         return False
+    if look.closed:
+        return True
     stamp = tokens.stamp_of(look.project, look.room_id, one.identity, one.attributes)
     if stamp is not None:
         return stamp.generation != look.generation
@@ -148,6 +165,14 @@ async def _remove(livekit: api.LiveKitAPI, room_id: str, identity: str) -> int:
             return 0
         raise
     return 1
+
+
+async def _delete(livekit: api.LiveKitAPI, room_id: str) -> None:
+    try:
+        await livekit.room.delete_room(api.DeleteRoomRequest(room=room_id))
+    except api.TwirpError as error:
+        if error.status != 404:
+            raise
 
 
 async def _note(database: Database, room_id: str, removed: int) -> None:

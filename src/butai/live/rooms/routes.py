@@ -54,6 +54,7 @@ async def list_rooms(request: Request, who: SignedIn, before: BeforeMoment = Non
             origin="claimed" if room.origin == "claimed" else "made",
             project=room.livekit_project,
             created_at=room.created_at,
+            closed_at=room.closed_at,
         )
         for room in rooms
     ]
@@ -62,7 +63,7 @@ async def list_rooms(request: Request, who: SignedIn, before: BeforeMoment = Non
 
 @router.post(
     "/rooms/{room_id}/tokens",
-    **answers(TokenOut, 400, 403, 404, 408, 413),
+    **answers(TokenOut, 400, 403, 404, 408, 409, 413),
     summary="A token to join a room with",
 )
 async def make_token(

@@ -29,13 +29,14 @@ from butai.errors import (
     LiveKitUnreachable,
     NotHost,
     ProjectUnknown,
+    RoomClosed,
     RoomTaken,
     Unauthenticated,
     Unavailable,
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import hosted_room, operator_detail, running
+from butai.live.access import hosted_room, open_room, operator_detail, running
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Room
 from butai.live.projects import DEFAULT
@@ -94,9 +95,9 @@ async def make_room(
     administer.
 
     `project`: the LiveKit project of a new room; a claimed room is in its token's project. Raises `Unauthenticated` for
-    an invalid token, `RoomTaken` for a room of another owner or one that exists at LiveKit unclaimed, `InvalidRequest`
-    for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`; `LiveKitUnreachable` and
-    `LiveKitUnauthorized` where LiveKit does not say whether a room of the chosen name exists.
+    an invalid token, `RoomTaken` for a room of another owner or one that exists at LiveKit unclaimed, `RoomClosed`,
+    `InvalidRequest` for a claimed name that cannot be used here, `ProjectUnknown`, `LiveKitNotConfigured`;
+    `LiveKitUnreachable` and `LiveKitUnauthorized` where LiveKit does not say whether a room of the chosen name exists.
     """
     assert caller.user_id is not None
     action = "live.room_made" if shown_token is None else "live.room_claimed"
@@ -146,8 +147,8 @@ def _project(stage: Stage, wanted: str | None, claims: AdminClaims | None, known
 
 
 async def listed(stage: Stage, caller: Caller, before: datetime | None, limit: int) -> Sequence[Room]:
-    """Up to `limit` of the caller's rooms that were made before `before`, newest first."""
-    query = select(Room).where(Room.owner_user_id == caller.user_id)
+    """Up to `limit` of the caller's rooms that were made before `before`, newest first, without those given up."""
+    query = select(Room).where(Room.owner_user_id == caller.user_id, Room.given_up_at.is_(None))
     if before is not None:
         query = query.where(Room.created_at < before)
     async with stage.database.transaction() as session:
@@ -190,6 +191,8 @@ async def _stored(
         assert room is not None
         if room.owner_user_id != caller.user_id or (claims and claims.project != room.livekit_project):
             raise RoomTaken
+        if room.closed_at is not None:
+            raise RoomClosed
         if made is not None:
             audit.record(session, origin, action, room_id)
     return room
@@ -198,12 +201,15 @@ async def _stored(
 async def make_token(
     stage: Stage, caller: Caller, origin: Origin, room_id: str, *, role: Role, identity: str | None, name: str
 ) -> JoinGrant:
-    """A token for a room, given by its host. Raises `NotHost`; `InvalidRequest` for an identity that engines have."""
+    """A token for a room, given by its host.
+
+    Raises `NotHost`, `RoomClosed`, and `InvalidRequest` for an identity that engines have.
+    """
     if identity is not None and is_engines(identity):
         raise InvalidRequest("Identities like this one are the engines'")
     async with audit.refusal(stage.database, origin, "live.token_made", room_id):
         async with stage.database.transaction() as session:
-            room = await hosted_room(session, caller, room_id)
+            room = await open_room(session, caller, room_id)
             if role == "host" and caller.kind == "host_token":
                 # A host token must not extend its own life; the signed-in owner can get another.
                 raise NotHost("Only the room's owner, signed in, gets another host token")
@@ -233,12 +239,16 @@ async def revoke_tokens(stage: Stage, caller: Caller, origin: Origin, room_id: s
         await raise_generation(session, stage, room)
         audit.add_room_event(session, room_id, await running(session, room_id), "tokens.revoked", origin)
         audit.record(session, origin, "live.tokens_revoked", room_id, **operator_detail(caller, room))
+    return Revoked(room, await remove_now(stage, room_id))
+
+
+async def remove_now(stage: Stage, room_id: str) -> int | None:
+    """Removes the holders of revoked tokens, and returns their number; None if LiveKit does not confirm it in time."""
     try:
-        removed = await remove_revoked(stage.database, stage.projects, room_id, REMOVAL_SECONDS)
+        return await remove_revoked(stage.database, stage.projects, room_id, REMOVAL_SECONDS)
     except Unavailable as error:
         log.warning("room.removal_pending", room_id=room_id, reason=error.code)
-        removed = None
-    return Revoked(room, removed)
+        return None
 
 
 async def raise_generation(session: AsyncSession, stage: Stage, room: Room) -> None:
