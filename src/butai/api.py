@@ -42,6 +42,7 @@ from butai.live.destinations import service
 from butai.live.feed import Feed
 from butai.live.ingresses import routes as ingress_routes
 from butai.live.projects import Projects
+from butai.live.rooms import invitation_routes
 from butai.live.rooms import routes as room_routes
 from butai.live.stage import Stage
 from butai.live.stream_keys import Sealer
@@ -163,6 +164,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
         overview_routes,
         closing_routes,
         room_routes,
+        invitation_routes,
         ingress_routes,
         destination_routes,
         live_audit_routes,

@@ -68,6 +68,7 @@ class Code(StrEnum):
     NOT_LIVE = "not_live", "This broadcast is over; start another one"
     ROOM_TAKEN = "room_taken", "This room has another owner"
     ROOM_CLOSED = "room_closed", "This room is closed"
+    INVITATION_NOT_FOUND = "invitation_not_found", "There is no such invitation in this room"
     INGRESS_NOT_FOUND = "ingress_not_found", "There is no such ingress in this room"
     PROJECT_UNKNOWN = "project_unknown", "There is no such LiveKit project"
     NO_DESTINATION = "no_destination", "No destination is saved for this platform"
@@ -316,6 +317,10 @@ class RoomTaken(Conflict):
 
 class RoomClosed(Conflict):
     code = Code.ROOM_CLOSED
+
+
+class InvitationNotFound(NotFound):
+    code = Code.INVITATION_NOT_FOUND
 
 
 class IngressNotFound(NotFound):

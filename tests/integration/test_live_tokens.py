@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -368,3 +369,57 @@ async def test_a_room_that_was_given_up_is_free_for_nobody(api: Api, room: str) 
         assert (status, problem["code"]) == (409, code)
     status, problem = await api.call("POST", f"/api/live/rooms/{room}/open", "alice")
     assert (status, problem["code"]) == (409, "room_closed")
+
+
+async def test_an_invitation_is_taken_back_with_those_who_came_by_it(
+    api: Api, run_jobs: Callable[..., Any], database: Database, room: str
+) -> None:
+    made = await make_room(api, room)
+    host, path = bearer(made["host_token"]), f"/api/live/rooms/{room}/invitations"
+    status, press = await api.call("POST", path, headers=host, json={"name": "Press"})
+    assert status == 201, press
+    # A viewer's token is one, too.
+    friends = (await api.call("POST", tokens_of(room), "alice", json={"role": "viewer"}))[1]
+    found = (await api.call("GET", path, headers=host))[1]["data"]
+    assert [one["invitation_id"] for one in found] == [friends["invitation_id"], press["invitation_id"]]
+    assert found[1]["name"] == "Press" and "invitation" not in found[1]
+    # It ends with the host token that made it.
+    ends = datetime.fromisoformat(press["expires_at"]).timestamp()
+    assert ends <= claims(made["host_token"])["exp"] + 1
+
+    async def come(invitation: str) -> Any:
+        return await api.call("POST", "/api/live/watch", json={"invitation": invitation})
+
+    for user in ("bob", None):
+        for method, to in (("GET", path), ("POST", path), ("DELETE", f"{path}/{press['invitation_id']}")):
+            how = {"json": {}} if method == "POST" else {}
+            assert (await api.call(method, to, user, **how))[0] == (403 if user else 401)
+    one, two = [(await come(token))[1] for token in (press["invitation"], friends["token"])]
+    url = made["livekit_url"]
+    async with Member(url, one["token"]) as reporter, Member(url, two["token"]) as friend:
+        renewed = await reporter.renewed()
+        for _ in range(2):
+            assert (await api.call("DELETE", f"{path}/{press['invitation_id']}", "alice"))[0] == 204
+        assert await reporter.removed() == "PARTICIPANT_REMOVED"
+        status, problem = await come(press["invitation"])
+        assert (status, problem["code"]) == (403, "invitation_invalid")
+        async with Member(url, renewed) as again, Member(url, press["invitation"]) as direct:
+            await run_jobs("live.sweep_revoked", settings=api.settings)
+            assert await again.removed() == await direct.removed() == "PARTICIPANT_REMOVED"
+        assert not friend.is_removed
+        assert (await come(friends["token"]))[0] == 200
+    found = (await api.call("GET", path, "alice"))[1]["data"]
+    assert [one["invitation_id"] for one in found] == [friends["invitation_id"]]
+    status, problem = await api.call("DELETE", f"{path}/{uuid4()}", "alice")
+    assert (status, problem["code"]) == (404, "invitation_not_found")
+    # A revocation takes all of them back.
+    assert (await api.call("POST", f"{tokens_of(room)}/revoke", "alice"))[0] == 200
+    assert (await api.call("GET", path, "alice"))[1]["data"] == []
+    assert (await come(friends["token"]))[0] == 403
+    # Rows go a day after their end, once no one can return by them.
+    await sql(database, "UPDATE room_invitations SET expires_at = now() - interval '25 hours'")
+    await run_jobs("live.sweep_revoked", settings=api.settings)
+    assert len(await sql(database, "SELECT 1 FROM room_invitations")) == 2
+    await sql(database, "UPDATE rooms SET removal_until = NULL")
+    await run_jobs("live.sweep_revoked", settings=api.settings)
+    assert await sql(database, "SELECT 1 FROM room_invitations") == []

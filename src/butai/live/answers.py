@@ -77,6 +77,30 @@ class TokenOut(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     livekit_url: str
     host_identity: str
+    invitation_id: UUID | None = None
+    """The id for taking it back, where the token is a viewer's."""
+
+
+class InvitationOut(msgspec.Struct, frozen=True, kw_only=True):
+    """An invitation to watch a room. `name`: the host's word for it."""
+
+    invitation_id: UUID
+    name: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class InvitationMade(InvitationOut, frozen=True, kw_only=True):
+    """A new invitation; `invitation`, its token, is in this answer only."""
+
+    invitation: str
+
+
+class InvitationsOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Invitations that are good now, newest first. `next`: `before` of the next page; null on the last."""
+
+    data: list[InvitationOut]
+    next: datetime | None
 
 
 class DestinationOut(msgspec.Struct, frozen=True, kw_only=True):

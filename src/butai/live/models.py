@@ -59,6 +59,25 @@ class Room(Model):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class RoomInvitation(Model):
+    """An invitation to watch a room. Its token, which is stored nowhere, has the row's id in its stamp."""
+
+    __tablename__ = "room_invitations"
+    __table_args__ = (
+        Index("ix_room_invitations_room", "room_id", "created_at"),
+        Index("ix_room_invitations_expired", "expires_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    room_id: Mapped[str] = mapped_column(ForeignKey("rooms.room_id"))
+    name: Mapped[str] = mapped_column(server_default=text("''"))
+    token_generation: Mapped[int]
+    created_by: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    taken_back_at: Mapped[datetime | None]
+
+
 class Destination(Model):
     """A user's saved platform. `sealed_key`: the stream key (`stream_keys`), empty once the destination is deleted;
     `key_fingerprint`: recognises the key and reveals nothing of it."""

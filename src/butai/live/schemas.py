@@ -52,13 +52,21 @@ class TokenIn(BaseModel):
     name: Label = ""
 
 
+class InvitationIn(BaseModel):
+    """A new invitation. `name`: the host's word for it, and the name of a viewer who joins with it directly."""
+
+    model_config = _strict({}, {"name": "Press"})
+
+    name: Label = ""
+
+
 class WatchIn(BaseModel):
     """An invitation to watch a room."""
 
     model_config = _strict()
 
     invitation: Annotated[SecretStr, Field(min_length=1, max_length=8000)]
-    """A viewer's token, as the room's host gets it from `POST /api/live/rooms/{room_id}/tokens`."""
+    """A viewer's token, as the room's host gets it from `POST /api/live/rooms/{room_id}/invitations` or `…/tokens`."""
 
 
 class DestinationIn(BaseModel):

@@ -14,7 +14,7 @@ from butai.errors import Unavailable
 from butai.live.ingresses.sweep import end_revoked, sweep
 from butai.live.models import LiveKitWebhook
 from butai.live.projects import Projects
-from butai.live.rooms import removal
+from butai.live.rooms import invitations, removal
 
 log = structlog.get_logger(__name__)
 
@@ -75,12 +75,13 @@ async def remove_revoked(context: JobContext, room_id: str) -> None:
 
 
 async def sweep_revoked(context: JobContext, timestamp: int) -> None:
-    """Removes the holders of revoked tokens from all rooms that they may have joined again."""
+    """Removes the holders of revoked tokens from all rooms that they may have joined again; deletes old invitations."""
     database: Database = context.additional_context["library"].database
     settings: Settings = context.additional_context["settings"]
     removed = await removal.sweep(database, Projects(settings.livekit, settings.live))
     if removed:
         log.info("rooms.participants_removed", count=removed)
+    await invitations.forget(database)
 
 
 def register(app: App) -> None:

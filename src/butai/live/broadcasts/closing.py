@@ -15,7 +15,8 @@ from butai.live import audit
 from butai.live.access import hosted_room, operator_detail, outputs_of, running
 from butai.live.broadcasts.wanted import want_stopped
 from butai.live.models import Room
-from butai.live.rooms.service import Revoked, raise_generation, remove_now
+from butai.live.rooms.removal import remove_now
+from butai.live.rooms.service import Revoked, raise_generation
 from butai.live.stage import Stage
 
 
@@ -41,7 +42,7 @@ async def close_room(stage: Stage, caller: Caller, origin: Origin, room_id: str,
             audit.record(session, origin, action, room_id, **operator_detail(caller, room))
         await session.flush()
         await session.refresh(room)
-    return Revoked(room, await remove_now(stage, room_id))
+    return Revoked(room, await remove_now(stage.database, stage.projects, room_id))
 
 
 async def open_room(stage: Stage, caller: Caller, origin: Origin, room_id: str) -> Room:

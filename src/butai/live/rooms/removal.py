@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai import jobs
 from butai.config import LiveSettings
 from butai.database import Database
-from butai.errors import ButaiError, LiveKitUnauthorized, LiveKitUnreachable
+from butai.errors import ButaiError, LiveKitUnauthorized, LiveKitUnreachable, Unavailable
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
-from butai.live.models import Broadcast, Room
+from butai.live.models import Broadcast, Room, RoomInvitation
 from butai.live.projects import Projects
 from butai.live.tokens import GUEST_HOURS, Tokens, is_engines
 
@@ -33,6 +33,9 @@ REMOVE_REVOKED = "live.remove_revoked"
 RENEWED_FOR = timedelta(hours=7)
 """How long a token that LiveKit renewed may let its holder in: six hours (livekit-server 1.13), and an hour for a
 LiveKit that does not answer."""
+
+REMOVAL_SECONDS = 3.0
+"""Seconds for which a request waits for LiveKit to remove participants; a job does what is left."""
 
 _TIMEOUT = 10.0
 """Seconds for all requests to LiveKit about one room."""
@@ -51,6 +54,8 @@ class _Look:
     claimed: bool
     closed: bool
     revoked_at: datetime | None
+    taken_back: frozenset[str]
+    """Ids of invitations."""
 
 
 def watch_from_now(settings: LiveSettings) -> timedelta:
@@ -74,6 +79,12 @@ async def remove_revoked(database: Database, projects: Projects, room_id: str, s
     async with database.transaction() as session:
         room = await session.get(Room, room_id)
         on_air = exists().where(Broadcast.room_id == room_id, Broadcast.ended_at.is_(None))
+        taken_back = await session.scalars(
+            select(RoomInvitation.id).where(
+                RoomInvitation.room_id == room_id, RoomInvitation.taken_back_at.is_not(None)
+            )
+        )
+        invitations = frozenset(map(str, taken_back))
         is_on_air = bool(await session.scalar(select(on_air)))
     if room is None or room.removal_until is None:
         return 0
@@ -84,6 +95,7 @@ async def remove_revoked(database: Database, projects: Projects, room_id: str, s
         claimed=room.origin == "claimed",
         closed=room.closed_at is not None,
         revoked_at=room.tokens_revoked_at,
+        taken_back=invitations,
     )
     removed = 0
     try:
@@ -100,6 +112,15 @@ async def remove_revoked(database: Database, projects: Projects, room_id: str, s
         raise LiveKitUnreachable from None
     await _note(database, room_id, removed)
     return removed
+
+
+async def remove_now(database: Database, projects: Projects, room_id: str) -> int | None:
+    """As `remove_revoked`, within `REMOVAL_SECONDS`; None if LiveKit does not confirm the removal in time."""
+    try:
+        return await remove_revoked(database, projects, room_id, REMOVAL_SECONDS)
+    except Unavailable as error:
+        log.warning("room.removal_pending", room_id=room_id, reason=error.code)
+        return None
 
 
 async def sweep(database: Database, projects: Projects) -> int:
@@ -149,7 +170,7 @@ def _is_revoked(one: ParticipantInfo, tokens: Tokens, look: _Look) -> bool:
         return True
     stamp = tokens.stamp_of(look.project, look.room_id, one.identity, one.attributes)
     if stamp is not None:
-        return stamp.generation != look.generation
+        return stamp.generation != look.generation or stamp.invitation in look.taken_back
     if look.claimed:
         # The program whose room it was makes tokens, too: those that it makes after the revocation are its decision.
         return look.revoked_at is not None and one.joined_at <= look.revoked_at.timestamp()

@@ -115,4 +115,5 @@ def _joining(joining: service.JoinGrant, role: Role) -> TokenOut:
         token=joining.token,
         livekit_url=joining.livekit_url,
         host_identity=joining.host_identity,
+        invitation_id=joining.invitation.id if joining.invitation else None,
     )

@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -32,24 +32,21 @@ from butai.errors import (
     RoomClosed,
     RoomTaken,
     Unauthenticated,
-    Unavailable,
 )
 from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import hosted_room, open_room, operator_detail, running
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
-from butai.live.models import Room
+from butai.live.models import Room, RoomInvitation
 from butai.live.projects import DEFAULT
-from butai.live.rooms.removal import remove_revoked, request_removal, watch_from_now
+from butai.live.rooms import invitations
+from butai.live.rooms.removal import remove_now, request_removal, watch_from_now
 from butai.live.stage import Stage
 from butai.live.stamps import Stamp, StampRole
 from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
 from butai.live.tokens import EMPTY_SECONDS, GUEST_HOURS, STAY_SECONDS, AdminClaims, Role, is_engines
 
 log = structlog.get_logger(__name__)
-
-REMOVAL_SECONDS = 3.0
-"""Seconds for which a revocation waits for LiveKit to remove the participants; a job does what is left."""
 
 _TIMEOUT = 1.0
 """Seconds for each of the two requests to LiveKit that making a room takes."""
@@ -64,6 +61,8 @@ class JoinGrant:
     livekit_url: str
     room_id: str
     host_identity: str
+    invitation: RoomInvitation | None = None
+    """The row of an invitation that was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,23 +206,28 @@ async def make_token(
     """
     if identity is not None and is_engines(identity):
         raise InvalidRequest("Identities like this one are the engines'")
-    async with audit.refusal(stage.database, origin, "live.token_made", room_id):
-        async with stage.database.transaction() as session:
-            room = await open_room(session, caller, room_id)
-            if role == "host" and caller.kind == "host_token":
-                # A host token must not extend its own life; the signed-in owner can get another.
-                raise NotHost("Only the room's owner, signed in, gets another host token")
-            if role == "host":
-                identity = room.host_identity
-            elif identity is None or identity == room.host_identity:
-                identity = f"{role}-{secrets.token_hex(6)}"
-            audit.record(session, origin, "live.token_made", room_id, role=role, identity=identity)
+    async with (
+        audit.refusal(stage.database, origin, "live.token_made", room_id),
+        stage.database.transaction() as session,
+    ):
+        room = await open_room(session, caller, room_id)
+        if role == "host" and caller.kind == "host_token":
+            # A host token must not extend its own life; the signed-in owner can get another.
+            raise NotHost("Only the room's owner, signed in, gets another host token")
+        if role == "host":
+            identity = room.host_identity
+        elif identity is None or identity == room.host_identity:
+            identity = f"{role}-{secrets.token_hex(6)}"
+        audit.record(session, origin, "live.token_made", room_id, role=role, identity=identity)
         end = time.time() + 3600 * (stage.settings.host_token_hours if role == "host" else GUEST_HOURS)
         if caller.rights_end is not None:
             # What a host token makes does not outlive it.
             end = min(end, caller.rights_end)
-        stamp = _stamp(room, "invitation" if role == "viewer" else role, identity, end)
-        return _grant(stage, room, stamp, name)
+        if role != "viewer":
+            return _grant(stage, room, _stamp(room, role, identity, end), name)
+        invitation = await invitations.add(session, room, origin, name, end)
+        stamp = _stamp(room, "invitation", identity, end, str(invitation.id))
+        return replace(_grant(stage, room, stamp, name), invitation=invitation)
 
 
 async def revoke_tokens(stage: Stage, caller: Caller, origin: Origin, room_id: str) -> Revoked:
@@ -239,16 +243,7 @@ async def revoke_tokens(stage: Stage, caller: Caller, origin: Origin, room_id: s
         await raise_generation(session, stage, room)
         audit.add_room_event(session, room_id, await running(session, room_id), "tokens.revoked", origin)
         audit.record(session, origin, "live.tokens_revoked", room_id, **operator_detail(caller, room))
-    return Revoked(room, await remove_now(stage, room_id))
-
-
-async def remove_now(stage: Stage, room_id: str) -> int | None:
-    """Removes the holders of revoked tokens, and returns their number; None if LiveKit does not confirm it in time."""
-    try:
-        return await remove_revoked(stage.database, stage.projects, room_id, REMOVAL_SECONDS)
-    except Unavailable as error:
-        log.warning("room.removal_pending", room_id=room_id, reason=error.code)
-        return None
+    return Revoked(room, await remove_now(stage.database, stage.projects, room_id))
 
 
 async def raise_generation(session: AsyncSession, stage: Stage, room: Room) -> None:
@@ -273,10 +268,15 @@ async def watch(stage: Stage, shown: str) -> JoinGrant:
     stamp = invitation.stamp
     async with stage.database.transaction() as session:
         room = await session.get(Room, stamp.room)
-    if room is None or (room.livekit_project, room.token_generation) != (invitation.project, stamp.generation):
+        is_good = await invitations.is_good(session, stamp.invitation)
+    if (
+        not is_good
+        or room is None
+        or (room.livekit_project, room.token_generation) != (invitation.project, stamp.generation)
+    ):
         raise InvitationInvalid
     end = min(stamp.end, time.time() + 3600 * GUEST_HOURS)
-    return _grant(stage, room, _stamp(room, "viewer", f"viewer-{secrets.token_hex(6)}", end))
+    return _grant(stage, room, _stamp(room, "viewer", f"viewer-{secrets.token_hex(6)}", end, stamp.invitation))
 
 
 def _usable(room_id: str) -> bool:
@@ -289,8 +289,8 @@ def _host_token(stage: Stage, room: Room, caller: Caller) -> str:
     return stage.tokens.make(room.livekit_project, stamp, caller.name or "")
 
 
-def _stamp(room: Room, role: StampRole, identity: str, end: float) -> Stamp:
-    return Stamp(role, room.room_id, identity, room.token_generation, end)
+def _stamp(room: Room, role: StampRole, identity: str, end: float, invitation: str | None = None) -> Stamp:
+    return Stamp(role, room.room_id, identity, room.token_generation, end, invitation)
 
 
 def _grant(stage: Stage, room: Room, stamp: Stamp, name: str = "") -> JoinGrant:
