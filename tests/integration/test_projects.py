@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from pydantic import SecretStr
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
+from butai.live import stamps
+from butai.live.stamps import Stamp
 from tests.conftest import Api, serving
 from tests.live_api import bearer, go_live, save, sql
 from tests.processes import environment
@@ -84,6 +87,14 @@ async def make(house: House, status: int = 200, user: str = "alice", **wanted: A
     found, made = await house.api.call("POST", "/api/live/rooms", user, json=wanted)
     assert found == status, made
     return made
+
+
+def host_token(key: tuple[str, str], room: str, identity: str) -> str:
+    """As the service makes one with this API key and secret: LiveKit's grants, and a stamp."""
+    grants = livekit_api.VideoGrants(room_admin=True, room_join=True, room=room)
+    stamp = stamps.sign(Stamp("host", room, identity, 1, time.time() + 3600), key[1])
+    token = livekit_api.AccessToken(*key).with_identity(identity).with_grants(grants)
+    return token.with_attributes({stamps.ATTRIBUTE: stamp}).to_jwt()
 
 
 async def test_each_room_is_in_its_own_livekit(house: House) -> None:
@@ -151,9 +162,7 @@ async def test_without_a_default_one_of_several_is_named_and_rooms_that_are_ther
 
 async def test_a_host_token_rules_no_room_of_another_livekit(house: House) -> None:
     await make(house, room_id="rules", project="tokyo")
-    grants = livekit_api.VideoGrants(room_admin=True, room_join=True, room="rules")
-    foreign = livekit_api.AccessToken(house.first.api_key, house.first.api_secret)
-    token = foreign.with_identity("mallory").with_grants(grants).to_jwt()
+    token = host_token((house.first.api_key, house.first.api_secret), "rules", "mallory")
     for method, path, body in (
         ("GET", "/api/live/status?room_id=rules", None),
         ("POST", "/api/live/rooms/rules/tokens", {"role": "viewer"}),
@@ -218,8 +227,7 @@ async def test_keys_are_exchanged_while_the_api_runs(house: House, capfd: pytest
 
     assert await status(before) == 200
     house.write(new, old)
-    made = livekit_api.AccessToken(*new).with_identity("h")
-    by_new = made.with_grants(livekit_api.VideoGrants(room_admin=True, room="turned")).to_jwt()
+    by_new = host_token(new, "turned", "h")
     await until(by_new, 200)
     assert await status(before) == 200, "those of the old key still rule"
     after = (await make(house, room_id="turned"))["host_token"]
