@@ -1,7 +1,7 @@
 /** Joining a room as somebody who only watches. */
 import { ask } from "./http";
 import { viewerToken } from "./live";
-import type { TokenOut } from "./schema";
+import type { InvitationMade, TokenOut } from "./schema";
 
 export type Joining = TokenOut;
 
@@ -18,6 +18,7 @@ export const joinToWatch = (room: string, invitation: string | null): Promise<Jo
 
 /** A link for others, from whoever may give one: the room's owner, or an operator. */
 export async function invite(room: string): Promise<string> {
-  const { token } = await viewerToken(room);
-  return `${location.origin}/watch/${encodeURIComponent(room)}#${INVITATION}=${token}`;
+  const path = `/api/live/rooms/${encodeURIComponent(room)}/invitations`;
+  const { invitation } = await ask<InvitationMade>(path, { json: {} });
+  return `${location.origin}/watch/${encodeURIComponent(room)}#${INVITATION}=${invitation}`;
 }
