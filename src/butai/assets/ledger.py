@@ -36,6 +36,9 @@ LOOK_AGAIN = timedelta(seconds=30)
 FIRST_LOOK = timedelta(seconds=15)
 """Time until the first check for a signed upload: a small file has arrived by then."""
 
+LAST_LOOK = timedelta(days=1)
+"""Time after `writable_until` of the last removal: a store lets a slow transfer end long after its URL has expired."""
+
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
@@ -86,9 +89,10 @@ async def open_object(
     attempt: int = 0,
     size: int | None = None,
     sha256: str | None = None,
+    writable: timedelta | None = None,
 ) -> None:
     """Records a new object key, before anything can be stored under it. `size` (bytes) and `sha256` are the declared
-    ones."""
+    ones; `writable` is the time for which a URL of the store may write the object."""
     now = datetime.now(UTC)
     line = AssetObject(
         object_key=object_key,
@@ -96,6 +100,7 @@ async def open_object(
         origin=origin,
         attempt=attempt,
         next_look_at=now + FIRST_LOOK if origin == "signed" else None,
+        writable_until=None if writable is None else now + writable,
         declared_size=size,
         declared_sha256=sha256,
     )
@@ -110,8 +115,8 @@ async def condemn(
 ) -> ObjectState | None:
     """Moves an object to `condemned`, and enqueues its removal in the same transaction.
 
-    Returns the state before; None when the ledger does not know the key. `after`: how long it may still be read, or
-    written by a signed URL. Raises `IllegalObjectMove`.
+    Returns the state before; None when the ledger does not know the key. `after`: how long it may still be read. What a
+    URL can still write is removed again after `writable_until` (`mark_removed`). Raises `IllegalObjectMove`.
     """
     line = await lock(session, object_key)
     if line is None:
@@ -135,11 +140,18 @@ async def condemn_all(session: AsyncSession, asset_id: UUID) -> None:
 
 
 async def mark_removed(session: AsyncSession, object_key: str, condemned_at: datetime | None) -> bool:
-    """Records that the store has removed an object. False when it was condemned again since `condemned_at`: its writer
-    may have written after the removal, and the job that was enqueued with it removes it again."""
+    """Records that the store has removed an object. False when it must be removed again, by a job that is enqueued:
+    it was condemned again since `condemned_at`, since its writer may have written after the removal; or a URL may write
+    it until `writable_until`. Such an object is removed once more when that is over, and again `LAST_LOOK` later."""
     line = await lock(session, object_key)
     if line is None or line.settled_at != condemned_at:
         return False
+    now = datetime.now(UTC)
+    if line.state == ObjectState.CONDEMNED and line.writable_until is not None:
+        for again in (line.writable_until, line.writable_until + LAST_LOOK):
+            if now < again:
+                await jobs.enqueue(session, REMOVE_OBJECTS, {"object_keys": [object_key]}, at=again)
+                return False
     return move(line, ObjectTrigger.REMOVED)
 
 
@@ -225,6 +237,31 @@ async def take_abandoned(session: AsyncSession, now: datetime, limit: int) -> li
         if each.expired:
             each.line.lease_until = now + CLAIM
     return found
+
+
+async def claim_arrival(session: AsyncSession, object_key: str, until: datetime) -> bool:
+    """Claims a signed upload's object for its completion. False while another request or sweep has it, and when it is
+    no longer being written."""
+    claimed = await session.execute(
+        update(AssetObject)
+        .where(
+            AssetObject.object_key == object_key,
+            AssetObject.state == ObjectState.WRITING,
+            AssetObject.claimed_until.is_(None) | (AssetObject.claimed_until < func.now()),
+        )
+        .values(claimed_until=until)
+        .returning(AssetObject.object_key)
+    )
+    return claimed.scalar_one_or_none() is not None
+
+
+async def unclaim_arrival(session: AsyncSession, object_key: str, until: datetime) -> None:
+    """Ends a claim that was made with this `until`; no-op when it is another's by now."""
+    await session.execute(
+        update(AssetObject)
+        .where(AssetObject.object_key == object_key, AssetObject.claimed_until == until)
+        .values(claimed_until=None)
+    )
 
 
 async def declare_size(session: AsyncSession, object_key: str, size: int) -> None:

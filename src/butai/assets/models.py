@@ -178,7 +178,8 @@ class AssetObject(Model):
     `state` is one of `object_states.ObjectState`. While it is `writing`: until `lease_until` its writer counts as
     alive, or its signed URL as valid; at `next_look_at` the sweep checks whether a signed upload has arrived.
     `settled_at`: when the state last changed. `upload_id`: the store's multipart upload, while its parts may have to be
-    removed."""
+    removed. `writable_until`: until then a URL of the store may write the object, whatever its state is.
+    `claimed_until`: until then one request or sweep has the arrived object to itself."""
 
     __tablename__ = "asset_objects"
     __table_args__ = (
@@ -202,6 +203,8 @@ class AssetObject(Model):
     upload_id: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     next_look_at: Mapped[datetime | None]
+    writable_until: Mapped[datetime | None]
+    claimed_until: Mapped[datetime | None]
     declared_size: Mapped[int | None] = mapped_column(BigInteger)
     declared_sha256: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

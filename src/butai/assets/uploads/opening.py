@@ -42,12 +42,14 @@ class UploadTools:
 @dataclass(frozen=True, slots=True)
 class Source:
     """The source of an object's bytes. `kind` is one of `models.ORIGINS`; until `lease` has passed without a renewal,
-    its writer counts as alive. `size` (bytes) and `sha256` are the sender's declaration."""
+    its writer counts as alive. `size` (bytes) and `sha256` are the sender's declaration. `writable`: the time for which a
+    URL of the store may write the object."""
 
     kind: str
     lease: timedelta
     size: int | None = None
     sha256: str | None = None
+    writable: timedelta | None = None
 
 
 async def open_upload(
@@ -89,6 +91,7 @@ async def write_down(session: AsyncSession, attempt: UploadAttempt, source: Sour
         attempt=attempt.number,
         size=source.size,
         sha256=source.sha256,
+        writable=source.writable,
     )
 
 

@@ -6,8 +6,10 @@ beginning is read back and checked, and their SHA-256 is made by a job.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -32,11 +34,19 @@ from butai.errors import (
     UploadRefused,
 )
 
-ARRIVAL_GRACE = timedelta(minutes=5)
-"""A transfer that began in the URL's last second may continue for this long."""
+LONGEST_TRANSFER = timedelta(minutes=15)
+"""A transfer that began in the URL's last second may continue for this long: 200 MiB at 233 KB/s. No store ends a
+slower one, so `ledger.LAST_LOOK` removes what arrives even later."""
 
 COPY_LEASE = timedelta(minutes=10)
 """A copy within the store takes seconds; after this its process counts as dead."""
+
+CLAIM = timedelta(minutes=2)
+"""Time for which one request or sweep has an arrived object to itself: the store's time-outs for checking and copying
+it, together. Its process counts as dead afterwards."""
+
+PATIENCE = 20.0
+"""Seconds for which a client's report waits while another one is completing the same upload."""
 
 HASH_OBJECT = "assets.hash_object"
 """The task that reads an object once and writes its SHA-256. Arguments: `asset_id`, `object_key`."""
@@ -55,6 +65,15 @@ class SignedUpload:
     expires_in: int
 
 
+class Arrival(Enum):
+    """What `settle` found: the attempt is finished; the store does not have the object; or another request or sweep is
+    completing the upload."""
+
+    COMPLETED = auto()
+    ABSENT = auto()
+    CLAIMED = auto()
+
+
 async def sign_upload(
     tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, size: int | None, sha256: str | None
 ) -> SignedUpload:
@@ -66,7 +85,8 @@ async def sign_upload(
     if size is not None and size > limit:
         raise FileTooLarge(f"{size} bytes were declared; {limit} is the most for this kind")
     expires = tools.settings.presigned_expiry
-    source = Source("signed", timedelta(seconds=expires) + ARRIVAL_GRACE, size=size, sha256=sha256)
+    writable = timedelta(seconds=expires) + LONGEST_TRANSFER
+    source = Source("signed", writable, size=size, sha256=sha256, writable=writable)
     async with tools.database.transaction() as session:
         attempt, asset = await open_upload(session, tools, user_id, origin, key, source)
         assert asset is not None
@@ -82,33 +102,63 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
     Raises `AssetNotReady` while the store does not have the bytes, `UploadRefused` when they are not the declared ones,
     `AssetNotFound` for another user's asset, `UploadInterrupted` when the upload was given up.
     """
-    async with tools.database.transaction() as session:
-        asset = await session.scalar(select(Asset).where(Asset.id == asset_id, Asset.owner_user_id == user_id))
-        if asset is None:
-            raise AssetNotFound
-        row = await session.scalar(
-            select(AssetObject)
-            .where(
-                AssetObject.asset_id == asset_id,
-                AssetObject.origin == "signed",
-                AssetObject.state == ObjectState.WRITING,
+    loop = asyncio.get_running_loop()
+    patience = loop.time() + PATIENCE
+    while True:
+        async with tools.database.transaction() as session:
+            asset = await session.scalar(select(Asset).where(Asset.id == asset_id, Asset.owner_user_id == user_id))
+            if asset is None:
+                raise AssetNotFound
+            row = await session.scalar(
+                select(AssetObject)
+                .where(
+                    AssetObject.asset_id == asset_id,
+                    AssetObject.origin == "signed",
+                    AssetObject.state == ObjectState.WRITING,
+                )
+                .order_by(AssetObject.attempt.desc())
+                .limit(1)
             )
-            .order_by(AssetObject.attempt.desc())
-            .limit(1)
-        )
-        if row is None:
-            if asset.status == "ready":
-                return
-            raise UploadInterrupted(asset.error_detail)
-    if not await settle(tools, row, asset, origin.actor, origin):
-        raise AssetNotReady("The store does not have the file yet")
+            if row is None:
+                if asset.status == "ready":
+                    return
+                raise UploadInterrupted(asset.error_detail)
+        arrival = await settle(tools, row, asset, origin.actor, origin)
+        if arrival is Arrival.COMPLETED:
+            return
+        if arrival is Arrival.ABSENT:
+            raise AssetNotReady("The store does not have the file yet")
+        if loop.time() > patience:
+            raise AssetNotReady("The file is being checked")
+        await asyncio.sleep(0.1)
 
 
-async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str | None, origin: Origin | None) -> bool:
-    """Checks an attempt's object, and finishes or fails the attempt. False when the store does not have the object.
+async def settle(
+    tools: UploadTools, row: AssetObject, asset: Asset, actor: str | None, origin: Origin | None
+) -> Arrival:
+    """Claims an attempt's object, checks it, and finishes or fails the attempt.
+
+    Raises `UploadRefused` for bytes that are not the declared ones.
+    """
+    until = datetime.now(UTC) + CLAIM
+    async with tools.database.transaction() as session:
+        if not await ledger.claim_arrival(session, row.object_key, until):
+            return Arrival.CLAIMED
+    try:
+        completed = await _settle_claimed(tools, row, asset, actor, origin)
+    finally:
+        async with tools.database.transaction() as session:
+            await ledger.unclaim_arrival(session, row.object_key, until)
+    return Arrival.COMPLETED if completed else Arrival.ABSENT
+
+
+async def _settle_claimed(
+    tools: UploadTools, row: AssetObject, asset: Asset, actor: str | None, origin: Origin | None
+) -> bool:
+    """Returns False when the store does not have the object.
 
     The object is copied first, and the copy is checked and kept: a holder of the URL could otherwise change the bytes
-    after the check. Raises `UploadRefused` for bytes that are not the declared ones.
+    after the check.
     """
     key = keys.parse(asset.wanted_key)
     attempt = UploadAttempt(row.object_key, asset.id, row.attempt, key)
@@ -135,9 +185,7 @@ async def settle(tools: UploadTools, row: AssetObject, asset: Asset, actor: str 
     copy.asset_id, copy.number, copy.key = asset.id, row.attempt, key
     async with tools.database.transaction() as session:
         await finish(session, copy, stored, actor=actor, origin=origin)
-        # The URL can write it until it expires.
-        expiry = timedelta(seconds=tools.settings.presigned_expiry)
-        await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED, after=expiry)
+        await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED)
         await jobs.enqueue(session, HASH_OBJECT, {"asset_id": str(asset.id), "object_key": copy.object_key})
     return True
 

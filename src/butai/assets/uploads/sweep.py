@@ -45,15 +45,15 @@ async def sweep(tools: UploadTools) -> None:
 
 async def _settle_signed(tools: UploadTools, each: Abandoned, asset: Asset) -> None:
     try:
-        if await signed.settle(tools, each.line, asset, actors.WORKER, None):
-            log.info("upload.completed_by_sweep", asset_id=str(asset.id))
-            return
+        arrival = await signed.settle(tools, each.line, asset, actors.WORKER, None)
     except UploadRefused as error:
         log.info("upload.refused_by_sweep", asset_id=str(asset.id), error_code=error.code)
         return
     except UploadInterrupted:
         return
-    if each.expired:
+    if arrival is signed.Arrival.COMPLETED:
+        log.info("upload.completed_by_sweep", asset_id=str(asset.id))
+    elif arrival is signed.Arrival.ABSENT and each.expired:
         await _give_up(tools, each)
 
 
