@@ -238,7 +238,7 @@ class AssetSettings(BaseSettings):
     """Seconds that a signed upload URL works (the contract's 900)."""
 
     trash_days: float = 30.0
-    """Days between the trash and the purge."""
+    """Days between the trash and the purge, and for which a failed upload is shown."""
 
     default_visibility: Literal["public", "private"] = "private"
     """The visibility of a new upload until its owner changes it."""
@@ -247,10 +247,11 @@ class AssetSettings(BaseSettings):
     """Hours for which an interrupted tus upload can be resumed."""
 
     quota_bytes: int = 0
-    """Most bytes of one user's files together, including the trash and uploads in progress; 0: no limit."""
+    """Most bytes of one user's files together, including the trash, uploads in progress, replaced files until they are
+    removed (ten minutes), and whatever a signed URL may still write; 0: no limit."""
 
     quota_files: int = 0
-    """Most files of one user; 0: no limit."""
+    """Most files of one user, including failed uploads, which are purged as the trash is; 0: no limit."""
 
 
 class PatrolSettings(BaseSettings):

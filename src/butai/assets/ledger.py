@@ -111,18 +111,25 @@ async def open_object(
 
 
 async def condemn(
-    session: AsyncSession, object_key: str, trigger: ObjectTrigger, *, after: timedelta = timedelta()
+    session: AsyncSession,
+    object_key: str,
+    trigger: ObjectTrigger,
+    *,
+    after: timedelta = timedelta(),
+    held: int | None = None,
 ) -> ObjectState | None:
     """Moves an object to `condemned`, and enqueues its removal in the same transaction.
 
     Returns the state before; None when the ledger does not know the key. `after`: how long it may still be read. What a
-    URL can still write is removed again after `writable_until` (`mark_removed`). Raises `IllegalObjectMove`.
+    URL can still write is removed again after `writable_until` (`mark_removed`). `held`: bytes that stay in the quota of
+    the asset's owner meanwhile; for what a URL can still write, its declared size. Raises `IllegalObjectMove`.
     """
     line = await lock(session, object_key)
     if line is None:
         return None
     before = ObjectState(line.state)
     if move(line, trigger):
+        line.held_bytes = line.declared_size if line.writable_until is not None else held
         at = datetime.now(UTC) + after if after else None
         await jobs.enqueue(session, REMOVE_OBJECTS, {"object_keys": [object_key]}, at=at)
     return before
@@ -264,13 +271,15 @@ async def unclaim_arrival(session: AsyncSession, object_key: str, until: datetim
     )
 
 
-async def declare_size(session: AsyncSession, object_key: str, size: int) -> None:
-    """Replaces the declared size by the real one, in bytes."""
-    await session.execute(
+async def declare_size(session: AsyncSession, object_key: str, size: int) -> bool:
+    """Replaces the declared size by the real one, in bytes. False when the object is no longer being written."""
+    declared = await session.execute(
         update(AssetObject)
         .where(AssetObject.object_key == object_key, AssetObject.state == ObjectState.WRITING)
         .values(declared_size=size)
+        .returning(AssetObject.object_key)
     )
+    return declared.scalar_one_or_none() is not None
 
 
 async def keep_upload_id(session: AsyncSession, object_key: str, upload_id: str) -> None:

@@ -179,7 +179,8 @@ class AssetObject(Model):
     alive, or its signed URL as valid; at `next_look_at` the sweep checks whether a signed upload has arrived.
     `settled_at`: when the state last changed. `upload_id`: the store's multipart upload, while its parts may have to be
     removed. `writable_until`: until then a URL of the store may write the object, whatever its state is.
-    `claimed_until`: until then one request or sweep has the arrived object to itself."""
+    `claimed_until`: until then one request or sweep has the arrived object to itself. `held_bytes`: bytes that count in
+    its owner's quota while it is condemned and either still stored or still writable."""
 
     __tablename__ = "asset_objects"
     __table_args__ = (
@@ -207,6 +208,7 @@ class AssetObject(Model):
     claimed_until: Mapped[datetime | None]
     declared_size: Mapped[int | None] = mapped_column(BigInteger)
     declared_sha256: Mapped[str | None]
+    held_bytes: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     settled_at: Mapped[datetime | None]
 

@@ -98,7 +98,7 @@ async def hash_object(context: JobContext, asset_id: str, object_key: str) -> No
 
 
 async def purge_trash(context: JobContext, timestamp: int) -> None:
-    """Purges assets that have been in the trash for `trash_days`."""
+    """Purges assets that have been in the trash, or have failed, for `trash_days`."""
     library = library_of(context)
     before = datetime.now(UTC) - timedelta(days=library.settings.trash_days)
     async with library.database.transaction() as session:

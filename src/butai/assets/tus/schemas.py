@@ -35,7 +35,8 @@ class UploadKnown(msgspec.Struct, frozen=True):
 
 
 class UsageOut(msgspec.Struct, frozen=True):
-    """The caller's usage, in bytes and files. A quota of null means no limit."""
+    """The caller's usage, in bytes and files. A quota of null means no limit. Reserved: uploads under way, failed uploads,
+    and bytes that are being removed but are still stored or can still be written by a signed URL."""
 
     bytes: int
     files: int

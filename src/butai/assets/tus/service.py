@@ -28,6 +28,7 @@ from butai.assets.tus.protocol import Checksum
 from butai.assets.tus.states import ResumableState, ResumableTrigger
 from butai.assets.tus.task_names import FINISH_AFTER
 from butai.assets.tus.writer import Writer
+from butai.assets.uploads import quotas
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, UploadTools, open_upload
 from butai.audit import Origin, actors
@@ -35,6 +36,7 @@ from butai.errors import (
     AssetNotFound,
     ButaiError,
     FileTooLarge,
+    QuotaExceeded,
     SignatureMismatch,
     UploadCancelled,
     UploadExpired,
@@ -229,9 +231,14 @@ async def _finish(
     except UploadRefused as error:
         await _refuse(resumables, row, error, origin)
         raise
-    async with resumables.tools.database.transaction() as session:
-        await transitions.move(session, row.id, number, ResumableTrigger.FINISHED, tail=b"")
-        await finish(session, await _attempt(session, row), stored, actor=origin.actor, origin=origin)
+    try:
+        async with resumables.tools.database.transaction() as session:
+            await quotas.settle(session, resumables.tools.settings, row.user_id, row.object_key, stored.size)
+            await transitions.move(session, row.id, number, ResumableTrigger.FINISHED, tail=b"")
+            await finish(session, await _attempt(session, row), stored, actor=origin.actor, origin=origin)
+    except QuotaExceeded as error:
+        await _refuse(resumables, row, error, origin)
+        raise
     resumables.digests.forget(row.id)
     log.info("upload.completed", asset_id=str(row.asset_id), upload_id=str(row.id), size=stored.size)
 

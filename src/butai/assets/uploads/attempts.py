@@ -62,7 +62,7 @@ async def finish(
     origin: Origin | None = None,
 ) -> Asset:
     """Points the asset at the new object. Idempotent. Raises `UploadInterrupted` when the attempt was given up
-    meanwhile."""
+    meanwhile. A user's upload calls `quotas.settle` before it, in the same transaction."""
     assert attempt.asset_id is not None
     assert attempt.key is not None
     line = await ledger.lock(session, attempt.object_key)
@@ -76,7 +76,9 @@ async def finish(
         raise UploadInterrupted from given_up
     line.asset_id, line.attempt = asset.id, attempt.number
     if asset.object_key is not None:
-        await ledger.condemn(session, asset.object_key, ObjectTrigger.REPLACED, after=ledger.READERS_GRACE)
+        await ledger.condemn(
+            session, asset.object_key, ObjectTrigger.REPLACED, after=ledger.READERS_GRACE, held=asset.size_bytes
+        )
     asset.object_key = attempt.object_key
     asset.size_bytes, asset.sha256, asset.etag = stored.size, stored.sha256, stored.etag
     asset.mime_type = attempt.key.format.mime

@@ -7,7 +7,7 @@ leaves either the old state or a line in the ledger by which the leftover is rem
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import uuid_utils.compat as uuid
@@ -42,13 +42,14 @@ class UploadTools:
 @dataclass(frozen=True, slots=True)
 class Source:
     """The source of an object's bytes. `kind` is one of `models.ORIGINS`; until `lease` has passed without a renewal,
-    its writer counts as alive. `size` (bytes) and `sha256` are the sender's declaration. `writable`: the time for which a
-    URL of the store may write the object."""
+    its writer counts as alive. `size` (bytes) and `sha256` are the sender's declaration; without a size, at most `most`
+    bytes are reserved. `writable`: the time for which a URL of the store may write the object."""
 
     kind: str
     lease: timedelta
     size: int | None = None
     sha256: str | None = None
+    most: int | None = None
     writable: timedelta | None = None
 
 
@@ -66,6 +67,8 @@ async def open_upload(
         return attempt, None
     await quotas.hold(session, tools.settings, user_id)
     asset = await begin(session, user_id, key, attempt, tools.settings, origin)
+    if source.size is None and source.most is not None:
+        source = replace(source, size=await quotas.room(session, tools.settings, user_id, asset, source.most))
     await write_down(session, attempt, source)
     await quotas.check(session, tools.settings, user_id)
     return attempt, asset

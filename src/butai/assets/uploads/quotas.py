@@ -1,8 +1,9 @@
 """Quotas: the limits of one user's bytes and files.
 
-All that counts is in the tables already: the sizes of the user's assets, the trash included, and the declared sizes of
-uploads under way (`asset_objects.declared_size` of objects still `writing`). So the end of an upload settles its
-reservation, and after a crash the sweep does.
+All that counts is in the tables already: the sizes of the user's assets, the trash included; the declared sizes of
+uploads under way (`asset_objects.declared_size` of objects still `writing`); and what is being removed but is still
+stored, or can still be written by a signed URL (`asset_objects.held_bytes`). So the end of an upload settles its
+reservation, and after a crash the sweep does. A failed upload's row counts as a file until it is purged.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets import ledger
+from butai.assets.models import Asset
 from butai.assets.object_states import ObjectState
+from butai.assets.states import AssetStatus
 from butai.config import AssetSettings
-from butai.database import Database
 from butai.errors import QuotaExceeded
 
 _USAGE = text(
     f"""
     SELECT coalesce(sum(size_bytes), 0), count(*) FILTER (WHERE size_bytes IS NOT NULL),
-           (SELECT coalesce(sum(greatest(o.declared_size - coalesce(a.size_bytes, 0), 0)), 0)
+           (SELECT coalesce(sum(CASE o.state
+                WHEN '{ObjectState.WRITING}' THEN greatest(o.declared_size - coalesce(a.size_bytes, 0), 0)
+                ELSE o.held_bytes
+            END), 0)
             FROM asset_objects o JOIN assets a ON a.id = o.asset_id
-            WHERE o.state = '{ObjectState.WRITING}' AND a.owner_user_id = :user),
-           count(*) FILTER (WHERE size_bytes IS NULL AND status = 'uploading')
+            WHERE a.owner_user_id = :user AND (
+                o.state = '{ObjectState.WRITING}'
+                OR o.state = '{ObjectState.CONDEMNED}' AND coalesce(o.writable_until > now(), true)
+            )),
+           count(*) FILTER (WHERE size_bytes IS NULL AND status IN ('{AssetStatus.UPLOADING}', '{AssetStatus.FAILED}'))
     FROM assets WHERE owner_user_id = :user
     """
 )
@@ -33,7 +41,8 @@ _USAGE = text(
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A user's usage: bytes and files that are stored, and those that are being uploaded."""
+    """A user's usage: bytes and files that are stored; and as reserved, those that are being uploaded or removed, and the
+    rows of failed uploads."""
 
     bytes: int
     files: int
@@ -54,13 +63,25 @@ async def hold(session: AsyncSession, settings: AssetSettings, user_id: str) -> 
         await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
-async def settle(database: Database, settings: AssetSettings, user_id: str, object_key: str, size: int) -> None:
-    """Replaces an upload's declared size, in bytes, by its real one; no-op without a quota. Raises `QuotaExceeded`."""
+async def room(session: AsyncSession, settings: AssetSettings, user_id: str, asset: Asset, most: int) -> int:
+    """Returns the bytes to reserve for new bytes of `asset` whose size is unknown: `most`, or what is left of the quota.
+    The caller has called `hold`. Raises `QuotaExceeded` when nothing is left."""
+    if not settings.quota_bytes:
+        return most
+    now = await usage(session, user_id)
+    left = settings.quota_bytes - now.bytes - now.reserved_bytes + (asset.size_bytes or 0)
+    if left <= 0:
+        raise QuotaExceeded(f"Nothing is left of the limit of {settings.quota_bytes} bytes, with uploads under way")
+    return min(most, left)
+
+
+async def settle(session: AsyncSession, settings: AssetSettings, user_id: str, object_key: str, size: int) -> None:
+    """Replaces an upload's declared size, in bytes, by its real one; no-op without a quota, and for an upload that has
+    ended. It takes the user's lock, so it comes before every other lock of the transaction. Raises `QuotaExceeded`."""
     if not settings.quota_bytes and not settings.quota_files:
         return
-    async with database.transaction() as session:
-        await hold(session, settings, user_id)
-        await ledger.declare_size(session, object_key, size)
+    await hold(session, settings, user_id)
+    if await ledger.declare_size(session, object_key, size):
         await check(session, settings, user_id)
 
 

@@ -22,13 +22,16 @@ from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size
 from butai.assets.models import Asset, AssetObject
 from butai.assets.object_states import ObjectState, ObjectTrigger
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
+from butai.assets.uploads import quotas
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, UploadTools, open_upload, write_down
 from butai.audit import Origin
 from butai.errors import (
     AssetNotFound,
     AssetNotReady,
+    ButaiError,
     FileTooLarge,
+    QuotaExceeded,
     StoreAccessDenied,
     UploadInterrupted,
     UploadRefused,
@@ -138,7 +141,7 @@ async def settle(
 ) -> Arrival:
     """Claims an attempt's object, checks it, and finishes or fails the attempt.
 
-    Raises `UploadRefused` for bytes that are not the declared ones.
+    Raises `UploadRefused` for bytes that are not the declared ones, `QuotaExceeded`.
     """
     until = datetime.now(UTC) + CLAIM
     async with tools.database.transaction() as session:
@@ -178,16 +181,33 @@ async def _settle_claimed(
         # AWS answers "denied" for "absent" to those who may not list.
         return False
     except UploadRefused as error:
-        async with tools.database.transaction() as session:
-            await fail(session, attempt, error, actor=actor, origin=origin)
-            await fail(session, copy, error, actor=actor)
+        await _refuse(tools, attempt, copy, error, actor, origin)
         raise
-    copy.asset_id, copy.number, copy.key = asset.id, row.attempt, key
-    async with tools.database.transaction() as session:
-        await finish(session, copy, stored, actor=actor, origin=origin)
-        await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED)
-        await jobs.enqueue(session, HASH_OBJECT, {"asset_id": str(asset.id), "object_key": copy.object_key})
+    copied = UploadAttempt(copy.object_key, asset.id, row.attempt, key)
+    try:
+        async with tools.database.transaction() as session:
+            assert asset.owner_user_id is not None
+            await quotas.settle(session, tools.settings, asset.owner_user_id, row.object_key, stored.size)
+            await finish(session, copied, stored, actor=actor, origin=origin)
+            await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED)
+            await jobs.enqueue(session, HASH_OBJECT, {"asset_id": str(asset.id), "object_key": copy.object_key})
+    except QuotaExceeded as error:
+        await _refuse(tools, attempt, copy, error, actor, origin)
+        raise
     return True
+
+
+async def _refuse(
+    tools: UploadTools,
+    attempt: UploadAttempt,
+    copy: UploadAttempt,
+    error: ButaiError,
+    actor: str | None,
+    origin: Origin | None,
+) -> None:
+    async with tools.database.transaction() as session:
+        await fail(session, attempt, error, actor=actor, origin=origin)
+        await fail(session, copy, error, actor=actor)
 
 
 async def _look(store: Store, object_key: str, key: AssetKey) -> StoredObject:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets import ledger
 from butai.assets.keys import AssetKey
@@ -67,24 +68,24 @@ async def receive(
     """
     lease = timedelta(seconds=tools.settings.upload_lease)
     key = form.early_key
+    limit = (
+        size_limit(tools.settings, key.kind, key.sidecar)
+        if key
+        else max(size_limit(tools.settings, kind, None) for kind in AssetType)
+    )
+    source = Source("upload", lease, size=expected, most=limit)
     async with tools.database.transaction() as session:
-        attempt, _ = await open_upload(session, tools, user_id, origin, key, Source("upload", lease, size=expected))
+        attempt, _ = await open_upload(session, tools, user_id, origin, key, source)
     log.info("upload.began", asset_id=str(attempt.asset_id), attempt=attempt.number, user_id=user_id)
     try:
         async with _lease(tools, attempt, lease):
-            limit = (
-                size_limit(tools.settings, key.kind, key.sidecar)
-                if key
-                else max(size_limit(tools.settings, kind, None) for kind in AssetType)
-            )
             stored = await _store(tools, attempt, key, form.chunks(), limit)
             final = await form.key()
             if key is None:
                 async with tools.database.transaction() as session:
                     await name_upload(session, tools, user_id, origin, final, attempt)
             stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
-            await quotas.settle(tools.database, tools.settings, user_id, attempt.object_key, stored.size)
-            asset = await _finish_persistently(tools.database, attempt, stored, origin)
+            asset = await _finish_persistently(tools, user_id, attempt, stored, origin)
     except BaseException as error:
         cause = error if isinstance(error, ButaiError) else UploadInterrupted()
         if isinstance(error, Exception) and not isinstance(error, ButaiError):
@@ -97,11 +98,13 @@ async def receive(
 
 
 async def _finish_persistently(
-    database: Database, attempt: UploadAttempt, stored: StoredObject, origin: Origin
+    tools: UploadTools, user_id: str, attempt: UploadAttempt, stored: StoredObject, origin: Origin
 ) -> Asset:
-    return await database.persist(
-        lambda session: finish(session, attempt, stored, actor=origin.actor, origin=origin), tries=FINISH_TRIES
-    )
+    async def settle_and_finish(session: AsyncSession) -> Asset:
+        await quotas.settle(session, tools.settings, user_id, attempt.object_key, stored.size)
+        return await finish(session, attempt, stored, actor=origin.actor, origin=origin)
+
+    return await tools.database.persist(settle_and_finish, tries=FINISH_TRIES)
 
 
 async def _record_failure(database: Database, attempt: UploadAttempt, error: ButaiError, origin: Origin) -> None:
