@@ -30,6 +30,7 @@ from butai.assets.studio_contract import routes as contract
 from butai.assets.tus import routes as tus_routes
 from butai.assets.tus.digests import Digests
 from butai.assets.tus.service import Resumables
+from butai.assets.uploads import signed_put
 from butai.config import Settings
 from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE, Identity
@@ -57,6 +58,7 @@ from butai.web import docs, problems, responses
 from butai.web.dependencies import NEEDS_SIGN_IN
 from butai.web.hosts import AllowedHosts
 from butai.web.metrics import Metrics
+from butai.web.open_cors import OpenCors
 from butai.web.request_log import RequestLog
 from butai.web.security_headers import SecurityHeaders
 from butai.web.uvicorn_limits import ending
@@ -211,6 +213,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "x-request-id",
             ],
         )
+    app.add_middleware(OpenCors, path=signed_put.PATH, method="PUT")
     return app
 
 

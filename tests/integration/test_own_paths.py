@@ -212,17 +212,18 @@ async def test_a_signed_upload_is_ready_after_the_clients_word(api: Api, databas
 
 async def test_whoever_holds_the_url_cannot_change_bytes_after_the_check(api: Api) -> None:
     body = files.vrm(5)
-    data = await presign(api, "vrm/direct.vrm")
+    data = await presign(api, "vrm/direct.vrm", size=len(body))
     await put(api, data["url"], body)
     await api.call("POST", data["completeUrl"], "alice")
-    assert await put(api, data["url"], b"<script>") == 200, "the URL is still good; that is the point"
+    other = b"<script>".ljust(len(body))
+    assert await put(api, data["url"], other) == 200, "the URL is still good; that is the point"
     assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
 
 
 async def test_a_signed_upload_is_completed_by_the_sweep_when_the_client_falls_silent(
     api: Api, database: Database, run_jobs: Any, proxy: StoreProxy
 ) -> None:
-    data = await presign(api, "vrm/direct.vrm")
+    data = await presign(api, "vrm/direct.vrm", size=len(files.vrm(5)))
     proxy.hide_absence = True
     await look_now(database)
     await run_jobs("assets.sweep_uploads")
@@ -242,8 +243,11 @@ async def look_now(database: Database, *, expired: bool = False) -> None:
         )
 
 
-async def test_a_signed_upload_that_never_comes_expires(api: Api, database: Database, run_jobs: Any) -> None:
-    data = await presign(api, "vrm/direct.vrm")
+@pytest.mark.parametrize("size", [{}, {"size": 1000}])
+async def test_a_signed_upload_that_never_comes_expires(
+    api: Api, database: Database, run_jobs: Any, size: dict[str, int]
+) -> None:
+    data = await presign(api, "vrm/direct.vrm", **size)
     await look_now(database, expired=True)
     await run_jobs("assets.sweep_uploads")
     _, asset = await api.call("GET", f"/api/assets/{data['id']}", "alice")
@@ -253,27 +257,35 @@ async def test_a_signed_upload_that_never_comes_expires(api: Api, database: Data
 
 
 @pytest.mark.parametrize(
-    ("key", "body", "more", "status", "code"),
+    ("key", "body", "status", "code"),
     [
-        ("vrm/a.vrm", b"nonsense" * 20, {}, 422, "signature_mismatch"),
-        ("vrm/a.vrm", files.vrm(1)[:-4], {}, 422, "glb_invalid"),
-        ("vrm/a_meta.json", b"[]", {}, 422, "signature_mismatch"),
-        ("vrm/a.vrm", files.vrm(1, 150_000), {}, 413, "file_too_large"),
+        ("vrm/a.vrm", b"nonsense" * 20, 422, "signature_mismatch"),
+        ("vrm/a.vrm", files.vrm(1)[:-4], 422, "glb_invalid"),
+        ("vrm/a_meta.json", b"[]", 422, "signature_mismatch"),
+        ("vrm/a.vrm", files.vrm(1, 150_000), 413, "file_too_large"),
     ],
 )
+@pytest.mark.parametrize("sized", [True, False])
 async def test_a_signed_upload_is_checked_when_it_arrives(
     settings: Settings,
     key: str,
     body: bytes,
-    more: dict[str, Any],
     status: int,
     code: str,
+    sized: bool,
     run_jobs: Any,
     store_keys: Any,
 ) -> None:
+    """With a size the store takes the bytes, and the report is refused; without one, this service refuses the bytes, and
+    the report says why."""
     async with serving(replace(settings, assets=AssetSettings(max_vrm_bytes=100_000))) as api:
-        data = await presign(api, key, **more)
-        assert await put(api, data["url"], body) == 200
+        wanted = {"fileName": key, "fileType": "model/vrm", "size": len(body)}
+        if sized and code == "file_too_large":
+            got, answer = await api.call("POST", "/api/s3/presigned-url", "alice", json=wanted)
+            assert (got, answer["error"]["code"]) == (status, code)
+            return
+        data = await presign(api, key, **({"size": len(body)} if sized else {}))
+        assert await put(api, data["url"], body) == (200 if sized else status)
         got, problem = await api.call("POST", data["completeUrl"], "alice")
         assert (got, problem["code"]) == (status, code)
         _, asset = await api.call("GET", f"/api/assets/{data['id']}", "alice")

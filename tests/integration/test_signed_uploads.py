@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
 from yarl import URL
 
+from butai.config import Settings
 from butai.database import Database
 from tests import files
-from tests.conftest import Api
+from tests.conftest import Api, serving
 from tests.fakes.store_proxy import StoreProxy
 
 
@@ -130,3 +134,149 @@ async def test_what_a_url_writes_after_the_uploads_end_is_removed(
     async with database.transaction() as session:
         states = await session.execute(text("SELECT state FROM asset_objects WHERE origin = 'signed'"))
         assert states.scalars().all() == ["removed"]
+
+
+async def sent_in_chunks(url: str, body: bytes) -> int:
+    """The status of a PUT without Content-Length."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    head = f"PUT {where.path}?{where.query} HTTP/1.1\r\nHost: {where.netloc}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    await writer.drain()
+    status = int((await asyncio.wait_for(reader.readline(), 30)).split()[1])
+    writer.close()
+    return status
+
+
+async def test_the_store_takes_the_signed_length_and_no_other(seaweed: Any, settings: Settings) -> None:
+    """Asked without the proxy, which counts lengths by itself."""
+    body = files.vrm(1)
+    straight = replace(settings, store=settings.store.model_copy(update={"endpoint": seaweed.store.endpoint}))
+    async with serving(straight) as api:
+        data = await presign(api, "vrm/a.vrm", size=len(body))
+        assert data["headers"] == {"Content-Length": str(len(body))}
+        assert "content-length" in data["url"].lower()
+        assert await put(api, data["url"], body + b"more") == 403
+        assert await put(api, data["url"], body[:-1]) == 403
+        assert await sent_in_chunks(data["url"], body + b"more") != 200
+        assert (await api.call("POST", data["completeUrl"], "alice"))[0] == 409
+        assert await put(api, data["url"], body) == 200
+        assert (await api.call("POST", data["completeUrl"], "alice"))[0] == 200
+
+
+async def test_without_a_size_the_bytes_go_through_this_service(api: Api, proxy: StoreProxy) -> None:
+    body = files.vrm(5, 9 * 1024**2)
+    data = await presign(api, "vrm/direct.vrm")
+    assert data["url"].startswith(f"{api.url}/api/s3/")
+    assert set(data) == {
+        "url", "expiresIn", "method", "headers", "id", "fileName", "s3Key", "readUrl", "completeUrl",
+    }  # fmt: skip
+    assert (data["method"], data["headers"], data["expiresIn"]) == ("PUT", {}, 900)
+    async with api.client.put(URL(data["url"], encoded=True), data=body, headers={"Content-Type": "any/thing"}) as put_:
+        assert put_.status == 200
+        assert put_.headers["ETag"].strip('"')
+        assert await put_.read() == b""
+    status, asset = await api.call("POST", data["completeUrl"], "alice")
+    assert (status, asset["status"], asset["sha256"]) == (200, "ready", hashlib.sha256(body).hexdigest())
+    assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
+
+
+async def test_an_address_of_this_service_works_once_and_for_its_own_upload(api: Api, store_keys: Any) -> None:
+    body = files.vrm(5)
+    data = await presign(api, "vrm/direct.vrm")
+    where, query = data["url"].split("?")
+    other = (await presign(api, "vrm/other.vrm"))["url"].split("?")
+    expires, signature = query.split("&")
+    for wrong in (
+        f"{where}?{expires}",
+        f"{where}?{other[1]}",
+        f"{other[0]}?{query}",
+        f"{where}?expires={int(expires.split('=')[1]) + 1}&{signature}",
+        f"{where}?expires=soon&{signature}",
+        f"{where}?{expires}&signature=%C3%A9",
+    ):
+        assert await put(api, wrong, body) == 403
+    statuses = await asyncio.gather(*(put(api, data["url"], body) for _ in range(8)))
+    assert sorted(statuses) == [200] + [409] * 7
+    assert await put(api, data["url"], bytes(len(body))) == 409
+    assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
+    assert len(store_keys()) == 1
+
+
+async def test_an_address_of_this_service_expires(settings: Settings) -> None:
+    async with serving(replace(settings, assets=settings.assets.model_copy(update={"presigned_expiry": -1}))) as api:
+        status, answer = await api.call(
+            "POST", "/api/s3/presigned-url", "alice", json={"fileName": "vrm/a.vrm", "fileType": "x"}
+        )
+        assert status == 200
+        assert await put(api, answer["data"]["url"], files.vrm(1)) == 403
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_put_to_this_service_is_held_to_the_types_limit(
+    settings: Settings, announced: bool, run_jobs: Any, store_keys: Any
+) -> None:
+    async def unannounced() -> AsyncIterator[bytes]:
+        yield files.vrm(1, 150_000)
+
+    async with serving(replace(settings, assets=settings.assets.model_copy(update={"max_vrm_bytes": 100_000}))) as api:
+        data = await presign(api, "vrm/a.vrm")
+        body = files.vrm(1, 150_000) if announced else unannounced()
+        assert await put(api, data["url"], body) == 413
+        status, problem = await api.call("POST", data["completeUrl"], "alice")
+        assert (status, problem["code"]) == (413, "file_too_large")
+    await run_jobs()
+    assert store_keys() == []
+
+
+async def test_a_declared_checksum_is_checked_on_the_way(api: Api) -> None:
+    data = await presign(api, "vrm/a.vrm", sha256="0" * 64)
+    assert await put(api, data["url"], files.vrm(1)) == 422
+    status, problem = await api.call("POST", data["completeUrl"], "alice")
+    assert (status, problem["code"]) == (422, "checksum_mismatch")
+
+
+@pytest.mark.parametrize("origins", [(), ("https://studio.example",)])
+@pytest.mark.parametrize("origin", ["https://studio.example", "https://elsewhere.example"])
+async def test_pages_of_any_origin_may_send_to_a_signed_address(
+    settings: Settings, origins: tuple[str, ...], origin: str
+) -> None:
+    """As the rule of the store's bucket has it: the address is the credential."""
+    allowing = replace(settings, http=settings.http.model_copy(update={"cors_origins": origins}))
+    async with serving(allowing) as api:
+        data = await presign(api, "vrm/a.vrm")
+        asked = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "PUT",
+            "Access-Control-Request-Headers": "content-type",
+        }
+        async with api.client.options(URL(data["url"], encoded=True), headers=asked) as answer:
+            assert answer.status == 200
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert "PUT" in answer.headers["Access-Control-Allow-Methods"]
+            assert "content-type" in answer.headers["Access-Control-Allow-Headers"].lower()
+            assert "Access-Control-Allow-Credentials" not in answer.headers
+        url = URL(data["url"], encoded=True)
+        async with api.client.put(url, data=files.vrm(1), headers={"Origin": origin}) as answer:
+            assert answer.status == 200
+            assert answer.headers.getall("Access-Control-Allow-Origin") == ["*"]
+
+
+@pytest.mark.parametrize(
+    ("public_url", "headers", "begins"),
+    [
+        ("https://studio.example", {}, "https://studio.example/api/s3/"),
+        # A proxy has ended the TLS of this page.
+        ("", {"Host": "localhost:1234", "Origin": "https://localhost:1234"}, "https://localhost:1234/api/s3/"),
+        ("", {"Host": "localhost:1234"}, "http://localhost:1234/api/s3/"),
+    ],
+)
+async def test_the_address_is_the_one_by_which_the_caller_came(
+    settings: Settings, public_url: str, headers: dict[str, str], begins: str
+) -> None:
+    async with serving(replace(settings, http=settings.http.model_copy(update={"public_url": public_url}))) as api:
+        wanted = {"fileName": "vrm/a.vrm", "fileType": "x"}
+        fetched = {"Sec-Fetch-Site": "same-origin"} | headers
+        status, answer = await api.call("POST", "/api/s3/presigned-url", "alice", json=wanted, headers=fetched)
+        assert status == 200
+        assert answer["data"]["url"].startswith(begins)

@@ -372,7 +372,7 @@ async def test_a_store_that_hangs_holds_no_connection_to_postgres(
     async with serving(small) as api:
         _, done = await api.upload("alice", "vrm/other.vrm", files.vrm(1))
         other = f"/api/assets/{done['data']['id']}"
-        wanted = {"fileName": "vrm/signed.vrm", "fileType": "model/gltf-binary"}
+        wanted = {"fileName": "vrm/signed.vrm", "fileType": "model/gltf-binary", "size": 1000}
         _, signed = await api.call("POST", "/api/s3/presigned-url", "alice", json=wanted)
         fault = proxy.fault(method, hang=True)
         if method == "HEAD":

@@ -262,6 +262,23 @@ async def claim_arrival(session: AsyncSession, object_key: str, until: datetime)
     return claimed.scalar_one_or_none() is not None
 
 
+async def begin_put(session: AsyncSession, asset_id: UUID, attempt: int, until: datetime) -> AssetObject | None:
+    """Claims an attempt's object for the one request that may send its bytes to this service, with a lease until
+    `until`. None when a request had it before, or when it is no longer being written."""
+    return await session.scalar(
+        update(AssetObject)
+        .where(
+            AssetObject.asset_id == asset_id,
+            AssetObject.attempt == attempt,
+            AssetObject.origin == "upload",
+            AssetObject.state == ObjectState.WRITING,
+            AssetObject.claimed_until.is_(None),
+        )
+        .values(claimed_until=until, lease_until=until)
+        .returning(AssetObject)
+    )
+
+
 async def unclaim_arrival(session: AsyncSession, object_key: str, until: datetime) -> None:
     """Ends a claim that was made with this `until`; no-op when it is another's by now."""
     await session.execute(

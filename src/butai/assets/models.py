@@ -179,7 +179,8 @@ class AssetObject(Model):
     alive, or its signed URL as valid; at `next_look_at` the sweep checks whether a signed upload has arrived.
     `settled_at`: when the state last changed. `upload_id`: the store's multipart upload, while its parts may have to be
     removed. `writable_until`: until then a URL of the store may write the object, whatever its state is.
-    `claimed_until`: until then one request or sweep has the arrived object to itself. `held_bytes`: bytes that count in
+    `claimed_until`: until then one request or sweep has the arrived object to itself; of a signed PUT to this service,
+    that its one request has begun. `held_bytes`: bytes that count in
     its owner's quota while it is condemned and either still stored or still writable."""
 
     __tablename__ = "asset_objects"

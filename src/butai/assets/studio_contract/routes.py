@@ -19,7 +19,8 @@ from butai.assets.queries import ReadableAsset
 from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
 from butai.assets.schemas import PresignData, PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.studio_contract import documents, listing, upload
-from butai.assets.uploads import signed
+from butai.assets.uploads import signed, signed_put
+from butai.assets.uploads.multipart_form import body_chunks
 from butai.errors import (
     AssetMissing,
     AssetNotFound,
@@ -30,7 +31,7 @@ from butai.errors import (
     StoreAccessDenied,
     Unauthenticated,
 )
-from butai.identity import Caller
+from butai.identity import ANONYMOUS, Caller
 from butai.identity.origins import normal_origin, seen_origin
 from butai.web.bodies import SmallBodies
 from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, caller, origin, signed_in
@@ -197,18 +198,20 @@ async def upload_file(request: Request) -> Response:
     summary="Get a signed URL to upload to",
 )
 async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest) -> Response:
-    """A URL that accepts the bytes for 15 minutes, directly at the store. The asset is `uploading` until they arrive."""
+    """A URL that accepts the bytes once within 15 minutes: with `size` directly at the store, without it at this service.
+    The asset is `uploading` until they arrive."""
     if not wanted.fileName or not wanted.fileType:
         raise MissingParameters("fileName and fileType are required")
     library = get_library(request)
     assert who.user_id is not None
+    size_known = wanted.size is not None
     opened = await signed.sign_upload(
         library.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
     )
     answer = PresignOut(
         success=True,
         data=PresignData(
-            url=opened.url,
+            url=opened.url if size_known else _own_base(request, library) + opened.url,
             expires_in=opened.expires_in,
             method="PUT",
             headers=opened.headers,
@@ -220,3 +223,33 @@ async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest)
         ),
     )
     return respond(answer, headers={"cache-control": "no-store"})
+
+
+def _own_base(request: Request, library: Library) -> str:
+    """Returns the origin by which the caller reaches this service: `public_url`, else that of the calling page when it
+    has the same host, since a proxy may have ended its TLS, else that of the request."""
+    if library.http.public_url:
+        return library.http.public_url.rstrip("/")
+    seen = seen_origin(request.scope["scheme"], request.scope["headers"]) or ""
+    page = normal_origin(request.headers.get("origin", ""))
+    same_host = page is not None and urlsplit(page).netloc == request.headers.get("host", "").lower()
+    return page if page is not None and same_host else seen
+
+
+@hot.put(f"{signed_put.PATH}/{{asset_id:uuid}}/{{attempt:int}}", include_in_schema=False)
+async def put_signed(request: Request) -> Response:
+    """The bytes of a signed upload without a declared size, as a store would take them. The address is the credential:
+    no cookie is looked at, and pages of any origin may send to it."""
+    library = get_library(request)
+    asset_id, attempt = request.path_params["asset_id"], request.path_params["attempt"]
+    query = request.query_params
+    signed_put.check_signature(library.store, asset_id, attempt, query.get("expires", ""), query.get("signature", ""))
+    stored = await signed_put.receive_put(
+        library.uploads,
+        origin(request, ANONYMOUS),
+        asset_id,
+        attempt,
+        upload.declared_length(request),
+        body_chunks(request.receive, library.settings.upload_idle_timeout),
+    )
+    return Response(headers={"etag": f'"{stored.etag}"', "cache-control": "no-store"})

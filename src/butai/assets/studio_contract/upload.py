@@ -30,7 +30,7 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
     )
     form = await UploadForm.begun(request.headers.get("content-type", ""), chunks)
     assert who.user_id is not None
-    done = await streaming.receive(library.uploads, who.user_id, origin(request, who), form, _declared_length(request))
+    done = await streaming.receive(library.uploads, who.user_id, origin(request, who), form, declared_length(request))
     data = UploadData(
         file_name=done.wanted_key,
         original_name=form.filename or done.wanted_key,
@@ -43,8 +43,8 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
     return respond(UploadOut(success=True, message="Uploaded", data=data))
 
 
-def _declared_length(request: Request) -> int | None:
-    """Returns the declared bytes of the whole form, which is a little more than its file."""
+def declared_length(request: Request) -> int | None:
+    """Returns the declared bytes of the whole body; a form's is a little more than its file. None without any."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None
 

@@ -1,12 +1,14 @@
-"""Uploads by a signed URL: the client sends the bytes to the store itself, and may then report them as sent.
+"""Uploads by a signed URL: the client sends the bytes, and may then report them as sent.
 
-The sweep completes or gives up an upload that its client never reports. The bytes bypass this service: their
-beginning is read back and checked, and their SHA-256 is made by a job.
+With a declared size the URL is the store's, and the bytes bypass this service: their beginning is read back and
+checked, and their SHA-256 is made by a job. The sweep completes or gives up an upload that its client never reports.
+Without a size the URL is this service's own (`signed_put`): a store would take any length.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
@@ -25,6 +27,7 @@ from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.assets.uploads import quotas
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, UploadTools, open_upload, write_down
+from butai.assets.uploads.signed_put import signed_path
 from butai.audit import Origin
 from butai.errors import (
     AssetNotFound,
@@ -40,6 +43,9 @@ from butai.errors import (
 LONGEST_TRANSFER = timedelta(minutes=15)
 """A transfer that began in the URL's last second may continue for this long: 200 MiB at 233 KB/s. No store ends a
 slower one, so `ledger.LAST_LOOK` removes what arrives even later."""
+
+BEGIN_GRACE = timedelta(seconds=10)
+"""A PUT to this service that began in its address's last second has its own lease by then."""
 
 COPY_LEASE = timedelta(minutes=10)
 """A copy within the store takes seconds; after this its process counts as dead."""
@@ -57,8 +63,8 @@ HASH_OBJECT = "assets.hash_object"
 
 @dataclass(frozen=True, slots=True)
 class SignedUpload:
-    """A signed PUT. `headers` must be sent with exactly these values, or the store refuses; `expires_in` is in
-    seconds."""
+    """A signed PUT. `url` is absolute, or a path of this service; `headers` must be sent with exactly these values, or the
+    store refuses; `expires_in` is in seconds."""
 
     asset_id: UUID
     s3_key: str
@@ -80,21 +86,28 @@ class Arrival(Enum):
 async def sign_upload(
     tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, size: int | None, sha256: str | None
 ) -> SignedUpload:
-    """Begins an upload and signs a URL that may write its object. A declared `size` is signed: the store enforces it.
+    """Begins an upload and signs a URL that may write its object.
 
-    Raises `FileTooLarge`, `QuotaExceeded`.
+    A declared `size` is signed: the store enforces it. Without one, the limit of the file's type is reserved in the quota,
+    or what is left of it. Raises `FileTooLarge`, `QuotaExceeded`.
     """
     limit = size_limit(tools.settings, key.kind, key.sidecar)
     if size is not None and size > limit:
         raise FileTooLarge(f"{size} bytes were declared; {limit} is the most for this kind")
     expires = tools.settings.presigned_expiry
-    writable = timedelta(seconds=expires) + LONGEST_TRANSFER
-    source = Source("signed", writable, size=size, sha256=sha256, writable=writable)
+    if size is None:
+        source = Source("upload", timedelta(seconds=expires) + BEGIN_GRACE, sha256=sha256, most=limit)
+    else:
+        writable = timedelta(seconds=expires) + LONGEST_TRANSFER
+        source = Source("signed", writable, size=size, sha256=sha256, writable=writable)
     async with tools.database.transaction() as session:
         attempt, asset = await open_upload(session, tools, user_id, origin, key, source)
         assert asset is not None
+    if size is None:
+        path = signed_path(tools.store, asset.id, attempt.number, int(time.time()) + expires)
+        return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, path, {}, expires)
     # The type is not signed: browsers choose it freely, and the asset's type comes from the key.
-    headers = {} if size is None else {"Content-Length": str(size)}
+    headers = {"Content-Length": str(size)}
     url = tools.store.sign("PUT", attempt.object_key, expires=expires, headers=headers, public=True)
     return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, url, headers, expires)
 
@@ -102,8 +115,8 @@ async def sign_upload(
 async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: UUID) -> None:
     """Completes a signed upload that its client reports as sent. Idempotent.
 
-    Raises `AssetNotReady` while the store does not have the bytes, `UploadRefused` when they are not the declared ones,
-    `AssetNotFound` for another user's asset, `UploadInterrupted` when the upload was given up.
+    Raises `AssetNotReady` while the bytes have not arrived, `UploadRefused` or `QuotaExceeded` when they are or were
+    refused, `AssetNotFound` for another user's asset, `UploadInterrupted` when the upload was given up.
     """
     loop = asyncio.get_running_loop()
     patience = loop.time() + PATIENCE
@@ -123,9 +136,14 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
                 .limit(1)
             )
             if row is None:
+                coming = select(AssetObject.object_key).where(
+                    AssetObject.asset_id == asset_id, AssetObject.state == ObjectState.WRITING
+                )
+                if await session.scalar(coming.limit(1)) is not None:
+                    raise AssetNotReady("The file has not arrived yet")
                 if asset.status == "ready":
                     return
-                raise UploadInterrupted(asset.error_detail)
+                raise _recorded(asset)
         arrival = await settle(tools, row, asset, origin.actor, origin)
         if arrival is Arrival.COMPLETED:
             return
@@ -134,6 +152,13 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
         if loop.time() > patience:
             raise AssetNotReady("The file is being checked")
         await asyncio.sleep(0.1)
+
+
+def _recorded(asset: Asset) -> ButaiError:
+    """Returns the refusal that ended the asset's last attempt, or that it was interrupted."""
+    kinds: list[type[ButaiError]] = [QuotaExceeded, *UploadRefused.__subclasses__()]
+    kind = next((kind for kind in kinds if kind.code == asset.error_code), UploadInterrupted)
+    return kind(asset.error_detail)
 
 
 async def settle(

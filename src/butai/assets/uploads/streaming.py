@@ -1,4 +1,4 @@
-"""Uploads through a form: streamed into the store and hashed on the way, in bounded memory.
+"""Uploads whose bytes pass through this process: streamed into the store and hashed on the way, in bounded memory.
 
 The steps in the index are in `opening` and `attempts`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -76,15 +76,34 @@ async def receive(
     source = Source("upload", lease, size=expected, most=limit)
     async with tools.database.transaction() as session:
         attempt, _ = await open_upload(session, tools, user_id, origin, key, source)
+
+    async def transfer() -> StoredObject:
+        stored = await store_chunks(tools, attempt, key, form.chunks(), limit)
+        final = await form.key()
+        if key is None:
+            async with tools.database.transaction() as session:
+                await name_upload(session, tools, user_id, origin, final, attempt)
+        return checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
+
+    asset, stored = await carry_out(tools, user_id, origin, attempt, transfer)
+    return Uploaded(asset.id, asset.s3_key, asset.wanted_key, asset.mime_type, stored.size)
+
+
+async def carry_out(
+    tools: UploadTools,
+    user_id: str,
+    origin: Origin,
+    attempt: UploadAttempt,
+    transfer: Callable[[], Awaitable[StoredObject]],
+) -> tuple[Asset, StoredObject]:
+    """Keeps an attempt's lease while `transfer` stores and checks its bytes, and finishes it; or records why it failed.
+
+    Raises whatever `transfer` raises, `QuotaExceeded`, and `UploadInterrupted`.
+    """
     log.info("upload.began", asset_id=str(attempt.asset_id), attempt=attempt.number, user_id=user_id)
     try:
-        async with _lease(tools, attempt, lease):
-            stored = await _store(tools, attempt, key, form.chunks(), limit)
-            final = await form.key()
-            if key is None:
-                async with tools.database.transaction() as session:
-                    await name_upload(session, tools, user_id, origin, final, attempt)
-            stored = checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
+        async with _lease(tools, attempt, timedelta(seconds=tools.settings.upload_lease)):
+            stored = await transfer()
             asset = await _finish_persistently(tools, user_id, attempt, stored, origin)
     except BaseException as error:
         cause = error if isinstance(error, ButaiError) else UploadInterrupted()
@@ -94,7 +113,7 @@ async def receive(
         await asyncio.shield(_record_failure(tools.database, attempt, cause, origin))
         raise
     log.info("upload.completed", asset_id=str(asset.id), attempt=attempt.number, size=stored.size)
-    return Uploaded(asset.id, asset.s3_key, asset.wanted_key, asset.mime_type, stored.size)
+    return asset, stored
 
 
 async def _finish_persistently(
@@ -138,7 +157,7 @@ async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _store(
+async def store_chunks(
     tools: UploadTools, attempt: UploadAttempt, key: AssetKey | None, chunks: AsyncIterator[bytes], limit: int
 ) -> StoredObject:
     """Streams the chunks into the attempt's object. Raises `FileTooLarge`, `SignatureMismatch` before all is sent."""
