@@ -1,4 +1,4 @@
-"""The table of resumable uploads."""
+"""The tables of resumable uploads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from butai.database import Model
 class ResumableUpload(Model):
     """One tus upload. Sizes are bytes; `state` is one of `states.ResumableState`.
 
-    `parts`: the parts in the store, in order, as [number, ETag, bytes]; `tail`: bytes after them that are too few for a
-    part. `writer` grows with each PATCH: only the newest may move `upload_offset`. A part's number is taken from
-    `next_part` before it is sent, so that a late part of an older writer never replaces a newer one's.
+    `parts`: the parts in the store, in order, as [number, ETag, bytes]; the bytes after them are in `ResumablePiece`, as
+    long as they are too few for a part. `writer` grows with each PATCH: only the newest may move `upload_offset`. A part's
+    number is taken from `next_part` before it is sent, so that a late part of an older writer never replaces a newer one's.
     """
 
     __tablename__ = "resumable_uploads"
@@ -48,7 +48,17 @@ class ResumableUpload(Model):
     writer: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     parts: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'"))
     next_part: Mapped[int] = mapped_column(server_default=text("1"))
-    tail: Mapped[bytes] = mapped_column(LargeBinary, server_default=text("''"), deferred=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]
+
+
+class ResumablePiece(Model):
+    """Bytes of an upload that no part of the store has yet, from `first_byte` of the file on. Pieces follow one another
+    without gaps."""
+
+    __tablename__ = "resumable_pieces"
+
+    upload_id: Mapped[UUID] = mapped_column(ForeignKey("resumable_uploads.id", ondelete="CASCADE"), primary_key=True)
+    first_byte: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)

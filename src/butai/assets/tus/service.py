@@ -1,7 +1,7 @@
 """Resumable uploads: created by one process, continued and finished by any.
 
 Requests write an upload one after another, and an earlier one may still hang in a dead connection; the newest wins by
-the rules of `transitions`. All bytes before the offset are in the store or in the row.
+the rules of `transitions`. All bytes before the offset are in the store or in `pieces`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from butai.assets import keys
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import AssetObject
-from butai.assets.tus import transitions
+from butai.assets.tus import pieces, transitions
 from butai.assets.tus.digests import Digests
 from butai.assets.tus.models import ResumableUpload
 from butai.assets.tus.protocol import Checksum
@@ -165,11 +165,11 @@ async def append(
         if row.state == ResumableState.FINISHING and row.updated_at + FINISH_AFTER > datetime.now(UTC):
             raise UploadTaken("The upload is complete, and being finished")
         transitions.take_over(row)
-        tail = await session.scalar(select(ResumableUpload.tail).where(ResumableUpload.id == upload_id)) or b""
+        head = await pieces.read(session, upload_id) if 0 < row.upload_offset < HEAD_BYTES else b""
         upload_id_of_store = await session.scalar(
             select(AssetObject.upload_id).where(AssetObject.object_key == row.object_key)
         )
-    writer = Writer(resumables.tools, resumables.digests, row, tail, upload_id_of_store, declared)
+    writer = Writer(resumables.tools, resumables.digests, row, head, upload_id_of_store, declared)
     if row.state == ResumableState.OPEN:
         key = keys.parse(row.wanted_key)
         try:
@@ -207,7 +207,8 @@ async def cancel(resumables: Resumables, user_id: str, origin: Origin, upload_id
 async def _refuse(resumables: Resumables, row: ResumableUpload, error: ButaiError, origin: Origin) -> None:
     async with resumables.tools.database.transaction() as session:
         why = {"error_code": error.code, "error_detail": error.detail}
-        await transitions.move(session, row.id, row.writer, ResumableTrigger.REFUSED, tail=b"", **why)
+        await transitions.move(session, row.id, row.writer, ResumableTrigger.REFUSED, **why)
+        await pieces.forget(session, row.id)
         await fail(session, await _attempt(session, row), error, actor=origin.actor, origin=origin)
     resumables.digests.forget(row.id)
     log.info("upload.failed", asset_id=str(row.asset_id), upload_id=str(row.id), error_code=error.code)
@@ -234,7 +235,7 @@ async def _finish(
     try:
         async with resumables.tools.database.transaction() as session:
             await quotas.settle(session, resumables.tools.settings, row.user_id, row.object_key, stored.size)
-            await transitions.move(session, row.id, number, ResumableTrigger.FINISHED, tail=b"")
+            await transitions.move(session, row.id, number, ResumableTrigger.FINISHED)
             await finish(session, await _attempt(session, row), stored, actor=origin.actor, origin=origin)
     except QuotaExceeded as error:
         await _refuse(resumables, row, error, origin)

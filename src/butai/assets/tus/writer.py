@@ -1,4 +1,5 @@
-"""Writes one request's bytes into the store, in parts; each step is recorded in the database before the next begins."""
+"""Writes one request's bytes into the store, in parts, or as pieces into the database while they are too few for one;
+each step is recorded before the next begins."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from butai import jobs
 from butai.assets import keys, ledger
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES
-from butai.assets.tus import transitions
+from butai.assets.tus import pieces, transitions
 from butai.assets.tus.digests import Digests
 from butai.assets.tus.models import ResumableUpload
 from butai.assets.tus.protocol import Checksum
@@ -33,14 +34,17 @@ LEAST_PART = 5 * 1024**2
 
 
 class Writer:
-    """Writes from `row.upload_offset` on. `offset`: bytes that are durable; `parts`: [number, ETag, bytes] of each."""
+    """Writes from `row.upload_offset` on. `offset`: bytes that are durable; `parts`: [number, ETag, bytes] of each.
+
+    `head`: the file's first bytes, while there are fewer than `HEAD_BYTES`.
+    """
 
     def __init__(
         self,
         tools: UploadTools,
         digests: Digests,
         row: ResumableUpload,
-        tail: bytes,
+        head: bytes,
         store_upload_id: str | None,
         declared: Checksum | None,
     ) -> None:
@@ -56,10 +60,12 @@ class Writer:
         self.parts: list[list[Any]] = list(row.parts)
         self._received = row.upload_offset
         self._digest = digests.at(row.id, row.upload_offset)
+        self._recorded = len(self.parts)
         self._filling: Part = tools.memory.take()
-        self._filling.write(tail)
+        self._kept = row.upload_offset - self._received_in_parts()
+        """Bytes before `_filling` that are in pieces; 0 once they have been read into it."""
         self._sending: asyncio.Task[None] | None = None
-        self._head = tail[:HEAD_BYTES] if row.upload_offset == len(tail) else None
+        self._head = head if row.upload_offset < HEAD_BYTES else None
         """The file's beginning, until it has been checked; None afterwards."""
 
     async def take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
@@ -109,6 +115,10 @@ class Writer:
                 self._head = None
         if self._checking is not None:
             self._checking.update(chunk)
+        if self._kept and (
+            self._received == self._row.upload_length or self._kept + len(self._filling) + len(chunk) >= LEAST_PART
+        ):
+            await self._read_kept()
         view = memoryview(chunk)
         while view:
             taken = self._filling.write(view)
@@ -117,6 +127,18 @@ class Writer:
             view = view[taken:]
             if self._filling.full and view:
                 await self._send()
+
+    async def _read_kept(self) -> None:
+        """Puts what earlier requests left before this one's bytes: together they are enough for a part."""
+        async with self._tools.database.transaction() as session:
+            kept = await pieces.read(session, self._row.id)
+        if len(kept) != self._kept:
+            raise UploadTaken
+        part, self._kept = self._tools.memory.take(), 0
+        part.write(kept)
+        part.write(self._filling.read(0, len(self._filling)))
+        self._tools.memory.give(self._filling)
+        self._filling = part
 
     async def _send(self) -> None:
         """Sends the filled part while the next one fills; one at a time, so that they are committed in order."""
@@ -146,15 +168,15 @@ class Writer:
             self._digests.keep(self._row.id, offset, digest)
 
     async def _rest(self) -> None:
-        """Makes the rest durable: as a part if it is large enough or the last, else in the row."""
-        length, tail = len(self._filling), b""
+        """Makes the rest durable: as a part if it is large enough or the last, else as a piece."""
+        length, piece = len(self._filling), b""
         if length and (self._received == self._row.upload_length or length >= LEAST_PART):
             await self._send()
             await self._sent()
         else:
-            tail = bytes(self._filling.read(0, length))
-        if self._declared is not None or tail:
-            await self._commit(self._received, tail)
+            piece = bytes(self._filling.read(0, length))
+        if self._declared is not None or piece:
+            await self._commit(self._received, piece)
         self._digests.keep(self._row.id, self._received, self._digest)
 
     async def _reserve(self) -> int:
@@ -179,17 +201,23 @@ class Writer:
                 raise UploadTaken
         return self._store_upload_id
 
-    async def _commit(self, offset: int, tail: bytes) -> None:
+    async def _commit(self, offset: int, piece: bytes) -> None:
         expires = datetime.now(UTC) + timedelta(hours=self._tools.settings.resumable_hours)
         async with self._tools.database.transaction() as session:
-            await self._write_down(session, offset, tail, expires)
-        self.offset, self.expires_at = offset, expires
+            await self._write_down(session, offset, piece, expires)
+        self.offset, self.expires_at, self._recorded = offset, expires, len(self.parts)
 
-    async def _write_down(self, session: AsyncSession, offset: int, tail: bytes, expires: datetime) -> None:
+    async def _write_down(self, session: AsyncSession, offset: int, piece: bytes, expires: datetime) -> None:
         whole = offset == self._row.upload_length
         trigger = ResumableTrigger.COMPLETED if whole else ResumableTrigger.APPENDED
-        facts: dict[str, Any] = {"upload_offset": offset, "parts": self.parts, "tail": tail, "expires_at": expires}
+        facts: dict[str, Any] = {"upload_offset": offset, "expires_at": expires}
+        if len(self.parts) != self._recorded:
+            facts["parts"] = self.parts
         await transitions.move(session, self._row.id, self.number, trigger, **facts)
+        if "parts" in facts:
+            await pieces.forget(session, self._row.id, self._received_in_parts())
+        if piece:
+            await pieces.append(session, self._row.id, offset - len(piece), piece)
         await ledger.renew_lease(session, self._row.object_key, expires)
         if whole:
             at = datetime.now(UTC) + FINISH_AFTER * 1.5

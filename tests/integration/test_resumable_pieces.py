@@ -1,0 +1,109 @@
+"""Many small requests of a resumable upload: what they cost, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from butai import database as database_module
+from butai.assets.tus import pieces
+from butai.config import Settings
+from butai.embedded.postgres import EmbeddedPostgres
+from tests.conftest import Api, serving
+from tests.integration.test_resumable import MIB, big, create, offset_of, patch, rows, stored
+
+
+async def written(settings: Settings) -> int:
+    """The position in Postgres's write-ahead log, in bytes."""
+    return int((await rows(settings, "SELECT pg_current_wal_lsn() - '0/0' AS at"))[0]["at"])
+
+
+async def test_one_byte_costs_no_more_log_behind_a_long_tail_than_elsewhere(api: Api) -> None:
+    body = big(6 * MIB)
+    path = await create(api, len(body))
+    at = 5 * MIB - 100
+    assert (await patch(api, path, 0, body[:at]))[0] == 204
+    before, count = await written(api.settings), 30
+    for n in range(count):
+        assert (await patch(api, path, at + n, body[at + n : at + n + 1]))[0] == 204
+    cost = (await written(api.settings) - before) / count
+    assert cost < 64 * 1024, f"{cost:.0f} bytes of log for each byte"
+    at += count
+    assert await offset_of(api, path) == at
+    assert (await patch(api, path, at, body[at:]))[0] == 204
+    assert await stored(api) == body
+
+
+async def test_small_pieces_are_joined_and_nothing_is_lost(settings: Settings) -> None:
+    """Sizes around those at which pieces are joined; two processes in turn, of which none has the digest."""
+    body = big(6 * MIB)
+    dice = random.Random(7)
+    sizes = [1, 63, 64, 65, 5, pieces.PIECE - 1, 1, pieces.PIECE, pieces.PIECE + 1, 3, 3]
+    sizes += [dice.choice([1, 700, 5000, 20_000]) for _ in range(25)]
+    async with serving(settings) as first, serving(settings) as second:
+        path = await create(first, len(body))
+        at = 0
+        for n, size in enumerate(sizes):
+            status, now, told = await patch((first, second)[n % 2], path, at, body[at : at + size])
+            assert (status, now) == (204, at + size), told
+            at += size
+        kept = await rows(settings, "SELECT first_byte, length(body) AS size FROM resumable_pieces ORDER BY first_byte")
+        assert sum(row["size"] for row in kept) == at
+        assert len(kept) <= 2 * at / pieces.PIECE + 2
+        assert (await patch(second, path, at, body[at:]))[0] == 204
+        assert await stored(first) == body
+    assert await rows(settings, "SELECT 1 FROM resumable_pieces") == []
+
+
+async def test_pieces_go_with_their_upload(api: Api) -> None:
+    body = big(MIB)
+    for key, how in (("scene/a.glb", "cancelled"), ("scene/b.glb", "refused"), ("scene/c.glb", "forgotten")):
+        path = await create(api, len(body), key, sha256="0" * 64)
+        assert (await patch(api, path, 0, body[:1000]))[0] == 204
+        assert len(await rows(api.settings, "SELECT 1 FROM resumable_pieces")) == 1
+        if how == "cancelled":
+            headers = {"Tus-Resumable": "1.0.0"}
+            assert (await api.call("DELETE", path, "alice", headers=headers))[0] == 204
+        elif how == "refused":
+            assert (await patch(api, path, 1000, body[1000:]))[0] == 422
+        else:
+            await rows(api.settings, "DELETE FROM resumable_uploads WHERE state = 'open'")
+        assert await rows(api.settings, "SELECT 1 FROM resumable_pieces") == []
+
+
+@pytest.fixture
+def empty_database(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database without tables."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.admin_url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} OWNER butai".encode())
+        yield urlunsplit(urlsplit(postgres.url)._replace(path=f"/{name}"))
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+async def test_uploads_under_way_keep_their_bytes_when_the_tables_change(empty_database: str) -> None:
+    url = empty_database
+    (step,) = (database_module.MIGRATIONS / "versions").glob("*_resumable_pieces.py")
+    database_module.migrate(url, f"{int(step.name[:4]) - 1:04}")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO asset_objects (object_key, origin, state, attempt) VALUES ('o', 'resumable', 'writing', 1)"
+        )
+        insert: Any = (
+            "INSERT INTO resumable_uploads (id, user_id, object_key, wanted_key, upload_length, upload_offset, state, tail,"
+            " expires_at) VALUES (gen_random_uuid(), 'alice', 'o', 'vrm/a.vrm', 100, %s, %s, %s, now())"
+        )
+        await connection.execute(insert, (20, "open", b"tail"))
+        await connection.execute(insert, (30, "open", b""))
+        await connection.execute(insert, (40, "refused", b""))
+        database_module.migrate(url)
+        found = await connection.execute(
+            "SELECT u.upload_offset, p.first_byte, p.body FROM resumable_pieces p JOIN resumable_uploads u ON u.id = p.upload_id"
+        )
+        assert await found.fetchall() == [(20, 16, b"tail")]
