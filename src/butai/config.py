@@ -246,6 +246,10 @@ class AssetSettings(BaseSettings):
     resumable_hours: float = 24.0
     """Hours for which an interrupted tus upload can be resumed."""
 
+    open_uploads: int = 200
+    """Most uploads of one user that are begun and not ended, resumable or by a signed URL or a form, before the next one is
+    refused (`quota_exceeded`); 0: no limit. A studio that sends a folder has a few open at a time."""
+
     quota_bytes: int = 0
     """Most bytes of one user's files together, including the trash, uploads in progress, replaced files until they are
     removed (ten minutes), and whatever a signed URL may still write; 0: no limit."""

@@ -185,7 +185,7 @@ class ButaiError(Exception):
     code: ClassVar[Code] = Code.INTERNAL
     status: ClassVar[int] = 500
     title: ClassVar[str] = Code.INTERNAL.meaning
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds for the `Retry-After` header, where a retry makes sense."""
 
     def __init_subclass__(cls) -> None:
@@ -245,6 +245,10 @@ class RateLimited(ButaiError):
     """More than is allowed in a time; `retry_after` seconds say when to try again."""
 
     code, status, retry_after = Code.RATE_LIMITED, 429, 60
+
+    def __init__(self, detail: str | None = None, retry_after: int = 60) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class NotFound(ButaiError):

@@ -235,7 +235,7 @@ def attacked(
             ),
             http=HttpSettings(),
             identity=IdentitySettings(NEXTAUTH_SECRET=SecretStr(NEXTAUTH_SECRET), dev_sign_in=True),  # pyright: ignore[reportCallIssue]
-            assets=AssetSettings(),
+            assets=AssetSettings(open_uploads=0),  # it begins hundreds
             log=LogSettings(),
             up=UpSettings(data_dir=folder / "data"),
         )

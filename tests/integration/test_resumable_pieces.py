@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,11 +14,12 @@ import psycopg
 import pytest
 
 from butai import database as database_module
-from butai.assets.tus import pieces
+from butai.assets.tus import pace, pieces
 from butai.config import Settings
 from butai.embedded.postgres import EmbeddedPostgres
+from tests import files
 from tests.conftest import Api, serving
-from tests.integration.test_resumable import MIB, big, create, offset_of, patch, rows, stored
+from tests.integration.test_resumable import BYTES, MIB, b64, big, create, offset_of, patch, rows, stored
 
 
 async def written(settings: Settings) -> int:
@@ -107,3 +110,69 @@ async def test_uploads_under_way_keep_their_bytes_when_the_tables_change(empty_d
             "SELECT u.upload_offset, p.first_byte, p.body FROM resumable_pieces p JOIN resumable_uploads u ON u.id = p.upload_id"
         )
         assert await found.fetchall() == [(20, 16, b"tail")]
+
+
+async def test_many_small_requests_are_slowed_and_the_upload_goes_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "BURST", 10)
+    monkeypatch.setattr(pace, "RATE", 1.0)
+    body = big(20_000)
+    path = await create(api, len(body))
+    at, told, refused = 0, 0, {}
+    for _ in range(20):
+        status, refused = await one_byte(api, path, at, body[at : at + 1])
+        if status == 429:
+            told += 1
+        else:
+            assert status == 204
+            at += 1
+    assert told >= 5
+    assert refused["code"] == "rate_limited"
+    assert await offset_of(api, path) == at
+    # A client that waits as long as it was told goes on.
+    status, after = 429, 0
+    while status == 429:
+        await asyncio.sleep(after)
+        headers = {**BYTES, **api.cookie("alice"), "Upload-Offset": str(at)}
+        async with api.client.patch(api.url + path, headers=headers, data=body[at:]) as answer:
+            status, after = answer.status, int(answer.headers.get("Retry-After", "0"))
+            assert status == 204 or after >= 1
+    assert await stored(api) == body
+
+
+async def one_byte(api: Api, path: str, at: int, byte: bytes) -> tuple[int, Any]:
+    status, _, told = await patch(api, path, at, byte)
+    return status, told
+
+
+async def test_a_user_has_a_number_of_open_uploads(settings: Settings) -> None:
+    """Resumable ones, signed URLs of both kinds, and forms, together; fifty at once do not slip past."""
+    limited = replace(
+        settings,
+        assets=settings.assets.model_copy(update={"open_uploads": 5}),
+        database=settings.database.model_copy(update={"connect_timeout": 30}),
+    )
+    async with serving(limited) as api:
+        said = {"Tus-Resumable": "1.0.0", "Upload-Length": "900", **api.cookie("alice")}
+
+        async def begin(number: int) -> int:
+            if number % 3 == 0:
+                metadata = {"Upload-Metadata": f"filename {b64(f'scene/{number}.glb')}"}
+                status, told = await api.call("POST", "/api/assets/uploads", headers=said | metadata)
+                code = told and told.get("code")
+            else:
+                wanted = {"fileName": f"scene/{number}.glb", "fileType": "x"} | ({"size": 9} if number % 3 == 1 else {})
+                status, told = await api.call("POST", "/api/s3/presigned-url", "alice", json=wanted)
+                code = told.get("error", {}).get("code")
+            assert status in (200, 201) or (status, code) == (403, "quota_exceeded"), told
+            return status
+
+        assert await begin(0) == 201
+        statuses = await asyncio.gather(*(begin(number) for number in range(1, 50)))
+        assert len([status for status in statuses if status != 403]) == 4
+        status, told = await api.upload("alice", "vrm/a.vrm", files.vrm(1))
+        assert (status, told["error"]["code"]) == (403, "quota_exceeded")
+        assert (await api.upload("bob", "vrm/a.vrm", files.vrm(1)))[0] == 200
+        # What ends makes room.
+        for row in await rows(limited, "SELECT id FROM resumable_uploads"):
+            assert (await api.call("DELETE", f"/api/assets/uploads/{row['id']}", "alice", headers=said))[0] == 204
+        assert (await api.upload("alice", "vrm/a.vrm", files.vrm(1)))[0] == 200

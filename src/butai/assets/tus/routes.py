@@ -101,7 +101,7 @@ async def tus_options(request: Request) -> Response:
 @router.post(
     "",
     status_code=201,
-    responses=documented(400, 403, 409, 412, 413, 415, 422, 460, 504),
+    responses=documented(400, 403, 409, 412, 413, 415, 422, 429, 460, 504),
     response_class=Response,
     operation_id="create_upload",
     summary="Begin a resumable upload (tus)",
@@ -175,7 +175,7 @@ async def look_at_upload(request: Request, upload_id: UUID) -> Response:
 @router.patch(
     "/{upload_id:uuid}",
     status_code=204,
-    responses=documented(400, 404, 409, 410, 412, 413, 415, 422, 460, 504),
+    responses=documented(400, 403, 404, 409, 410, 412, 413, 415, 422, 429, 460, 504),
     response_class=Response,
     operation_id="continue_upload",
     summary="Send the next bytes of an upload (tus)",
@@ -194,7 +194,8 @@ async def look_at_upload(request: Request, upload_id: UUID) -> Response:
 )
 async def continue_upload(request: Request, upload_id: UUID) -> Response:
     """With the last bytes the asset becomes ready, or is refused: the answer says which. A later request takes over
-    from an earlier one that still hangs (which gets 409 `upload_taken`)."""
+    from an earlier one that still hangs (which gets 409 `upload_taken`). Many requests of less than 64 KiB are slowed with
+    429."""
     who = await signed_in(request)
     assert who.user_id is not None
     if request.headers.get("content-type", "").partition(";")[0] != protocol.BODY_TYPE:

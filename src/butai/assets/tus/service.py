@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from butai.assets.models import AssetObject
 from butai.assets.tus import pieces, transitions
 from butai.assets.tus.digests import Digests
 from butai.assets.tus.models import ResumableUpload
+from butai.assets.tus.pace import RequestPace
 from butai.assets.tus.protocol import Checksum
 from butai.assets.tus.states import ResumableState, ResumableTrigger
 from butai.assets.tus.task_names import FINISH_AFTER
@@ -54,6 +55,7 @@ class Resumables:
 
     tools: UploadTools
     digests: Digests
+    pace: RequestPace = field(default_factory=RequestPace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,9 @@ async def create(
     sha256: str | None,
     metadata: str,
 ) -> UploadProgress:
-    """Begins an upload of `length` bytes. Raises `FileTooLarge`, `QuotaExceeded`, and `SignatureMismatch` for no
-    bytes."""
+    """Begins an upload of `length` bytes. Raises `FileTooLarge`, `QuotaExceeded`, `RateLimited`, and `SignatureMismatch`
+    for no bytes."""
+    resumables.pace.check(user_id)
     settings = resumables.tools.settings
     limit = size_limit(settings, key.kind, key.sidecar)
     if length == 0:
@@ -152,8 +155,10 @@ async def append(
     """Takes one request's bytes. After the last ones the asset is ready.
 
     What arrived before the client disconnected is kept; with a checksum, all of the request's bytes or none. Raises
-    `UploadOffsetWrong`, `UploadTaken`, `UploadChecksumWrong`, `UploadRefused` of any kind, `ClientDisconnected`.
+    `UploadOffsetWrong`, `UploadTaken`, `UploadChecksumWrong`, `UploadRefused` of any kind, `ClientDisconnected`, and
+    `RateLimited` before a byte is taken.
     """
+    resumables.pace.check(user_id)
     async with resumables.tools.database.transaction() as session:
         row = await _own(session, upload_id, user_id)
         if row.state == ResumableState.DONE:
@@ -177,6 +182,9 @@ async def append(
         except UploadRefused as error:
             await _refuse(resumables, row, error, origin)
             raise
+        finally:
+            if writer.offset < row.upload_length:
+                resumables.pace.count(user_id, writer.taken)
     if writer.offset == row.upload_length:
         await _finish(resumables, row, writer.number, origin, writer.parts)
     row.upload_offset, row.expires_at = writer.offset, writer.expires_at

@@ -83,6 +83,11 @@ class Writer:
                 await asyncio.gather(self._sending, return_exceptions=True)
             self._tools.memory.give(self._filling)
 
+    @property
+    def taken(self) -> int:
+        """Bytes of this request so far."""
+        return self._received - self._row.upload_offset
+
     async def _take(self, chunks: AsyncIterator[bytes], key: AssetKey) -> None:
         gone: ClientDisconnected | None = None
         try:

@@ -70,6 +70,7 @@ async def open_upload(
     if source.size is None and source.most is not None:
         source = replace(source, size=await quotas.room(session, tools.settings, user_id, asset, source.most))
     await write_down(session, attempt, source)
+    await quotas.check_open(session, tools.settings, user_id)
     await quotas.check(session, tools.settings, user_id)
     return attempt, asset
 

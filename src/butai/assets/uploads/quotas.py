@@ -39,6 +39,14 @@ _USAGE = text(
 )
 
 
+_OPEN = text(
+    f"""
+    SELECT count(*) FROM asset_objects o JOIN assets a ON a.id = o.asset_id
+    WHERE o.state = '{ObjectState.WRITING}' AND o.origin IN ('upload', 'signed', 'resumable') AND a.owner_user_id = :user
+    """
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """A user's usage: bytes and files that are stored; and as reserved, those that are being uploaded or removed, and the
@@ -57,8 +65,8 @@ async def usage(session: AsyncSession, user_id: str) -> Usage:
 
 
 async def hold(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
-    """Takes the user's advisory lock until the transaction ends; no-op without a quota."""
-    if settings.quota_bytes or settings.quota_files:
+    """Takes the user's advisory lock until the transaction ends; no-op without any limit."""
+    if settings.quota_bytes or settings.quota_files or settings.open_uploads:
         number = int.from_bytes(hashlib.sha256(user_id.encode()).digest()[:8], "big", signed=True)
         await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
@@ -83,6 +91,13 @@ async def settle(session: AsyncSession, settings: AssetSettings, user_id: str, o
     await hold(session, settings, user_id)
     if await ledger.declare_size(session, object_key, size):
         await check(session, settings, user_id)
+
+
+async def check_open(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
+    """Checks the number of a user's open uploads, the new one included; the caller has called `hold`. Raises
+    `QuotaExceeded`."""
+    if settings.open_uploads and (await session.execute(_OPEN, {"user": user_id})).scalar_one() > settings.open_uploads:
+        raise QuotaExceeded(f"You have {settings.open_uploads} uploads under way: finish or cancel one first")
 
 
 async def check(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:
