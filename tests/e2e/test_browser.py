@@ -280,6 +280,25 @@ async def test_bytes_go_straight_to_the_store_with_a_signed_url(studio: Studio) 
 # On other origins
 
 
+async def test_a_page_of_any_origin_sends_to_a_signed_address_of_the_api(
+    studio: Studio, origins: tuple[str, str, int]
+) -> None:
+    alice = await studio.page("alice")
+    wanted = {"fileName": "vrm/直接.vrm", "fileType": "model/vrm"}
+    asked = await alice.evaluate("wanted => call('POST', '/api/s3/presigned-url', wanted)", wanted)
+    signed = asked["body"]["data"]
+    assert signed["url"].startswith(f"{studio.url}/api/s3/")
+    assert (await alice.evaluate("path => call('POST', path)", signed["completeUrl"]))["status"] == 409
+    foreign = await studio.page(origin=origins[0])
+    sent = await foreign.evaluate("url => putTo(url)", signed["url"])
+    assert sent["status"] == 200
+    assert sent["etag"]
+    assert (await foreign.evaluate("url => putTo(url)", signed["url"]))["status"] == 409
+    done = await alice.evaluate("path => call('POST', path)", signed["completeUrl"])
+    assert (done["status"], done["body"]["status"]) == (200, "ready")
+    assert (await alice.evaluate("url => read(url)", signed["readUrl"]))["sha256"] == SHA256
+
+
 async def test_an_isolated_page_of_another_site_may_use_what_is_public(
     studio: Studio, origins: tuple[str, str, int]
 ) -> None:

@@ -47,6 +47,17 @@ async function uploadDirectly(key) {
   return { early: early.status, put: put.status, origin: new URL(signed.url).origin, done, readUrl: signed.readUrl };
 }
 
+// To an address that needs no cookie, as the store's or the API's own signed one.
+async function putTo(url) {
+  const file = document.querySelector("input[type=file]").files[0];
+  try {
+    const answer = await fetch(url, { method: "PUT", headers: { "Content-Type": "model/vrm" }, body: file });
+    return { status: answer.status, etag: answer.headers.get("etag") };
+  } catch (error) {
+    return { blocked: error.name };
+  }
+}
+
 async function read(path, { headers = {}, credentials = "same-origin", cache = "default" } = {}) {
   try {
     const answer = await fetch(api + path, { headers, credentials, cache });
