@@ -257,7 +257,7 @@ async def cut(api: Api, path: str, offset: int, body: bytes, announced: int) -> 
     headers = {
         **BYTES,
         **api.cookie("alice"),
-        "Host": "x",
+        "Host": "localhost",
         "Upload-Offset": str(offset),
         "Content-Length": str(announced),
     }
