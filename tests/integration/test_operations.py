@@ -23,6 +23,8 @@ from sqlalchemy import text
 from butai.audit import export
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
+from butai.live import stamps
+from butai.live.stamps import Stamp
 from butai.operations.health import PART_SECONDS
 from tests.conftest import Api, serving
 from tests.fakes.livekit_egress import StandIn
@@ -418,23 +420,39 @@ async def test_whoever_has_an_invitation_gets_a_way_of_their_own_to_watch_and_no
     assert not grants.room_admin
 
 
+async def signed_invitation(
+    api: Api,
+    *,
+    secret: str = SECRET,
+    room: str = "studio-1",
+    seconds: float = 3600,
+    stamped: bool = True,
+    **grants: Any,
+) -> str:
+    """An invitation as the service makes it, but for what is named."""
+    status, made = await api.call("POST", "/api/live/rooms/studio-1/tokens", "alice", json={"role": "viewer"})
+    assert status == 200, made
+    stamp = Stamp("invitation", room, "x", 1, time.time() + seconds, made["invitation_id"])
+    token = livekit_api.AccessToken("devkey", secret).with_identity("x").with_ttl(timedelta(seconds=seconds))
+    wanted: dict[str, Any] = {"room_join": True, "can_publish": False, "can_subscribe": True, **grants}
+    if stamped:
+        token = token.with_attributes({stamps.ATTRIBUTE: stamps.sign(stamp, secret)})
+    return token.with_grants(livekit_api.VideoGrants(room=room, **wanted)).to_jwt()
+
+
 async def test_what_is_no_invitation_opens_no_room(api: Api) -> None:
     made = await make_room(api)
-
-    def signed(secret: str = SECRET, room: str = "studio-1", hours: float = 1, **grants: Any) -> str:
-        token = livekit_api.AccessToken("devkey", secret).with_identity("x").with_ttl(timedelta(hours=hours))
-        wanted: dict[str, Any] = {"room_join": True, "can_publish": False, "can_subscribe": True, **grants}
-        return token.with_grants(livekit_api.VideoGrants(room=room, **wanted)).to_jwt()
-
-    assert (await api.call("POST", "/api/live/watch", json={"invitation": signed()}))[0] == 200
+    good = await signed_invitation(api)
+    assert (await api.call("POST", "/api/live/watch", json={"invitation": good}))[0] == 200
     for wrong in (
         made["host_token"],
         await invitation(api, "guest"),
-        signed("x" * 32),
-        signed(room="elsewhere"),
-        signed(hours=-1),
-        signed(room_join=False),
-        signed(can_subscribe=False),
+        await signed_invitation(api, secret="x" * 32),
+        await signed_invitation(api, room="elsewhere"),
+        await signed_invitation(api, seconds=-3600),
+        await signed_invitation(api, room_join=False),
+        await signed_invitation(api, can_subscribe=False),
+        await signed_invitation(api, stamped=False),
         "nonsense",
     ):
         status, problem = await api.call("POST", "/api/live/watch", json={"invitation": wrong})
@@ -443,13 +461,13 @@ async def test_what_is_no_invitation_opens_no_room(api: Api) -> None:
 
 async def test_a_way_to_watch_ends_with_the_invitation_it_came_from(api: Api) -> None:
     await make_room(api)
-    grants = livekit_api.VideoGrants(room_join=True, room="studio-1", can_publish=False, can_subscribe=True)
-    short = livekit_api.AccessToken("devkey", SECRET).with_identity("x").with_ttl(timedelta(minutes=5))
-    shown = short.with_grants(grants).to_jwt()
+    shown = await signed_invitation(api, seconds=300)
     ends = jwt.decode(shown, options={"verify_signature": False})["exp"]
     for _ in range(3):
-        # Each way is an invitation again, and never a longer one.
         status, answer = await api.call("POST", "/api/live/watch", json={"invitation": shown})
         assert status == 200
-        shown = answer["token"]
-        assert jwt.decode(shown, options={"verify_signature": False})["exp"] <= ends
+        # Whole seconds.
+        assert jwt.decode(answer["token"], options={"verify_signature": False})["exp"] <= ends + 1
+        # None of them is an invitation, of any length.
+        status, problem = await api.call("POST", "/api/live/watch", json={"invitation": answer["token"]})
+        assert (status, problem["code"]) == (403, "invitation_invalid")
