@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Generator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -48,9 +49,10 @@ class PromptServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def run_server(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[None]:
-    """Serves `app` until the block ends."""
-    server = PromptServer(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
+async def run_server(app: ASGIApp, listener: socket.socket, **how: Any) -> AsyncGenerator[None]:
+    """Serves `app` until the block ends. `how`: further arguments of uvicorn's configuration."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2, **how)
+    server = PromptServer(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     running = asyncio.create_task(server.running.wait())
     try:

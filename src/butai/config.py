@@ -227,8 +227,9 @@ class AssetSettings(BaseSettings):
     """Memory for the parts of all uploads of one process together; what does not fit waits in unlinked temporary
     files."""
 
-    upload_idle_timeout: float = 60.0
-    """Seconds without a byte from the client before an upload is given up (`client_disconnected`)."""
+    upload_idle_timeout: float = 30.0
+    """Seconds without a byte from the client before an upload is given up (`client_disconnected`). One that sends less than
+    4 KiB/s ends as well, after a minute (`request_timeout`)."""
 
     upload_lease: float = 30.0
     """Seconds without a sign of life from an upload's process after which the upload counts as dead. The process renews

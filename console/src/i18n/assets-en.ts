@@ -114,6 +114,7 @@ export const assetsEn = {
     upload_cancelled: "The upload was cancelled.",
     upload_expired: "The upload was paused for too long. Start again.",
     upload_refused: "The file was refused.",
+    request_timeout: "The connection was too slow. Upload it again.",
     client_disconnected: "The connection broke during the upload. Upload it again.",
     quota_exceeded: "This would exceed your storage quota. Delete something first.",
     key_invalid: "This file name is not allowed. Rename the file.",

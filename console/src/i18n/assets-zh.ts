@@ -101,6 +101,7 @@ export const assetsZh: AssetTexts = {
     upload_cancelled: "上传已取消。",
     upload_expired: "上传搁置太久。请重新开始。",
     upload_refused: "文件被拒绝。",
+    request_timeout: "连接速度太慢。请重新发送。",
     client_disconnected: "连接中途断开。请重新发送。",
     quota_exceeded: "超出了你可以保存的容量。请先删除一些文件。",
     key_invalid: "这里不能使用这样的文件名。请改名。",

@@ -217,7 +217,7 @@ export class Uploads {
       },
       onShouldRetry: (error) => {
         const status = error.originalResponse?.getStatus() ?? 0;
-        return status === 0 || status >= 500 || status === 409 || status === 423 || status === 429;
+        return status === 0 || status >= 500 || [408, 409, 423, 429].includes(status);
       },
     });
     mine.tus = upload;

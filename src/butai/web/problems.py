@@ -70,7 +70,7 @@ _HEADERS: dict[int, dict[str, Any]] = {
 }
 
 # HTTP's own errors, which the framework finds before a route runs.
-_OF_HTTP = {405: Code.METHOD_NOT_ALLOWED, 408: Code.REQUEST_TIMEOUT, 413: Code.BODY_TOO_LARGE}
+_OF_HTTP = {405: Code.METHOD_NOT_ALLOWED, 413: Code.BODY_TOO_LARGE}
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 

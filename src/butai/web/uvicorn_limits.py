@@ -1,7 +1,11 @@
-"""The limits that uvicorn's HTTP parser lacks: the length of a request's head, and the time it may take to arrive.
+"""The limits that uvicorn's HTTP parser lacks: the length of a request's head, and the time that a client may take.
 
 httptools gathers a head of any length in memory, from any client, before a route or another limit sees it. Requests
 refused here never reach the application, so these answers carry a request id of their own.
+
+At any moment a connection waits for a head, is being answered, or has the rest of a refused body coming. The first and the
+last have a time that no byte prolongs; while a request is answered, the application limits the time of its body
+(`butai.web.bodies`, `butai.assets.uploads.multipart_form`).
 """
 
 from __future__ import annotations
@@ -26,8 +30,15 @@ HEAD_LIMIT = 64 * 1024
 """Most bytes of a request line and its headers. Node takes 16 KiB, so no browser of a studio sends more; presigned URLs
 in `/api/vrm-thumbnail?url=` and ten-thousand-byte keys, encoded twice, still fit and are refused with a reason."""
 
-HEAD_SECONDS = 30.0
+HEAD_SECONDS = 10.0
 """Most seconds from a connection, or from a head's first byte, to the head's end."""
+
+REST_SECONDS = 30.0
+"""Most seconds for which the rest of a body is read and dropped after its request was answered, by nginx's example
+(`lingering_time`): a client that is cut off while it sends may lose the answer."""
+
+TAKE_SECONDS = 60.0
+"""Most seconds for which a client may take nothing of an answer, by nginx's example (`send_timeout`)."""
 
 ending: list[Callable[[], None]] = []
 """Callbacks for when the process is asked to stop: streams without an end of their own end then."""
@@ -59,6 +70,8 @@ class BoundedHttp(HttpToolsProtocol):
     _pending = 0  # bytes received while the head was not complete
     _refused = 400
     _timer: asyncio.TimerHandle | None = None
+    _timer_is_for_a_head = False
+    _taking: asyncio.TimerHandle | None = None  # while the client takes nothing of an answer
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Starts the timeout: a silent connection ends like a slow one."""
@@ -66,8 +79,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancels the timeout."""
+        """Cancels the timeouts."""
         self._stop_waiting()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -79,9 +93,33 @@ class BoundedHttp(HttpToolsProtocol):
         self._pending = self._pending + len(data) if began_before else 0
         if self._pending > HEAD_LIMIT:
             self._refuse(431)
-        elif self._timer is None and self._in_head:
+        elif self._in_head and not (self._timer and self._timer_is_for_a_head):
             # Most heads arrive whole, and never need a timer.
             self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        """Starts the timeout of what comes now: the rest of the body, or the next request."""
+        super().on_response_complete()
+        # Any byte would end uvicorn's own timer of idle connections, even an empty line, which begins no request.
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            self._close()
+        elif self.cycle.response_complete and not self._in_head:
+            rest = self.cycle.more_body
+            seconds = min(REST_SECONDS, self.timeout_keep_alive) if rest else self.timeout_keep_alive
+            self._wait(seconds, self._close)
+
+    def pause_writing(self) -> None:
+        """Notes that the client does not take what is sent."""
+        super().pause_writing()
+        self._taking = self._taking or self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Notes that the client takes what is sent."""
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """Notes that a head begins."""
@@ -118,6 +156,10 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Notes that a request is complete."""
         self._in_trailers = False
+        if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+            # The rest of a body that was answered before it had come.
+            self.cycle.more_body = False
+            self._wait(self.timeout_keep_alive, self._close)
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn passes it
@@ -131,7 +173,12 @@ class BoundedHttp(HttpToolsProtocol):
             raise ValueError("the head is too long")
 
     def _wait_for_head(self) -> None:
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, 408)
+        self._wait(HEAD_SECONDS, lambda: self._refuse(408))
+        self._timer_is_for_a_head = True
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        self._stop_waiting()
+        self._timer, self._timer_is_for_a_head = self.loop.call_later(seconds, then), False
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -147,8 +194,13 @@ class BoundedHttp(HttpToolsProtocol):
             # After the beginning of another answer it would be read as part of that; a connection without a request,
             # which browsers open in advance, gets no answer.
             self.transport.write(_answer(status))
-        self.transport.close()
+        self._close()
         log.info("http.refused", status=status, code=_CODES[status][0], client=self.client[0] if self.client else None)
+
+    def _close(self) -> None:
+        """Closes the connection once all is sent, and in any case when the client takes nothing."""
+        self.transport.close()
+        self._wait(TAKE_SECONDS, self.transport.abort)
 
 
 def _answer(status: int) -> bytes:

@@ -172,7 +172,7 @@ def _key_in_url(request: Request, library: Library, url: str) -> str:
     "/api/s3/upload",
     **answers(
         UploadOut,
-        *(400, 403, 409, 413, 415, 422, 504),
+        *(400, 403, 408, 409, 413, 415, 422, 504),
         links=documents.links_to("get_asset", "edit_asset"),
         error=Envelope,
     ),

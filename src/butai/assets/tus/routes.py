@@ -101,7 +101,7 @@ async def tus_options(request: Request) -> Response:
 @router.post(
     "",
     status_code=201,
-    responses=documented(400, 403, 409, 412, 413, 415, 422, 429, 460, 504),
+    responses=documented(400, 403, 408, 409, 412, 413, 415, 422, 429, 460, 504),
     response_class=Response,
     operation_id="create_upload",
     summary="Begin a resumable upload (tus)",
@@ -175,7 +175,7 @@ async def look_at_upload(request: Request, upload_id: UUID) -> Response:
 @router.patch(
     "/{upload_id:uuid}",
     status_code=204,
-    responses=documented(400, 403, 404, 409, 410, 412, 413, 415, 422, 429, 460, 504),
+    responses=documented(400, 403, 404, 408, 409, 410, 412, 413, 415, 422, 429, 460, 504),
     response_class=Response,
     operation_id="continue_upload",
     summary="Send the next bytes of an upload (tus)",

@@ -7,14 +7,15 @@ contract (docs/studio-contract.md).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from butai.assets import keys
 from butai.assets.keys import AssetKey
-from butai.errors import ClientDisconnected, InvalidRequest, MissingParameters
+from butai.errors import BodyTooSlow, ClientDisconnected, InvalidRequest, MissingParameters
 
 FIELD_LIMIT = 64 * 1024
 """Bytes of all text fields together: a key has 1 KB, and no other field is long."""
@@ -22,21 +23,46 @@ FIELD_LIMIT = 64 * 1024
 FIELD_COUNT = 32
 """Most fields and files of a form; studios send five."""
 
+FIELD_SECONDS = 10.0
+"""Most seconds for the fields before a form's file, and for those after it: as for any small body."""
+
+SLOWEST = 4 * 1024
+"""Least bytes per second that a client must send, averaged over `SLOW_SECONDS`: what a telephone has where it barely has
+a network. An avatar of 20 MB would take it an hour and a half."""
+
+SLOW_SECONDS = 60.0
+"""Seconds by which a body may be later than it would be at `SLOWEST`."""
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+def seconds_left(left: float, waited: float, size: int) -> float:
+    """What is left of `SLOW_SECONDS` after a wait of `waited` seconds that ended with `size` bytes; 0 or less: too slow."""
+    return min(left - waited + size / SLOWEST, SLOW_SECONDS)
 
 
 async def body_chunks(receive: Receive, idle_timeout: float) -> AsyncIterator[bytes]:
     """Yields a request's body as it arrives. Raises `ClientDisconnected`, also after `idle_timeout` seconds of
-    silence."""
+    silence, and `BodyTooSlow` for a body that comes at less than `SLOWEST`.
+
+    Waiting uses up `SLOW_SECONDS`, bytes give them back: a client at `SLOWEST` or above never runs out of them, and one
+    that sends a byte now and then does, however fast it was before. Time that the store takes counts for nothing.
+    """
+    clock = asyncio.get_running_loop().time
+    left = SLOW_SECONDS
     while True:
+        since = clock()
         try:
-            async with asyncio.timeout(idle_timeout):
+            async with asyncio.timeout(min(idle_timeout, left)):
                 message = await receive()
         except TimeoutError as error:
+            if left <= idle_timeout:
+                raise BodyTooSlow(f"The body came at less than {SLOWEST} bytes per second") from error
             raise ClientDisconnected(f"No byte came for {idle_timeout:g} seconds") from error
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         body = message.get("body", b"")
+        left = seconds_left(left, clock() - since, len(body))
         if body:
             yield body
         if not message.get("more_body", False):
@@ -105,6 +131,16 @@ class FilePart:
                 yield event
 
 
+@asynccontextmanager
+async def _fields_in_time() -> AsyncGenerator[None]:
+    """Raises `BodyTooSlow` when the block takes longer than `FIELD_SECONDS`."""
+    try:
+        async with asyncio.timeout(FIELD_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise BodyTooSlow(f"The form's fields were not complete after {FIELD_SECONDS:g} seconds") from error
+
+
 class UploadForm:
     """A form with one file (`file`) and its key (`fileName`), in either order. Read `chunks`, then `key`.
 
@@ -118,11 +154,12 @@ class UploadForm:
 
     @classmethod
     async def begun(cls, content_type: str, body: AsyncIterator[bytes]) -> Self:
-        """Reads a form up to its file. Raises `MissingParameters`, `InvalidRequest`, `ClientDisconnected`, and the
-        errors of `keys.parse` for an early key."""
+        """Reads a form up to its file. Raises `MissingParameters`, `InvalidRequest`, `BodyTooSlow`,
+        `ClientDisconnected`, and the errors of `keys.parse` for an early key."""
         form = Form(content_type, body)
         files = form.file_parts()
-        file = await anext(files, None)
+        async with _fields_in_time():
+            file = await anext(files, None)
         if file is None or file.name != "file":
             raise MissingParameters("The form has no file")
         return cls(form, files, file)
@@ -133,8 +170,9 @@ class UploadForm:
 
     async def key(self) -> AssetKey:
         """Reads the form to its end, after the file; returns the file's key. Raises as `begun` does."""
-        async for _ in self._files:
-            raise InvalidRequest("The form has more than one file")
+        async with _fields_in_time():
+            if await anext(self._files, None) is not None:
+                raise InvalidRequest("The form has more than one file")
         if not self._form.fields.get("fileType"):
             raise MissingParameters("fileType is missing")
         return self.early_key or self._parsed_key()
