@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -40,11 +40,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(settings: Settings, log: Path, *arguments: str, **more: str) -> Generator[subprocess.Popen[bytes]]:
-    """`butai …` until the block ends."""
+def process(
+    settings: Settings, log: Path, *arguments: str, through: Sequence[str] = (), **more: str
+) -> Generator[subprocess.Popen[bytes]]:
+    """`butai …` until the block ends. `through`: a command that runs it, such as `prlimit`."""
     with log.open("ab") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", "butai.cli", *arguments], env=environment(settings, **more), stdout=out, stderr=out
+            [*through, sys.executable, "-m", "butai.cli", *arguments],
+            env=environment(settings, **more),
+            stdout=out,
+            stderr=out,
         )
     try:
         yield child
@@ -60,11 +65,11 @@ def process(settings: Settings, log: Path, *arguments: str, **more: str) -> Gene
 
 @contextlib.asynccontextmanager
 async def api_process(
-    settings: Settings, log: Path, port: int | None = None, **more: str
+    settings: Settings, log: Path, port: int | None = None, *, through: Sequence[str] = (), **more: str
 ) -> AsyncGenerator[tuple[subprocess.Popen[bytes], Api]]:
     """The API in a process of its own, ready."""
     port = port or free_port()
-    with process(settings, log, "api", "--port", str(port), **more) as child:
+    with process(settings, log, "api", "--port", str(port), through=through, **more) as child:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
             api = Api(f"http://127.0.0.1:{port}", settings, client)
             await ready(api, child, log)

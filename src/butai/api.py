@@ -55,6 +55,7 @@ from butai.operations import routes as health_routes
 from butai.operations.health import Health
 from butai.operations.schemas import AliveOut, ReadyOut
 from butai.web import docs, problems, responses
+from butai.web.connections import RequestsOfAddress
 from butai.web.dependencies import NEEDS_SIGN_IN
 from butai.web.hosts import AllowedHosts
 from butai.web.metrics import Metrics
@@ -82,7 +83,8 @@ class RequestState(TypedDict):
 def create_app(settings: Settings) -> ASGIApp:
     """The application with all its middleware. Opens nothing until the server starts it."""
     metrics = Metrics()
-    guarded = SecurityHeaders(AllowedHosts(_application(settings, metrics), settings.http), settings.http)
+    counted = RequestsOfAddress(_application(settings, metrics), settings.http.max_connections_per_address)
+    guarded = SecurityHeaders(AllowedHosts(counted, settings.http), settings.http)
     return RequestLog(guarded, metrics, access_log=settings.http.access_log)
 
 

@@ -136,6 +136,17 @@ class HttpSettings(BaseSettings):
     access_log: bool = True
     """Whether each request is logged, in one line."""
 
+    max_connections: int = Field(4096, ge=1)
+    """Most connections of one API process at once; fewer where it may open few files (`ulimit -n`), since each may need
+    another one to the store. Idle ones are closed to make room. Beyond the limit the answer is 503
+    `too_many_connections`, but to `/healthz`. A browser has six, and one more for each event stream: 4,096 are 500
+    people at once."""
+
+    max_connections_per_address: int = Field(512, ge=1)
+    """Most of them, and most requests under way, of one address (of one network of 64 bits in IPv6). With two tabs open a
+    person has up to eight: an office of 60 behind one address has 480. Behind a proxy it is the forwarded address, if
+    BUTAI_TRUSTED_PROXIES names the proxy; otherwise all callers are one address."""
+
     @field_validator("public_url")
     @classmethod
     def _url_of_a_site(cls, value: str) -> str:

@@ -50,6 +50,7 @@ class Code(StrEnum):
     SIGN_IN_CODE_INVALID = "sign_in_code_invalid", "The sign-in code is invalid, used or expired"
     HOST_NOT_ALLOWED = "host_not_allowed", "This service does not answer under this host name"
     RATE_LIMITED = "rate_limited", "Too many requests; try again later"
+    TOO_MANY_CONNECTIONS = "too_many_connections", "Too many connections are open; try again in a moment"
     NOT_FOUND = "not_found", "Nothing is here"
     ASSET_NOT_FOUND = "asset_not_found", "No such asset"
     DESTINATION_NOT_FOUND = "destination_not_found", "No such destination"
@@ -440,6 +441,12 @@ class Unavailable(ButaiError):
     """The service or something behind it failed; the same request may succeed later."""
 
     code, status, retry_after = Code.UNAVAILABLE, 503, 5
+
+
+class TooManyConnections(Unavailable):
+    """All connections that the process, or the caller's address, may have are in use."""
+
+    code = Code.TOO_MANY_CONNECTIONS
 
 
 class DatabaseUnavailable(Unavailable):

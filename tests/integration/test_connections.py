@@ -1,4 +1,4 @@
-"""Connections at the server's own level: a byte now and then keeps none of them open."""
+"""Connections at the server's own level: a byte now and then keeps none of them open, and none keeps others out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from butai.config import Settings
 from butai.web import uvicorn_limits
-from butai.web.uvicorn_limits import BoundedHttp
+from butai.web.connections import RESERVE, Connections, RequestsOfAddress, one_client
+from butai.web.uvicorn_limits import protocols
+from tests.processes import api_process
 from tests.prompt_server import run_server
 
 
@@ -21,13 +25,21 @@ async def answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers once the body has come."""
+    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+        pass
+    await answer_at_once(scope, receive, send)
+
+
 @contextlib.asynccontextmanager
-async def bounded(app: ASGIApp, keep_alive: int = 1) -> AsyncGenerator[int]:
-    """The port of a server with our protocol."""
+async def bounded(app: ASGIApp, keep_alive: int = 1, most: int = 100, of_address: int = 100) -> AsyncGenerator[int]:
+    """The port of a server with our protocol and limits."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    async with run_server(app, listener, http=BoundedHttp, lifespan="off", timeout_keep_alive=keep_alive):
+    http, ws = protocols(Connections(most, of_address))
+    async with run_server(app, listener, http=http, ws=ws, lifespan="off", timeout_keep_alive=keep_alive):
         yield port
 
 
@@ -99,3 +111,118 @@ async def test_who_takes_nothing_of_an_answer_is_disconnected(monkeypatch: pytes
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await ended.wait()
         writer.close()
+
+
+async def ask(port: int, path: str = "/", address: str = "127.0.0.1", *headers: str) -> bytes:
+    """What is said to a request of a new connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    writer.write(
+        "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", ""]).encode()
+    )
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def crowd(port: int, count: int, said: bytes = b"", addresses: int = 1) -> AsyncGenerator[list[socket.socket]]:
+    """Sockets that say the beginning of a request, or nothing."""
+    sockets: list[socket.socket] = []
+    loop = asyncio.get_running_loop()
+    try:
+        for number in range(count):
+            one = socket.socket()
+            one.setblocking(False)
+            one.bind((f"127.0.0.{1 + number % addresses}", 0))
+            sockets.append(one)
+            await loop.sock_connect(one, ("127.0.0.1", port))
+            await loop.sock_sendall(one, said)
+        yield sockets
+    finally:
+        for one in sockets:
+            one.close()
+
+
+ENDLESS = HEAD % 100_000 + b"\r\n"
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHo", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_connections_without_a_request_make_room_for_those_with_one(said: bytes) -> None:
+    async with bounded(answer_at_once, 30, most=8) as port, crowd(port, 60, said, addresses=10):
+        for _ in range(5):
+            assert (await ask(port)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_where_all_carry_requests_health_is_answered_and_all_else_is_503() -> None:
+    async with bounded(read_all, 30, most=8) as port:
+        async with crowd(port, 8, ENDLESS, addresses=4), crowd(port, 2 * RESERVE, b"", addresses=4):
+            for _ in range(2 * RESERVE):
+                assert (await ask(port, "/healthz?a=b")).startswith(b"HTTP/1.1 200 ")
+            refused = await ask(port)
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            assert b'"too_many_connections"' in refused and b"\r\nretry-after: " in refused
+            websocket = (
+                "Upgrade: websocket",
+                "Sec-WebSocket-Version: 13",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            )
+            assert (await ask(port, "/x", "127.0.0.1", *websocket)).startswith(b"HTTP/1.1 503 ")
+        # They are gone, and so is the trouble.
+        while not (await ask(port)).startswith(b"HTTP/1.1 200 "):
+            await asyncio.sleep(0.01)
+
+
+async def test_one_address_leaves_room_for_others() -> None:
+    async with bounded(read_all, 30, most=100, of_address=5) as port, crowd(port, 5, ENDLESS):
+        assert (await ask(port)).startswith(b"HTTP/1.1 503 ")
+        assert (await ask(port, "/healthz")).startswith(b"HTTP/1.1 200 ")
+        assert (await ask(port, "/", "127.0.0.2")).startswith(b"HTTP/1.1 200 ")
+    # Not even when the limit of an address is no lower than the whole.
+    async with bounded(read_all, 30, most=8, of_address=8) as port, crowd(port, 8, ENDLESS):
+        assert (await ask(port, "/", "127.0.0.2")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_behind_a_proxy_requests_are_counted_by_the_forwarded_address() -> None:
+    waiting = HEAD.replace(b"\r\nContent", b"\r\nX-Forwarded-For: 203.0.113.7\r\nContent") % 100_000 + b"\r\n"
+    async with bounded(RequestsOfAddress(read_all, 3), 30) as port, crowd(port, 3, waiting):
+        busy = "X-Forwarded-For: 203.0.113.7"
+        while not (await ask(port, "/", "127.0.0.1", busy)).startswith(b"HTTP/1.1 503 "):
+            await asyncio.sleep(0.01)
+        assert (await ask(port, "/healthz", "127.0.0.1", busy)).startswith(b"HTTP/1.1 200 ")
+        assert (await ask(port, "/", "127.0.0.1", "X-Forwarded-For: 203.0.113.8")).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_client_of_ipv6_is_its_network(host: str, client: str) -> None:
+    assert one_client(host) == client
+
+
+async def test_a_real_process_with_256_files_answers_beside_260_sockets(settings: Settings, tmp_path: Path) -> None:
+    """Silent ones, ones with half a head, and ones with a body that does not come."""
+    watch = b"POST /api/live/watch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nContent-Type: application/json\r\n\r\n{"
+    limits = ("prlimit", "--nofile=256:256")
+    async with api_process(settings, tmp_path / "api.log", through=limits) as (_, api):
+        port = int(api.url.rpartition(":")[2])
+        for said in (b"", b"GET / HTTP/1.1\r\nX: "):
+            async with crowd(port, 260, said, addresses=20):
+                for _ in range(20):
+                    assert (await ask(port, "/healthz")).startswith(b"HTTP/1.1 200 ")
+                assert (await api.call("GET", "/api/s3/resources?type=vrm", "alice"))[0] == 200
+        async with crowd(port, 260, watch, addresses=20):
+            for _ in range(20):
+                assert (await ask(port, "/healthz")).startswith(b"HTTP/1.1 200 ")
+            assert (await ask(port, "/api/assets/usage")).startswith(b"HTTP/1.1 503 ")
+        while not (await ask(port, "/api/assets/usage")).startswith(b"HTTP/1.1 401 "):
+            await asyncio.sleep(0.05)

@@ -15,13 +15,17 @@ import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from types import FrameType
+from typing import Any, cast
 
 import msgspec
 import structlog
 import uvicorn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from butai.errors import Code
+from butai.errors import Code, TooManyConnections
+from butai.web.connections import ALWAYS, Connections
 from butai.web.problems import Problem
 
 log = structlog.get_logger(__name__)
@@ -58,12 +62,15 @@ _CODES = {
     400: (Code.HTTP_INVALID, "This is not HTTP"),
     408: (Code.REQUEST_TIMEOUT, "The request did not come in time"),
     431: (Code.HEAD_TOO_LARGE, f"The request's head is longer than {HEAD_LIMIT} bytes"),
+    503: (Code.TOO_MANY_CONNECTIONS, Code.TOO_MANY_CONNECTIONS.meaning),
 }
 
 
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's protocol with a bounded head. Refuses with problem+json and closes the connection."""
 
+    connections_allowed = Connections(1 << 20, 1 << 20)
+    _admitted = True
     _in_head = False
     _in_trailers = False
     _parsed = 0  # bytes of this head that the parser has turned into headers
@@ -77,9 +84,14 @@ class BoundedHttp(HttpToolsProtocol):
         """Starts the timeout: a silent connection ends like a slow one."""
         super().connection_made(transport)
         self._wait_for_head()
+        self._admitted = self.connections_allowed.admit(transport, self.client[0] if self.client else "")
+        if not self._admitted:
+            # A WebSocket would stay.
+            self.ws_protocol_class = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancels the timeouts."""
+        self.connections_allowed.lost(self.transport)
         self._stop_waiting()
         self.resume_writing()
         super().connection_lost(exc)
@@ -105,6 +117,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             self._close()
         elif self.cycle.response_complete and not self._in_head:
+            self.connections_allowed.wait(self.transport)
             rest = self.cycle.more_body
             seconds = min(REST_SECONDS, self.timeout_keep_alive) if rest else self.timeout_keep_alive
             self._wait(seconds, self._close)
@@ -141,8 +154,14 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Notes that the head is complete."""
         self._in_head = False
+        if not self._admitted and self.url.partition(b"?")[0] != ALWAYS.encode():
+            self._refused = 503
+            raise ValueError("all connections are in use")
         self._stop_waiting()
+        self.connections_allowed.work(self.transport)
         super().on_headers_complete()
+        if not self._admitted:
+            self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
         """Notes that a chunk's size was read: its content follows or, after the last chunk, trailers."""
@@ -203,6 +222,36 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait(TAKE_SECONDS, self.transport.abort)
 
 
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets, whose connections are counted: each was taken over from a `BoundedHttp`."""
+
+    connections_allowed = BoundedHttp.connections_allowed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Counts the connection no longer."""
+        self.connections_allowed.lost(self.transport)
+        super().connection_lost(exc)
+
+
+def protocols(connections: Connections) -> tuple[type[BoundedHttp], type[BoundedWebSocket]]:
+    """Uvicorn's `http` and `ws`, which share these connections."""
+
+    class Http(BoundedHttp):
+        connections_allowed = connections
+
+    class WebSocket(BoundedWebSocket):
+        connections_allowed = connections
+
+    return Http, WebSocket
+
+
+def trusted(proxies: str) -> Callable[[str], bool]:
+    """Tells whether an address is one of `BUTAI_TRUSTED_PROXIES`, as uvicorn reads them: addresses, networks, `*`."""
+    if not proxies:
+        return lambda _: False
+    return ProxyHeadersMiddleware(cast("Any", None), proxies).trusted_hosts.__contains__
+
+
 def _answer(status: int) -> bytes:
     code, detail = _CODES[status]
     phrase = HTTPStatus(status).phrase
@@ -212,6 +261,8 @@ def _answer(status: int) -> bytes:
     head = (
         f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
         f"cache-control: no-store\r\nx-content-type-options: nosniff\r\nreferrer-policy: same-origin\r\n"
-        f"x-request-id: {request_id.hex}\r\nconnection: close\r\n\r\n"
+        f"x-request-id: {request_id.hex}\r\nconnection: close\r\n"
     )
-    return head.encode() + body
+    if status == 503:
+        head += f"retry-after: {TooManyConnections.retry_after}\r\n"
+    return head.encode() + b"\r\n" + body

@@ -53,7 +53,8 @@ def api(
     from butai.errors import SecretKeyInvalid
     from butai.live.projects import Projects, ProjectsInvalid
     from butai.live.stream_keys import Sealer
-    from butai.web.uvicorn_limits import BoundedHttp, EndingServer
+    from butai.web.connections import Connections, most_connections
+    from butai.web.uvicorn_limits import EndingServer, protocols, trusted
 
     settings = with_services(read_settings())
     try:
@@ -65,12 +66,18 @@ def api(
         fail(str(error))
     # The application must know where it listens: that decides about loopback names.
     settings = replace(settings, http=settings.http.model_copy(update={"host": host or settings.http.host}))
+    connections = Connections(
+        most_connections(settings.http.max_connections),
+        settings.http.max_connections_per_address,
+        trusted(settings.http.trusted_proxies),
+    )
+    http, ws = protocols(connections)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.http.host,
         port=port or settings.http.port,
         loop="uvloop",
-        http=BoundedHttp,
+        http=http,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -80,7 +87,7 @@ def api(
         # Longer than any keep-alive of a proxy in front of us, so that the proxy always closes first.
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 * 1024,
-        ws="websockets-sansio",
+        ws=ws,
         # Clients of the event stream send no messages.
         ws_max_size=4096,
     )
