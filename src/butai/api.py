@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import aiohttp
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
@@ -35,6 +35,7 @@ from butai.config import Settings
 from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE, Identity
 from butai.identity.api_keys import ApiKeys
+from butai.limits.callers import CallerRates
 from butai.live import audit_routes as live_audit_routes
 from butai.live.broadcasts import closing_routes, overview_routes, stream_routes
 from butai.live.broadcasts import routes as live_routes
@@ -56,7 +57,7 @@ from butai.operations.health import Health
 from butai.operations.schemas import AliveOut, ReadyOut
 from butai.web import docs, problems, responses
 from butai.web.connections import RequestsOfAddress
-from butai.web.dependencies import NEEDS_SIGN_IN
+from butai.web.dependencies import NEEDS_SIGN_IN, by_probe
 from butai.web.hosts import AllowedHosts
 from butai.web.metrics import Metrics
 from butai.web.open_cors import OpenCors
@@ -73,6 +74,7 @@ class RequestState(TypedDict):
     settings: Settings
     database: Database
     identity: Identity
+    rates: CallerRates
     library: Library
     resumables: Resumables
     stage: Stage
@@ -130,6 +132,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "settings": settings,
                 "database": database,
                 "identity": identity,
+                "rates": CallerRates(settings.rates, settings.live.max_streams),
                 "library": parts,
                 "resumables": Resumables(parts.uploads, Digests()),
                 "stage": live,
@@ -240,13 +243,11 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
         """Answers as long as the process can answer anything."""
         return responses.respond(AliveOut("ok", __version__))
 
-    @app.get(
-        "/readyz",
-        **responses.answers(ReadyOut, also={503: "A part does not answer"}, error=None),
-        tags=["process"],
-        summary="Whether the process can serve",
-    )
-    async def readyz(request: Request) -> Response:
+    ready_or_not = responses.answers(ReadyOut, also={503: "A part does not answer"}, error=None)
+    ready_or_not["responses"] |= problems.documented_only(429)
+
+    @app.get("/readyz", **ready_or_not, tags=["process"], summary="Whether the process can serve")
+    async def readyz(request: Request, _: Annotated[None, Depends(by_probe)]) -> Response:
         """200 when the database and the store answer, else 503 with the part that does not."""
         database: Database = request.state.database
         parts: Library = request.state.library
@@ -254,8 +255,14 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
         ready = known and stored
         return responses.respond(ReadyOut(ready, known, stored), 200 if ready else 503)
 
-    @app.get("/metrics", tags=["process"], summary="Figures for Prometheus", response_class=PlainTextResponse)
-    async def show_metrics(request: Request) -> Response:
+    @app.get(
+        "/metrics",
+        tags=["process"],
+        summary="Figures for Prometheus",
+        response_class=PlainTextResponse,
+        responses=problems.documented_only(429),
+    )
+    async def show_metrics(request: Request, _: Annotated[None, Depends(by_probe)]) -> Response:
         """The metrics in Prometheus's text format."""
         await metrics.look_at_jobs(request.state.database)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -136,13 +136,13 @@ class HttpSettings(BaseSettings):
     access_log: bool = True
     """Whether each request is logged, in one line."""
 
-    max_connections: int = Field(4096, ge=1)
+    max_connections: Annotated[int, Field(ge=1)] = 4096
     """Most connections of one API process at once; fewer where it may open few files (`ulimit -n`), since each may need
     another one to the store. Idle ones are closed to make room. Beyond the limit the answer is 503
     `too_many_connections`, but to `/healthz`. A browser has six, and one more for each event stream: 4,096 are 500
     people at once."""
 
-    max_connections_per_address: int = Field(512, ge=1)
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 512
     """Most of them, and most requests under way, of one address (of one network of 64 bits in IPv6). With two tabs open a
     person has up to eight: an office of 60 behind one address has 480. Behind a proxy it is the forwarded address, if
     BUTAI_TRUSTED_PROXIES names the proxy; otherwise all callers are one address."""
@@ -174,6 +174,49 @@ class HttpSettings(BaseSettings):
             if not re.fullmatch(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", name):
                 raise ValueError(f"{name!r} is not a host name or an address, without a port, such as studio.example")
         return names
+
+
+class Rate(BaseModel):
+    """A token bucket: `burst` requests at once, and `per_second` new ones; 0: no limit."""
+
+    model_config = ConfigDict(frozen=True)
+
+    burst: int = Field(ge=1)
+    per_second: float = Field(ge=0)
+
+
+class RateSettings(BaseSettings):
+    """How often one caller, or one address, may ask, as JSON objects: `{"burst": 120, "per_second": 2}`, or
+    `{"burst": 1, "per_second": 0}` for no limit. Beyond it the answer is 429 `rate_limited` with `Retry-After`. Each API
+    process counts by itself, in memory."""
+
+    model_config = _env("BUTAI_RATE_")
+
+    write: Rate = Rate(burst=12_000, per_second=50)
+    """A user's writes to the library, and tokens for a room: all 5,000 files of a quota at once, each with two requests,
+    and some that are repeated."""
+
+    begin: Rate = Rate(burst=120, per_second=2)
+    """What a user, or a room's host token, begins, changes and ends in going live: rooms, broadcasts, outputs, ingresses,
+    destinations. A show takes about ten."""
+
+    test: Rate = Rate(burst=20, per_second=0.2)
+    """A user's tests of destinations, which connect to other servers: one each five seconds."""
+
+    stream: Rate = Rate(burst=120, per_second=2)
+    """Event streams that a user opens: thirty tabs that reconnect four times at once, then one each half a second."""
+
+    anonymous: Rate = Rate(burst=3_000, per_second=100)
+    """Requests of an address without a credential: an office of thirty that opens a page of 100 pictures at once."""
+
+    invitation: Rate = Rate(burst=120, per_second=2)
+    """Viewers' tokens that an address gets by invitation: a class of 120 that joins in one moment, and 120 a minute."""
+
+    guess: Rate = Rate(burst=30, per_second=0.5)
+    """API keys from an address that are none. A key that was accepted within the last hour goes on working."""
+
+    probe: Rate = Rate(burst=50, per_second=5)
+    """`/readyz` and `/metrics` for an address: five load balancers that ask each second."""
 
 
 class IdentitySettings(BaseSettings):
@@ -394,6 +437,10 @@ class LiveSettings(BaseSettings):
     an output that is connecting delays the reports of the others, and the last failure ends all of them
     (docs/live.md)."""
 
+    max_streams: Annotated[int, Field(ge=1)] = 50
+    """Most event streams of one user, or of one room's host token, that are open at one API process: a studio's tabs on
+    several machines."""
+
     webhook_days: float = 7.0
     """Days for which LiveKit's webhooks are kept."""
 
@@ -474,6 +521,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     identity: IdentitySettings = field(default_factory=lambda: IdentitySettings())  # noqa: PLW0108  # pyright: ignore[reportCallIssue]
+    rates: RateSettings = field(default_factory=RateSettings)
     assets: AssetSettings = field(default_factory=AssetSettings)
     patrol: PatrolSettings = field(default_factory=PatrolSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)

@@ -17,7 +17,7 @@ from butai.assets.patrol.probe import probe_batch
 from butai.assets.patrol.verdicts import IndexedObject, Verdict, is_mass_loss, judge
 from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.canary import Canary, StoreUnreliable
-from butai.assets.storage.limits import RateLimit
+from butai.limits.token_bucket import TokenBucket
 from tests.examples import examples
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -163,7 +163,7 @@ def test_the_faults_were_met() -> None:
 
 
 async def test_a_bucket_keeps_its_rate() -> None:
-    bucket = RateLimit(200)
+    bucket = TokenBucket(200)
     loop = asyncio.get_running_loop()
     began = loop.time()
     for _ in range(20):
@@ -176,7 +176,7 @@ async def test_a_bucket_keeps_its_rate() -> None:
 
 
 async def test_many_at_a_bucket_each_wake_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket = RateLimit(500)
+    bucket = TokenBucket(500)
     slept: list[float] = []
     sleep = asyncio.sleep
 

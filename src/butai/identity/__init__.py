@@ -15,6 +15,7 @@ is not configured is `Unauthenticated`, on public reads too: a client that belie
 is not. All kinds share one name space of users: an issuer's `sub` must be the id that the studio's sessions carry.
 """
 
+from butai.identity.api_keys import api_key_of
 from butai.identity.caller import ANONYMOUS, Caller
 from butai.identity.development import check_dev_sign_in, dev_sign_in_cookie, is_loopback, is_loopback_name
 from butai.identity.identify import Identity
@@ -26,6 +27,7 @@ __all__ = [
     "NEXTAUTH_COOKIE",
     "Caller",
     "Identity",
+    "api_key_of",
     "check_dev_sign_in",
     "check_origin",
     "dev_sign_in_cookie",

@@ -30,6 +30,7 @@ from butai import audit
 from butai.audit import Origin, actors
 from butai.database import Connection, Database, Model
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
+from butai.identity.origins import Headers
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,18 @@ COMMAND_LINE = Origin(actor=actors.COMMAND_LINE)
 """The default origin of keys that are made and revoked: the command line."""
 
 _TOKEN = re.compile(rb"butai_([0-9a-f]{16})_([0-9a-f]{64})")
+
+
+def api_key_of(headers: Headers) -> bytes | None:
+    """The API key of raw ASGI headers, as `Identity` looks for it; None without one. It may be none that is known."""
+    for name, value in headers:
+        if name == b"x-api-key":
+            return value.strip()
+        if name == b"authorization":
+            token = value.strip().partition(b" ")[2].strip()
+            if token.startswith(TOKEN_PREFIX):
+                return token
+    return None
 
 
 class ApiKey(Model):

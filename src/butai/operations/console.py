@@ -21,12 +21,13 @@ from fastapi.responses import HTMLResponse
 
 from butai import __version__
 from butai.config import Settings
-from butai.errors import ButaiError, NotFound
-from butai.identity import ANONYMOUS, Identity
+from butai.errors import ButaiError, NotFound, RateLimited
+from butai.identity import ANONYMOUS
 from butai.live.stage import Stage
 from butai.operations.schemas import SessionOut
-from butai.web.dependencies import TAKES_SIGN_IN
+from butai.web.dependencies import TAKES_SIGN_IN, charged_caller
 from butai.web.old_names import with_old_names
+from butai.web.problems import documented_only
 from butai.web.responses import answers, respond
 
 DIST = Path(__file__).parents[1] / "console_dist"
@@ -114,19 +115,17 @@ def install(app: FastAPI) -> None:
     """Serves the console's pages at `PAGES`, its files under `/console/`, and `/api/session`."""
     build = _Build()
 
-    @app.get(
-        "/api/session",
-        tags=["process"],
-        summary="The signed-in user",
-        **answers(SessionOut, error=None),
-        openapi_extra=TAKES_SIGN_IN,
-    )
+    known = answers(SessionOut, error=None)
+    known["responses"] |= documented_only(429)
+
+    @app.get("/api/session", tags=["process"], summary="The signed-in user", **known, openapi_extra=TAKES_SIGN_IN)
     async def session(request: Request) -> Response:
         """For pages, which offer what the user may do. An invalid credential counts as none; this never answers 401."""
-        identity: Identity = request.state.identity
         settings: Settings = request.state.settings
         try:
-            who = await identity.identify_request(request.scope)
+            who = await charged_caller(request, request.scope)
+        except RateLimited:
+            raise
         except ButaiError:
             # A stale cookie must not keep a user from the sign-in.
             who = ANONYMOUS

@@ -6,24 +6,82 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from butai.audit import Origin, actors
 from butai.errors import Forbidden, Unauthenticated
-from butai.identity import Caller, Identity
+from butai.identity import Caller, Identity, api_key_of
+from butai.limits.callers import CallerRates, RateClass, class_of
 from butai.web.bodies import before_body
+from butai.web.connections import one_client
 
-_CALLER = "butai.caller"
+_CALLER, _CHARGED = "butai.caller", "butai.charged"
 
 
 @before_body
 async def caller(request: Request) -> Caller:
-    """The caller, perhaps anonymous; found once for a request. Raises `Unauthenticated` for a credential that is not
-    accepted, and `OriginDenied`."""
+    """The caller, perhaps anonymous; found and charged once for a request. Raises as `charged_caller` does."""
     found: Caller | None = request.scope.get(_CALLER)
     if found is None:
-        identity: Identity = request.state.identity
-        found = request.scope[_CALLER] = await identity.identify_request(request.scope)
+        found = request.scope[_CALLER] = await charged_caller(request, request.scope)
     return found
+
+
+async def charged_caller(connection: HTTPConnection, scope: Scope) -> Caller:
+    """The caller by the credentials of `scope`, charged for one request.
+
+    Raises `Unauthenticated` for a credential that is not accepted, `OriginDenied`, `RateLimited`.
+    """
+    identity: Identity = connection.state.identity
+    rates: CallerRates = connection.state.rates
+    address = client_address(connection)
+    key = api_key_of(scope["headers"])
+    if key is not None:
+        rates.check_guesses(address, key)
+    try:
+        found = await identity.identify_request(scope)
+    except Unauthenticated:
+        if key is not None:
+            rates.note_key(address, key, good=False)
+        rates.charge(RateClass.ANONYMOUS, address)
+        raise
+    if key is not None:
+        rates.note_key(address, key, good=True)
+    if found.is_anonymous and not found.rooms:
+        rates.charge(RateClass.ANONYMOUS, address)
+    elif (kind := class_of(scope.get("method", ""), scope["path"])) is not None:
+        rates.charge(kind, charged_name(found))
+    return found
+
+
+def client_address(connection: HTTPConnection) -> str:
+    """The caller's address as limits count it."""
+    return one_client(connection.client.host if connection.client else "")
+
+
+def charged_name(who: Caller) -> str:
+    """Whose limits a known caller's requests count for: the user's, or those of the rooms of a host token."""
+    return f"user:{who.user_id}" if who.user_id is not None else f"rooms:{who.livekit_project}:{sorted(who.rooms)}"
+
+
+@before_body
+async def by_probe(request: Request) -> None:
+    """Charges the address of a caller of `/readyz` or `/metrics`. Raises `RateLimited`."""
+    _charge_address(request, RateClass.PROBE)
+
+
+@before_body
+async def by_invitation(request: Request) -> None:
+    """Charges the address of a caller who is known by an invitation alone. Raises `RateLimited`."""
+    _charge_address(request, RateClass.INVITATION)
+
+
+def _charge_address(request: Request, kind: RateClass) -> None:
+    """Charges an address once for a request."""
+    if _CHARGED not in request.scope:
+        request.scope[_CHARGED] = kind
+        rates: CallerRates = request.state.rates
+        rates.charge(kind, client_address(request))
 
 
 @before_body

@@ -61,7 +61,7 @@ class BareError(msgspec.Struct, frozen=True):
     code: Annotated[str, msgspec.Meta(examples=[Code.ASSET_NOT_FOUND.value])]
 
 
-_EVERYWHERE = (401, 500, 503)
+_EVERYWHERE = (401, 429, 500, 503)
 
 _HEADERS: dict[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
@@ -80,7 +80,12 @@ _PHRASES = {460: "Checksum Mismatch"}
 
 
 def documented(*statuses: int, model: type[msgspec.Struct] = Problem) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may end with these statuses, beside 401, 500 and 503, which every route may."""
+    """The `responses` of a route that may end with these statuses, beside 401, 429, 500 and 503, which every route may."""
+    return documented_only(*_EVERYWHERE, *statuses, model=model)
+
+
+def documented_only(*statuses: int, model: type[msgspec.Struct] = Problem) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may end with these statuses and no others."""
     media = "application/problem+json" if model is Problem else "application/json"
     return {
         status: {
@@ -88,7 +93,7 @@ def documented(*statuses: int, model: type[msgspec.Struct] = Problem) -> dict[in
             "content": {media: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
             **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }
-        for status in sorted({*_EVERYWHERE, *statuses})
+        for status in sorted(set(statuses))
     }
 
 

@@ -15,8 +15,8 @@ from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta
 from butai.assets.storage.canary import Canary, StoreUnreliable
 from butai.assets.storage.client import ObjectAbsent, ObjectFacts, RangeRefused, Store
 from butai.assets.storage.heads import StoreHeads
-from butai.assets.storage.limits import RateLimit
 from butai.errors import Code, FileTooLarge, SizeMismatch, StoreAccessDenied, Unavailable, UploadRefused
+from butai.limits.token_bucket import TokenBucket
 
 CONCURRENCY = 48
 """HEADs at a time: at 20 ms each, some 2,000 a second."""
@@ -49,7 +49,7 @@ class Verifier:
     def __init__(self, store: Store, *, check_content: bool, rate: float | None) -> None:
         self._store = store
         self._check_content = check_content
-        self._pace = RateLimit(rate or 0, burst=0)
+        self._pace = TokenBucket(rate or 0, burst=0)
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._reached = False
         self._failed_in_a_row = 0

@@ -17,9 +17,9 @@ from obstore.store import S3Store
 
 from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.client import ObjectAbsent, Store
-from butai.assets.storage.limits import RateLimit
 from butai.config import StoreSettings
 from butai.errors import Code, StoreAccessDenied, Unavailable
+from butai.limits.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from obstore.store import S3Config
@@ -54,7 +54,7 @@ class StoreHeads:
     def __init__(self, store: Store, rate: float) -> None:
         self._store = store
         self._fast = _fast_store(store.settings)
-        self._bucket = RateLimit(rate)
+        self._bucket = TokenBucket(rate)
 
     async def head(self, key: str) -> HeadAnswer:
         """As in `Heads`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -19,10 +19,11 @@ import msgspec
 import structlog
 from fastapi import APIRouter, Header, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from butai.errors import BrokenOff, ButaiError, DatabaseUnavailable, Unauthenticated, Unavailable
 from butai.identity import Identity
+from butai.limits.callers import CallerRates
 from butai.live.access import hosted_room_id
 from butai.live.answers import StatusOut
 from butai.live.broadcasts import queries
@@ -30,7 +31,7 @@ from butai.live.responses import LiveRoute, request_language
 from butai.live.schemas import RoomId
 from butai.live.stage import Stage, get_stage
 from butai.live.texts import Language, preferred_language
-from butai.web.dependencies import HostOrUser
+from butai.web.dependencies import HostOrUser, charged_caller, charged_name
 from butai.web.problems import documented
 
 log = structlog.get_logger(__name__)
@@ -152,11 +153,19 @@ async def _metrics(stage: Stage, subscription: _Subscription) -> _Message | None
 
 
 class _Stream(StreamingResponse):
-    """A stream that ends when the client accepts no bytes for `_SEND_TIMEOUT` seconds."""
+    """A stream that ends when the client accepts no bytes for `_SEND_TIMEOUT` seconds. `counted`: entered while it is
+    open; what it raises becomes the answer."""
 
-    def __init__(self, content: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self, content: AsyncGenerator[bytes], headers: dict[str, str], counted: AbstractContextManager[None]
+    ) -> None:
         super().__init__(content, headers=headers, media_type="text/event-stream")
-        self._content = content
+        self._content, self._counted = content, counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the stream. Raises `RateLimited` before it begins."""
+        with self._counted:
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         """Sends the stream. Raises `BrokenOff` for a client that is too slow."""
@@ -199,7 +208,8 @@ async def events(
         request.scope, request.state.identity, room, session_id, request_language(request), after
     )
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return _Stream(_as_events(stage, subscription), headers)
+    rates: CallerRates = request.state.rates
+    return _Stream(_as_events(stage, subscription), headers, rates.stream(charged_name(who)))
 
 
 async def _as_events(stage: Stage, subscription: _Subscription) -> AsyncGenerator[bytes]:
@@ -233,21 +243,29 @@ async def socket(
     scope = websocket.scope
     if token is not None:
         scope = {**scope, "headers": [*scope["headers"], (b"authorization", f"Bearer {token}".encode())]}
-    identity: Identity = websocket.state.identity
-    try:
-        who = await identity.identify_request(scope)
-        if who.is_anonymous and not who.rooms:
-            raise Unauthenticated
-        room = await hosted_room_id(stage.database, who, session_id, room_id)
-    except ButaiError as error:
-        # Closing before accepting answers the handshake with HTTP 403.
-        await websocket.close(1008, error.code)
-        return
-    await websocket.accept("butai" if "butai" in offered else None)
-    language = preferred_language(websocket.headers.get("accept-language"))
+    rates: CallerRates = websocket.state.rates
+    with ExitStack() as counted:
+        try:
+            who = await charged_caller(websocket, scope)
+            if who.is_anonymous and not who.rooms:
+                raise Unauthenticated
+            room = await hosted_room_id(stage.database, who, session_id, room_id)
+            counted.enter_context(rates.stream(charged_name(who)))
+        except ButaiError as error:
+            # Closing before accepting answers the handshake with HTTP 403.
+            await websocket.close(1008, error.code)
+            return
+        await websocket.accept("butai" if "butai" in offered else None)
+        language = preferred_language(websocket.headers.get("accept-language"))
+        await _carry(
+            websocket, stage, _Subscription(scope, websocket.state.identity, room, session_id, language, after)
+        )
+
+
+async def _carry(websocket: WebSocket, stage: Stage, subscription: _Subscription) -> None:
+    """Sends messages until they end or the client leaves, then closes the socket."""
     gone = asyncio.create_task(_gone(websocket))
     try:
-        subscription = _Subscription(scope, identity, room, session_id, language, after)
         code = await _send_all(websocket, stage, subscription, gone)
         await websocket.close(code)
     except (WebSocketDisconnect, TimeoutError, RuntimeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
 from butai.live.answers import RevokedOut, RoomListed, RoomOut, RoomsOut, TokenOut
 from butai.live.responses import LiveRoute, respond_live
@@ -12,7 +12,7 @@ from butai.live.rooms import service
 from butai.live.schemas import RoomId, RoomIn, TokenIn, WatchIn
 from butai.live.stage import get_stage
 from butai.live.tokens import Role
-from butai.web.dependencies import HostOrUser, SignedIn, origin
+from butai.web.dependencies import HostOrUser, SignedIn, by_invitation, origin
 from butai.web.paging import BeforeMoment, Limit, cut
 from butai.web.responses import answers
 
@@ -100,7 +100,7 @@ async def revoke_tokens(request: Request, who: SignedIn, room_id: Annotated[Room
     openapi_extra={"security": []},
     summary="Join a room as a viewer, by invitation",
 )
-async def watch(request: Request, wanted: WatchIn) -> Response:
+async def watch(request: Request, wanted: WatchIn, _: Annotated[None, Depends(by_invitation)]) -> Response:
     """Exchanges an invitation for a viewer token with an identity of its own, signed in or not."""
     return respond_live(
         _joining(await service.watch(get_stage(request), wanted.invitation.get_secret_value()), "viewer")

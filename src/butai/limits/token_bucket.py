@@ -1,0 +1,49 @@
+"""A token bucket: requests at a rate, with bursts."""
+
+from __future__ import annotations
+
+import asyncio
+
+BURST = 0.1
+"""Seconds of unused rate that may be caught up on. A whole second's requests at once would slow other users of the
+store."""
+
+
+class TokenBucket:
+    """One token for each request. `rate`: requests in a second, 0 for no limit; bursts of `burst` seconds.
+
+    It holds one moment, of which the next token is due: `take` takes the next slot in time and sleeps until then (if all
+    waited for the next token, each token would wake all of them), `try_take` takes a token that is there.
+    """
+
+    __slots__ = ("_burst", "_next", "_rate")
+
+    def __init__(self, rate: float, burst: float = BURST) -> None:
+        self._rate, self._burst = rate, burst
+        self._next = float("-inf")
+
+    async def take(self) -> None:
+        """Waits until a request may be sent."""
+        if self._rate <= 0:
+            return
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now - self._burst) + 1 / self._rate
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
+
+    def try_take(self, now: float) -> float:
+        """Takes a token and returns 0, or returns the seconds until there is one. `now`: seconds of any clock."""
+        if self._rate <= 0:
+            return 0
+        due = max(self._next, now - self._burst) + 1 / self._rate
+        # A nanosecond, since the sums of floats are a little off.
+        if due > now + 1e-9:
+            return due - now
+        self._next = due
+        return 0
+
+    def untaken(self, now: float) -> float:
+        """The seconds until there is a token, of which none is taken; 0: there is one."""
+        if self._rate <= 0:
+            return 0
+        return max(0.0, max(self._next, now - self._burst) + 1 / self._rate - now - 1e-9)
