@@ -243,7 +243,9 @@ async def put_signed(request: Request) -> Response:
     library = get_library(request)
     asset_id, attempt = request.path_params["asset_id"], request.path_params["attempt"]
     query = request.query_params
-    signed_put.check_signature(library.store, asset_id, attempt, query.get("expires", ""), query.get("signature", ""))
+    signed_put.check_signature(
+        library.store, asset_id, attempt, query.get("expires", ""), query.get(signed_put.SIGNATURE, "")
+    )
     stored = await signed_put.receive_put(
         library.uploads,
         origin(request, ANONYMOUS),

@@ -26,11 +26,14 @@ from butai.errors import FileTooLarge, Forbidden, UploadInterrupted
 
 PATH = "/api/s3/presigned-upload"
 
+SIGNATURE = "X-Amz-Signature"
+"""The parameter of the signature, named as in a store's URLs, so that filters of logs that know those know this one."""
+
 
 def signed_path(store: Store, asset_id: UUID, attempt: int, expires: int) -> str:
     """Returns the path and query to which one attempt's bytes may be sent until `expires`, in Unix seconds."""
     signature = _signature(store, asset_id, attempt, expires)
-    return f"{PATH}/{asset_id}/{attempt}?expires={expires}&signature={signature}"
+    return f"{PATH}/{asset_id}/{attempt}?expires={expires}&{SIGNATURE}={signature}"
 
 
 def check_signature(store: Store, asset_id: UUID, attempt: int, expires: str, signature: str) -> None:
