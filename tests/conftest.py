@@ -121,7 +121,7 @@ def settings(database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy, tmp
         ),
         http=HttpSettings(),
         identity=IdentitySettings(NEXTAUTH_SECRET=SecretStr(NEXTAUTH_SECRET), dev_sign_in=True),  # pyright: ignore[reportCallIssue]
-        assets=AssetSettings(),
+        assets=AssetSettings(quota_bytes=0, quota_files=0),
         log=LogSettings(),
         up=UpSettings(data_dir=tmp_path / "data"),
     )

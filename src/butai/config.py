@@ -305,12 +305,13 @@ class AssetSettings(BaseSettings):
     """Most uploads of one user that are begun and not ended, resumable or by a signed URL or a form, before the next one is
     refused (`quota_exceeded`); 0: no limit. A studio that sends a folder has a few open at a time."""
 
-    quota_bytes: int = 0
+    quota_bytes: int = 20 * 1024**3
     """Most bytes of one user's files together, including the trash, uploads in progress, replaced files until they are
-    removed (ten minutes), and whatever a signed URL may still write; 0: no limit."""
+    removed (ten minutes), and whatever a signed URL may still write; 0: no limit, as in `butai up`. 20 GiB
+    are a hundred of the largest avatars, or a thousand usual ones."""
 
-    quota_files: int = 0
-    """Most files of one user, including failed uploads, which are purged as the trash is; 0: no limit."""
+    quota_files: int = 5_000
+    """Most files of one user, including failed uploads, which are purged as the trash is; 0: no limit, as in `butai up`."""
 
 
 class PatrolSettings(BaseSettings):
@@ -436,6 +437,9 @@ class LiveSettings(BaseSettings):
     """Whether all outputs of a broadcast share one encode, where otherwise each has an egress of its own. Cheaper; but
     an output that is connecting delays the reports of the others, and the last failure ends all of them
     (docs/live.md)."""
+
+    max_rooms: Annotated[int, Field(ge=1)] = 1_000
+    """Most rooms of one user that are not closed: three shows a day for a year, each in a room of its own."""
 
     max_streams: Annotated[int, Field(ge=1)] = 50
     """Most event streams of one user, or of one room's host token, that are open at one API process: a studio's tabs on

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from butai.config import Rate, RateSettings, Settings
+from butai.config import AssetSettings, Rate, RateSettings, Settings
 from butai.database import Database
 from butai.identity.api_keys import create_api_key
 from tests.conftest import Api, serving
@@ -126,3 +126,15 @@ async def test_streams_that_open_again_and_again_end_in_429(live_settings: Setti
         await check_refusal(api, "GET", path, "mallory")
         with pytest.raises(aiohttp.WSServerHandshakeError):
             await api.client.ws_connect(f"{api.url}/api/live/events/ws?room_id=studio-1", headers=api.cookie("mallory"))
+
+
+async def test_rooms_that_are_not_closed_are_limited_for_each_user(live_settings: Settings) -> None:
+    live = live_settings.live.model_copy(update={"max_rooms": 2})
+    async with serving(replace(live_settings, live=live)) as api:
+        for expected in (200, 200, 403):
+            assert (await api.call("POST", "/api/live/rooms", "alice", json={}))[0] == expected
+        assert (await api.call("POST", "/api/live/rooms", "bob", json={}))[0] == 200
+
+
+def test_quotas_are_on_unless_they_are_switched_off() -> None:
+    assert (AssetSettings().quota_bytes, AssetSettings().quota_files) == (20 * 1024**3, 5000)

@@ -224,6 +224,9 @@ class _Stack:
         if not os.environ.get("BUTAI_ALLOW_PRIVATE_INGEST"):
             environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true"
         environment["BUTAI_DATA_DIR"] = str(self._folder)
+        for quota in ("BUTAI_QUOTA_BYTES", "BUTAI_QUOTA_FILES"):
+            # The files are on the user's own disk.
+            environment[quota] = os.environ.get(quota) or "0"
         environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
         if self._signs_in and not os.environ.get("BUTAI_OPERATORS"):
             # The link of `butai sign-in operator` then shows the operations.

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
 
 @router.post(
     "/rooms",
-    **answers(RoomOut, 400, 404, 408, 409, 413, 503),
+    **answers(RoomOut, 400, 403, 404, 408, 409, 413, 503),
     summary="Make a room, or claim one",
 )
 async def make_room(request: Request, who: SignedIn, wanted: RoomIn) -> Response:

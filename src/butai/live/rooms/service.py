@@ -29,6 +29,7 @@ from butai.errors import (
     LiveKitUnreachable,
     NotHost,
     ProjectUnknown,
+    QuotaExceeded,
     RoomClosed,
     RoomTaken,
     Unauthenticated,
@@ -193,6 +194,9 @@ async def _stored(
         if room.closed_at is not None:
             raise RoomClosed
         if made is not None:
+            mine = select(func.count()).where(Room.owner_user_id == caller.user_id, Room.closed_at.is_(None))
+            if (await session.scalar(mine) or 0) > stage.settings.max_rooms:
+                raise QuotaExceeded(f"A user has at most {stage.settings.max_rooms} rooms; close or give up one first")
             audit.record(session, origin, action, room_id)
     return room
 
