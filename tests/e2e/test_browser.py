@@ -211,9 +211,10 @@ async def test_parts_of_a_file_are_read_and_unchanged_files_are_not_read_twice(
     assert sum(seen.method == "GET" for seen in proxy.seen) == gets
 
 
-async def test_thumbnails_show_as_pictures(studio: Studio, tmp_path: Path) -> None:
+async def test_thumbnails_show_as_pictures(studio: Studio, tmp_path: Path, run_jobs: Callable[..., Any]) -> None:
     page = await studio.page("alice")
     url = (await studio.uploaded(page))["url"]
+    await run_jobs()
     inside = await page.evaluate("url => picture('/api/vrm-thumbnail?url=' + encodeURIComponent(url))", url)
     assert inside == 7
     (tmp_path / "thumb.png").write_bytes(files.png(33, 3))
@@ -300,7 +301,7 @@ async def test_a_page_of_any_origin_sends_to_a_signed_address_of_the_api(
 
 
 async def test_an_isolated_page_of_another_site_may_use_what_is_public(
-    studio: Studio, origins: tuple[str, str, int]
+    studio: Studio, origins: tuple[str, str, int], run_jobs: Callable[..., Any]
 ) -> None:
     alice = await studio.page("alice")
     data = await studio.uploaded(alice)
@@ -313,6 +314,7 @@ async def test_an_isolated_page_of_another_site_may_use_what_is_public(
     assert (got["status"], got["length"]) == (206, 5)
     assert {"etag", "content-range", "content-length", "accept-ranges"} <= set(got["headers"])
     # An <img> without CORS: let in by the picture's own policy.
+    await run_jobs()
     assert await page.evaluate("url => picture('/api/vrm-thumbnail?url=' + encodeURIComponent(url))", data["url"]) == 7
     await publish(alice, data["id"], "private")
     got = await page.evaluate("url => read(url, {cache: 'no-store'})", data["url"])
@@ -320,10 +322,11 @@ async def test_an_isolated_page_of_another_site_may_use_what_is_public(
 
 
 async def test_what_is_private_does_not_leave_the_site_even_for_its_owner(
-    studio: Studio, origins: tuple[str, str, int]
+    studio: Studio, origins: tuple[str, str, int], run_jobs: Callable[..., Any]
 ) -> None:
     other_site, same_site, _ = origins
     data = await studio.uploaded(await studio.page("alice"))
+    await run_jobs()
     thumbnail = "/api/vrm-thumbnail?url=" + data["url"].replace("%", "%25")
     # The same browser, signed in: the cookie does not go along to another site.
     foreign = await studio.page("alice", origin=other_site)

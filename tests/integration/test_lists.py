@@ -254,11 +254,14 @@ async def test_a_trashed_sidecar_leaves_its_asset(api: Api) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.0", "1.0"])
-async def test_the_picture_inside_a_vrm(api: Api, version: str) -> None:
+async def test_the_picture_inside_a_vrm(api: Api, version: str, run_jobs: Any) -> None:
     picture = files.png(16, 16)
     _, answer = await api.upload("alice", "vrm/With Picture.vrm", files.vrm(1, 40_000, picture, version))
     url = answer["data"]["url"]
     path = f"/api/vrm-thumbnail?url={quote(url, safe='')}"
+    status, early = await api.call("GET", path, "alice")
+    assert (status, early["code"]) == (404, "asset_not_found"), "a picture before inspection: the API has read the file"
+    await run_jobs()
     status, body, headers = await api.read(path, "alice")
     assert (status, body) == (200, picture)
     assert headers["content-type"] == "image/png"
@@ -269,8 +272,24 @@ async def test_the_picture_inside_a_vrm(api: Api, version: str) -> None:
     assert (await api.read(path))[0] == 401
 
 
-async def test_a_vrm_without_a_picture_is_404(api: Api) -> None:
+async def test_a_picture_is_of_its_own_avatar_or_of_its_owners_choice(api: Api, run_jobs: Any) -> None:
+    """Two files of one name share a thumbnail's key: what was found inside one is never given out as the other's."""
+    inside, chosen = files.png(16, 16), files.png(9, 9)
+    first = "/api/vrm-thumbnail?url=" + quote("/api/s3/read-object?key=vrm/a.vrm", safe="")
     await api.upload("alice", "vrm/a.vrm", files.vrm(1))
+    await api.upload("alice", "vrm/a.glb", files.vrm(1, 40_000, inside))
+    await run_jobs()
+    assert (await api.items("alice"))[0]["hasThumbnail"]
+    assert (await api.read(first, "alice"))[0] == 404
+    await api.upload("alice", "vrm/a_thumb.png", chosen)
+    assert (await api.read(first, "alice"))[:2] == (200, chosen)
+    await api.upload("alice", "vrm/a.vrm", files.vrm(2))
+    assert (await api.read(first, "alice"))[:2] == (200, chosen), "before the new version was inspected"
+
+
+async def test_a_vrm_without_a_picture_is_404(api: Api, run_jobs: Any) -> None:
+    await api.upload("alice", "vrm/a.vrm", files.vrm(1))
+    await run_jobs()
     status, body = await api.call("GET", "/api/vrm-thumbnail?url=/api/s3/read-object%3Fkey%3Dvrm/a.vrm", "alice")
     assert status == 404
     assert isinstance(body["error"], str)

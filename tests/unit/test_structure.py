@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tokenize
 import tomllib
 from collections import defaultdict
@@ -236,6 +238,15 @@ def test_routes_and_commands_open_no_transaction() -> None:
                 if isinstance(node, ast.Attribute) and node.attr in ("transaction", "persist"):
                     found.add(str(relative))
     assert found == set()
+
+
+def test_the_api_process_loads_nothing_that_parses_a_file() -> None:
+    """Not by any chain of imports: a parser in the process that answers requests can be stopped by one file."""
+    argv = [sys.executable, "-c", "import sys, butai.api; print(*sys.modules)"]
+    loaded = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout.split()
+    assert "butai.assets.studio_contract.routes" in loaded
+    parsers = ("butai.assets.contents", "av", "numpy", "tinytag")
+    assert [name for name in loaded if name.startswith(tuple(f"{one}." for one in parsers)) or name in parsers] == []
 
 
 def test_procrastinates_tables_are_named_by_the_jobs_alone() -> None:

@@ -154,12 +154,19 @@ META_LIMIT = 1024**2
 """Largest `_meta.json`: it is parsed whole, and real ones have a few KB."""
 
 
+META_VALUES = 20_000
+"""Most values in a `_meta.json`, counted by its commas and brackets: it is parsed where requests are answered, and so
+many take some 5 ms."""
+
+
 def parse_meta(body: bytes) -> dict[str, object]:
     """Parses a `_meta.json`. Raises `SignatureMismatch` for anything but an object that Postgres can keep as JSON."""
 
     def refuse(constant: str) -> object:
         raise ValueError(constant)
 
+    if sum(map(body.count, (b",", b"[", b"{"))) > META_VALUES:
+        raise SignatureMismatch(f"The file has more than {META_VALUES} values")
     try:
         value = json.loads(body, parse_constant=refuse)
         # 1e999 is read as infinity, which JSON cannot express.

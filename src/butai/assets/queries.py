@@ -217,6 +217,34 @@ async def find_readable(
     return ReadableAsset(*row) if row else None
 
 
+# A derived picture is of one object; an uploaded one is the owner's choice for the name, and goes first.
+_THUMBNAIL = f"""
+    SELECT {", ".join(f"thumb.{column.strip()}" for column in _READABLE_COLUMNS.split(","))}, %(public)s::boolean
+    FROM assets AS main
+    JOIN assets AS thumb ON thumb.stem = main.stem AND thumb.type = main.type
+         AND thumb.owner_user_id IS NOT DISTINCT FROM main.owner_user_id
+    LEFT JOIN asset_objects AS stored ON stored.object_key = thumb.object_key
+    WHERE main.id = %(id)s AND thumb.sidecar = 'thumb' AND thumb.status = 'ready' AND thumb.deleted_at IS NULL
+      AND (stored.origin IS DISTINCT FROM 'derived'
+           OR (thumb.facts ->> 'derived_from' = main.object_key
+               AND thumb.facts ->> 'derived_etag' IS NOT DISTINCT FROM main.etag))
+    ORDER BY stored.origin IS NOT DISTINCT FROM 'derived', thumb.updated_at DESC, thumb.id
+    LIMIT 1
+"""
+
+
+async def find_thumbnail(database: Database, main: ReadableAsset) -> ReadableAsset | None:
+    """The stored picture of a file: the one its owner uploaded, else the one that inspection found inside it; None while
+    there is none. It is as public as the file."""
+
+    async def ask(connection: Connection) -> tuple[Any, ...] | None:
+        parameters = {"id": main.id, "public": main.public}
+        return await (await connection.execute(_THUMBNAIL, parameters, binary=True)).fetchone()
+
+    row = await database.query(ask)
+    return ReadableAsset(*row) if row else None
+
+
 _ASSET = """
     SELECT id, type, s3_key, display_name, description, mime_type,
            size_bytes, status, owner_user_id, visibility,

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from butai.assets.contents.readers import licence
+from butai.assets import licence_terms
 from butai.assets.kinds import AssetType
 from butai.assets.states import AssetStatus
 from butai.errors import FilterInvalid, Unauthenticated
 
 LICENCE: dict[str, tuple[str, ...]] = {
-    "commercial": get_args(licence.Commercial),
-    "redistribution": get_args(licence.Redistribution),
-    "modification": get_args(licence.Modification),
-    "credit": get_args(licence.Credit),
-    "avatar": get_args(licence.Avatar),
+    "commercial": get_args(licence_terms.Commercial),
+    "redistribution": get_args(licence_terms.Redistribution),
+    "modification": get_args(licence_terms.Modification),
+    "credit": get_args(licence_terms.Credit),
+    "avatar": get_args(licence_terms.AvatarUse),
 }
 """Fields of a licence to filter by, and their values: `licence.commercial=personal_profit,corporation`."""
 

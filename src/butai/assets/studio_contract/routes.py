@@ -13,7 +13,6 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from butai.assets import keys, queries
-from butai.assets.contents.embedded_thumbnail import embedded_thumbnail
 from butai.assets.library import Library, get_library
 from butai.assets.queries import ReadableAsset
 from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
@@ -120,7 +119,7 @@ async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsse
     },
     operation_id="get_vrm_thumbnail",
     openapi_extra=TAKES_SIGN_IN,
-    summary="The picture inside a VRM",
+    summary="The picture of a VRM",
 )
 async def vrm_thumbnail(
     request: Request,
@@ -134,18 +133,19 @@ async def vrm_thumbnail(
         ),
     ],
 ) -> Response:
-    """The thumbnail inside a VRM. Only read-object URLs of this service are accepted, and no request is sent to other hosts."""
+    """The stored picture of a VRM: the one uploaded beside it, else the one that inspection has found inside; 404 until
+    then. Only read-object URLs of this service are accepted, and no request is sent to other hosts."""
     library = get_library(request)
-    row = await _readable(library, who, _key_in_url(request, library, url))
-    plan = prepare(row, Conditions.of(request.scope))
-    headers = {name: plan.headers[name] for name in ("etag", "cache-control", "vary", "cross-origin-resource-policy")}
-    if plan.status == 304:
-        return Response(status_code=304, headers=headers)
-    assert row.object_key is not None
-    found = await embedded_thumbnail(library.store, row.object_key, row.size_bytes or 0)
-    if found is None:
-        raise AssetNotFound("The avatar has no picture inside")
-    return Response(found[0], 200, headers, found[1])
+    avatar = await _readable(library, who, _key_in_url(request, library, url))
+    picture = await queries.find_thumbnail(library.database, avatar)
+    if picture is None:
+        raise AssetNotFound("The avatar has no picture, or has not been inspected yet")
+    whole = {name: value for name, value in Conditions.of(request.scope).headers.items() if name == "if-none-match"}
+    plan = prepare(picture, Conditions(whole))
+    # As long as the avatar itself may be kept: the address is the avatar's, not that of the picture.
+    plan.headers["cache-control"] = prepare(avatar, Conditions()).headers["cache-control"]
+    plan.headers.pop("accept-ranges", None)
+    return _File(library, picture, plan)
 
 
 def _key_in_url(request: Request, library: Library, url: str) -> str:

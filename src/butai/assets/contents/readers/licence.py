@@ -22,12 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from butai.assets.contents.readers import claims
-
-Avatar = Literal["author", "licensee", "everyone"]
-Commercial = Literal["forbidden", "personal_non_profit", "personal_profit", "corporation"]
-Credit = Literal["required", "unnecessary"]
-Redistribution = Literal["forbidden", "allowed"]
-Modification = Literal["forbidden", "allowed", "allowed_redistribution"]
+from butai.assets.licence_terms import AvatarUse, Commercial, Credit, Modification, Redistribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +34,7 @@ class Licence:
     """
 
     spec: Literal["0.x", "1.0"] | None = None
-    avatar: Avatar = "author"
+    avatar: AvatarUse = "author"
     commercial: Commercial = "forbidden"
     violent: bool = False
     sexual: bool = False
@@ -65,7 +60,7 @@ class Licence:
 
 # VRM 1.0
 
-_AVATAR_1: dict[str, Avatar] = {
+_AVATAR_1: dict[str, AvatarUse] = {
     "onlyAuthor": "author",
     "onlySeparatelyLicensedPerson": "licensee",
     "everyone": "everyone",
@@ -116,7 +111,7 @@ def licence_1(meta: dict[str, Any]) -> Licence:
 
 # VRM 0.x
 
-_AVATAR_0: dict[str, Avatar] = {
+_AVATAR_0: dict[str, AvatarUse] = {
     "OnlyAuthor": "author",
     "ExplicitlyLicensedPerson": "licensee",
     "Everyone": "everyone",

@@ -14,10 +14,10 @@ from butai.assets.contents.readers.glb import Glb, buffer_view, entry
 from butai.assets.contents.readers.licence import Licence, licence_0, licence_1
 
 THUMBNAIL_LIMIT = 8 * 1024**2
-"""Largest embedded picture that is served: VRM recommends 1024 x 1024, some 2 MB as PNG."""
+"""Largest embedded picture that becomes a thumbnail: VRM recommends 1024 x 1024, some 2 MB as PNG."""
 
-IMAGE_MIMES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
-"""MIME types that an embedded picture may have, and the format of each."""
+IMAGE_MIMES = frozenset({"image/png", "image/jpeg", "image/webp"})
+"""MIME types that an embedded picture may have."""
 
 _PRESETS_0 = {
     "neutral": "neutral",
