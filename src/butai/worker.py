@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
+from typing import Any
 
 import structlog
 from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException, UniqueViolation
-from procrastinate.jobs import Status
+from procrastinate.jobs import DeleteJobCondition, Status
 
 from butai.alerts import tasks as alert_tasks
 from butai.assets import tasks
@@ -23,6 +25,7 @@ from butai.assets.tus import tasks as resumable_tasks
 from butai.config import Settings
 from butai.database import UNREACHABLE, Database
 from butai.errors import Code
+from butai.jobs.queue import CARE, DECODE, QUEUES, USERS, queue_of
 from butai.jobs.service import MOST_DEATHS, explain_failures, forget, note_failure
 from butai.live import tasks as live_tasks
 
@@ -34,8 +37,15 @@ HEARTBEAT = 3.0
 KEPT_DAYS = 30.0
 """Days for which jobs that failed for good are kept."""
 
-CONCURRENCY = 8
-"""Concurrent jobs of one worker: they mostly wait for the store."""
+CONNECTIONS = 7
+"""Most connections of one worker to Postgres for the queues: each queue listens on one."""
+
+POLLING = {CARE: 5.0, USERS: 5.0, DECODE: 0.5}
+"""Seconds after which a queue is looked at without a notification. A job whose turn comes when another one ends is not
+notified of."""
+
+GRACE = 10
+"""Seconds that running jobs have to end when the worker is asked to stop."""
 
 
 async def retry_stalled(context: JobContext, timestamp: int) -> None:
@@ -64,7 +74,7 @@ async def forget_jobs(context: JobContext, timestamp: int) -> None:
 
 def make_app(url: str) -> App:
     """A procrastinate app that knows all tasks."""
-    app = App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=4))
+    app = App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=CONNECTIONS))
     tasks.register(app)
     patrol_tasks.register(app)
     resumable_tasks.register(app)
@@ -74,12 +84,14 @@ def make_app(url: str) -> App:
     app.periodic(cron="* * * * * */10")(stalled)
     tidy = app.task(name="jobs.forget", pass_context=True, queueing_lock="jobs.forget")(forget_jobs)
     app.periodic(cron="41 4 * * *")(tidy)
+    for task in app.tasks.values():
+        task.queue = queue_of(task.name)
     explain_failures(app)
     return app
 
 
 async def run(settings: Settings) -> None:
-    """Runs jobs until SIGTERM or SIGINT; running jobs then have ten seconds. Waits while the database is
+    """Runs jobs until SIGTERM or SIGINT; running jobs then have `GRACE` seconds. Waits while the database is
     unavailable."""
     delay = 0.5
     async with Database(settings.database) as database, Store(settings.store) as store:
@@ -90,17 +102,48 @@ async def run(settings: Settings) -> None:
                 async with app.open_async():
                     log.info("worker.started")
                     delay = 0.5
-                    await app.run_worker_async(
-                        name="butai",
-                        concurrency=CONCURRENCY,
-                        additional_context={"library": library, "live": settings.live, "settings": settings},
-                        delete_jobs="successful",
-                        update_heartbeat_interval=HEARTBEAT,
-                        stalled_worker_timeout=HEARTBEAT * 3,
-                        shutdown_graceful_timeout=10,
-                    )
+                    await _run_queues(app, {"library": library, "live": settings.live, "settings": settings})
                     return
             except (ConnectorException, *UNREACHABLE) as error:
                 log.warning("worker.database_away", error=type(error).__name__, retry_in=round(delay, 1))
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load, keeps no secret
             delay = min(delay * 2, 5)
+
+
+async def _run_queues(app: App, context: dict[str, Any]) -> None:
+    """Runs the jobs of each queue, with a number of its own at a time, until a signal comes or one of them fails. Raises
+    the errors of the job library."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    stopped = asyncio.create_task(stop.wait())
+    running = [
+        asyncio.create_task(
+            app.run_worker_async(
+                queues=[queue],
+                name=f"butai.{queue}",
+                concurrency=at_once,
+                additional_context=context,
+                delete_jobs=DeleteJobCondition.SUCCESSFUL,
+                update_heartbeat_interval=HEARTBEAT,
+                stalled_worker_timeout=HEARTBEAT * 3,
+                fetch_job_polling_interval=POLLING[queue],
+                shutdown_graceful_timeout=GRACE,
+                # Each would replace the one of the others.
+                install_signal_handlers=False,
+            )
+        )
+        for queue, at_once in QUEUES.items()
+    ]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        ended, _ = await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
+        for one in ended - {stopped}:
+            one.result()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        for one in (stopped, *running):
+            # A worker that is cancelled gives its jobs their time first.
+            one.cancel()
+        await asyncio.gather(stopped, *running, return_exceptions=True)

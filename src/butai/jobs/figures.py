@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import LiteralString
 
 WORKERS: LiteralString = """
-    (SELECT count(*) FROM procrastinate_workers
+    (SELECT (count(*) + %(queues)s - 1) / %(queues)s FROM procrastinate_workers
      WHERE last_heartbeat > now() - make_interval(secs => %(worker)s)) AS workers,
     (SELECT extract(epoch FROM now() - max(last_heartbeat))::float8 FROM procrastinate_workers) AS worker_seconds
 """
-"""Columns: how many workers were seen within `worker` seconds, and the seconds since the last sign of any."""
+"""Columns: how many workers were seen within `worker` seconds, and the seconds since the last sign of any. Each has a row
+for each of its `queues`."""
 
 JOBS: LiteralString = """
     (SELECT count(*) FROM procrastinate_jobs

@@ -23,6 +23,7 @@ from butai.config import Settings
 from butai.database import Connection, Database
 from butai.errors import Code, DatabaseUnavailable
 from butai.jobs.figures import JOBS, WORKERS
+from butai.jobs.queue import QUEUES
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.stage import Stage
 from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartName, PartOut, PartState
@@ -173,7 +174,7 @@ class Health:
 
     async def _processes(self) -> dict[str, Any]:
         stale = self._settings.alerts.stale_hours
-        asked = {"worker": SILENT_WORKER, "controller": SILENT_CONTROLLER, "stale": stale}
+        asked = {"worker": SILENT_WORKER, "queues": len(QUEUES), "controller": SILENT_CONTROLLER, "stale": stale}
         return await self._row(_PROCESSES, asked)
 
     async def _egress(self) -> dict[str, dict[str, Any]]:

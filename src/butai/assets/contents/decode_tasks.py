@@ -1,7 +1,7 @@
 """Decodes whole files: the waveform and loudness of music, the preview of a sky. One job for each file.
 
-A child process with limits (`readers.decode_child`) decodes each, two at a time. For a file that cannot be decoded, its
-facts give the reason (`decode_error`).
+A child process with limits (`readers.decode_child`) decodes each. The jobs have a queue of their own, in which users take
+turns. For a file that cannot be decoded, its facts give the reason (`decode_error`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import msgspec
 import structlog
 from procrastinate import App, JobContext, RetryStrategy
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai import jobs
 from butai.assets import transitions
+from butai.assets.contents.readers.decode_child import MOST_SECONDS
 from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
 from butai.assets.kinds import AssetType
 from butai.assets.library import Library
@@ -30,6 +33,7 @@ from butai.assets.states import AssetTrigger
 from butai.assets.storage.client import ObjectAbsent, Store
 from butai.audit import actors
 from butai.errors import Code, Unavailable, UploadRefused
+from butai.jobs import queue
 
 log = structlog.get_logger(__name__)
 
@@ -39,27 +43,37 @@ DECODE = "assets.decode"
 SECONDS = 60.0
 """Most seconds for one file. An hour of music takes ten; the rest is for a busy machine."""
 
-AT_ONCE = 2
-
 KINDS = {AssetType.BGM: "sound", AssetType.HDR: "picture"}
 """Types of assets that are decoded, and the argument for the child (`sound`, `picture`)."""
 
-_slots = asyncio.Semaphore(AT_ONCE)
+
+async def enqueue_decoding(session: AsyncSession, asset: Asset) -> None:
+    """Enqueues the decoding of an asset's object, in the turn of its owner."""
+    args = {"asset_id": str(asset.id), "object_key": asset.object_key}
+    await jobs.enqueue(session, DECODE, args, turn=f"{DECODE}:{asset.owner_user_id or ''}")
 
 
 async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
-    """Decodes one object, if it is still the asset's. Idempotent. Raises `Unavailable` when the store fails."""
+    """Decodes one object, if it is still the asset's. A sound whose head claims more than `MOST_SECONDS` is refused
+    unread. Idempotent. Raises `Unavailable` when the store fails."""
     library: Library = context.additional_context["library"]
     async with library.database.transaction() as session:
         asset = await session.get(Asset, UUID(asset_id))
     kind = KINDS.get(AssetType(asset.type)) if asset is not None else None
     if asset is None or kind is None or asset.object_key != object_key or asset.sidecar is not None:
         return
+    if context.job.queue != queue.DECODE:
+        # Of a version whose jobs had one queue.
+        async with library.database.transaction() as session:
+            await enqueue_decoding(session, asset)
+        return
     if kind == "picture" and not await wants_thumbnail(library, asset.id, object_key):
         return
+    if kind == "sound" and (asset.duration_seconds or 0) > MOST_SECONDS:
+        await _write(library, asset.id, object_key, kind, {}, Code.DECODE_TOO_LONG)
+        return
     suffix = asset.wanted_key.rpartition(".")[2].lower()
-    async with _slots:
-        found, problem = await _decoded(library.store, object_key, kind, suffix)
+    found, problem = await _decoded(library.store, object_key, kind, suffix)
     if problem is None and kind == "picture":
         try:
             body = base64.b64decode(found["jpeg"])
@@ -111,9 +125,10 @@ async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
     if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return {}, Code.DECODE_TOO_LONG
     try:
-        return msgspec.json.decode(answer, type=dict[str, Any]), None
+        found = msgspec.json.decode(answer, type=dict[str, Any])
     except msgspec.MsgspecError:
         return {}, Code.DECODE_FAILED
+    return ({}, Code.DECODE_TOO_LONG) if "too_long" in found else (found, None)
 
 
 async def _write(

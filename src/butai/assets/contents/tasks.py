@@ -18,9 +18,8 @@ import structlog
 from procrastinate import App, JobContext, RetryStrategy
 from sqlalchemy import select
 
-from butai import jobs
 from butai.assets import transitions
-from butai.assets.contents.decode_tasks import DECODE, KINDS
+from butai.assets.contents.decode_tasks import KINDS, enqueue_decoding
 from butai.assets.contents.readers import animations, claims, gltf, vrm
 from butai.assets.contents.readers.glb import Glb, Read, read_glb, read_gltf
 from butai.assets.contents.readers.images import image_places, image_sizes
@@ -269,7 +268,7 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
         asset.terms = list(dict.fromkeys(term.lower() for term in found.terms))[:TERMS_LIMIT]
         detail = {"error_code": problem} if problem else {}
         if target.type in KINDS:
-            await jobs.enqueue(session, DECODE, {"asset_id": str(target.id), "object_key": target.object_key})
+            await enqueue_decoding(session, asset)
         await transitions.move(
             session, asset, AssetTrigger.INSPECTED, actor=actors.WORKER, error_code=problem, detail=detail
         )

@@ -14,6 +14,9 @@ from typing import Any
 
 MEMORY = 2 * 1024**3
 CPU_SECONDS = 40
+MOST_SECONDS = 2 * 3600
+"""Longest sound that is decoded: two hours take some 20 s. Three MiB of FLAC can be five hours of silence."""
+
 PEAKS = 800
 """Values of a waveform: more than a page shows in pixels."""
 
@@ -40,12 +43,20 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answer = sound(path) if kind == "sound" else picture(path)
+    try:
+        answer = sound(path) if kind == "sound" else picture(path)
+    except TooLongError:
+        answer = {"too_long": True}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
+class TooLongError(Exception):
+    """The sound has more than `MOST_SECONDS`, by its own claim or as it is decoded."""
+
+
 def sound(path: str) -> dict[str, Any]:
-    """`duration` (s), `peaks` (0 to 32767, at most `PEAKS`), `peak_dbfs`, `loudness_lufs` (None for silence)."""
+    """`duration` (s), `peaks` (0 to 32767, at most `PEAKS`), `peak_dbfs`, `loudness_lufs` (None for silence). Raises
+    `TooLongError`."""
     import av
     import numpy as np
 
@@ -55,6 +66,9 @@ def sound(path: str) -> dict[str, Any]:
         if not file.streams.audio:
             raise ValueError("no sound")
         stream = file.streams.audio[0]
+        # In microseconds.
+        if (file.duration or 0) > MOST_SECONDS * 1_000_000:
+            raise TooLongError
         stream.codec_context.thread_count = 1
         channels = 1 if stream.codec_context.channels == 1 else 2
         layout = "mono" if channels == 1 else "stereo"
@@ -66,6 +80,8 @@ def sound(path: str) -> dict[str, Any]:
             for even in plain.resample(frame):
                 samples = even.to_ndarray()
                 total += samples.shape[1]
+                if total > MOST_SECONDS * 48000:
+                    raise TooLongError
                 rest = _blocks(np.concatenate((rest, samples), axis=1), loud, lambda one: np.abs(one).max(axis=(0, 2)))
                 weighted = _through(av, np, graph, even)
                 rest_weighted = _blocks(
