@@ -456,7 +456,8 @@ class LiveSettings(BaseSettings):
     """A file with the secret key, created at first use if it does not exist. `butai up` keeps it in its data folder."""
 
     allow_private_ingest: bool = False
-    """Whether destinations may be on private or loopback addresses. On in `butai up`."""
+    """Whether destinations may be on private or loopback addresses. On in `butai up` while it listens on loopback. Link-local
+    addresses and those of clouds' metadata services are never allowed."""
 
     preset: Literal["720p30", "720p60", "1080p30", "1080p60"] = "720p30"
     """The encoding of a broadcast whose host chooses none."""

@@ -156,6 +156,35 @@ async def test_private_addresses_need_a_setting(live_settings: Settings, host: s
         assert (status, problem["code"]) == (422, "invalid_destination")
 
 
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "168.63.129.16", "[fd00:ec2::254]"])
+async def test_a_metadata_service_is_no_destination_even_with_the_setting(api: Api, host: str) -> None:
+    wanted = {"platform": "custom", "stream_key": CANARY, "ingest_url": f"rtmp://{host}/live"}
+    status, problem = await api.call("POST", "/api/live/destinations", "alice", json=wanted)
+    assert (status, problem["code"]) == (422, "invalid_destination")
+
+
+async def test_a_user_tries_one_destination_at_a_time(api: Api) -> None:
+    begun, held = asyncio.Event(), asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.set()
+        await held.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        url = f"rtmp://127.0.0.1:{server.sockets[0].getsockname()[1]}/live"
+        mine = await save(api, "custom", ingest_url=url)
+        path = f"/api/live/destinations/{mine['id']}/test"
+        first = asyncio.create_task(api.call("POST", path, "alice"))
+        await begun.wait()
+        status, problem = await api.call("POST", path, "alice")
+        assert (status, problem["code"]) == (409, "conflict")
+        held.set()
+        assert (await first)[0] == 200
+        assert (await api.call("POST", path, "alice"))[0] == 200, "after the first has ended"
+
+
 async def test_a_destination_is_tried_step_by_step(api: Api) -> None:
     with Platform("tw", refuse={"bad-key-1234"}) as platform:
         good = await save(api, "twitch", ingest_url=platform.url)

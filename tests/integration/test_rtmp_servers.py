@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import struct
+from collections.abc import Generator
+from dataclasses import dataclass
 
 import psutil
 import pytest
 
-from butai.relay.rtmp import addresses, amf0
+from butai.relay.rtmp import addresses, amf0, resolver
 from butai.relay.rtmp.chunks import ACKNOWLEDGEMENT, COMMAND, VIDEO, ChunkWriter, Message
 from butai.relay.rtmp.connection import Limits, Target
 from butai.relay.rtmp.preflight import check
+from butai.relay.rtmp.resolver import resolve
 from tests.fakes.rtmp_server import Server
 from tests.platforms import Platform
 from tests.processes import free_port
@@ -184,27 +188,89 @@ async def test_a_name_whose_first_address_swallows_everything_is_reached_by_its_
                 filler.close()
 
 
-async def test_a_name_that_nobody_answers_for_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(*_: object, **__: object) -> None:
-        await asyncio.sleep(60)
+@dataclass
+class SilentNameserver:
+    """A name server on loopback that takes every question and answers none."""
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
-    async with pushing("rtmp://platform.example/live", limits=Limits(connect_timeout=0.5)) as push:
-        error = await push.error(3)
+    address: str
+    asked: list[bytes]
+
+
+@contextlib.contextmanager
+def silent_nameserver() -> Generator[SilentNameserver]:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+        wire.bind(("127.0.0.1", 0))
+        wire.setblocking(False)
+        server = SilentNameserver(f"127.0.0.1:{wire.getsockname()[1]}", [])
+        loop.add_reader(wire, lambda: server.asked.append(wire.recv(4096)))
+        yield server
+        loop.remove_reader(wire)
+
+
+def ask_only(server: SilentNameserver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "NAMESERVERS", [server.address])
+
+
+async def test_a_name_that_nobody_answers_for_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent_nameserver() as address:
+        ask_only(address, monkeypatch)
+        async with pushing("rtmp://platform.example/live", limits=Limits(connect_timeout=0.5)) as push:
+            error = await push.error(3)
+        assert address.asked
     assert (error.code, "dns" in error.detail) == ("destination_unreachable", True)
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve, where an event loop has four threads for look-ups, each held for as long as the system asks."""
+    with silent_nameserver() as address:
+        ask_only(address, monkeypatch)
+        names = [f"name{number}.example" for number in range(12)]
+        silent = [asyncio.create_task(resolve(name, 1935, 60)) for name in names]
+        await until(
+            lambda: {name for name in names if name.encode().split(b".")[0] in b"".join(address.asked)} == set(names),
+            "asked",
+        )
+        assert await asyncio.get_running_loop().getaddrinfo("localhost", 1935)
+        # No thread of the system's resolver is taken, so these cannot have ended before the one above.
+        assert [task for task in silent if task.done()] == []
+        for task in silent:
+            task.cancel()
+        assert all(
+            isinstance(one, asyncio.CancelledError) for one in await asyncio.gather(*silent, return_exceptions=True)
+        )
+
+
+@pytest.mark.parametrize("allow_private", [False, True])
+@pytest.mark.parametrize("where", ["169.254.169.254", "168.63.129.16", "fd00:ec2::254", "fe80::1", "::ffff:a9fe:a9fe"])
+async def test_a_metadata_service_is_connected_to_under_no_name(
+    monkeypatch: pytest.MonkeyPatch, where: str, allow_private: bool
+) -> None:
+    connected: list[object] = []
+
+    async def found(_host: str, _port: int, _timeout: float) -> list[str]:
+        return [where]
+
+    async def connect(_sock: object, address: object) -> None:
+        connected.append(address)
+
+    monkeypatch.setattr("butai.relay.rtmp.connection.resolve", found)
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", connect)
+    steps = await check(Target("rtmp://platform.example/live", KEY, allow_private), publish=False)
+    assert [(step.name, step.ok, step.code) for step in steps] == [("dns", False, "invalid_destination")]
+    assert connected == []
 
 
 async def test_the_address_that_was_looked_at_is_the_one_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that says something public first, and loopback when asked again."""
     asked: list[str] = []
 
-    async def rebinding(host: str, *_: object, **__: object) -> list[object]:
+    async def rebinding(host: str, *_: object) -> list[str]:
         asked.append(host)
-        where = "192.0.2.1" if len(asked) > 1 else "127.0.0.1"
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (where, 1935))]
+        return ["192.0.2.1" if len(asked) > 1 else "127.0.0.1"]
 
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    monkeypatch.setattr("butai.relay.rtmp.connection.resolve", rebinding)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebinding)
     monkeypatch.setattr("butai.relay.rtmp.connection.is_private", lambda one: one != "127.0.0.1")
     target = Target("rtmp://platform.example:9/live", KEY)
     steps = await check(target, publish=False, limits=Limits(connect_timeout=1))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from butai.relay.rtmp import amf0
-from butai.relay.rtmp.addresses import AddressInvalid, check_key, is_private, parse
+from butai.relay.rtmp.addresses import AddressInvalid, check_key, is_forbidden, is_private, parse
 from butai.relay.rtmp.chunks import (
     ABORT,
     ACKNOWLEDGEMENT,
@@ -352,3 +352,20 @@ def test_a_key_that_cannot_be_is_refused(key: str) -> None:
 )
 def test_private_addresses_are_known_in_every_spelling(address: str, private: bool) -> None:
     assert is_private(address) is private
+
+
+@pytest.mark.parametrize(
+    ("address", "forbidden"),
+    [
+        *((one, True) for one in ("169.254.169.254", "169.254.0.1", "169.254.170.2", "168.63.129.16", "fe80::1%eth0")),
+        *((one, True) for one in ("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "100.100.100.200", "febf::1")),
+        *((one, True) for one in ("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "::a9fe:a9fe")),
+        *((one, True) for one in ("64:ff9b:1::a9fe:a9fe", "::ffff:0:a9fe:a9fe", "::ffff:168.63.129.16", "nonsense")),
+        *(
+            (one, False)
+            for one in ("127.0.0.1", "::1", "10.0.0.1", "192.168.1.9", "fd00::1", "8.8.8.8", "168.63.129.17")
+        ),
+    ],
+)
+def test_what_is_never_connected_to_is_known_in_every_spelling(address: str, forbidden: bool) -> None:
+    assert is_forbidden(address) is forbidden

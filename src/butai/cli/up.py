@@ -222,7 +222,8 @@ class _Stack:
         if live.relay_folder is None:
             environment["BUTAI_RELAY_FOLDER"] = str(_relay_folder(self._folder))
         if not os.environ.get("BUTAI_ALLOW_PRIVATE_INGEST"):
-            environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true"
+            # Else every user of the network could look for servers behind this machine, by testing destinations.
+            environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true" if is_loopback(self._host) else "false"
         environment["BUTAI_DATA_DIR"] = str(self._folder)
         for quota in ("BUTAI_QUOTA_BYTES", "BUTAI_QUOTA_FILES"):
             # The files are on the user's own disk.

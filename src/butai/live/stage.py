@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
@@ -16,7 +16,7 @@ from butai.live.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Database, settings and services of one process; immutable, made once when the API starts."""
+    """Database, settings and services of one process; made once when the API starts."""
 
     database: Database
     settings: LiveSettings
@@ -24,6 +24,8 @@ class Stage:
     tokens: Tokens
     sealer: Sealer
     feed: Feed
+    testing: set[str] = field(default_factory=set)
+    """Users of whom a destination is being tested."""
 
 
 def get_stage(request: HTTPConnection) -> Stage:

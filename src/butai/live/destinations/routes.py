@@ -91,11 +91,12 @@ async def delete(request: Request, who: SignedIn, destination_id: UUID) -> Respo
 
 @router.post(
     "/destinations/{destination_id}/test",
-    **answers(TestOut, 400, 404),
+    **answers(TestOut, 400, 404, 409),
     summary="Try a destination without going live",
 )
 async def test(request: Request, who: SignedIn, destination_id: UUID) -> Response:
-    """Tries DNS, TCP, TLS and RTMP; for Twitch also a publish that is not shown (`?bandwidthtest=true`)."""
+    """Tries DNS, TCP, TLS and RTMP; for Twitch also a publish that is not shown (`?bandwidthtest=true`). A
+    caller has one test at a time: 409 for others."""
     destination = await service.get(get_stage(request), who, destination_id)
     steps = await service.test(get_stage(request), who, origin(request, who), destination_id)
     language = request_language(request)

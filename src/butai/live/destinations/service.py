@@ -22,10 +22,10 @@ from butai.identity import Caller
 from butai.live.models import Destination, Output
 from butai.live.stage import Stage
 from butai.live.stream_keys import SealBroken
-from butai.relay.rtmp.addresses import AddressInvalid, check_key, is_private, parse
+from butai.relay.rtmp.addresses import AddressInvalid, check_key, parse
 from butai.relay.rtmp.connection import Target
 from butai.relay.rtmp.preflight import Step, bandwidth_test, check
-from butai.relay.rtmp.resolver import resolve
+from butai.relay.rtmp.resolver import refusal
 
 log = structlog.get_logger(__name__)
 
@@ -156,7 +156,19 @@ async def delete(stage: Stage, caller: Caller, origin: Origin, destination_id: U
 
 async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> list[Step]:
     """Tries to reach a destination, step by step up to the first that fails. For Twitch the key is tested as well, by a
-    publish that is not shown. No transaction is open meanwhile. Raises `DestinationNotFound`, `SecretKeyInvalid`."""
+    publish that is not shown. No transaction is open meanwhile. Raises `DestinationNotFound`, `SecretKeyInvalid`, and
+    `Conflict` while another test of the caller is under way in this process: each takes up to half a minute."""
+    assert caller.user_id is not None
+    if caller.user_id in stage.testing:
+        raise Conflict("Another test of yours is under way; wait until it has ended")
+    stage.testing.add(caller.user_id)
+    try:
+        return await _test(stage, caller, origin, destination_id)
+    finally:
+        stage.testing.discard(caller.user_id)
+
+
+async def _test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> list[Step]:
     async with stage.database.transaction() as session:
         destination = await _own(session, caller, destination_id)
     try:
@@ -204,22 +216,16 @@ async def targets_of(
 
 
 async def check_url(settings: LiveSettings, url: str) -> None:
-    """Raises `InvalidDestination` for a malformed URL, or a host whose addresses are all private.
+    """Raises `InvalidDestination` for a malformed URL, or a host whose addresses are all ones that may not be connected to.
 
     A host that does not resolve now is accepted: it may exist later, and is checked again when an output connects.
     """
     try:
-        address = parse(url)
+        why = await refusal(url, allow_private=settings.allow_private_ingest)
     except AddressInvalid as error:
         raise InvalidDestination(str(error)) from None
-    if settings.allow_private_ingest:
-        return
-    try:
-        found = await resolve(address.host, address.port, 3.0)
-    except (OSError, TimeoutError, UnicodeError):
-        return
-    if all(map(is_private, found)):
-        raise InvalidDestination("The host has a private address; BUTAI_ALLOW_PRIVATE_INGEST allows that")
+    if why is not None:
+        raise InvalidDestination(why)
 
 
 async def renew_seals(stage: Stage) -> int:

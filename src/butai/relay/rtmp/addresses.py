@@ -70,6 +70,52 @@ def check_key(key: str) -> None:
         raise AddressInvalid("A stream key has 1 to 500 plain characters without blanks")
 
 
+_NEVER = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "169.254.0.0/16",
+        "fe80::/10",
+        # Metadata services outside of the link-local range: Azure's wire server, Alibaba Cloud, Oracle Cloud, AWS's for
+        # instances and pods, Google's, Scaleway's.
+        "168.63.129.16/32",
+        "100.100.100.200/32",
+        "192.0.0.192/32",
+        "fd00:ec2::/32",
+        "fd20:ce::254/128",
+        "fd00:42::42/128",
+    )
+)
+"""Addresses that no user's name may lead to, whatever is allowed: link-local ones, and those at which clouds hand out the
+credentials of a machine."""
+_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+_COMPATIBLE = ipaddress.ip_network("::/96")
+_TRANSLATED = ipaddress.ip_network("::ffff:0:0:0/96")
+
+
+def is_forbidden(address: str) -> bool:
+    """Whether an IP address is link-local or a cloud's metadata service, in any IPv6 form that carries it too. True for text
+    that is no IP address."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return True
+    forms = [parsed]
+    if isinstance(parsed, ipaddress.IPv6Address):
+        forms += [one for one in (parsed.ipv4_mapped, parsed.sixtofour, *(parsed.teredo or ())) if one is not None]
+        if any(parsed in network for network in (_NAT64, _NAT64_LOCAL, _COMPATIBLE, _TRANSLATED)):
+            forms.append(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF))
+    return any(one in network for one in forms for network in _NEVER)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, and no name."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def is_private(address: str) -> bool:
     """Whether an IP address is not global: loopback, private, link-local (the metadata services of clouds), multicast, reserved,
     or an IPv6 form that carries such an IPv4 address. True for text that is no IP address.

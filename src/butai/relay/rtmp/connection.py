@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from butai.errors import Code
-from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_key, is_private, parse
+from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_key, is_forbidden, is_private, parse
 from butai.relay.rtmp.failures import PublishError, from_os
 from butai.relay.rtmp.resolver import resolve
 from butai.relay.timing import Limits
@@ -86,9 +86,11 @@ async def connect(
     except (OSError, TimeoutError, UnicodeError) as error:
         raise _at_step(from_os(error, "dns"), "dns") from None
     # Connects to the addresses that were checked; the name is not resolved again.
-    usable = [one for one in found if target.allow_private or not is_private(one)]
+    allowed = [one for one in found if not is_forbidden(one)]
+    usable = [one for one in allowed if target.allow_private or not is_private(one)]
     if not usable:
-        raise _at_step(PublishError(Code.INVALID_DESTINATION, "the host has a private address"), "dns")
+        kind = "private" if allowed else "link-local or metadata"
+        raise _at_step(PublishError(Code.INVALID_DESTINATION, f"the host has a {kind} address"), "dns")
     done("dns")
     failure: PublishError | None = None
     usable = usable[:_MAX_ADDRESSES]

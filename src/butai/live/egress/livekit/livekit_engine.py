@@ -22,6 +22,7 @@ from butai.live.egress.livekit.stopping import stop_attempt
 from butai.live.reconcile.port import OnReport
 from butai.live.reconcile.reports import EngineGone, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
+from butai.relay.rtmp.resolver import refusal
 
 log = structlog.get_logger(__name__)
 
@@ -142,6 +143,11 @@ class LiveKitEngine:
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
             self._say_failed(output_id, attempt, Code.INVALID_DESTINATION, detail)
+            return
+        # LiveKit looks the name up again by itself: only its machine's firewall holds what it then connects to.
+        if why := await refusal(ingest_url, allow_private=self._means.settings.allow_private_ingest):
+            self._came(output_id, attempt)
+            self._say_failed(output_id, attempt, Code.INVALID_DESTINATION, why)
             return
         try:
             async with self._orders.setdefault(output_id, asyncio.Lock()), self._permit():
