@@ -29,11 +29,12 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "All from the environment. `make docs` writes this page from `src/butai/config.py`.",
+        "All from the environment, or from the JSON file that `BUTAI_SECRETS_FILE` names ([security.md](security.md)).",
+        "`make docs` writes this page from `src/butai/config.py`.",
     ]
     kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and kind.__module__ == config.__name__]
     for kind in kinds:
-        if not issubclass(kind, BaseSettings):
+        if not issubclass(kind, BaseSettings) or kind.__name__.startswith("_"):
             continue
         lines += ["", f"## {kind.__name__.removesuffix('Settings')}", "", (kind.__doc__ or "").strip(), ""]
         lines += ["| variable | default | meaning |", "|---|---|---|"]

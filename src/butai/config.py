@@ -8,14 +8,74 @@ the default. `docs/settings.md` is written from these (`make docs`).
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+SECRETS_FILE = "BUTAI_SECRETS_FILE"
+"""The variable that names a file of further settings: one JSON object of names, as they are in the environment, and texts. The
+environment of a process is readable by every process of the same user, for as long as it runs; such a file is opened
+once."""
+
+_OWN_DESCRIPTOR = re.compile(r"/proc/self/fd/(\d+)")
+_read_files: dict[str, Mapping[str, str]] = {}
+
+
+def settings_of_file() -> Mapping[str, str]:
+    """The settings in the file that `BUTAI_SECRETS_FILE` names, read once; a descriptor that was inherited for it is closed then.
+    Raises `SettingsError`."""
+    path = os.environ.get(SECRETS_FILE, "")
+    if not path:
+        return {}
+    if path not in _read_files:
+        try:
+            found = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{SECRETS_FILE}: the file cannot be read: {type(error).__name__}") from None
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise SettingsError(f"{SECRETS_FILE}: the file is not a JSON object of texts")
+        if own := _OWN_DESCRIPTOR.fullmatch(path):
+            os.close(int(own[1]))
+        _read_files[path] = found
+    return _read_files[path]
+
+
+class _EnvironmentAndFile(EnvSettingsSource):
+    """The environment, and the file that it names; what stands in both is taken from the file."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        known = settings_of_file()
+        names = {name.lower(): value for name, value in known.items()}
+        return {**super()._load_env_vars(), **{name: value for name, value in names.items() if value}}
+
+
+class _Section(BaseSettings):
+    """One concern's settings, from the environment and the file of secrets."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - given by name
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _EnvironmentAndFile(settings_cls)
 
 
 def _env(prefix: str = "BUTAI_") -> SettingsConfigDict:
@@ -29,7 +89,7 @@ def _env(prefix: str = "BUTAI_") -> SettingsConfigDict:
     )
 
 
-class DatabaseSettings(BaseSettings):
+class DatabaseSettings(_Section):
     """Where Postgres (15 or newer) is."""
 
     model_config = _env("BUTAI_DATABASE_")
@@ -45,7 +105,7 @@ class DatabaseSettings(BaseSettings):
     """Seconds to wait for a free connection before the answer is 503."""
 
 
-class StoreSettings(BaseSettings):
+class StoreSettings(_Section):
     """Where the object store is: any S3. Its access key needs the rights to put, get, head and delete, but not to list."""
 
     model_config = _env("BUTAI_S3_")
@@ -97,7 +157,7 @@ def _site(url: str) -> SplitResult | None:
     return parts if good and not re.search(r"\s", url) else None
 
 
-class HttpSettings(BaseSettings):
+class HttpSettings(_Section):
     """How the API is served."""
 
     model_config = _env()
@@ -185,7 +245,7 @@ class Rate(BaseModel):
     per_second: float = Field(ge=0)
 
 
-class RateSettings(BaseSettings):
+class RateSettings(_Section):
     """How often one caller, or one address, may ask, as JSON objects: `{"burst": 120, "per_second": 2}`, or
     `{"burst": 1, "per_second": 0}` for no limit. Beyond it the answer is 429 `rate_limited` with `Retry-After`. Each API
     process counts by itself, in memory."""
@@ -219,7 +279,7 @@ class RateSettings(BaseSettings):
     """`/readyz` and `/metrics` for an address: five load balancers that ask each second."""
 
 
-class IdentitySettings(BaseSettings):
+class IdentitySettings(_Section):
     """Which credentials are accepted."""
 
     model_config = _env()
@@ -254,7 +314,7 @@ class IdentitySettings(BaseSettings):
     production."""
 
 
-class AssetSettings(BaseSettings):
+class AssetSettings(_Section):
     """Limits and times of the library. Sizes are bytes."""
 
     model_config = _env()
@@ -314,7 +374,7 @@ class AssetSettings(BaseSettings):
     """Most files of one user, including failed uploads, which are purged as the trash is; 0: no limit, as in `butai up`."""
 
 
-class PatrolSettings(BaseSettings):
+class PatrolSettings(_Section):
     """The patrol, which checks that each object is still in the store."""
 
     model_config = _env("BUTAI_PATROL_")
@@ -332,7 +392,7 @@ class PatrolSettings(BaseSettings):
     """Where the store answers 403 for an absent object: minutes between the two checks that make a file missing."""
 
 
-class AlertSettings(BaseSettings):
+class AlertSettings(_Section):
     """Who is notified of alerts."""
 
     model_config = _env("BUTAI_ALERT_")
@@ -348,7 +408,7 @@ class AlertSettings(BaseSettings):
     """Hours without a finished patrol run that raise an alert."""
 
 
-class LogSettings(BaseSettings):
+class LogSettings(_Section):
     """What is written to stderr."""
 
     model_config = _env("BUTAI_LOG_")
@@ -360,7 +420,7 @@ class LogSettings(BaseSettings):
     """`json`: one object a line, for machines. `text`: for a person at a terminal."""
 
 
-class LiveKitSettings(BaseSettings):
+class LiveKitSettings(_Section):
     """Where LiveKit is, under LiveKit's own variable names."""
 
     model_config = _env("LIVEKIT_")
@@ -405,7 +465,7 @@ class RetrySettings(BaseModel):
     window_tries: int = 0
 
 
-class LiveSettings(BaseSettings):
+class LiveSettings(_Section):
     """Going live. Times are seconds."""
 
     model_config = _env()
@@ -509,7 +569,7 @@ class LiveSettings(BaseSettings):
         return self
 
 
-class UpSettings(BaseSettings):
+class UpSettings(_Section):
     """`butai up`: everything on one machine."""
 
     model_config = _env()
@@ -545,3 +605,16 @@ class Settings:
                 if isinstance(value, SecretStr):
                     found += re.split(r"[,\s]+", value.get_secret_value())
         return [value for value in found if value]
+
+
+def secret_names() -> frozenset[str]:
+    """The names of all settings that are secrets, as they are in the environment."""
+    names: set[str] = set()
+    settings = Settings()
+    for part in fields(settings):
+        section = type(getattr(settings, part.name))
+        for name, known in section.model_fields.items():
+            if known.annotation is SecretStr:
+                prefix = str(section.model_config.get("env_prefix", ""))
+                names.add(str(known.validation_alias or f"{prefix}{name.upper()}"))
+    return frozenset(names)

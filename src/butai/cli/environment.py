@@ -21,9 +21,12 @@ def read_settings() -> Settings:
     A setting that is wrong ends the process with one line.
     """
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     try:
         settings = Settings()
+    except SettingsError as error:
+        fail(str(error))
     except ValidationError as error:
         finding = error.errors()[0]
         name = ".".join(str(part) for part in finding["loc"])

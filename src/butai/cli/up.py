@@ -23,7 +23,7 @@ import structlog
 
 from butai import __version__
 from butai.cli.banner import Running, introduction
-from butai.config import Settings
+from butai.config import SECRETS_FILE, Settings, secret_names, settings_of_file
 from butai.embedded.folder import folder_errors, make_folder, read_state, take_lock, write_state
 from butai.embedded.lifeline import ControllerProgram
 from butai.embedded.listening import is_loopback, readiness, url_from_here, usable_port
@@ -32,7 +32,7 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, stop_on
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.embedded.server import wait_until_ready
-from butai.embedded.supervisor import Program, Supervisor, describe
+from butai.embedded.supervisor import Program, Supervisor, describe, start_program
 from butai.sign_in.codes import FolderUnsafe, make_code
 
 log = structlog.get_logger(__name__)
@@ -121,13 +121,17 @@ class _Stack:
         for embedded in (self._postgres, self._store, self._livekit):
             if embedded:
                 embedded.prepare()
-        environment = self._environment()
+        everything = self._environment()
+        hidden = secret_names()
+        secrets = {name: value for name, value in everything.items() if name.upper() in hidden}
+        environment = {name: value for name, value in everything.items() if name not in secrets}
         python = [sys.executable, "-m", "butai.cli"]
-        api = Program([*python, "api"], environment, self._logs / "api.log")
-        worker = Program([*python, "worker"], environment, self._logs / "worker.log")
+        api = Program([*python, "api"], environment, self._logs / "api.log", secrets=secrets)
+        worker = Program([*python, "worker"], environment, self._logs / "worker.log", secrets=secrets)
         controller = None
         if not self._livekit_missing or self._settings.live.livekit_projects_file:
-            controller = ControllerProgram([*python, "controller"], environment, self._logs / "controller.log")
+            argv = [*python, "controller"]
+            controller = ControllerProgram(argv, environment, self._logs / "controller.log", secrets=secrets)
 
         services = {
             "postgres": self._postgres,
@@ -147,9 +151,9 @@ class _Stack:
             if service:
                 self._supervisor.launch(service)
         if self._postgres:
-            self._launch_postgres(self._postgres, environment)
-        if not self._migration and _current_revision(environment["BUTAI_DATABASE_URL"]) != _head_revision():
-            self._migration = Child([*python, "migrate"], env=environment, log=self._migrate_log)
+            self._launch_postgres(self._postgres, environment, secrets)
+        if not self._migration and _current_revision(secrets["BUTAI_DATABASE_URL"]) != _head_revision():
+            self._migration = start_program([*python, "migrate"], environment, secrets, self._migrate_log)
         self._wait_for_store_and_livekit()
         if self._migration:
             self._wait_for(self._migration)
@@ -160,13 +164,15 @@ class _Stack:
             self._supervisor.launch(controller)
         self._supervisor.launch(worker)
 
-    def _launch_postgres(self, postgres: EmbeddedPostgres, environment: dict[str, str]) -> None:
+    def _launch_postgres(
+        self, postgres: EmbeddedPostgres, environment: dict[str, str], secrets: dict[str, str]
+    ) -> None:
         """Returns when Postgres is ready. The tables of a new cluster are made meanwhile."""
         if not postgres.cluster.exists():
             unlike = ", under a user of its own since it will not run as root" if os.geteuid() == 0 else ""
             _say("postgres", f"creating the database{unlike}")
             argv = [sys.executable, "-m", "butai.embedded.first_tables"]
-            self._migration = Child(argv, env=environment, log=self._migrate_log)
+            self._migration = start_program(argv, environment, secrets, self._migrate_log)
         self._supervisor.launch(postgres)
         postgres.wait_ready()
         _say("postgres", f"ready on 127.0.0.1:{postgres.port}")
@@ -185,9 +191,10 @@ class _Stack:
             self._migration.stop(signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
-        """The environment of the API, the worker, the controller and the migration. Only the same user can read it
-        (/proc/PID/environ)."""
-        environment = dict(os.environ)
+        """The settings of the API, the worker, the controller and the migration, by their names in the environment, with the
+        secrets among them."""
+        environment = {**os.environ, **settings_of_file()}
+        environment.pop(SECRETS_FILE, None)
         state_file = self._folder / "up.json"
         if self._postgres:
             environment["BUTAI_DATABASE_URL"] = self._postgres.url

@@ -15,6 +15,7 @@ from io import TextIOWrapper
 from butai.config import Settings
 from butai.doctor.browsers import examine_browsers
 from butai.doctor.database import connection_secrets, examine_database
+from butai.doctor.decoding import examine_decoding
 from butai.doctor.findings import Finding, Findings, Level, as_json, as_text
 from butai.doctor.livekit import examine_livekit
 from butai.doctor.sign_in import examine_sign_in
@@ -31,6 +32,7 @@ AREAS: dict[str, Examine] = {
     "Browsers and the store": examine_browsers,
     "Sign-in": examine_sign_in,
     "LiveKit": examine_livekit,
+    "Decoding files": examine_decoding,
 }
 
 

@@ -28,10 +28,12 @@ _LAST_WORDS = 9.0
 class ControllerProgram(Program):
     """`butai controller` with a lifeline: `stop` ends the relays, too."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log_file: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], log_file: Path, *, secrets: Mapping[str, str] | None = None
+    ) -> None:
         self._lifeline = Lifeline()
         descriptor = self._lifeline.descriptor
-        super().__init__(argv, {**env, VARIABLE: str(descriptor)}, log_file, pass_fds=[descriptor])
+        super().__init__(argv, {**env, VARIABLE: str(descriptor)}, log_file, secrets=secrets, pass_fds=[descriptor])
 
     def stop(self, *, fast: bool = False) -> None:
         """Stops the controller first, so that no relay is started again. `fast` waits for nothing."""

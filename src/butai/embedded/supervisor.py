@@ -6,6 +6,7 @@ a signal ends the current wait (`butai.embedded.process`).
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,9 @@ from typing import Protocol
 
 import structlog
 
+from butai.config import SECRETS_FILE
 from butai.embedded.process import Child, StartError, StopRequested, wait_for_any
+from butai.embedded.unprivileged import secret_file
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +46,20 @@ class Service(Protocol):
         ...
 
 
+def start_program(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    secrets: Mapping[str, str],
+    log_file: Path,
+    pass_fds: Sequence[int] = (),
+) -> Child:
+    """Starts one of our own commands. It gets `secrets`, settings by their names in the environment, in a file in memory that it
+    closes when it has read it: other processes of the same user can read an environment. Raises `StartError`."""
+    with secret_file(json.dumps(dict(secrets)), None) as descriptor:
+        environment = {**env, SECRETS_FILE: f"/proc/self/fd/{descriptor}"}
+        return Child(argv, env=environment, log=log_file, pass_fds=[*pass_fds, descriptor])
+
+
 class Program:
     """One of our own commands as a service: the API, the worker, the controller."""
 
@@ -52,12 +69,14 @@ class Program:
         env: Mapping[str, str],
         log_file: Path,
         *,
+        secrets: Mapping[str, str] | None = None,
         patience: float = 12.0,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """`patience`: seconds after SIGTERM before it is killed. Our commands give their current work ten."""
+        """`secrets`: settings that are not to be in its environment. `patience`: seconds after SIGTERM before it is killed; our
+        commands give their current work ten."""
         self._argv, self._env, self.log_file, self._patience = argv, env, log_file, patience
-        self._pass_fds = pass_fds
+        self._secrets, self._pass_fds = secrets or {}, pass_fds
         self._child: Child | None = None
 
     @property
@@ -67,7 +86,7 @@ class Program:
 
     def launch(self) -> None:
         """Starts the process, without waiting."""
-        self._child = Child(self._argv, env=self._env, log=self.log_file, pass_fds=self._pass_fds)
+        self._child = start_program(self._argv, self._env, self._secrets, self.log_file, self._pass_fds)
 
     def stop(self, *, fast: bool = False) -> None:
         """Sends SIGTERM, or SIGKILL with `fast`."""

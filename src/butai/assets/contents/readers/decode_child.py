@@ -1,18 +1,33 @@
 """Decodes one file in a process with limits of its own, so that a hostile file harms no other process.
 
-`python -m butai.assets.contents.readers.decode_child sound|picture PATH` prints one line of JSON. Imports nothing else
-of Butai. Loudness: ITU-R BS.1770-4 (K-weighting, 400 ms blocks, gates at -70 LUFS and 10 LU below the mean).
+`python -m butai.assets.contents.readers.decode_child sound|picture PATH` prints one line of JSON. It opens the file, then
+gives up everything else (`confinement`), then reads. Imports nothing else of Butai. Loudness: ITU-R BS.1770-4 (K-weighting,
+400 ms blocks, gates at -70 LUFS and 10 LU below the mean).
 """
 
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import resource
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from butai.assets.contents.readers import confinement
 
 MEMORY = 2 * 1024**3
+"""Most bytes of address space, whatever the file."""
+
+SOUND_MEMORY = 512 * 1024**2
+"""Most bytes for decoding a sound, beyond what the code takes: a packet may be as large as the file."""
+
+PICTURE_MEMORY = 128 * 1024**2
+PIXEL_MEMORY = 64
+"""Most bytes for decoding a picture, beyond what the code takes and three times its file, which is read as a whole; and for each
+of its pixels: as floats a pixel takes 16 in the decoded picture and 12 in each of two copies."""
+
 CPU_SECONDS = 40
 MOST_SECONDS = 2 * 3600
 """Longest sound that is decoded: two hours take some 20 s. Three MiB of FLAC can be five hours of silence."""
@@ -24,8 +39,16 @@ MOST_PIXELS = 64 * 1024**2
 """Largest picture: 8192 by 8192, which as floats is 768 MB."""
 
 SOUNDS = "aac,flac,matroska,mov,mp3,ogg,wav"
-PICTURES = "exr_pipe,hdr_pipe,image2,jpeg_pipe,png_pipe,webp_pipe"
-"""ffmpeg's demuxers for the accepted types. Some of its others follow playlists, which name other files and URLs."""
+PICTURES = {
+    "exr": "exr_pipe",
+    "hdr": "hdr_pipe",
+    "jpeg": "jpeg_pipe",
+    "jpg": "jpeg_pipe",
+    "png": "png_pipe",
+    "webp": "webp_pipe",
+}
+"""ffmpeg's demuxers for the accepted types, of pictures by extension. Some of its others follow playlists, which name other
+files and URLs."""
 
 PREVIEW = (512, 256)
 STEP = 4800
@@ -54,15 +77,34 @@ class TooLongError(Exception):
     """The sound has more than `MOST_SECONDS`, by its own claim or as it is decoded."""
 
 
+def _opened(path: str, more_memory: int) -> tuple[BinaryIO, int]:
+    """The open file, in a process that can open nothing else from now on; and the bytes of address space that its code takes,
+    beyond which it has `more_memory`."""
+    # All code is loaded before files are out of reach.
+    for name in ("av.error", "av.filter", "av.subtitles.stream", "numpy"):
+        importlib.import_module(name)
+    file = Path(path).open("rb")  # noqa: SIM115 - closed by the end of the process
+    loaded = confinement.address_space()
+    confinement.confine()
+    _limit_memory(loaded, more_memory)
+    return file, loaded
+
+
+def _limit_memory(loaded: int, more: int) -> None:
+    # The hard limit stays: a picture's own comes when its header has been read.
+    resource.setrlimit(resource.RLIMIT_AS, (min(MEMORY, loaded + more), MEMORY))
+
+
 def sound(path: str) -> dict[str, Any]:
     """`duration` (s), `peaks` (0 to 32767, at most `PEAKS`), `peak_dbfs`, `loudness_lufs` (None for silence). Raises
     `TooLongError`."""
     import av
     import numpy as np
 
+    source, _ = _opened(path, SOUND_MEMORY)
     loud: list[Any] = []
     energy: list[Any] = []
-    with av.open(path, options=_reading(SOUNDS) | {"analyzeduration": "5000000"}) as file:
+    with av.open(source, "r", options=_reading(SOUNDS) | {"analyzeduration": "5000000"}) as file:
         if not file.streams.audio:
             raise ValueError("no sound")
         stream = file.streams.audio[0]
@@ -169,10 +211,14 @@ def picture(path: str) -> dict[str, Any]:
     import av
     import numpy as np
 
-    with av.open(path, options=_reading(PICTURES)) as file:
+    form = PICTURES[path.rpartition(".")[2]]
+    memory = PICTURE_MEMORY + 3 * Path(path).stat().st_size
+    source, loaded = _opened(path, memory)
+    with av.open(source, "r", format=form, options=_reading(form)) as file:
         context = file.streams.video[0].codec_context
         if context.width * context.height > MOST_PIXELS:
             raise ValueError("too large")
+        _limit_memory(loaded, memory + PIXEL_MEMORY * context.width * context.height)
         frame = next(file.decode(video=0))
     scale = min(1.0, PREVIEW[0] / frame.width, PREVIEW[1] / frame.height)
     width, height = max(2, round(frame.width * scale) // 2 * 2), max(2, round(frame.height * scale) // 2 * 2)
