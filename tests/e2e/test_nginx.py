@@ -551,9 +551,9 @@ async def test_a_websocket_is_upgraded(settings: Settings, tmp_path: Path) -> No
     livekit = LiveKitSettings(url=f"ws://127.0.0.1:{free_port()}", api_key="devkey", api_secret=SecretStr("s" * 36))
     live = LiveSettings(secret_key=SecretStr("ab" * 32))
     async with fronted(replace(settings, livekit=livekit, live=live), tmp_path) as front:
-        status, room = await front.nginx.call("POST", "/api/live/rooms", "alice", json={"room_id": "upgraded"})
+        status, room = await front.nginx.call("POST", "/api/live/rooms", "alice", json={})
         assert status == 200, room
-        url = f"{front.nginx.url.replace('https', 'wss')}/api/live/events/ws?room_id=upgraded"
+        url = f"{front.nginx.url.replace('https', 'wss')}/api/live/events/ws?room_id={room['room_id']}"
         headers = front.nginx.cookie("alice") | {"Origin": front.nginx.url}
         async with front.nginx.client.ws_connect(url, headers=headers) as channel:
             assert (await channel.receive_json())["type"] == "status"

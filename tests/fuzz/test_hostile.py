@@ -775,10 +775,11 @@ def test_a_thumbnail_of_another_place_is_400_and_no_request_goes_out(target: Tar
 def test_a_host_header_makes_nothing_ours_but_the_callers_own_reading(target: Target) -> None:
     """Under an allowed name that is not the one connected to, the key in the URL is read, and nothing is asked there; under
     a foreign one, nothing is read."""
-    assert target.upload("vrm/a_thumb.png", PNG).status == 200
+    for name, body in (("vrm/host.vrm", VRM), ("vrm/host_thumb.png", PNG)):
+        assert target.upload(name, body).status == 200
     for host, status in (("evil.localhost", 200), ("evil.example", 421)):
         seen = len(target.proxy.seen)
-        url = quote(f"http://{host}/api/s3/read-object?key=vrm%2Fa.vrm", safe="")
+        url = quote(f"http://{host}/api/s3/read-object?key=vrm%2Fhost.vrm", safe="")
         answer = target.ask("GET", f"/api/vrm-thumbnail?url={url}", {"Host": host})
         assert answer.status == status
         asked = {entry.path.split("/")[1] for entry in target.proxy.seen[seen:]}

@@ -199,6 +199,28 @@ async def test_a_destination_is_tried_step_by_step(api: Api) -> None:
         assert "密钥" in last["message"]
 
 
+async def test_tests_of_one_user_take_turns_and_a_fifth_is_refused(api: Api) -> None:
+    released = asyncio.Event()
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await released.wait()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        one = await save(api, ingest_url=f"rtmp://127.0.0.1:{port}/live")
+        path = f"/api/live/destinations/{one['id']}/test"
+        asked = [asyncio.create_task(api.call("POST", path, "alice")) for _ in range(5)]
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result()[0] for task in done] == [409]
+        # Another user's is not held up by them: it waits for the silent server alone.
+        other = await save(api, user="bob", ingest_url="rtmp://127.0.0.1:9/live")
+        assert (await api.call("POST", f"/api/live/destinations/{other['id']}/test", "bob"))[0] == 200
+        released.set()
+        answers = await asyncio.gather(*asked)
+        assert sorted(status for status, _ in answers) == [200, 200, 200, 200, 409]
+
+
 async def test_keys_are_rotated(live_settings: Settings) -> None:
     async with serving(live_settings) as api:
         made = await save(api)

@@ -37,7 +37,7 @@ def test_a_route_declares_its_struct_and_the_document_has_its_schema_and_those_w
     route: dict[str, Any] = answers(HealthOut, 403)
     content = route["responses"][200]["content"]
     assert content == {"application/json": {"schema": {"$ref": "#/components/schemas/HealthOut"}}}
-    assert {200, 401, 403, 500, 503} == set(route["responses"])
+    assert {200, 401, 403, 429, 500, 503} == set(route["responses"])
     assert {"HealthOut", "PartOut", "PartDetailOut", "FiguresOut"} <= set(schemas())
 
 

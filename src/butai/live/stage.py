@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
@@ -14,6 +15,15 @@ from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
 
 
+@dataclass
+class Turns:
+    """The tests of one user's destinations, which take turns."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asked: int = 0
+    """The one under way and those that wait for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Database, settings and services of one process; made once when the API starts."""
@@ -24,8 +34,8 @@ class Stage:
     tokens: Tokens
     sealer: Sealer
     feed: Feed
-    testing: set[str] = field(default_factory=set)
-    """Users of whom a destination is being tested."""
+    testing: dict[str, Turns] = field(default_factory=dict)
+    """Users whose destinations are being tested."""
 
 
 def get_stage(request: HTTPConnection) -> Stage:

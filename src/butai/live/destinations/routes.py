@@ -96,7 +96,7 @@ async def delete(request: Request, who: SignedIn, destination_id: UUID) -> Respo
 )
 async def test(request: Request, who: SignedIn, destination_id: UUID) -> Response:
     """Tries DNS, TCP, TLS and RTMP; for Twitch also a publish that is not shown (`?bandwidthtest=true`). A
-    caller has one test at a time: 409 for others."""
+    user's tests take turns; 409 when four are under way or wait."""
     destination = await service.get(get_stage(request), who, destination_id)
     steps = await service.test(get_stage(request), who, origin(request, who), destination_id)
     language = request_language(request)

@@ -20,7 +20,7 @@ from butai.config import LiveSettings
 from butai.errors import Conflict, DestinationNotFound, InvalidDestination, SecretKeyInvalid
 from butai.identity import Caller
 from butai.live.models import Destination, Output
-from butai.live.stage import Stage
+from butai.live.stage import Stage, Turns
 from butai.live.stream_keys import SealBroken
 from butai.relay.rtmp.addresses import AddressInvalid, check_key, parse
 from butai.relay.rtmp.connection import Target
@@ -37,6 +37,8 @@ ENVIRONMENT = UUID(int=0)
 
 MOST_DESTINATIONS = 200
 """Destinations of one user; their list is not paged."""
+MOST_TESTS = 4
+"""Tests of one user that are under way or wait: both platforms with their backup addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +158,20 @@ async def delete(stage: Stage, caller: Caller, origin: Origin, destination_id: U
 
 async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> list[Step]:
     """Tries to reach a destination, step by step up to the first that fails. For Twitch the key is tested as well, by a
-    publish that is not shown. No transaction is open meanwhile. Raises `DestinationNotFound`, `SecretKeyInvalid`, and
-    `Conflict` while another test of the caller is under way in this process: each takes up to half a minute."""
+    publish that is not shown. No transaction is open meanwhile. A user's tests take turns in this process: each takes up to
+    half a minute. Raises `DestinationNotFound`, `SecretKeyInvalid`, and `Conflict` when `MOST_TESTS` are under way or wait."""
     assert caller.user_id is not None
-    if caller.user_id in stage.testing:
-        raise Conflict("Another test of yours is under way; wait until it has ended")
-    stage.testing.add(caller.user_id)
+    turns = stage.testing.setdefault(caller.user_id, Turns())
+    if turns.asked >= MOST_TESTS:
+        raise Conflict("Several tests of yours are under way; wait until they have ended")
+    turns.asked += 1
     try:
-        return await _test(stage, caller, origin, destination_id)
+        async with turns.lock:
+            return await _test(stage, caller, origin, destination_id)
     finally:
-        stage.testing.discard(caller.user_id)
+        turns.asked -= 1
+        if not turns.asked:
+            del stage.testing[caller.user_id]
 
 
 async def _test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> list[Step]:
