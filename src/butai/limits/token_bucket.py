@@ -27,7 +27,7 @@ class TokenBucket:
         if self._rate <= 0:
             return
         now = asyncio.get_running_loop().time()
-        self._next = max(self._next, now - self._burst) + 1 / self._rate
+        self.spend(now)
         if self._next > now:
             await asyncio.sleep(self._next - now)
 
@@ -41,6 +41,11 @@ class TokenBucket:
             return due - now
         self._next = due
         return 0
+
+    def spend(self, now: float) -> None:
+        """Takes a token that may not be there yet: for what is known only when it is done. The next ones are later then."""
+        if self._rate > 0:
+            self._next = max(self._next, now - self._burst) + 1 / self._rate
 
     def untaken(self, now: float) -> float:
         """The seconds until there is a token, of which none is taken; 0: there is one."""

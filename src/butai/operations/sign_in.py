@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import math
 import time
-from collections import deque
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from butai.errors import NotFound, RateLimited, SignInCodeInvalid
 from butai.identity import NEXTAUTH_COOKIE, check_dev_sign_in, check_origin, dev_sign_in_cookie
 from butai.identity.origins import seen_origin
 from butai.identity.sessions import SESSION_SECONDS
+from butai.limits.token_bucket import TokenBucket
 from butai.sign_in.codes import CODE_SECONDS, FolderUnsafe, open_folder, take_code
 from butai.web import problems
 from butai.web.bodies import SmallBodies, before_body
@@ -31,8 +32,8 @@ from butai.web.bodies import SmallBodies, before_body
 log = structlog.get_logger(__name__)
 
 GUESSES = 20
-"""Wrong codes in a minute for which this process answers that they are wrong; then it looks at none for a while. A person
-who pastes an old link needs a few. A code has 192 bits: the bound keeps guesses from costing anything, not from hitting."""
+"""Wrong codes at once, and in a minute, for which this process answers that they are wrong. A person who pastes an old link
+needs a few. A code has 192 bits: the bound keeps guesses from costing anything, not from hitting."""
 
 
 class SignInCode(BaseModel):
@@ -44,7 +45,7 @@ class SignInCode(BaseModel):
 def install(app: FastAPI) -> None:
     """Serves the page at `/sign-in` and takes codes at `POST /api/session`."""
     router = APIRouter(route_class=SmallBodies)
-    wrong: deque[float] = deque(maxlen=GUESSES)
+    guesses = TokenBucket(GUESSES / 60, 60)
 
     @router.api_route("/sign-in", methods=["GET", "HEAD"], include_in_schema=False)
     async def sign_in_page(request: Request) -> Response:
@@ -67,15 +68,15 @@ def install(app: FastAPI) -> None:
         machine."""
         settings: Settings = request.state.settings
         now = time.monotonic()
-        if len(wrong) == GUESSES and now < wrong[0] + 60:
-            raise RateLimited("Too many wrong codes; wait a minute")
+        if (wait := guesses.untaken(now)) > 0:
+            raise RateLimited("Too many wrong codes; wait, then try again", math.ceil(wait))
         try:
             user = await asyncio.to_thread(take_code, settings.up.data_dir, given.code)
         except (FolderUnsafe, OSError) as error:
             log.error("sign_in.folder_unusable", reason=str(error))
             raise NotFound from None
         if user is None:
-            wrong.append(now)
+            guesses.spend(now)
             log.warning("sign_in.refused")
             raise SignInCodeInvalid
         log.info("sign_in.done", user=user)
@@ -140,7 +141,8 @@ async function enter() {
     });
     // The redirect has set the cookie; where it leads is followed by the page, not by the call.
     if (answer.type === "opaqueredirect") { location.replace("/"); return; }
-    if (answer.status === 429) say("Too many wrong codes: wait a minute.", "错误的登录码过多，请稍候一分钟。");
+    if (answer.status === 429) say("Too many wrong codes: wait a minute, then open the link again.",
+                                   "错误的登录码过多，请稍候一分钟，再打开该链接。");
     else say("This link is used or too old. Make a new one in a terminal on this machine:",
              "此链接已使用或已过期。请在本机终端中生成新的链接：");
   } catch {

@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable
 from time import monotonic
 
-from cachetools import TTLCache
+from cachetools import LRUCache
 
 from butai.errors import RateLimited
+from butai.limits.token_bucket import TokenBucket
 
 SMALL = 64 * 1024
 """A request with fewer bytes is a small one, unless it completes its upload."""
@@ -24,7 +25,7 @@ RATE = 5.0
 """Small requests a second in the long run. A client that sends 64 KiB or more at a time never meets it."""
 
 MOST = 10_000
-"""Users that are remembered; each for as long as it takes to have `BURST` again."""
+"""Users that are remembered: those who sent last."""
 
 
 class RequestPace:
@@ -32,20 +33,23 @@ class RequestPace:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._full_at: TTLCache[str, float] = TTLCache(MOST, BURST / RATE, timer=clock)
+        self._buckets: LRUCache[str, TokenBucket] = LRUCache(MOST)
 
     def check(self, user_id: str) -> None:
         """Raises `RateLimited` while a user's tokens are used up."""
-        owed = self._full_at.get(user_id, 0.0) - self._clock() - (BURST - 1) / RATE
-        # In tokens, with half of one for rounding.
-        if owed * RATE > 0.5:
+        wait = self._bucket(user_id).untaken(self._clock())
+        if wait > 0:
             raise RateLimited(
-                f"Many requests of less than {SMALL} bytes: wait, or send more bytes at a time",
-                math.ceil(owed),
+                f"Many requests of less than {SMALL} bytes: wait, or send more bytes at a time", math.ceil(wait)
             )
 
     def count(self, user_id: str, size: int) -> None:
         """Counts one request of `size` bytes that did not complete its upload."""
         if size < SMALL:
-            now = self._clock()
-            self._full_at[user_id] = max(self._full_at.get(user_id, now), now) + 1 / RATE
+            self._bucket(user_id).spend(self._clock())
+
+    def _bucket(self, user_id: str) -> TokenBucket:
+        found = self._buckets.get(user_id)
+        if found is None:
+            found = self._buckets[user_id] = TokenBucket(RATE, BURST / RATE)
+        return found
