@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,8 @@ class Member:
 
     def __init__(self, url: str, token: str) -> None:
         self._url, self._token = url.replace("ws", "http", 1), token
-        self._renewed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._renewed: list[str] = []
+        self._told = asyncio.Condition()
         self._left: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -49,10 +51,11 @@ class Member:
         """Whether LiveKit has ended it."""
         return self._left.done()
 
-    async def renewed(self) -> str:
-        """The token that LiveKit hands out in place of the one it was let in with."""
-        async with asyncio.timeout(30):
-            return await asyncio.shield(self._renewed)
+    async def renewed(self, fits: Callable[[str], bool] = lambda _: True) -> str:
+        """The newest token that LiveKit hands out in place of the one it was let in with; waits for one that `fits`."""
+        async with asyncio.timeout(30), self._told:
+            await self._told.wait_for(lambda: self._renewed and fits(self._renewed[-1]))
+            return self._renewed[-1]
 
     async def removed(self) -> str:
         """Waits until LiveKit ends it; the name of its reason."""
@@ -67,8 +70,10 @@ class Member:
             kind = said.WhichOneof("message")
             if kind == "join" and not self._joined.done():
                 self._joined.set_result(None)
-            elif kind == "refresh_token" and not self._renewed.done():
-                self._renewed.set_result(said.refresh_token)
+            elif kind == "refresh_token":
+                async with self._told:
+                    self._renewed.append(said.refresh_token)
+                    self._told.notify_all()
             elif kind == "leave" and not self._left.done():
                 self._left.set_result(models.DisconnectReason.Name(said.leave.reason))
         if not self._left.done():

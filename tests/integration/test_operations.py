@@ -436,7 +436,9 @@ async def signed_invitation(
     token = livekit_api.AccessToken("devkey", secret).with_identity("x").with_ttl(timedelta(seconds=seconds))
     wanted: dict[str, Any] = {"room_join": True, "can_publish": False, "can_subscribe": True, **grants}
     if stamped:
-        token = token.with_attributes({stamps.ATTRIBUTE: stamps.sign(stamp, secret)})
+        text = stamps.sign(stamp, secret)
+        token = token.with_attributes({stamps.ATTRIBUTE: text})
+        token = token.with_room_config(livekit_api.RoomConfiguration(tags=stamps.tags(text)))
     return token.with_grants(livekit_api.VideoGrants(room=room, **wanted)).to_jwt()
 
 

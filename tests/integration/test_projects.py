@@ -94,6 +94,7 @@ def host_token(key: tuple[str, str], room: str, identity: str) -> str:
     grants = livekit_api.VideoGrants(room_admin=True, room_join=True, room=room)
     stamp = stamps.sign(Stamp("host", room, identity, 1, time.time() + 3600), key[1])
     token = livekit_api.AccessToken(*key).with_identity(identity).with_grants(grants)
+    token = token.with_room_config(livekit_api.RoomConfiguration(tags=stamps.tags(stamp)))
     return token.with_attributes({stamps.ATTRIBUTE: stamp}).to_jwt()
 
 

@@ -2,13 +2,17 @@
 
 LiveKit hands every participant a renewed token, again and again, so that its end says nothing of rights that were given
 for a time. It copies the attributes. The stamp in one of them has an end of its own and the number of the room's
-token generation, which a revocation raises. It is signed, because a participant with `roomAdmin` may write attributes.
+token generation, which a revocation raises.
 
-Other participants see it. It is no credential: only the whole LiveKit token of the same room and identity is one.
+A participant with `roomAdmin` may write attributes, also its own, and other participants see them: the holder of an ended
+host token could write the stamp of a newer one into its own renewed token. So a stamp is signed, and its digest stands in
+the token's room configuration too, which LiveKit copies and lets no participant write. It is no credential: only the whole
+token that it was made for is one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterable
 from typing import Literal
@@ -58,6 +62,11 @@ def read(text: str, api_secrets: Iterable[str], room: str, identity: str) -> Sta
     if (stamp.room, stamp.identity) != (room, identity):
         return None
     return stamp if any(signed.is_signed_with(_secret(one)) for one in api_secrets) else None
+
+
+def tags(text: str) -> dict[str, str]:
+    """The tags of the room configuration in the token that this stamp is made for."""
+    return {ATTRIBUTE: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _secret(api_secret: str) -> str:

@@ -98,7 +98,11 @@ class _Grants(msgspec.Struct, rename="camel"):
         return not self.room_admin and bool(self.can_subscribe) and self.can_publish is False
 
 
-class _Claims(msgspec.Struct):
+class _RoomConfig(msgspec.Struct):
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class _Claims(msgspec.Struct, rename="camel"):
     iss: str = ""
     sub: str = ""
     exp: float = 0.0
@@ -106,6 +110,7 @@ class _Claims(msgspec.Struct):
     iat: float = 0.0
     video: _Grants = msgspec.field(default_factory=_Grants)
     attributes: dict[str, str] = msgspec.field(default_factory=dict)
+    room_config: _RoomConfig = msgspec.field(default_factory=_RoomConfig)
 
 
 _decode_claims = msgspec.json.Decoder(_Claims).decode
@@ -192,8 +197,10 @@ class Tokens:
     def _stamped(self, token: str, role: StampRole) -> StampedClaims | None:
         for project, claims in self._verified(token):
             stamp = self.stamp_of(project.name, claims.video.room, claims.sub, claims.attributes)
-            # LiveKit's grants, too: who administers a room may write a stamp that was seen there to another's token.
             if stamp is None or stamp.role != role or not claims.video.fits(role):
+                continue
+            # Who administers a room may write a stamp that was seen there to another's token, or to an old one.
+            if claims.room_config.tags != stamps.tags(claims.attributes[stamps.ATTRIBUTE]):
                 continue
             if stamp.end + STAMP_LEEWAY > time.time():
                 return StampedClaims(stamp, project.name)
@@ -229,5 +236,7 @@ class Tokens:
         token = api.AccessToken(key.api_key, key.api_secret)
         token = token.with_identity(identity).with_name(name).with_grants(grants).with_ttl(ttl)
         if stamp is not None:
-            token = token.with_attributes({stamps.ATTRIBUTE: stamps.sign(stamp, key.api_secret)})
+            text = stamps.sign(stamp, key.api_secret)
+            token = token.with_attributes({stamps.ATTRIBUTE: text})
+            room.tags.update(stamps.tags(text))
         return token.with_room_config(room).to_jwt()

@@ -16,7 +16,7 @@ from butai.live.access import hosted_room, operator_detail, outputs_of, running
 from butai.live.broadcasts.wanted import want_stopped
 from butai.live.models import Room
 from butai.live.rooms.removal import remove_now
-from butai.live.rooms.service import Revoked, raise_generation
+from butai.live.rooms.service import Revoked, check_rooms_of, raise_generation
 from butai.live.stage import Stage
 
 
@@ -48,7 +48,7 @@ async def close_room(stage: Stage, caller: Caller, origin: Origin, room_id: str,
 async def open_room(stage: Stage, caller: Caller, origin: Origin, room_id: str) -> Room:
     """Opens a closed room; tokens of before stay revoked. Idempotent.
 
-    Raises `NotHost`, `RoomNotFound`, `RoomClosed` for a room that was given up.
+    Raises `NotHost`, `RoomNotFound`, `RoomClosed` for a room that was given up, `QuotaExceeded`.
     """
     async with (
         audit.refusal(stage.database, origin, "live.room_opened", room_id),
@@ -59,6 +59,8 @@ async def open_room(stage: Stage, caller: Caller, origin: Origin, room_id: str) 
             raise RoomClosed("This room was given up, for good")
         if room.closed_at is not None:
             room.closed_at = None
+            await session.flush()
+            await check_rooms_of(session, room.owner_user_id, stage.settings.max_rooms)
             audit.add_room_event(session, room_id, await running(session, room_id), "room.opened", origin)
             audit.record(session, origin, "live.room_opened", room_id, **operator_detail(caller, room))
         return room

@@ -25,10 +25,11 @@ from butai.errors import (
     NoDestination,
     NotHost,
     NotLive,
+    RoomClosed,
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import active, hosted_broadcast, hosted_room, open_room, operator_detail, outputs_of
+from butai.live.access import active, hosted_broadcast, hosted_room, operator_detail, outputs_of
 from butai.live.broadcasts import idempotency
 from butai.live.broadcasts.wanted import (
     aim,
@@ -80,12 +81,14 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
         stage.database.transaction() as session,
     ):
         # The lock makes two starts in one room take turns.
-        room = await open_room(session, caller, wanted.room_id, lock=True)
+        room = await hosted_room(session, caller, wanted.room_id, lock=True)
         reserved = None if key is None else idempotency.Key(room.room_id, origin.actor or "", key)
         if reserved is not None:
             before = await idempotency.earlier(session, reserved, _as_request(wanted))
             if before is not None:
                 return UUID(before["session_id"]), False
+        if room.closed_at is not None:
+            raise RoomClosed
         running = await active(session, room.room_id)
         if running is not None:
             raise AlreadyLive(session_id=str(running.id))

@@ -110,18 +110,22 @@ async def end_revoked(database: Database, projects: Projects, room_id: str | Non
             or_(Room.closed_at.is_not(None), Ingress.token_generation < Room.token_generation),
         )
         .order_by(Ingress.id)
-        .limit(_BATCH)
     )
     async with database.transaction() as session:
         found = (await session.execute(query if room_id is None else query.where(Room.room_id == room_id))).all()
     ended = 0
+    away: set[str] = set()
     for row_id, ingress_id, project in found:
         assert ingress_id is not None, "LiveKit reports only what it has made"
+        if project in away:
+            continue
         try:
             async with livekit_client(projects, project, _TIMEOUT) as livekit:
                 await delete_at_livekit(livekit, ingress_id)
         except (LiveKitNotConfigured, *LIVEKIT_ERRORS) as error:
             log.info("ingress.not_ended", ingress_id=ingress_id, reason=type(error).__name__)
+            # The next ones of its project would only wait as long.
+            away.add(project)
             continue
         async with database.transaction() as session:
             row = await locked(session, row_id)

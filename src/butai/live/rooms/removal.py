@@ -53,6 +53,7 @@ class _Look:
     generation: int
     claimed: bool
     closed: bool
+    on_air: bool
     revoked_at: datetime | None
     taken_back: frozenset[str]
     """Ids of invitations."""
@@ -76,6 +77,35 @@ async def remove_revoked(database: Database, projects: Projects, room_id: str, s
 
     Idempotent. Raises `LiveKitUnreachable`, `LiveKitUnauthorized`, `LiveKitNotConfigured`; then some may be left.
     """
+    look = await _read(database, room_id)
+    if look is None:
+        return 0
+    removed = 0
+    try:
+        async with livekit_client(projects, look.project, seconds) as livekit:
+            present = await _participants(livekit, room_id)
+            # Again, since LiveKit may have been slow: whoever is present joined by what was true by now.
+            look = await _read(database, room_id)
+            if look is None:
+                return 0
+            tokens = Tokens(projects)
+            for one in present:
+                if _is_revoked(one, tokens, look):
+                    log.info("room.participant_removed", room_id=room_id, identity=one.identity)
+                    removed += await _remove(livekit, room_id, one.identity)
+            if look.closed and not look.on_air:
+                # Not before: the relay publishes the end of the broadcast, and is in the room.
+                await _delete(livekit, room_id)
+    except api.TwirpError as error:
+        raise (LiveKitUnauthorized if error.status in (401, 403) else LiveKitUnreachable) from None
+    except LIVEKIT_ERRORS:
+        raise LiveKitUnreachable from None
+    await _note(database, room_id, removed)
+    return removed
+
+
+async def _read(database: Database, room_id: str) -> _Look | None:
+    """What decides now; None for a room in which no holder of a revoked token can be."""
     async with database.transaction() as session:
         room = await session.get(Room, room_id)
         on_air = exists().where(Broadcast.room_id == room_id, Broadcast.ended_at.is_(None))
@@ -87,31 +117,17 @@ async def remove_revoked(database: Database, projects: Projects, room_id: str, s
         invitations = frozenset(map(str, taken_back))
         is_on_air = bool(await session.scalar(select(on_air)))
     if room is None or room.removal_until is None:
-        return 0
-    look = _Look(
+        return None
+    return _Look(
         room_id=room_id,
         project=room.livekit_project,
         generation=room.token_generation,
         claimed=room.origin == "claimed",
         closed=room.closed_at is not None,
+        on_air=is_on_air,
         revoked_at=room.tokens_revoked_at,
         taken_back=invitations,
     )
-    removed = 0
-    try:
-        async with livekit_client(projects, look.project, seconds) as livekit:
-            for identity in await _revoked(livekit, Tokens(projects), look):
-                log.info("room.participant_removed", room_id=room_id, identity=identity)
-                removed += await _remove(livekit, room_id, identity)
-            if look.closed and not is_on_air:
-                # Not before: the relay publishes the end of the broadcast, and is in the room.
-                await _delete(livekit, room_id)
-    except api.TwirpError as error:
-        raise (LiveKitUnauthorized if error.status in (401, 403) else LiveKitUnreachable) from None
-    except LIVEKIT_ERRORS:
-        raise LiveKitUnreachable from None
-    await _note(database, room_id, removed)
-    return removed
 
 
 async def remove_now(database: Database, projects: Projects, room_id: str) -> int | None:
@@ -142,23 +158,27 @@ async def sweep(database: Database, projects: Projects) -> int:
             try:
                 async with livekit_client(projects, project, _TIMEOUT) as livekit:
                     answer = await livekit.room.list_rooms(api.ListRoomsRequest(names=batch))
-                for one in answer.rooms:
-                    removed += await remove_revoked(database, projects, one.name)
-                await _forget(database, set(batch) - {one.name for one in answer.rooms})
             except (ButaiError, *LIVEKIT_ERRORS) as error:
                 log.info("room.not_looked_at", project=project, reason=type(error).__name__)
                 break
+            await _forget(database, set(batch) - {one.name for one in answer.rooms})
+            for one in answer.rooms:
+                try:
+                    removed += await remove_revoked(database, projects, one.name)
+                except (LiveKitUnreachable, LiveKitUnauthorized) as error:
+                    # The next room may be well.
+                    log.info("room.not_looked_at", project=project, room_id=one.name, reason=error.code)
     return removed
 
 
-async def _revoked(livekit: api.LiveKitAPI, tokens: Tokens, look: _Look) -> list[str]:
+async def _participants(livekit: api.LiveKitAPI, room_id: str) -> list[ParticipantInfo]:
     try:
-        found = await livekit.room.list_participants(api.ListParticipantsRequest(room=look.room_id))
+        found = await livekit.room.list_participants(api.ListParticipantsRequest(room=room_id))
     except api.TwirpError as error:
         if error.status == 404:
             return []
         raise
-    return [one.identity for one in found.participants if _is_revoked(one, tokens, look)]
+    return list(found.participants)
 
 
 def _is_revoked(one: ParticipantInfo, tokens: Tokens, look: _Look) -> bool:
@@ -170,7 +190,7 @@ def _is_revoked(one: ParticipantInfo, tokens: Tokens, look: _Look) -> bool:
         return True
     stamp = tokens.stamp_of(look.project, look.room_id, one.identity, one.attributes)
     if stamp is not None:
-        return stamp.generation != look.generation or stamp.invitation in look.taken_back
+        return stamp.generation < look.generation or stamp.invitation in look.taken_back
     if look.claimed:
         # The program whose room it was makes tokens, too: those that it makes after the revocation are its decision.
         return look.revoked_at is not None and one.joined_at <= look.revoked_at.timestamp()

@@ -102,7 +102,9 @@ async def make_room(
     assert caller.user_id is not None
     action = "live.room_made" if shown_token is None else "live.room_claimed"
     claims = None if shown_token is None else stage.tokens.read_admin(shown_token)
-    if claims is not None and not (_usable(claims.room) and claims.identity.isprintable()):
+    if claims is not None and (
+        not (_usable(claims.room) and claims.identity.isprintable()) or is_engines(claims.identity)
+    ):
         raise InvalidRequest("The token's room or identity cannot be used here")
     named = room_id or (claims.room if claims else None)
     async with audit.refusal(stage.database, origin, action, named):
@@ -194,11 +196,16 @@ async def _stored(
         if room.closed_at is not None:
             raise RoomClosed
         if made is not None:
-            mine = select(func.count()).where(Room.owner_user_id == caller.user_id, Room.closed_at.is_(None))
-            if (await session.scalar(mine) or 0) > stage.settings.max_rooms:
-                raise QuotaExceeded(f"A user has at most {stage.settings.max_rooms} rooms; close or give up one first")
+            await check_rooms_of(session, room.owner_user_id, stage.settings.max_rooms)
             audit.record(session, origin, action, room_id)
     return room
+
+
+async def check_rooms_of(session: AsyncSession, user_id: str, most: int) -> None:
+    """Raises `QuotaExceeded` when a user has more than `most` open rooms, counted with the transaction's changes."""
+    mine = select(func.count()).where(Room.owner_user_id == user_id, Room.closed_at.is_(None))
+    if (await session.scalar(mine) or 0) > most:
+        raise QuotaExceeded(f"A user has at most {most} open rooms; close or give up one first")
 
 
 async def make_token(
