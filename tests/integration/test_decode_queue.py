@@ -17,6 +17,7 @@ from butai import worker
 from butai.assets.contents import decode_tasks
 from butai.config import Settings
 from butai.database import Database
+from butai.errors import StoreUnavailable
 from butai.jobs import queue
 from tests import avatars, files
 from tests.conftest import Api
@@ -58,8 +59,13 @@ class HeldDecoder:
         self.begun: list[str] = []
         self.ended = 0
         self.release = asyncio.Event()
+        self.fails_first = False
+        self.failed = ""
 
     async def decoded(self, _store: Any, object_key: str, _kind: str, _suffix: str) -> Found:
+        if self.fails_first and not self.failed:
+            self.failed = object_key
+            raise StoreUnavailable
         self.begun.append(object_key)
         await self.release.wait()
         self.ended += 1
@@ -71,6 +77,22 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> HeldDecoder:
     held = HeldDecoder()
     monkeypatch.setattr(decode_tasks, "_decoded", held.decoded)
     return held
+
+
+async def test_a_file_that_the_store_does_not_give_out_holds_up_no_other_of_its_owner(
+    api: Api, decoder: HeldDecoder, working: asyncio.Task[None], tmp_path: Path
+) -> None:
+    decoder.fails_first = True
+    decoder.release.set()
+    for number in range(3):
+        assert (await api.upload("alice", f"bgm/{number}.flac", flac(tmp_path, 0)))[0] == 200
+
+    async def others_ended() -> bool:
+        return decoder.ended == 2
+
+    await until(others_ended)
+    assert decoder.failed
+    assert decoder.failed not in decoder.begun, "it was tried again before the others"
 
 
 async def test_ten_long_sounds_delay_neither_another_user_nor_a_removal(

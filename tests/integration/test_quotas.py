@@ -68,6 +68,19 @@ async def test_rows_of_failed_uploads_count_as_files_until_they_are_purged(
     assert (await api.upload("alice", "vrm/9.vrm", files.vrm(1)))[0] == 200
 
 
+async def test_a_form_with_its_key_last_leaves_no_row_at_a_full_quota(api: Api, database: Database) -> None:
+    for number in range(5):
+        assert (await api.upload("alice", f"vrm/{number}.vrm", files.vrm(1)))[0] == 200
+    for number in range(5, 8):
+        status, answer = await api.upload("alice", f"vrm/{number}.vrm", files.vrm(1), field_order="file first")
+        assert (status, answer["error"]["code"]) == (403, "quota_exceeded")
+    async with database.transaction() as session:
+        rows = (await session.execute(text("SELECT count(*) FROM assets"))).scalar_one()
+        left = await session.execute(text("SELECT count(*) FROM asset_objects WHERE state = 'writing'"))
+    assert rows == 5
+    assert left.scalar_one() == 0, "what came is condemned"
+
+
 async def presign(api: Api, key: str, **more: Any) -> tuple[int, Any]:
     wanted = {"fileName": key, "fileType": "model/vrm", **more}
     return await api.call("POST", "/api/s3/presigned-url", "alice", json=wanted)

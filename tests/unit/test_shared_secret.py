@@ -23,7 +23,7 @@ TOKENS = Tokens(Projects(LiveKitSettings(url="ws://one", api_key=KEY, api_secret
 
 def token(algorithm: str = "HS256", secret: str = SECRET, **claims: Any) -> str:
     video = {"roomAdmin": True, "room": "r", "roomJoin": True, "canSubscribe": True}
-    said = {"iss": KEY, "sub": "host", "exp": int(time.time()) + 60, "video": video} | claims
+    said: dict[str, Any] = {"iss": KEY, "sub": "host", "exp": int(time.time()) + 60, "video": video} | claims
     attributes = said.get("attributes")
     if isinstance(attributes, dict) and (text := attributes.get(stamps.ATTRIBUTE)) is not None:
         # As the service makes it with its stamp.

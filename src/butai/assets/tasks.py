@@ -114,9 +114,9 @@ def register(app: App) -> None:
     app.task(name=REMOVE_OBJECTS, pass_context=True, retry=_PERSISTENT)(remove_objects)
     app.task(name=REMOVE_MOVED, pass_context=True, retry=_PERSISTENT)(remove_moved)
     app.task(name=signed.HASH_OBJECT, pass_context=True, retry=_PERSISTENT)(hash_object)
-    sweeping = app.task(name="assets.sweep_uploads", pass_context=True, queueing_lock="assets.sweep_uploads")(
-        sweep_uploads
-    )
+    # `lock`: a sweep of a store that answers slowly takes longer than the next one's turn.
+    name = "assets.sweep_uploads"
+    sweeping = app.task(name=name, pass_context=True, lock=name, queueing_lock=name)(sweep_uploads)
     # Six fields: the last is seconds.
     app.periodic(cron="* * * * * */10")(sweeping)
     purge = app.task(name="assets.purge_trash", pass_context=True, queueing_lock="assets.purge_trash")(purge_trash)

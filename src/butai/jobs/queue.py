@@ -35,7 +35,7 @@ _OF_USERS: Final[dict[str, LiteralString]] = {
     "assets.decode": DECODE,
 }
 
-_MOST_TURNS = 1000
+MOST_TURNS = 1000
 """Waiting jobs of one user that are counted; further ones share the last turn."""
 
 _DEFER = text(
@@ -85,7 +85,7 @@ async def enqueue(
             "task": task,
             "priority": priority,
             "lock": turn,
-            "most": _MOST_TURNS,
+            "most": MOST_TURNS,
             "queueing_lock": None,
             "args": json.dumps(args),
             "at": at,

@@ -18,7 +18,8 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from procrastinate import App, JobContext, RetryStrategy
+from procrastinate import App, JobContext, RetryDecision, RetryStrategy
+from procrastinate.jobs import Job
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -152,7 +153,16 @@ async def _write(
         await transitions.move(session, asset, AssetTrigger.INSPECTED, actor=actors.WORKER, error_code=problem)
 
 
+class _AtEndOfTurn(RetryStrategy):
+    """Puts a job that is tried again behind the others of its turn: they wait for the first, also while it waits."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        """The moment of the next try, or None."""
+        found = super().get_retry_decision(exception=exception, job=job)
+        return found and RetryDecision(retry_at=found.retry_at, priority=-queue.MOST_TURNS - 1)
+
+
 def register(app: App) -> None:
     """Makes the task known to a procrastinate app."""
-    retry = RetryStrategy(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
+    retry = _AtEndOfTurn(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
     app.task(name=DECODE, pass_context=True, retry=retry)(decode)

@@ -198,20 +198,19 @@ async def upload_file(request: Request) -> Response:
     summary="Get a signed URL to upload to",
 )
 async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest) -> Response:
-    """A URL that accepts the bytes once within 15 minutes: with `size` directly at the store, without it at this service.
-    The asset is `uploading` until they arrive."""
+    """A URL that accepts the bytes for 15 minutes: at the store with a `size` and no `sha256`, else at this service, and
+    once. The asset is `uploading` until they arrive."""
     if not wanted.fileName or not wanted.fileType:
         raise MissingParameters("fileName and fileType are required")
     library = get_library(request)
     assert who.user_id is not None
-    size_known = wanted.size is not None
     opened = await signed.sign_upload(
         library.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
     )
     answer = PresignOut(
         success=True,
         data=PresignData(
-            url=opened.url if size_known else _own_base(request, library) + opened.url,
+            url=_own_base(request, library) + opened.url if opened.url.startswith("/") else opened.url,
             expires_in=opened.expires_in,
             method="PUT",
             headers=opened.headers,

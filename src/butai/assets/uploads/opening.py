@@ -76,12 +76,22 @@ async def open_upload(
 
 
 async def name_upload(
-    session: AsyncSession, tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, attempt: UploadAttempt
+    session: AsyncSession,
+    tools: UploadTools,
+    user_id: str,
+    origin: Origin,
+    key: AssetKey,
+    attempt: UploadAttempt,
+    *,
+    size: int,
 ) -> None:
-    """Begins the asset of an upload whose bytes came before its key. `quotas.settle` checks the quota, as for every
-    form."""
+    """Begins the asset of an upload whose `size` bytes came before its key. Raises `QuotaExceeded`; then there is no
+    asset."""
+    await quotas.hold(session, tools.settings, user_id)
     asset = await begin(session, user_id, key, attempt, tools.settings, origin)
     await ledger.assign(session, attempt.object_key, asset.id, attempt.number)
+    await quotas.check_open(session, tools.settings, user_id)
+    await quotas.settle(session, tools.settings, user_id, attempt.object_key, size)
 
 
 async def write_down(session: AsyncSession, attempt: UploadAttempt, source: Source) -> None:

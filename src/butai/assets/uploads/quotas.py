@@ -79,7 +79,9 @@ async def room(session: AsyncSession, settings: AssetSettings, user_id: str, ass
     now = await usage(session, user_id)
     left = settings.quota_bytes - now.bytes - now.reserved_bytes + (asset.size_bytes or 0)
     if left <= 0:
-        raise QuotaExceeded(f"Nothing is left of the limit of {settings.quota_bytes} bytes, with uploads under way")
+        raise QuotaExceeded(
+            f"Nothing is left of the limit of {settings.quota_bytes} bytes: delete files, or wait for uploads under way"
+        )
     return min(most, left)
 
 
@@ -97,7 +99,10 @@ async def check_open(session: AsyncSession, settings: AssetSettings, user_id: st
     """Checks the number of a user's open uploads, the new one included; the caller has called `hold`. Raises
     `QuotaExceeded`."""
     if settings.open_uploads and (await session.execute(_OPEN, {"user": user_id})).scalar_one() > settings.open_uploads:
-        raise QuotaExceeded(f"You have {settings.open_uploads} uploads under way: finish or cancel one first")
+        raise QuotaExceeded(
+            f"You have {settings.open_uploads} uploads under way: finish or cancel one, or wait; a signed URL that is not "
+            "used counts for half an hour"
+        )
 
 
 async def check(session: AsyncSession, settings: AssetSettings, user_id: str) -> None:

@@ -88,22 +88,24 @@ async def sign_upload(
 ) -> SignedUpload:
     """Begins an upload and signs a URL that may write its object.
 
-    A declared `size` is signed: the store enforces it. Without one, the limit of the file's type is reserved in the quota,
-    or what is left of it. Raises `FileTooLarge`, `QuotaExceeded`.
+    A declared `size` alone is signed: the store enforces it. It compares no `sha256`, so with one, as without a size, the
+    address is this service's own. Without a size, the limit of the file's type is reserved in the quota, or what is left
+    of it. Raises `FileTooLarge`, `QuotaExceeded`.
     """
     limit = size_limit(tools.settings, key.kind, key.sidecar)
     if size is not None and size > limit:
         raise FileTooLarge(f"{size} bytes were declared; {limit} is the most for this kind")
     expires = tools.settings.presigned_expiry
-    if size is None:
-        source = Source("upload", timedelta(seconds=expires) + BEGIN_GRACE, sha256=sha256, most=limit)
-    else:
+    at_store = size is not None and sha256 is None
+    if at_store:
         writable = timedelta(seconds=expires) + LONGEST_TRANSFER
-        source = Source("signed", writable, size=size, sha256=sha256, writable=writable)
+        source = Source("signed", writable, size=size, writable=writable)
+    else:
+        source = Source("upload", timedelta(seconds=expires) + BEGIN_GRACE, size=size, sha256=sha256, most=limit)
     async with tools.database.transaction() as session:
         attempt, asset = await open_upload(session, tools, user_id, origin, key, source)
         assert asset is not None
-    if size is None:
+    if not at_store:
         path = signed_path(tools.store, asset.id, attempt.number, int(time.time()) + expires)
         return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, path, {}, expires)
     # The type is not signed: browsers choose it freely, and the asset's type comes from the key.
@@ -137,7 +139,9 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
             )
             if row is None:
                 coming = select(AssetObject.object_key).where(
-                    AssetObject.asset_id == asset_id, AssetObject.state == ObjectState.WRITING
+                    AssetObject.asset_id == asset_id,
+                    AssetObject.state == ObjectState.WRITING,
+                    AssetObject.origin == "upload",
                 )
                 if await session.scalar(coming.limit(1)) is not None:
                     raise AssetNotReady("The file has not arrived yet")
@@ -150,7 +154,7 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
         if arrival is Arrival.ABSENT:
             raise AssetNotReady("The store does not have the file yet")
         if loop.time() > patience:
-            raise AssetNotReady("The file is being checked")
+            raise AssetNotReady("The file is being checked; ask again in a few seconds")
         await asyncio.sleep(0.1)
 
 

@@ -82,7 +82,7 @@ async def receive(
         final = await form.key()
         if key is None:
             async with tools.database.transaction() as session:
-                await name_upload(session, tools, user_id, origin, final, attempt)
+                await name_upload(session, tools, user_id, origin, final, attempt, size=stored.size)
         return checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
 
     asset, stored = await carry_out(tools, user_id, origin, attempt, transfer)

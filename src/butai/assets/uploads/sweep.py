@@ -41,6 +41,8 @@ async def sweep(tools: UploadTools) -> None:
                 await _give_up(tools, each)
         except Unavailable as error:
             log.warning("sweep.postponed", object_key=each.line.object_key, error_code=error.code)
+            # The others would wait as long, and hold up what else the service does by itself.
+            return
 
 
 async def _settle_signed(tools: UploadTools, each: Abandoned, asset: Asset) -> None:

@@ -84,7 +84,7 @@ async def remove_revoked(database: Database, projects: Projects, room_id: str, s
     try:
         async with livekit_client(projects, look.project, seconds) as livekit:
             present = await _participants(livekit, room_id)
-            # Again, since LiveKit may have been slow: whoever is present joined by what was true by now.
+            # Again, since LiveKit may have been slow: all who are present joined by what was true by now.
             look = await _read(database, room_id)
             if look is None:
                 return 0
