@@ -231,7 +231,8 @@ async def test_a_put_to_this_service_is_held_to_the_types_limit(
 
 @pytest.mark.parametrize("size", [None, len(files.vrm(1))])
 async def test_a_declared_checksum_is_checked_on_the_way(api: Api, size: int | None) -> None:
-    data = await presign(api, "vrm/a.vrm", sha256="0" * 64, **({} if size is None else {"size": size}))
+    more: dict[str, Any] = {} if size is None else {"size": size}
+    data = await presign(api, "vrm/a.vrm", sha256="0" * 64, **more)
     assert await put(api, data["url"], files.vrm(1)) == 422
     status, problem = await api.call("POST", data["completeUrl"], "alice")
     assert (status, problem["code"]) == (422, "checksum_mismatch")
