@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings
 
-from butai import config
 from butai.api import document
+from butai.config import Settings
 from butai.errors import ButaiError, Code
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -30,12 +30,10 @@ def settings() -> str:
         "# Settings",
         "",
         "All from the environment, or from the JSON file that `BUTAI_SECRETS_FILE` names ([security.md](security.md)).",
-        "`make docs` writes this page from `src/butai/config.py`.",
+        "`make docs` writes this page from `src/butai/config`.",
     ]
-    kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and kind.__module__ == config.__name__]
-    for kind in kinds:
-        if not issubclass(kind, BaseSettings) or kind.__name__.startswith("_"):
-            continue
+    read = Settings()
+    for kind in (type(getattr(read, section.name)) for section in fields(read)):
         lines += ["", f"## {kind.__name__.removesuffix('Settings')}", "", (kind.__doc__ or "").strip(), ""]
         lines += ["| variable | default | meaning |", "|---|---|---|"]
         for name, field in kind.model_fields.items():
