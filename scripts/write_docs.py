@@ -60,7 +60,7 @@ def errors() -> str:
         [
             "# Errors",
             "",
-            "Clients match codes; texts may change. `make docs` writes this page from `src/butai/errors.py`.",
+            "Clients match codes; texts may change. `make docs` writes this page from `src/butai/errors`.",
             "",
             "```text",
             *tree,

@@ -22,7 +22,7 @@ SOURCE = ROOT / "src/butai"
 def modules(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
     for folder in folders or (".",):
         for path in sorted((SOURCE / folder).rglob("*.py")):
-            if "migrations" not in path.parts and path != SOURCE / "errors.py":
+            if "migrations" not in path.parts and SOURCE / "errors" not in path.parents:
                 yield path.relative_to(SOURCE), ast.parse(path.read_text())
 
 

@@ -98,7 +98,7 @@ export const assetsEn = {
   mono: "Mono",
   stereo: "Stereo",
   channels: (count: number) => `${count} channels`,
-  /** By the codes of src/butai/errors.py: why an upload failed, or why a file's content is not known, and what to do. */
+  /** By the codes of src/butai/errors/codes.py: why an upload failed, or why a file's content is not known, and what to do. */
   reasons: {
     signature_mismatch: "The file's content does not match its extension. Export it again, or correct the extension.",
     glb_invalid: "The file is broken: its GLB container cannot be read. Export it again.",
