@@ -55,7 +55,7 @@ from butai.operations import audit_routes, console, job_routes, sign_in
 from butai.operations import routes as health_routes
 from butai.operations.health import Health
 from butai.operations.schemas import AliveOut, ReadyOut
-from butai.web import docs, problems, responses
+from butai.web import problems, responses
 from butai.web.connections import RequestsOfAddress
 from butai.web.dependencies import NEEDS_SIGN_IN, by_probe
 from butai.web.hosts import AllowedHosts
@@ -179,7 +179,6 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     ):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)
-    docs.install(app)
     console.install(app)
     sign_in.install(app)
     if settings.http.cors_origins:

@@ -14,6 +14,7 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page
 
+from butai.api import document
 from butai.config import HttpSettings, Settings
 from butai.sign_in.codes import make_code
 from tests import files
@@ -404,6 +405,17 @@ async def test_our_own_pages_need_nothing_from_elsewhere_and_complain_of_nothing
     answer = await page.goto(studio.url + path, wait_until="networkidle")
     assert answer is not None
     assert answer.status == 200
+    if path == "/docs":
+        methods = {"get", "head", "post", "put", "patch", "delete"}
+        paths = document()["paths"]
+        wanted = {(method.upper(), name) for name in paths for method in methods & set(paths[name])}
+        await page.wait_for_selector(".opblock")
+        shown = await page.eval_on_selector_all(
+            ".opblock-summary",
+            """all => all.map(one => ['.opblock-summary-method', '.opblock-summary-path'].map(
+                part => one.querySelector(part).textContent.replaceAll('\u200b', '')))""",
+        )
+        assert {(method, name) for method, name in shown} == wanted
     assert [url for url in asked if not url.startswith((studio.url, "data:"))] == []
     assert said == []
     assert "Butai" in await page.title()

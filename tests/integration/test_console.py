@@ -27,7 +27,10 @@ async def test_without_a_build_the_page_says_how_to_make_one(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "DIST", tmp_path / "nothing")
-    assert "make console" in await document(api, "/")
+    for path in ("/", "/docs"):
+        said = await document(api, path)
+        assert "make console" in said
+        assert 'href="/openapi.json"' in said
 
 
 @pytest.fixture
@@ -37,6 +40,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "index-1.js").write_text(script)
     (tmp_path / "index.html").write_text("<!doctype html><script type=module src=/console/assets/index-1.js></script>")
+    (tmp_path / "docs.html").write_text("<!doctype html><title>Butai API</title>")
     (tmp_path.parent / "secret.txt").write_text("not of the build")
     monkeypatch.setattr(console, "DIST", tmp_path)
     return script
@@ -51,6 +55,11 @@ async def test_every_page_is_the_same_document_and_allows_no_foreign_script(api:
             assert "script-src 'self';" in policy
             assert "frame-ancestors 'none'" in policy
     assert len(documents) == 1
+    async with api.client.get(f"{api.url}/docs") as answer:
+        assert "Butai API" in await answer.text()
+        assert answer.headers["content-security-policy"] == console.policy([])
+    async with api.client.get(f"{api.url}/console/docs.html") as answer:
+        assert answer.status == 404
 
 
 async def test_scripts_are_kept_for_ever_compressed_and_known_by_their_tag(api: Api, built: str) -> None:

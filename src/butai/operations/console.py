@@ -1,4 +1,4 @@
-"""The web console: its pages, its scripts, and the session of its user.
+"""The web console: its pages, its scripts, the page of the API's documentation, and the session of the console's user.
 
 The sources are in `console/` at the root; `make console` builds them into the package, as `console_dist`. Every page is
 the same document, in which the console's own router finds the address. Without a build there is one plain page with
@@ -35,6 +35,8 @@ DIST = Path(__file__).parents[1] / "console_dist"
 PAGES = ("/", "/library", "/stage", "/operations", "/watch/{room}")
 """The addresses that the console's router knows (`console/src/router.tsx`)."""
 
+_DOCUMENTS = {"index.html", "docs.html"}
+
 _COMPRESSED = {".js", ".css", ".html", ".svg", ".json"}
 
 
@@ -57,7 +59,7 @@ class _Build:
     async def file(self, path: str) -> _File | None:
         """A file of the build; None for all other paths, wherever they lead."""
         found = self._kept.get(path)
-        if found is None or path == "index.html":
+        if found is None or path in _DOCUMENTS:
             self._look()
             found = self._kept.get(path)
         if found is None and path in self._names:
@@ -112,7 +114,7 @@ def policy(livekit: list[str]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Serves the console's pages at `PAGES`, its files under `/console/`, and `/api/session`."""
+    """Serves the console's pages at `PAGES`, `/docs`, their files under `/console/`, and `/api/session`."""
     build = _Build()
 
     known = answers(SessionOut, error=None)
@@ -132,18 +134,28 @@ def install(app: FastAPI) -> None:
         answer = SessionOut(who.user_id, who.name, who.is_operator, settings.identity.dev_sign_in, __version__)
         return respond(with_old_names(answer))
 
-    async def page(request: Request) -> Response:
-        """The console's document."""
-        document = await build.file("index.html")
-        if document is None:
+    async def document(request: Request, name: str, livekit: list[str]) -> Response:
+        """A document of the build, with its policy; a plain page where nothing is built."""
+        file = await build.file(name)
+        if file is None:
             return HTMLResponse(_UNBUILT.format(version=escape(__version__)), headers={"cache-control": "no-store"})
-        stage: Stage = request.state.stage
         headers = {
-            "content-security-policy": policy(stage.projects.public_urls),
+            "content-security-policy": policy(livekit),
             "cache-control": "no-cache",
             "permissions-policy": "camera=(self), microphone=(self)",
         }
-        return _answer(request, document, headers)
+        return _answer(request, file, headers)
+
+    async def page(request: Request) -> Response:
+        """The console's document."""
+        stage: Stage = request.state.stage
+        return await document(request, "index.html", stage.projects.public_urls)
+
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        """The OpenAPI document as Swagger UI shows it. The page that FastAPI has for this loads it from a public CDN: it
+        shows nothing without the internet, and it is another party's script where cookies sign people in."""
+        return await document(request, "docs.html", [])
 
     for path in PAGES:
         app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
@@ -152,7 +164,7 @@ def install(app: FastAPI) -> None:
     async def files(request: Request, path: str) -> Response:
         """Scripts and styles. Their names change with their content, so browsers cache them."""
         file = await build.file(path)
-        if file is None or path == "index.html":
+        if file is None or path in _DOCUMENTS:
             raise NotFound
         lasting = path.startswith("assets/")
         return _answer(
@@ -165,4 +177,5 @@ _UNBUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Butai<
 <style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}}</style>
 <h1>Butai 舞台</h1><p>Version {version}. The service runs; its console is not built: install Node 20 with npm, then
 <code>make console</code>.</p>
-<ul><li><a href="/docs">API documentation</a><li><a href="/readyz">State</a><li><a href="/metrics">Metrics</a></ul></html>"""
+<ul><li><a href="/openapi.json">API document</a><li><a href="/readyz">State</a>
+<li><a href="/metrics">Metrics</a></ul></html>"""
