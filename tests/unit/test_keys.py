@@ -8,13 +8,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from butai.assets import keys
+from butai.assets import keys, letters
 from butai.assets.kinds import AssetType, Sidecar
+from butai.assets.letters import BIDI_CONTROLS
 from butai.errors import KeyInvalid, TypeUnsupported
 
-names = st.text(
-    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/\\"), min_size=1, max_size=40
-).filter(lambda name: name not in (".", ".."))
+names = (
+    st.text(
+        st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp"), blacklist_characters="/\\"),
+        min_size=1,
+        max_size=40,
+    )
+    .filter(lambda name: not BIDI_CONTROLS & set(name))
+    .filter(lambda name: letters.normalized(name) not in ("", ".", ".."))
+)
 
 
 @given(names)

@@ -16,15 +16,15 @@ import unicodedata
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+from butai.assets import letters
 from butai.assets.kinds import FORMATS, SIDECAR_FORMATS, AssetType, FileFormat, Sidecar
 from butai.errors import KeyInvalid, TypeUnsupported
 
 MAX_KEY_BYTES = 1024
 """S3's own limit for a key, in UTF-8."""
 
-MAX_SEGMENT_BYTES = 255
-"""The longest file name that common file systems take, so that every file can be saved under its name; it also keeps
-the index entry small."""
+MAX_SEGMENT_LETTERS = 255
+"""The longest file name that NTFS and APFS take, in letters."""
 
 PREFIXES: dict[str, AssetType] = {
     "vrm": AssetType.VRM,
@@ -44,7 +44,11 @@ _SUFFIX_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 @dataclass(frozen=True, slots=True)
 class AssetKey:
-    """A valid wanted key. `stem` joins a file with its sidecars: `vrm/X` for `vrm/X.vrm` and `vrm/X_thumb.png`."""
+    """A valid wanted key.
+
+    `stem` joins a file with its sidecars: `vrm/X` for `vrm/X.vrm` and `vrm/X_thumb.png`. `name` is the display name of a
+    new asset: the last part as it was written, without its ending.
+    """
 
     text: str
     kind: AssetType
@@ -52,17 +56,17 @@ class AssetKey:
     stem: str
     extension: str
     format: FileFormat
-
-    @property
-    def name(self) -> str:
-        """The display name of a new asset: the last part of the key, without its extension."""
-        return self.stem.rpartition("/")[2]
+    name: str
 
 
 def _well_formed(text: str) -> str:
-    """Returns the key in NFC, since macOS spells é in two characters and both spellings are one file. Raises
-    `KeyInvalid`."""
-    text = unicodedata.normalize("NFC", text)
+    """Returns the key as it is stored (`letters.normalized`). Raises `KeyInvalid`."""
+    if len(text) > MAX_KEY_BYTES * 3:  # NFC makes one letter of three at most
+        raise KeyInvalid("The key is too long")
+    return _checked(letters.normalized(text))
+
+
+def _checked(text: str) -> str:
     try:
         encoded = text.encode()
     except UnicodeEncodeError as error:
@@ -71,13 +75,11 @@ def _well_formed(text: str) -> str:
         raise KeyInvalid("The key is empty")
     if len(encoded) > MAX_KEY_BYTES:
         raise KeyInvalid(f"The key has {len(encoded)} bytes; {MAX_KEY_BYTES} is the most")
-    if _CONTROL.search(text):
-        raise KeyInvalid("The key has a control character or a backslash")
     segments = text.split("/")
     if any(segment in ("", ".", "..") for segment in segments):
         raise KeyInvalid("The key has an empty part, '.' or '..'")
-    if any(len(segment.encode()) > MAX_SEGMENT_BYTES for segment in segments):
-        raise KeyInvalid(f"A part of the key is longer than {MAX_SEGMENT_BYTES} bytes")
+    if any(len(segment) > MAX_SEGMENT_LETTERS for segment in segments):
+        raise KeyInvalid(f"A part of the key is longer than {MAX_SEGMENT_LETTERS} letters")
     return text
 
 
@@ -93,20 +95,30 @@ def _kind(text: str) -> AssetType:
 def parse(text: str) -> AssetKey:
     """Parses a key that is to be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension unknown to its
     type."""
-    text = _well_formed(text)
+    written, text = text, _well_formed(text)
     kind = _kind(text)
     folder, slash, file = text.rpartition("/")
     if match := _SIDECAR.fullmatch(file):
         extension = match["kind"].rpartition(".")[2].lower()
         sidecar = Sidecar.META if extension == "json" else Sidecar.THUMB
         stem = folder + slash + match["stem"]
-        return AssetKey(text, kind, sidecar, stem, extension, SIDECAR_FORMATS[sidecar][extension])
+        return AssetKey(
+            text, kind, sidecar, stem, extension, SIDECAR_FORMATS[sidecar][extension], _title(written, text, stem)
+        )
     name, dot, extension = file.rpartition(".")
     extension = extension.lower()
     found = FORMATS[kind].get(extension) if dot and name else None
     if found is None:
         raise TypeUnsupported(f"{kind} keeps .{', .'.join(FORMATS[kind])}")
-    return AssetKey(text, kind, None, folder + slash + name, extension, found)
+    stem = folder + slash + name
+    return AssetKey(text, kind, None, stem, extension, found, _title(written, text, stem))
+
+
+def _title(written: str, text: str, stem: str) -> str:
+    ending = text[len(stem) :]
+    title = written.rpartition("/")[2].removesuffix(ending)
+    usable = written.endswith(ending) and 0 < len(title) <= MAX_SEGMENT_LETTERS
+    return unicodedata.normalize("NFC", title) if usable else stem.rpartition("/")[2]
 
 
 def readings(raw: str) -> tuple[str, ...]:
@@ -129,16 +141,24 @@ def readings(raw: str) -> tuple[str, ...]:
     for reading in (spaced, once, *twice, once.replace(" ", "+")):
         if any(part in (".", "..") for part in re.split(r"[/\\]", reading)) or "\0" in reading:
             raise KeyInvalid("The key has '.', '..' or NUL in it")
-        try:
-            text = _well_formed(reading)
-            _kind(text)
-        except KeyInvalid as error:
-            refused = refused or error
-            continue
-        found[text] = None
+        # As sent, too: earlier versions refused no other letters than these, and dropped none.
+        for spelled in (letters.normalized, _as_sent):
+            try:
+                text = _checked(spelled(reading))
+                _kind(text)
+            except KeyInvalid as error:
+                refused = refused or error
+            else:
+                found[text] = None
     if not found:
         raise refused or KeyInvalid()
     return tuple(found)
+
+
+def _as_sent(text: str) -> str:
+    if _CONTROL.search(text):
+        raise KeyInvalid("The key has a control character or a backslash")
+    return unicodedata.normalize("NFC", text)
 
 
 def _decoded(text: str) -> str:
@@ -151,10 +171,13 @@ def _decoded(text: str) -> str:
 def another(key: AssetKey) -> str:
     """Makes a public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; callers retry a
     clash."""
-    tag = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
-    room = MAX_SEGMENT_BYTES - len(key.text.rpartition("/")[2].encode()) - 9
-    stem = key.stem if room >= 0 else key.stem.encode()[:room].decode(errors="ignore")
-    return f"{stem}~{tag}{key.text[len(key.stem) :]}"
+    tag = "~" + "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
+    ending = key.text[len(key.stem) :]
+    folder, slash, name = key.stem.rpartition("/")
+    name = name[: MAX_SEGMENT_LETTERS - len(tag + ending)]
+    room = MAX_KEY_BYTES - len((folder + slash + tag + ending).encode())
+    name = name.encode()[:room].decode(errors="ignore")
+    return letters.normalized(folder + slash + name) + tag + ending
 
 
 def mint_object_key(prefix: str) -> str:
