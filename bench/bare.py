@@ -20,6 +20,7 @@ from butai.assets.studio_contract import routes
 from butai.config import Settings
 from butai.database import Database
 from butai.identity import Caller
+from butai.limits.callers import CallerRates
 
 
 class _Somebody:
@@ -36,7 +37,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
         async with Database(settings.database) as database:
             library = assemble(database, Store(settings.store), settings.assets, settings.http)
-            yield {"library": library, "identity": _Somebody()}
+            rates = CallerRates(settings.rates, settings.live.max_streams)
+            yield {"library": library, "identity": _Somebody(), "rates": rates}
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.include_router(routes.hot)

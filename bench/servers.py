@@ -35,6 +35,7 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import Child, log_tail
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from butai.limits.callers import RateClass
 
 WORK = HERE / ".work"
 PEERS = HERE / "peers"
@@ -43,6 +44,16 @@ SECRET = "a-secret-for-benchmarks-only"
 
 POOL = 10
 """Connections of each server to Postgres: pg's own default, and Butai's."""
+
+
+_PLENTY = '{"burst": 1000000000, "per_second": 1000000}'
+UNREACHED = {
+    **{f"BUTAI_RATE_{kind.upper()}": _PLENTY for kind in RateClass},
+    "BUTAI_QUOTA_BYTES": "0",
+    "BUTAI_QUOTA_FILES": "0",
+    "BUTAI_OPEN_UPLOADS": "0",
+}
+"""Settings of the API under load: one user from one address, who meets no limit. Its rates are still counted."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,7 @@ def api(
         "BUTAI_DATABASE_URL": database_url,
         "BUTAI_S3_ENDPOINT": "http://127.0.0.1:9",
         "NEXTAUTH_SECRET": SECRET,
+        **UNREACHED,
         **settings,
     }
     if stored is not None:
