@@ -13,7 +13,7 @@ const client = new QueryClient({
     queries: {
       staleTime: 30_000,
       // What the service refused it will refuse again; what never arrived may arrive next time.
-      retry: (count, error) => count < 2 && !(error instanceof ApiError && error.status < 500),
+      retry: (count, error) => count < 2 && !(error instanceof ApiError && !error.isPassing),
     },
   },
 });

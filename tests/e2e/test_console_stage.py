@@ -120,7 +120,7 @@ async def test_what_the_page_shows_of_a_platform_that_breaks_and_heals_is_true(
             await it.state("twitch", "interrupted")
             row = it.output("twitch")
             await expect(row).to_contain_text("Twitch cannot be reached.")
-            await expect(row).to_contain_text("we try again by ourselves")
+            await expect(row).to_contain_text("it is retried automatically")
             # Long enough that it is our click that comes first.
             await expect(row).to_contain_text(re.compile(r"Next try in [3-9] s"))
             before = len(twitch.published(keys.twitch))

@@ -8,8 +8,15 @@ export class ApiError extends Error {
     message: string,
     /** What to do, where the service has advice. */
     readonly action?: string,
+    /** Seconds after which the service wants to be asked again, where it says so. */
+    readonly retryAfter?: number,
   ) {
     super(message);
+  }
+
+  /** Whether the same request may succeed later by itself: no answer, too slow, too many, or a fault of the service. */
+  get isPassing(): boolean {
+    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
   }
 }
 
@@ -32,10 +39,12 @@ export function askIn(tag: string): void {
 /** The error that an answer stands for: problem+json, or the envelope of the given paths. */
 export async function problemOf(answer: Response): Promise<ApiError> {
   const text = await answer.text().catch(() => "");
-  return problemIn(answer.status, text);
+  return problemIn(answer.status, text, answer.headers.get("retry-after"));
 }
 
-export function problemIn(status: number, text: string): ApiError {
+/** As `problemOf`. `retryAfter`: the header of that name, in seconds. */
+export function problemIn(status: number, text: string, retryAfter: string | null = null): ApiError {
+  const seconds = Number(retryAfter) || undefined;
   if (status === 401) for (const listener of signedOut) listener();
   try {
     const body = JSON.parse(text) as Record<string, unknown>;
@@ -47,11 +56,12 @@ export function problemIn(status: number, text: string): ApiError {
         inner.code,
         typeof message === "string" ? message : inner.code,
         typeof inner.action === "string" ? inner.action : undefined,
+        seconds,
       );
   } catch {
     // Not JSON: whatever stands before the service has answered.
   }
-  return new ApiError(status, "unexpected_answer", `HTTP ${status}`);
+  return new ApiError(status, "unexpected_answer", `HTTP ${status}`, undefined, seconds);
 }
 
 export interface Asked {

@@ -1,9 +1,9 @@
 /** Short news at the edge of the page, read out by screen readers. */
 import { createContext, useCallback, useContext, useRef, useState, type ReactNode } from "react";
 
-import { ApiError } from "../api/http";
 import { useTexts } from "../i18n";
 import css from "./toasts.module.css";
+import { problemText } from "../i18n/problems";
 
 interface Toast {
   id: number;
@@ -78,14 +78,13 @@ export function useToast() {
   return useContext(Telling);
 }
 
-/** Says what went wrong, in the service's words. */
+/** Shows what went wrong. */
 export function useTellError() {
   const tell = useToast();
   const { t } = useTexts();
   return useCallback(
     (error: unknown) => {
-      const text = error instanceof ApiError ? [error.message, error.action].filter(Boolean).join(" ") : t.failed;
-      tell(text, true);
+      tell(problemText(error, t), true);
     },
     [tell, t],
   );

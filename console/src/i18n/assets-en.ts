@@ -98,7 +98,8 @@ export const assetsEn = {
   mono: "Mono",
   stereo: "Stereo",
   channels: (count: number) => `${count} channels`,
-  /** By the codes of src/butai/errors/codes.py: why an upload failed, or why a file's content is not known, and what to do. */
+  /** By the codes of src/butai/errors/codes.py: why an upload failed, or why a file's content is not known, and what to do. Codes
+   * that other requests end with, too, have their texts in `problems`. */
   reasons: {
     signature_mismatch: "The file's content does not match its extension. Export it again, or correct the extension.",
     glb_invalid: "The file is broken: its GLB container cannot be read. Export it again.",
@@ -110,6 +111,10 @@ export const assetsEn = {
     inspection_timeout: "Reading its content took too long. The file itself is stored.",
     inspection_failed: "Its content could not be read. The file itself is stored.",
     decode_failed: "It could not be decoded. The file itself is stored.",
+    decode_too_long: "It is too long to be decoded. The file itself is stored.",
+    upload_taken: "This upload continues in another window.",
+    upload_offset_wrong: "The upload could not be resumed. Start again.",
+    upload_checksum_wrong: "Data was damaged on the way. Try again.",
     upload_interrupted: "The upload was interrupted. Upload it again.",
     upload_cancelled: "The upload was cancelled.",
     upload_expired: "The upload was paused for too long. Start again.",
@@ -118,13 +123,6 @@ export const assetsEn = {
     client_disconnected: "The connection broke during the upload. Upload it again.",
     quota_exceeded: "This would exceed your storage quota. Delete something first.",
     key_invalid: "This file name is not allowed. Rename the file.",
-    auth_required: "You are signed out. Sign in and try again.",
-    asset_missing: "This file is missing from storage.",
-    store_unavailable: "The storage does not answer. Try again in a moment.",
-    store_timeout: "The storage took too long. Try again in a moment.",
-    store_access_denied: "The storage refuses access. Tell an administrator.",
-    database_unavailable: "The database does not answer. Try again in a moment.",
-    unreachable: "The service does not answer. Check the connection and try again.",
   },
 };
 

@@ -11,9 +11,11 @@
  * - storage (存储): where files lie. patrol (巡检): what looks whether they are there; it does so in runs.
  */
 import { assetsEn } from "./assets-en";
+import { problemsEn } from "./problems-en";
 
 export const en = {
   assets: assetsEn,
+  problems: problemsEn,
   brand: "Butai",
   pages: { library: "Library", stage: "Stage", operations: "Operations" },
   skip: "Skip to the content",
@@ -147,8 +149,6 @@ export const en = {
     newRoom: "New room",
     noRoom: "There is no room to go live from",
     tryAgain: "Try again",
-    notConfigured:
-      "LiveKit is not set up here, so going live is not possible. An administrator sets LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or starts Butai with “butai up”, which includes a LiveKit server.",
     avatar: "Avatar",
     animation: "Animation",
     standStill: "Stand still",

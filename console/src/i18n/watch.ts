@@ -35,7 +35,7 @@ const zh: typeof en = {
   waiting: "主播还没有登上舞台",
   waitingMore: "主播登上舞台后，画面会显示在这里。",
   paused: "主播的画面已暂停",
-  onlySound: "主播只发送声音",
+  onlySound: "目前只有主播的声音",
   live: "直播中",
   reconnecting: "连接中断，正在重新连接…",
   closed: "房间已关闭",

@@ -1,9 +1,11 @@
 import { assetsZh } from "./assets-zh";
 import type { Texts } from "./en";
+import { problemsZh } from "./problems-zh";
 
 /** The console's texts in Chinese. */
 export const zh: Texts = {
   assets: assetsZh,
+  problems: problemsZh,
   brand: "舞台 Butai",
   pages: { library: "素材库", stage: "舞台", operations: "运维" },
   skip: "跳到内容",
@@ -13,7 +15,7 @@ export const zh: Texts = {
   signedInAs: (name) => `已登录：${name}`,
   notSignedIn: "你还没有登录。",
   signInAtStudio: "请先登录你的演播室，再回到这里。",
-  apiDocs: "接口",
+  apiDocs: "API 文档",
   notFound: "页面不存在",
   broken: "页面出错了",
   reload: "重新加载",
@@ -26,7 +28,7 @@ export const zh: Texts = {
   none: "无",
   copy: "复制",
   copied: "已复制",
-  failed: "操作没有成功",
+  failed: "操作失败",
   types: { vrm: "虚拟形象", animation: "动画", bgm: "音乐", hdr: "天空", scene: "场景" },
   kinds: { vrm: "虚拟形象", animation: "动画", bgm: "音乐", hdr: "天空", scene: "场景" },
   library: {
@@ -136,8 +138,6 @@ export const zh: Texts = {
     newRoom: "新房间",
     noRoom: "没有可以开播的房间",
     tryAgain: "再试一次",
-    notConfigured:
-      "这里还没有配置 LiveKit，因此无法直播。请让 Butai 的管理员设置 LIVEKIT_URL、LIVEKIT_API_KEY 和 LIVEKIT_API_SECRET,或用自带 LiveKit 的“butai up”启动。",
     avatar: "虚拟形象",
     animation: "动画",
     standStill: "站立",
@@ -243,7 +243,7 @@ export const zh: Texts = {
     lostConnection: "与服务的连接已断开，显示的内容可能已过时。正在重新连接…",
     watchLink: "观众页面",
     source: {
-      connecting: "正在加入房间。",
+      connecting: "正在加入房间…",
       waiting: "等待你的画面。",
       live: "画面正常。",
       lost: "你的画面中断了，观众看到的是最后一帧。",
@@ -253,7 +253,7 @@ export const zh: Texts = {
     nothing: "这个房间还没有直播过。",
     events: {
       "broadcast.started": "直播开始",
-      "broadcast.stop_asked": "已请求结束",
+      "broadcast.stop_asked": "已请求结束直播",
       "broadcast.ending": "直播正在结束",
       "broadcast.ended": "直播已结束",
       "engine.started": "推流引擎已启动",
@@ -267,7 +267,7 @@ export const zh: Texts = {
       "source.failed": "无法连接房间",
       "output.added": "已加入",
       "output.started": "正在连接",
-      "output.accepted": "直播中",
+      "output.accepted": "已开播",
       "output.interrupted": "已中断",
       "output.retry_planned": "将会重试",
       "output.failed": "失败",
@@ -285,7 +285,7 @@ export const zh: Texts = {
       "participant.aborted": "你与房间的连接断开",
       "track.published": "你的音频或视频已发布",
       "track.unpublished": "你的音频或视频已移除",
-      "egress.started": "LiveKit Egress 已开始",
+      "egress.started": "LiveKit Egress 已启动",
       "egress.updated": "LiveKit Egress 已更新",
       "egress.ended": "LiveKit Egress 已结束",
       "ingress.made": "已为推流软件创建入口",

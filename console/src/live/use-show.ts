@@ -17,7 +17,7 @@ export interface Show {
   /** `waiting` for the first news; `old`: the service does not answer, so what is shown may not be so any more. */
   news: "waiting" | "fresh" | "old";
   /** Why this room is not ours to look at. */
-  refused: string | null;
+  refused: ApiError | null;
   /** Milliseconds by which the service's clock is ahead of ours. */
   ahead: number;
   /** The highest number of an event that is in `status`. */
@@ -31,7 +31,7 @@ type News =
   | { kind: "metrics"; figures: Figures }
   | { kind: "news"; news: Show["news"] }
   | { kind: "ahead"; ahead: number }
-  | { kind: "refused"; message: string };
+  | { kind: "refused"; error: ApiError };
 
 const EMPTY: Show = { status: null, timeline: [], figures: {}, news: "waiting", refused: null, ahead: 0, seen: 0 };
 const KEPT = 300;
@@ -84,7 +84,7 @@ function next(show: Show, news: News): Show {
     case "ahead":
       return show.ahead === news.ahead ? show : { ...show, ahead: news.ahead };
     case "refused":
-      return { ...show, refused: news.message, news: "fresh" };
+      return { ...show, refused: news.error, news: "fresh" };
   }
 }
 
@@ -160,6 +160,7 @@ async function follow(
         .finally(() => (asking = false));
     }, 500);
     let pause = AGAIN;
+    let refused = false;
     try {
       const headers: Record<string, string> = { accept: "text/event-stream", "accept-language": language };
       if (last) headers["last-event-id"] = last;
@@ -176,17 +177,20 @@ async function follow(
         said(room, message.event, message.data, tell);
       }
     } catch (error) {
-      if (error instanceof ApiError && error.status < 500) {
-        // Somebody else's room, or signed out: no haste.
-        tell({ kind: "refused", message: error.message });
+      if (error instanceof ApiError && !error.isPassing) {
+        // Another user's room, or signed out: no haste.
+        tell({ kind: "refused", error });
+        refused = true;
         pause = 10_000;
+      } else if (error instanceof ApiError && error.status === 429) {
+        pause = Math.max(AGAIN, (error.retryAfter ?? 0) * 1000);
       }
     } finally {
       clearInterval(watch);
       over.removeEventListener("abort", end);
     }
     if (over.aborted) return;
-    if (pause === AGAIN) tell({ kind: "news", news: "old" });
+    if (!refused) tell({ kind: "news", news: "old" });
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }

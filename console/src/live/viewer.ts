@@ -15,6 +15,7 @@ import {
 
 import { ApiError } from "../api/http";
 import type { Joining } from "../api/watch";
+import { stateAfter } from "./refusal";
 
 export type Watching =
   | "joining"
@@ -68,10 +69,8 @@ export class Viewer {
     } catch (error) {
       if (this.over) return;
       const known = error instanceof ApiError ? error : new ApiError(0, "unreachable", String(error));
-      // What was refused stays refused; what did not answer is asked again.
-      const refused = known.status >= 400 && known.status < 500;
-      this.say({ state: refused ? "refused" : "failed", error: known });
-      if (!refused) this.later();
+      this.say({ state: stateAfter(known), error: known });
+      if (known.isPassing) this.later(known.retryAfter);
       return;
     }
     if (this.over) return;
@@ -158,9 +157,10 @@ export class Viewer {
     if (!closed) this.later();
   }
 
-  private later(): void {
+  /** `seconds`: what the service wants to be left alone for. */
+  private later(seconds = 0): void {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => void this.enter(), AGAIN);
+    this.timer = setTimeout(() => void this.enter(), Math.max(AGAIN, seconds * 1000));
   }
 
   /** By hand, when it has ended. */

@@ -14,6 +14,7 @@ import { LicenceCard } from "./licence";
 import { Sound } from "./sound";
 import { reason } from "./words";
 import css from "./detail.module.css";
+import { problemText } from "../../i18n/problems";
 
 const Model = lazy(() => import("./model"));
 
@@ -38,7 +39,7 @@ export default function Detail({ id, onClose }: { id: string; onClose: () => voi
       {asset.data ? <Loaded asset={asset.data} onClose={onClose} /> : null}
       {asset.isError ? (
         <div className="notice bad" role="alert">
-          <p>{asset.error.message}</p>
+          <p>{problemText(asset.error, t)}</p>
           <button type="button" onClick={() => void asset.refetch()}>
             {t.uploads.retry}
           </button>

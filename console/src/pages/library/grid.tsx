@@ -18,6 +18,7 @@ import { listKey } from "../../api/lists";
 import { useTexts } from "../../i18n";
 import { CardView } from "./card";
 import css from "./grid.module.css";
+import { problemText } from "../../i18n/problems";
 
 const NARROWEST = 172;
 const NARROWEST_PHONE = 140;
@@ -160,7 +161,7 @@ export const Grid = memo(function Grid({
       {list.isSuccess && !cards.length ? <Nothing narrowed={narrowed} trash={Boolean(filters.trashed)} /> : null}
       {list.isError ? (
         <div className="empty" role="alert">
-          <p>{list.error.message}</p>
+          <p>{problemText(list.error, t)}</p>
           <button type="button" onClick={() => void (cards.length ? fetchNextPage() : list.refetch())}>
             {t.uploads.retry}
           </button>

@@ -68,7 +68,7 @@ describe("facts", () => {
 
   test("are told in the reader's language", () => {
     expect(factsOf(zh, { sound: { channels: 1 }, animation: { look_at: true } }, "zh")).toEqual([
-      ["带视线动作", "是"],
+      ["含视线动画", "是"],
       ["声道", "单声道"],
     ]);
   });

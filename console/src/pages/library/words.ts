@@ -21,9 +21,10 @@ export function formatName(t: Texts, format: string): string {
   return (t.assets.formats as Record<string, string>)[format] ?? format.toUpperCase();
 }
 
-/** Why something failed, by its code. */
+/** Why an upload or the reading of a file failed, by its code. */
 export function reason(t: Texts, code: string | null | undefined, otherwise?: string | null): string {
-  return (t.assets.reasons as Record<string, string>)[code ?? ""] ?? otherwise ?? code ?? t.failed;
+  const texts: Record<string, string | undefined> = { ...t.problems, ...t.assets.reasons };
+  return texts[code ?? ""] ?? otherwise ?? code ?? t.failed;
 }
 
 type Section = Record<string, unknown>;

@@ -5,6 +5,7 @@ import type { ReactNode } from "react";
 import type { Page } from "../../api/operations";
 import { useOperationsTexts } from "./texts";
 import css from "./listed.module.css";
+import { problemText } from "../../i18n/problems";
 
 /** Milliseconds between two looks, while the page is seen. */
 export const LOOK = 3000;
@@ -41,7 +42,7 @@ export function Listed<T>({
   if (list.isError && !list.data)
     return (
       <div className="notice bad" role="alert">
-        <p>{list.error.message}</p>
+        <p>{problemText(list.error, t)}</p>
         <button type="button" onClick={() => void list.refetch()}>
           {t.uploads.retry}
         </button>

@@ -14,6 +14,7 @@ import { TABS, type Change, type OperationsSearch, type Tab } from "./search";
 import { Shows } from "./shows";
 import { useOperationsTexts } from "./texts";
 import css from "./operations-page.module.css";
+import { problemText } from "../../i18n/problems";
 
 export function OperationsPage() {
   const { t, o } = useOperationsTexts();
@@ -34,7 +35,7 @@ export function OperationsPage() {
 }
 
 function Operations() {
-  const { o } = useOperationsTexts();
+  const { t, o } = useOperationsTexts();
   const search: OperationsSearch = useSearch({ from: "/operations" });
   const navigate = useNavigate({ from: "/operations" });
   const health = useHealth();
@@ -68,7 +69,7 @@ function Operations() {
       </div>
       {health.isError ? (
         <p className="notice bad" role="alert">
-          {health.data ? o.old : health.error.message}
+          {health.data ? o.old : problemText(health.error, t)}
         </p>
       ) : null}
       <nav ref={tabs} className="tabs" aria-label={o.sections}>

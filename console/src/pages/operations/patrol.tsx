@@ -22,6 +22,7 @@ import { FINDING_KINDS, type Change, type OperationsSearch } from "./search";
 import { Table, type Column } from "./table";
 import { useOperationsTexts } from "./texts";
 import figureCss from "./figures.module.css";
+import { problemText } from "../../i18n/problems";
 
 export function Patrol({ search, onChange }: { search: OperationsSearch; onChange: Change }) {
   return (
@@ -64,7 +65,7 @@ function Glance() {
       {found.isPending ? <p className="dim">{t.loading}</p> : null}
       {found.isError && !patrol ? (
         <p className="notice bad" role="alert">
-          {found.error.message}
+          {problemText(found.error, t)}
         </p>
       ) : null}
       {patrol?.stale && patrol.last_finished_at ? <p className="notice warn">{o.stale}</p> : null}

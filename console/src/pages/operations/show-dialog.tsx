@@ -19,6 +19,7 @@ import { KEY, LOOK } from "./listed";
 import { lengthOf } from "./shows";
 import { useOperationsTexts } from "./texts";
 import css from "./show-dialog.module.css";
+import { problemText } from "../../i18n/problems";
 
 export function ShowDialog({ id, onClose }: { id: string; onClose: () => void }) {
   const { t, o } = useOperationsTexts();
@@ -34,7 +35,7 @@ export function ShowDialog({ id, onClose }: { id: string; onClose: () => void })
       {found.isPending ? <p className="dim">{t.loading}</p> : null}
       {found.isError ? (
         <p className={show ? "notice warn" : "notice bad"} role="alert">
-          {show ? o.old : found.error.message}
+          {show ? o.old : problemText(found.error, t)}
         </p>
       ) : null}
       {show === null ? <p className="notice">{o.noShow}</p> : null}
@@ -201,7 +202,7 @@ function ShowTimeline({ id, onAir }: { id: string; onAir: boolean }) {
       {found.isPending ? <p className="dim">{t.loading}</p> : null}
       {found.isError && !found.data ? (
         <p className="notice bad" role="alert">
-          {found.error.message}
+          {problemText(found.error, t)}
         </p>
       ) : null}
       {found.data?.length === 0 ? <p className="dim">{o.noTimeline}</p> : null}

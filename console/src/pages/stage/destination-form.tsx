@@ -2,11 +2,11 @@
 import { useState, type FormEvent } from "react";
 
 import { addDestination, changeDestination, type DestinationOut } from "../../api/live";
-import { ApiError } from "../../api/http";
 import { Field } from "../../components/field";
 import { useTexts } from "../../i18n";
 import { PLATFORMS, type Platform } from "../../live/platforms";
 import css from "./destination-form.module.css";
+import { problemText } from "../../i18n/problems";
 
 /** A new destination, or another key for `one`. The key stays in the form, not in the state of the page: nothing that
  * renders can show it. */
@@ -49,7 +49,7 @@ export function DestinationForm({
       form.reset();
       onDone(kept);
     } catch (error) {
-      setFailed(error instanceof ApiError ? [error.message, error.action].filter(Boolean).join(" ") : t.failed);
+      setFailed(problemText(error, t));
     } finally {
       setBusy(false);
     }

@@ -15,6 +15,7 @@ import { useTexts } from "../../i18n";
 import { PLATFORMS, platformName } from "../../live/platforms";
 import { DestinationForm } from "./destination-form";
 import css from "./destinations.module.css";
+import { problemText } from "../../i18n/problems";
 
 const KEY = ["destinations"] as const;
 
@@ -79,7 +80,7 @@ export function Destinations({
           </button>
         ) : null}
       </header>
-      {found.isError ? <p role="alert">{found.error.message}</p> : null}
+      {found.isError ? <p role="alert">{problemText(found.error, t)}</p> : null}
       {all && !all.length ? (
         <>
           <p>{t.stage.noDestinations}</p>

@@ -9,6 +9,7 @@ import { Field } from "../../components/field";
 import { useTexts } from "../../i18n";
 import type { Chosen } from "../../live/choice";
 import css from "./picker.module.css";
+import { problemText } from "../../i18n/problems";
 
 export function useAssets(type: AssetType, q = "", enabled = true) {
   return useQuery({
@@ -124,7 +125,7 @@ function Choices({
         </p>
       ) : null}
       {found.data?.next ? <p className="dim">{t.stage.searchForMore}</p> : null}
-      {found.isError ? <p role="alert">{found.error.message}</p> : null}
+      {found.isError ? <p role="alert">{problemText(found.error, t)}</p> : null}
     </Dialog>
   );
 }

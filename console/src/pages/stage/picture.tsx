@@ -13,6 +13,7 @@ import type { Trouble } from "../../live/troubles";
 import type { Outgoing } from "../../live/use-outgoing";
 import { Picker } from "./picker";
 import css from "./picture.module.css";
+import { problemText } from "../../i18n/problems";
 
 const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
 const COLOURS = { night: NIGHT, white: "#ffffff", green: "#00b140", rose: "#f2d5dc" } as const;
@@ -72,10 +73,7 @@ export function Preview({
 
 /** The service's own words where it has any; else what can be known. */
 function said({ error, what }: Trouble, t: Texts): string {
-  if (error instanceof ApiError) {
-    if (error.code === "livekit_not_configured") return t.stage.notConfigured;
-    return [error.message, error.action].filter(Boolean).join(" ");
-  }
+  if (error instanceof ApiError) return problemText(error, t);
   if (error instanceof DOMException && error.name === "NotAllowedError") return t.stage.deviceDenied;
   if (error instanceof DOMException && error.name === "NotFoundError") return t.stage.deviceMissing;
   return what === "room" ? t.stage.roomUnreachable : "";

@@ -10,6 +10,7 @@ import type { useShow } from "../../live/use-show";
 import { Output } from "./output";
 import { Timeline } from "./timeline";
 import css from "./show-panel.module.css";
+import { problemText } from "../../i18n/problems";
 
 /** A moment without a connection is nothing to be told of. Milliseconds. */
 const MOMENT = 1500;
@@ -57,8 +58,7 @@ export function ShowPanel({
     try {
       take(await goLive(room, destinations, preset));
     } catch (error) {
-      if (error instanceof ApiError && error.code === "livekit_not_configured") setFailed(t.stage.notConfigured);
-      else if (error instanceof ApiError) setFailed([error.message, error.action].filter(Boolean).join(" "));
+      if (error instanceof ApiError) setFailed(problemText(error, t));
       else tellError(error);
     } finally {
       setBusy(false);
@@ -96,7 +96,7 @@ export function ShowPanel({
       ) : null}
       {show.refused ? (
         <p className="notice bad" role="alert">
-          {show.refused}
+          {problemText(show.refused, t)}
         </p>
       ) : null}
       {onAir ? null : (

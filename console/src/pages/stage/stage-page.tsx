@@ -4,7 +4,6 @@ import { useBlocker, useNavigate, useSearch } from "@tanstack/react-router";
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 
 import { addOutputs, isOnAir, isUp, listRooms, makeRoom, stopOutput, waysInto, type RoomListed } from "../../api/live";
-import { ApiError } from "../../api/http";
 import { useSession } from "../../api/session";
 import { Confirm } from "../../components/dialog";
 import { Select } from "../../components/field";
@@ -19,6 +18,7 @@ import { useAssets } from "./picker";
 import { Choices, Preview } from "./picture";
 import { ShowPanel } from "./show-panel";
 import css from "./stage-page.module.css";
+import { problemText } from "../../i18n/problems";
 
 const NEW = "+";
 
@@ -83,19 +83,13 @@ export function StagePage() {
       </div>
       {rooms.isError ? (
         <p className="notice bad" role="alert">
-          {rooms.error.message}
+          {problemText(rooms.error, t)}
         </p>
       ) : null}
       {failed ? (
         <section className="panel" role="alert">
           <h2>{t.stage.noRoom}</h2>
-          <p>
-            {failed instanceof ApiError && failed.code === "livekit_not_configured"
-              ? t.stage.notConfigured
-              : failed instanceof ApiError
-                ? [failed.message, failed.action].filter(Boolean).join(" ")
-                : t.failed}
-          </p>
+          <p>{problemText(failed, t)}</p>
           <div className="row">
             <button type="button" onClick={() => void make()}>
               {t.stage.tryAgain}

@@ -6,6 +6,7 @@ import { invitationIn, invite, joinToWatch } from "../../api/watch";
 import { useSession } from "../../api/session";
 import { useTellError, useToast } from "../../components/toasts";
 import { useTexts } from "../../i18n";
+import { problemText } from "../../i18n/problems";
 import { watchTexts } from "../../i18n/watch";
 import type { Seen, Viewer } from "../../live/viewer";
 import { SignInByLink } from "../../shell/shell";
@@ -103,7 +104,7 @@ function Picture({
     closed: [w.closed, w.closedMore],
     elsewhere: [w.elsewhere],
     removed: [w.removed],
-    failed: [w.failed, error?.message ?? t.failed],
+    failed: [w.failed, error ? problemText(error, t) : t.stage.roomUnreachable],
   };
   const [title, more] = said[state] ?? [];
   const playing = state === "live" || state === "paused" || state === "sound";
