@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 from sqlalchemy import text
 from yarl import URL
@@ -18,6 +20,7 @@ from butai.database import Database
 from tests import files
 from tests.conftest import Api, serving
 from tests.fakes.store_proxy import StoreProxy
+from tests.processes import api_process
 
 
 async def presign(api: Api, key: str, user: str = "alice", **more: Any) -> dict[str, Any]:
@@ -72,12 +75,27 @@ async def test_a_sweep_leaves_an_upload_to_the_report_that_has_it(
     assert (await api.call("POST", data["completeUrl"], "alice"))[1]["status"] == "ready"
 
 
-async def test_the_copy_of_a_report_whose_process_died_is_made_again(api: Api, database: Database) -> None:
+async def test_the_copy_of_a_report_whose_process_died_is_made_again(
+    api: Api, database: Database, proxy: StoreProxy, tmp_path: Path
+) -> None:
     body = files.vrm(5)
     data = await presign(api, "vrm/direct.vrm", size=len(body))
     assert await put(api, data["url"], body) == 200
-    await do(database, "UPDATE asset_objects SET claimed_until = now() - interval '1 s'")
+    fault = proxy.fault("PUT", hang=True, times=1)
+    async with api_process(api.settings, tmp_path / "api.log") as (child, doomed):
+        report = asyncio.create_task(doomed.call("POST", data["completeUrl"], "alice"))
+        async with asyncio.timeout(20):
+            while not fault.met:
+                await asyncio.sleep(0.02)
+        child.kill()
+        with pytest.raises(aiohttp.ClientError):
+            await report
+    claims = "SELECT count(*) FROM asset_objects WHERE claimed_until > now() AND state = 'writing'"
+    async with database.transaction() as session:
+        assert await session.scalar(text(claims)) == 1, "the dead process has the upload to itself"
+    await do(database, "UPDATE asset_objects SET claimed_until = now() - interval '1 s' WHERE claimed_until > now()")
     assert (await api.call("POST", data["completeUrl"], "alice"))[1]["status"] == "ready"
+    assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
 
 
 async def refuse(api: Api, database: Database, run_jobs: Any, data: dict[str, Any], body: bytes) -> None:

@@ -103,9 +103,16 @@ class Weather:
 FAULTS = ("denied", "absent", "store_unavailable", "store_timeout")
 faults = st.lists(st.tuples(st.integers(0, 400), st.integers(3, 120), st.sampled_from(FAULTS)), max_size=6)
 MET: Counter[str] = Counter()
+"""Requests that met each fault, in all examples."""
+
+WRITTEN = 4 * 90
+"""Most of them that the four written examples can have: each has one fault of 90 requests."""
+
+GENERATED, LEAST_MET = 300, 6
+"""Generated examples, and requests of each that met a fault, on average: there are about twenty."""
 
 
-@examples(ci=300, deep=1500, deadline=None)
+@examples(ci=GENERATED, deep=1500, deadline=None)
 @example(faults=[(20, 90, "denied")], hides=True, gone=3, size=40, rounds=3)
 @example(faults=[(20, 90, "absent")], hides=False, gone=3, size=40, rounds=3)
 @example(faults=[(20, 90, "store_unavailable")], hides=True, gone=3, size=40, rounds=3)
@@ -158,8 +165,10 @@ def test_no_healthy_row_is_ever_marked(
 
 
 def test_the_faults_were_met() -> None:
-    """Each in its own example above at the least; a round breaks off soon after, so these are tens of requests."""
+    """Each in its own example above at the least; a round breaks off soon after, so these are tens of requests. And in the
+    generated ones, apart from those."""
     assert [fault for fault in FAULTS if MET[fault] < 20] == []
+    assert MET.total() - WRITTEN > GENERATED * LEAST_MET
 
 
 async def test_a_bucket_keeps_its_rate() -> None:
