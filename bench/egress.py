@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from butai.live.stream_keys import Sealer
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from tests.processes import free_port
+from tests.processes import free_port, python
 
 BROADCASTS, OUTPUTS_EACH = 1000, 2
 WEBHOOKS_A_SECOND = 50
@@ -98,21 +97,6 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def process(*argv: str, env: dict[str, str], log: Path) -> Generator[subprocess.Popen[bytes]]:
-    with log.open("wb") as out:
-        child = subprocess.Popen([sys.executable, "-m", *argv], cwd=HERE.parent, env=env, stdout=out, stderr=out)
-    try:
-        yield child
-    finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-@contextlib.contextmanager
 def stand_in(webhook: str | None) -> Generator[StandIn]:
     argv = [sys.executable, "-m", "tests.fakes.livekit_egress", "--key", KEY, "--secret", SECRET]
     child = subprocess.Popen(
@@ -157,8 +141,8 @@ async def load(mode: str, seconds: float) -> Figures:
                 "BUTAI_ACCESS_LOG": "false",
             }
             with (
-                process("butai.cli", "api", env=env, log=folder / "api.txt") as served,
-                process("butai.cli", "controller", env=env, log=folder / "controller.txt") as controller,
+                python("-m", "butai.cli", "api", env=env, log=folder / "api.txt") as served,
+                python("-m", "butai.cli", "controller", env=env, log=folder / "controller.txt") as controller,
             ):
                 assert server.child
                 pids = {"controller": controller.pid, "postgres": server.child.pid, "api": served.pid}

@@ -37,7 +37,7 @@ NAMES = ("a", "b")
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Waits for it."""
+    """Waits until the condition holds. Raises `AssertionError` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
@@ -46,7 +46,7 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 30.
 
 @dataclass
 class Ear:
-    """What one holder of an engine hears."""
+    """The reports that one holder of an engine is given."""
 
     heard: list[EngineReport] = field(default_factory=list)
     lost: int = 0
@@ -59,7 +59,7 @@ class Ear:
     async def phase(
         self, output_id: UUID, *phases: str, attempt: int | None = None, seconds: float = 30
     ) -> OutputReport:
-        """Until its newest report is one of these."""
+        """Waits until the newest report of an output has one of these phases, and returns it."""
 
         def newest() -> OutputReport | None:
             found = self.reports(output_id, attempt)
@@ -71,7 +71,7 @@ class Ear:
         return found
 
     async def source(self, phase: str, seconds: float = 30) -> SourceReport:
-        """Until the host's media is said to be so."""
+        """Waits for a report that the host's media is in this phase, and returns it."""
 
         def newest() -> SourceReport | None:
             found = [one for one in self.heard if isinstance(one, SourceReport)]

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +16,8 @@ import aiohttp
 from butai.config import Settings
 from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
 from tests.conftest import Api
+
+ROOT = Path(__file__).parents[1]
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -40,17 +42,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(
-    settings: Settings, log: Path, *arguments: str, through: Sequence[str] = (), **more: str
+def python(
+    *arguments: str, env: Mapping[str, str], log: Path, through: Sequence[str] = ()
 ) -> Generator[subprocess.Popen[bytes]]:
-    """`butai …` until the block ends. `through`: a command that runs it, such as `prlimit`."""
+    """`python …`, told to end when the block does, and killed 15 s later. `through`: a command that runs it."""
     with log.open("ab") as out:
-        child = subprocess.Popen(
-            [*through, sys.executable, "-m", "butai.cli", *arguments],
-            env=environment(settings, **more),
-            stdout=out,
-            stderr=out,
-        )
+        child = subprocess.Popen([*through, sys.executable, *arguments], cwd=ROOT, env=env, stdout=out, stderr=out)
     try:
         yield child
     finally:
@@ -61,6 +58,16 @@ def process(
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+@contextlib.contextmanager
+def process(
+    settings: Settings, log: Path, *arguments: str, through: Sequence[str] = (), **more: str
+) -> Generator[subprocess.Popen[bytes]]:
+    """`butai …` until the block ends. `through`: a command that runs it, such as `prlimit`."""
+    env = environment(settings, **more)
+    with python("-m", "butai.cli", *arguments, env=env, log=log, through=through) as child:
+        yield child
 
 
 @contextlib.asynccontextmanager

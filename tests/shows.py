@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -30,6 +29,7 @@ from butai.live.egress.relay.engine import RelayEgress
 from butai.live.projects import Projects
 from butai.live.reconcile.timing import Timing
 from tests.fakes.controller_process import RELAY, hurried
+from tests.processes import python
 
 LIVEKIT = LiveKitSettings(url="ws://127.0.0.1:9", api_key="devkey", api_secret=SecretStr("s" * 32))
 PROJECTS = Projects(LIVEKIT, LiveSettings())
@@ -221,23 +221,9 @@ class Shows:
             **{f"BUTAI_{name.upper()}_RETRY": QUICK.model_dump_json() for name in ("youtube", "twitch", "custom")},
             **more,
         }
-        with (self.folder / "controllers.txt").open("ab") as out:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "tests.fakes.controller_process", f"--speed={self.pace}"],
-                env=environment,
-                stdout=out,
-                stderr=out,
-            )
-        try:
+        arguments = ("-m", "tests.fakes.controller_process", f"--speed={self.pace}")
+        with python(*arguments, env=environment, log=self.folder / "controllers.txt") as child:
             yield child
-        finally:
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
-                try:
-                    child.wait(10)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
 
     def end_relays(self) -> None:
         """Those that are left: named by what they told us, and held against what they are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from butai.assets.storage.client import Store
 from butai.config import LiveKitSettings, LiveSettings, Settings
 from butai.database import Database
+from tests.embedded_servers import livekit_server, livekit_settings
 from tests.fakes.livekit_egress import StandIn
 from tests.live_api import SECRET
 from tests.patrols import Hooks, Studio
@@ -28,6 +29,13 @@ def at_livekit(settings: Settings, url: str) -> Settings:
     livekit = LiveKitSettings(url=url, api_key="devkey", api_secret=SecretStr(SECRET))
     live = LiveSettings(secret_key=SecretStr("ab" * 32), allow_private_ingest=True)
     return replace(settings, livekit=livekit, live=live)
+
+
+@pytest.fixture(scope="module")
+def livekit() -> Iterator[LiveKitSettings]:
+    """A LiveKit server, which the tests of a module share."""
+    with livekit_server() as server:
+        yield livekit_settings(server)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from butai.web.connections import RESERVE, Connections, RequestsOfAddress, one_c
 from butai.web.uvicorn_limits import protocols
 from tests.processes import api_process
 from tests.prompt_server import run_server
+from tests.slow_clients import drip
 
 
 async def answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,15 +44,6 @@ async def bounded(app: ASGIApp, keep_alive: int = 1, most: int = 100, of_address
         yield port
 
 
-async def dripping(writer: asyncio.StreamWriter, piece: bytes) -> None:
-    """Sends `piece` again and again."""
-    with contextlib.suppress(ConnectionError):
-        while not writer.is_closing():
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0.05)
-
-
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
 
 
@@ -73,12 +65,12 @@ async def test_no_drip_keeps_a_connection_open(
     async with bounded(answer_at_once) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
-        drip = asyncio.create_task(dripping(writer, piece))
+        dripping = asyncio.create_task(drip(writer, piece))
         said = b""
         with contextlib.suppress(ConnectionError):
             while heard := await reader.read(65536):
                 said += heard
-        drip.cancel()
+        dripping.cancel()
         writer.close()
     assert said.startswith(answer) and bool(said) == bool(answer)
 

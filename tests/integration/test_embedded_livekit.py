@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,40 +20,19 @@ from livekit import api, rtc
 from butai.embedded import livekit
 from butai.embedded.livekit import EmbeddedLiveKit, LiveKit, livekit_binary
 from butai.embedded.process import StartError
-
-SOURCES = str(Path(livekit.__file__).parents[2])
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from butai.embedded.livekit import EmbeddedLiveKit
-print("url", EmbeddedLiveKit(Path(sys.argv[1])).start().url, flush=True)
-time.sleep(600)
-"""
+from tests.embedded_servers import eventually, holder, said, temporary_folder
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
-    yield path
-    shutil.rmtree(path)
+    with temporary_folder("livekit") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[EmbeddedLiveKit]:
-    path = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
-    with EmbeddedLiveKit(path / "livekit") as server:
+    with temporary_folder("livekit") as path, EmbeddedLiveKit(path / "livekit") as server:
         yield server
-    shutil.rmtree(path)
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 def token(server: LiveKit, room: str, identity: str) -> str:
@@ -177,21 +153,12 @@ def test_a_second_start_in_the_same_folder_is_one_clear_line(running: EmbeddedLi
 
 
 def test_nothing_lives_one_second_after_its_parent_is_killed_and_the_next_start_works(folder: Path) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder / "livekit")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": SOURCES},
-    )
-    assert parent.stdout is not None
-    # Log events come first.
-    assert next((line for line in iter(parent.stdout.readline, "") if line.startswith("url ws://")), "")
+    parent = holder(EmbeddedLiveKit, folder / "livekit", ".url")
+    assert said(parent).startswith("ws://")
     children = psutil.Process(parent.pid).children(recursive=True)
     assert len(children) == 1
     parent.kill()
     parent.wait()
-    parent.stdout.close()
     _, living = psutil.wait_procs(children, timeout=1.0)
     assert [process for process in living if process.status() != psutil.STATUS_ZOMBIE] == []
     with EmbeddedLiveKit(folder / "livekit") as server:

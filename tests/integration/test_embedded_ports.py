@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +22,7 @@ from butai.embedded.livekit import EmbeddedLiveKit
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import Child
 from butai.embedded.seaweed import EmbeddedSeaweed, weed_binary
+from tests.embedded_servers import temporary_folder
 
 HEALTH_WORDS = {
     "s3 /status": b"",
@@ -63,18 +62,14 @@ H2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[EmbeddedSeaweed]:
-    folder = Path(tempfile.mkdtemp(prefix="butai-ports-"))
-    with EmbeddedSeaweed(folder / "store") as server:
+    with temporary_folder("ports") as folder, EmbeddedSeaweed(folder / "store") as server:
         yield server
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
 def livekit() -> Iterator[EmbeddedLiveKit]:
-    folder = Path(tempfile.mkdtemp(prefix="butai-ports-"))
-    with EmbeddedLiveKit(folder / "livekit") as server:
+    with temporary_folder("ports") as folder, EmbeddedLiveKit(folder / "livekit") as server:
         yield server
-    shutil.rmtree(folder)
 
 
 def ports(child: Child | None) -> list[int]:

@@ -12,9 +12,8 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -25,54 +24,14 @@ from butai.embedded import folder as folders
 from butai.embedded import postgres, unprivileged
 from butai.embedded.postgres import EmbeddedPostgres, pg_bin_dir
 from butai.embedded.process import RunAs, StartError
-
-SOURCES = str(Path(postgres.__file__).parents[2])
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users and mount file systems")
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from butai.embedded.postgres import EmbeddedPostgres
-database = EmbeddedPostgres(Path(sys.argv[1]))
-print(database.start(), flush=True)
-time.sleep(600)
-"""
+from tests.embedded_servers import as_root, eventually, file_system, holder, said, temporary_folder
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that any user may pass, unlike pytest's own, so that each test says what is closed."""
-    path = Path(tempfile.mkdtemp(prefix="butai-postgres-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def holder(data_dir: Path, *, script: str = HOLD, **options: object) -> subprocess.Popen[str]:
-    """A process that runs the Postgres in `data_dir` until it is killed; its first line is the URL."""
-    return subprocess.Popen(
-        [sys.executable, "-c", script, str(data_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": SOURCES},
-        **options,  # type: ignore[arg-type]
-    )
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    # Log events come first.
-    return next((line.strip() for line in iter(process.stdout.readline, "") if line.startswith("postgresql://")), "")
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
+    with temporary_folder("postgres", 0o755) as path:
+        yield path
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -241,8 +200,8 @@ def test_a_left_over_lock_file_that_names_a_strangers_process_does_not_keep_it_f
 
 
 def test_nothing_lives_one_second_after_its_parent_is_killed(folder: Path) -> None:
-    parent = holder(folder / "pg")
-    url = first_line(parent)
+    parent = holder(EmbeddedPostgres, folder / "pg")
+    url = said(parent)
     busy = psycopg.connect(url)
     backend = busy.info.backend_pid
     busy.pgconn.send_query(b"DO $$ BEGIN LOOP END LOOP; END $$")
@@ -259,8 +218,8 @@ def test_acknowledged_rows_survive_killing_everything_at_random_moments(folder: 
     acknowledged = 0
     cut_short = 0
     for round_number in range(4):
-        parent = holder(folder / "pg")
-        url = first_line(parent)
+        parent = holder(EmbeddedPostgres, folder / "pg")
+        url = said(parent)
         assert url
         with psycopg.connect(url, autocommit=True) as connection:
             if round_number == 0:
@@ -294,7 +253,7 @@ def test_acknowledged_rows_survive_killing_everything_at_random_moments(folder: 
 def test_killed_during_the_very_first_start_the_next_start_works(folder: Path) -> None:
     interrupted = 0
     for delay in (0.02, 0.1, 0.3):
-        parent = holder(folder / "pg")
+        parent = holder(EmbeddedPostgres, folder / "pg")
         assert eventually((folder / "pg" / "cluster.new").exists, 10)
         time.sleep(delay)
         parent.kill()
@@ -401,18 +360,6 @@ def test_a_dead_postmaster_that_nobody_reaps_does_not_keep_the_next_one_from_sta
         assert ask(second.url, "SELECT 1") == 1
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     first.child.stop()
-
-
-@contextlib.contextmanager
-def file_system(where: Path, options: str) -> Generator[Path]:
-    where.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True)
-    try:
-        yield where
-    finally:
-        # What a failed initdb leaves behind is on its way out.
-        umount = ["umount", str(where)]
-        assert eventually(lambda: subprocess.run(umount, stderr=subprocess.DEVNULL, check=False).returncode == 0, 5)
 
 
 @as_root

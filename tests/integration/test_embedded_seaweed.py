@@ -8,17 +8,15 @@ import http.client
 import importlib.metadata
 import os
 import random
-import shutil
 import signal
 import socket
 import ssl
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,36 +25,21 @@ import psutil
 import pytest
 
 from butai.assets.storage import sigv4
-from butai.embedded import seaweed
 from butai.embedded.process import StartError
 from butai.embedded.seaweed import EmbeddedSeaweed, Store
-
-SOURCES = str(Path(seaweed.__file__).parents[2])
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from datetime import UTC, datetime, timedelta
-from butai.embedded.seaweed import EmbeddedSeaweed
-print("http", EmbeddedSeaweed(Path(sys.argv[1])).start().endpoint, flush=True)
-time.sleep(600)
-"""
+from tests.embedded_servers import as_root, eventually, file_system, holder, said, temporary_folder
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="butai-store-"))
-    yield path
-    shutil.rmtree(path)
+    with temporary_folder("store") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[EmbeddedSeaweed]:
-    path = Path(tempfile.mkdtemp(prefix="butai-store-"))
-    with EmbeddedSeaweed(path / "store") as server:
+    with temporary_folder("store") as path, EmbeddedSeaweed(path / "store") as server:
         yield server
-    shutil.rmtree(path)
 
 
 def ask(
@@ -81,15 +64,6 @@ def signed(
     credentials = store.admin if admin else store.credentials
     url = sigv4.presign(method, store.endpoint + path, credentials, store.region, expires=60, query=query)
     return ask(method, url, body)[:2]
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 def test_the_service_may_put_get_head_and_delete_but_never_list(running: EmbeddedSeaweed) -> None:
@@ -314,16 +288,8 @@ def test_a_killed_store_is_back_within_five_seconds_with_what_it_acknowledged(fo
 
 def test_nothing_lives_one_second_after_its_parent_is_killed_and_the_next_start_works(folder: Path) -> None:
     for _ in range(2):
-        parent = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(folder / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": SOURCES},
-        )
-        assert parent.stdout is not None
-        # Log events come first.
-        assert next((line for line in iter(parent.stdout.readline, "") if line.startswith("http http://")), "")
+        parent = holder(EmbeddedSeaweed, folder / "store", ".endpoint")
+        assert said(parent).startswith("http://")
         children = psutil.Process(parent.pid).children(recursive=True)
         assert [child.name() for child in children] == ["weed"]
         parent.kill()
@@ -332,16 +298,6 @@ def test_nothing_lives_one_second_after_its_parent_is_killed_and_the_next_start_
         assert [process for process in living if process.status() != psutil.STATUS_ZOMBIE] == []
     with EmbeddedSeaweed(folder / "store") as server:
         assert signed(server.store, "PUT", "/media/a", body=b"a")[0] == 200
-
-
-@contextlib.contextmanager
-def file_system(where: Path, options: str) -> Generator[Path]:
-    where.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True)
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", str(where)], check=True)
 
 
 @as_root

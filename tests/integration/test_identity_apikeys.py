@@ -21,19 +21,10 @@ from butai.database import Database
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
 from butai.identity import Caller, Identity
 from butai.identity.api_keys import ApiKeys, create_api_key, list_api_keys, revoke_api_key
+from tests.clock import Clock
 from tests.examples import examples
 
 SETTINGS = IdentitySettings(nextauth_secret=SecretStr(""), auth_secret=SecretStr(""))
-
-
-class Clock:
-    """Time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -21,18 +21,9 @@ from butai.errors import Unauthenticated, Unavailable
 from butai.identity import Caller, Identity
 from butai.identity.bearer import BearerTokens
 from butai.identity.jwt import ALGORITHMS, MAX_DOCUMENT_BYTES
+from tests.clock import Clock
 from tests.examples import examples
 from tests.fakes.oidc_issuer import AUDIENCE, OidcIssuer, SigningKey, b64, hmac_token
-
-
-class Clock:
-    """Time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -7,16 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from butai.embedded import lifeline
 from butai.embedded.lifeline import ControllerProgram, Lifeline
-
-SOURCES = str(Path(lifeline.__file__).parents[2])
+from tests.embedded_servers import SOURCES, eventually
 
 RELAY = """
 import os, sys
@@ -40,15 +37,6 @@ log = Path(sys.argv[1])
 ControllerProgram([sys.executable, "-c", os.environ["CONTROLLER"], sys.argv[2]], dict(os.environ), log).launch()
 time.sleep(600)
 """
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 def gone(process: psutil.Process) -> bool:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from livekit import api as livekit_api
-from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
-from butai.embedded.livekit import EmbeddedLiveKit
 from tests.conftest import Api, serving
+from tests.embedded_servers import livekit_server, livekit_settings
 from tests.live_api import SECRET, go_live, make_room, save, sql
 
 
@@ -28,19 +24,6 @@ from tests.live_api import SECRET, go_live, make_room, save, sql
 async def api(live_settings: Settings) -> AsyncIterator[Api]:
     async with serving(live_settings) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def livekit() -> Iterator[LiveKitSettings]:
-    path = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
-    with EmbeddedLiveKit(path / "livekit") as server:
-        yield settings_of(server)
-    shutil.rmtree(path)
-
-
-def settings_of(server: EmbeddedLiveKit) -> LiveKitSettings:
-    made = server.livekit
-    return LiveKitSettings(url=made.url, api_key=made.api_key, api_secret=SecretStr(made.api_secret))
 
 
 def admin_token(settings: LiveKitSettings, room: str, identity: str = "someone") -> str:
@@ -135,26 +118,20 @@ async def test_a_livekit_that_says_nothing_holds_nobody_up_and_gives_nothing_awa
 async def test_a_room_that_runs_at_a_livekit_which_is_slow_is_given_to_nobody(
     live_settings: Settings, database: Database
 ) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
-    try:
-        with EmbeddedLiveKit(folder / "livekit") as server:
-            assert server.child is not None
-            there = settings_of(server)
-            async with serving(replace(live_settings, livekit=there)) as api, asking(there) as admin:
-                await admin.room.create_room(livekit_api.CreateRoomRequest(name="elsewhere", empty_timeout=60))
-                os.kill(server.child.pid, signal.SIGSTOP)
-                try:
-                    status, problem = await api.call(
-                        "POST", "/api/live/rooms", "mallory", json={"room_id": "elsewhere"}
-                    )
-                finally:
-                    os.kill(server.child.pid, signal.SIGCONT)
-                assert (status, problem["code"]) == (503, "livekit_unreachable")
-                assert await sql(database, "SELECT 1 FROM rooms") == []
+    with livekit_server() as server:
+        assert server.child is not None
+        there = livekit_settings(server)
+        async with serving(replace(live_settings, livekit=there)) as api, asking(there) as admin:
+            await admin.room.create_room(livekit_api.CreateRoomRequest(name="elsewhere", empty_timeout=60))
+            os.kill(server.child.pid, signal.SIGSTOP)
+            try:
                 status, problem = await api.call("POST", "/api/live/rooms", "mallory", json={"room_id": "elsewhere"})
-                assert (status, problem["code"]) == (409, "room_taken")
-    finally:
-        shutil.rmtree(folder)
+            finally:
+                os.kill(server.child.pid, signal.SIGCONT)
+            assert (status, problem["code"]) == (503, "livekit_unreachable")
+            assert await sql(database, "SELECT 1 FROM rooms") == []
+            status, problem = await api.call("POST", "/api/live/rooms", "mallory", json={"room_id": "elsewhere"})
+            assert (status, problem["code"]) == (409, "room_taken")
 
 
 async def test_rooms_have_names_as_people_give_them(api: Api) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -21,27 +18,17 @@ import jwt
 import pytest
 from livekit import api as livekit_api
 from livekit import rtc
-from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
-from butai.embedded.livekit import EmbeddedLiveKit
 from butai.live import tokens
 from butai.live.projects import Projects
 from butai.live.rooms.removal import remove_revoked
 from tests.conftest import Api, serving
+from tests.embedded_servers import livekit_server, livekit_settings
 from tests.live_api import Listener, bearer, go_live, make_room, save, sql
 from tests.livekit_members import Member
 from tests.processes import free_port
-
-
-@pytest.fixture(scope="module")
-def livekit() -> Iterator[LiveKitSettings]:
-    path = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
-    with EmbeddedLiveKit(path / "livekit") as server:
-        made = server.livekit
-        yield LiveKitSettings(url=made.url, api_key=made.api_key, api_secret=SecretStr(made.api_secret))
-    shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -211,68 +198,56 @@ async def test_who_was_revoked_and_comes_again_is_removed_again(
 ) -> None:
     """By LiveKit's webhook, and by the sweep where that was lost."""
     port = free_port()
-    folder = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
-    try:
-        with EmbeddedLiveKit(folder / "livekit", webhooks=[f"http://127.0.0.1:{port}/api/live/webhook"]) as server:
-            there = server.livekit
-            livekit = LiveKitSettings(url=there.url, api_key=there.api_key, api_secret=SecretStr(there.api_secret))
-            settings = replace(live_settings, livekit=livekit)
-            async with serving(settings, port) as api:
-                made = await make_room(api, room)
-                async with Member(made["livekit_url"], made["host_token"]) as host:
-                    renewed = await host.renewed()
-                    assert (await api.call("POST", f"{tokens_of(room)}/revoke", "alice"))[1]["removed"] == 1
-                    await host.removed()
-                await run_jobs(settings=settings)
-                # LiveKit tells of those whose media connection stands.
-                client, gone = rtc.Room(), asyncio.Event()
-                client.on("disconnected", lambda *_: gone.set())
-                await client.connect(made["livekit_url"], renewed)
-                try:
-                    async with asyncio.timeout(30):
-                        while not gone.is_set():
-                            # The webhook has enqueued it.
-                            await run_jobs(settings=settings)
-                finally:
-                    await client.disconnect()
-                async with Member(made["livekit_url"], renewed) as again:
-                    await run_jobs("live.sweep_revoked", settings=settings)
-                    assert await again.removed() == "PARTICIPANT_REMOVED"
-    finally:
-        shutil.rmtree(folder)
+    with livekit_server([f"http://127.0.0.1:{port}/api/live/webhook"]) as server:
+        settings = replace(live_settings, livekit=livekit_settings(server))
+        async with serving(settings, port) as api:
+            made = await make_room(api, room)
+            async with Member(made["livekit_url"], made["host_token"]) as host:
+                renewed = await host.renewed()
+                assert (await api.call("POST", f"{tokens_of(room)}/revoke", "alice"))[1]["removed"] == 1
+                await host.removed()
+            await run_jobs(settings=settings)
+            # LiveKit tells of those whose media connection stands.
+            client, gone = rtc.Room(), asyncio.Event()
+            client.on("disconnected", lambda *_: gone.set())
+            await client.connect(made["livekit_url"], renewed)
+            try:
+                async with asyncio.timeout(30):
+                    while not gone.is_set():
+                        # The webhook has enqueued it.
+                        await run_jobs(settings=settings)
+            finally:
+                await client.disconnect()
+            async with Member(made["livekit_url"], renewed) as again:
+                await run_jobs("live.sweep_revoked", settings=settings)
+                assert await again.removed() == "PARTICIPANT_REMOVED"
 
 
 async def test_a_livekit_that_is_away_is_asked_again_until_it_has_removed_them(
     live_settings: Settings, run_jobs: Callable[..., Any], database: Database, room: str
 ) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="butai-livekit-"))
-    try:
-        with EmbeddedLiveKit(folder / "livekit") as server:
-            assert server.child is not None
-            there = server.livekit
-            livekit = LiveKitSettings(url=there.url, api_key=there.api_key, api_secret=SecretStr(there.api_secret))
-            settings = replace(live_settings, livekit=livekit)
-            async with serving(settings) as api:
-                made = await make_room(api, room)
-                async with Member(made["livekit_url"], made["host_token"]) as host:
-                    os.kill(server.child.pid, signal.SIGSTOP)
-                    try:
-                        status, revoked = await api.call("POST", f"{tokens_of(room)}/revoke", "alice")
-                    finally:
-                        os.kill(server.child.pid, signal.SIGCONT)
-                    assert (status, revoked) == (200, {"room_id": room, "removed": None})
-                    stop = {"room_id": room}
-                    status, _ = await api.call("POST", "/api/live/stop", headers=bearer(made["host_token"]), json=stop)
-                    assert status == 403, "what is ours to refuse is refused at once"
-                    await run_jobs(settings=settings)
-                    assert await host.removed() == "PARTICIPANT_REMOVED"
-                # No look ends while a revoked token may be good.
-                assert await sql(database, "SELECT 1 FROM rooms WHERE removal_until > now()") == [(1,)]
-                await sql(database, "UPDATE rooms SET removal_until = now() - interval '1 second'")
-                await run_jobs("live.sweep_revoked", settings=settings)
-                assert await sql(database, "SELECT removal_until FROM rooms") == [(None,)]
-    finally:
-        shutil.rmtree(folder)
+    with livekit_server() as server:
+        assert server.child is not None
+        settings = replace(live_settings, livekit=livekit_settings(server))
+        async with serving(settings) as api:
+            made = await make_room(api, room)
+            async with Member(made["livekit_url"], made["host_token"]) as host:
+                os.kill(server.child.pid, signal.SIGSTOP)
+                try:
+                    status, revoked = await api.call("POST", f"{tokens_of(room)}/revoke", "alice")
+                finally:
+                    os.kill(server.child.pid, signal.SIGCONT)
+                assert (status, revoked) == (200, {"room_id": room, "removed": None})
+                stop = {"room_id": room}
+                status, _ = await api.call("POST", "/api/live/stop", headers=bearer(made["host_token"]), json=stop)
+                assert status == 403, "what is ours to refuse is refused at once"
+                await run_jobs(settings=settings)
+                assert await host.removed() == "PARTICIPANT_REMOVED"
+            # No look ends while a revoked token may be good.
+            assert await sql(database, "SELECT 1 FROM rooms WHERE removal_until > now()") == [(1,)]
+            await sql(database, "UPDATE rooms SET removal_until = now() - interval '1 second'")
+            await run_jobs("live.sweep_revoked", settings=settings)
+            assert await sql(database, "SELECT removal_until FROM rooms") == [(None,)]
 
 
 async def test_of_a_claimed_room_those_are_removed_who_were_in_it(

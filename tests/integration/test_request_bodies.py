@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from butai.web import bodies
 from tests import files
 from tests.conftest import Api, serving
 from tests.live_api import SECRET
+from tests.slow_clients import drip
 from tests.webhooks import sign
 
 PROVED_BY_THE_BODY = {"watch", "sign_in"}
@@ -86,15 +86,6 @@ async def test_a_small_body_that_does_not_end_in_time_is_408(settings: Settings)
         name: (answer[9:12], b'"request_timeout"' in answer) for (name, *_), answer in zip(asked, said, strict=True)
     }
     assert found == dict.fromkeys(found, (b"408", True))
-
-
-async def drip(writer: asyncio.StreamWriter, seconds: float = 0.05) -> None:
-    """Sends a byte now and then."""
-    with contextlib.suppress(ConnectionError):
-        while not writer.is_closing():
-            writer.write(b" ")
-            await writer.drain()
-            await asyncio.sleep(seconds)
 
 
 async def heard_while_dripping(api: Api, head: list[str], begin: bytes) -> bytes:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,6 +292,25 @@ async def test_a_store_killed_in_mid_upload_and_in_mid_read(
 
 
 @pytest.mark.slow
+def slow_upload(api: Api, body: bytes, gate: asyncio.Event) -> asyncio.Task[aiohttp.ClientResponse]:
+    """Alice's upload of `vrm/slow.vrm`, whose first 100,000 bytes are sent at once, and the others when `gate` is set."""
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:100_000]
+        await gate.wait()
+        yield body[100_000:]
+
+    form = aiohttp.FormData()
+    form.add_field("fileName", "vrm/slow.vrm")
+    form.add_field("fileType", "model/vrm")
+    form.add_field("file", slowly(), filename="a.vrm")
+
+    async def send() -> aiohttp.ClientResponse:
+        return await api.client.post(f"{api.url}/api/s3/upload", data=form, headers=api.cookie("alice"))
+
+    return asyncio.create_task(send())
+
+
 async def test_postgres_stopped_in_mid_upload_and_back(settings: Settings, tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres") as server:
         database_module.migrate(server.url)
@@ -301,18 +320,7 @@ async def test_postgres_stopped_in_mid_upload_and_back(settings: Settings, tmp_p
             assert (await api.upload("alice", "vrm/kept.vrm", kept))[0] == 200
             gate = asyncio.Event()
             body = files.vrm(2, 300_000)
-
-            async def slowly() -> Any:
-                yield body[:100_000]
-                await gate.wait()
-                yield body[100_000:]
-
-            form = aiohttp.FormData()
-            form.add_field("fileName", "vrm/slow.vrm")
-            form.add_field("fileType", "model/vrm")
-            form.add_field("file", slowly(), filename="a.vrm")
-            headers = api.cookie("alice")
-            upload = asyncio.create_task(api.client.post(f"{api.url}/api/s3/upload", data=form, headers=headers))
+            upload = slow_upload(api, body, gate)
             async with Database(own.database) as database:
                 await _until(database, "SELECT count(*) = 2 FROM assets")
             server.stop()
@@ -334,20 +342,7 @@ async def test_an_upload_whose_lease_ran_out_is_not_switched_in(
 ) -> None:
     async with serving(replace(settings, assets=AssetSettings(upload_lease=3600))) as api:
         gate = asyncio.Event()
-        body = files.vrm(2, 300_000)
-
-        async def slowly() -> Any:
-            yield body[:100_000]
-            await gate.wait()
-            yield body[100_000:]
-
-        form = aiohttp.FormData()
-        form.add_field("fileName", "vrm/slow.vrm")
-        form.add_field("fileType", "model/vrm")
-        form.add_field("file", slowly(), filename="a.vrm")
-        upload = asyncio.create_task(
-            api.client.post(f"{api.url}/api/s3/upload", data=form, headers=api.cookie("alice"))
-        )
+        upload = slow_upload(api, files.vrm(2, 300_000), gate)
         await _until(database, "SELECT count(*) = 1 FROM assets")
         async with database.transaction() as session:
             await session.execute(text("UPDATE asset_objects SET lease_until = now() - interval '1 s'"))

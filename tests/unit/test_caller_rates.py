@@ -12,14 +12,7 @@ from butai.errors import RateLimited
 from butai.limits import callers
 from butai.limits.callers import CallerRates, RateClass, class_of
 from butai.limits.token_bucket import TokenBucket
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 5.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def taken(bucket: TokenBucket, now: float) -> int:

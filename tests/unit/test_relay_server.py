@@ -39,6 +39,7 @@ from butai.relay.packets import AudioFormat, VideoFormat
 from butai.relay.picture import Screen
 from butai.relay.server import Relay
 from butai.relay.timing import RelayTiming
+from tests.clock import Clock
 from tests.unit.test_relay_outputs import FakePush, until
 
 L = TypeVar("L", bound=Line)
@@ -90,15 +91,6 @@ class Stage:
     def _push(self, order: StartOutputLine, _video: VideoFormat, _audio: AudioFormat, report: Report) -> FakePush:
         self.pushes.append(FakePush(order, report))
         return self.pushes[-1]
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Controller:

@@ -7,15 +7,7 @@ import pytest
 from butai.assets.tus import pace
 from butai.assets.tus.pace import RequestPace
 from butai.errors import RateLimited
-
-
-class Clock:
-    """Seconds, moved by hand."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def sent(paced: RequestPace, user: str, size: int = 1, most: int = 10_000) -> int:

@@ -3,12 +3,14 @@
 It answers the official client (`livekit.api.LiveKitAPI(standin.url, key, secret)`) and sends signed webhooks. What it
 does is what LiveKit showed in `tests/recordings`; `tests/integration/test_livekit_standin.py` holds it to them.
 
-    async with StandIn(key="devkey", secret=SECRET, webhooks=["http://127.0.0.1:PORT/api/live/webhook"], speed=10) as
-        standin: standin.platforms["rtmp://127.0.0.1:1935/live/key"] = [Refuse(), Accept(after=1.1)]   # one entry an
-        attempt standin.host_joins("room-1", "host")
+    url = "rtmp://127.0.0.1:1935/live/key"
+    webhook = "http://127.0.0.1:PORT/api/live/webhook"
+    async with StandIn(key="devkey", secret=SECRET, webhooks=[webhook], speed=10) as standin:
+        standin.platforms[url] = [Refuse(), Accept(after=1.1)]  # one entry for each attempt
+        standin.host_joins("room-1", "host")
         ...
-        assert standin.drop("rtmp://127.0.0.1:1935/live/key") == 1
-        assert standin.high_water["rtmp://127.0.0.1:1935/live/key"] == 1                       # never two at once
+        assert standin.drop(url) == 1
+        assert standin.high_water[url] == 1  # never two at once
 
 Time: every delay below is in LiveKit's seconds and is divided by `speed`; `started_at`, `updated_at`, `created_at` are
 real moments. Scripts go by the full URL with its key: a list has one entry for each attempt (the last is used again), a
