@@ -76,6 +76,10 @@ class LiveSettings(Section):
     max_rooms: Annotated[int, Field(ge=1)] = 1_000
     """Most rooms of one user that are not closed: three shows a day for a year, each in a room of its own."""
 
+    max_invitations: Annotated[int, Field(ge=1)] = 5_000
+    """Most invitations and viewers' tokens of one room whose time (twelve hours at most) has not passed, including those that
+    were taken back: one link is enough for any number of viewers, and a studio may make a token for each of 5,000."""
+
     max_streams: Annotated[int, Field(ge=1)] = 50
     """Most event streams of one user, or of one room's host token, that are open at one API process: a studio's tabs on
     several machines."""

@@ -57,7 +57,7 @@ async def hosted_room(session: AsyncSession, caller: Caller, room_id: str, *, lo
     return room
 
 
-async def open_room(session: AsyncSession, caller: Caller, room_id: str, *, lock: bool = False) -> Room:
+async def hosted_open_room(session: AsyncSession, caller: Caller, room_id: str, *, lock: bool = False) -> Room:
     """As `hosted_room`, for an act that makes something in the room. Raises `RoomClosed` too."""
     room = await hosted_room(session, caller, room_id, lock=lock)
     if room.closed_at is not None:

@@ -35,7 +35,7 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import hosted_room, open_room
+from butai.live.access import hosted_open_room, hosted_room
 from butai.live.ingresses.states import REPORTS, IllegalIngressTransition, IngressTrigger
 from butai.live.ingresses.sweep import delete_at_livekit, end_unknown, name_of
 from butai.live.ingresses.transitions import locked, move, reserve
@@ -147,7 +147,7 @@ async def _reserve(stage: Stage, caller: Caller, room_id: str, kind: Kind, name:
     """A committed row in state `making`. Raises `NotHost`, `RoomClosed`, `Conflict` beyond `MOST`."""
     async with stage.database.transaction() as session:
         # The lock makes requests for one room take turns at the count.
-        room = await open_room(session, caller, room_id, lock=True)
+        room = await hosted_open_room(session, caller, room_id, lock=True)
         open_states = (IngressState.MAKING, *REPORTS)
         count = select(func.count()).where(Ingress.room_id == room_id, Ingress.state.in_(open_states))
         if (await session.scalar(count) or 0) >= MOST:

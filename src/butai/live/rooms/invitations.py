@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from butai.audit import Origin
 from butai.database import Database
-from butai.errors import InvitationNotFound
+from butai.errors import InvitationNotFound, QuotaExceeded
 from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import hosted_room, operator_detail
@@ -26,9 +26,23 @@ from butai.live.stage import Stage
 _KEPT = timedelta(days=1)
 """How long rows are kept after the end of their invitation."""
 
+BATCH = 1_000
+"""Rows that one transaction deletes."""
 
-async def add(session: AsyncSession, room: Room, origin: Origin, name: str, end: float) -> RoomInvitation:
-    """Adds the row of an invitation that ends at `end` (seconds since 1970)."""
+
+async def add(session: AsyncSession, room: Room, origin: Origin, name: str, end: float, most: int) -> RoomInvitation:
+    """Adds the row of an invitation that ends at `end` (seconds since 1970), for a locked room.
+
+    Raises `QuotaExceeded` when the room has `most` whose time has not passed. Those that were taken back count too, or the table
+    would have no bound.
+    """
+    running = select(RoomInvitation.id).where(
+        RoomInvitation.room_id == room.room_id, RoomInvitation.expires_at > func.now()
+    )
+    if (await session.scalar(select(func.count()).select_from(running.limit(most).subquery())) or 0) >= most:
+        raise QuotaExceeded(
+            f"A room has at most {most} invitations and viewers' tokens at a time; the first ones end soon"
+        )
     row = RoomInvitation(
         id=uuid7(),
         room_id=room.room_id,
@@ -104,5 +118,14 @@ async def forget(database: Database) -> int:
     number."""
     looked_at = select(Room.room_id).where(Room.removal_until.is_not(None))
     over = (RoomInvitation.expires_at < func.now() - _KEPT, RoomInvitation.room_id.not_in(looked_at))
-    async with database.transaction() as session:
-        return len((await session.scalars(delete(RoomInvitation).where(*over).returning(RoomInvitation.id))).all())
+    batch = select(RoomInvitation.id).where(*over).order_by(RoomInvitation.expires_at).limit(BATCH)
+    deleted = 0
+    while True:
+        async with database.transaction() as session:
+            gone = await session.scalars(
+                delete(RoomInvitation).where(RoomInvitation.id.in_(batch)).returning(RoomInvitation.id)
+            )
+            count = len(gone.all())
+        deleted += count
+        if count < BATCH:
+            return deleted

@@ -36,7 +36,7 @@ from butai.errors import (
 )
 from butai.identity import Caller
 from butai.live import audit
-from butai.live.access import hosted_room, open_room, operator_detail, running
+from butai.live.access import hosted_open_room, hosted_room, operator_detail, running
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Room, RoomInvitation
 from butai.live.projects import DEFAULT
@@ -213,7 +213,8 @@ async def make_token(
 ) -> JoinGrant:
     """A token for a room, given by its host.
 
-    Raises `NotHost`, `RoomClosed`, and `InvalidRequest` for an identity that engines have.
+    Raises `NotHost`, `RoomClosed`, `QuotaExceeded` beyond `max_invitations` for viewers, and `InvalidRequest` for an identity
+    that engines have.
     """
     if identity is not None and is_engines(identity):
         raise InvalidRequest("Identities like this one are the engines'")
@@ -221,7 +222,7 @@ async def make_token(
         audit.refusal(stage.database, origin, "live.token_made", room_id),
         stage.database.transaction() as session,
     ):
-        room = await open_room(session, caller, room_id)
+        room = await hosted_open_room(session, caller, room_id, lock=role == "viewer")
         if role == "host" and caller.kind == "host_token":
             # A host token must not extend its own life; the signed-in owner can get another.
             raise NotHost("Only the room's owner, signed in, gets another host token")
@@ -236,7 +237,7 @@ async def make_token(
             end = min(end, caller.rights_end)
         if role != "viewer":
             return _grant(stage, room, _stamp(room, role, identity, end), name)
-        invitation = await invitations.add(session, room, origin, name, end)
+        invitation = await invitations.add(session, room, origin, name, end, stage.settings.max_invitations)
         stamp = _stamp(room, "invitation", identity, end, str(invitation.id))
         return replace(_grant(stage, room, stamp, name), invitation=invitation)
 
