@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
+from yarl import URL
 
 from butai import worker
 from butai.assets.contents import decode_tasks
@@ -19,8 +20,10 @@ from butai.config import Settings
 from butai.database import Database
 from butai.errors import StoreUnavailable
 from butai.jobs import queue
+from butai.jobs.retries import AtEndOfTurn
 from tests import avatars, files
 from tests.conftest import Api
+from tests.integration.test_resumable import create, patch
 
 Found = tuple[dict[str, Any], str | None]
 
@@ -183,6 +186,42 @@ async def test_a_decoding_that_waits_in_another_queue_moves_to_its_own(
         )
     assert list(queues) == ["default", "decode", "decode"]
     assert len(decoder.begun) == 2
+
+
+async def test_hashes_and_ends_of_uploads_take_turns_too(
+    api: Api, database: Database, run_jobs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = files.vrm(5)
+    for user, number in [("mallory", 0), ("mallory", 1), ("mallory", 2), ("bob", 0)]:
+        wanted = {"fileName": f"vrm/{number}.vrm", "fileType": "model/vrm", "size": len(body)}
+        signed = (await api.call("POST", "/api/s3/presigned-url", user, json=wanted))[1]["data"]
+        async with api.client.put(URL(signed["url"], encoded=True), data=body) as put:
+            assert put.status == 200
+        assert (await api.call("POST", signed["completeUrl"], user))[0] == 200
+        path = await create(api, len(body), f"vrm/resumed-{number}.vrm", user)
+        assert (await patch(api, path, 0, body, user))[0] == 204
+    async with database.transaction() as session:
+        found = await session.execute(
+            text(
+                """SELECT lock, priority FROM procrastinate_jobs
+                   WHERE task_name IN ('assets.hash_object', 'assets.finish_upload') ORDER BY priority DESC, id"""
+            )
+        )
+        order = [tuple(row) for row in found]
+    for task in ("assets.hash_object", "assets.finish_upload"):
+        assert [one for one in order if one[0].startswith(task)] == [
+            (f"{task}:mallory", 0),
+            (f"{task}:bob", 0),
+            (f"{task}:mallory", -1),
+            (f"{task}:mallory", -2),
+        ]
+
+
+def test_a_job_of_a_turn_is_tried_again_behind_the_others(settings: Settings) -> None:
+    """Their turn would wait for it otherwise."""
+    app = worker.make_app(settings.database.url.get_secret_value())
+    behind = {name for name, task in app.tasks.items() if isinstance(task.retry_strategy, AtEndOfTurn)}
+    assert behind == {"assets.decode", "assets.hash_object", "assets.finish_upload"}
 
 
 def test_each_task_has_a_queue_that_is_worked_on(settings: Settings) -> None:

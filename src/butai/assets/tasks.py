@@ -19,6 +19,7 @@ from butai.assets.object_states import ObjectState
 from butai.assets.storage.client import ObjectAbsent
 from butai.assets.uploads import signed, sweep
 from butai.errors import Unavailable
+from butai.jobs.retries import AtEndOfTurn
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,7 @@ PURGE_BATCH = 500
 
 # Half a minute at first, then doubling: for a store that restarts, up to one that is down for a night.
 _PERSISTENT = RetryStrategy(max_attempts=12, exponential_wait=2, retry_exceptions={Unavailable})
+_PERSISTENT_IN_TURN = AtEndOfTurn(max_attempts=12, exponential_wait=2, retry_exceptions={Unavailable})
 
 
 def library_of(context: JobContext) -> Library:
@@ -113,7 +115,7 @@ def register(app: App) -> None:
     """Makes the tasks known to a procrastinate app."""
     app.task(name=REMOVE_OBJECTS, pass_context=True, retry=_PERSISTENT)(remove_objects)
     app.task(name=REMOVE_MOVED, pass_context=True, retry=_PERSISTENT)(remove_moved)
-    app.task(name=signed.HASH_OBJECT, pass_context=True, retry=_PERSISTENT)(hash_object)
+    app.task(name=signed.HASH_OBJECT, pass_context=True, retry=_PERSISTENT_IN_TURN)(hash_object)
     # `lock`: a sweep of a store that answers slowly takes longer than the next one's turn.
     name = "assets.sweep_uploads"
     sweeping = app.task(name=name, pass_context=True, lock=name, queueing_lock=name)(sweep_uploads)

@@ -18,8 +18,7 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from procrastinate import App, JobContext, RetryDecision, RetryStrategy
-from procrastinate.jobs import Job
+from procrastinate import App, JobContext
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -35,6 +34,7 @@ from butai.assets.storage.client import ObjectAbsent, Store
 from butai.audit import actors
 from butai.errors import Code, Unavailable, UploadRefused
 from butai.jobs import queue
+from butai.jobs.retries import AtEndOfTurn
 
 log = structlog.get_logger(__name__)
 
@@ -153,16 +153,7 @@ async def _write(
         await transitions.move(session, asset, AssetTrigger.INSPECTED, actor=actors.WORKER, error_code=problem)
 
 
-class _AtEndOfTurn(RetryStrategy):
-    """Puts a job that is tried again behind the others of its turn: they wait for the first, also while it waits."""
-
-    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        """The moment of the next try, or None."""
-        found = super().get_retry_decision(exception=exception, job=job)
-        return found and RetryDecision(retry_at=found.retry_at, priority=-queue.MOST_TURNS - 1)
-
-
 def register(app: App) -> None:
     """Makes the task known to a procrastinate app."""
-    retry = _AtEndOfTurn(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
+    retry = AtEndOfTurn(max_attempts=8, exponential_wait=2, retry_exceptions={Unavailable})
     app.task(name=DECODE, pass_context=True, retry=retry)(decode)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
-from procrastinate import App, JobContext, RetryStrategy
+from procrastinate import App, JobContext
 
 from butai.assets.library import Library
 from butai.assets.tus import transitions
@@ -14,13 +14,14 @@ from butai.assets.tus.digests import Digests
 from butai.assets.tus.service import Resumables, finish_left
 from butai.assets.tus.task_names import FINISH
 from butai.errors import NotFound, Unavailable, UploadInterrupted, UploadRefused
+from butai.jobs.retries import AtEndOfTurn
 
 log = structlog.get_logger(__name__)
 
 KEPT = timedelta(days=1)
 """Time after its expiry for which the row of an upload still answers that it is over."""
 
-_AGAIN = RetryStrategy(max_attempts=10, exponential_wait=3, retry_exceptions={Unavailable})
+_AGAIN = AtEndOfTurn(max_attempts=10, exponential_wait=3, retry_exceptions={Unavailable})
 
 
 async def finish_upload(context: JobContext, upload_id: str) -> None:

@@ -226,4 +226,5 @@ class Writer:
         await ledger.renew_lease(session, self._row.object_key, expires)
         if whole:
             at = datetime.now(UTC) + FINISH_AFTER * 1.5
-            await jobs.enqueue(session, FINISH, {"upload_id": str(self._row.id)}, at=at)
+            args = {"upload_id": str(self._row.id)}
+            await jobs.enqueue(session, FINISH, args, at=at, turn=f"{FINISH}:{self._row.user_id}")

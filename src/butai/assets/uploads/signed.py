@@ -219,7 +219,8 @@ async def _settle_claimed(
             await quotas.settle(session, tools.settings, asset.owner_user_id, row.object_key, stored.size)
             await finish(session, copied, stored, actor=actor, origin=origin)
             await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED)
-            await jobs.enqueue(session, HASH_OBJECT, {"asset_id": str(asset.id), "object_key": copy.object_key})
+            args = {"asset_id": str(asset.id), "object_key": copy.object_key}
+            await jobs.enqueue(session, HASH_OBJECT, args, turn=f"{HASH_OBJECT}:{asset.owner_user_id}")
     except QuotaExceeded as error:
         await _refuse(tools, attempt, copy, error, actor, origin)
         raise
