@@ -34,9 +34,13 @@ async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def bounded(app: ASGIApp, keep_alive: int = 1, most: int = 100, of_address: int = 100) -> AsyncGenerator[int]:
-    """The port of a server with our protocol and limits."""
+async def bounded(
+    app: ASGIApp, keep_alive: int = 1, most: int = 100, of_address: int = 100, kernel: int = 0
+) -> AsyncGenerator[int]:
+    """The port of a server with our protocol and limits. `kernel`: bytes of an answer that it holds, if not 0."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    if kernel:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel)
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     http, ws = protocols(Connections(most, of_address))
@@ -103,6 +107,137 @@ async def test_who_takes_nothing_of_an_answer_is_disconnected(monkeypatch: pytes
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await ended.wait()
         writer.close()
+
+
+SIZE = 400_000
+
+
+async def large(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with `SIZE` bytes at once."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % SIZE)]})
+    await send({"type": "http.response.body", "body": bytes(SIZE)})
+
+
+@contextlib.asynccontextmanager
+async def small_window(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client that lets little wait for it."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    one.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=one, limit=4096)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("connection", [b"keep-alive", b"close"])
+async def test_a_slow_but_steady_reader_gets_the_whole_answer(
+    monkeypatch: pytest.MonkeyPatch, connection: bytes
+) -> None:
+    monkeypatch.setattr(uvicorn_limits, "TAKE_SECONDS", 0.3)
+    ended_by_limit = list[int]()
+    look = uvicorn_limits.BoundedHttp._look_at_taking
+
+    def noting(self: uvicorn_limits.BoundedHttp, before: int) -> None:
+        ended_by_limit.append(before)
+        look(self, before)
+
+    monkeypatch.setattr(uvicorn_limits.BoundedHttp, "_look_at_taking", noting)
+    async with bounded(large, 30, kernel=16384) as port, small_window(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: " + connection + b"\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        left = SIZE
+        while left:
+            left -= len(await reader.readexactly(min(left, 4000)))
+            await asyncio.sleep(0.015)
+    assert len(ended_by_limit) > 2, "the limit was never asked"
+
+
+async def test_a_reader_below_the_least_rate_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_limits, "TAKE_SECONDS", 0.5)
+    monkeypatch.setattr(uvicorn_limits, "SLOWEST_TAKE", 1 << 20)
+    async with bounded(large, 30, kernel=16384) as port, small_window(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        got = 0
+        with contextlib.suppress(ConnectionError):
+            while heard := await reader.read(1000):
+                got += len(heard)
+                await asyncio.sleep(0.02)
+        assert got < SIZE
+
+
+async def test_idle_connections_make_room_before_those_that_take_an_answer() -> None:
+    async with bounded(large, 30, most=8, kernel=16384) as port, small_window(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        # The oldest, of which nothing but its answer is left to do.
+        async with crowd(port, 30, addresses=10):
+            for _ in range(10):
+                assert (await ask(port)).startswith(b"HTTP/1.1 200 ")
+            assert len(await reader.readexactly(SIZE)) == SIZE
+
+
+GET = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def test_pipelined_requests_are_answered_in_turn_and_bounded() -> None:
+    asked: list[str] = []
+    go_on = asyncio.Event()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        await go_on.wait()
+        await answer_at_once(scope, receive, send)
+
+    async with bounded(waiting, 30) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        count = 1 + uvicorn_limits.MOST_PIPELINED
+        writer.write(b"".join(GET % number for number in range(count)))
+        while not asked:
+            await asyncio.sleep(0.01)
+        go_on.set()
+        for _ in range(count):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert asked == [f"/{number}" for number in range(count)]
+        # One more ends the connection, without an answer that could be taken for another one's.
+        go_on.clear()
+        writer.write(b"".join(GET % number for number in range(count + 1)))
+        assert await reader.read() == b""
+        go_on.set()
+        writer.close()
+
+
+async def test_a_websocket_does_not_take_the_connection_of_another_request() -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        started.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ended.set()
+
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    )
+    async with bounded(waiting, 30) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET % 1)
+        await started.wait()
+        writer.write((GET % 2)[:-2] + upgrade)
+        assert await reader.read() == b""
+        # Else its end would never be known to the first request.
+        await ended.wait()
+        writer.close()
+
+
+async def test_many_headers_are_refused_before_they_are_kept() -> None:
+    async with bounded(answer_at_once) as port:
+        most = [f"a{number}:" for number in range(uvicorn_limits.MOST_HEADERS - 2)]
+        assert (await ask(port, "/", "127.0.0.1", *most)).startswith(b"HTTP/1.1 200 ")
+        assert (await ask(port, "/", "127.0.0.1", *most, "b:")).startswith(b"HTTP/1.1 431 ")
 
 
 async def ask(port: int, path: str = "/", address: str = "127.0.0.1", *headers: str) -> bytes:

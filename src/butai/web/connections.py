@@ -134,8 +134,9 @@ class Connections:
                 del self._addresses[address.name]
 
     def _end_longest(self, waiting: _InOrder) -> bool:
-        """Ends the connection that has waited longest; False when none waits."""
-        transport = next(iter(waiting), None)
+        """Ends the connection that has waited longest, rather one that has taken its answers; False when none waits."""
+        idle = (transport for transport in waiting if not transport.get_write_buffer_size())
+        transport = next(idle, None) or next(iter(waiting), None)
         if transport is None:
             return False
         self.lost(transport)

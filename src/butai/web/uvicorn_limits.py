@@ -11,6 +11,10 @@ last have a time that no byte prolongs; while a request is answered, the applica
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
@@ -42,7 +46,17 @@ REST_SECONDS = 30.0
 (`lingering_time`): a client that is cut off while it sends may lose the answer."""
 
 TAKE_SECONDS = 60.0
-"""Most seconds for which a client may take nothing of an answer, by nginx's example (`send_timeout`)."""
+"""Seconds in which a client that an answer waits for has to take some of it, by nginx's example (`send_timeout`)."""
+
+SLOWEST_TAKE = 4 * 1024
+"""Least bytes of an answer that such a client takes in a second, as of a body that is sent."""
+
+MOST_HEADERS = 256
+"""Most headers of a request. In memory a header has some 200 bytes, where four are enough on the wire."""
+
+MOST_PIPELINED = 16
+"""Most requests that wait for the answer to another one of their connection. In memory each has some 3 kB, where forty
+bytes are enough on the wire. Browsers and proxies send none."""
 
 ending: list[Callable[[], None]] = []
 """Callbacks for when the process is asked to stop: streams without an end of their own end then."""
@@ -61,7 +75,7 @@ class EndingServer(uvicorn.Server):
 _CODES = {
     400: (Code.HTTP_INVALID, "This is not HTTP"),
     408: (Code.REQUEST_TIMEOUT, "The request did not come in time"),
-    431: (Code.HEAD_TOO_LARGE, f"The request's head is longer than {HEAD_LIMIT} bytes"),
+    431: (Code.HEAD_TOO_LARGE, f"The request's head has more than {HEAD_LIMIT} bytes, or than {MOST_HEADERS} headers"),
     503: (Code.TOO_MANY_CONNECTIONS, Code.TOO_MANY_CONNECTIONS.meaning),
 }
 
@@ -78,7 +92,8 @@ class BoundedHttp(HttpToolsProtocol):
     _refused = 400
     _timer: asyncio.TimerHandle | None = None
     _timer_is_for_a_head = False
-    _taking: asyncio.TimerHandle | None = None  # while the client takes nothing of an answer
+    _taking: asyncio.TimerHandle | None = None  # while an answer waits for the client
+    _headers = 0  # headers of this head
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Starts the timeout: a silent connection ends like a slow one."""
@@ -93,7 +108,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Cancels the timeouts."""
         self.connections_allowed.lost(self.transport)
         self._stop_waiting()
-        self.resume_writing()
+        self._stop_limiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -123,21 +138,22 @@ class BoundedHttp(HttpToolsProtocol):
             self._wait(seconds, self._close)
 
     def pause_writing(self) -> None:
-        """Notes that the client does not take what is sent."""
+        """Notes that an answer waits for the client."""
         super().pause_writing()
-        self._taking = self._taking or self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+        if self._taking is None:
+            self._limit_taking()
 
     def resume_writing(self) -> None:
-        """Notes that the client takes what is sent."""
-        if self._taking is not None:
-            self._taking.cancel()
-            self._taking = None
+        """Notes that the client has taken most of what was sent."""
+        # A transport that closes says so as well, with the rest still to be taken.
+        if not self.transport.is_closing():
+            self._stop_limiting()
         super().resume_writing()
 
     def on_message_begin(self) -> None:
         """Notes that a head begins."""
         super().on_message_begin()
-        self._in_head, self._in_trailers, self._parsed, self._pending = True, False, 0, 0
+        self._in_head, self._in_trailers, self._parsed, self._pending, self._headers = True, False, 0, 0, 0
 
     def on_url(self, url: bytes) -> None:
         """Counts a part of the request line."""
@@ -148,11 +164,19 @@ class BoundedHttp(HttpToolsProtocol):
         """Takes one header. A trailer, which follows a chunked body, is dropped: uvicorn would add it to the headers
         that were checked before."""
         self._count(len(name) + len(value) + 4)
+        self._headers += 1
+        if self._headers > MOST_HEADERS:
+            self._refused = 431
+            raise ValueError("there are too many headers")
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Notes that the head is complete."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and (self._upgrades() or len(self.pipeline) >= MOST_PIPELINED):
+            # A WebSocket would take the connection, and its end, from the request that is being answered.
+            raise ValueError("another request of this connection is being answered")
         self._in_head = False
         if not self._admitted and self.url.partition(b"?")[0] != ALWAYS.encode():
             self._refused = 503
@@ -185,6 +209,9 @@ class BoundedHttp(HttpToolsProtocol):
         """Answers when the parser, or a callback above, refuses the request; uvicorn calls it."""
         self._refuse(self._refused)
 
+    def _upgrades(self) -> bool:
+        return self.parser is not None and self.parser.should_upgrade()
+
     def _count(self, length: int) -> None:
         self._parsed += length
         if self._parsed > HEAD_LIMIT:
@@ -208,18 +235,49 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        cycle = self.cycle
+        # A head follows the request of `cycle`, or those that wait for it.
+        answering = (
+            cycle is not None
+            and not cycle.response_complete
+            and (cycle.response_started or self._in_head or self.pipeline)
+        )
         if not answering and (self._in_head or status != 408):
-            # After the beginning of another answer it would be read as part of that; a connection without a request,
-            # which browsers open in advance, gets no answer.
+            # Before the end of another answer it would be read as that one, or as a part; a connection without a
+            # request, which browsers open in advance, gets no answer.
             self.transport.write(_answer(status))
         self._close()
         log.info("http.refused", status=status, code=_CODES[status][0], client=self.client[0] if self.client else None)
 
     def _close(self) -> None:
-        """Closes the connection once all is sent, and in any case when the client takes nothing."""
+        """Closes the connection once all is sent, or when the client does not take it."""
+        self._stop_waiting()
         self.transport.close()
-        self._wait(TAKE_SECONDS, self.transport.abort)
+        if self._taking is None:
+            self._limit_taking()
+
+    def _limit_taking(self) -> None:
+        """Ends the connection unless the client takes what is untaken now, or at the least rate, until it is all sent."""
+        self._taking = self.loop.call_later(TAKE_SECONDS, self._look_at_taking, self._untaken())
+
+    def _look_at_taking(self, before: int) -> None:
+        if before - self._untaken() >= max(1, min(before, int(SLOWEST_TAKE * TAKE_SECONDS))):
+            self._limit_taking()
+        else:
+            self.transport.abort()
+
+    def _untaken(self) -> int:
+        """Bytes that were sent and that the client has not acknowledged, in this process and in the kernel."""
+        found = self.transport.get_write_buffer_size()
+        known = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            found += int.from_bytes(fcntl.ioctl(known.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return found
+
+    def _stop_limiting(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):

@@ -86,7 +86,6 @@ def api(
         timeout_graceful_shutdown=10,
         # Longer than any keep-alive of a proxy in front of us, so that the proxy always closes first.
         timeout_keep_alive=75,
-        h11_max_incomplete_event_size=64 * 1024,
         ws=ws,
         # Clients of the event stream send no messages.
         ws_max_size=4096,
