@@ -55,6 +55,7 @@ from butai.operations import audit_routes, console, job_routes, sign_in
 from butai.operations import routes as health_routes
 from butai.operations.health import Health
 from butai.operations.schemas import AliveOut, ReadyOut
+from butai.operations.shared_answer import SharedAnswer
 from butai.web import problems, responses
 from butai.web.connections import RequestsOfAddress
 from butai.web.dependencies import NEEDS_SIGN_IN, by_probe
@@ -80,6 +81,11 @@ class RequestState(TypedDict):
     stage: Stage
     webhooks: Intake
     health: Health
+    readiness: SharedAnswer[tuple[bool, bool]]
+
+
+_READY_SECONDS = 0.5
+"""Seconds for which a check of `/readyz` is reused: load balancers ask once a second, or less often."""
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -128,6 +134,12 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 sign_in.open_codes(settings.up.data_dir)
             health = Health(settings, parts, live, metrics)
             opened.push_async_callback(health.close)
+
+            async def look_whether_ready() -> tuple[bool, bool]:
+                return await database.ready(), await store.ready()
+
+            readiness = SharedAnswer(look_whether_ready, _READY_SECONDS)
+            opened.push_async_callback(readiness.close)
             yield {
                 "settings": settings,
                 "database": database,
@@ -138,6 +150,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "stage": live,
                 "webhooks": webhooks,
                 "health": health,
+                "readiness": readiness,
             }
 
     app = FastAPI(
@@ -243,14 +256,13 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
         return responses.respond(AliveOut("ok", __version__))
 
     ready_or_not = responses.answers(ReadyOut, also={503: "A part does not answer"}, error=None)
-    ready_or_not["responses"] |= problems.documented_only(429)
 
     @app.get("/readyz", **ready_or_not, tags=["process"], summary="Whether the process can serve")
-    async def readyz(request: Request, _: Annotated[None, Depends(by_probe)]) -> Response:
-        """200 when the database and the store answer, else 503 with the part that does not."""
-        database: Database = request.state.database
-        parts: Library = request.state.library
-        known, stored = await database.ready(), await parts.store.ready()
+    async def readyz(request: Request) -> Response:
+        """200 when the database and the store answer, else 503 with the part that does not. All who ask at the same time
+        share one check, which is half a second old at most."""
+        readiness: SharedAnswer[tuple[bool, bool]] = request.state.readiness
+        known, stored = await readiness.get()
         ready = known and stored
         return responses.respond(ReadyOut(ready, known, stored), 200 if ready else 503)
 

@@ -328,8 +328,14 @@ async def test_behind_a_proxy_requests_are_counted_by_the_forwarded_address() ->
         ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
         ("::ffff:203.0.113.7", "203.0.113.7"),
         ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
+        ("", "unknown"),
         ("unknown", "unknown"),
+        ("_hidden-1", "unknown"),
+        ("/run/butai.sock", "unknown"),
+        ("203.0.113.7:80:80", "unknown"),
+        ("203.0.113.7%1", "203.0.113.7"),
+        ("x" * 60_000, "unknown"),
+        ("203.0.113.7%" + "x" * 60_000, "unknown"),
     ],
 )
 def test_a_client_of_ipv6_is_its_network(host: str, client: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -10,6 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+import butai.api
+from butai.assets.storage.client import Store
 from butai.config import AssetSettings, Rate, RateSettings, Settings
 from butai.database import Database
 from butai.identity.api_keys import create_api_key
@@ -90,13 +93,41 @@ async def test_invitations_and_api_keys_are_limited_by_address(live_settings: Se
         await check_refusal(api, "GET", "/api/assets/usage", headers={"X-API-Key": f"butai_{9:016x}_{9:064x}"})
         await check_refusal(api, "GET", "/api/assets/usage", headers=bearer(f"butai_{9:016x}_{9:064x}"))
         assert (await api.call("GET", "/api/assets/usage", headers={"X-API-Key": good}))[0] == 200
+        # One that this process has not seen before, too.
+        _, other = await create_api_key(database, "bob", ["user"])
+        assert (await api.call("GET", "/api/assets/usage", headers=bearer(other)))[0] == 200
 
 
-async def test_probes_are_limited_by_address(settings: Settings) -> None:
+async def test_metrics_are_limited_by_address(settings: Settings) -> None:
     async with limited(settings, probe=FEW) as api:
-        assert await statuses(api, 3, "GET", "/readyz") == [200] * 3
-        await check_refusal(api, "GET", "/readyz")
+        assert await statuses(api, 3, "GET", "/metrics") == [200] * 3
         await check_refusal(api, "GET", "/metrics")
+        assert await statuses(api, 20, "GET", "/readyz") == [200] * 20
+
+
+async def test_all_who_ask_whether_it_is_ready_share_one_check(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[str] = []
+    ready = Database.ready
+
+    async def counted(database: Database) -> bool:
+        rounds.append("database")
+        return await ready(database)
+
+    async def stored(_store: Store) -> bool:
+        rounds.append("store")
+        return False
+
+    monkeypatch.setattr(Database, "ready", counted)
+    monkeypatch.setattr(Store, "ready", stored)
+    # So that it does not end while they ask.
+    monkeypatch.setattr(butai.api, "_READY_SECONDS", 3600.0)
+    async with serving(settings) as api:
+        answers = await asyncio.gather(*(api.call("GET", "/readyz") for _ in range(60)))
+    assert {status for status, _ in answers} == {503}
+    assert all((body["database"], body["store"]) == (True, False) for _, body in answers)
+    assert rounds == ["database", "store"]
 
 
 async def test_event_streams_of_one_user_are_counted(live_settings: Settings) -> None:

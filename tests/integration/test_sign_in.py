@@ -90,6 +90,13 @@ async def test_guesses_are_bounded(api: Api) -> None:
         assert "Set-Cookie" not in answer.headers
 
 
+async def test_guesses_that_come_at_once_are_bounded_as_well(api: Api) -> None:
+    answers = await asyncio.gather(*(exchange(api, f"{number:032}") for number in range(3 * sign_in.GUESSES)))
+    # A token more may have come while they were asked.
+    assert sum(status == 403 for status, _, _ in answers) <= sign_in.GUESSES + 1
+    assert {status for status, _, _ in answers} == {403, 429}
+
+
 async def test_the_bound_ends_and_the_code_is_good_still(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     code, now = code_for(api), 1000.0
     monkeypatch.setattr(sign_in.time, "monotonic", lambda: now)

@@ -61,7 +61,7 @@ class HttpSettings(Section):
     access_log: bool = True
     """Whether each request is logged, in one line."""
 
-    max_connections: Annotated[int, Field(ge=1)] = 4096
+    max_connections: Annotated[int, Field(ge=16)] = 4096
     """Most connections of one API process at once; fewer where it may open few files (`ulimit -n`), since each may need
     another one to the store. Idle ones are closed to make room. Beyond the limit the answer is 503
     `too_many_connections`, but to `/healthz`. A browser has six, and one more for each event stream: 4,096 are 500
@@ -138,10 +138,10 @@ class RateSettings(Section):
     """Viewers' tokens that an address gets by invitation: a class of 120 that joins in one moment, and 120 a minute."""
 
     guess: Rate = Rate(burst=30, per_second=0.5)
-    """API keys from an address that are none. A key that was accepted within the last hour goes on working."""
+    """API keys from an address that are none. A good key works in any case."""
 
     probe: Rate = Rate(burst=50, per_second=5)
-    """`/readyz` and `/metrics` for an address: five load balancers that ask each second."""
+    """`/metrics` for an address: five programs that ask each second."""
 
 
 class IdentitySettings(Section):

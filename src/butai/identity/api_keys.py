@@ -53,14 +53,14 @@ _TOKEN = re.compile(rb"butai_([0-9a-f]{16})_([0-9a-f]{64})")
 
 def api_key_of(headers: Headers) -> bytes | None:
     """The API key of raw ASGI headers, as `Identity` looks for it; None without one. It may be none that is known."""
+    found = None
     for name, value in headers:
-        if name == b"x-api-key":
-            return value.strip()
         if name == b"authorization":
             token = value.strip().partition(b" ")[2].strip()
-            if token.startswith(TOKEN_PREFIX):
-                return token
-    return None
+            return token if token.startswith(TOKEN_PREFIX) else None
+        if name == b"x-api-key":
+            found = value.strip()
+    return found
 
 
 class ApiKey(Model):

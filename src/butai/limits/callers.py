@@ -1,33 +1,35 @@
 """The rates at which one caller, or one address, may ask: a token bucket for each, in classes.
 
-The buckets are in this process's memory: several API processes allow as many times the rate, and a restart forgets. Their
-number is bounded; beyond it the one that was used longest ago is forgotten, and is full again.
+The buckets are in this process's memory: several API processes allow as many times the rate, and a restart forgets.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
+import re
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from enum import StrEnum
+from weakref import WeakValueDictionary
 
 import structlog
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
-from butai.config import RateSettings
-from butai.errors import RateLimited
-from butai.limits.token_bucket import TokenBucket
+from butai.config import Rate, RateSettings
+from butai.errors import RateLimited, Unauthenticated
+from butai.limits.token_bucket import Buckets
 
 log = structlog.get_logger(__name__)
 
-BUCKETS = 1 << 16
-"""Buckets kept in memory, about 0.3 kB each."""
+BUCKETS = 1 << 14
+"""Buckets kept in memory for each class, about 0.3 kB each."""
 
 PROVED_KEYS = 4096
 PROVED_SECONDS = 3600.0
-"""API keys that were accepted within an hour are not refused for the guesses of others at their address."""
+"""API keys that were accepted within an hour do not wait for the guesses of others at their address."""
 
 
 class RateClass(StrEnum):
@@ -44,6 +46,8 @@ class RateClass(StrEnum):
 
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_TEST = re.compile(r"/api/live/destinations/[^/]+/test")
+_TOKENS = re.compile(r"/api/live/rooms/[^/]+/tokens")
 
 
 def class_of(method: str, path: str) -> RateClass | None:
@@ -52,9 +56,9 @@ def class_of(method: str, path: str) -> RateClass | None:
         return RateClass.STREAM
     if method in _SAFE:
         return None
-    if not path.startswith("/api/live/") or path.endswith("/tokens"):
+    if not path.startswith("/api/live/") or _TOKENS.fullmatch(path):
         return RateClass.WRITE
-    return RateClass.TEST if path.endswith("/test") else RateClass.BEGIN
+    return RateClass.TEST if _TEST.fullmatch(path) else RateClass.BEGIN
 
 
 class CallerRates:
@@ -63,26 +67,39 @@ class CallerRates:
     def __init__(self, settings: RateSettings, most_streams: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most_streams = most_streams
         self._streams: dict[str, int] = {}
-        self._rates = {kind: getattr(settings, kind) for kind in RateClass}
-        self._clock = clock
-        self._buckets: LRUCache[tuple[RateClass, str], TokenBucket] = LRUCache(BUCKETS)
+        self._buckets = {kind: _buckets(getattr(settings, kind), clock) for kind in RateClass}
         self._proved: TTLCache[bytes, None] = TTLCache(PROVED_KEYS, PROVED_SECONDS, clock)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def charge(self, kind: RateClass, who: str) -> None:
         """Takes a token of `who`, a caller or an address. Raises `RateLimited` when none is left."""
-        self._refuse(kind, who, self._bucket(kind, who).try_take(self._clock()))
+        wait = self._buckets[kind].try_take(who)
+        if wait > 0:
+            seconds = math.ceil(wait)
+            log.info("rate.refused", kind=kind, who=who, seconds=seconds)
+            raise RateLimited(f"Too many requests of the class {kind}; the next one may come in {seconds} s", seconds)
 
-    def check_guesses(self, address: str, key: bytes) -> None:
-        """Raises `RateLimited` when too many API keys from this address were none, and `key` is not known to be one."""
-        if hashlib.sha256(key).digest() not in self._proved:
-            self._refuse(RateClass.GUESS, address, self._bucket(RateClass.GUESS, address).untaken(self._clock()))
+    @asynccontextmanager
+    async def checking(self, address: str, key: bytes) -> AsyncGenerator[None]:
+        """Counts the API keys from an address that are none: those for which the block raises `Unauthenticated`. Raises
+        `RateLimited` in its place when there were too many.
 
-    def note_key(self, address: str, key: bytes, *, good: bool) -> None:
-        """Notes that an API key was accepted, or not."""
-        if good:
-            self._proved[hashlib.sha256(key).digest()] = None
-        else:
-            self._bucket(RateClass.GUESS, address).try_take(self._clock())
+        A good key is never refused for them. From an address that has guessed too often, keys that were not accepted
+        within an hour are checked one after the other.
+        """
+        digest = hashlib.sha256(key).digest()
+        waits = digest not in self._proved and self._buckets[RateClass.GUESS].untaken(address) > 0
+        try:
+            async with self._turn(address) if waits else nullcontext():
+                yield
+        except Unauthenticated:
+            self._proved.pop(digest, None)
+            self.charge(RateClass.GUESS, address)
+            raise
+        self._proved[digest] = None
+
+    def _turn(self, address: str) -> asyncio.Lock:
+        return self._turns.setdefault(address, asyncio.Lock())
 
     @contextmanager
     def stream(self, who: str) -> Generator[None]:
@@ -98,16 +115,6 @@ class CallerRates:
             if not self._streams[who]:
                 del self._streams[who]
 
-    def _bucket(self, kind: RateClass, who: str) -> TokenBucket:
-        found = self._buckets.get((kind, who))
-        if found is None:
-            rate = self._rates[kind]
-            seconds = rate.burst / rate.per_second if rate.per_second > 0 else 0
-            found = self._buckets[kind, who] = TokenBucket(rate.per_second, seconds)
-        return found
 
-    def _refuse(self, kind: RateClass, who: str, wait: float) -> None:
-        if wait > 0:
-            seconds = math.ceil(wait)
-            log.info("rate.refused", kind=kind, who=who, seconds=seconds)
-            raise RateLimited(f"Too many requests of the class {kind}; the next one may come in {seconds} s", seconds)
+def _buckets(rate: Rate, clock: Callable[[], float]) -> Buckets:
+    return Buckets(rate.per_second, rate.burst, BUCKETS, clock)

@@ -1,8 +1,11 @@
-"""A token bucket: requests at a rate, with bursts."""
+"""A token bucket: requests at a rate, with bursts; and one for each name."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+from cachetools import LRUCache
 
 BURST = 0.1
 """Seconds of unused rate that may be caught up on. A whole second's requests at once would slow other users of the
@@ -52,3 +55,34 @@ class TokenBucket:
         if self._rate <= 0:
             return 0
         return max(0.0, max(self._next, now - self._burst) + 1 / self._rate - now - 1e-9)
+
+
+class Buckets:
+    """A bucket of `burst` tokens for each name, to which `rate` are added in a second; `rate` 0: no limit.
+
+    In this process's memory. At most `most` are kept: the one that was used longest ago is forgotten, and is full again.
+    `clock`: seconds.
+    """
+
+    def __init__(self, rate: float, burst: int, most: int, clock: Callable[[], float]) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._buckets: LRUCache[str, TokenBucket] = LRUCache(most)
+
+    def try_take(self, name: str) -> float:
+        """Takes a token of `name` and returns 0, or returns the seconds until there is one."""
+        return self._bucket(name).try_take(self._clock())
+
+    def spend(self, name: str) -> None:
+        """Takes a token of `name` that may not be there yet."""
+        self._bucket(name).spend(self._clock())
+
+    def untaken(self, name: str) -> float:
+        """The seconds until `name` has a token, of which none is taken; 0: there is one."""
+        return self._bucket(name).untaken(self._clock())
+
+    def _bucket(self, name: str) -> TokenBucket:
+        found = self._buckets.get(name)
+        if found is None:
+            seconds = self._burst / self._rate if self._rate > 0 else 0
+            found = self._buckets[name] = TokenBucket(self._rate, seconds)
+        return found

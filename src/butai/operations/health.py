@@ -27,6 +27,7 @@ from butai.jobs.queue import QUEUES
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.stage import Stage
 from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartName, PartOut, PartState
+from butai.operations.shared_answer import SharedAnswer
 from butai.web.metrics import Metrics
 
 PART_SECONDS = 2.0
@@ -81,25 +82,20 @@ class Health:
         self._database: Database = stage.database
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), metrics.answered)])
         self._assets: TTLCache[None, dict[str, int]] = TTLCache(1, _ASSETS_KEPT)
-        self._look: asyncio.Task[HealthOut] | None = None
-        self._looked_at = float("-inf")
+        self._look = SharedAnswer(self._all, _KEPT)
         self._left: set[asyncio.Task[Any]] = set()
         """Requests that did not answer in time, until they end."""
 
     async def look(self) -> HealthOut:
         """The whole health, within little more than `PART_SECONDS`."""
-        now = time.monotonic()
-        if self._look is None or (self._look.done() and now > self._looked_at + _KEPT):
-            self._look, self._looked_at = asyncio.create_task(self._all()), now
-        # Shielded: one client that disconnects must not cancel the check for the others.
-        return await asyncio.shield(self._look)
+        return await self._look.get()
 
     async def close(self) -> None:
         """Cancels the requests that still wait for an answer."""
-        waiting = [*self._left, *([self._look] if self._look else [])]
-        for task in waiting:
+        await self._look.close()
+        for task in self._left:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*self._left, return_exceptions=True)
 
     async def _all(self) -> HealthOut:
         projects = self._stage.projects.names

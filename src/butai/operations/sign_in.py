@@ -32,8 +32,8 @@ from butai.web.bodies import SmallBodies, before_body
 log = structlog.get_logger(__name__)
 
 GUESSES = 20
-"""Wrong codes at once, and in a minute, for which this process answers that they are wrong. A person who pastes an old link
-needs a few. A code has 192 bits: the bound keeps guesses from costing anything, not from hitting."""
+"""Codes at once, and in a minute, that this process looks for. A person who pastes an old link needs a few. A code has 192
+bits: the bound keeps guesses from costing anything, not from hitting."""
 
 
 class SignInCode(BaseModel):
@@ -67,16 +67,14 @@ def install(app: FastAPI) -> None:
         ten minutes of its making. There is no such path unless `BUTAI_DEV_SIGN_IN` is on and the caller is on this
         machine."""
         settings: Settings = request.state.settings
-        now = time.monotonic()
-        if (wait := guesses.untaken(now)) > 0:
-            raise RateLimited("Too many wrong codes; wait, then try again", math.ceil(wait))
+        if (wait := guesses.try_take(time.monotonic())) > 0:
+            raise RateLimited("Too many codes; wait, then try again", math.ceil(wait))
         try:
             user = await asyncio.to_thread(take_code, settings.up.data_dir, given.code)
         except (FolderUnsafe, OSError) as error:
             log.error("sign_in.folder_unusable", reason=str(error))
             raise NotFound from None
         if user is None:
-            guesses.spend(now)
             log.warning("sign_in.refused")
             raise SignInCodeInvalid
         log.info("sign_in.done", user=user)

@@ -50,19 +50,30 @@ def most_connections(wanted: int) -> int:
     return found
 
 
-@lru_cache(maxsize=4096)
+UNKNOWN = "unknown"
+"""The one client that all are whose address is no IP address: of a unix socket, or what a proxy forwards that hides it."""
+
+_LONGEST_ADDRESS = 64
+"""Letters of the longest address, with the name of an interface. Longer texts are not kept."""
+
+
 def one_client(host: str) -> str:
     """An address as limits count it: of IPv6 the first 64 bits, since a subscriber has that many addresses. A text that
-    is no address stays."""
+    is no IP address is `UNKNOWN`, however many a caller may write."""
+    return _one_client(host) if len(host) <= _LONGEST_ADDRESS else UNKNOWN
+
+
+@lru_cache(maxsize=4096)
+def _one_client(host: str) -> str:
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
-        return host
+        return UNKNOWN
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)
         return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return host
+    return str(address)
 
 
 _InOrder = OrderedDict[asyncio.Transport, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -36,17 +37,12 @@ async def charged_caller(connection: HTTPConnection, scope: Scope) -> Caller:
     rates: CallerRates = connection.state.rates
     address = client_address(connection)
     key = api_key_of(scope["headers"])
-    if key is not None:
-        rates.check_guesses(address, key)
     try:
-        found = await identity.identify_request(scope)
+        async with rates.checking(address, key) if key is not None else nullcontext():
+            found = await identity.identify_request(scope)
     except Unauthenticated:
-        if key is not None:
-            rates.note_key(address, key, good=False)
         rates.charge(RateClass.ANONYMOUS, address)
         raise
-    if key is not None:
-        rates.note_key(address, key, good=True)
     if found.is_anonymous and not found.rooms:
         rates.charge(RateClass.ANONYMOUS, address)
     elif (kind := class_of(scope.get("method", ""), scope["path"])) is not None:
@@ -66,7 +62,7 @@ def charged_name(who: Caller) -> str:
 
 @before_body
 async def by_probe(request: Request) -> None:
-    """Charges the address of a caller of `/readyz` or `/metrics`. Raises `RateLimited`."""
+    """Charges the address of a caller of `/metrics`. Raises `RateLimited`."""
     _charge_address(request, RateClass.PROBE)
 
 

@@ -10,10 +10,8 @@ import math
 from collections.abc import Callable
 from time import monotonic
 
-from cachetools import LRUCache
-
 from butai.errors import RateLimited
-from butai.limits.token_bucket import TokenBucket
+from butai.limits.token_bucket import Buckets
 
 SMALL = 64 * 1024
 """A request with fewer bytes is a small one, unless it completes its upload."""
@@ -32,12 +30,11 @@ class RequestPace:
     """A token bucket for each user, within this process."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
-        self._buckets: LRUCache[str, TokenBucket] = LRUCache(MOST)
+        self._buckets = Buckets(RATE, BURST, MOST, clock)
 
     def check(self, user_id: str) -> None:
         """Raises `RateLimited` while a user's tokens are used up."""
-        wait = self._bucket(user_id).untaken(self._clock())
+        wait = self._buckets.untaken(user_id)
         if wait > 0:
             raise RateLimited(
                 f"Many requests of less than {SMALL} bytes: wait, or send more bytes at a time", math.ceil(wait)
@@ -46,10 +43,4 @@ class RequestPace:
     def count(self, user_id: str, size: int) -> None:
         """Counts one request of `size` bytes that did not complete its upload."""
         if size < SMALL:
-            self._bucket(user_id).spend(self._clock())
-
-    def _bucket(self, user_id: str) -> TokenBucket:
-        found = self._buckets.get(user_id)
-        if found is None:
-            found = self._buckets[user_id] = TokenBucket(RATE, BURST / RATE)
-        return found
+            self._buckets.spend(user_id)
