@@ -222,6 +222,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "content-range",
                 "etag",
                 "location",
+                "retry-after",
                 "tus-resumable",
                 "upload-expires",
                 "upload-length",

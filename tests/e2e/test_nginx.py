@@ -19,8 +19,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import aiohttp
+import msgspec
 import psycopg
 import pytest
 from aiohttp import web
@@ -32,8 +34,9 @@ from pydantic import SecretStr
 
 from butai.assets.storage import sigv4
 from butai.assets.storage.client import Store
-from butai.config import HttpSettings, LiveKitSettings, LiveSettings, Settings
+from butai.config import HttpSettings, LiveKitSettings, LiveSettings, Rate, RateSettings, Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
+from butai.web.problems import BareError, Envelope, Problem
 from tests import files
 from tests.conftest import Api, serving
 from tests.fakes.store_proxy import Fault, StoreProxy
@@ -81,6 +84,7 @@ def configuration(listen: int, plain: int, certificates: Path, api: str, store: 
         (r"/etc/ssl(?=/studio\.example\.(?:pem|key);)", str(certificates), 2),
         (r"(?<=\n    server )127\.0\.0\.1:8080(?=;)", api, 1),
         (r"(?<= )127\.0\.0\.1:9000(?=; # the store)", store, 2),
+        (r"# \"https://www\.studio\.example\"(?= \$http_origin;)", f'"{STUDIO}"', 1),
     ):
         text, count = re.subn(pattern, value, text)
         assert count == times, pattern
@@ -580,3 +584,51 @@ async def test_an_address_that_asks_too_much_at_once_is_told_when_to_ask_again(
         refused = [answer for answer in answers if answer[0] == 429]
         assert {status for status, _, _ in answers} == {200, 429}
         assert all(after == "5" and b"rate_limited" in body for _, after, body in refused)
+
+
+FORMS: tuple[tuple[str, type[msgspec.Struct]], ...] = (
+    ("/api/assets", Problem),
+    ("/api/s3/resources?type=vrm", Envelope),
+    ("/api/vrm-thumbnail?url=x", BareError),
+)
+
+
+async def test_what_nginx_refuses_by_itself_has_the_form_and_the_origins_of_the_api(
+    settings: Settings, tmp_path: Path
+) -> None:
+    few = RateSettings(anonymous=Rate(burst=1, per_second=0.01))
+    async with fronted(replace(settings, rates=few), tmp_path, burst=1) as front:
+
+        async def refused(api: Api, path: str, origin: str) -> tuple[dict[str, str], Any]:
+            """One of the refusals of many requests that come at once; those of nginx say 5 seconds."""
+
+            async def ask() -> tuple[int, dict[str, str], Any]:
+                async with api.client.get(api.url + path, headers={"Origin": origin}) as answer:
+                    headers = {name.lower(): value for name, value in answer.headers.items()}
+                    return answer.status, headers, await answer.json(content_type=None)
+
+            answers = await asyncio.gather(*(ask() for _ in range(40)))
+            by_nginx = api is front.nginx
+            return next(
+                (headers, body)
+                for status, headers, body in answers
+                if status == 429 and (headers["retry-after"] == "5") == by_nginx
+            )
+
+        for path, form in FORMS:
+            for origin, open_to in ((STUDIO, STUDIO), ("https://evil.example", None)):
+                own, own_body = await refused(front.straight, path, origin)
+                headers, body = await refused(front.nginx, path, origin)
+                assert msgspec.convert(body, form)
+                assert body.keys() == own_body.keys()
+                assert body.get("title") == own_body.get("title")
+                assert (body["error"] if "success" in body else body)["code"] == "rate_limited"
+                assert headers["content-type"] == own["content-type"]
+                assert own.get("access-control-allow-origin") == open_to
+                for name in ("access-control-allow-origin", "access-control-allow-credentials"):
+                    assert headers.get(name) == (own.get(name) if open_to else None), name
+                for exposed in (headers, own) if open_to else (headers,):
+                    assert "retry-after" in exposed["access-control-expose-headers"].split(", ")
+                assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
+                if form is Problem:
+                    assert UUID(body["instance"]).hex == headers["x-request-id"]

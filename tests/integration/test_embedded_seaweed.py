@@ -91,6 +91,15 @@ def test_another_bucket_is_out_of_reach(running: EmbeddedSeaweed) -> None:
     assert signed(store, "GET", "/elsewhere/a", admin=True) == (200, b"x")
 
 
+def test_a_changed_bucket_is_made_and_the_former_one_kept(folder: Path) -> None:
+    with EmbeddedSeaweed(folder / "store") as server:
+        assert signed(server.store, "PUT", "/media/a", body=b"x")[0] == 200
+    with EmbeddedSeaweed(folder / "store", bucket="studio") as server:
+        assert signed(server.store, "PUT", "/studio/b", body=b"y")[0] == 200
+        assert signed(server.store, "GET", "/studio/b") == (200, b"y")
+        assert signed(server.store, "GET", "/media/a", admin=True) == (200, b"x")
+
+
 def test_being_ready_leaves_nothing_in_the_bucket(folder: Path) -> None:
     with EmbeddedSeaweed(folder / "store") as server:
         status, listing = signed(server.store, "GET", "/media", query={"list-type": "2"}, admin=True)

@@ -40,6 +40,65 @@ def test_private_ingest_is_allowed_on_loopback_alone(
     assert environment(tmp_path, host)["BUTAI_ALLOW_PRIVATE_INGEST"] == allowed
 
 
+def given(monkeypatch: pytest.MonkeyPatch, file: Path | None, **values: str) -> None:
+    """Sets these, in a file of secrets or in the environment."""
+    if file is None:
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+    else:
+        file.write_text(json.dumps(values))
+        monkeypatch.setenv(SECRETS_FILE, str(file))
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("lower", [False, True])
+def test_what_is_set_is_kept_wherever_and_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_file: bool, lower: bool
+) -> None:
+    values = {
+        "BUTAI_ALLOW_PRIVATE_INGEST": "false",
+        "BUTAI_DEV_SIGN_IN": "false",
+        "BUTAI_OPERATORS": '["olga"]',
+        "BUTAI_QUOTA_BYTES": "1000",
+        "BUTAI_QUOTA_FILES": "7",
+        "BUTAI_DATABASE_URL": "postgresql://u:p@h/b",
+    }
+    for name in values:
+        monkeypatch.delenv(name, raising=False)
+    written = {name.lower() if lower else name: value for name, value in values.items()}
+    given(monkeypatch, tmp_path / "secrets.json" if in_file else None, **written)
+    told = environment(tmp_path, "127.0.0.1")
+    assert {name: told.get(name) for name in values} == values
+    assert not told.keys() & {name.lower() for name in values}
+    # A name that is no setting stays as it is.
+    assert told["PATH"] and SECRETS_FILE not in told
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_operators_stay_as_they_are_set_where_sign_in_is_switched_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_file: bool
+) -> None:
+    file = tmp_path / "secrets.json" if in_file else None
+    given(monkeypatch, file, BUTAI_DEV_SIGN_IN="true", BUTAI_OPERATORS='["olga"]')
+    told = environment(tmp_path, "0.0.0.0")
+    assert (told["BUTAI_DEV_SIGN_IN"], told["BUTAI_OPERATORS"]) == ("true", '["olga"]')
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", ("true", "0", "0", '["operator"]')), ("0.0.0.0", ("false", "0", "0", None))],
+)
+def test_an_empty_setting_of_a_file_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, expected: tuple[str | None, ...]
+) -> None:
+    names = ("BUTAI_DEV_SIGN_IN", "BUTAI_QUOTA_BYTES", "BUTAI_QUOTA_FILES", "BUTAI_OPERATORS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    given(monkeypatch, tmp_path / "secrets.json", **dict.fromkeys(names, ""))
+    told = environment(tmp_path, host)
+    assert tuple(told.get(name) for name in names) == expected
+
+
 def test_secrets_are_the_settings_that_are_kept_out_of_logs() -> None:
     assert secret_names() >= {
         "BUTAI_DATABASE_URL",

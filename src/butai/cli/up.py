@@ -23,7 +23,7 @@ import structlog
 
 from butai import __version__
 from butai.cli.banner import Running, introduction
-from butai.config import SECRETS_FILE, Settings, secret_names, settings_of_file
+from butai.config import SECRETS_FILE, Settings, secret_names, setting_names, settings_of_file
 from butai.embedded.folder import folder_errors, make_folder, read_state, take_lock, write_state
 from butai.embedded.lifeline import ControllerProgram
 from butai.embedded.listening import is_loopback, readiness, url_from_here, usable_port
@@ -123,7 +123,7 @@ class _Stack:
                 embedded.prepare()
         everything = self._environment()
         hidden = secret_names()
-        secrets = {name: value for name, value in everything.items() if name.upper() in hidden}
+        secrets = {name: value for name, value in everything.items() if name in hidden}
         environment = {name: value for name, value in everything.items() if name not in secrets}
         python = [sys.executable, "-m", "butai.cli"]
         api = Program([*python, "api"], environment, self._logs / "api.log", secrets=secrets)
@@ -193,8 +193,9 @@ class _Stack:
     def _environment(self) -> dict[str, str]:
         """The settings of the API, the worker, the controller and the migration, by their names in the environment, with the
         secrets among them."""
-        environment = {**os.environ, **settings_of_file()}
+        environment = _given()
         environment.pop(SECRETS_FILE, None)
+        given = dict(environment)
         state_file = self._folder / "up.json"
         if self._postgres:
             environment["BUTAI_DATABASE_URL"] = self._postgres.url
@@ -228,15 +229,15 @@ class _Stack:
             environment["BUTAI_SECRET_KEY_FILE"] = str(self._folder / "secret.key")
         if live.relay_folder is None:
             environment["BUTAI_RELAY_FOLDER"] = str(_relay_folder(self._folder))
-        if not os.environ.get("BUTAI_ALLOW_PRIVATE_INGEST"):
+        if not given.get("BUTAI_ALLOW_PRIVATE_INGEST"):
             # Else every user of the network could look for servers behind this machine, by testing destinations.
             environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true" if is_loopback(self._host) else "false"
         environment["BUTAI_DATA_DIR"] = str(self._folder)
         for quota in ("BUTAI_QUOTA_BYTES", "BUTAI_QUOTA_FILES"):
             # The files are on the user's own disk.
-            environment[quota] = os.environ.get(quota) or "0"
+            environment[quota] = given.get(quota) or "0"
         environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
-        if self._signs_in and not os.environ.get("BUTAI_OPERATORS"):
+        if self._signs_in and not given.get("BUTAI_OPERATORS"):
             # The link of `butai sign-in operator` then shows the operations.
             environment["BUTAI_OPERATORS"] = '["operator"]'
         environment["BUTAI_HOST"] = self._host
@@ -246,7 +247,7 @@ class _Stack:
     @property
     def _signs_in(self) -> bool:
         """Whether development sign-in is on: as the environment says, else when only this machine can reach the API."""
-        if os.environ.get("BUTAI_DEV_SIGN_IN"):
+        if _given().get("BUTAI_DEV_SIGN_IN"):
             return self._settings.identity.dev_sign_in
         return is_loopback(self._host)
 
@@ -303,6 +304,14 @@ class _Stack:
             if free < _LOW_SPACE and not self._space_told:
                 _say("butai", f"only {free // 1024**2} MiB are free in {self._folder}: uploads will soon fail")
             self._space_told = free < _LOW_SPACE
+
+
+def _given() -> dict[str, str]:
+    """The environment and the settings of the file that it names, as `butai.config` merges them. The names of settings,
+    which are known in lower case too, are in upper case."""
+    known = setting_names()
+    given = {name.upper() if name.upper() in known else name: value for name, value in os.environ.items()}
+    return given | {name.upper(): value for name, value in settings_of_file().items() if value}
 
 
 def _tell(text: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -39,6 +40,7 @@ __all__ = [
     "StoreSettings",
     "UpSettings",
     "secret_names",
+    "setting_names",
     "settings_of_file",
 ]
 
@@ -72,14 +74,23 @@ class Settings:
         return [value for value in found if value]
 
 
+def setting_names() -> frozenset[str]:
+    """The names of all settings, as they are in the environment: in upper case. Each is read in lower case as well."""
+    return frozenset(_names())
+
+
 def secret_names() -> frozenset[str]:
     """The names of all settings that are secrets, as they are in the environment."""
-    names: set[str] = set()
+    return frozenset(name for name, kind in _names().items() if kind is SecretStr)
+
+
+def _names() -> dict[str, Any]:
+    """The names of all settings, and their types."""
+    names: dict[str, Any] = {}
     settings = Settings()
     for part in fields(settings):
         section = type(getattr(settings, part.name))
+        prefix = str(section.model_config.get("env_prefix", ""))
         for name, known in section.model_fields.items():
-            if known.annotation is SecretStr:
-                prefix = str(section.model_config.get("env_prefix", ""))
-                names.add(str(known.validation_alias or f"{prefix}{name.upper()}"))
-    return frozenset(names)
+            names[str(known.validation_alias or f"{prefix}{name.upper()}")] = known.annotation
+    return names

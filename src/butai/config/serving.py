@@ -40,16 +40,19 @@ class HttpSettings(Section):
     allowed_hosts: tuple[str, ...] = ()
     """Further host names and addresses under which the API answers, without ports, as a JSON list
     (`["api.studio.internal", "10.0.0.5"]`). The host of BUTAI_PUBLIC_URL is allowed without being named here, and so are
-    loopback names while the API listens on loopback. Requests for all others are answered with 421, except `/healthz`,
-    `/readyz` and LiveKit's webhook. Prometheus asks by the name or address in its configuration: name that one."""
+    loopback names while the API listens on loopback (also with `0.0.0.0` or `::`). Requests for all others are answered
+    with 421, except `/healthz`, `/readyz` and LiveKit's webhook. Prometheus asks by the name or address in its
+    configuration: name that one."""
 
     cors_origins: tuple[str, ...] = ()
     """Other origins that may call the API with cookies, as a JSON list (`["https://www.studio.example"]`); `*` is refused. A
     studio on the same origin needs none."""
 
     trusted_proxies: str = ""
-    """Addresses of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, separated by commas. None by
-    default: without a proxy in between, the caller writes these headers."""
+    """Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, separated by commas.
+    None by default: without a proxy in between, the caller writes these headers. `*`: all who connect are believed, and
+    the first address of `X-Forwarded-For` is the caller's; right only where nothing but a proxy can connect, and the
+    proxy replaces what the caller wrote there."""
 
     read_delivery: Literal["stream", "accel"] = "stream"
     """`stream`: this process carries the bodies. `accel`: it answers `X-Accel-Redirect` and nginx carries them

@@ -245,8 +245,8 @@ class EmbeddedSeaweed(EmbeddedServer[Store]):
                     Path(f"/tmp/seaweedfs-{socket}.sock").unlink()  # noqa: S108 - where weed puts it
 
     def _ask(self) -> str:
-        """Puts an object and removes it again, as the service does; makes the bucket before that, once."""
-        if "bucket" not in self._state:
+        """Puts an object and removes it again, as the service does; makes the bucket before that, once for each name."""
+        if self._state.get("bucket") != self.bucket:
             status, said = self._send("PUT", f"/{self.bucket}", self.store.admin)
             if status not in (200, 409):
                 return f"{status} {said}"

@@ -17,7 +17,13 @@ is not. All kinds share one name space of users: an issuer's `sub` must be the i
 
 from butai.identity.api_keys import api_key_of
 from butai.identity.caller import ANONYMOUS, Caller
-from butai.identity.development import check_dev_sign_in, dev_sign_in_cookie, is_loopback, is_loopback_name
+from butai.identity.development import (
+    check_dev_sign_in,
+    dev_sign_in_cookie,
+    is_every_address,
+    is_loopback,
+    is_loopback_name,
+)
 from butai.identity.identify import Identity
 from butai.identity.origins import check_origin
 from butai.identity.sessions import NEXTAUTH_COOKIE
@@ -31,6 +37,7 @@ __all__ = [
     "check_dev_sign_in",
     "check_origin",
     "dev_sign_in_cookie",
+    "is_every_address",
     "is_loopback",
     "is_loopback_name",
 ]

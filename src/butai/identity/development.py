@@ -34,6 +34,14 @@ def is_loopback(host: str | None) -> bool:
     return address.is_loopback
 
 
+def is_every_address(host: str) -> bool:
+    """Whether a server that listens on `host` listens on all addresses of its machine, loopback among them."""
+    try:
+        return not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def is_loopback_name(host: str) -> bool:
     """Whether a host name or an address, in lower case and without brackets, is this machine's own. `localhost` and what is
     below it belong to no one on the internet (RFC 6761)."""

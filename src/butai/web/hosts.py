@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from butai.config import HttpSettings
 from butai.errors import HostNotAllowed
-from butai.identity import is_loopback_name
+from butai.identity import is_every_address, is_loopback_name
 from butai.web.problems import answer_error
 
 UNDER_ANY_HOST = frozenset({"/healthz", "/readyz", "/api/live/webhook"})
@@ -27,14 +27,15 @@ _HOST = re.compile(rb"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1
 
 class AllowedHosts:
     """The middleware. Answers 421 `host_not_allowed` unless the request has exactly one `Host`, whose name is that of
-    `public_url`, one of `allowed_hosts`, or a loopback name while the API listens on loopback. Ports do not matter."""
+    `public_url`, one of `allowed_hosts`, or a loopback name while the API listens on loopback, be it with all other
+    addresses of the machine (`0.0.0.0`, `::`). Ports do not matter."""
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self.app = app
         names = set(settings.allowed_hosts)
         if settings.public_url:
             names.add(urlsplit(settings.public_url).hostname or "")
-        here = is_loopback_name(settings.host)
+        here = is_loopback_name(settings.host) or is_every_address(settings.host)
 
         # Bounded in number and in length, since callers choose the keys.
         @lru_cache(maxsize=256)
