@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).parent
 
 MEDIA = (
-    "e2e/test_console_[!u]*",
+    "e2e/test_console_stage",
     "e2e/test_console_up",
+    "e2e/test_console_watch",
     "e2e/test_demo",
     "e2e/test_live*",
     "integration/test_egress_contract",
@@ -27,8 +28,6 @@ MEDIA = (
     "integration/test_livekit_webhooks_processes",
     "integration/test_relay_broadcast",
     "integration/test_relay_source",
-    "integration/test_rtmp_publisher",
-    "integration/test_rtmp_servers",
     "unit/test_relay_pipeline",
 )
 """Modules below `tests`, as patterns of fnmatch."""

@@ -17,6 +17,9 @@ from tests.platforms import Platform
 NIGHT = (0x20, 0x26, 0x3A)
 """The stage's background, when none was chosen."""
 
+FFMPEG_EACH = 0.3
+"""Seconds between two looks at a recording, for each of which ffmpeg is started and reads all of it."""
+
 MAGENTA, CYAN = (255, 0, 255), (0, 255, 255)
 """Of `board(1, 0, 1)` and `board(0, 1, 1)`, as a screen has them."""
 
@@ -96,4 +99,4 @@ async def arrives(platform: Platform, key: str, avatar: tuple[int, int, int] | N
         ground = is_colour(picture[:, :3], NIGHT) and is_colour(picture[:, -3:], NIGHT)
         return ground and is_colour(picture[2:, 7:9], avatar or NIGHT)
 
-    return await eventually(is_there, 30)
+    return await eventually(is_there, 30, every=FFMPEG_EACH)

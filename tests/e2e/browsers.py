@@ -23,6 +23,8 @@ FLAGS = [
     "--host-resolver-rules=MAP *.localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 WITHOUT_3D = ["--disable-gpu"]
+SOFTWARE = "--disable-gpu-compositing"
+"""Without it SwiftShader draws the page as well as the canvas, and two processors are not enough for both."""
 WITH_3D = [
     # WebGL by the processor; a picture and a sound for whoever asks for a camera and a microphone.
     "--use-angle=swiftshader",
@@ -56,7 +58,9 @@ async def chromium(*more: str) -> AsyncGenerator[Browser]:
 async def axe(page: Page) -> list[str]:
     """What axe finds on a page that is serious or worse, once its colours have come to rest."""
     await page.evaluate(_SETTLED)
-    await page.evaluate(AXE.read_text())
+    # Half a megabyte of script, once for each document.
+    if not await page.evaluate("() => 'axe' in window"):
+        await page.evaluate(AXE.read_text())
     found = await page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
     assert found["passes"], "axe looked at nothing"
     return [

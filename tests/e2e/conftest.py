@@ -20,16 +20,16 @@ from playwright.async_api import Browser, expect
 from butai.config import Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.conftest import serving
-from tests.e2e.browsers import WITH_3D, WITHOUT_3D, chromium
+from tests.e2e.browsers import SOFTWARE, WITH_3D, WITHOUT_3D, chromium
 from tests.e2e.consoles import Console
-from tests.e2e.stage import Show, Stage
+from tests.e2e.stage import SMALL, Show, Stage
 from tests.platforms import Authority, Platform
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def console_browser() -> AsyncIterator[Browser]:
     """One for all tests of a module: it takes as long to start as any of them."""
-    async with chromium(*WITH_3D) as started:
+    async with chromium(*WITH_3D, SOFTWARE) as started:
         yield started
 
 
@@ -44,7 +44,7 @@ async def flat_browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def console(console_browser: Browser, settings: Settings) -> AsyncIterator[Console]:
     """A service, and a browser with nothing open."""
-    async with _console(console_browser, settings) as opened:
+    async with _console(console_browser, settings, COARSE) as opened:
         yield opened
 
 
@@ -56,12 +56,15 @@ async def flat_console(flat_browser: Browser, settings: Settings) -> AsyncIterat
 
 
 @contextlib.asynccontextmanager
-async def _console(browser: Browser, settings: Settings) -> AsyncGenerator[Console]:
+async def _console(browser: Browser, settings: Settings, scale: float = 1.0) -> AsyncGenerator[Console]:
     async with serving(settings) as api:
-        yield Console(api, browser)
+        yield Console(api, browser, scale)
         for context in browser.contexts:
             await context.close()
 
+
+COARSE = 0.5
+"""The scale of pages with WebGL: the same layout, and a quarter of the pixels for the processor to draw."""
 
 expect.set_options(timeout=15_000)
 
@@ -201,7 +204,7 @@ def on_air(stage: Stage, youtube: Platform, twitch: Platform) -> Start:
         twitch_url: str = "",
         prepare: Callable[[OnAir], None] | None = None,
         wait: tuple[str, ...] | None = None,
-        host: tuple[str, ...] = ("--width=640", "--height=360", "--kbps=800"),
+        host: tuple[str, ...] = SMALL,
     ) -> AsyncGenerator[OnAir]:
         async with Show(stage, host=host) as show:
             it = OnAir(show, youtube, twitch, new_key("yt"), new_key("tw"))

@@ -70,6 +70,8 @@ class Console:
 
     api: Api
     browser: Browser
+    scale: float = 1.0
+    """Pixels of the screen for one of CSS's, each way."""
 
     async def page(
         self,
@@ -77,14 +79,13 @@ class Console:
         path: str = "/library",
         *,
         language: str = "en",
-        scheme: str = "light",
         width: int = 1280,
     ) -> Page:
         """A page in a browser of its own, signed in; whatever goes wrong in its scripts fails the test at its end."""
         context = await self.browser.new_context(
             base_url=self.api.url,
             viewport={"width": width, "height": 900},
-            color_scheme=scheme,  # pyright: ignore[reportArgumentType]
+            device_scale_factor=self.scale,
             locale="zh-CN" if language == "zh" else "en-GB",
             reduced_motion="reduce",
         )

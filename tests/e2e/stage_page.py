@@ -17,13 +17,9 @@ from playwright.async_api import Browser, CDPSession, Error, Locator, Page, WebS
 
 from butai.identity import NEXTAUTH_COOKIE
 from tests.e2e.boards import board
-from tests.e2e.browsers import axe, chromium
+from tests.e2e.browsers import SOFTWARE, axe, chromium
 from tests.e2e.stage import Service, Show
 from tests.platforms import Platform
-
-SOFTWARE = "--disable-gpu-compositing"
-"""Without it SwiftShader draws the page as well as the canvas, and two processors are not enough for both."""
-
 
 MOST = 2.0
 """Seconds by which the page may be behind."""
@@ -191,7 +187,7 @@ async def stage_browser(*flags: str) -> AsyncGenerator[Browser]:
 @contextlib.asynccontextmanager
 async def stage_page(browser: Browser, show: Show, locale: str = "en-GB") -> AsyncGenerator[StagePage]:
     """A tab of the show's host, signed in and listened to; not opened yet."""
-    context = await browser.new_context(viewport={"width": 1000, "height": 800}, locale=locale)
+    context = await browser.new_context(viewport={"width": 1000, "height": 800}, device_scale_factor=0.5, locale=locale)
     cookie = show.stage.cookie(show.user)["Cookie"].partition("=")[2]
     await context.add_cookies([{"name": NEXTAUTH_COOKIE, "value": cookie, "url": show.stage.url, "httpOnly": True}])
     page = await context.new_page()

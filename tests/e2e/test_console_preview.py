@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import avatars, files, motions
+from tests.e2e.browsers import axe
 from tests.e2e.consoles import (
     CANVAS,
     HAPPY,
@@ -25,9 +26,13 @@ from tests.e2e.consoles import (
     sky,
     until,
 )
+from tests.e2e.visitors import SCHEMES
 
 # One browser for all of them: it takes as long to start as any of the tests.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+FIRST_SCREEN = 250 * 1024
+"""Bytes of script, compressed, before anything is asked of the page."""
 
 SLOW_CARD = """() => {
     const { fenceSync, clientWaitSync } = WebGL2RenderingContext.prototype;
@@ -281,3 +286,52 @@ async def test_a_scene_is_drawn(console: Console, run_jobs: Jobs) -> None:
     for _ in range(6):
         await page.keyboard.press("ArrowRight")
     await until(lambda: colours(page, CANVAS), lambda found: found[1] > before)
+
+
+# For everybody
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+async def test_axe_finds_nothing_serious_light_and_dark(console: Console, run_jobs: Jobs, language: str) -> None:
+    figure = avatars.figure(thumbnail=files.png())
+    avatar = await console.upload("vrm/Figure.vrm", figure)
+    sound = await console.upload("bgm/Tone.wav", music(1))
+    await run_jobs()
+    page = await console.page(language=language)
+
+    async def look(where: str) -> None:
+        for scheme in SCHEMES:
+            await page.emulate_media(color_scheme=scheme)
+            assert await axe(page) == [], (where, scheme)
+
+    await page.wait_for_selector(card("Figure"))
+    await drop(page, {"Again.vrm": figure, "Broken.vrm": b"nothing" * 20})
+    await page.wait_for_selector(".upload[data-state=failed]")
+    await page.wait_for_selector(".upload[data-state=known]")
+    assert await page.evaluate("document.documentElement.lang") == {"en": "en", "zh": "zh-CN"}[language]
+    await look("the list")
+    for asset_id, there in ((avatar, CANVAS), (sound, "svg.waveform")):
+        await page.goto(f"/library?open={asset_id}")
+        await page.wait_for_selector(there)
+        await page.wait_for_selector("dl.facts")
+        await look(there)
+
+
+async def test_the_first_screen_loads_little_and_3d_only_where_it_is_shown(console: Console, run_jobs: Jobs) -> None:
+    avatar = await console.upload("vrm/Figure.vrm", avatars.figure(thumbnail=files.png()))
+    await run_jobs()
+    page = await console.page()
+    await page.wait_for_selector(card("Figure"))
+    await page.wait_for_load_state("networkidle")
+    weigh = """() => performance.getEntriesByType("resource").filter((one) => new URL(one.name).pathname.endsWith(".js"))
+        .map((one) => [one.name, one.encodedBodySize, one.decodedBodySize])"""
+    loaded = await page.evaluate(weigh)
+    sent = sum(encoded for _, encoded, _ in loaded)
+    print(f"first screen: {sent / 1024:.1f} KiB of script")
+    assert loaded
+    assert all(encoded < decoded for _, encoded, decoded in loaded if decoded > 1000), "not compressed"
+    assert sent <= FIRST_SCREEN
+    await page.goto(f"/library?open={avatar}")
+    await page.wait_for_selector(CANVAS)
+    with_3d = sum(encoded for _, encoded, _ in await page.evaluate(weigh))
+    assert with_3d > sent + 100 * 1024, "3D was there before it was shown"

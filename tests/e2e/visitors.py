@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 from urllib.request import urlopen
 
 from playwright.async_api import Browser, BrowserContext, Page, ViewportSize
@@ -16,6 +16,7 @@ from tests.e2e.stage import IDENTITY, Stage
 
 PICTURES = os.environ.get("BUTAI_TEST_PICTURES")
 """A folder for pictures of each part of the page, to be looked at; none are kept otherwise."""
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 NARROW: ViewportSize = {"width": 360, "height": 780}
 

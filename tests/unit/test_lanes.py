@@ -14,9 +14,13 @@ WORKS_WITH_MEDIA = re.compile(
 )
 IN_THEIR_OWN_TIME = {
     "e2e/test_browser.py",  # pages without pictures
+    "e2e/test_console_operations.py",  # a show that is looked at, and whose pictures are not
+    "e2e/test_console_preview.py",  # pictures that are waited for
     "e2e/test_console_uploads.py",
     "integration/test_live_api.py",  # platforms that are asked, and sent nothing
     "integration/test_rtmp_preflight.py",
+    "integration/test_rtmp_publisher.py",  # mostly waiting: 2 s of a processor in 29
+    "integration/test_rtmp_servers.py",  # the same: 6 s in 78
     "unit/test_relay_encoder.py",  # pictures one by one
     "unit/test_relay_picture.py",
 }
