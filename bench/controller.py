@@ -111,7 +111,7 @@ async def load(seconds: float) -> Figures:
     relays = Relays(folder)
     try:
         with EmbeddedPostgres(data / "postgres") as server:
-            database.migrate(server.url)
+            database.migrate(server.owner_url, service_url=server.url)
             assert server.child
             with controller(server.url, folder, "first") as first:
                 shows = {uuid.uuid4(): [uuid.uuid4() for _ in range(OUTPUTS_EACH)] for _ in range(BROADCASTS)}

@@ -124,7 +124,7 @@ async def load(mode: str, seconds: float) -> Figures:
             EmbeddedPostgres(folder / "postgres") as server,
             stand_in(hook if mode == "webhooks" else None) as standin,
         ):
-            database.migrate(server.url)
+            database.migrate(server.owner_url, service_url=server.url)
             env = {
                 "PATH": os.environ["PATH"],
                 "BUTAI_DATABASE_URL": server.url,

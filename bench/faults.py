@@ -80,7 +80,7 @@ def measure(rounds: int) -> bool:
     with ExitStack() as opened:
         folder = Path(opened.enter_context(TemporaryDirectory(prefix="butai-bench-faults-")))
         rows = opened.enter_context(EmbeddedPostgres(folder / "rows"))
-        database.migrate(rows.url)
+        database.migrate(rows.owner_url, service_url=rows.url)
         seaweed = opened.enter_context(EmbeddedSeaweed(folder / "store"))
         stage = opened.enter_context(Stage(seaweed, BUTAI_DATABASE_CONNECT_TIMEOUT="0.5"))
         steady, broken = opened.enter_context(Platform("steady")), opened.enter_context(Platform("broken"))

@@ -74,9 +74,9 @@ def postgres() -> EmbeddedPostgres:
 
 def seed(running: EmbeddedPostgres) -> None:
     """Fills the database unless it is filled."""
-    if not rows.is_seeded(running.url):
+    if not rows.is_seeded(running.owner_url):
         print(f"filling {rows.ROWS:,} rows, once (two to four minutes) …", flush=True)
-        rows.fill(running.url)
+        rows.fill(running.owner_url, service_url=running.url)
 
 
 @contextmanager

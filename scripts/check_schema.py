@@ -15,10 +15,10 @@ from butai.embedded.postgres import EmbeddedPostgres
 def main() -> None:
     """Migrates an empty database and compares. Raises when they differ."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as server:
-        database.migrate(server.url)
+        database.migrate(server.owner_url, service_url=server.url)
         config = Config()
         config.set_main_option("script_location", str(database.MIGRATIONS))
-        config.attributes["url"] = server.url
+        config.attributes["url"] = server.owner_url
         command.check(config)
 
 

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 from xml.etree import ElementTree
 
 import aiohttp
+import psycopg
 import pytest
 from pydantic import SecretStr
 from yarl import URL
@@ -103,6 +104,17 @@ def database_url(databases: Databases) -> Iterator[str]:
     """A fresh migrated database."""
     with databases.fresh() as url:
         yield url
+
+
+@pytest.fixture
+def as_owner(databases: Databases, database_url: str) -> Callable[[str], None]:
+    """Carries out a statement that only the owner of the fresh database's tables may."""
+
+    def act(statement: str) -> None:
+        with psycopg.connect(databases.owners(database_url), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    return act
 
 
 @pytest.fixture

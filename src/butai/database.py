@@ -31,6 +31,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from butai.config import DatabaseSettings
 from butai.errors import DatabaseUnavailable
+from butai.migrations import privileges
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +39,9 @@ T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+MIGRATION_LOCK = 0x6275_7461_69
+"""One key for every process that migrates this database; the number only has to stay the same."""
 
 # The exceptions that mean an unreachable Postgres, whichever way was used. A wrong statement is not among them:
 # `InterfaceError` and the classes below are raised for connections, time-outs and shut-downs.
@@ -255,14 +259,25 @@ def needs_migration(url: str) -> bool:
     return current_revision(url) != head_revision()
 
 
-def migrate(url: str, revision: str = "head") -> None:
+def migrate(url: str, revision: str = "head", *, service_url: str = "") -> None:
     """Brings the database to `revision`. Several processes may call it at once: an advisory lock makes them take
-    turns."""
+    turns.
+
+    `service_url`: the service's address, where `url` is that of another role, the owner. Its role gets the privileges of
+    `butai.migrations.privileges`. Raises `RolesNotApart`.
+    """
     from alembic import command
     from alembic.config import Config
 
+    if service_url:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            privileges.check_owner(connection)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
     command.upgrade(config, revision)
+    if service_url:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
+            privileges.grant_to_service(connection, privileges.role_of(service_url))
     log.info("database.migrated", revision=head_revision() if revision == "head" else revision)

@@ -67,7 +67,7 @@ class Stage:
     def __enter__(self) -> Self:
         try:
             self.postgres.start()
-            database.migrate(self.postgres.url)
+            database.migrate(self.postgres.owner_url, service_url=self.postgres.url)
             self.livekit.start()
             self.start("api")
             self.start("controller")

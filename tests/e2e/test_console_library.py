@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from butai.config import Settings
 from tests import avatars, files
+from tests.databases import Databases
 from tests.e2e.consoles import (
     Console,
     Jobs,
@@ -253,9 +253,11 @@ class Tasks:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-async def test_tens_of_thousands_of_files_scroll_without_a_stutter(flat_console: Console, settings: Settings) -> None:
+async def test_tens_of_thousands_of_files_scroll_without_a_stutter(
+    flat_console: Console, databases: Databases, database_url: str
+) -> None:
     count = FILES
-    with psycopg.connect(settings.database.url.get_secret_value(), autocommit=True) as connection:
+    with psycopg.connect(databases.owners(database_url), autocommit=True) as connection:
         connection.execute(SEED, (count,))
         connection.execute("SELECT setval('asset_changes', %s)", (count,))
         connection.execute("ANALYZE assets")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 import psutil
@@ -207,18 +207,19 @@ def fails(target: Target, postgres: EmbeddedPostgres, token: str, refused: list[
         assert fault.met > 0, how
         target.proxy.heal()
     url = target.settings.database.url.get_secret_value()
+    owners = urlunsplit(urlsplit(postgres.owner_url)._replace(path=urlsplit(url).path))
     for table, column, path in (
         ("assets", "item", "/api/s3/resources?type=vrm"),
         ("assets", "wanted_key", read_url("vrm/a.vrm")),
     ):
-        with renamed(url, table, column):
+        with renamed(owners, table, column):
             assert target.ask("GET", path).status == 500
-    with renamed(url, "assets", "wanted_key"):
+    with renamed(owners, "assets", "wanted_key"):
         assert target.upload("vrm/crash.vrm", VRM).status == 500
         # A form that sends its file first is in the index only when its bytes are in the store.
         fields = [("fileName", None, b"vrm/crash.vrm"), ("fileType", None, b"model/vrm")]
         assert target.send_form([("file", "f", VRM), *fields]).status == 500
-    with renamed(url, "api_keys", "secret_hash"):
+    with renamed(owners, "api_keys", "secret_hash"):
         # Keys are believed for ten seconds; this one has not been seen.
         unknown = f"butai_{'0' * 16}_{'f' * 64}"
         assert target.ask("GET", "/api/s3/resources?type=vrm", {"X-API-Key": unknown}, user=None).status == 500

@@ -258,7 +258,7 @@ async def test_postgres_away_for_twenty_seconds_disturbs_no_relay_and_loses_no_r
     server = EmbeddedPostgres(tmp_path_factory.mktemp("away"))
     url = server.start()
     try:
-        database_module.migrate(url)
+        database_module.migrate(server.owner_url, service_url=url)
         with shows(url) as stage:
             async with stage.controller():
                 quiet = await stage.begin("rtmp://a/app", "rtmp://b/app")

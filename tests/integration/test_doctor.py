@@ -26,7 +26,7 @@ from psycopg import sql
 from pydantic import SecretStr, ValidationError
 
 from butai.config import AssetSettings, DatabaseSettings, HttpSettings, IdentitySettings, LiveKitSettings, Settings
-from butai.database import head_revision
+from butai.database import head_revision, migrate
 from butai.doctor import asking, examine
 from butai.doctor import store as doctor_store
 from butai.doctor.database import judge_clock, judge_version
@@ -34,6 +34,7 @@ from butai.doctor.findings import Finding, Findings, Level
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.conftest import NEXTAUTH_SECRET
+from tests.databases import Databases
 from tests.fakes.oidc_issuer import AUDIENCE, OidcIssuer
 from tests.fakes.store_proxy import StoreProxy
 from tests.processes import environment, free_port
@@ -254,14 +255,28 @@ async def test_a_database_without_tables_needs_a_migration(bare: Settings, make_
     assert "butai migrate" in found.said("Database", "tables")
 
 
-async def test_older_and_newer_tables_are_told_apart(bare: Settings, database_url: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
+async def test_older_and_newer_tables_are_told_apart(bare: Settings, databases: Databases, database_url: str) -> None:
+    with psycopg.connect(databases.owners(database_url), autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0000'")
         old = await report(bare)
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
         new = await report(bare)
     assert old.broken == [("Database", "tables")] and "butai migrate" in old.said("Database", "tables")
     assert new.broken == [] and "newer version" in new.said("Database", "tables")
+
+
+async def test_the_services_role_owning_the_tables_is_a_warning(
+    bare: Settings, databases: Databases, make_database: Callable[[], str]
+) -> None:
+    apart = await report(bare)
+    assert apart.one("Database", "owner").message.startswith("the tables belong to butai_owner")
+    assert apart.one("Database", "may create").level is Level.OK
+    url = make_database()
+    await asyncio.to_thread(migrate, url)
+    assert ("Database", "owner") in (await report(with_database(bare, url))).warnings
+    with psycopg.connect(databases.owners(bare.database.url.get_secret_value()), autocommit=True) as connection:
+        connection.execute("GRANT DELETE ON audit TO butai")
+    assert "can change what the audit trail has" in (await report(bare)).said("Database", "owner")
 
 
 async def test_a_user_who_may_not_create_is_found_out(

@@ -20,8 +20,10 @@ import psutil
 import psycopg
 import pytest
 
+from butai.database import migrate
 from butai.embedded import folder as folders
 from butai.embedded import postgres, unprivileged
+from butai.embedded.folder import read_state, write_state
 from butai.embedded.postgres import EmbeddedPostgres, pg_bin_dir
 from butai.embedded.process import RunAs, StartError
 from tests.embedded_servers import as_root, eventually, file_system, holder, said, temporary_folder
@@ -65,8 +67,9 @@ def ask(url: str, statement: str) -> object:
 
 def test_an_empty_folder_becomes_a_database_of_the_service_role(folder: Path) -> None:
     with EmbeddedPostgres(folder / "pg") as database:
-        with psycopg.connect(database.url) as connection:
+        with psycopg.connect(database.owner_url) as connection:
             connection.execute("CREATE EXTENSION pg_trgm")
+        with psycopg.connect(database.url) as connection:
             row = connection.execute(
                 "SELECT current_user, current_database(), rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
             ).fetchone()
@@ -75,6 +78,31 @@ def test_an_empty_folder_becomes_a_database_of_the_service_role(folder: Path) ->
         for name, value in (("fsync", "on"), ("synchronous_commit", "on"), ("wal_compression", "pglz")):
             assert ask(database.url, f"SHOW {name}") == value
         assert ask(database.url, "SHOW server_encoding") == "UTF8"
+
+
+def test_a_folder_whose_tables_belong_to_the_services_role_gets_an_owner(folder: Path) -> None:
+    before = EmbeddedPostgres(folder / "pg")
+    before.start()
+    with psycopg.connect(before._url("postgres", before._state["admin_password"], "butai"), autocommit=True) as admin:
+        admin.execute("REASSIGN OWNED BY butai_owner TO butai")
+        admin.execute("DROP ROLE butai_owner")
+    migrate(before.url, "0017")
+    with psycopg.connect(before.url) as connection:
+        connection.execute("INSERT INTO audit (action, result) VALUES ('asset.edit', 'ok')")
+    before.stop()
+    state = read_state(folder / "pg" / "postgres.json")
+    write_state(folder / "pg" / "postgres.json", {name: state[name] for name in ("password", "admin_password", "port")})
+    for _ in range(2):
+        with EmbeddedPostgres(folder / "pg") as database:
+            assert database.url == before.url
+            assert ask(database.owner_url, "SELECT count(*) FROM pg_class WHERE relowner = 'butai'::regrole") == 0
+            assert ask(database.url, "SELECT action FROM audit") == "asset.edit"
+            for statement in ("DELETE FROM audit", "ALTER TABLE audit DISABLE TRIGGER ALL", "CREATE TABLE a (a int)"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    ask(database.url, statement)
+            migrate(database.owner_url, service_url=database.url)
+            assert ask(database.url, "SELECT has_table_privilege('audit_counts', 'INSERT')") is True
+            assert database._state["owner_password"] not in database.log_file.read_text()
 
 
 def test_it_listens_on_loopback_alone_and_on_a_socket_in_its_folder(folder: Path) -> None:
@@ -115,13 +143,14 @@ def test_secrets_are_readable_by_their_owner_only_and_never_on_a_command_line(fo
 
 def test_data_port_and_passwords_survive_a_stop(folder: Path) -> None:
     first = EmbeddedPostgres(folder / "pg")
-    url = first.start()
-    with psycopg.connect(url) as connection:
+    url, owner_url = first.start(), first.owner_url
+    with psycopg.connect(owner_url) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     first.stop()
     with EmbeddedPostgres(folder / "pg") as second:
-        assert second.url == url
-        assert ask(url, "SELECT number FROM kept") == 7
+        assert (second.url, second.owner_url) == (url, owner_url)
+        assert ask(url, "SELECT 7") == 7
+        assert ask(owner_url, "SELECT number FROM kept") == 7
 
 
 def test_a_taken_port_is_replaced_by_another(folder: Path) -> None:
@@ -151,7 +180,7 @@ def test_a_killed_postmaster_is_back_within_five_seconds_although_a_backend_is_b
     database.start()
     assert database.child is not None
     try:
-        with psycopg.connect(database.url) as connection:
+        with psycopg.connect(database.owner_url) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
         busy = psycopg.connect(database.url)
         backend = busy.info.backend_pid
@@ -167,7 +196,7 @@ def test_a_killed_postmaster_is_back_within_five_seconds_although_a_backend_is_b
         database.wait_ready()
         assert time.monotonic() - started < 5
         assert not alive([backend])
-        assert ask(database.url, "SELECT number FROM kept") == 7
+        assert ask(database.owner_url, "SELECT number FROM kept") == 7
         busy.close()
     finally:
         database.stop()
@@ -219,9 +248,10 @@ def test_acknowledged_rows_survive_killing_everything_at_random_moments(folder: 
     cut_short = 0
     for round_number in range(4):
         parent = holder(EmbeddedPostgres, folder / "pg")
-        url = said(parent)
-        assert url
-        with psycopg.connect(url, autocommit=True) as connection:
+        assert said(parent)
+        owner = EmbeddedPostgres(folder / "pg")
+        owner._state = read_state(folder / "pg" / "postgres.json")
+        with psycopg.connect(owner.owner_url, autocommit=True) as connection:
             if round_number == 0:
                 connection.execute("CREATE TABLE numbers (number integer PRIMARY KEY)")
             found = connection.execute("SELECT count(*), max(number) FROM numbers").fetchone()
@@ -247,7 +277,8 @@ def test_acknowledged_rows_survive_killing_everything_at_random_moments(folder: 
         assert acknowledged > before
     assert cut_short == 4
     with EmbeddedPostgres(folder / "pg") as database:
-        assert ask(database.url, f"SELECT count(*) FROM numbers WHERE number <= {acknowledged}") == acknowledged
+        statement = f"SELECT count(*) FROM numbers WHERE number <= {acknowledged}"
+        assert ask(database.owner_url, statement) == acknowledged
 
 
 def test_killed_during_the_very_first_start_the_next_start_works(folder: Path) -> None:
@@ -303,7 +334,7 @@ def test_as_root_programs_in_a_closed_home_are_copied_once(folder: Path, monkeyp
         with EmbeddedPostgres(home / "pg") as database:
             assert database.child is not None
             assert psutil.Process(database.child.pid).exe().startswith(str(folder / "copies"))
-            with psycopg.connect(database.url) as connection:
+            with psycopg.connect(database.owner_url) as connection:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
     assert len(list((folder / "copies").iterdir())) == 1
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
@@ -384,8 +415,8 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(folder: Path, options
 def test_a_disk_that_fills_up_while_running_loses_nothing_acknowledged(folder: Path) -> None:
     with file_system(folder / "small", "size=260m") as small:
         database = EmbeddedPostgres(small / "pg", log_file=folder / "postgres.log")
-        url = database.start()
-        with psycopg.connect(url, autocommit=True) as connection:
+        database.start()
+        with psycopg.connect(database.owner_url, autocommit=True) as connection:
             connection.execute("CREATE TABLE kept (number integer)")
             connection.execute("INSERT INTO kept VALUES (7)")
             with pytest.raises(psycopg.Error, match=r"No space left|could not|server closed|terminating"):
@@ -397,7 +428,7 @@ def test_a_disk_that_fills_up_while_running_loses_nothing_acknowledged(folder: P
             database.start()
         subprocess.run(["mount", "-o", "remount,size=600m", str(small)], check=True)
         with database:
-            assert ask(database.url, "SELECT number FROM kept") == 7
+            assert ask(database.owner_url, "SELECT number FROM kept") == 7
 
 
 def test_a_file_where_the_folder_should_be_is_one_clear_line(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
 
@@ -208,13 +208,12 @@ async def test_a_refused_secret_is_no_use_of_the_key(database: Database, keys: A
     assert await last_used(database) is None
 
 
-async def test_a_caller_is_let_in_though_the_use_cannot_be_written_down(database: Database, keys: ApiKeys) -> None:
+async def test_a_caller_is_let_in_though_the_use_cannot_be_written_down(
+    database: Database, keys: ApiKeys, as_owner: Callable[[str], None]
+) -> None:
     _, token = await make(database)
-    await rows_changed(
-        database,
-        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'read only'; END $$",
-        "CREATE TRIGGER no BEFORE UPDATE ON api_keys EXECUTE FUNCTION no()",
-    )
+    as_owner("CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'read only'; END $$")
+    as_owner("CREATE TRIGGER no BEFORE UPDATE ON api_keys EXECUTE FUNCTION no()")
     with capture_logs() as logs:
         assert (await keys.check(token.encode())).user_id == "aoi"
     assert [line["event"] for line in logs] == ["api_key.use_not_noted"]

@@ -298,7 +298,7 @@ async def test_1200_objects_are_imported_and_a_second_run_changes_nothing(
 
 @pytest.mark.slow
 async def test_a_run_that_is_killed_goes_on_where_it_was(
-    database: Database, settings: Settings, fill: Fill, tmp_path: Path
+    database: Database, settings: Settings, fill: Fill, tmp_path: Path, as_owner: Callable[[str], None]
 ) -> None:
     objects = _many(600)
     await fill(objects)
@@ -319,8 +319,7 @@ async def test_a_run_that_is_killed_goes_on_where_it_was(
     tally, _ = await import_(settings, objects)
     assert counts(tally)["skipped unchanged"] == before
     killed = await snapshot(database)
-    async with database.transaction() as session:
-        await session.execute(text("TRUNCATE assets, asset_objects, asset_events CASCADE"))
+    as_owner("TRUNCATE assets, asset_objects, asset_events CASCADE")
     await import_(settings, objects)
     assert killed == await snapshot(database)
     (row,) = [row for row in killed if row[0] == "vrm/plain.vrm"]

@@ -116,14 +116,14 @@ async def test_who_is_no_host_any_more_sees_no_more(
 
 
 async def test_what_postgres_does_not_tell_is_found_all_the_same(
-    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+    api: Api, as_owner: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_routes, "_READ_EACH", 0.3)
     await on_air(api)
     async with watching(api) as answer:
         listener = Listener(answer)
         await listener.next("status")
-        await sql(database, "ALTER TABLE live_events DISABLE TRIGGER live_events_tell")
+        as_owner("ALTER TABLE live_events DISABLE TRIGGER live_events_tell")
         await api.call("POST", "/api/live/stop", "alice", json={"room_id": ROOM})
         assert (await listener.next("change"))[2]["event"]["event"] == "broadcast.stop_asked"
 

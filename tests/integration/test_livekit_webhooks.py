@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from livekit import api as livekit_api
 from pydantic import SecretStr
 
 from butai.config import DatabaseSettings, LiveKitSettings, Settings
 from butai.database import Database
+from butai.embedded.postgres import EmbeddedPostgres
 from tests.conftest import Api, serving
 from tests.fakes.livekit_egress import StandIn
 from tests.live_api import ROOM, go_live, make_room, save, sql
@@ -196,14 +198,15 @@ async def test_an_unknown_room_is_kept_and_told_nobody(api: Api, database: Datab
     assert await told(database) == [] == await told(database, "elsewhere")
 
 
-async def test_one_that_postgres_will_not_take_leaves_its_neighbours_alone(api: Api, database: Database) -> None:
+async def test_one_that_postgres_will_not_take_leaves_its_neighbours_alone(
+    api: Api, database: Database, as_owner: Callable[[str], None]
+) -> None:
     await make_room(api)
-    await sql(
-        database,
+    as_owner(
         "CREATE FUNCTION choke() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF NEW.subject = 'poison' THEN RAISE 'no such thing'; END IF; RETURN NEW; END $$",
     )
-    await sql(database, "CREATE TRIGGER choke BEFORE INSERT ON livekit_webhooks FOR EACH ROW EXECUTE FUNCTION choke()")
+    as_owner("CREATE TRIGGER choke BEFORE INSERT ON livekit_webhooks FOR EACH ROW EXECUTE FUNCTION choke()")
     identities = [f"guest-{number}" for number in range(9)] + ["poison"] + [f"late-{number}" for number in range(9)]
     statuses = await send_all(api, [joined(one) for one in identities])
     assert [status for one, status in zip(identities, statuses, strict=True) if one != "poison"] == [200] * 18
@@ -233,25 +236,32 @@ async def test_the_event_has_livekits_time_when_it_came_late(api: Api, database:
 
 
 async def test_without_a_database_it_is_503_and_the_same_webhook_is_taken_later(
-    webhook_settings: Settings, database: Database
+    webhook_settings: Settings, database: Database, postgres: EmbeddedPostgres
 ) -> None:
     quick = DatabaseSettings(url=webhook_settings.database.url, connect_timeout=0.5)
     name = webhook_settings.database.url.get_secret_value().rpartition("/")[2]
     async with serving(replace(webhook_settings, database=quick)) as api:
         await make_room(api)
         said = event()
-        await sql(database, f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
+        # This connection stays, and ends all others.
+        await sql(database, "SELECT 1")
+        _limit_connections(postgres, name, 0)
         await _end_all_others(database)
         try:
             status, problem = await send(api, said)
             assert (status, problem["code"]) == (503, "database_unavailable")
             assert set(await send_all(api, [joined(f"{n}") for n in range(50)])) == {503}
         finally:
-            await sql(database, f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
+            _limit_connections(postgres, name, -1)
         async with asyncio.timeout(10):
             while (await send(api, said))[0] != 200:
                 await asyncio.sleep(0.1)
     assert len(await told(database)) == 1
+
+
+def _limit_connections(postgres: EmbeddedPostgres, name: str, most: int) -> None:
+    with psycopg.connect(postgres.admin_url, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT {most}'.encode())
 
 
 async def _end_all_others(database: Database) -> None:

@@ -39,7 +39,7 @@ VALUES = {
 def filled_url(databases: Databases) -> Iterator[str]:
     """One database for all tests that ask for plans: they only read."""
     with databases.fresh() as url:
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(databases.owners(url), autocommit=True) as connection:
             connection.execute(ROWS)
             connection.execute("ANALYZE assets")
         yield url

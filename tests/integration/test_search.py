@@ -93,17 +93,17 @@ def make_rows(count: int, seed: int = 1) -> list[dict[str, Any]]:
     return rows
 
 
-def fill(database: Database, rows: list[dict[str, Any]]) -> None:
-    with psycopg.connect(database.url, autocommit=True) as connection:
+def fill(url: str, rows: list[dict[str, Any]]) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
         with connection.cursor() as cursor:
             cursor.executemany(INSERT, rows)
         connection.execute("ANALYZE assets")
 
 
 @pytest.fixture
-def rows(database: Database) -> list[dict[str, Any]]:
+def rows(database: Database, databases: Databases) -> list[dict[str, Any]]:
     made = make_rows(900)
-    fill(database, made)
+    fill(databases.owners(database.url), made)
     return made
 
 
@@ -408,7 +408,7 @@ FROM generate_series(1, 20000) AS n
 def many_url(databases: Databases) -> Iterator[str]:
     """One database for all tests that ask for plans: they only read."""
     with databases.fresh() as url:
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(databases.owners(url), autocommit=True) as connection:
             connection.execute(MANY_ROWS)
             connection.execute("VACUUM ANALYZE assets")
         yield url

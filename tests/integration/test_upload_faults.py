@@ -313,7 +313,7 @@ def slow_upload(api: Api, body: bytes, gate: asyncio.Event) -> asyncio.Task[aioh
 
 async def test_postgres_stopped_in_mid_upload_and_back(settings: Settings, tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres") as server:
-        database_module.migrate(server.url)
+        database_module.migrate(server.owner_url, service_url=server.url)
         own = replace(settings, database=DatabaseSettings(url=SecretStr(server.url), connect_timeout=1))
         async with serving(own) as api:
             kept = files.vrm(1)

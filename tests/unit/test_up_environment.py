@@ -113,6 +113,15 @@ def test_secrets_are_the_settings_that_are_kept_out_of_logs() -> None:
     assert "BUTAI_S3_ENDPOINT" not in secret_names()
 
 
+def test_only_the_migration_gets_the_address_of_the_tables_owner() -> None:
+    services, owners = "BUTAI_DATABASE_URL", "BUTAI_DATABASE_OWNER_URL"
+    given = {services: "postgresql://a", owners: "postgresql://b", "BUTAI_PORT": "1"}
+    environment, secrets, for_migration = up._apart(given)
+    assert environment == {"BUTAI_PORT": "1"}
+    assert secrets == {services: "postgresql://a"}
+    assert for_migration[owners] == "postgresql://b"
+
+
 TOLD = """
 import json, os, sys
 from pathlib import Path

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -160,6 +160,15 @@ async def mark_removed(session: AsyncSession, object_key: str, condemned_at: dat
                 await jobs.enqueue(session, REMOVE_OBJECTS, {"object_keys": [object_key]}, at=again)
                 return False
     return move(line, ObjectTrigger.REMOVED)
+
+
+async def forget_removed(session: AsyncSession, asset_id: UUID, last: int) -> None:
+    """Deletes the lines of objects that an asset's attempts up to the number `last` left behind, and that are removed."""
+    await session.execute(
+        delete(AssetObject).where(
+            AssetObject.asset_id == asset_id, AssetObject.state == ObjectState.REMOVED, AssetObject.attempt <= last
+        )
+    )
 
 
 async def claim(session: AsyncSession, object_key: str) -> bool:

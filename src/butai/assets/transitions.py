@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.kinds import Sidecar
@@ -89,6 +89,16 @@ async def move(
             attempt=asset.attempts if attempt is None else attempt,
             error_code=error_code,
             detail=({"reason": error_detail} if error_detail else {}) | (detail or {}),
+        )
+    )
+
+
+async def forget_failures(session: AsyncSession, asset: Asset, last: int) -> None:
+    """Deletes the events of a locked asset's failed attempts up to the number `last`."""
+    events = (AssetTrigger.RETRIED, AssetTrigger.UPLOAD_FAILED)
+    await session.execute(
+        delete(AssetEvent).where(
+            AssetEvent.asset_id == asset.id, AssetEvent.event.in_(events), AssetEvent.attempt <= last
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
 from fastapi.responses import StreamingResponse
@@ -19,16 +19,17 @@ _PAGE = 1000
 
 ALL_COLUMNS = (
     *("id", "at", "actor", "action", "room_id", "subject", "session_id", "platforms"),
-    *("result", "error_code", "ip", "user_agent", "request_id", "detail"),
+    *("result", "error_code", "ip", "user_agent", "request_id", "detail", "times", "last_at"),
 )
 ROOM_COLUMNS = (
     *("id", "at", "actor", "action", "room_id", "session_id", "platforms"),
-    *("result", "error_code", "ip", "user_agent"),
+    *("result", "error_code", "ip", "user_agent", "times", "last_at"),
 )
 """The columns for a room's owner."""
 
 _CELLS: Mapping[str, Callable[[EntryOut], object]] = {
     "at": lambda entry: entry.at.isoformat(),
+    "last_at": lambda entry: entry.last_at.isoformat(),
     "platforms": lambda entry: " ".join(entry.platforms),
     "detail": lambda entry: msgspec.json.encode(entry.detail).decode() if entry.detail else None,
 }
@@ -40,24 +41,29 @@ async def export(
     """A file with up to `limit` entries, `MOST_LINES` at most, newest first. Raises `DatabaseUnavailable` before it
     begins; a file that has begun is cut off (`BrokenOff`), so that an incomplete one does not look complete."""
     most = min(limit or MOST_LINES, MOST_LINES)
-    first = await queries.entries(database, wanted, before, min(most, _PAGE))
+    first = await queries.page(database, wanted, before, min(most, _PAGE))
     headers = {"content-disposition": 'attachment; filename="audit.csv"', "cache-control": "private, no-store"}
     return StreamingResponse(_lines(database, wanted, first, most, columns), 200, headers, "text/csv; charset=utf-8")
 
 
 async def _lines(
-    database: Database, wanted: AuditFilter, page: list[EntryOut], most: int, columns: tuple[str, ...]
+    database: Database,
+    wanted: AuditFilter,
+    first: tuple[Sequence[EntryOut], int | None],
+    most: int,
+    columns: tuple[str, ...],
 ) -> AsyncIterator[str]:
     """Yields a page at a time: a trail is long after some years."""
     yield csv.lines([columns])
+    entries, before = first
     left = most
-    while page:
-        yield csv.lines([_row(entry, columns) for entry in page])
-        left -= len(page)
-        if left <= 0 or len(page) < _PAGE:
+    while True:
+        yield csv.lines([_row(entry, columns) for entry in entries])
+        left -= _PAGE
+        if left <= 0 or before is None:
             return
         try:
-            page = await queries.entries(database, wanted, page[-1].id, min(left, _PAGE))
+            entries, before = await queries.page(database, wanted, before, min(left, _PAGE))
         except DatabaseUnavailable as error:
             raise BrokenOff from error
 

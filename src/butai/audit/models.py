@@ -1,11 +1,14 @@
-"""The table of the audit trail. It is append-only: a trigger in the first migration refuses UPDATE and DELETE."""
+"""The tables of the audit trail, which are append-only by triggers.
+
+`audit_forget` in the migrations is the one function that changes what is in them: it replaces a user's name.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Identity, Index, func, text
+from sqlalchemy import BigInteger, Identity, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai.database import Model
@@ -19,6 +22,39 @@ class AuditEntry(Model):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=func.now())
+    actor: Mapped[str | None]
+    action: Mapped[str]
+    subject: Mapped[str | None]
+    result: Mapped[str]
+    error_code: Mapped[str | None]
+    ip: Mapped[str | None]
+    user_agent: Mapped[str | None]
+    request_id: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class AuditCount(Model):
+    """Acts of one kind that an actor repeats, counted by the minute; the columns are those of the first one.
+
+    A trigger lets a row count one more within its minute, and refuses everything else. Its ids are those of `audit`.
+    """
+
+    __tablename__ = "audit_counts"
+    __table_args__ = (
+        UniqueConstraint(
+            "minute", "actor", "action", "subject", "result", "error_code", postgresql_nulls_not_distinct=True
+        ),
+        Index("ix_audit_counts_subject", "subject", "id"),
+        Index("ix_audit_counts_actor", "actor", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False, server_default=text("nextval('audit_id_seq')")
+    )
+    minute: Mapped[datetime] = mapped_column(server_default=text("date_trunc('minute', now())"))
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    times: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
     actor: Mapped[str | None]
     action: Mapped[str]
     subject: Mapped[str | None]

@@ -19,10 +19,18 @@ class AuditFilter:
     result: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    strangers: bool | None = None
+    """Only refusals to callers who are not the room's hosts, or all but those."""
+    few_strangers: bool = False
+    """For a page of a room's trail: a bounded number of those."""
 
 
 class EntryOut(msgspec.Struct, frozen=True):
-    """One act. `subject`: its object (`room:…`, `asset:…`, `job:…`). `result`: `ok`, `refused` or `failed`."""
+    """One act, or `times` acts of one kind within a minute: of the first one `at`, address, request and detail, of the last
+    one `last_at`.
+
+    `subject`: its object (`room:…`, `asset:…`, `job:…`). `result`: `ok`, `refused` or `failed`.
+    """
 
     id: int
     at: datetime
@@ -34,6 +42,8 @@ class EntryOut(msgspec.Struct, frozen=True):
     ip: str | None
     user_agent: str | None
     request_id: str | None
+    times: int
+    last_at: datetime
     detail: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"additionalProperties": True})]
 
     @property

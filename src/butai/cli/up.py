@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 _NEEDED = 64 * 1024**2
 _LOW_SPACE = 256 * 1024**2
 """Free bytes below which the next large uploads fail: reported once."""
+_OWNERS_URL = "BUTAI_DATABASE_OWNER_URL"
+"""For the migration alone: no other process may change what the audit trail has."""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 60.0
 """Most seconds for the API to become ready once its parts are."""
@@ -121,10 +123,7 @@ class _Stack:
         for embedded in (self._postgres, self._store, self._livekit):
             if embedded:
                 embedded.prepare()
-        everything = self._environment()
-        hidden = secret_names()
-        secrets = {name: value for name, value in everything.items() if name in hidden}
-        environment = {name: value for name, value in everything.items() if name not in secrets}
+        environment, secrets, for_migration = _apart(self._environment())
         python = [sys.executable, "-m", "butai.cli"]
         api = Program([*python, "api"], environment, self._logs / "api.log", secrets=secrets)
         worker = Program([*python, "worker"], environment, self._logs / "worker.log", secrets=secrets)
@@ -151,9 +150,9 @@ class _Stack:
             if service:
                 self._supervisor.launch(service)
         if self._postgres:
-            self._launch_postgres(self._postgres, environment, secrets)
+            self._launch_postgres(self._postgres, environment, for_migration)
         if not self._migration and _current_revision(secrets["BUTAI_DATABASE_URL"]) != _head_revision():
-            self._migration = start_program([*python, "migrate"], environment, secrets, self._migrate_log)
+            self._migration = start_program([*python, "migrate"], environment, for_migration, self._migrate_log)
         self._wait_for_store_and_livekit()
         if self._migration:
             self._wait_for(self._migration)
@@ -199,6 +198,7 @@ class _Stack:
         state_file = self._folder / "up.json"
         if self._postgres:
             environment["BUTAI_DATABASE_URL"] = self._postgres.url
+            environment[_OWNERS_URL] = self._postgres.owner_url
         if self._store:
             store = self._store.store
             environment |= {
@@ -312,6 +312,15 @@ def _given() -> dict[str, str]:
     known = setting_names()
     given = {name.upper() if name.upper() in known else name: value for name, value in os.environ.items()}
     return given | {name.upper(): value for name, value in settings_of_file().items() if value}
+
+
+def _apart(everything: dict[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Splits settings by their names in the environment: those that are no secrets, the services' secrets, the migration's."""
+    hidden = secret_names()
+    for_migration = {name: value for name, value in everything.items() if name in hidden}
+    environment = {name: value for name, value in everything.items() if name not in for_migration}
+    secrets = {name: value for name, value in for_migration.items() if name != _OWNERS_URL}
+    return environment, secrets, for_migration
 
 
 def _tell(text: str) -> None:

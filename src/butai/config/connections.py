@@ -15,6 +15,11 @@ class DatabaseSettings(Section):
     url: SecretStr = SecretStr("")
     """`postgresql://user:password@host:port/name`. When empty, `butai up` starts a Postgres of its own."""
 
+    owner_url: SecretStr = SecretStr("")
+    """The same database, as the role that owns its tables. `butai migrate` then connects by it, and gives the role in
+    `BUTAI_DATABASE_URL` the privileges that the service needs, which are none to change tables or what the audit trail has.
+    When empty, the service's role owns the tables. Set it for `butai migrate` alone; `butai up` does."""
+
     pool_size: int = 10
     """Most connections of one process for queries; as many again for transactions, and as many for single statements,
     of which the API has few. Ten keep two cores busy."""

@@ -186,8 +186,11 @@ async def _examine_tables(connection: psycopg.AsyncConnection[Any], findings: Fi
     else:
         findings.ok("tables", f"at {revision}, as this version needs them")
 
+    apart = await _examine_owner(connection, findings) if has_revision else False
     missing = [what for what, may in (("database", in_database), ("schema", in_schema)) if not may]
-    if not missing:
+    if apart:
+        findings.ok("may create", "the role that owns the tables makes those of the next version")
+    elif not missing:
         findings.ok("may create", "the user may make tables and extensions")
     else:
         said = f"the user may create nothing in the {' and the '.join(missing)}"
@@ -196,3 +199,27 @@ async def _examine_tables(connection: psycopg.AsyncConnection[Any], findings: Fi
             findings.warn("may create", f"{said}: the next version's tables will need it", advice)
         else:
             findings.broken("may create", said, advice)
+
+
+async def _examine_owner(connection: psycopg.AsyncConnection[Any], findings: Findings) -> bool:
+    """Adds a finding about the role that owns the tables. Returns whether it is another one than the service's."""
+    cursor = await connection.execute(
+        """SELECT pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE') OR r.rolsuper,
+                  coalesce(has_table_privilege(to_regclass('audit'), 'UPDATE, DELETE, TRUNCATE'), false)
+           FROM pg_class c, pg_roles r WHERE c.oid = to_regclass('alembic_version') AND r.rolname = current_user"""
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    owner, owns, may_change = row
+    if owns or may_change:
+        findings.warn(
+            "owner",
+            "the service's role can change what the audit trail has, since it owns the tables"
+            if owns
+            else "the service's role can change what the audit trail has",
+            "give the tables an owner of their own, and name it to butai migrate in BUTAI_DATABASE_OWNER_URL "
+            "(docs/operations.md)",
+        )
+    else:
+        findings.ok("owner", f"the tables belong to {owner}; the service's role can only add to the audit trail")
+    return not owns

@@ -22,8 +22,9 @@ _PATIENCE = 300.0
 def main() -> None:
     """Waits until the database accepts connections, then migrates it."""
     settings = DatabaseSettings()
-    url = settings.url.get_secret_value()
-    log.configure(LogSettings(), [url])
+    service, owner = settings.url.get_secret_value(), settings.owner_url.get_secret_value()
+    url = owner or service
+    log.configure(LogSettings(), [service, owner])
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -33,7 +34,7 @@ def main() -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
-    migrate(url)
+    migrate(url, service_url=service if owner else "")
 
 
 if __name__ == "__main__":

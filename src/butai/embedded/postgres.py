@@ -29,6 +29,7 @@ from butai.embedded.unprivileged import cluster_user, reachable, runnable, secre
 log = structlog.get_logger(__name__)
 
 _NAME = "butai"
+_OWNER = "butai_owner"
 _NEEDED_NEW = 192 * 1024**2
 """A new cluster takes 40 MB; the rest is room for the write-ahead log (`max_wal_size` below) to begin with."""
 _NEEDED_WARM = 48 * 1024**2
@@ -99,11 +100,17 @@ class EmbeddedPostgres(EmbeddedServer[str]):
 
     @property
     def url(self) -> str:
-        """`postgresql://butai:…@127.0.0.1:port/butai`: the service's role, not a superuser; it may create databases.
+        """`postgresql://butai:…@127.0.0.1:port/butai`: the service's role, which owns nothing in this database; it may
+        create others.
 
         Known after `prepare`, before the server runs.
         """
         return self._url(_NAME, self._state["password"], _NAME)
+
+    @property
+    def owner_url(self) -> str:
+        """The same for the role that owns the database and its tables, for migrations."""
+        return self._url(_OWNER, self._state["owner_password"], _NAME)
 
     @property
     def admin_url(self) -> str:
@@ -141,7 +148,10 @@ class EmbeddedPostgres(EmbeddedServer[str]):
     def _settle(self, before: Mapping[str, str]) -> dict[str, str]:
         return {
             "password": before.get("password") or secrets.token_urlsafe(24),
+            "owner_password": before.get("owner_password") or secrets.token_urlsafe(24),
             "admin_password": before.get("admin_password") or secrets.token_urlsafe(24),
+            # Empty until the database belongs to the owner's role: the service's had it in version 0.1.
+            "owner": before.get("owner", ""),
             "port": str(choose_port(before.get("port"))),
         }
 
@@ -158,6 +168,18 @@ class EmbeddedPostgres(EmbeddedServer[str]):
             child.stop(signal.SIGQUIT, timeout=2.0)
         else:
             child.stop(signal.SIGINT, timeout=30.0)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """As the others'. A database that belongs to the service's role is given to its owner then."""
+        super().wait_ready(timeout)
+        if self._state["owner"] != _OWNER:
+            from butai.embedded.ownership import give_to_owner  # noqa: PLC0415 - loads psycopg, and only for older folders
+
+            address = self._url("postgres", self._state["admin_password"], _NAME)
+            give_to_owner(address, _NAME, _OWNER, self._state["owner_password"])
+            log.info("postgres.ownership_moved", owner=_OWNER)
+            self._state["owner"] = _OWNER
+            self._remember()
 
     def _furnish(self, alive: int) -> None:
         if not self.cluster.exists():
@@ -200,7 +222,8 @@ class EmbeddedPostgres(EmbeddedServer[str]):
         # The passwords are our own (token_urlsafe): they contain nothing that needs quoting.
         sql = (
             f"CREATE ROLE {_NAME} LOGIN CREATEDB PASSWORD '{self._state['password']}';\n\n"
-            f"CREATE DATABASE {_NAME} OWNER {_NAME};\n\n"
+            f"CREATE ROLE {_OWNER} LOGIN PASSWORD '{self._state['owner_password']}';\n\n"
+            f"CREATE DATABASE {_NAME} OWNER {_OWNER};\n\n"
         )
         initdb = [
             "--username=postgres",
@@ -223,6 +246,8 @@ class EmbeddedPostgres(EmbeddedServer[str]):
             self._run(argv, run_as=run_as, pass_fds=[alive, *fds], stdin=script)
         scratch.rename(self.cluster)
         sync_folder(self.data_dir)
+        self._state["owner"] = _OWNER
+        self._remember()
         log.info("postgres.created", seconds=round(time.monotonic() - started, 2))
 
     def _run(

@@ -332,7 +332,8 @@ class BroadcastOverviewPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoomEntryOut(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the audit trail about a room. `result`: `ok`, `refused` (with `error_code`) or `failed`."""
+    """An entry of the audit trail about a room: one act, or `times` refusals within a minute, from `at` to `last_at`.
+    `result`: `ok`, `refused` (with `error_code`) or `failed`."""
 
     id: int
     at: datetime
@@ -345,6 +346,8 @@ class RoomEntryOut(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None
     ip: str | None
     user_agent: str | None
+    times: int
+    last_at: datetime
 
 
 class RoomTrailOut(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai import audit
 from butai.audit import Origin
 from butai.database import Database
-from butai.errors import ButaiError, DatabaseUnavailable
-from butai.live.models import Broadcast, LiveEvent, Output
+from butai.errors import ButaiError, DatabaseUnavailable, RoomTaken
+from butai.live.models import Broadcast, LiveEvent, Output, Room
 
 log = structlog.get_logger(__name__)
 
@@ -79,9 +79,10 @@ def record(
 async def refusal(
     database: Database, origin: Origin, action: str, room_id: str | None, platforms: Iterable[str] = ()
 ) -> AsyncGenerator[None]:
-    """Records a `ButaiError` below 500 that leaves the block as `refused`, and raises it again.
+    """Counts a `ButaiError` below 500 that leaves the block as `refused` (`butai.audit.count`), and raises it again.
 
-    Nothing is recorded without a room. When Postgres is unreachable the entry is lost, with a line in the log.
+    Only for a room that exists: else any name that a caller writes would have a trail. When Postgres is unreachable the
+    entry is lost, with a line in the log.
     """
     try:
         yield
@@ -89,15 +90,17 @@ async def refusal(
         if room_id is not None and error.status < 500:
             try:
                 async with database.transaction() as session:
-                    record(
-                        session,
-                        origin,
-                        action,
-                        room_id,
-                        platforms=platforms,
-                        result="refused",
-                        error_code=error.code,
-                    )
+                    # A room that is taken may be one of LiveKit's that has no row here.
+                    if isinstance(error, RoomTaken) or await session.get(Room, room_id) is not None:
+                        await audit.count(
+                            session,
+                            origin,
+                            action,
+                            f"room:{room_id}",
+                            result="refused",
+                            error_code=error.code,
+                            detail={"session_id": None, "platforms": list(platforms)},
+                        )
             except DatabaseUnavailable:
                 log.warning("audit.refusal_not_written", action=action, error_code=error.code)
         raise

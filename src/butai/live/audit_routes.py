@@ -17,7 +17,7 @@ from butai.live.responses import LiveRoute, respond_live
 from butai.live.schemas import RoomId
 from butai.live.stage import get_stage
 from butai.web.dependencies import SignedIn
-from butai.web.paging import BeforeId, cut
+from butai.web.paging import BeforeId
 from butai.web.responses import answers
 
 router = APIRouter(prefix="/api/live", tags=["live"], route_class=LiveRoute)
@@ -41,6 +41,9 @@ async def audit(
 ) -> Response:
     """Every start, stop, change and refusal, for the room's owner; for operators also of all rooms together.
 
+    Refusals are counted by the minute (`times`). Of those to callers who are not the room's hosts a page has the 20 newest
+    at most, beside its `limit` of other entries.
+
     As CSV with `format=csv` or `Accept: text/csv`. A cell that a spreadsheet would evaluate begins with an apostrophe.
     """
     database = get_stage(request).database
@@ -48,11 +51,12 @@ async def audit(
         await check_host(database, who, room_id)
     elif not who.is_operator:
         raise NotHost("room_id is required: one of your rooms")
-    wanted = AuditFilter(action="live.", subject=None if room_id is None else about_room(room_id))
+    about = None if room_id is None else about_room(room_id)
+    wanted = AuditFilter(action="live.", subject=about, few_strangers=room_id is not None)
     if answer_format == "csv" or (answer_format is None and csv.is_wanted(accept)):
         return await export(database, wanted, before, limit, ROOM_COLUMNS)
     most = limit or 100
-    entries, following = cut(await queries.entries(database, wanted, before, most + 1), most, lambda entry: entry.id)
+    entries, following = await queries.page(database, wanted, before, most)
     shown = [
         RoomEntryOut(**{name: getattr(entry, name) for name in RoomEntryOut.__struct_fields__}) for entry in entries
     ]

@@ -16,10 +16,7 @@ import butai.audit.models  # pyright: ignore[reportUnusedImport]
 import butai.identity.api_keys  # pyright: ignore[reportUnusedImport]
 import butai.jobs.models  # pyright: ignore[reportUnusedImport]
 import butai.live.models  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from butai.database import Model, sqlalchemy_url
-
-# One key for every process that migrates this database; the number only has to stay the same.
-MIGRATION_LOCK = 0x6275_7461_69
+from butai.database import MIGRATION_LOCK, Model, sqlalchemy_url
 
 
 def include_name(name: str | None, kind: str, _parents: Any) -> bool:

@@ -16,7 +16,7 @@ from butai.live.schemas import RoomId
 from butai.web.bodies import SmallBodies
 from butai.web.dependencies import Operator
 from butai.web.old_names import with_old_names
-from butai.web.paging import BeforeId, cut
+from butai.web.paging import BeforeId
 from butai.web.parameters import Moment
 from butai.web.responses import answers, respond
 
@@ -49,6 +49,8 @@ async def list_audit(
 ) -> Response:
     """For operators: the acts of hosts, owners, operators and the service itself, and refused ones. Newest first.
 
+    What a caller repeats within a minute, such as a refused act, is one entry with its number of `times`.
+
     As CSV with `format=csv` or `Accept: text/csv`. A cell that a spreadsheet would evaluate begins with an apostrophe.
     """
     if room_id is not None and subject is not None:
@@ -60,5 +62,5 @@ async def list_audit(
     if answer_format == "csv" or (answer_format is None and csv.is_wanted(accept)):
         return await export(database, wanted, before, limit, ALL_COLUMNS)
     most = limit or 50
-    entries, following = cut(await queries.entries(database, wanted, before, most + 1), most, lambda entry: entry.id)
+    entries, following = await queries.page(database, wanted, before, most)
     return respond(with_old_names(TrailOut(list(entries), following), {"next": "nextBefore"}))

@@ -122,7 +122,9 @@ async def fail(
         error_detail=error.detail,
     )
     if origin is not None:
-        audit.record(session, origin, "asset.upload", f"asset:{asset.id}", result="refused", error_code=error.code)
+        # The asset's own events have each attempt.
+        detail = {"asset": str(asset.id), "key": asset.wanted_key, "attempt": attempt.number}
+        await audit.count(session, origin, "asset.upload", None, result="refused", error_code=error.code, detail=detail)
 
 
 def checked(

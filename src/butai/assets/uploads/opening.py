@@ -28,6 +28,10 @@ from butai.audit import Origin
 from butai.config import AssetSettings
 from butai.database import Database
 
+KEPT_ATTEMPTS = 20
+"""Failed attempts of a file, or up to twice as many, whose events and removed objects stay in the index: a client may try
+as often as it likes, without one more file in its quota."""
+
 
 @dataclass(frozen=True, slots=True)
 class UploadTools:
@@ -131,9 +135,14 @@ async def begin(
     asset.attempts += 1
     attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, key
     await transitions.move(session, asset, event, actor=origin.actor, new=event is AssetTrigger.CREATED)
-    audit.record(
-        session, origin, "asset.upload", f"asset:{asset.id}", detail={"key": key.text, "attempt": attempt.number}
-    )
+    detail = {"key": key.text, "attempt": attempt.number}
+    if event is AssetTrigger.RETRIED:
+        if asset.attempts % KEPT_ATTEMPTS == 0:
+            await transitions.forget_failures(session, asset, asset.attempts - KEPT_ATTEMPTS)
+            await ledger.forget_removed(session, asset.id, asset.attempts - KEPT_ATTEMPTS)
+        await audit.count(session, origin, "asset.upload", None, result="ok", detail={"asset": str(asset.id), **detail})
+    else:
+        audit.record(session, origin, "asset.upload", f"asset:{asset.id}", detail=detail)
     return asset
 
 

@@ -150,10 +150,19 @@ def controller() -> None:
 def migrate() -> None:
     """Migrates the database to this version's tables."""
     from butai import database
+    from butai.migrations.privileges import RolesNotApart, role_of
 
-    settings = with_services(read_settings(), store=False)
-    database.migrate(settings.database.url.get_secret_value())
+    settings = with_services(read_settings(), store=False).database
+    service, owner = settings.url.get_secret_value(), settings.owner_url.get_secret_value()
+    try:
+        database.migrate(owner or service, service_url=service if owner else "")
+    except RolesNotApart as error:
+        fail(str(error))
     print(f"The database is at {database.head_revision()}.")
+    if owner:
+        print(
+            f"{role_of(service)} may read and write the tables, and add to the audit trail; {role_of(owner)} owns them."
+        )
 
 
 @app.command()
