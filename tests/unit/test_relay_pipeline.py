@@ -57,6 +57,7 @@ def test_picture_and_sound_come_in_time_and_in_order() -> None:
     assert [packet.dts for packet in pictures] == [round(slot * 1000 / 30) for slot in slots]
     assert slots == list(range(len(slots))) and 80 <= len(pictures) <= 92
     assert encoding.pipeline.skipped == 0
+    assert encoding.pipeline.take_lateness() == 0.0
     assert {int(gap) for gap in np.diff([packet.dts for packet in sounds])} <= {21, 22}
     # Sound reaches as far as the picture.
     assert abs(pictures[-1].dts - sounds[-1].dts) < 50
@@ -165,3 +166,21 @@ def test_nothing_waits_for_ever() -> None:
     interleaver = Interleaver()
     out = [one.dts for dts in range(0, 1000, 33) for one in interleaver.put([packet("video", dts)])]
     assert out == list(range(0, 792, 33))
+
+
+def test_pictures_that_are_late_are_told_before_any_is_skipped() -> None:
+    encoding = Encoding()
+    encoding.now += 5.0
+    encoding.go_on(1)
+    # Nothing is wanted yet, so nothing was late.
+    assert (encoding.pipeline.take_lateness(), encoding.pipeline.skipped) == (0.0, 0)
+    encoding.pipeline.want(True)
+    encoding.go_on(1)
+    encoding.now += 0.2
+    encoding.go_on(1)
+    assert 0.15 < encoding.pipeline.take_lateness() <= 0.2
+    assert (encoding.pipeline.take_lateness(), encoding.pipeline.skipped) == (0.0, 0)
+    encoding.now += 1.0
+    encoding.go_on(1)
+    assert 0.9 < encoding.pipeline.take_lateness() <= 1.0
+    assert 28 <= encoding.pipeline.skipped <= 31

@@ -153,13 +153,17 @@ class OutputMetrics(msgspec.Struct, frozen=True):
 
 
 class MetricsLine(Line, tag="metrics", frozen=True, omit_defaults=True):
-    """Metrics, each second. `source_fps`: frames received from the room; `encode_load`: share of a core."""
+    """Metrics, each second. `source_fps`: frames received from the room; `encode_load`: share of a core; `late_ms`: the
+    most by which the encoder took a picture late within that second; `skipped_frames`: all pictures that were left out,
+    being too late."""
 
     at: float
     outputs: list[OutputMetrics]
     source_fps: float = 0.0
     encode_load: float = 0.0
     rss_mib: float = 0.0
+    late_ms: float = 0.0
+    skipped_frames: int = 0
 
 
 class WelcomeLine(Line, tag="welcome", frozen=True, omit_defaults=True):

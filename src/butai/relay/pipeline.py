@@ -90,7 +90,8 @@ class Pipeline(threading.Thread):
         self.frames = 0
         """Pictures that were encoded."""
         self.skipped = 0
-        """Pictures that were skipped, being late."""
+        """Pictures that were skipped while packets were wanted, being late."""
+        self._latest = 0.0
 
     @property
     def video_format(self) -> VideoFormat:
@@ -138,6 +139,11 @@ class Pipeline(threading.Thread):
             if ready := self.step(self._now):
                 self._call(self._deliver, ready)
 
+    def take_lateness(self) -> float:
+        """The most seconds by which a picture was late since the last call. For the event loop's thread."""
+        latest, self._latest = self._latest, 0.0
+        return latest
+
     def begin(self, now: float) -> None:
         """Starts both clocks at `now`."""
         self._frames = FrameClock(self._preset.fps, now)
@@ -160,14 +166,16 @@ class Pipeline(threading.Thread):
             sound = self._mixer.take(SAMPLES)
             if self._encoding:
                 packets += self._audio.encode(sound, position - self._lead)
-        slot = self._frames.due(now())
+        at, due, skipped = now(), self._frames.next_at, self._frames.skipped
+        slot = self._frames.due(at)
         if slot is not None and self._encoding:
+            self._latest = max(self._latest, at - due)
+            self.skipped += self._frames.skipped - skipped
             keyframe = self._keyframe.is_set()
             if keyframe:
                 self._keyframe.clear()
             packets += self._video.encode(self._screen.look(), slot, keyframe=keyframe)
             self.frames += 1
-        self.skipped = self._frames.skipped
         # Sound from before the beginning is dropped.
         packets = [packet for packet in packets if packet.dts >= 0]
         return self._interleaver.put(packets) if packets else []

@@ -327,6 +327,8 @@ class Relay:
                     source_fps=round(came / seconds, 1),
                     encode_load=round(used / seconds, 3),
                     rss_mib=_rss_mib(),
+                    late_ms=round(self._media.pipeline.take_lateness() * 1000, 1),
+                    skipped_frames=self._media.pipeline.skipped,
                 )
             )
 
