@@ -88,6 +88,7 @@ def controller(url: str, folder: Path, name: str) -> Generator[subprocess.Popen[
         "PATH": os.environ["PATH"],
         "BUTAI_DATABASE_URL": url,
         "BUTAI_RELAY_FOLDER": str(folder),
+        "BUTAI_CAPACITY": str(BROADCASTS),
         "LIVEKIT_URL": "ws://127.0.0.1:9",
         "LIVEKIT_API_KEY": "devkey",
         "LIVEKIT_API_SECRET": "s" * 32,

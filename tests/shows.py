@@ -59,7 +59,10 @@ class Shows:
 
     def __init__(self, url: str, folder: Path, **live: Any) -> None:
         self.url, self.folder = url, folder
-        rules: dict[str, Any] = {"youtube_retry": QUICK, "twitch_retry": QUICK, "custom_retry": QUICK}
+        # Room for every broadcast of a test, however few cores the machine has.
+        rules: dict[str, Any] = {"capacity": 100.0} | {
+            f"{name}_retry": QUICK for name in ("youtube", "twitch", "custom")
+        }
         self.live = LiveSettings(relay_folder=folder, **(rules | live))
 
     # What hosts want
@@ -215,6 +218,7 @@ class Shows:
         environment = os.environ | {
             "BUTAI_DATABASE_URL": self.url,
             "BUTAI_RELAY_FOLDER": str(self.folder),
+            "BUTAI_CAPACITY": str(self.live.capacity),
             "LIVEKIT_URL": LIVEKIT.url,
             "LIVEKIT_API_KEY": LIVEKIT.api_key,
             "LIVEKIT_API_SECRET": LIVEKIT.api_secret.get_secret_value(),

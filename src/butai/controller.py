@@ -24,8 +24,11 @@ from psycopg.types.json import Jsonb
 from butai.config import LiveSettings, Settings
 from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable
+from butai.live.reconcile.admission import Admission
+from butai.live.reconcile.capacity import Capacity, cost_key
 from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.leases import Leases
+from butai.live.reconcile.machine import cores_for_engines
 from butai.live.reconcile.port import Egress
 from butai.live.reconcile.reconciler import BroadcastReconciler, RowAccess
 from butai.live.reconcile.reports import MetricsReport
@@ -64,6 +67,17 @@ class Controller:
         self._rows = RowAccess(database, min(TRANSACTIONS, database.settings.pool_size), self._timing)
         rules = {"youtube": settings.youtube_retry, "twitch": settings.twitch_retry, "custom": settings.custom_retry}
         self._policies = {egress.name: Policy(rules, egress.host, random.random, self._timing) for egress in egresses}
+        table = {cost_key(one.name, preset): cost for one in egresses for preset, cost in one.costs.items()}
+        self._capacity = Capacity(cores_for_engines(settings), table)
+        self._admission = Admission(
+            database,
+            name,
+            self._host,
+            settings.lease,
+            self._capacity,
+            policy=self._policies[egresses[0].name],
+            egresses=list(self._egresses),
+        )
         self._held: dict[UUID, tuple[BroadcastReconciler, asyncio.Task[None]]] = {}
         self._metrics: dict[UUID, MetricsReport] = {}
         self._look_now = asyncio.Event()
@@ -77,19 +91,31 @@ class Controller:
         """The broadcasts that this controller holds."""
         return set(self._held)
 
+    @property
+    def capacity(self) -> Capacity:
+        """What this controller's host can carry."""
+        return self._capacity
+
     def stop(self) -> None:
         """Makes `run` return soon."""
         self._stopping.set()
 
     async def run(self) -> None:
         """Returns after `stop`, with all engines still running."""
-        log.info("controller.started", controller=self._leases.holder, host=self._host, egresses=list(self._egresses))
+        log.info(
+            "controller.started",
+            controller=self._leases.holder,
+            host=self._host,
+            egresses=list(self._egresses),
+            cores_for_engines=round(self._capacity.cores, 2),
+        )
         loops = [
             asyncio.create_task(work)
             for work in (
                 self._every(self._settings.lease / 3, self._renew),
                 self._every(self._timing.heartbeat_every, self._heartbeat),
                 self._every(self._timing.metrics_every, self._write_metrics),
+                self._measure(),
                 self._open_egresses(),
                 self._sweep(),
                 self._database.listen(["butai_wanted"], self._wake, self._wake_all),
@@ -156,6 +182,10 @@ class Controller:
                     while taken := await self._leases.acquire(list(self._held)):
                         for lease, egress in taken:
                             self._hold(lease, egress)
+                    while taken := await self._admission.admit(list(self._held)):
+                        for lease, egress in taken:
+                            self._hold(lease, egress)
+                    await self._admission.tell_waiting()
             except (DatabaseUnavailable, TimeoutError):
                 await asyncio.sleep(self._timing.database_pause)
             with contextlib.suppress(TimeoutError):
@@ -193,7 +223,7 @@ class Controller:
 
     async def _heartbeat(self) -> None:
         before = time.time()
-        heartbeat = await self._leases.heartbeat(len(self._held))
+        heartbeat = await self._leases.heartbeat(len(self._held), self._capacity)
         after = time.time()
         offset = heartbeat.database_time - (before + after) / 2
         # An answer that took long gives no information about the clock.
@@ -224,6 +254,18 @@ class Controller:
         self._look_now.set()
         for reconciler, _ in self._held.values():
             reconciler.wake()
+
+    # Capacity
+
+    async def _measure(self) -> None:
+        """Takes what the engines report of themselves into the capacity, and logs when it admits other newcomers."""
+        while True:
+            before = self._capacity.admits
+            loads = [load for egress in self._egresses.values() for load in egress.loads()]
+            self._capacity.observe(loads, time.monotonic())
+            if (admits := self._capacity.admits) != before:
+                log.warning("controller.admits", newcomers=admits, engines=len(loads))
+            await asyncio.sleep(self._timing.metrics_every)
 
     # Metrics
 

@@ -4,7 +4,8 @@ As a process it replaces `python -m butai.relay` (same arguments, same lock, sam
 live at once; `script.json` in its folder says otherwise, by the output's URL, one entry for each attempt, the last for
 all further ones: `{"rtmp://b/app": [["failed", "destination_unreachable"], ["live", ""]]}`. `["", ""]` says nothing at
 all. `<id>.ctl` takes JSON lines while it runs: `{"output": id, "phase": …, "code": …}`, `{"source": phase, "code": …}`,
-`{"deaf": true}` (hears orders and does nothing), `{"repeat": true}` (says its last reports once more).
+`{"deaf": true}` (hears orders and does nothing), `{"repeat": true}` (says its last reports once more),
+`{"late_ms": 150}` (its pictures are late from now on).
 What it heard and when goes to `<id>.heard`: one JSON object a line, without keys.
 
 With `--many` it is many relays in one process: standard input takes lines `listen ID` and `say ID JSON`, and answers
@@ -41,6 +42,7 @@ class ReportingRelay:
         self.epoch = -1
         self.configured = False
         self.deaf = False
+        self.late_ms = 0.0
         self.source = SourceLine(phase="connecting", at=time.time())
         self.outputs: dict[str, OutputLine] = {}
         self.since: dict[str, float] = {}
@@ -83,6 +85,8 @@ class ReportingRelay:
         elif "repeat" in order:
             for output in self.outputs.values():
                 self.tell(output)
+        elif "late_ms" in order:
+            self.late_ms = order["late_ms"]
         elif "source" in order:
             self.source = SourceLine(order["source"], time.time(), order.get("code", ""))
             self.tell(self.source)
@@ -220,6 +224,7 @@ class ReportingRelay:
                     30.0,
                     0.4,
                     120.0,
+                    self.late_ms,
                 )
             )
 

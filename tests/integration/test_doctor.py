@@ -25,10 +25,19 @@ from aiohttp import web
 from psycopg import sql
 from pydantic import SecretStr, ValidationError
 
-from butai.config import AssetSettings, DatabaseSettings, HttpSettings, IdentitySettings, LiveKitSettings, Settings
+from butai.config import (
+    AssetSettings,
+    DatabaseSettings,
+    HttpSettings,
+    IdentitySettings,
+    LiveKitSettings,
+    LiveSettings,
+    Settings,
+)
 from butai.database import head_revision, migrate
 from butai.doctor import asking, examine
 from butai.doctor import store as doctor_store
+from butai.doctor.capacity import examine_capacity
 from butai.doctor.database import judge_clock, judge_version
 from butai.doctor.findings import Finding, Findings, Level
 from butai.embedded.postgres import EmbeddedPostgres
@@ -227,6 +236,21 @@ async def test_nothing_configured_says_what_would_configure_it() -> None:
     assert "export BUTAI_S3_ENDPOINT=" in found.said("Store", "configured")
     assert "export LIVEKIT_URL=" in found.said("LiveKit", "configured")
     assert "NEXTAUTH_SECRET" in found.said("Sign-in", "sessions")
+
+
+@pytest.mark.parametrize(
+    ("live", "level", "word"),
+    [
+        (LiveSettings(capacity=1.7), Level.OK, "1.7 cores for broadcasts: 5 at 720p30"),
+        (LiveSettings(capacity=0.3), Level.WARNING, "one at a time"),
+        (LiveSettings(capacity=0), Level.WARNING, "takes no new broadcasts"),
+    ],
+)
+async def test_how_many_broadcasts_fit_is_told(live: LiveSettings, level: Level, word: str) -> None:
+    findings = Findings("Capacity", [])
+    await examine_capacity(replace(Settings(), live=live), findings)
+    [found] = findings.found
+    assert found.level is level and word in found.message
 
 
 # The database

@@ -527,6 +527,7 @@ async def crash(stage: LiveKitShows, controller: Controller, egress: LiveKitEgre
         task.cancel()
     controller._renew = _nothing
     controller._leases.acquire = _none  # pyright: ignore[reportAttributeAccessIssue]
+    controller._admission.admit = _none  # pyright: ignore[reportAttributeAccessIssue]
     await stage.do("UPDATE broadcasts SET lease_until = now() - interval '1 s' WHERE ended_at IS NULL")
     await stage.do("UPDATE livekit_projects SET lease_until = now() - interval '1 s'")
 

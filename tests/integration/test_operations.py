@@ -329,6 +329,21 @@ async def test_health_says_which_part_is_not_well_and_why(settings_with_operator
     assert status == "degraded"
 
 
+async def test_broadcasts_that_wait_for_a_controller_with_room_are_a_warning(api: Api, database: Database) -> None:
+    await alive(database)
+    await two_shows(api)
+    await sql(database, "UPDATE broadcasts SET waiting_since = now() WHERE room_id = 'studio-a'")
+    controller = (await parts(api))["controller"]
+    costs = json.dumps({"relay 720p30": 0.34})
+    await sql(database, "UPDATE controllers SET capacity = 1.5, costs = CAST(:costs AS jsonb)", costs=costs)
+    await sql(database, "UPDATE broadcasts SET lease_holder = 'c1'")
+    text = (await api.call("GET", "/metrics"))[1].decode()
+    assert (controller["state"], controller["code"]) == ("warning", "no_capacity")
+    assert 'butai_controller_capacity_cores{controller="c1"} 1.5' in text
+    assert 'butai_controller_used_cores{controller="c1"} 0.68' in text
+    assert "butai_broadcasts_without_capacity 1.0" in text
+
+
 @asynccontextmanager
 async def silent_server() -> AsyncGenerator[tuple[int, list[bytes]]]:
     """Takes connections and never says a word. Its port, and what it was asked."""

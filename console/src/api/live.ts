@@ -17,7 +17,7 @@ import type {
 } from "./schema";
 
 export type { DestinationIn, DestinationOut, ErrorOut, EventOut, OutputOut, RoomListed, StatusOut, StepOut };
-export type Preset = "720p30" | "720p60" | "1080p30" | "1080p60";
+export type Preset = "480p30" | "720p30" | "720p60" | "1080p30" | "1080p60";
 export type Figures = Record<string, NonNullable<OutputOut["metrics"]>>;
 
 export const listRooms = (signal?: AbortSignal) => ask<{ data: RoomListed[] }>("/api/live/rooms", { signal });

@@ -233,6 +233,7 @@ export const en = {
     starting: "Starting…",
     preset: "Quality",
     presets: {
+      "480p30": "480p, 30 fps",
       "720p30": "720p, 30 fps",
       "720p60": "720p, 60 fps",
       "1080p30": "1080p, 30 fps",
@@ -271,6 +272,7 @@ export const en = {
     nothing: "This room has not been live yet.",
     events: {
       "broadcast.started": "Stream started",
+      "broadcast.preset_lowered": "Picture made smaller: the streaming machine is busy",
       "broadcast.stop_asked": "End of the stream requested",
       "broadcast.ending": "Stream is ending",
       "broadcast.ended": "Stream ended",

@@ -41,6 +41,7 @@ export const operationsEn = {
     livekit_not_configured: "LiveKit is not set up: no one can go live.",
     egress_unavailable: "LiveKit has no egress worker for new streams.",
     no_worker: "No worker is running: background jobs wait.",
+    no_capacity: "Streams wait for a controller with room: add one, or wait until a stream ends.",
     no_controller: "No controller is running: streams are not supervised.",
     patrol_stale: "No patrol run has finished for too long.",
   } as Record<string, string | undefined>,

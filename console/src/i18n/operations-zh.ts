@@ -36,6 +36,7 @@ export const operationsZh: OperationsTexts = {
     livekit_not_configured: "没有配置 LiveKit：无法开播。",
     egress_unavailable: "LiveKit 没有可用于新直播的 egress 进程。",
     no_worker: "没有运行中的后台进程：任务都在等待。",
+    no_capacity: "有直播在等待空闲的控制器：请增加控制器，或等待其他直播结束。",
     no_controller: "没有运行中的控制器：直播无人监管。",
     patrol_stale: "很久没有完成巡检了。",
   },

@@ -219,7 +219,13 @@ export const zh: Texts = {
     goLive: "开始直播",
     starting: "正在开始…",
     preset: "画质",
-    presets: { "720p30": "720p，30 帧", "720p60": "720p，60 帧", "1080p30": "1080p，30 帧", "1080p60": "1080p，60 帧" },
+    presets: {
+      "480p30": "480p，30 帧",
+      "720p30": "720p，30 帧",
+      "720p60": "720p，60 帧",
+      "1080p30": "1080p，30 帧",
+      "1080p60": "1080p，60 帧",
+    },
     light: "低分辨率（适合较慢的电脑）",
     end: "结束直播",
     endAsk: "在所有平台结束直播？",
@@ -253,6 +259,7 @@ export const zh: Texts = {
     nothing: "这个房间还没有直播过。",
     events: {
       "broadcast.started": "直播开始",
+      "broadcast.preset_lowered": "推流服务器繁忙，画质已降低",
       "broadcast.stop_asked": "已请求结束直播",
       "broadcast.ending": "直播正在结束",
       "broadcast.ended": "直播已结束",

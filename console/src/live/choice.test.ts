@@ -101,6 +101,7 @@ describe("the stage of a room", () => {
 });
 
 test.each([
+  ["480p30", false, { width: 854, height: 480, fps: 30 }],
   ["720p30", false, { width: 1280, height: 720, fps: 30 }],
   ["720p60", false, { width: 1280, height: 720, fps: 60 }],
   ["1080p30", false, { width: 1920, height: 1080, fps: 30 }],

@@ -110,5 +110,6 @@ export function pictureOf(choice: Choice): { width: number; height: number; fps:
   const fps = choice.preset.endsWith("60") ? 60 : 30;
   if (choice.light) return { width: 640, height: 360, fps: 24, bitrate: 1_500_000 };
   if (choice.preset.startsWith("1080")) return { width: 1920, height: 1080, fps, bitrate: 7_000_000 };
+  if (choice.preset === "480p30") return { width: 854, height: 480, fps, bitrate: 2_000_000 };
   return { width: 1280, height: 720, fps, bitrate: 4_500_000 };
 }

@@ -101,6 +101,8 @@ function idle(room: string): StatusOut {
     room_id: room,
     status: "idle",
     preset: null,
+    chosen_preset: null,
+    warning: null,
     started_at: null,
     ended_at: null,
     end: null,

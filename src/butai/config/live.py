@@ -98,7 +98,7 @@ class LiveSettings(Section):
     """Whether destinations may be on private or loopback addresses. On in `butai up` while it listens on loopback. Link-local
     addresses and those of clouds' metadata services are never allowed."""
 
-    preset: Literal["720p30", "720p60", "1080p30", "1080p60"] = "720p30"
+    preset: Literal["480p30", "720p30", "720p60", "1080p30", "1080p60"] = "720p30"
     """The encoding of a broadcast whose host chooses none."""
 
     source_grace: float = 60.0
@@ -136,6 +136,15 @@ class LiveSettings(Section):
 
     lease: float = 3.0
     """Seconds for which a silent controller keeps its broadcasts. Leases are renewed at a third of this time."""
+
+    capacity: Annotated[float, Field(ge=0)] | None = None
+    """Cores that a controller has for relays, of which each takes what was measured: a third of one at 720p30. Broadcasts
+    for which no controller has room wait, or are refused. When empty: the cores that the process may use (CPU affinity,
+    cgroup), less `capacity_reserve`. With 0 a controller takes no new broadcasts; with more, at least one."""
+
+    capacity_reserve: Annotated[float, Field(ge=0)] = 0.25
+    """Cores that are left to other programs on a controller's machine, when `capacity` is empty. `butai up`, whose API,
+    Postgres, store and LiveKit run there too, takes 0.5 unless it is set."""
 
     relay_folder: Path | None = None
     """The folder of the relays' sockets, open to this user alone; when empty, a folder in /tmp named after the user.

@@ -14,6 +14,7 @@ from io import TextIOWrapper
 
 from butai.config import Settings
 from butai.doctor.browsers import examine_browsers
+from butai.doctor.capacity import examine_capacity
 from butai.doctor.database import connection_secrets, examine_database
 from butai.doctor.decoding import examine_decoding
 from butai.doctor.findings import Finding, Findings, Level, as_json, as_text
@@ -33,6 +34,7 @@ AREAS: dict[str, Examine] = {
     "Sign-in": examine_sign_in,
     "LiveKit": examine_livekit,
     "Decoding files": examine_decoding,
+    "Capacity": examine_capacity,
 }
 
 

@@ -296,6 +296,12 @@ class StoreTimeout(Unavailable):
     code, status = Code.STORE_TIMEOUT, 504
 
 
+class NoCapacity(Unavailable):
+    """The only controller is full; another broadcast has to end first."""
+
+    code, retry_after = Code.NO_CAPACITY, 30
+
+
 class LiveKitNotConfigured(Unavailable):
     code, retry_after = Code.LIVEKIT_NOT_CONFIGURED, 60
 

@@ -122,6 +122,8 @@ class Code(StrEnum):
     EGRESS_START_TIMEOUT = "egress_start_timeout", "The platform took too long to start"
     NO_MEDIA = "no_media", "The host sends neither picture nor sound"
     SOURCE_ENDED = "source_ended", "The host left, or the room was deleted"
+    NO_CAPACITY = "no_capacity", "No machine has room for another broadcast"
+    PRESET_LOWERED = "preset_lowered", "A busy machine sends a smaller picture than the host chose"
     STOP_UNCONFIRMED = "stop_unconfirmed", "The engine did not confirm the end"
 
     # Of a file's content, on the asset.

@@ -183,7 +183,8 @@ class ErrorOut(msgspec.Struct, frozen=True, kw_only=True):
 
 class MetricsOut(msgspec.Struct, frozen=True, kw_only=True):
     """An output's metrics of the last second. Bytes are totals of the attempt. `source_fps`, `encode_load` (share of a
-    core) and `rss_mib` are of the engine, and the same for all of its outputs."""
+    core), `rss_mib`, `late_ms` (the most by which a picture was encoded late) and `skipped_frames` (pictures that came too
+    late to be encoded) are of the engine, and the same for all of its outputs."""
 
     bitrate_kbps: float = 0
     fps: float = 0
@@ -196,6 +197,8 @@ class MetricsOut(msgspec.Struct, frozen=True, kw_only=True):
     source_fps: float | UnsetType = UNSET
     encode_load: float | UnsetType = UNSET
     rss_mib: float | UnsetType = UNSET
+    late_ms: float | UnsetType = UNSET
+    skipped_frames: int | UnsetType = UNSET
 
 
 class OutputOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,12 +257,15 @@ class WayInOut(msgspec.Struct, frozen=True, kw_only=True):
 
 class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a broadcast. `platforms`: for each platform the output that most needs the host's attention;
-    `outputs`: all of them. `status` is `idle` for a room without a broadcast so far."""
+    `outputs`: all of them. `status` is `idle` for a room without a broadcast so far. `warning`: `preset_lowered` where a
+    busy machine took the broadcast with a smaller preset than the host chose, which is `chosen_preset`."""
 
     session_id: UUID | None = None
     room_id: str
     status: Literal["idle", "starting", "live", "degraded", "stopping", "ended", "error"]
     preset: str | None = None
+    chosen_preset: str | None = None
+    warning: ErrorOut | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     end: ErrorOut | None = None

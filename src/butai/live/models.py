@@ -124,11 +124,15 @@ class Broadcast(Model):
     host_identity: Mapped[str]
     wanted: Mapped[str]
     preset: Mapped[str]
+    chosen_preset: Mapped[str | None]
+    """The host's preset, where a machine that fell behind took the broadcast with a smaller one."""
     video_source: Mapped[str] = mapped_column(server_default=text("'any'"))
     video_name: Mapped[str] = mapped_column(server_default=text("''"))
     source_grace: Mapped[float]
     on_source_lost: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    waiting_since: Mapped[datetime | None]
+    """Since when no controller has had room for it; None once one has taken it."""
     stop_asked_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     end_code: Mapped[str | None]
@@ -261,7 +265,8 @@ class IdempotencyKey(Model):
 
 
 class Controller(Model):
-    """The running controllers, for status pages and `butai doctor`."""
+    """The running controllers. `capacity`: the cores that each has for engines, None before it has said so; `costs`: the
+    cores of a broadcast by engine and preset; `admits`: which newcomers it takes (`reconcile.capacity`)."""
 
     __tablename__ = "controllers"
 
@@ -270,6 +275,9 @@ class Controller(Model):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     broadcasts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    capacity: Mapped[float | None]
+    costs: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    admits: Mapped[str] = mapped_column(server_default=text("'all'"))
 
 
 class LiveKitProject(Model):

@@ -23,7 +23,7 @@ Label = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 IngestUrl = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^rtmps?://[!-~]+$")]
 StreamPlatform = Literal["youtube", "twitch"]
-PresetName = Literal["720p30", "720p60", "1080p30", "1080p60"]
+PresetName = Literal["480p30", "720p30", "720p60", "1080p30", "1080p60"]
 
 
 def _strict(*examples: dict[str, Any]) -> ConfigDict:

@@ -146,6 +146,18 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "服务内部出现错误。",
         "系统会自动重试。如果持续，请联系管理员。",
     ),
+    Code.NO_CAPACITY: (
+        "All streaming machines are full.",
+        "A stream that is shown as starting begins as soon as one has room, within five minutes. Otherwise go live later.",
+        "所有推流服务器都已满负荷。",
+        "如果显示正在开始,一有空位就会开播,最多等待五分钟;否则请稍后再开播。",
+    ),
+    Code.PRESET_LOWERED: (
+        "The streaming machine is busy, so your stream has a smaller picture than you chose.",
+        "Nothing to do. For the quality that you chose, end the stream and go live again later.",
+        "推流服务器繁忙,直播画面低于你选择的画质。",
+        "无需操作。如需所选画质,请结束直播并稍后重新开播。",
+    ),
     Code.STOP_UNCONFIRMED: (
         "The engine did not confirm the end.",
         "Look at your {platform} page; it ends there by itself.",

@@ -46,6 +46,7 @@ _PROCESSES: LiteralString = f"""
 SELECT {WORKERS},
        (SELECT count(*) FROM controllers WHERE seen_at > now() - make_interval(secs => %(controller)s)) AS controllers,
        (SELECT extract(epoch FROM now() - max(seen_at))::float8 FROM controllers) AS controller_seconds,
+       EXISTS (SELECT 1 FROM broadcasts WHERE ended_at IS NULL AND waiting_since IS NOT NULL) AS without_capacity,
        (SELECT max(ended_at) FROM patrol_runs
         WHERE state = 'finished' AND kind IN ('scheduled', 'asked') AND NOT dry_run) AS last_run,
        EXISTS (SELECT 1 FROM assets
@@ -244,7 +245,9 @@ def _processes_parts(row: dict[str, Any] | None, stale_hours: float, *, goes_liv
     for name, silence in _SILENT.items():
         alive, seconds = row[f"{name}s"], row[f"{name}_seconds"]
         detail = PartDetailOut(alive=alive, seconds=None if seconds is None else round(seconds, 1))
-        if alive:
+        if alive and name == "controller" and row["without_capacity"]:
+            found.append(PartOut(name, "warning", Code.NO_CAPACITY, detail=detail))
+        elif alive:
             found.append(PartOut(name, "ok", detail=detail))
         else:
             off = name == "controller" and not goes_live

@@ -25,10 +25,22 @@ JOBS_SECONDS = 10.0
 """Seconds between two reads of the jobs' table, however often metrics are fetched."""
 
 
-async def _jobs_and_alerts(connection: Connection) -> tuple[list[Any], int]:
+_CONTROLLERS = """
+    SELECT c.id, c.capacity, coalesce(sum((c.costs ->> (b.egress || ' ' || b.preset))::float8), 0)
+    FROM controllers AS c LEFT JOIN broadcasts AS b ON b.ended_at IS NULL AND b.lease_holder = c.id
+    WHERE c.seen_at > now() - interval '15 seconds' AND c.capacity IS NOT NULL GROUP BY c.id, c.capacity
+"""
+_COUNTS = """
+    SELECT (SELECT count(*) FROM alerts WHERE resolved_at IS NULL),
+           (SELECT count(*) FROM broadcasts WHERE ended_at IS NULL AND waiting_since IS NOT NULL)
+"""
+
+
+async def _from_tables(connection: Connection) -> tuple[list[Any], list[Any], tuple[int, int]]:
     jobs = await (await connection.execute(BY_TASK)).fetchall()
-    row = await (await connection.execute("SELECT count(*) FROM alerts WHERE resolved_at IS NULL")).fetchone()
-    return jobs, row[0] if row else 0
+    controllers = await (await connection.execute(_CONTROLLERS)).fetchall()
+    counts = await (await connection.execute(_COUNTS)).fetchone()
+    return jobs, controllers, counts or (0, 0)
 
 
 class Metrics:
@@ -68,16 +80,30 @@ class Metrics:
             "butai_jobs_oldest_due_seconds", "How long the oldest job that is due has waited.", registry=self.registry
         )
         self._alerts = Gauge("butai_alerts_open", "Alerts that are open.", registry=self.registry)
+        self._capacity = Gauge(
+            "butai_controller_capacity_cores",
+            "Cores that a controller has for engines.",
+            ("controller",),
+            registry=self.registry,
+        )
+        self._used = Gauge(
+            "butai_controller_used_cores", "Cores that its broadcasts take.", ("controller",), registry=self.registry
+        )
+        self._waiting = Gauge(
+            "butai_broadcasts_without_capacity",
+            "Broadcasts that wait for a controller with room.",
+            registry=self.registry,
+        )
         self._jobs_at = float("-inf")
 
     async def look_at_jobs(self, database: Database) -> None:
-        """Reads the figures of jobs and alerts from the database, at most every `JOBS_SECONDS`."""
+        """Reads the figures of jobs, alerts and controllers from the database, at most every `JOBS_SECONDS`."""
         now = time.monotonic()
         if now < self._jobs_at + JOBS_SECONDS:
             return
         self._jobs_at = now
         try:
-            jobs, alerts = await database.query(_jobs_and_alerts)
+            jobs, controllers, (alerts, waiting) = await database.query(_from_tables)
         except DatabaseUnavailable:
             return
         self._jobs.clear()
@@ -85,6 +111,12 @@ class Metrics:
             self._jobs.labels(status, task).set(count)
         self._oldest.set(max((seconds for *_, seconds in jobs), default=0))
         self._alerts.set(alerts)
+        self._waiting.set(waiting)
+        self._capacity.clear()
+        self._used.clear()
+        for name, capacity, used in controllers:
+            self._capacity.labels(name).set(capacity)
+            self._used.labels(name).set(used)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts one request. Children by label are cached: looking them up costs more than counting."""

@@ -15,7 +15,7 @@ import { Picker } from "./picker";
 import css from "./picture.module.css";
 import { problemText } from "../../i18n/problems";
 
-const PRESETS: Preset[] = ["720p30", "720p60", "1080p30", "1080p60"];
+const PRESETS: Preset[] = ["480p30", "720p30", "720p60", "1080p30", "1080p60"];
 const COLOURS = { night: NIGHT, white: "#ffffff", green: "#00b140", rose: "#f2d5dc" } as const;
 
 export function Preview({

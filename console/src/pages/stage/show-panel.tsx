@@ -117,6 +117,11 @@ export function ShowPanel({
           {failed}
         </p>
       ) : null}
+      {onAir && status.warning ? (
+        <p className="notice warn" data-warning={status.warning.code}>
+          {status.warning.message} {status.warning.action}
+        </p>
+      ) : null}
       {onAir && status.source ? (
         <p
           className={

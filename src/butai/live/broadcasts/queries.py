@@ -46,8 +46,8 @@ _URGENCY = (
 first."""
 
 _BROADCAST: LiteralString = """
-SELECT id, room_id, wanted, preset, created_at, ended_at, end_code, stop_asked_at, source_phase, source_since, source_code,
-       started_by, egress, host_identity
+SELECT id, room_id, wanted, preset, chosen_preset, created_at, ended_at, end_code, stop_asked_at, source_phase,
+       source_since, source_code, started_by, egress, host_identity
 FROM broadcasts
 """
 _OUTPUTS: LiteralString = f"""
@@ -198,6 +198,8 @@ def _status(
         room_id=broadcast["room_id"],
         status=shown_status(broadcast, outputs),
         preset=broadcast["preset"],
+        chosen_preset=broadcast["chosen_preset"],
+        warning=shown_error(Code.PRESET_LOWERED if broadcast["chosen_preset"] else None, None, language),
         started_at=broadcast["created_at"],
         ended_at=broadcast["ended_at"],
         end=shown_error(broadcast["end_code"], None, language),

@@ -43,7 +43,7 @@ def _idle(room_id: str) -> StatusOut:
     "/start",
     **answers(
         StatusOut,
-        *(400, 403, 404, 408, 409, 413, 422),
+        *(400, 403, 404, 408, 409, 413, 422, 503),
         status=201,
         also={200: "Started before, with the same Idempotency-Key"},
     ),
@@ -54,7 +54,8 @@ async def start(
 ) -> Response:
     """For the room's host. A platform without a destination gets an output in state `error`, while the others start; if
     no platform has a destination, the answer is 422 `no_destination`. For a room that is live it is 409 `already_live`,
-    with the running broadcast's `session_id`."""
+    with the running broadcast's `session_id`. When the only controller is full it is 503 `no_capacity` with
+    `Retry-After`; with several full ones the outputs are `starting` with `no_capacity` for up to five minutes."""
     asked = Start(
         wanted.room_id,
         wanted.wanted_platforms,

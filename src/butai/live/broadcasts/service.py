@@ -31,6 +31,7 @@ from butai.identity import Caller
 from butai.live import audit
 from butai.live.access import active, hosted_broadcast, hosted_room, operator_detail, outputs_of
 from butai.live.broadcasts import idempotency
+from butai.live.broadcasts.full import check_capacity
 from butai.live.broadcasts.wanted import (
     aim,
     can_be_retried,
@@ -74,7 +75,7 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
     """Starts a broadcast. Returns its id, and False when an earlier request with the same `key` had started it.
 
     Raises `NotHost`, `RoomNotFound`, `RoomClosed`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`, `IdempotencyMismatch`,
-    `InvalidRequest` beyond `MOST_OUTPUTS`.
+    `InvalidRequest` beyond `MOST_OUTPUTS`, `NoCapacity`.
     """
     async with (
         audit.refusal(stage.database, origin, "live.start", wanted.room_id, wanted.audit_platforms),
@@ -92,6 +93,7 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
         running = await active(session, room.room_id)
         if running is not None:
             raise AlreadyLive(session_id=str(running.id))
+        await check_capacity(session, stage.settings.egress, wanted.preset or stage.settings.preset)
         broadcast = await _begin(session, stage, caller, origin, room, wanted)
         if reserved is not None:
             await idempotency.keep(session, reserved, {"session_id": str(broadcast.id)})

@@ -9,22 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from butai.database import Connection, Database
+from butai.live.reconcile.capacity import Capacity
 from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease
 
 BATCH = 50
 """Broadcasts taken in one statement, so that several controllers share those of a dead one."""
 
-_ACQUIRE = """
+FREE: LiteralString = "b.ended_at IS NULL AND (b.lease_until IS NULL OR b.lease_until < now())"
+"""Broadcasts `b` that no controller holds."""
+
+NEWCOMER: LiteralString = """b.engine_host IS NULL AND b.wanted = 'on_air'
+    AND EXISTS (SELECT 1 FROM outputs AS o WHERE o.broadcast_id = b.id AND o.wanted = 'on')"""
+"""Broadcasts `b` that want an engine and never had one: they need a controller with room (`admission`). All others are
+taken whatever a controller has already, since they are on air, or only have to be ended."""
+
+_ACQUIRE: LiteralString = f"""
     UPDATE broadcasts AS b
     SET lease_holder = %(holder)s, lease_until = now() + make_interval(secs => %(seconds)s), lease_epoch = b.lease_epoch + 1
-    FROM (SELECT id FROM broadcasts
-          WHERE ended_at IS NULL AND egress = ANY(%(egress)s) AND (lease_until IS NULL OR lease_until < now())
-            AND id <> ALL(%(held)s::uuid[])
-          ORDER BY created_at LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED) AS free
+    FROM (SELECT b.id FROM broadcasts AS b
+          WHERE {FREE} AND egress = ANY(%(egress)s) AND NOT ({NEWCOMER}) AND b.id <> ALL(%(held)s::uuid[])
+          ORDER BY b.created_at LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED) AS free
     WHERE b.id = free.id
     RETURNING b.id, b.lease_epoch, b.egress
 """
@@ -50,8 +61,10 @@ _RELEASE = """
 """
 
 _HEARTBEAT = """
-    INSERT INTO controllers (id, host, broadcasts) VALUES (%(id)s, %(host)s, %(broadcasts)s)
-    ON CONFLICT (id) DO UPDATE SET seen_at = now(), broadcasts = excluded.broadcasts
+    INSERT INTO controllers (id, host, broadcasts, capacity, costs, admits)
+    VALUES (%(id)s, %(host)s, %(broadcasts)s, %(capacity)s, %(costs)s, %(admits)s)
+    ON CONFLICT (id) DO UPDATE SET seen_at = now(), broadcasts = excluded.broadcasts, capacity = excluded.capacity,
+                                   costs = excluded.costs, admits = excluded.admits
     RETURNING extract(epoch FROM clock_timestamp())::float8,
               EXISTS (SELECT 1 FROM controllers
                       WHERE host <> %(host)s AND seen_at > now() - make_interval(secs => %(silent)s))
@@ -76,7 +89,7 @@ class Leases:
         self._seconds, self._egresses = seconds, list(egresses)
 
     async def acquire(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
-        """Takes free broadcasts, at most `BATCH`, each with the name of its egress.
+        """Takes free broadcasts that are no newcomers, at most `BATCH`, each with the name of its egress.
 
         Not those in `held`: a lease of ours that expired while Postgres was away is renewed, which keeps unwritten
         reports."""
@@ -120,12 +133,16 @@ class Leases:
 
             await self._database.execute(act)
 
-    async def heartbeat(self, broadcasts: int) -> Heartbeat:
-        """Records that this controller is alive. Returns Postgres's time, and whether other hosts have controllers."""
+    async def heartbeat(self, broadcasts: int, capacity: Capacity) -> Heartbeat:
+        """Records that this controller is alive, and its capacity. Returns Postgres's time, and whether other hosts have
+        controllers."""
         parameters = {
             "id": self.holder,
             "host": self._host,
             "broadcasts": broadcasts,
+            "capacity": round(capacity.cores, 3),
+            "costs": Jsonb(capacity.costs),
+            "admits": capacity.admits,
             "silent": self._timing.controller_gone_after,
         }
 

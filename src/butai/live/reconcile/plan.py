@@ -265,7 +265,9 @@ class _Planner:
         for output in self.row.outputs:
             if not output.waiting or not self._wanted(output):
                 continue
-            if output.next_attempt_at is not None and self.now < output.next_attempt_at:
+            # An output that waited for a machine with room begins as soon as it has an engine.
+            early = output.error_code == Code.NO_CAPACITY and self._usable
+            if output.next_attempt_at is not None and self.now < output.next_attempt_at and not early:
                 self.timers.append(output.next_attempt_at)
                 continue
             if not self._usable:

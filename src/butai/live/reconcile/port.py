@@ -6,10 +6,11 @@ never retries by itself. Orders return at once and never fail: their result come
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from butai.live.reconcile.capacity import EngineLoad
 from butai.live.reconcile.reports import EngineReport
 from butai.live.reconcile.rows import BroadcastRow
 
@@ -76,6 +77,15 @@ class Egress(Protocol):
     @property
     def host(self) -> str:
         """The place where its engines run. Only controllers with an equal value can find them."""
+        ...
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """The cores of this host that a broadcast takes, by preset, as measured once on another machine."""
+        ...
+
+    def loads(self) -> Sequence[EngineLoad]:
+        """The newest load of each running engine; empty where engines take nothing of this host."""
         ...
 
     async def open(self) -> None:

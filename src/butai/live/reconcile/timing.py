@@ -43,6 +43,16 @@ class Timing:
     within `keepalive_for`, it ends `relay.abandoned_after` later, checks that each `relay.metrics_every`, and ends its
     pushes within 4."""
 
+    # Capacity
+
+    capacity_patience: float = 2.0
+    """Time for which a new broadcast waits for a controller without being told that none has room: two searches of
+    every controller, and a margin."""
+    capacity_pause: float = 30.0
+    """Time from one `no_capacity` in the timeline to the next. A controller that has room does not wait for it."""
+    capacity_limit: float = 300.0
+    """Time after which a broadcast that no controller has room for ends."""
+
     # The reconciler
 
     transaction_limit: float = fixed(8.0)

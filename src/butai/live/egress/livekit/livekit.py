@@ -23,7 +23,9 @@ from butai.live.egress.livekit.ledger import Attempt
 from butai.live.egress.livekit.livekit_engine import LiveKitEngine
 from butai.live.egress.livekit.means import Means, OpenKey
 from butai.live.egress.livekit.poller import Pace, Poller
+from butai.live.egress.presets import LIVEKIT_COST, PRESETS
 from butai.live.projects import Projects
+from butai.live.reconcile.capacity import EngineLoad
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +79,15 @@ class LiveKitEgress:
     async def start(self, broadcast_id: UUID, epoch: int) -> LiveKitEngine:
         """As `find`."""
         return self._engine(broadcast_id, epoch)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """The controller's own share: the encoding is on other machines."""
+        return dict.fromkeys(PRESETS, LIVEKIT_COST)
+
+    def loads(self) -> list[EngineLoad]:
+        """Nothing of an egress runs on this host."""
+        return []
 
     def allow_keepalive(self, *, allowed: bool) -> None:
         """Nothing here lives on our word."""

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from butai.errors import Code, LiveKitNotConfigured
-from butai.live.egress.presets import PRESETS
+from butai.live.egress.presets import PRESETS, RELAY_COSTS
 from butai.live.egress.relay.process import (
     EXIT_RUNNING_ALREADY,
     WatchedProcess,
@@ -30,6 +30,7 @@ from butai.live.egress.relay.process import (
     spawn,
 )
 from butai.live.projects import LiveKitKey, Projects
+from butai.live.reconcile.capacity import EngineLoad, cost_key
 from butai.live.reconcile.port import EngineFenced, EngineUnavailable, OnReport
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
@@ -43,6 +44,8 @@ COMMAND = (sys.executable, "-m", "butai.relay")
 STARTS_AT_ONCE = 4
 """Relays that are started concurrently. Loading one takes a core for most of a second, so more would slow each other
 down."""
+STEADY_SHARE = 0.8
+"""Share of the preset's pictures that arrive from the host while a relay's load counts as what it takes."""
 SILENT_TICKS = 2
 """Pings without a line from a configured relay, which sends metrics each second, after which it counts as lost."""
 
@@ -79,6 +82,15 @@ class RelayEgress:
         self._engines: set[RelayEngine] = set()
         self._keepalive_allowed = True
         self._pinging: asyncio.Task[None] | None = None
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """The relay's cores, by preset."""
+        return RELAY_COSTS
+
+    def loads(self) -> list[EngineLoad]:
+        """The load of each relay that this controller is connected to and has configured."""
+        return [engine.load for engine in self._engines if engine.load is not None]
 
     async def open(self) -> None:
         """No-op: relays need no preparation."""
@@ -227,6 +239,8 @@ class RelayEngine:
         self._signed_by: LiveKitKey | None = None
         self._silent_ticks = 0
         self._killed_silent = False
+        self.load: EngineLoad | None = None
+        """What the relay took in the last second that it reported."""
 
     @property
     def ref(self) -> str:
@@ -378,10 +392,20 @@ class RelayEngine:
                 code = Code.received(line.code) if line.code else ""
                 self._on_report(SourceReport(line.phase, line.at, code, line.detail))
             case messages.MetricsLine():
+                self._measure(line)
                 for one in line.outputs:
                     self._on_report(_metrics(one, line))
             case _:
                 pass
+
+    def _measure(self, line: messages.MetricsLine) -> None:
+        if self._configuration is None or self._broadcast is None:
+            return
+        # A relay whose host sends less, or that publishes nothing, takes less than it will.
+        full = line.source_fps >= STEADY_SHARE * self._configuration.preset.fps
+        publishing = any(one.bitrate_kbps > 0 for one in line.outputs)
+        key = cost_key(self._egress.name, self._broadcast.preset)
+        self.load = EngineLoad(self.ref, line.at, key, line.encode_load, line.late_ms / 1000, full and publishing)
 
     def _close(self) -> None:
         self._egress.forget(self)
@@ -402,6 +426,8 @@ def _metrics(one: messages.OutputMetrics, line: messages.MetricsLine) -> Metrics
         "source_fps": line.source_fps,
         "encode_load": line.encode_load,
         "rss_mib": line.rss_mib,
+        "late_ms": line.late_ms,
+        "skipped_frames": line.skipped_frames,
     }
     return MetricsReport(UUID(one.output_id), one.attempt, line.at, data)
 

@@ -1,0 +1,155 @@
+"""Admission: takes newcomers, which never had an engine, as far as this host has room, and tells the others to wait.
+
+A claim is the lease itself, so a crash leaves nothing behind that would have to be counted down: what is used is the sum
+over the broadcasts that controllers of this host hold, or whose engine runs here. Controllers of one host take turns, by
+an advisory lock. Broadcasts that had an engine are not asked (`leases`): what is on air stays on air.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from butai.audit import actors
+from butai.database import Connection, Database
+from butai.errors import Code
+from butai.live.reconcile import transitions
+from butai.live.reconcile.capacity import UNKNOWN_COST, Admitted, Capacity, Newcomer
+from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.leases import BATCH, FREE, NEWCOMER
+from butai.live.reconcile.transitions import Lease
+from butai.live.reconcile.waiting import wait_for_capacity
+
+TOLD_AT_ONCE = 10
+"""Broadcasts that are told to wait in one search."""
+
+_ANY = f"SELECT EXISTS (SELECT 1 FROM broadcasts AS b WHERE {FREE} AND egress = ANY(%(egress)s) AND {NEWCOMER})"
+
+_TURN = text("SELECT pg_advisory_xact_lock(hashtextextended('butai admission ' || :host, 0))")
+
+_USED = text(f"""
+    SELECT coalesce(sum(coalesce((CAST(:costs AS jsonb) ->> (b.egress || ' ' || b.preset))::float8, {UNKNOWN_COST})), 0)
+    FROM broadcasts AS b
+    WHERE b.ended_at IS NULL
+      AND (b.id = ANY(:held) OR b.engine_host = :host
+           OR (b.lease_until >= now()
+               AND (b.lease_holder = :holder
+                    OR b.lease_holder IN (SELECT id FROM controllers WHERE host = :host))))
+""")
+
+_NEWCOMERS = text(f"""
+    SELECT b.id, b.egress, b.preset FROM broadcasts AS b
+    WHERE {FREE} AND b.egress = ANY(:egress) AND {NEWCOMER} AND b.id <> ALL(:held)
+    ORDER BY b.created_at, b.id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+_TAKE = text("""
+    UPDATE broadcasts
+    SET lease_holder = :holder, lease_until = now() + make_interval(secs => :seconds), lease_epoch = lease_epoch + 1,
+        waiting_since = NULL, preset = :preset,
+        chosen_preset = CASE WHEN preset = :preset THEN chosen_preset ELSE coalesce(chosen_preset, preset) END
+    WHERE id = :id
+    RETURNING lease_epoch
+""")
+
+_LOWERED = text("""
+    INSERT INTO live_events (room_id, broadcast_id, event, code, actor, detail)
+    SELECT room_id, id, 'broadcast.preset_lowered', :code, :actor, CAST(:detail AS jsonb) FROM broadcasts WHERE id = :id
+""")
+
+_WAITING = text(f"""
+    SELECT b.id FROM broadcasts AS b
+    WHERE {FREE} AND b.id = ANY(:left) AND {NEWCOMER} AND b.created_at < now() - make_interval(secs => :patience)
+      AND EXISTS (SELECT 1 FROM outputs AS o WHERE o.broadcast_id = b.id AND o.wanted = 'on'
+                    AND (o.state = 'pending' OR (o.state = 'starting' AND o.next_attempt_at <= now())))
+    ORDER BY b.created_at, b.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+# A lease for the length of one transaction: an earlier holder is refused from here on.
+_MARK = text("""
+    UPDATE broadcasts
+    SET lease_holder = :holder, lease_until = now(), lease_epoch = lease_epoch + 1,
+        waiting_since = coalesce(waiting_since, now())
+    WHERE id = :id
+    RETURNING lease_epoch, extract(epoch FROM waiting_since)::float8, extract(epoch FROM now())::float8
+""")
+
+_UNMARK = text("UPDATE broadcasts SET lease_holder = NULL, lease_until = NULL WHERE id = :id")
+
+
+class Admission:
+    """The newcomers of one controller. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(
+        self,
+        database: Database,
+        holder: str,
+        host: str,
+        seconds: float,
+        capacity: Capacity,
+        *,
+        policy: Policy,
+        egresses: Sequence[str],
+    ) -> None:
+        """`seconds`: the duration of a lease. `policy`: for the outputs of broadcasts that wait."""
+        self._database, self._capacity, self._policy = database, capacity, policy
+        self._holder, self._host, self._seconds, self._egresses = holder, host, seconds, list(egresses)
+        self._left: list[UUID] = []
+
+    async def admit(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
+        """Takes newcomers that fit, at most `BATCH`, each with the name of its egress; in the order of their starts."""
+        self._left = []
+        if not await self._any():
+            return []
+        async with self._database.transaction() as session:
+            await session.execute(_TURN, {"host": self._host})
+            known = {"held": list(held), "host": self._host, "holder": self._holder, "egress": self._egresses}
+            used = await session.scalar(_USED, known | {"costs": json.dumps(self._capacity.costs)})
+            rows = (await session.execute(_NEWCOMERS, known | {"batch": BATCH})).all()
+            admitted = self._capacity.admit([Newcomer(*row) for row in rows], float(used or 0.0))
+            taken = {one.newcomer.id for one in admitted}
+            self._left = [row.id for row in rows if row.id not in taken]
+            return [await self._take(session, one) for one in admitted]
+
+    async def tell_waiting(self) -> None:
+        """Tells newcomers that did not fit here and that no other controller has taken meanwhile that they wait, and ends
+        those that waited too long: a few each time, so that the next search is not late."""
+        for _ in range(TOLD_AT_ONCE):
+            if not self._left or not await self._tell_one():
+                return
+
+    async def _any(self) -> bool:
+        async def act(connection: Connection) -> bool:
+            row = await (await connection.execute(_ANY, {"egress": self._egresses})).fetchone()
+            return bool(row and row[0])
+
+        return await self._database.query(act)
+
+    async def _take(self, session: AsyncSession, admitted: Admitted) -> tuple[Lease, str]:
+        one, preset = admitted.newcomer, admitted.preset
+        values: dict[str, Any] = {"id": one.id, "holder": self._holder, "seconds": self._seconds, "preset": preset}
+        epoch = (await session.execute(_TAKE, values)).scalar_one()
+        if preset != one.preset:
+            detail = json.dumps({"chosen": one.preset, "preset": preset})
+            more = {"id": one.id, "code": Code.PRESET_LOWERED, "actor": actors.CONTROLLER, "detail": detail}
+            await session.execute(_LOWERED, more)
+        return Lease(one.id, self._holder, epoch), one.egress
+
+    async def _tell_one(self) -> bool:
+        patience = self._policy.timing.capacity_patience
+        async with self._database.transaction() as session:
+            broadcast_id = await session.scalar(_WAITING, {"left": self._left, "patience": patience})
+            if broadcast_id is None:
+                return False
+            marked = await session.execute(_MARK, {"id": broadcast_id, "holder": self._holder})
+            epoch, since, now = marked.one()
+            lease = Lease(broadcast_id, self._holder, epoch)
+            row = await transitions.read(session, lease)
+            await transitions.write(session, lease, wait_for_capacity(row, since, now, self._policy))
+            await session.execute(_UNMARK, {"id": broadcast_id})
+            return True

@@ -1,0 +1,181 @@
+"""How many broadcasts a machine carries: the cores it has for engines, what each engine takes, and who is admitted. Pure.
+
+What an engine takes is first a table's figure for its preset, measured on another machine (`Egress.costs`), and then
+that figure times the ratio by which the engines that run here differ from it. A picture that is encoded late shows that
+the machine falls behind, before any is lost: then the newcomers get a smaller preset.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+ROUNDING = 1e-6
+"""Cores by which a sum of costs may be above the capacity: five times 0.34 is a little more than 1.7."""
+
+Admits = Literal["all", "lowered", "none"]
+"""Which newcomers a machine takes: at their own preset, at the next lower one, or none."""
+
+LOWER = {"1080p60": "1080p30", "1080p30": "720p30", "720p60": "720p30", "720p30": "480p30"}
+"""The next lower preset; the lowest has none."""
+
+UNKNOWN_COST = 1.0
+"""Cores of a broadcast whose preset this version does not know."""
+
+STEADY_REPORTS = 10
+"""Reports of an engine, one each second, after which its average is used."""
+SMOOTHING = 0.1
+"""The newest report's share in the moving average of an engine: an average over ten seconds."""
+LEAST_RATIO, MOST_RATIO = 0.5, 4.0
+"""Bounds of the ratio to the table: beyond them, a measurement is more likely wrong than the table."""
+
+LATE = 0.1
+"""Seconds by which a picture is late when its machine falls behind: three pictures of 30 a second. A picture is lost
+when it is later than `relay.clock.MAX_FRAME_DELAY`, 0.25."""
+LOST = 0.25
+LATE_REPORTS = 3
+"""Reports of late or of lost pictures within `PRESSURE_WINDOW` that count: one alone may be any program's start."""
+PRESSURE_WINDOW = 30.0
+
+
+def cost_key(egress: str, preset: str) -> str:
+    """The name of a cost: engines of different kinds take different shares of a machine for the same preset."""
+    return f"{egress} {preset}"
+
+
+def least_cost(costs: Mapping[str, float], egress: str) -> float:
+    """The cores of the smallest broadcast on engines of this kind."""
+    return min((cost for key, cost in costs.items() if key.startswith(cost_key(egress, ""))), default=UNKNOWN_COST)
+
+
+def fits(cores: float, used: float, cost: float, least: float) -> bool:
+    """Whether a broadcast of `cost` fits on a machine with `cores` for engines, of which `used` are taken.
+
+    A machine on which not even the smallest broadcast (`least`) runs takes one in any case: small machines go live too.
+    One with 0 cores for engines takes none.
+    """
+    return used + cost <= cores + ROUNDING or (cores > 0 and used < least)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What one engine of this host took in its last second.
+
+    `ref`: the engine's identity; `at`: its time of the report, by which a repeated one is known. `key`: as `cost_key`.
+    `cores`: CPU seconds for each second. `late`: the most seconds by which one of its pictures was late. `steady`:
+    whether it receives the host's pictures at their full rate and publishes them, so that `cores` is what it takes.
+    """
+
+    ref: str
+    at: float
+    key: str
+    cores: float
+    late: float
+    steady: bool
+
+
+@dataclass
+class _Average:
+    key: str
+    at: float
+    cores: float = 0.0
+    reports: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A broadcast that wants to be on air and never had an engine."""
+
+    id: UUID
+    egress: str
+    preset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A newcomer that is taken, and the preset that it gets."""
+
+    newcomer: Newcomer
+    preset: str
+
+
+@dataclass
+class Capacity:
+    """The capacity of one controller's host. `table`: cores by `cost_key`; `cores`: those for engines."""
+
+    cores: float
+    table: Mapping[str, float]
+    ratio: float = 1.0
+    """What the engines here take, to the table."""
+    _averages: dict[str, _Average] = field(default_factory=dict)
+    _late: deque[float] = field(default_factory=deque)
+    _lost: deque[float] = field(default_factory=deque)
+
+    def observe(self, loads: Sequence[EngineLoad], now: float) -> None:
+        """Takes the newest reports of all engines that run. `now`: monotonic seconds."""
+        running = {load.ref for load in loads}
+        for ref in self._averages.keys() - running:
+            del self._averages[ref]
+        if not loads:
+            # Nothing on air can lose a picture.
+            self._late.clear()
+            self._lost.clear()
+        for load in loads:
+            self._add(load, now)
+        for times in (self._late, self._lost):
+            while times and times[0] < now - PRESSURE_WINDOW:
+                times.popleft()
+        steady = [one for one in self._averages.values() if one.reports >= STEADY_REPORTS]
+        expected = sum(self.table.get(one.key, UNKNOWN_COST) for one in steady)
+        if expected > 0:
+            measured = sum(one.cores for one in steady) / expected
+            self.ratio = min(max(measured, LEAST_RATIO), MOST_RATIO)
+
+    def _add(self, load: EngineLoad, now: float) -> None:
+        known = self._averages.setdefault(load.ref, _Average(load.key, float("-inf")))
+        if load.at <= known.at:
+            return
+        known.at = load.at
+        if load.late >= LATE:
+            self._late.append(now)
+        if load.late >= LOST:
+            self._lost.append(now)
+        if load.steady:
+            known.cores = load.cores if known.reports == 0 else known.cores + SMOOTHING * (load.cores - known.cores)
+            known.reports += 1
+
+    @property
+    def admits(self) -> Admits:
+        """Which newcomers are taken now."""
+        if len(self._lost) >= LATE_REPORTS:
+            return "none"
+        return "lowered" if len(self._late) >= LATE_REPORTS else "all"
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """The cores that a broadcast takes here, by `cost_key`."""
+        return {key: round(cost * self.ratio, 4) for key, cost in self.table.items()}
+
+    def _encodes_here(self, egress: str) -> bool:
+        """Whether an engine's cost depends on the preset: others send no picture through this machine."""
+        return len({cost for key, cost in self.table.items() if key.startswith(cost_key(egress, ""))}) > 1
+
+    def admit(self, newcomers: Sequence[Newcomer], used: float) -> list[Admitted]:
+        """The newcomers that fit beside the `used` cores, the first ones first. One that does not fit lets a smaller
+        one pass, since another machine may have room for it."""
+        admits, costs = self.admits, self.costs
+        taken: list[Admitted] = []
+        for one in newcomers:
+            preset, lower = one.preset, LOWER.get(one.preset, one.preset)
+            cost, less = (costs.get(cost_key(one.egress, name), UNKNOWN_COST) for name in (preset, lower))
+            if admits != "all" and self._encodes_here(one.egress):
+                if admits == "none":
+                    continue
+                preset, cost = lower, less
+            if fits(self.cores, used, cost, least_cost(costs, one.egress)):
+                used += cost
+                taken.append(Admitted(one, preset))
+        return taken
