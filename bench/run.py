@@ -19,6 +19,7 @@ BENCHMARKS = (
     "upload",
     "start",
     "relay",
+    "capacity",
     "faults",
     "publisher",
     "controller",
