@@ -32,6 +32,7 @@ from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
 from tests.conftest import NEXTAUTH_SECRET
 from tests.databases import Databases
 from tests.fakes.store_proxy import StoreProxy
+from tests.fuzz.hostile_bytes import VRM
 from tests.processes import free_port, process
 
 
@@ -259,3 +260,11 @@ def target(
         for answer in target.answers:
             assert answer.header("x-injected") is None, answer
             assert answer.status < 500, answer
+
+
+@pytest.fixture(scope="module")
+def avatar(target: Target) -> str:
+    """One avatar of alice's, `vrm/a.vrm`: its id. What is asked for badly must not be refused for want of it."""
+    answer = target.upload("vrm/a.vrm", VRM)
+    assert answer.status == 200, answer
+    return answer.json["data"]["id"]

@@ -17,7 +17,7 @@ from butai.config import LiveKitSettings, Settings
 from butai.database import Database
 from tests.conftest import Api, serving
 from tests.embedded_servers import livekit_server, livekit_settings
-from tests.live_api import SECRET, go_live, make_room, save, sql
+from tests.live_api import ROOM, SECRET, bearer, go_live, make_room, save, sql
 
 
 @pytest.fixture
@@ -157,3 +157,67 @@ async def test_a_name_that_cannot_stand_in_a_path_is_refused(api: Api, room: str
     for wanted in ({"room_id": room}, {"host_token": admin_token(api.settings.livekit, room)}):
         status, problem = await api.call("POST", "/api/live/rooms", "alice", json=wanted)
         assert (status, problem["code"]) == (400, "invalid_request"), wanted
+
+
+# Tokens
+
+
+async def test_a_room_has_an_owner_and_a_token_that_rules_it(api: Api) -> None:
+    made = await make_room(api)
+    claims = livekit_api.TokenVerifier("devkey", SECRET).verify(made["host_token"])
+    assert claims.video is not None and claims.video.room_admin and claims.video.room == ROOM
+    assert claims.identity == made["host_identity"]
+    assert made["livekit_url"] == api.settings.livekit.url
+    assert (await make_room(api))["host_identity"] == made["host_identity"]
+    status, problem = await api.call("POST", "/api/live/rooms", "bob", json={"room_id": ROOM})
+    assert (status, problem["code"]) == (409, "room_taken")
+    status, other = await api.call("POST", "/api/live/rooms", "bob", json={})
+    assert status == 200 and len(other["room_id"]) > 16
+
+
+async def test_tokens_for_guests_and_viewers_are_the_hosts_to_give(api: Api) -> None:
+    made = await make_room(api)
+    host = bearer(made["host_token"])
+    path = f"/api/live/rooms/{ROOM}/tokens"
+    for role, publishes in (("guest", True), ("viewer", False)):
+        status, token = await api.call("POST", path, headers=host, json={"role": role, "name": "Aoi"})
+        assert status == 200
+        claims = livekit_api.TokenVerifier("devkey", SECRET).verify(token["token"])
+        assert claims.video is not None
+        assert (claims.video.can_publish, bool(claims.video.room_admin)) == (publishes, False)
+        assert (await api.call("POST", path, headers=bearer(token["token"]), json={"role": "guest"}))[0] == 401
+    assert (await api.call("POST", path, headers=host, json={"role": "host"}))[1]["code"] == "not_host"
+    status, again = await api.call("POST", path, "alice", json={"role": "host"})
+    assert (status, again["identity"]) == (200, made["host_identity"])
+    assert (await api.call("POST", path, "bob", json={"role": "viewer"}))[0] == 403
+    assert (await api.call("POST", path, json={"role": "viewer"}))[0] == 401
+
+
+async def test_a_room_made_elsewhere_is_claimed_with_its_token(api: Api) -> None:
+    grants = livekit_api.VideoGrants(room_join=True, room="elsewhere", room_admin=True)
+    token = livekit_api.AccessToken("devkey", SECRET).with_identity("someone").with_grants(grants)
+    status, made = await api.call("POST", "/api/live/rooms", "alice", json={"host_token": token.to_jwt()})
+    assert (status, made["room_id"], made["host_identity"]) == (200, "elsewhere", "someone")
+    for forged in (
+        livekit_api.AccessToken("devkey", "x" * 32).with_identity("a").with_grants(grants).to_jwt(),
+        livekit_api.AccessToken("devkey", SECRET)
+        .with_identity("a")
+        .with_grants(livekit_api.VideoGrants(room_join=True, room="r"))
+        .to_jwt(),
+        "nonsense",
+    ):
+        status, problem = await api.call("POST", "/api/live/rooms", "alice", json={"host_token": forged})
+        assert (status, problem["code"]) == (401, "auth_required")
+
+
+async def test_without_livekit_it_says_so(settings: Settings) -> None:
+    async with serving(settings) as api:
+        status, problem = await api.call("POST", "/api/live/rooms", "alice", json={})
+        assert (status, problem["code"]) == (503, "livekit_not_configured")
+
+
+async def test_a_host_token_is_nobody_anywhere_else(api: Api) -> None:
+    host = bearer((await make_room(api))["host_token"])
+    assert (await api.call("GET", "/api/s3/resources?type=vrm", headers=host))[0] == 401
+    assert (await api.call("GET", "/api/live/destinations", headers=host))[0] == 401
+    assert (await api.call("GET", f"/api/live/audit?room_id={ROOM}", headers=host))[0] == 401
