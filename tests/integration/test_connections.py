@@ -295,7 +295,7 @@ async def test_where_all_carry_requests_health_is_answered_and_all_else_is_503()
                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             )
             assert (await ask(port, "/x", "127.0.0.1", *websocket)).startswith(b"HTTP/1.1 503 ")
-        # They are gone, and so is the trouble.
+        # Once they are gone, connections are accepted again.
         while not (await ask(port)).startswith(b"HTTP/1.1 200 "):
             await asyncio.sleep(0.01)
 

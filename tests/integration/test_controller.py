@@ -106,7 +106,7 @@ async def test_a_drop_is_seen_and_healed_by_a_new_attempt(stage: Shows) -> None:
         dropped = outputs["rtmp://b/app"]["id"]
         stage.tell_relay(broadcast_id, output=dropped, phase="failed", code="destination_closed")
         outputs = await stage.healed(broadcast_id, dropped, attempt=2)
-        # It may be over before anybody looks; what was seen is written down.
+        # It may be over before the test looks; the rows tell what happened.
         moves = [one for one in await stage.events(broadcast_id) if one["to_state"] == "reconnecting"]
         (seen,) = [one for one in moves if one["from_state"] == "live"]
         assert seen["output_id"] == dropped

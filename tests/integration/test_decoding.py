@@ -33,7 +33,7 @@ async def test_music_has_a_waveform_and_a_loudness(api: Api, tmp_path: Path, run
     assert asset["facts"]["sound"]["loudness_lufs"] < -10
     assert asset["duration_seconds"] == found["duration_seconds"]
     assert (await api.items("alice", "bgm"))[0]["duration"] == found["duration_seconds"]
-    # Nobody else's business while it is private.
+    # For other users it does not exist while it is private.
     assert (await api.call("GET", f"/api/assets/{asset_id}/waveform", "bob"))[0] == 404
     assert (await api.call("GET", f"/api/assets/{asset_id}/waveform"))[0] == 401
 

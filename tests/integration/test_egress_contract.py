@@ -1,4 +1,4 @@
-"""What the reconciler may count on, whichever engine carries a broadcast: `butai.live.reconcile.port`, held by both."""
+"""The contract of engines, `butai.live.reconcile.port`, tested on both of them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ HEALTH_WORDS = {
     "s3 /healthz": b"",
     "livekit /": b"OK",
 }
-"""What may be answered with 200 to whoever asks, to the letter."""
+"""The only answers with 200 to a request without a credential, byte for byte."""
 
 PATHS = (
     "/",

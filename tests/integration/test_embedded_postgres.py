@@ -383,7 +383,7 @@ def test_a_dead_postmaster_that_nobody_reaps_does_not_keep_the_next_one_from_sta
     assert first.child is not None
     pid = first.child.pid
     os.kill(pid, signal.SIGKILL)
-    # Not waited for, so it stays a zombie, as in a container whose first process reaps nobody.
+    # Not waited for, so it stays a zombie, as in a container whose first process reaps no children.
     assert eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 2)
     assert (folder / "pg" / "cluster" / "postmaster.pid").read_text().startswith(f"{pid}\n")
     os.close(first._owner_lock or -1)

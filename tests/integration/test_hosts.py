@@ -1,4 +1,4 @@
-"""Which host names the API answers under, what headers its answers carry, and whose forwarding it believes."""
+"""Which host names the API answers under, what headers its answers have, and whose `X-Forwarded-*` it believes."""
 
 from __future__ import annotations
 

@@ -380,7 +380,7 @@ async def test_keys_that_are_there_go_on_working_while_the_issuer_is_down(
             clock.now += 700
             assert (await tokens.check(issuer.token().encode(), time.time()))[0].user_id == "user-1"
             await settled(tokens)
-        with pytest.raises(Unavailable):  # may be a new key: nobody can tell now
+        with pytest.raises(Unavailable):  # it may be a new key: there is no way to know now
             await tokens.check(rotated, time.time())
     failed = [line for line in logs if line["event"] == "oidc.keys_failed"]
     assert len(failed) == 4 and all(line["kept"] == 1 for line in failed)

@@ -92,7 +92,7 @@ async def test_the_embedded_picture_becomes_the_thumbnail(api: Api, run_jobs: Ru
     mains = {key for (key,) in await rows(database, "SELECT object_key FROM assets WHERE sidecar IS NULL")}
     assert [(origin, state) for origin, state, _ in ledger] == [("derived", "current")] * 2
     assert {source for _, _, source in ledger} == mains
-    # Where an object lies is nobody's business.
+    # The key of an object is never shown.
     [(thumbnail,)] = await rows(database, "SELECT id FROM assets WHERE wanted_key = 'vrm/One_thumb.png'")
     assert (await shown(api, str(thumbnail)))["facts"] == {}
 
@@ -202,7 +202,7 @@ async def test_the_backlog_finds_what_nobody_has_looked_into(
     await run_jobs("assets.inspect_backlog")
     assert [(await shown(api, one, None))["triangles"] for one in ids] == [14] * 5 + [None]
     assert (await shown(api, ids[-1], None))["inspect_error"] == "glb_invalid"
-    # Nobody's avatars have thumbnails too, and one each.
+    # Avatars without an owner have a thumbnail each, too.
     assert sum(item["hasThumbnail"] for item in await api.items("ren")) == 5
     events = "SELECT count(*) FROM asset_events WHERE event = 'inspected'"
     assert await rows(database, events) == [(6,)]
@@ -301,7 +301,7 @@ async def test_thumbnails_made_at_the_same_time_leave_one(
 ) -> None:
     one = await upload(api, "vrm/Aoi.vrm", avatars.vrm1())
     async with database.transaction() as session:
-        # Nobody's rows have no constraint that keeps them apart.
+        # Rows without an owner have no constraint that keeps them apart.
         await session.execute(text("UPDATE assets SET owner_user_id = NULL, visibility = 'public'"))
     [(key,)] = await rows(database, "SELECT object_key FROM assets")
     async with Store(settings.store) as store:

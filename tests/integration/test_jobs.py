@@ -1,4 +1,4 @@
-"""Jobs one can trust: what failed is kept with its reason, can be tried again, and a worker's death loses none."""
+"""Background jobs: what failed is kept with its reason, can be tried again, and a worker's death loses none."""
 
 from __future__ import annotations
 

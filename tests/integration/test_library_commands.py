@@ -67,7 +67,7 @@ async def test_a_patrol_says_what_it_found(butai: Butai, studio: Studio) -> None
     assert await studio.missing() == set()
     assert await butai("patrol", "run") == Ended(0, "12 files checked: 11 there, 1 missing.")
     assert await studio.missing() == {ids[4]}
-    # What nobody reads was looked at just now.
+    # Files that are not read were checked just now.
     assert (await butai("patrol", "run", "--due")).said == "0 files checked: nothing to check."
     status = await butai("patrol", "status")
     assert status.status == 0

@@ -1,4 +1,4 @@
-"""Rooms: whose they are, what LiveKit is told of them, and that nobody is given a room that others are in."""
+"""Rooms: whose they are, what LiveKit is told of them, and that no caller is given a room that others are in."""
 
 from __future__ import annotations
 

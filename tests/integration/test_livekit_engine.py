@@ -166,7 +166,7 @@ async def test_a_host_who_is_away_ends_nothing_while_livekit_does_not_answer(sta
 
         await until(lost)
         await stage.standin.down(True)
-        # Longer than the grace, with nobody who could tell whether the host is back.
+        # Longer than the grace, while no controller could see whether the host is back.
         await asyncio.sleep(40 / stage.speed)
         assert (await stage.broadcast(broadcast_id))["ended_at"] is None
         assert await stage.states(broadcast_id) == {"rtmp://a/app": "live"}
@@ -475,7 +475,7 @@ async def test_what_an_ended_broadcast_left_is_ended(stage: LiveKitShows) -> Non
         broadcast_id = await stage.begin("rtmp://a/app")
         await stage.reach(broadcast_id, a="live")
         await crash(stage, controller, egress)
-        # Its end is written, and nobody was left to say it to LiveKit.
+        # Its end is written, and no controller was left to tell LiveKit.
         await stage.do("UPDATE broadcasts SET wanted = 'off_air', ended_at = now() WHERE id = %s", broadcast_id)
         assert stage.standin.running[A]
         async with stage.controller("c2", egress="livekit"):

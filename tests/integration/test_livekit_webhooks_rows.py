@@ -190,7 +190,7 @@ async def test_a_webhook_wakes_with_a_hint_once_for_each_thing(api: Api, databas
 
 
 async def test_ids_grow_in_the_order_of_commits_whoever_writes(api: Api, database: Database) -> None:
-    """A webhook waits for the broadcast's row while somebody else writes events of it, and numbers its own after that."""
+    """A webhook waits for the broadcast's row while another transaction writes events of it, and numbers its own after those."""
     await make_room(api)
     await save(api)
     session = (await go_live(api))["session_id"]

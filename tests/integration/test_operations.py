@@ -1,4 +1,4 @@
-"""What operators see of everybody: shows, the audit trail as JSON and CSV, health; and that nobody else sees it."""
+"""What operators see of all users: broadcasts, the audit trail as JSON and CSV, health; and that other users see none of it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ async def test_all_is_well_and_nothing_changes(studio: Studio) -> None:
     assert await studio.statuses() == {"ready": 50}
     assert await studio.events() == {}
     assert await studio.messages() == []
-    # All are noted; what nobody reads is not due again within the hour.
+    # All are noted; files that are not read are not due again within the hour.
     assert len(await studio.do("SELECT 1 FROM asset_checks WHERE due_at > now() + interval '2 hours'")) == 50
     assert (await studio.patrol().run("scheduled")).checked == 0
 

@@ -158,7 +158,7 @@ async def test_errors_throttling_and_silence(
     monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 1)
     studio = watch.studio
     ids = await studio.fill(30)
-    # Of one file: it is asked for again at the next round, and nobody is told.
+    # Of one file: it is checked again in the next run, and no alert is raised.
     fault = watch.fault(how, studio.keys[ids[0]])
     run, changed, heard = await watch.go()
     assert fault.met >= 1

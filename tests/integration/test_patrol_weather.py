@@ -1,4 +1,4 @@
-"""Random weather over the whole patrol: real store, real proxy, real rows. No healthy row is ever marked.
+"""Random faults under the whole patrol: real store, real proxy, real rows. No healthy row is ever marked.
 
 The rulings alone are tried far more often in `tests/unit/test_patrol_verdicts.py`; here the faults come over the wire, 48
 requests at a time, with the client's repetitions, rows and second looks.
@@ -102,7 +102,7 @@ async def test_no_healthy_row_is_ever_marked(
 
     proxy.heal()
     proxy.hide_absence = hides
-    # Fair weather has no silence to be cut short, and a busy machine may take its time.
+    # Without faults no silence has to be cut short, and a busy machine may take its time.
     monkeypatch.setattr("butai.assets.storage.heads.HEAD_SECONDS", 30)
     for _ in range(3):
         studio.now += timedelta(minutes=11)
@@ -114,7 +114,7 @@ async def test_no_healthy_row_is_ever_marked(
     assert (run.state, run.mismatched) == ("finished", 0)
     assert await studio.statuses() == {"ready": FILES}
     assert await studio.do("SELECT 1 FROM findings WHERE resolved_at IS NULL") == []
-    # The next weather finds the library as this one did.
+    # The next example finds the library as this one did.
     await studio.do("DELETE FROM findings")
     await studio.do("DELETE FROM asset_checks")
 

@@ -117,14 +117,14 @@ async def test_a_stale_listing_deletes_nothing(bench: Bench, run_jobs: Any) -> N
     key = await orphan(bench)
     await bench.compare()
     finding = await bench.finding()
-    # Somebody wrote it anew.
+    # It was written again by another program.
     await bench.store.put(key, BytesPayload(files.vrm(3)), "model/gltf-binary")
     with pytest.raises(Conflict):
         await bench.act(FindingAction.TRASH)
     await run_jobs()
     assert await bench.there(key)
     assert await bench.finding() == finding
-    # Somebody gave it a row.
+    # It has got a row.
     await bench.compare()
     assert await bench.act(FindingAction.ADOPT) == "adopted"
     async with bench.database.transaction() as session:

@@ -470,7 +470,7 @@ async def test_a_pause_of_the_whole_process_makes_no_burst(live: Broadcast, yout
 
 async def test_mute_reload_resize_and_codec_never_starve_a_platform(broadcast: Broadcast, youtube: Platform) -> None:
     broadcast.configure()
-    # Before anybody is there: black and silence.
+    # Before a host is there: black and silence.
     broadcast.push(youtube, "d1")
     await broadcast.phase(youtube, "live")
     await broadcast.source("waiting")

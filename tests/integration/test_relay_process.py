@@ -179,7 +179,7 @@ async def test_no_secret_is_in_argv_environment_or_log(relay: RelayProcess) -> N
     controller = await Controller.connect(relay.socket)
     await controller.hear(WelcomeLine)
     controller.say(CONFIGURE)
-    # Nobody listens there.
+    # No server listens there.
     controller.say(StartOutputLine("o1", 1, "rtmp://127.0.0.1:9/live2", KEY, True))
     failed = await controller.hear(OutputLine, lambda line: line.phase in ("failed", "live"))
     assert KEY not in repr(failed)

@@ -44,7 +44,7 @@ async def test_a_server_that_acknowledges_once_and_never_again_stays_live() -> N
 
 
 async def test_few_bytes_and_no_pongs_are_no_stall() -> None:
-    """64 KiB take 3 s at this rate: nobody owes an acknowledgement before."""
+    """64 KiB take 3 s at this rate: no acknowledgement is due before that."""
     server = Server(acks=65536)
     async with server.running() as url, pushing(url, kbps=170, limits=Limits(ignored_after=1)) as push:
         await until(lambda: push.publisher.stats.bytes_acked > 120_000, "two acknowledgements", 16)

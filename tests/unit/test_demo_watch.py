@@ -29,6 +29,6 @@ async def test_a_hint_at_the_very_end_does_not_keep_it_looking() -> None:
         async with watch.running():
             for _ in range(5):
                 await asyncio.sleep(0)
-            # The wait is over by now, and whoever waited does not know it yet: that is when the end comes.
+            # The wait is over, and the waiting task has not run yet: that is when the end comes.
             watch._look.set()
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Keys: what may be written, what a read may mean, and that no spelling climbs out."""
+"""Keys: what may be written, what a read may mean, and that no spelling leaves its folder."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_mass_is_more_than_twenty_and_more_than_two_percent() -> None:
 
 @dataclass
 class Weather:
-    """A store and what befalls it. `faults`: (first request, how many, what), counted over all requests there ever were.
+    """A store with faults. `faults`: (first request, how many, what), counted over all requests there ever were.
     A fault lasts three requests at least: what ends sooner is one request's own, and says nothing about a store."""
 
     objects: dict[str, HeadAnswer]
@@ -121,7 +121,7 @@ GENERATED, LEAST_MET = 300, 6
 def test_no_healthy_row_is_ever_marked(
     faults: list[tuple[int, int, str]], hides: bool, gone: int, size: int, rounds: int
 ) -> None:
-    """Whatever befalls the store, and whenever; what is really gone is found once the weather is fair."""
+    """Whatever faults the store has, and whenever; what is really gone is found once they have ended."""
     rows = {number: row(number=number) for number in range(size)}
     lost = set(range(min(gone, size)))
     weather = Weather(
@@ -160,7 +160,7 @@ def test_no_healthy_row_is_ever_marked(
     for _ in range(3):
         patrol(at)
         at += RECHECK
-    # More than twenty gone would be a mass, and nobody's verdict: there are five at most.
+    # More than twenty would be a mass loss, of which no row is marked: there are five at most.
     assert {number for number, one in rows.items() if one.status == "missing"} == lost
 
 

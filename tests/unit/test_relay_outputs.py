@@ -1,4 +1,4 @@
-"""Outputs of one broadcast: each for itself. The publisher is a stand-in that does as it is told."""
+"""Outputs of one broadcast do not affect each other. The publisher is a stand-in that the tests command."""
 
 from __future__ import annotations
 

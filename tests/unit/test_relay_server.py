@@ -103,7 +103,7 @@ class Controller:
         await until(path.exists)
         async with asyncio.timeout(5):
             while True:
-                # It is there a moment before anybody listens.
+                # The file is there a moment before the server listens.
                 with contextlib.suppress(ConnectionRefusedError):
                     controller = cls(*await asyncio.open_unix_connection(path))
                     break

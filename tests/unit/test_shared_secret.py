@@ -1,4 +1,4 @@
-"""Tokens with a shared secret: HS256 alone, by the right secret alone, in time alone."""
+"""Tokens with a shared secret: only HS256, only the right secret, only within their time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house is as its plan says: folders, names, pure modules."""
+"""The source keeps the structure that docs/design.md describes: folders, names, pure modules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "butai"
 
 MOST_AT_THE_ROOT = 8
-"""Modules beside the folders: more than fit one look are found by nobody."""
+"""Modules beside the folders, so that a list of the folder fits on a screen."""
 
 SAY_NOTHING = {"utils", "helpers", "common", "core", "base", "manager", "misc"}
 
