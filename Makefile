@@ -51,7 +51,9 @@ format: .venv/dev.stamp
 	.venv/bin/ruff format .
 	scripts/console --format
 
-lock: $(UV) ## Write the locks anew after pyproject.toml or requirements/dev.in changed
+lock: $(UV) ## Write the locks anew after pyproject.toml or a file requirements/*.in changed
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/installer.in -o requirements/installer.txt
+	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml -o requirements/run.txt
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
 
@@ -66,7 +68,7 @@ console: ## The web console, built from console/ into the package
 
 .tools/bin/uv:
 	python3 -m venv .tools
-	.tools/bin/pip install -q uv
+	.tools/bin/pip install -q --require-hashes -r requirements/installer.txt
 
 .venv/bin/python: | $(UV)
 	$(UV) venv -q --python '>=3.11' .venv
@@ -74,12 +76,12 @@ console: ## The web console, built from console/ into the package
 # A development environment has all that running needs, so the smaller set never takes it away again.
 .venv/run.stamp: requirements/run.txt pyproject.toml | .venv/bin/python
 	@test -e .venv/dev.stamp || $(UV) pip sync -q --python $(PY) requirements/run.txt
-	@test -e .venv/dev.stamp || $(UV) pip install -q --python $(PY) --no-deps -e .
+	@test -e .venv/dev.stamp || $(UV) pip install -q --python $(PY) --no-deps --build-constraints requirements/build.txt -e .
 	@touch $@
 
 .venv/dev.stamp: requirements/dev.txt pyproject.toml | .venv/bin/python
 	$(UV) pip sync -q --python $(PY) requirements/dev.txt
-	$(UV) pip install -q --python $(PY) --no-deps -e .
+	$(UV) pip install -q --python $(PY) --no-deps --build-constraints requirements/build.txt -e .
 	@touch $@ .venv/run.stamp
 
 clean: ## Forget everything that was installed or started here; the data in .butai stays

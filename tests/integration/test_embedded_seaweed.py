@@ -82,6 +82,14 @@ def test_the_service_may_put_get_head_and_delete_but_never_list(running: Embedde
     assert signed(store, "HEAD", "/media/vrm/a.vrm")[0] == 404
 
 
+def test_files_of_the_store_are_readable_by_its_user_alone(running: EmbeddedSeaweed) -> None:
+    assert signed(running.store, "PUT", "/media/vrm/mode.vrm", body=b"glTF")[0] == 200
+    inner = [path for path in running.data_dir.rglob("*") if not path.is_symlink() and not path.is_socket()]
+    assert any(path.suffix == ".dat" for path in inner)
+    # The store sets the mode of .vif itself: a volume's format, nothing of a file.
+    assert [path for path in inner if path.suffix != ".vif" and path.stat().st_mode & 0o077] == []
+
+
 def test_another_bucket_is_out_of_reach(running: EmbeddedSeaweed) -> None:
     store = running.store
     assert signed(store, "PUT", "/elsewhere", admin=True)[0] == 200

@@ -88,6 +88,8 @@ class Child:
                     user=run_as.uid if run_as else None,
                     group=run_as.gid if run_as else None,
                     extra_groups=[] if run_as else None,
+                    # What it writes is readable by its user alone, also where the folder above is open to others.
+                    umask=0o077,
                 )
             except (OSError, subprocess.SubprocessError) as error:
                 raise StartError(f"{self.argv[0]} cannot be started: {error}") from error
