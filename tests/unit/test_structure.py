@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -34,6 +35,28 @@ def modules(folder: Path = SOURCE) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*.py")) if "migrations" not in path.parts)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file, which most tests look at: parsed once."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's syntax tree."""
+    return tuple(ast.walk(parsed(path)))
+
+
+def place(path: Path, node: ast.AST) -> str:
+    """Where a node stands: file and line."""
+    return f"{_relative(path)}:{getattr(node, 'lineno', 0)}"
+
+
+@functools.cache
+def _relative(path: Path) -> str:
+    return str(path.relative_to(SOURCE))
+
+
 def test_few_modules_stand_at_the_root() -> None:
     names = [path.name for path in SOURCE.glob("*.py") if path.name != "__init__.py"]
     assert len(names) <= MOST_AT_THE_ROOT, names
@@ -61,7 +84,7 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for part in ("assets", "live", "relay"):
         for path in modules(SOURCE / part):
-            for node in ast.parse(path.read_text()).body:
+            for node in parsed(path).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     places[node.name].append(str(path.relative_to(SOURCE)))
     twice = {name: where for name, where in places.items() if len(where) > 1}
@@ -73,7 +96,7 @@ def test_what_calls_itself_pure_is_held_to_it() -> None:
     held = set(next(one["source_modules"] for one in contracts if one["name"].startswith("Pure")))
     says = set[str]()
     for path in modules():
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        docstring = ast.get_docstring(parsed(path)) or ""
         if re.search(r"\bPure\b(?! ASGI)", docstring):
             says.add(".".join(path.relative_to(ROOT / "src").with_suffix("").parts))
     assert says - held == set()
@@ -95,10 +118,9 @@ def test_a_state_of_the_library_is_written_in_one_module(model: str) -> None:
     for path in modules():
         if path == SOURCE / writer:
             continue
-        tree = ast.parse(path.read_text())
-        names_it = any(isinstance(node, ast.Name) and node.id == model for node in ast.walk(tree))
-        for node in ast.walk(tree):
-            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+        names_it = any(isinstance(node, ast.Name) and node.id == model for node in nodes(path))
+        for node in nodes(path):
+            at = place(path, node)
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and written.search(node.value):
                 found.append(f"{at} SQL")
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -131,12 +153,9 @@ def test_a_state_of_the_library_is_spelled_in_its_table_alone(model: str) -> Non
     assert len(words) == 4
     found: list[str] = []
     for path in modules(SOURCE / "assets"):
-        tree = ast.parse(path.read_text())
-        if path == SOURCE / table or not any(
-            isinstance(node, ast.Name) and node.id == model for node in ast.walk(tree)
-        ):
+        if path == SOURCE / table or not any(isinstance(node, ast.Name) and node.id == model for node in nodes(path)):
             continue
-        for node in ast.walk(tree):
+        for node in nodes(path):
             about_state = (
                 (isinstance(node, ast.Compare) and ".state" in ast.unparse(node))
                 or (isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".state.in_"))
@@ -154,8 +173,8 @@ def test_tables_of_states_are_of_one_kind() -> None:
     """What refuses a move is a `StateTable`: its error is an `IllegalMove`, and no table is a plain dictionary."""
     found: list[str] = []
     for path in modules():
-        for node in ast.parse(path.read_text()).body:
-            at = f"{path.relative_to(SOURCE)}:{node.lineno}"
+        for node in parsed(path).body:
+            at = place(path, node)
             if isinstance(node, ast.ClassDef) and node.name.startswith("Illegal") and node.name != "IllegalMove":
                 if [ast.unparse(base) for base in node.bases] != ["IllegalMove"]:
                     found.append(at)
@@ -182,16 +201,15 @@ def test_a_state_of_the_patrol_is_written_in_one_module(model: str) -> None:
     for path in modules():
         if path == SOURCE / writer:
             continue
-        tree = ast.parse(path.read_text())
         # By its import: `butai doctor` has findings of its own.
         names_it = any(
             isinstance(node, ast.ImportFrom)
             and node.module == "butai.assets.patrol.models"
             and model in {alias.name for alias in node.names}
-            for node in ast.walk(tree)
+            for node in nodes(path)
         )
-        for node in ast.walk(tree):
-            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+        for node in nodes(path):
+            at = place(path, node)
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and written.search(node.value):
                 found.append(f"{at} SQL")
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and names_it:
@@ -212,8 +230,8 @@ def test_the_status_of_an_asset_is_set_by_a_transition_alone() -> None:
     for path in modules(SOURCE / "assets"):
         if path == SOURCE / "assets" / "transitions.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+        for node in nodes(path):
+            at = place(path, node)
             if isinstance(node, ast.Assign):
                 flat = [part for target in node.targets for part in getattr(target, "elts", [target])]
                 if any(
@@ -234,7 +252,7 @@ def test_routes_and_commands_open_no_transaction() -> None:
     for path in modules():
         relative = path.relative_to(SOURCE)
         if path.stem == "routes" or path.stem.endswith("_routes") or relative.parts[0] == "cli":
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in nodes(path):
                 if isinstance(node, ast.Attribute) and node.attr in ("transaction", "persist"):
                     found.add(str(relative))
     assert found == set()
@@ -255,7 +273,7 @@ def test_procrastinates_tables_are_named_by_the_jobs_alone() -> None:
         f"{path.relative_to(SOURCE)}:{node.lineno}"
         for path in modules()
         if path.parent != SOURCE / "jobs"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "procrastinate_" in node.value
     ]
     assert found == []
@@ -265,7 +283,7 @@ def test_no_transaction_of_the_library_is_held_over_the_network() -> None:
     """No call of the store inside the block of a transaction."""
     found: list[str] = []
     for path in modules(SOURCE / "assets"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if not isinstance(node, ast.AsyncWith):
                 continue
             if not any(".transaction(" in ast.unparse(item.context_expr) for item in node.items):
@@ -290,7 +308,7 @@ def test_no_docstring_lists_its_callers() -> None:
         if "egress/livekit" in path.as_posix():
             # To be replaced as a whole.
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 docstring = ast.get_docstring(node) or ""
                 if _CALLERS.search(docstring):
@@ -348,8 +366,8 @@ def test_json_leaves_by_one_function() -> None:
     for path in modules():
         if path in (SOURCE / "web" / "responses.py", SOURCE / "web" / "problems.py"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            at = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+        for node in nodes(path):
+            at = place(path, node)
             if isinstance(node, ast.Name) and node.id.endswith("JSONResponse"):
                 found.append(f"{at} {node.id}")
             elif isinstance(node, ast.keyword) and node.arg == "response_model":
@@ -406,7 +424,7 @@ def test_a_problem_has_a_field_for_each_member_that_errors_give_it() -> None:
     given = {
         keyword.arg
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in kinds
         for keyword in node.keywords
     }
@@ -425,7 +443,7 @@ _SAYS_NO_NOUN = re.compile(r"(Of|That|There|Told|Again)\b[^`]*\.$")
 
 def _docstrings(path: Path) -> Iterator[tuple[int, str]]:
     """The docstrings of a file and of its constants, with their lines."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         for child in getattr(node, "body", []) if isinstance(getattr(node, "body", None), list) else []:
             if (
                 isinstance(child, ast.Expr)
