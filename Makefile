@@ -8,7 +8,7 @@ LANES ?= 3
 # would spend two seconds on compiling the libraries anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test test-fast test-deep check bench docs format lock livekit console screenshots system clean
+.PHONY: run test test-fast test-deep check check-types check-console check-rest bench docs format lock livekit console screenshots system clean
 
 run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/livekit-server --if-possible
@@ -26,14 +26,21 @@ test-deep: .venv/dev.stamp system console ## Properties with many more examples,
 	BUTAI_FUZZ_ARGS="--max-examples 100" BUTAI_TEST_FILES=100000 \
 		$(PY) -m pytest tests/fuzz/test_openapi.py tests/e2e/test_console_library.py -k "openapi or stutter"
 
-check: .venv/dev.stamp ## Style, types, structure, migrations, documents
+check: .venv/dev.stamp ## Style, types, structure, migrations, documents; two at a time
+	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 check-types check-console check-rest
+
+check-types: .venv/dev.stamp
+	.venv/bin/basedpyright
+
+check-console:
+	scripts/console --check
+
+check-rest: .venv/dev.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/basedpyright
 	.venv/bin/lint-imports
 	$(PY) scripts/check_schema.py
 	$(PY) scripts/write_docs.py --check
-	scripts/console --check
 
 bench: .venv/dev.stamp livekit ## All benchmarks, or some: make bench ARGS="list_page upload"; the peers want Node with npm
 	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg wrk
