@@ -17,7 +17,7 @@ from tests.e2e.consoles import CANVAS, colours, drop
 from tests.e2e.stage import Show, rising
 from tests.e2e.stage_page import MOST, Keys, lags, stage_browser, stage_page
 from tests.e2e.test_live_up import OneMachine
-from tests.e2e.test_up import Up
+from tests.e2e.ups import Up
 from tests.platforms import Platform, probe
 
 

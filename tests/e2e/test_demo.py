@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from butai.demo.library import FILES
-from tests.e2e.test_up import Up, ask, environment, eventually, living, sign_in
+from tests.e2e.ups import Up, ask, environment, eventually, living, sign_in
 from tests.processes import free_port
 
 

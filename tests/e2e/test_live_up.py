@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.e2e.stage import Show, eventually, relays_in
-from tests.e2e.test_up import Machine, Up, living, sign_in
+from tests.e2e.ups import Machine, Up, living, sign_in
 from tests.platforms import Platform
 from tests.processes import free_port
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests import files
-from tests.e2e.test_up import Up, printed_commands
+from tests.e2e.ups import Up, printed_commands
 from tests.processes import free_port
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are for curl")
