@@ -1,4 +1,4 @@
-"""The service's own processes, as an operator starts them."""
+"""The service's own processes: `api`, `worker` and others, with the settings of a test."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ import aiohttp
 from butai.config import Settings
 from butai.embedded.folder import PORTS_FOR_ONE_RUN, choose_port
 from tests.conftest import Api
+from tests.forked import Forked
+
+Child = subprocess.Popen[bytes] | Forked
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +51,22 @@ def python(
     """`python …`, told to end when the block does, and killed 15 s later. `through`: a command that runs it."""
     with log.open("ab") as out:
         child = subprocess.Popen([*through, sys.executable, *arguments], cwd=ROOT, env=env, stdout=out, stderr=out)
-    try:
+    with _ending(child):
         yield child
+
+
+@contextlib.contextmanager
+def forked(module: str, *arguments: str, env: Mapping[str, str], log: Path) -> Generator[Forked]:
+    """`python -m module …` as a fork of a process that has loaded it, ended as `python` ends."""
+    child = Forked(module, arguments, env=env, stdout=log)
+    with _ending(child):
+        yield child
+
+
+@contextlib.contextmanager
+def _ending(child: Child) -> Generator[None]:
+    try:
+        yield
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
@@ -62,18 +79,25 @@ def python(
 
 @contextlib.contextmanager
 def process(
-    settings: Settings, log: Path, *arguments: str, through: Sequence[str] = (), **more: str
-) -> Generator[subprocess.Popen[bytes]]:
-    """`butai …` until the block ends. `through`: a command that runs it, such as `prlimit`."""
+    settings: Settings, log: Path, *arguments: str, through: Sequence[str] | None = None, **more: str
+) -> Generator[Child]:
+    """`butai …` until the block ends: forked, or a program as an operator starts it if `through` is given.
+
+    `through`: the command that runs the program, such as `prlimit`; empty for none.
+    """
     env = environment(settings, **more)
-    with python("-m", "butai.cli", *arguments, env=env, log=log, through=through) as child:
-        yield child
+    if through is None:
+        with forked("butai.cli.__main__", *arguments, env=env, log=log) as child:
+            yield child
+    else:
+        with python("-m", "butai.cli", *arguments, env=env, log=log, through=through) as program:
+            yield program
 
 
 @contextlib.asynccontextmanager
 async def api_process(
-    settings: Settings, log: Path, port: int | None = None, *, through: Sequence[str] = (), **more: str
-) -> AsyncGenerator[tuple[subprocess.Popen[bytes], Api]]:
+    settings: Settings, log: Path, port: int | None = None, *, through: Sequence[str] | None = None, **more: str
+) -> AsyncGenerator[tuple[Child, Api]]:
     """The API in a process of its own, ready."""
     port = port or free_port()
     with process(settings, log, "api", "--port", str(port), through=through, **more) as child:
@@ -83,9 +107,9 @@ async def api_process(
             yield child, api
 
 
-async def ready(api: Api, child: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits until `/readyz` says so, half a minute at most."""
-    async with asyncio.timeout(30):
+async def ready(api: Api, child: Child, log: Path) -> None:
+    """Waits until `/readyz` says so, a minute at most."""
+    async with asyncio.timeout(60):
         while True:
             assert child.poll() is None, log.read_text()[-2000:]
             with contextlib.suppress(aiohttp.ClientError):

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import time
 import uuid
@@ -29,12 +28,14 @@ from butai.live.egress.relay.engine import RelayEgress
 from butai.live.projects import Projects
 from butai.live.reconcile.timing import Timing
 from tests.fakes.controller_process import RELAY, hurried
-from tests.processes import python
+from tests.forked import Forked
+from tests.processes import forked
 
 LIVEKIT = LiveKitSettings(url="ws://127.0.0.1:9", api_key="devkey", api_secret=SecretStr("s" * 32))
 PROJECTS = Projects(LIVEKIT, LiveSettings())
 QUICK = RetrySettings(base=0.2, cap=1.0, attempts=4)
-PATIENCE = 15.0
+PATIENCE = 60.0
+"""Seconds after which what is waited for is taken not to come."""
 KEY = "canary-stream-key-7d1e"
 
 T = TypeVar("T")
@@ -213,7 +214,7 @@ class Shows:
                 await egress.close()
 
     @contextlib.contextmanager
-    def controller_process(self, **more: str) -> Generator[subprocess.Popen[bytes]]:
+    def controller_process(self, **more: str) -> Generator[Forked]:
         """One in a process of its own."""
         environment = os.environ | {
             "BUTAI_DATABASE_URL": self.url,
@@ -225,8 +226,8 @@ class Shows:
             **{f"BUTAI_{name.upper()}_RETRY": QUICK.model_dump_json() for name in ("youtube", "twitch", "custom")},
             **more,
         }
-        arguments = ("-m", "tests.fakes.controller_process", f"--speed={self.pace}")
-        with python(*arguments, env=environment, log=self.folder / "controllers.txt") as child:
+        arguments = ("tests.fakes.controller_process", f"--speed={self.pace}")
+        with forked(*arguments, env=environment, log=self.folder / "controllers.txt") as child:
             yield child
 
     def end_relays(self) -> None:

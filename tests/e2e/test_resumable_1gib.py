@@ -7,8 +7,6 @@ import contextlib
 import hashlib
 import random
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator
@@ -25,6 +23,7 @@ from tusclient.exceptions import TusCommunicationError
 
 from butai.config import Settings
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from tests.forked import Forked
 from tests.processes import environment, free_port
 
 MIB = 1024**2
@@ -33,18 +32,19 @@ CUTS, KILLS = 50, 10
 
 
 def write_glb(path: Path, size: int) -> str:
-    """A GLB of exactly `size` bytes, of noise; its SHA-256."""
+    """Writes a GLB of exactly `size` bytes, pieces of one noise with a number each. Returns its SHA-256."""
     text = b'{"asset":{"version":"2.0"}}     '
     head = struct.pack("<4sIIII", b"glTF", 2, size, len(text), 0x4E4F534A) + text
     head += struct.pack("<II", size - len(head) - 8, 0x004E4942)
-    noise = random.Random(1)
-    digest = hashlib.sha256()
+    noise = bytearray(random.Random(1).randbytes(8 * MIB))
+    digest = hashlib.sha256(head)
     with path.open("wb") as out:
-        piece = head
-        while piece:
+        out.write(head)
+        while left := size - out.tell():
+            struct.pack_into("<Q", noise, 0, left)
+            piece = memoryview(noise)[:left]
             out.write(piece)
             digest.update(piece)
-            piece = noise.randbytes(min(8 * MIB, size - out.tell()))
     return digest.hexdigest()
 
 
@@ -129,7 +129,7 @@ class Service:
     idle: int = 0
     """Memory of one that has served nothing yet, in bytes."""
     peak: int = 0
-    child: subprocess.Popen[bytes] | None = None
+    child: Forked | None = None
 
     @contextlib.contextmanager
     def running(self) -> Generator[Service]:
@@ -154,14 +154,11 @@ class Service:
             self.child.wait()
 
     def start(self) -> None:
-        with self.log.open("ab") as out:
-            env = environment(self.settings, BUTAI_MAX_SCENE_BYTES=str(2 * SIZE), BUTAI_LOG_LEVEL="warning")
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "butai.cli", "api", "--port", str(self.port)], env=env, stdout=out, stderr=out
-            )
+        env = environment(self.settings, BUTAI_MAX_SCENE_BYTES=str(2 * SIZE), BUTAI_LOG_LEVEL="warning")
+        self.child = Forked("butai.cli.__main__", ["api", "--port", str(self.port)], env=env, stdout=self.log)
 
     async def ready(self) -> None:
-        async with asyncio.timeout(30), aiohttp.ClientSession() as client:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as client:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with client.get(f"http://127.0.0.1:{self.port}/healthz") as answer:

@@ -7,10 +7,9 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import psutil
@@ -33,7 +32,7 @@ from tests.conftest import NEXTAUTH_SECRET
 from tests.databases import Databases
 from tests.fakes.store_proxy import StoreProxy
 from tests.fuzz.hostile_bytes import VRM
-from tests.processes import free_port, process
+from tests.processes import Child, free_port, process
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Target:
 
     port: int
     settings: Settings
-    process: Popen[bytes]
+    process: Child
     log: Path
     proxy: StoreProxy
     answers: list[Answer] = field(default_factory=list)
@@ -117,7 +116,7 @@ class Target:
         return f"{NEXTAUTH_COOKIE}={self.sessions[user]}"
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def raw(self, *pieces: bytes, pause: float = 0, keep_open: bool = True, heads: bool = False) -> list[Answer]:
         """Sends bytes as they are and reads until the service closes, or (`keep_open=False`) we do, to show our end.
@@ -199,8 +198,8 @@ class Target:
         return psutil.Process(self.process.pid).memory_info().rss
 
     def wait_until_ready(self) -> None:
-        """Half a minute at most."""
-        deadline = time.monotonic() + 30
+        """Two minutes at most."""
+        deadline = time.monotonic() + 120
         while True:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()[-2000:]
             with contextlib.suppress(ConnectionError, CutOff):
@@ -218,9 +217,16 @@ class Target:
 
 @contextlib.contextmanager
 def attacked(
-    databases: Databases, seaweed: EmbeddedSeaweed, proxy: StoreProxy, folder: Path, **more: str
+    databases: Databases,
+    seaweed: EmbeddedSeaweed,
+    proxy: StoreProxy,
+    folder: Path,
+    *,
+    through: Sequence[str] | None = None,
+    **more: str,
 ) -> Generator[Target]:
-    """A service of its own with a database of its own, behind the proxy. `more`: further environment."""
+    """A service of its own with a database of its own, behind the proxy. `through`: as for `process`; `more`: further
+    environment."""
     proxy.heal()
     store = seaweed.store
     log, port = folder / "api.log", free_port()
@@ -240,7 +246,7 @@ def attacked(
             log=LogSettings(),
             up=UpSettings(data_dir=folder / "data"),
         )
-        with process(settings, log, "api", "--port", str(port), **more) as child:
+        with process(settings, log, "api", "--port", str(port), through=through, **more) as child:
             target = Target(port, settings, child, log, proxy)
             target.wait_until_ready()
             yield target

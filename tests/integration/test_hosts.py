@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from pydantic import ValidationError
 from butai.config import HttpSettings, Settings
 from butai.operations import console
 from tests.conftest import Api, serving
+from tests.forked import run_butai
 from tests.processes import api_process, environment
 
 HTTP = HttpSettings(
@@ -33,7 +32,7 @@ async def named(settings: Settings) -> AsyncIterator[Api]:
 
 
 def _raw(api: Api, lines: tuple[str, ...]) -> tuple[int, dict[str, str], bytes]:
-    with socket.create_connection(("127.0.0.1", urlsplit(api.url).port or 0), timeout=10) as wire:
+    with socket.create_connection(("127.0.0.1", urlsplit(api.url).port or 0), timeout=60) as wire:
         wire.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1"))
         said = b""
         while chunk := wire.recv(65536):
@@ -170,7 +169,7 @@ async def test_a_websocket_is_held_to_it(settings: Settings, tmp_path: Path, hos
     ask = ["GET /api/live/events/ws?room_id=x HTTP/1.1", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
     ask += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
     async with api_process(settings, tmp_path / "api.log") as (_, api):
-        with socket.create_connection(("127.0.0.1", urlsplit(api.url).port or 0), timeout=10) as wire:
+        with socket.create_connection(("127.0.0.1", urlsplit(api.url).port or 0), timeout=60) as wire:
             wire.sendall("\r\n".join([*ask, *host, "Connection: Upgrade", "", ""]).encode())
             said = wire.recv(65536)
     assert said.split(b" ")[1] in (b"421", b"400"), said
@@ -287,14 +286,7 @@ def test_what_opens_too_much_or_is_no_name_is_refused(
 
 
 def test_the_command_refuses_to_start_with_one_line(settings: Settings) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "butai.cli", "api"],
-        env=environment(settings, BUTAI_CORS_ORIGINS='["*"]'),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_butai("api", env=environment(settings, BUTAI_CORS_ORIGINS='["*"]'))
     assert done.returncode == 1
     assert "name the origins" in done.stderr
     assert done.stderr.count("\n") == 1

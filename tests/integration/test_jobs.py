@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,11 +202,11 @@ async def test_a_worker_s_death_loses_no_job(
         await jobs.enqueue(session, "assets.remove_objects", {"object_keys": ["dead/object"]})
     log = tmp_path / "worker.log"
     with process(settings, log, "worker") as first:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not fault.met:
                 assert first.poll() is None, log.read_text()[-2000:]
                 await asyncio.sleep(0.05)
-        os.kill(first.pid, signal.SIGKILL)
+        first.send_signal(signal.SIGKILL)
         first.wait()
     assert (
         await rows(settings, "SELECT status::text FROM procrastinate_jobs WHERE task_name = 'assets.remove_objects'")

@@ -1,10 +1,8 @@
-"""`butai patrol`, `reconcile`, `jobs` and `alerts` as an operator types them: what they print, change and end with."""
+"""`butai patrol`, `reconcile`, `jobs` and `alerts`: what they print, change and end with."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from butai.config import Settings
 from butai.jobs.service import note_failure
 from tests import files
 from tests.fakes.store_proxy import StoreProxy
+from tests.forked import command
 from tests.patrols import Hooks, Studio
 from tests.processes import environment
 
@@ -41,19 +40,8 @@ def butai(settings: Settings) -> Butai:
 
     async def run(*arguments: str, **more: str) -> Ended:
         env = environment(settings, BUTAI_LOG_LEVEL="error", COLUMNS="300", **more)
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "butai.cli",
-            *arguments,
-            env=env,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        async with asyncio.timeout(60):
-            out, _ = await child.communicate()
-        assert child.returncode is not None
-        return Ended(child.returncode, " ".join(out.decode().split()))
+        ended = await command(*arguments, env=env)
+        return Ended(ended.returncode, " ".join((ended.stdout + ended.stderr).split()))
 
     return run
 

@@ -12,6 +12,7 @@ import pytest
 from butai.cli import up
 from butai.config import SECRETS_FILE, Settings, secret_names
 from butai.embedded.supervisor import start_program
+from tests.forked import run_butai
 
 
 def environment(folder: Path, host: str) -> dict[str, str]:
@@ -168,9 +169,7 @@ def test_a_file_of_secrets_that_cannot_be_read_ends_the_command(tmp_path: Path, 
     file = tmp_path / "secrets.json"
     if content is not None:
         file.write_text(content)
-    argv = [sys.executable, "-m", "butai.cli", "migrate"]
-    env = {SECRETS_FILE: str(file)}
-    ended = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_butai("migrate", env={SECRETS_FILE: str(file)})
     assert ended.returncode == 1
     assert ended.stderr.startswith("butai: BUTAI_SECRETS_FILE: the file ")
     assert ended.stderr.count("\n") == 1
