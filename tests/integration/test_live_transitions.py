@@ -46,7 +46,7 @@ def plans() -> list[Plan]:
             if writes and len(same) < OF_EACH:
                 same.append((as_stored(before), tuple(writes)))
 
-    run_state_machine_as_test(Recorded, settings=examples(ci=60, deep=300, stateful_step_count=50, deadline=None))
+    run_state_machine_as_test(Recorded, settings=examples(ci=25, deep=300, stateful_step_count=50, deadline=None))
     # Whatever the walks met: a stall, and a room that is not there.
     directed = Recorded()
     directed.begin(count=2)

@@ -383,7 +383,7 @@ class BroadcastMachine(RuleBasedStateMachine):
 
 
 TestBroadcast = BroadcastMachine.TestCase
-TestBroadcast.settings = examples(ci=100, deep=200, stateful_step_count=60, deadline=None)
+TestBroadcast.settings = examples(ci=40, deep=200, stateful_step_count=60, deadline=None)
 
 
 if __name__ == "__main__":
