@@ -39,13 +39,15 @@ class Databases:
         return urlunsplit(urlsplit(url)._replace(netloc=urlsplit(self.server.owner_url).netloc))
 
     @contextlib.contextmanager
-    def fresh(self) -> Generator[str]:
-        """The address of a new migrated database, which is dropped when the block ends."""
+    def fresh(self, template: str = "") -> Generator[str]:
+        """The address of a new migrated database, which is dropped when the block ends. `template`: the address of the
+        database that it is a copy of, to which nothing is connected; without it, of the one without rows."""
         parts = urlsplit(self.server.url)
+        source = urlsplit(template or self.server.url).path.lstrip("/")
         name = f"test_{uuid.uuid4().hex}"
         self._admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY {} OWNER butai_owner").format(
-                sql.Identifier(name), sql.Identifier(parts.path.lstrip("/")), self._strategy
+                sql.Identifier(name), sql.Identifier(source), self._strategy
             )
         )
         try:

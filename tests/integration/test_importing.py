@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 import unicodedata
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -38,7 +40,8 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 from tests import files
 from tests.conftest import Api
 from tests.fakes.store_proxy import StoreProxy
-from tests.processes import environment
+from tests.forked import command
+from tests.processes import environment, process
 from tests.unit.test_listings import write_report
 
 ODD = {
@@ -63,29 +66,41 @@ ODD = {
 Fill = Callable[[dict[str, bytes]], Any]
 
 
-@pytest.fixture
-async def fill(seaweed: EmbeddedSeaweed, settings: Settings) -> AsyncIterator[Fill]:
+async def _put(seaweed: EmbeddedSeaweed, prefix: str, objects: dict[str, bytes]) -> None:
     """Puts objects into the bucket as its administrator: nothing of the service is involved."""
-    store = seaweed.store
-
+    store, gate = seaweed.store, asyncio.Semaphore(32)
     async with aiohttp.ClientSession() as http:
 
-        async def put(key: str, body: bytes) -> None:
-            path = sigv4.encode_path(settings.store.prefix + key)
+        async def one(key: str, body: bytes) -> None:
+            path = sigv4.encode_path(prefix + key)
             url = sigv4.presign("PUT", f"{store.endpoint}/{store.bucket}/{path}", store.admin, store.region, expires=60)
-            async with http.put(URL(url, encoded=True), data=body) as answer:
+            async with gate, http.put(URL(url, encoded=True), data=body) as answer:
                 assert answer.status == 200, await answer.text()
 
-        async def fill_in(objects: dict[str, bytes]) -> None:
-            gate = asyncio.Semaphore(32)
+        await asyncio.gather(*(one(key, body) for key, body in objects.items()))
 
-            async def one(key: str, body: bytes) -> None:
-                async with gate:
-                    await put(key, body)
 
-            await asyncio.gather(*(one(key, body) for key, body in objects.items()))
+@pytest.fixture
+def fill(seaweed: EmbeddedSeaweed, settings: Settings) -> Fill:
+    """Puts objects behind the test's prefix."""
+    return partial(_put, seaweed, settings.store.prefix)
 
-        yield fill_in
+
+@pytest.fixture(scope="module")
+def stock(seaweed: EmbeddedSeaweed) -> str:
+    """The prefix of the objects of `_many`, which tests share that leave them as they are."""
+    prefix = f"{uuid.uuid4().hex}/"
+    asyncio.run(_put(seaweed, prefix, _many()))
+    return prefix
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """As in all modules, but with the prefix of `stock` for a test that has it."""
+    if "stock" not in request.fixturenames:
+        return settings
+    prefix = request.getfixturevalue("stock")
+    return replace(settings, store=settings.store.model_copy(update={"prefix": prefix}))
 
 
 class Names:
@@ -265,10 +280,9 @@ def _many(count: int = 1200) -> dict[str, bytes]:
 
 @pytest.mark.slow
 async def test_1200_objects_are_imported_and_a_second_run_changes_nothing(
-    api: Api, database: Database, settings: Settings, fill: Fill
+    api: Api, database: Database, settings: Settings, fill: Fill, stock: str
 ) -> None:
     objects = _many()
-    await fill(objects)
     names = [*objects, "vrm/not there.vrm", "vrm/"]
     began = time.monotonic()
     tally, verdicts = await import_(settings, names)
@@ -290,28 +304,30 @@ async def test_1200_objects_are_imported_and_a_second_run_changes_nothing(
     assert await scalar(database, "SELECT count(*) FROM assets WHERE sha256 IS NOT NULL") == 0
 
     await fill({"vrm/plain.vrm": files.vrm(77, 5000)})
-    tally, _ = await import_(settings, names)
+    try:
+        tally, _ = await import_(settings, names)
+        assert (await api.read(keys.read_url("vrm/plain.vrm")))[1] == files.vrm(77, 5000)
+    finally:
+        await fill({"vrm/plain.vrm": objects["vrm/plain.vrm"]})
     assert counts(tally) == {"skipped unchanged": 1196, "updated changed": 1} | rest | {"skipped key_invalid": 2}
-    assert (await api.read(keys.read_url("vrm/plain.vrm")))[1] == files.vrm(77, 5000)
     assert await scalar(database, "SELECT count(*) FROM audit WHERE action = 'asset.import'") == 7
 
 
 @pytest.mark.slow
 async def test_a_run_that_is_killed_goes_on_where_it_was(
-    database: Database, settings: Settings, fill: Fill, tmp_path: Path, as_owner: Callable[[str], None]
+    database: Database, settings: Settings, stock: str, tmp_path: Path, as_owner: Callable[[str], None]
 ) -> None:
     objects = _many(600)
-    await fill(objects)
     path = tmp_path / "list.csv"
     path.write_text("key\n" + "\n".join(_quoted(settings.store.prefix + name) for name in objects))
-    command = [sys.executable, "-m", "butai.cli", "import", "--listing", str(path), "--rate", "60"]
-    child = subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    async with asyncio.timeout(30):
-        while not await scalar(database, "SELECT count(*) FROM assets") > 0:
-            assert child.poll() is None, child.stdout and child.stdout.read()
-            await asyncio.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+    said = tmp_path / "said.txt"
+    with process(settings, said, "import", "--listing", str(path), "--rate", "60") as child:
+        async with asyncio.timeout(60):
+            while not await scalar(database, "SELECT count(*) FROM assets") > 0:
+                assert child.poll() is None, said.read_text()
+                await asyncio.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
     before = len(await snapshot(database))
     assert 0 < before < 597
     assert before % BATCH == await scalar(database, "SELECT count(*) FROM asset_objects") % BATCH
@@ -327,9 +343,8 @@ async def test_a_run_that_is_killed_goes_on_where_it_was(
 
 
 @pytest.mark.slow
-async def test_two_runs_at_once_make_one_library(database: Database, settings: Settings, fill: Fill) -> None:
+async def test_two_runs_at_once_make_one_library(database: Database, settings: Settings, stock: str) -> None:
     objects = _many(500)
-    await fill(objects)
     (one, _), (two, _) = await asyncio.gather(
         import_(settings, objects), import_(settings, list(reversed(list(objects))))
     )
@@ -605,10 +620,9 @@ async def test_credentials_that_are_refused_end_the_run_early(
 
 @pytest.mark.slow
 async def test_a_store_that_stays_away_ends_the_run_and_a_later_one_completes_it(
-    database: Database, settings: Settings, fill: Fill, proxy: StoreProxy
+    database: Database, settings: Settings, stock: str, proxy: StoreProxy
 ) -> None:
     objects = _many(600)
-    await fill(objects)
     await import_(settings, list(objects)[:20])
     fault = proxy.fault("HEAD", status=503)
     with pytest.raises(ImportStopped, match="run this again"):
@@ -629,10 +643,9 @@ async def test_a_throttled_object_is_tried_again(settings: Settings, fill: Fill,
 
 @pytest.mark.slow
 async def test_a_database_that_drops_its_connections_is_waited_for(
-    database_url: str, database: Database, settings: Settings, fill: Fill
+    database_url: str, database: Database, settings: Settings, stock: str
 ) -> None:
     objects = _many(800)
-    await fill(objects)
     run = asyncio.create_task(import_(settings, objects, rate=800))
     while not await scalar(database, "SELECT count(*) FROM assets"):
         await asyncio.sleep(0.02)
@@ -649,18 +662,6 @@ async def test_a_database_that_drops_its_connections_is_waited_for(
 # The command
 
 
-def _butai(settings: Settings, *arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "butai.cli", "import", *arguments],
-        env=environment(settings, **how.pop("env", {})),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **how,
-    )
-
-
 @pytest.mark.slow
 async def test_the_command_prints_a_table_and_writes_a_report(
     settings: Settings, fill: Fill, tmp_path: Path, database: Database
@@ -671,7 +672,7 @@ async def test_the_command_prints_a_table_and_writes_a_report(
         file.write(f"2024-05-01 12:00:00          1 {settings.store.prefix}vrm/none.vrm\n\nTotal Objects: 16\n")
         file.write(f"2024-05-01 12:00:00          1 {settings.store.prefix}secret/none.vrm\n")
     report = tmp_path / "report.jsonl"
-    done = await asyncio.to_thread(_butai, settings, "--listing", str(listing), "--report", str(report))
+    done = await command("import", "--listing", str(listing), "--report", str(report), env=environment(settings))
     assert done.returncode == 1, done.stderr
     told = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
     expected = {"scanned": "17", "added": "15", "updated": "0", "skipped": "1", "failed": "1"}
@@ -684,7 +685,15 @@ async def test_the_command_prints_a_table_and_writes_a_report(
         ("secret/none.vrm", "skipped", "key_invalid"),
     }
     assert "import.completed" in done.stderr and "Traceback" not in done.stderr
-    again = await asyncio.to_thread(_butai, settings, "--listing", "-", input=_aws_ls(settings, tmp_path).read_text())
+    again = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "butai.cli", "import", "--listing", "-"],
+        env=environment(settings),
+        input=_aws_ls(settings, tmp_path).read_text(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert again.returncode == 0, again.stderr
     assert "unchanged" in again.stdout
     assert await scalar(database, "SELECT count(*) FROM assets WHERE visibility = 'public'") == 15
@@ -695,7 +704,7 @@ async def test_the_command_says_in_one_line_why_it_cannot_begin(
     settings: Settings, seaweed: EmbeddedSeaweed, tmp_path: Path
 ) -> None:
     async def refused(expected: str, *arguments: str, settings: Settings = settings, **env: str) -> None:
-        done = await asyncio.to_thread(_butai, settings, *arguments, env=env)
+        done = await command("import", *arguments, env=environment(settings, **env))
         assert done.returncode == 1, done.stdout
         said = [line for line in done.stderr.splitlines() if line.startswith("butai: ")]
         assert len(said) == 1 and expected in said[0], done.stderr
@@ -724,22 +733,19 @@ async def test_the_command_lists_for_an_administrator(
 ) -> None:
     await fill(ODD)
     admin = straight(settings, seaweed, seaweed.store.admin)
-    done = await asyncio.to_thread(_butai, admin, "--list", "--visibility", "private")
+    done = await command("import", "--list", "--visibility", "private", env=environment(admin))
     assert done.returncode == 0, done.stderr
     assert await scalar(database, "SELECT count(*) FROM assets WHERE visibility = 'private'") == len(ODD)
 
 
 @pytest.mark.slow
-async def test_ctrl_c_shows_how_far_it_came(settings: Settings, fill: Fill, database: Database, tmp_path: Path) -> None:
+async def test_ctrl_c_shows_how_far_it_came(settings: Settings, stock: str, database: Database, tmp_path: Path) -> None:
     objects = _many(900)
-    await fill(objects)
     path = tmp_path / "list.csv"
     path.write_text("key\n" + "\n".join(_quoted(settings.store.prefix + name) for name in objects))
-    command = [sys.executable, "-m", "butai.cli", "import", "--listing", str(path), "--rate", "300"]
-    child = subprocess.Popen(
-        command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    async with asyncio.timeout(30):
+    argv = [sys.executable, "-m", "butai.cli", "import", "--listing", str(path), "--rate", "300"]
+    child = subprocess.Popen(argv, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    async with asyncio.timeout(60):
         while not await scalar(database, "SELECT count(*) FROM assets"):
             assert child.poll() is None
             await asyncio.sleep(0.02)

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -93,18 +94,37 @@ def make_rows(count: int, seed: int = 1) -> list[dict[str, Any]]:
     return rows
 
 
-def fill(url: str, rows: list[dict[str, Any]]) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        with connection.cursor() as cursor:
-            cursor.executemany(INSERT, rows)
-        connection.execute("ANALYZE assets")
+@dataclass
+class Filled:
+    """A database of assets that copies are made of, and its rows."""
+
+    url: str
+    rows: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def filled(databases: Databases) -> Iterator[Filled]:
+    made = make_rows(900)
+    with databases.fresh() as url:
+        with psycopg.connect(databases.owners(url), autocommit=True) as connection:
+            with connection.cursor() as cursor:
+                cursor.executemany(INSERT, made)
+            connection.execute("ANALYZE assets")
+        yield Filled(url, made)
 
 
 @pytest.fixture
-def rows(database: Database, databases: Databases) -> list[dict[str, Any]]:
-    made = make_rows(900)
-    fill(databases.owners(database.url), made)
-    return made
+def database_url(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
+    """As in all modules, but with rows for a test that has `rows`."""
+    filled = request.getfixturevalue("filled") if "rows" in request.fixturenames else None
+    with databases.fresh(template=filled.url if filled else "") as url:
+        yield url
+
+
+@pytest.fixture
+def rows(filled: Filled) -> list[dict[str, Any]]:
+    """What is in the test's database."""
+    return filled.rows
 
 
 Query = list[tuple[str, str]]
