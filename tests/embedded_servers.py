@@ -82,7 +82,7 @@ def file_system(where: Path, options: str) -> Generator[Path]:
     finally:
         # What a failed start leaves behind may be about to end.
         umount = ["umount", str(where)]
-        assert eventually(lambda: subprocess.run(umount, stderr=subprocess.DEVNULL, check=False).returncode == 0, 5)
+        assert eventually(lambda: subprocess.run(umount, stderr=subprocess.DEVNULL, check=False).returncode == 0, 60)
 
 
 @contextlib.contextmanager

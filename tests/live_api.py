@@ -55,7 +55,7 @@ class Listener:
         self.answer = answer
 
     async def next(self, kind: str | None = None) -> tuple[str, int | None, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 fields: dict[str, str] = {}
                 while line := (await self.answer.content.readline()).decode().rstrip("\n"):

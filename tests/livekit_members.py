@@ -31,7 +31,7 @@ class Member:
             await self._session.close()
             raise PermissionError(refused.status) from None
         self._reader = asyncio.create_task(self._read())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self._joined
         return self
 
@@ -53,13 +53,13 @@ class Member:
 
     async def renewed(self, fits: Callable[[str], bool] = lambda _: True) -> str:
         """The newest token that LiveKit hands out in place of the one it was let in with; waits for one that `fits`."""
-        async with asyncio.timeout(30), self._told:
+        async with asyncio.timeout(60), self._told:
             await self._told.wait_for(lambda: self._renewed and fits(self._renewed[-1]))
             return self._renewed[-1]
 
     async def removed(self) -> str:
         """Waits until LiveKit ends it; the name of its reason."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await asyncio.shield(self._left)
 
     async def _read(self) -> None:

@@ -130,7 +130,7 @@ async def nginx(folder: Path, site: str, port: int) -> AsyncGenerator[Path]:
             stderr=out,
         )
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 assert child.poll() is None, (folder / "output.log").read_text()
                 try:
@@ -376,7 +376,7 @@ async def test_a_reader_who_leaves_is_not_read_for(front: Front, proxy: StorePro
     async with front.nginx.client.get(front.nginx.url + data["url"]) as answer:
         await answer.content.readexactly(100_000)
         answer.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not proxy.cut:
             await asyncio.sleep(0.02)
     assert proxy.cut[-1] < len(body)
@@ -388,7 +388,7 @@ async def test_a_large_upload_streams_through_and_reads_back(front: Front, proxy
     began = len(proxy.seen)
 
     async def parts_arrived() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any(seen.method == "PUT" for seen in proxy.seen[began:]):
                 await asyncio.sleep(0.01)
 
@@ -449,7 +449,7 @@ async def test_an_upload_that_is_cut_off_is_told_to_the_api(front: Front, settin
     with psycopg.connect(settings.database.url.get_secret_value(), autocommit=True) as connection:
         task = asyncio.create_task(post())
         await half_sent.wait()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while state() != ("uploading", None):
                 await asyncio.sleep(0.02)
             task.cancel()

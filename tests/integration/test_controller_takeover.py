@@ -131,7 +131,7 @@ async def test_two_controllers_racing_hold_each_broadcast_once(stage: Shows) -> 
     async with stage.controller("c1") as first, stage.controller("c2") as second:
         ids = [await stage.begin(f"rtmp://{name}/app") for name in "abcdefgh"]
         for broadcast_id, name in zip(ids, "abcdefgh", strict=True):
-            await stage.reach(broadcast_id, patience=30, **{name: "live"})
+            await stage.reach(broadcast_id, **{name: "live"})
         assert first.held | second.held == set(ids) and not first.held & second.held
         for broadcast_id, name in zip(ids, "abcdefgh", strict=True):
             assert (await holder(stage, broadcast_id))[1] == 1

@@ -155,7 +155,7 @@ async def test_listening_goes_on_after_a_lost_connection_and_says_that_it_began_
         return row[0]
 
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for _ in range(2):
                 assert await heard.get() is None
                 await database.execute(notify)

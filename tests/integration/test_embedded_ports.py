@@ -147,7 +147,7 @@ def test_no_port_of_the_store_answers_without_a_credential(store: EmbeddedSeawee
 def test_no_grpc_port_of_the_store_speaks_without_the_certificate(store: EmbeddedSeaweed) -> None:
     given = {int(store._state[name]) for name in ("master", "volume", "filer", "s3", "admin")}
     for port in set(ports(store.child)) - given:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
             plain.sendall(H2_PREFACE)
             plain.settimeout(10)
             said = b""
@@ -162,7 +162,7 @@ def test_no_grpc_port_of_the_store_speaks_without_the_certificate(store: Embedde
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
         with (  # noqa: PT012 - with TLS 1.3 the refusal comes with the first read
-            socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as raw,
             pytest.raises((ssl.SSLError, ConnectionError)),
             context.wrap_socket(raw, server_hostname="localhost") as wrapped,
         ):

@@ -101,7 +101,7 @@ async def test_its_state_is_in_list_status_and_timeline(api: Api, standin: Stand
     standin.ingress_starts(made)
 
     async def shown(state: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 status, said = await api.call("GET", "/api/live/status?room_id=studio-1", "alice")
                 assert status == 200

@@ -92,7 +92,7 @@ async def test_a_websocket_that_reads_nothing_is_dropped(
     await on_air(api)
     url = f"{api.url}/api/live/events/ws?room_id={ROOM}"
     async with api.client.ws_connect(url, headers=api.cookie("alice"), autoclose=False) as wire:
-        await wire.receive_json(timeout=10)
+        await wire.receive_json(timeout=60)
         connection = wire._response.connection
         assert connection is not None and connection.transport is not None
         connection.transport.pause_reading()
@@ -108,10 +108,10 @@ async def test_who_is_no_host_any_more_sees_no_more(
     url = f"{api.url}/api/live/events/ws?room_id={ROOM}"
     async with watching(api) as answer, api.client.ws_connect(url, headers=api.cookie("alice")) as wire:
         await Listener(answer).next("status")
-        await wire.receive_json(timeout=10)
+        await wire.receive_json(timeout=60)
         await sql(database, "UPDATE rooms SET owner_user_id = 'bob'")
-        assert await asyncio.wait_for(answer.content.read(), 10) == b""
-        assert (await wire.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
+        assert await asyncio.wait_for(answer.content.read(), 60) == b""
+        assert (await wire.receive(timeout=60)).type is aiohttp.WSMsgType.CLOSE
         assert wire.close_code == 1008
 
 
@@ -159,7 +159,7 @@ async def test_silence_is_kept_alive(api: Api, monkeypatch: pytest.MonkeyPatch) 
     await on_air(api)
     async with watching(api) as answer:
         await Listener(answer).next("status")
-        assert await asyncio.wait_for(answer.content.readline(), 10) == b":\n"
+        assert await asyncio.wait_for(answer.content.readline(), 60) == b":\n"
 
 
 async def test_a_room_that_was_never_on_air_can_be_watched(api: Api) -> None:
@@ -224,8 +224,8 @@ async def test_a_service_that_stops_says_so_to_websockets(api: Api) -> None:
     await on_air(api)
     url = f"{api.url}/api/live/events/ws?room_id={ROOM}"
     async with api.client.ws_connect(url, headers=api.cookie("alice")) as wire:
-        assert json.loads((await wire.receive(timeout=10)).data)["type"] == "status"
+        assert json.loads((await wire.receive(timeout=60)).data)["type"] == "status"
         for end in ending:
             end()
-        assert (await wire.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
+        assert (await wire.receive(timeout=60)).type is aiohttp.WSMsgType.CLOSE
         assert wire.close_code == 1001

@@ -70,7 +70,7 @@ async def test_rights_end_when_they_were_to_whatever_livekit_renews(
             assert claims(renewed)["exp"] > claims(made["host_token"])["exp"] + 300
             status, guest = await api.call("POST", tokens_of(room), headers=bearer(renewed), json={"role": "guest"})
             assert status == 200, guest
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while (await api.call("POST", tokens_of(room), headers=bearer(renewed), json={"role": "guest"}))[
                     0
                 ] == 200:
@@ -212,7 +212,7 @@ async def test_who_was_revoked_and_comes_again_is_removed_again(
             client.on("disconnected", lambda *_: gone.set())
             await client.connect(made["livekit_url"], renewed)
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not gone.is_set():
                         # The webhook has enqueued it.
                         await run_jobs(settings=settings)
@@ -284,7 +284,7 @@ async def test_a_revoked_host_hears_no_more_events(api: Api, room: str) -> None:
         listener = Listener(answer)
         await listener.next("status")
         assert (await api.call("POST", f"{tokens_of(room)}/revoke", "alice"))[0] == 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert b"tokens.revoked" not in await answer.content.read()
 
 

@@ -145,7 +145,7 @@ async def test_a_host_who_reloads_costs_nothing_and_one_who_stays_away_ends_it(s
         await until(lambda: source("live"))
         stage.standin.host_leaves(room, "host")
         away = time.monotonic()
-        ended = await stage.ended(broadcast_id, 30)
+        ended = await stage.ended(broadcast_id)
         assert (time.monotonic() - away) * stage.speed > 50, "not before the grace was over"
         assert ended["end_code"] == "source_ended"
     assert not any(stage.standin.running.values())
@@ -200,7 +200,7 @@ async def test_without_a_worker_all_wait_together_and_lose_no_budget(stage: Live
         assert stage.standin.calls["StartEgress"] - asked <= 3, "each asks for itself"
         stage.standin.no_workers(False)
         for broadcast_id, name in zip([first, *others], "abcdef", strict=True):
-            await stage.reach(broadcast_id, 30, **{name: "live"})
+            await stage.reach(broadcast_id, **{name: "live"})
         assert await stage.do("SELECT 1 FROM outputs WHERE tries > 0") == []
 
 
@@ -224,7 +224,7 @@ async def test_an_api_that_is_down_ends_nobodys_show(stage: LiveKitShows, how: s
         later = await stage.begin("rtmp://c/app")
         await until(lambda: _count(stage, "egress_unavailable", 1))
         await stage.standin.down(False)
-        await stage.reach(later, 30, c="live")
+        await stage.reach(later, c="live")
         assert await stage.states(broadcast_id) == {"rtmp://a/app": "live", "rtmp://b/app": "live"}
         assert len(await stage.events(broadcast_id)) == before
     assert stage.standin.high_water[A] == stage.standin.high_water[B] == 1
@@ -246,7 +246,7 @@ async def test_a_key_that_is_refused_ends_nobodys_show(stage: LiveKitShows) -> N
         later = await stage.begin("rtmp://c/app")
         await until(lambda: _count(stage, "egress_unavailable", 1))
         stage.standin.add_key("devkey", secret)
-        await stage.reach(later, 30, c="live")
+        await stage.reach(later, c="live")
         assert await stage.states(broadcast_id) == {"rtmp://a/app": "live"}
         assert (await stage.outputs(broadcast_id))["rtmp://a/app"]["attempt"] == 1
 
@@ -257,7 +257,7 @@ async def test_a_stop_that_nobody_answers_is_swept(stage: LiveKitShows) -> None:
         await stage.reach(broadcast_id, a="live")
         stage.standin.stop_hangs(True)
         await stage.stop(broadcast_id)
-        await stage.ended(broadcast_id, 30)
+        await stage.ended(broadcast_id)
         row = (await stage.outputs(broadcast_id))["rtmp://a/app"]
         assert (row["state"], row["error_code"]) == ("ended", "stop_unconfirmed")
         assert stage.standin.running[A], "it goes on"
@@ -266,7 +266,7 @@ async def test_a_stop_that_nobody_answers_is_swept(stage: LiveKitShows) -> None:
         async def ended() -> bool:
             return not stage.standin.running.get(A)
 
-        await until(ended, 30)
+        await until(ended)
 
 
 async def test_another_controller_takes_over_without_a_second_push(stage: LiveKitShows) -> None:
@@ -346,20 +346,20 @@ async def test_shared_is_one_egress_whose_streams_have_states_of_their_own(share
     shared.standin.platforms[B] = Refuse()
     async with shared.controller():
         broadcast_id = await shared.begin("rtmp://a/app", "rtmp://b/app")
-        outputs = await shared.reach(broadcast_id, 30, a="live", b="failed")
+        outputs = await shared.reach(broadcast_id, a="live", b="failed")
         assert outputs["rtmp://b/app"]["error_code"] == "key_rejected"
         assert len(shared.standin.starts) == 1
         assert outputs["rtmp://a/app"]["attempt"] == 1
         # By hand, once the platform takes the key: the address is added again, and the newest row counts.
         shared.standin.platforms[B] = Accept()
         await shared.retry(outputs["rtmp://b/app"]["id"])
-        await shared.reach(broadcast_id, 30, a="live", b="live")
+        await shared.reach(broadcast_id, a="live", b="live")
         assert len(shared.standin.starts) == 1
         await shared.stop_output(outputs["rtmp://a/app"]["id"])
-        await shared.reach(broadcast_id, 30, a="ended", b="live")
+        await shared.reach(broadcast_id, a="ended", b="live")
         assert not shared.standin.running.get(A) and shared.standin.running[B]
         await shared.stop(broadcast_id)
-        await shared.ended(broadcast_id, 30)
+        await shared.ended(broadcast_id)
     assert not any(shared.standin.running.values())
 
 
@@ -377,7 +377,7 @@ async def test_shared_is_one_request_also_when_rows_are_written_slowly(
     monkeypatch.setattr(Ledger, "ask", slowly)
     async with shared.controller():
         broadcast_id = await shared.begin("rtmp://a/app", "rtmp://b/app")
-        await shared.reach(broadcast_id, 30, a="live", b="live")
+        await shared.reach(broadcast_id, a="live", b="live")
         assert late == 2
         assert [len(start.urls) for start in shared.standin.starts] == [2]
         assert shared.standin.calls["UpdateStream"] == 0
@@ -386,15 +386,15 @@ async def test_shared_is_one_request_also_when_rows_are_written_slowly(
 async def test_shared_begins_anew_when_its_last_stream_has_failed(shared: LiveKitShows) -> None:
     async with shared.controller():
         broadcast_id = await shared.begin("rtmp://a/app", "rtmp://b/app")
-        await shared.reach(broadcast_id, 30, a="live", b="live")
+        await shared.reach(broadcast_id, a="live", b="live")
         shared.standin.platform_gone(A)
         shared.standin.platform_gone(B)
-        await shared.reach(broadcast_id, 30, a="reconnecting", b="reconnecting")
+        await shared.reach(broadcast_id, a="reconnecting", b="reconnecting")
         shared.standin.heal(A)
         shared.standin.heal(B)
-        await shared.reach(broadcast_id, 30, a="live", b="live")
+        await shared.reach(broadcast_id, a="live", b="live")
         await shared.stop(broadcast_id)
-        await shared.ended(broadcast_id, 30)
+        await shared.ended(broadcast_id)
     assert max(shared.standin.high_water.values()) == 1
     assert not any(shared.standin.running.values())
 
@@ -417,7 +417,7 @@ async def test_a_crash_before_the_request_costs_a_wait_and_no_second_egress(stag
         await crash(stage, controller, egress)
         assert stage.standin.starts == []
         async with stage.controller("c2"):
-            await stage.reach(broadcast_id, 30, a="live")
+            await stage.reach(broadcast_id, a="live")
     assert stage.standin.high_water[A] == 1
     assert len(stage.standin.starts) == 1
 
@@ -440,7 +440,7 @@ async def test_a_crash_after_the_request_adopts_what_was_started(stage: LiveKitS
         await crash(stage, controller, egress)
         assert len(stage.standin.starts) == 1
         async with stage.controller("c2"):
-            outputs = await stage.reach(broadcast_id, 30, a="live")
+            outputs = await stage.reach(broadcast_id, a="live")
             assert outputs["rtmp://a/app"]["attempt"] == 1
     assert stage.standin.high_water[A] == 1
     assert len(stage.standin.starts) == 1
@@ -462,7 +462,7 @@ async def test_a_crash_in_mid_stop_is_ended_by_the_next(stage: LiveKitShows) -> 
         await crash(stage, controller, egress)
         assert stage.standin.running[A] and stage.standin.running[B]
         async with stage.controller("c2"):
-            await stage.ended(broadcast_id, 30)
+            await stage.ended(broadcast_id)
 
             async def off() -> bool:
                 return not stage.standin.running.get(A) and not stage.standin.running.get(B)
@@ -496,7 +496,7 @@ async def test_a_start_that_times_out_leaves_no_orphan(stage: LiveKitShows) -> N
 
         await until(in_doubt)
         stage.standin.slow_start(0)
-        await stage.reach(broadcast_id, 30, a="live")
+        await stage.reach(broadcast_id, a="live")
         assert stage.standin.high_water[A] == 1
 
         async def one() -> bool:
@@ -512,7 +512,7 @@ async def test_two_controllers_that_race_ask_once(stage: LiveKitShows) -> None:
         for broadcast_id in broadcasts:
             await stage.do("UPDATE broadcasts SET lease_until = now() - interval '1 s' WHERE id = %s", broadcast_id)
         for broadcast_id, name in zip(broadcasts, "abcdefgh", strict=True):
-            await stage.reach(broadcast_id, 30, **{name: "live"})
+            await stage.reach(broadcast_id, **{name: "live"})
         assert first is not second
     assert len(stage.standin.starts) == 8
     assert max(stage.standin.high_water.values()) == 1

@@ -43,7 +43,7 @@ async def row(lk: api.LiveKitAPI, egress_id: str) -> api.EgressInfo:
 
 
 async def until(lk: api.LiveKitAPI, egress_id: str, wanted: Callable[[api.EgressInfo], bool]) -> api.EgressInfo:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(60):
         while not wanted(info := await row(lk, egress_id)):
             await asyncio.sleep(0.01)
     return info
@@ -102,7 +102,7 @@ async def test_a_second_publisher_of_a_key_is_refused_and_counted() -> None:
         refused = [first.egress_id, second.egress_id]
         done = [await until(lk, one, lambda info: over(info) or is_live(info)) for one in refused]
         assert standin.high_water[URL] == 2
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(standin.running[URL]) > 1:
                 await asyncio.sleep(0.01)
         assert len(done) == 2
@@ -113,7 +113,7 @@ async def test_updates_of_two_urls_are_held_back_while_one_connects() -> None:
         standin.platforms[OTHER] = Never()
         egress_id = (await start(lk, URL, OTHER)).egress_id
         worker = standin.egresses[egress_id]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not any(one.started_at for one in worker.info.stream_results):
                 await asyncio.sleep(0.01)
         assert set(streams(await row(lk, egress_id)).values()) == {("ACTIVE", False)}
@@ -146,7 +146,7 @@ async def test_a_dead_worker_leaves_an_active_record_and_its_participant_goes() 
         assert await people() == {"host", egress_id}
         assert standin.kill_worker(egress_id)
         assert standin.running == {}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while egress_id in await people():
                 await asyncio.sleep(0.02)
         assert (await row(lk, egress_id)).status == api.EgressStatus.EGRESS_ACTIVE
@@ -184,8 +184,12 @@ async def test_ended_records_expire_when_told_and_are_not_active() -> None:
 async def test_a_slow_start_leaves_an_orphan_to_a_client_that_gave_up() -> None:
     async with StandIn(speed=FAST) as standin, client(standin) as lk:
         standin.slow_start(60)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(start(lk, URL), 0.3)
+        unheard = asyncio.create_task(start(lk, URL))
+        async with asyncio.timeout(60):
+            while not standin.running.get(URL):
+                await asyncio.sleep(0.01)
+        assert not unheard.done()
+        unheard.cancel()
         listed = await lk.egress.list_egress(api.ListEgressRequest(room_name="r", active=True))
         assert [one.egress_id for one in listed.items] == standin.running[URL]
         await until(lk, listed.items[0].egress_id, is_live)
@@ -340,7 +344,7 @@ async def test_webhooks_go_astray_as_the_policy_says() -> None:
             """Each host comes once more: 3 events of leaving, 3 of coming for each. The ids that arrive."""
             ear.events.clear()
             join_many(standin)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(ear.events) < count:
                     await asyncio.sleep(0.02)
             await standin.webhooks.settled()
@@ -365,7 +369,7 @@ async def test_a_target_that_fails_is_tried_again_until_30_s_have_gone() -> None
     async with Ear() as ear, StandIn(speed=50, webhooks=[ear.url]) as standin:
         ear.answer = 503
         standin.rooms.create("r")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not standin.webhooks.counts["dropped"]:
                 await asyncio.sleep(0.01)
         assert ear.asked > 3
@@ -420,7 +424,7 @@ async def test_the_process_form_takes_the_same_commands() -> None:
     )
     try:
         assert process.stdout is not None
-        ready, url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().split()
+        ready, url = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().split()
         assert ready == "ready"
         async with aiohttp.ClientSession() as session, api.LiveKitAPI(url, KEY, SECRET) as lk:
 
@@ -439,4 +443,4 @@ async def test_the_process_form_takes_the_same_commands() -> None:
             assert (counters["starts"], counters["high_water"], counters["running"]) == (2, 1, {URL: 1})
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0

@@ -253,7 +253,7 @@ async def test_without_a_database_it_is_503_and_the_same_webhook_is_taken_later(
             assert set(await send_all(api, [joined(f"{n}") for n in range(50)])) == {503}
         finally:
             _limit_connections(postgres, name, -1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await send(api, said))[0] != 200:
                 await asyncio.sleep(0.1)
     assert len(await told(database)) == 1

@@ -234,7 +234,7 @@ async def test_two_processes_and_a_host_get_in_nobodys_way(webhook_settings: Set
 
 
 async def _until(database: Database, question: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await sql(database, question):
             await asyncio.sleep(0.02)
 

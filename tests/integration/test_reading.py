@@ -244,7 +244,7 @@ async def test_a_reader_who_leaves_is_not_read_for(api: Api, proxy: StoreProxy) 
     async with api.client.get(api.url + data["url"], headers=api.cookie("alice")) as answer:
         await answer.content.readexactly(100_000)
         answer.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(proxy.cut) == 0:
             await asyncio.sleep(0.02)
     assert len(proxy.seen) == before + 1

@@ -270,7 +270,7 @@ async def cut(api: Api, path: str, offset: int, body: bytes, announced: int) -> 
     await writer.drain()
     sock: socket.socket = writer.get_extra_info("socket")
     sock.shutdown(socket.SHUT_WR)
-    await asyncio.wait_for(reader.read(), 30)
+    await asyncio.wait_for(reader.read(), 60)
     writer.close()
 
 
@@ -282,7 +282,7 @@ async def test_a_client_that_goes_away_loses_nothing(api: Api) -> None:
     async def kept() -> int:
         return (await rows(api.settings, "SELECT upload_offset FROM resumable_uploads"))[0]["upload_offset"]
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await kept() < 11 * MIB:
             await asyncio.sleep(0.02)
     at = await offset_of(api, path)
@@ -302,7 +302,7 @@ async def test_a_newer_request_takes_over_from_one_that_hangs(api: Api) -> None:
         yield bytes(9 * MIB)
 
     old = asyncio.create_task(patch(api, path, 0, stalling()))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await offset_of(api, path) < 8 * MIB:
             await asyncio.sleep(0.02)
     at = await offset_of(api, path)

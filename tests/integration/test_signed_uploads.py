@@ -60,7 +60,7 @@ async def test_a_sweep_leaves_an_upload_to_the_report_that_has_it(
     assert await put(api, data["url"], body) == 200
     fault = proxy.fault("HEAD", hang=True)
     report = asyncio.create_task(api.call("POST", data["completeUrl"], "alice"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not fault.met:
             await asyncio.sleep(0.02)
     await do(
@@ -161,7 +161,7 @@ async def sent_in_chunks(url: str, body: bytes) -> int:
     head = f"PUT {where.path}?{where.query} HTTP/1.1\r\nHost: {where.netloc}\r\nTransfer-Encoding: chunked\r\n\r\n"
     writer.write(head.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
     await writer.drain()
-    status = int((await asyncio.wait_for(reader.readline(), 30)).split()[1])
+    status = int((await asyncio.wait_for(reader.readline(), 60)).split()[1])
     writer.close()
     return status
 

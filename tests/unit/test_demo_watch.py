@@ -25,7 +25,7 @@ class Silent(Service):
 
 async def test_a_hint_at_the_very_end_does_not_keep_it_looking() -> None:
     watch = Watch(Silent("http://nowhere.invalid", Path("nowhere")), "room", Screen())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async with watch.running():
             for _ in range(5):
                 await asyncio.sleep(0)
