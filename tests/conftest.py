@@ -118,8 +118,13 @@ def as_owner(databases: Databases, database_url: str) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def settings(database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy, tmp_path: Path) -> Settings:
-    """Settings of a service that stands behind the proxy; a prefix of its own keeps tests apart in the bucket."""
+def settings(
+    request: pytest.FixtureRequest, database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy, tmp_path: Path
+) -> Settings:
+    """Settings of a service that stands behind the proxy; a prefix of its own keeps tests apart in the bucket.
+
+    The store is waited for longer than any machine takes, but in tests with the mark `store_hangs`.
+    """
     store = seaweed.store
     return Settings(
         database=DatabaseSettings(url=SecretStr(database_url)),
@@ -129,7 +134,7 @@ def settings(database_url: str, seaweed: EmbeddedSeaweed, proxy: StoreProxy, tmp
             prefix=f"{uuid.uuid4().hex}/",
             access_key_id=SecretStr(store.credentials.access_key_id),
             secret_access_key=SecretStr(store.credentials.secret_access_key),
-            read_timeout=5,
+            read_timeout=5 if request.node.get_closest_marker("store_hangs") else 60,
         ),
         http=HttpSettings(),
         identity=IdentitySettings(NEXTAUTH_SECRET=SecretStr(NEXTAUTH_SECRET), dev_sign_in=True),  # pyright: ignore[reportCallIssue]

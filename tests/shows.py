@@ -127,7 +127,9 @@ class Shows:
     async def events(self, broadcast_id: UUID) -> list[dict[str, Any]]:
         return await self.do("SELECT * FROM live_events WHERE broadcast_id = %s ORDER BY id", broadcast_id)
 
-    async def reach(self, broadcast_id: UUID, patience: float = PATIENCE, **states: str) -> dict[str, dict[str, Any]]:
+    async def reach(
+        self, broadcast_id: UUID, patience: float = PATIENCE, /, **states: str
+    ) -> dict[str, dict[str, Any]]:
         """Waits until the outputs are in these states, named by the last letter of their URL's host."""
         wanted = {f"rtmp://{name}/app": state for name, state in states.items()}
         found: dict[str, str] = {}

@@ -139,6 +139,7 @@ async def test_errors_are_never_a_finding(studio: Studio, proxy: StoreProxy, sta
     assert await studio.statuses() == {"ready": 30}
 
 
+@pytest.mark.store_hangs
 async def test_a_store_that_hangs_stops_the_run(
     studio: Studio, proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

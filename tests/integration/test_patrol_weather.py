@@ -56,6 +56,7 @@ def each_fault(test: Any) -> Any:
     gone=st.integers(0, 4) | st.just(FILES),
     rounds=st.lists(st.sampled_from(["round", "one by one"]), min_size=1, max_size=4),
 )
+@pytest.mark.store_hangs
 async def test_no_healthy_row_is_ever_marked(
     studio: Studio,
     proxy: StoreProxy,

@@ -52,6 +52,7 @@ async def test_twelve_reports_at_once_make_one_copy(api: Api, proxy: StoreProxy)
     assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
 
 
+@pytest.mark.store_hangs
 async def test_a_sweep_leaves_an_upload_to_the_report_that_has_it(
     api: Api, database: Database, run_jobs: Any, proxy: StoreProxy
 ) -> None:
