@@ -102,17 +102,19 @@ async def run(settings: Settings) -> None:
                 async with app.open_async():
                     log.info("worker.started")
                     delay = 0.5
-                    await _run_queues(app, {"library": library, "live": settings.live, "settings": settings})
-                    return
+                    if await _run_queues(app, {"library": library, "live": settings.live, "settings": settings}):
+                        return
+                # procrastinate's worker may return instead of raising when it loses the database.
+                log.warning("worker.queue_ended", retry_in=round(delay, 1))
             except (ConnectorException, *UNREACHABLE) as error:
                 log.warning("worker.database_away", error=type(error).__name__, retry_in=round(delay, 1))
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load, keeps no secret
             delay = min(delay * 2, 5)
 
 
-async def _run_queues(app: App, context: dict[str, Any]) -> None:
-    """Runs the jobs of each queue, with a number of its own at a time, until a signal comes or one of them fails. Raises
-    the errors of the job library."""
+async def _run_queues(app: App, context: dict[str, Any]) -> bool:
+    """Runs the jobs of each queue, with a number of its own at a time, until a signal comes or one of them ends. Returns
+    whether a signal came. Raises the errors of the job library."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     stopped = asyncio.create_task(stop.wait())
@@ -140,6 +142,7 @@ async def _run_queues(app: App, context: dict[str, Any]) -> None:
         ended, _ = await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
         for one in ended - {stopped}:
             one.result()
+        return stop.is_set()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

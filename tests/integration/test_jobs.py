@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 import psycopg
 import pytest
+from procrastinate import App
 from procrastinate.jobs import Status
 from psycopg.rows import dict_row
 
@@ -23,9 +24,10 @@ from butai.database import Database
 from butai.errors import Conflict, StoreUnavailable
 from butai.identity.api_keys import create_api_key
 from butai.jobs import service
+from butai.jobs.queue import QUEUES
 from butai.jobs.schemas import JobsOut
 from butai.jobs.service import explain_failures
-from butai.worker import make_app, retry_stalled
+from butai.worker import make_app, retry_stalled, run
 from tests.conftest import Api
 from tests.processes import process
 
@@ -186,6 +188,29 @@ async def test_a_dead_worker_s_job_whose_like_waits_holds_up_no_other(settings: 
     ]
     with pytest.raises(Conflict):
         await service.retry(database, Origin("test"), left[2]["id"])
+
+
+async def test_a_queue_that_ends_unasked_is_run_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """procrastinate's worker may return instead of raising when it loses the database at a bad moment."""
+    runs = 0
+    again = asyncio.Event()
+
+    async def ends_at_first(_app: App, **_how: Any) -> None:
+        nonlocal runs
+        runs += 1
+        if runs > len(QUEUES):
+            again.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(App, "run_worker_async", ends_at_first)
+    running, waiting = asyncio.create_task(run(settings)), asyncio.create_task(again.wait())
+    try:
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        assert not running.done(), "the worker ended"
+    finally:
+        for one in (running, waiting):
+            one.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
 
 
 @pytest.mark.slow
