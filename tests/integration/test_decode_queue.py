@@ -98,6 +98,7 @@ async def test_a_file_that_the_store_does_not_give_out_holds_up_no_other_of_its_
     assert decoder.failed not in decoder.begun, "it was tried again before the others"
 
 
+@pytest.mark.slow
 async def test_ten_long_sounds_delay_neither_another_user_nor_a_removal(
     api: Api, database: Database, decoder: HeldDecoder, working: asyncio.Task[None], tmp_path: Path
 ) -> None:

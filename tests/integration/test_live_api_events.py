@@ -85,6 +85,7 @@ async def test_a_client_that_reads_nothing_is_dropped(
         await eventually(lambda: feeds[0].watchers == 0)
 
 
+@pytest.mark.slow
 async def test_a_websocket_that_reads_nothing_is_dropped(
     api: Api, database: Database, feeds: list[Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,7 @@ async def test_an_unknown_room_is_kept_and_told_nobody(api: Api, database: Datab
     assert await told(database) == [] == await told(database, "elsewhere")
 
 
+@pytest.mark.slow
 async def test_one_that_postgres_will_not_take_leaves_its_neighbours_alone(
     api: Api, database: Database, as_owner: Callable[[str], None]
 ) -> None:

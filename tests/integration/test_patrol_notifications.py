@@ -149,10 +149,10 @@ async def test_all_is_denied_in_the_middle(watch: Watch, hides: bool, monkeypatc
     assert (changed, heard) == ({}, [f"Recovered: {UNRELIABLE}"])
 
 
+@pytest.mark.store_hangs
 @pytest.mark.parametrize(
     "how", [{"status": 500}, {"status": 503, "code": "SlowDown"}, {"status": 429}, {"hang": True}], ids=str
 )
-@pytest.mark.store_hangs
 async def test_errors_throttling_and_silence(
     watch: Watch, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -379,8 +379,9 @@ async def test_an_upload_whose_lease_ran_out_is_not_switched_in(
         assert len(store_keys()) == 1
 
 
-@pytest.mark.parametrize("method", ["PUT", "HEAD", "POST"])
+@pytest.mark.slow
 @pytest.mark.store_hangs
+@pytest.mark.parametrize("method", ["PUT", "HEAD", "POST"])
 async def test_a_store_that_hangs_holds_no_connection_to_postgres(
     settings: Settings, database: Database, proxy: StoreProxy, method: str
 ) -> None:
