@@ -153,7 +153,7 @@ async def nginx(folder: Path, site: str, port: int) -> AsyncGenerator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def fronted(settings: Settings, folder: Path, burst: int = 1000) -> AsyncGenerator[Front]:
+async def fronted(settings: Settings, folder: Path, burst: int = 3000) -> AsyncGenerator[Front]:
     """The API in both ways of delivery on one library, and nginx before the one that needs it. `burst`: what one address may
     ask at once."""
     open_to = HttpSettings(cors_origins=(STUDIO,))
@@ -166,7 +166,7 @@ async def fronted(settings: Settings, folder: Path, burst: int = 1000) -> AsyncG
         aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(ssl=tls)) as client,
     ):
         site = configuration(port, plain, folder, urlsplit(behind.url).netloc, urlsplit(settings.store.endpoint).netloc)
-        site, count = re.subn(r"burst=1000\b", f"burst={burst}", site)
+        site, count = re.subn(r"burst=3000\b", f"burst={burst}", site)
         assert count == 1
         async with nginx(folder / "nginx", site, port) as temp:
             yield Front(Api(f"https://127.0.0.1:{port}", behind.settings, client), straight, temp, plain)

@@ -70,10 +70,10 @@ class HttpSettings(Section):
     `too_many_connections`, but to `/healthz`. A browser has six, and one more for each event stream: 4,096 are 500
     people at once."""
 
-    max_connections_per_address: Annotated[int, Field(ge=1)] = 512
-    """Most of them, and most requests under way, of one address (of one network of 64 bits in IPv6). With two tabs open a
-    person has up to eight: an office of 60 behind one address has 480. Behind a proxy it is the forwarded address, if
-    BUTAI_TRUSTED_PROXIES names the proxy; otherwise all callers are one address."""
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 2048
+    """Most of them, and most requests under way, of one address (of one network of 64 bits in IPv6). Behind a proxy that
+    speaks HTTP/2 a browser asks for a page of 100 pictures at once: 20 people behind one address ask for 2,000. Behind a
+    proxy it is the forwarded address, if BUTAI_TRUSTED_PROXIES names the proxy; otherwise all callers are one address."""
 
     @field_validator("public_url")
     @classmethod
@@ -137,8 +137,9 @@ class RateSettings(Section):
     anonymous: Rate = Rate(burst=3_000, per_second=100)
     """Requests of an address without a credential: an office of thirty that opens a page of 100 pictures at once."""
 
-    invitation: Rate = Rate(burst=120, per_second=2)
-    """Viewers' tokens that an address gets by invitation: a class of 120 that joins in one moment, and 120 a minute."""
+    invitation: Rate = Rate(burst=600, per_second=10)
+    """Viewers' tokens that an address gets by invitation: a lecture hall of 500 that joins in one moment, and 600 a
+    minute."""
 
     guess: Rate = Rate(burst=30, per_second=0.5)
     """API keys from an address that are none. A good key works in any case."""
