@@ -233,6 +233,13 @@ async def test_a_websocket_does_not_take_the_connection_of_another_request() -> 
         writer.close()
 
 
+async def test_many_parameters_are_refused_before_they_are_read() -> None:
+    async with bounded(answer_at_once) as port:
+        most = "&".join("a" * uvicorn_limits.MOST_PARAMETERS)
+        assert (await ask(port, f"/?{most}")).startswith(b"HTTP/1.1 200 ")
+        assert (await ask(port, f"/?{most}&b")).startswith(b"HTTP/1.1 431 ")
+
+
 async def test_many_headers_are_refused_before_they_are_kept() -> None:
     async with bounded(answer_at_once) as port:
         most = [f"a{number}:" for number in range(uvicorn_limits.MOST_HEADERS - 2)]

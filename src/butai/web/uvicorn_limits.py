@@ -54,6 +54,9 @@ SLOWEST_TAKE = 4 * 1024
 MOST_HEADERS = 256
 """Most headers of a request. In memory a header has some 200 bytes, where four are enough on the wire."""
 
+MOST_PARAMETERS = 256
+"""Most parameters of a query. The 32,000 that fit into a head take the framework 60 ms, before a route or a rate is asked."""
+
 MOST_PIPELINED = 16
 """Most requests that wait for the answer to another one of their connection. In memory each has some 3 kB, where forty
 bytes are enough on the wire. Browsers and proxies send none."""
@@ -75,7 +78,10 @@ class EndingServer(uvicorn.Server):
 _CODES = {
     400: (Code.HTTP_INVALID, "This is not HTTP"),
     408: (Code.REQUEST_TIMEOUT, "The request did not come in time"),
-    431: (Code.HEAD_TOO_LARGE, f"The request's head has more than {HEAD_LIMIT} bytes, or than {MOST_HEADERS} headers"),
+    431: (
+        Code.HEAD_TOO_LARGE,
+        f"The request's head has more than {HEAD_LIMIT} bytes, {MOST_HEADERS} headers or {MOST_PARAMETERS} parameters",
+    ),
     503: (Code.TOO_MANY_CONNECTIONS, Code.TOO_MANY_CONNECTIONS.meaning),
 }
 
@@ -177,6 +183,9 @@ class BoundedHttp(HttpToolsProtocol):
         if answering and (self._upgrades() or len(self.pipeline) >= MOST_PIPELINED):
             # A WebSocket would take the connection, and its end, from the request that is being answered.
             raise ValueError("another request of this connection is being answered")
+        if self.url.count(b"&") >= MOST_PARAMETERS:
+            self._refused = 431
+            raise ValueError("there are too many parameters")
         self._in_head = False
         if not self._admitted and self.url.partition(b"?")[0] != ALWAYS.encode():
             self._refused = 503
