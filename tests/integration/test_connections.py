@@ -209,6 +209,24 @@ async def test_pipelined_requests_are_answered_in_turn_and_bounded() -> None:
         writer.close()
 
 
+async def test_a_request_that_others_wait_for_learns_that_the_client_left() -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        started.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ended.set()
+
+    async with bounded(waiting, 30) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET % 1 + GET % 2)
+        await started.wait()
+        writer.close()
+        async with asyncio.timeout(10):
+            await ended.wait()
+
+
 async def test_a_websocket_does_not_take_the_connection_of_another_request() -> None:
     started, ended = asyncio.Event(), asyncio.Event()
 

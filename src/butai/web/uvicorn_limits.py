@@ -25,7 +25,7 @@ import msgspec
 import structlog
 import uvicorn
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from butai.errors import Code, TooManyConnections
@@ -57,7 +57,7 @@ MOST_HEADERS = 256
 MOST_PARAMETERS = 256
 """Most parameters of a query. The 32,000 that fit into a head take the framework 60 ms, before a route or a rate is asked."""
 
-MOST_PIPELINED = 16
+MOST_PIPELINED = 256
 """Most requests that wait for the answer to another one of their connection. In memory each has some 3 kB, where forty
 bytes are enough on the wire. Browsers and proxies send none."""
 
@@ -100,6 +100,7 @@ class BoundedHttp(HttpToolsProtocol):
     _timer_is_for_a_head = False
     _taking: asyncio.TimerHandle | None = None  # while an answer waits for the client
     _headers = 0  # headers of this head
+    _running: RequestResponseCycle | None = None  # the request that is answered; others may wait for it
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Starts the timeout: a silent connection ends like a slow one."""
@@ -115,6 +116,10 @@ class BoundedHttp(HttpToolsProtocol):
         self.connections_allowed.lost(self.transport)
         self._stop_waiting()
         self._stop_limiting()
+        if self._running is not None and not self._running.response_complete:
+            # uvicorn tells the request that came last alone.
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -217,6 +222,10 @@ class BoundedHttp(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn passes it
         """Answers when the parser, or a callback above, refuses the request; uvicorn calls it."""
         self._refuse(self._refused)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _upgrades(self) -> bool:
         return self.parser is not None and self.parser.should_upgrade()
