@@ -128,7 +128,7 @@ async def test_what_is_on_air_is_taken_over_above_the_capacity_and_a_claim_of_a_
     async with stage.controller("c1"):
         on_air = [await stage.begin(f"rtmp://{name}/app") for name in "abc"]
         for broadcast_id, name in zip(on_air, "abc", strict=True):
-            await stage.reach(broadcast_id, patience=30, **{name: "live"})
+            await stage.reach(broadcast_id, **{name: "live"})
     stage.live = stage.live.model_copy(update={"capacity": ROOM_FOR_TWO})
     newcomer = await stage.begin("rtmp://d/app")
     async with stage.controller("c2") as second:
