@@ -35,6 +35,7 @@ from butai.config import Settings
 from butai.database import Database
 from butai.identity import NEXTAUTH_COOKIE, Identity
 from butai.identity.api_keys import ApiKeys
+from butai.identity.suspensions import Suspensions
 from butai.limits.callers import CallerRates
 from butai.live import audit_routes as live_audit_routes
 from butai.live.broadcasts import closing_routes, overview_routes, stream_routes
@@ -51,7 +52,7 @@ from butai.live.stream_keys import Sealer
 from butai.live.tokens import Tokens
 from butai.live.webhooks import routes as webhook_routes
 from butai.live.webhooks.intake import Intake
-from butai.operations import audit_routes, console, job_routes, sign_in
+from butai.operations import audit_routes, console, job_routes, moderation_routes, sign_in
 from butai.operations import routes as health_routes
 from butai.operations.health import Health
 from butai.operations.schemas import AliveOut, ReadyOut
@@ -115,6 +116,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 settings.identity,
                 api_keys=ApiKeys(database),
                 http=http,
+                suspensions=Suspensions(database),
                 allowed_origins=settings.http.cors_origins,
                 public_url=settings.http.public_url,
                 host=tokens.host,
@@ -179,6 +181,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.include_router(job_routes.router)
     app.include_router(audit_routes.router)
     app.include_router(health_routes.router)
+    app.include_router(moderation_routes.router)
     for part in (
         live_routes,
         overview_routes,

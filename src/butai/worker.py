@@ -28,6 +28,7 @@ from butai.errors import Code
 from butai.jobs.queue import CARE, DECODE, QUEUES, USERS, queue_of
 from butai.jobs.service import MOST_DEATHS, explain_failures, forget, note_failure
 from butai.live import tasks as live_tasks
+from butai.operations import tasks as operation_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ def make_app(url: str) -> App:
     resumable_tasks.register(app)
     live_tasks.register(app)
     alert_tasks.register(app)
+    operation_tasks.register(app)
     stalled = app.task(name="jobs.retry_stalled", pass_context=True, queueing_lock="jobs.retry_stalled")(retry_stalled)
     app.periodic(cron="* * * * * */10")(stalled)
     tidy = app.task(name="jobs.forget", pass_context=True, queueing_lock="jobs.forget")(forget_jobs)

@@ -82,6 +82,7 @@ class Asset(Model):
         CheckConstraint(_one_of("status", AssetStatus), name="status"),
         CheckConstraint(_one_of("sidecar", Sidecar), name="sidecar"),
         CheckConstraint(_one_of("visibility", ("public", "private")), name="visibility"),
+        CheckConstraint("taken_down_at IS NULL OR visibility = 'private'", name="private_while_down"),
         CheckConstraint(
             "status <> 'ready' OR (object_key IS NOT NULL AND size_bytes IS NOT NULL)", name="ready_has_bytes"
         ),
@@ -89,6 +90,8 @@ class Asset(Model):
         Index("uq_assets_owner_wanted", "owner_user_id", "wanted_key", unique=True),
         Index("ix_assets_stem", "stem", "owner_user_id"),
         Index("ix_assets_change", "change_seq"),
+        Index("ix_assets_taken_down", "owner_user_id", "sha256", postgresql_where=text("taken_down_at IS NOT NULL")),
+        Index("ix_assets_public_again", "owner_user_id", postgresql_where=text("public_again")),
         Index("ix_assets_trash", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
         # Words, tags and names in one index: Postgres never combines two partial indexes with the same condition.
         Index(
@@ -158,6 +161,11 @@ class Asset(Model):
     triangles: Mapped[int | None] = mapped_column(BigInteger)
     terms: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     """Words of the facts that lists filter by, such as `licence.commercial=allowed` or `expression=happy`."""
+    public_again: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it was public before its owner was suspended or it was taken down, and is to be public afterwards."""
+    taken_down_at: Mapped[datetime | None]
+    taken_down_reason: Mapped[str | None]
+    """Why an operator has taken it down, for its owner to read."""
     summary: Mapped[str] = mapped_column(
         Computed("butai_asset_summary(type, status, visibility, triangles, facts)", persisted=True), deferred=True
     )

@@ -17,9 +17,12 @@ from butai.audit import Origin, actors
 
 async def overdue(session: AsyncSession, before: datetime, limit: int) -> list[UUID]:
     """Returns assets that have been in the trash since `before`, the oldest first, and then rows without bytes whose
-    upload had failed by then."""
+    upload had failed by then. What an operator has taken down stays, so that it stays known by its bytes."""
     trashed = await session.scalars(
-        select(Asset.id).where(Asset.deleted_at < before).order_by(Asset.deleted_at).limit(limit)
+        select(Asset.id)
+        .where(Asset.deleted_at < before, Asset.taken_down_at.is_(None))
+        .order_by(Asset.deleted_at)
+        .limit(limit)
     )
     found = list(trashed)
     failed = await session.scalars(
@@ -37,7 +40,7 @@ async def purge(session: AsyncSession, asset_id: UUID, before: datetime) -> bool
     Checks again under the lock: a restore or a new upload in between wins. Returns whether it purged.
     """
     asset = await transitions.lock(session, asset_id)
-    if asset is None:
+    if asset is None or asset.taken_down_at is not None:
         return False
     never = asset.status == AssetStatus.FAILED and asset.size_bytes is None and asset.updated_at < before
     if not never and (asset.deleted_at is None or asset.deleted_at >= before):

@@ -43,6 +43,13 @@ class ListRequest:
     q: str | None = None
 
 
+TAKEN_DOWN = """CASE WHEN taken_down_at IS NULL THEN '' ELSE ', "takenDown": ' || json_build_object(
+        'at', butai_timestamp(taken_down_at), 'reason', taken_down_reason)::text END"""
+"""SQL of what an item of a list says of a file that is down, beside its stored text. Only private items need it."""
+
+_PRIVATE_ITEM = f"CASE WHEN taken_down_at IS NULL THEN item ELSE left(item, -1) || {TAKEN_DOWN} || right(item, 1) END AS item"
+
+
 @lru_cache
 def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.Composed | str:
     """The statement for a kind of list. Its text must repeat the partial indexes' conditions word for word."""
@@ -50,13 +57,13 @@ def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.C
     direction = "DESC" if sort.descending else "ASC"
     behind = f"AND ({column}, id) {'<' if sort.descending else '>'} (%(value)s::{kind}, %(id)s::uuid)" if placed else ""
     name = " AND display_name ILIKE {pattern}" if q is not None else ""
-    parts = [("visibility = 'public'", "")]
+    parts = [("visibility = 'public'", "", "item")]
     if mine:
-        parts.append(("visibility = 'private'", "owner_user_id = %(user)s AND "))
+        parts.append(("visibility = 'private'", "owner_user_id = %(user)s AND ", _PRIVATE_ITEM))
     scans = " UNION ALL ".join(
-        f"(SELECT item, {column} AS k, id FROM assets WHERE {owner}type = %(type)s AND {LISTED} AND {part} {behind}{name} "
+        f"(SELECT {item}, {column} AS k, id FROM assets WHERE {owner}type = %(type)s AND {LISTED} AND {part} {behind}{name} "
         f"ORDER BY {column} {direction}, id {direction} LIMIT %(fetch)s)"
-        for part, owner in parts
+        for part, owner, item in parts
     )
     text = f"""
         SELECT convert_to(string_agg(item, ',' ORDER BY place) FILTER (WHERE place <= %(limit)s), 'UTF8'),
@@ -172,6 +179,8 @@ class ReadableAsset:
     sidecar: str | None
     type: str
     public: bool
+    taken_down: bool = False
+    """An operator has taken it down, or the file that it belongs to."""
 
 
 _READABLE_COLUMNS = """id, s3_key, wanted_key, status, owner_user_id, object_key, mime_type, size_bytes, etag,
@@ -180,9 +189,14 @@ _READABLE_COLUMNS = """id, s3_key, wanted_key, status, owner_user_id, object_key
 # The caller's own keys first, as they asked for them; then what the public may read. A sidecar is public when its asset
 # is. Unfinished uploads of other users are excluded, so that they never hide a finished file.
 READABLE = f"""
-    SELECT {_READABLE_COLUMNS}, public
+    SELECT {_READABLE_COLUMNS}, public, taken_down
     FROM (
         SELECT *,
+               taken_down_at IS NOT NULL OR (sidecar IS NOT NULL AND EXISTS (
+                   SELECT 1 FROM assets AS main
+                   WHERE main.stem = named.stem AND main.type = named.type AND main.sidecar IS NULL
+                     AND main.owner_user_id IS NOT DISTINCT FROM named.owner_user_id
+                     AND main.taken_down_at IS NOT NULL)) AS taken_down,
                CASE WHEN sidecar IS NULL THEN visibility = 'public'
                     ELSE EXISTS (SELECT 1 FROM assets AS main
                                  WHERE main.stem = named.stem AND main.type = named.type AND main.sidecar IS NULL
@@ -190,10 +204,10 @@ READABLE = f"""
                                    AND main.visibility = 'public' AND main.status = 'ready'
                                    AND main.deleted_at IS NULL) END AS public
         FROM (
-            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, wanted_key AS name, 0 AS rank
+            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, taken_down_at, wanted_key AS name, 0 AS rank
             FROM assets WHERE owner_user_id = %(user)s AND wanted_key = ANY(%(keys)s)
             UNION ALL
-            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, s3_key, 1
+            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, taken_down_at, s3_key, 1
             FROM assets WHERE s3_key = ANY(%(keys)s)
         ) AS named
         WHERE deleted_at IS NULL
@@ -254,7 +268,7 @@ _ASSET = """
            CASE WHEN thumbnail_key IS NULL THEN NULL ELSE butai_read_url(thumbnail_key) END AS thumbnail,
            missing_since, deleted_at, change_seq,
            facts - ARRAY['derived_from', 'derived_etag'] AS facts, inspect_error, triangles,
-           duration_seconds
+           duration_seconds, taken_down_at, taken_down_reason
     FROM assets
 """
 
@@ -315,10 +329,14 @@ async def waveform(database: Database, asset_id: UUID) -> WaveformOut | None:
 
 
 # The item with the asset's status, which a `_meta.json` must not override.
-_CHANGED = """
+_CHANGED = (
+    """
     SELECT id, change_seq,
-           '{"status": "' || status || '", '
-           || right(CASE WHEN meta ? 'status' THEN (item::jsonb - 'status')::text ELSE item END, -1) AS item,
+           '{"status": "' || status || '"' || """
+    + TAKEN_DOWN
+    + """ || ', '
+           || right(CASE WHEN meta ?| '{status,takenDown}' THEN (item::jsonb - '{status,takenDown}'::text[])::text
+                      ELSE item END, -1) AS item,
            deleted_at IS NULL AND (coalesce(owner_user_id = %(user)s, false) OR %(operator)s
                                    OR visibility = 'public' AND status = 'ready') AS visible
     FROM assets
@@ -326,6 +344,7 @@ _CHANGED = """
       AND (ever_public OR owner_user_id = %(user)s OR %(operator)s)
     ORDER BY change_seq LIMIT %(fetch)s
 """
+)
 
 _PURGED = """
     SELECT id, change_seq FROM asset_tombstones

@@ -12,7 +12,7 @@ from butai.assets.library import get_library
 from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut, WaveformOut
 from butai.assets.service import Edit
 from butai.assets.uploads import signed
-from butai.errors import AssetNotFound, Unauthenticated
+from butai.errors import AssetNotFound, TakenDown, Unauthenticated
 from butai.identity import Caller
 from butai.web.bodies import SmallBodies
 from butai.web.dependencies import TAKES_SIGN_IN, AnyCaller, SignedIn, origin
@@ -66,7 +66,7 @@ async def _answer(request: Request, who: Caller, asset_id: UUID) -> Response:
 
 @router.get(
     "/{asset_id:uuid}/waveform",
-    **answers(WaveformOut, 404),
+    **answers(WaveformOut, 403, 404),
     openapi_extra=TAKES_SIGN_IN,
     summary="The waveform of a piece of music",
 )
@@ -74,7 +74,10 @@ async def get_waveform(request: Request, who: AnyCaller, asset_id: UUID) -> Resp
     """For all who may see the asset; 404 also until the waveform is made."""
     database = get_library(request).database
     found = None
-    if await queries.get_asset(database, asset_id, who.user_id, operator=who.is_operator) is not None:
+    asset = await queries.get_asset(database, asset_id, who.user_id, operator=who.is_operator)
+    if asset is not None and asset.taken_down_at is not None and not who.is_operator:
+        raise TakenDown
+    if asset is not None:
         found = await queries.waveform(database, asset_id)
     if found is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound

@@ -61,6 +61,8 @@ class AssetOut(msgspec.Struct, frozen=True):
     triangles: int | None
     duration_seconds: float | None
     warnings: list[str]
+    taken_down_at: datetime | None
+    taken_down_reason: str | None
 
 
 class WaveformOut(msgspec.Struct, frozen=True):
@@ -68,6 +70,13 @@ class WaveformOut(msgspec.Struct, frozen=True):
 
     peaks: list[int]
     duration_seconds: float
+
+
+class TakenDownOut(msgspec.Struct, frozen=True):
+    """Since when an operator has taken a file down, and why: in its owner's lists alone."""
+
+    at: datetime
+    reason: str
 
 
 class AssetItem(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
@@ -93,6 +102,7 @@ class AssetItem(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_
     description: str
     thumbnail: str | None = None
     duration: float | None = None
+    taken_down: TakenDownOut | None = None
 
 
 class ChangedAsset(AssetItem, frozen=True, rename="camel", kw_only=True):

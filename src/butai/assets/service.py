@@ -13,13 +13,14 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
-from butai.assets import transitions
+from butai.assets import moderation, transitions
 from butai.assets.models import Asset
 from butai.assets.states import AssetTrigger
 from butai.audit import Origin
 from butai.database import Database
-from butai.errors import AssetNotFound, Forbidden
+from butai.errors import AssetNotFound, Forbidden, TakenDown
 from butai.identity import Caller
+from butai.identity.suspensions import check_not_suspended
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +49,28 @@ async def _editable(session: AsyncSession, caller: Caller, asset_id: UUID) -> As
 async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUID, wanted: Edit) -> None:
     """Changes names and visibility. Public to private holds from the commit on: every read checks the row.
 
-    Raises `AssetNotFound`, `Forbidden`.
+    Raises `AssetNotFound`, `Forbidden`; to public `TakenDown`, and `UserSuspended` for a suspended owner's.
     """
     async with database.transaction() as session:
         asset = await _editable(session, caller, asset_id)
+        publishes = wanted.visibility == "public" and asset.visibility != "public"
+        if publishes:
+            if asset.taken_down_at is not None:
+                raise TakenDown
+            await check_not_suspended(session, asset.owner_user_id)
         changes: dict[str, object] = {}
         for field in ("display_name", "visibility", "description", "tags"):
             value = getattr(wanted, field)
             if value is not None and value != getattr(asset, field):
                 changes[field] = value
                 setattr(asset, field, value)
+        if wanted.visibility == "private":
+            # Also for a file that an operator has hidden: its owner no longer wants it to be public.
+            asset.public_again = False
         if not changes:
             return
+        if publishes:
+            await moderation.check_public(session, asset)
         if asset.visibility == "public":
             asset.ever_public = True
         await transitions.move(

@@ -43,6 +43,10 @@ class AssetTrigger(StrEnum):
     RESTORED = "restored"
     PURGED = "purged"
     INSPECTED = "inspected"
+    HIDDEN = "hidden"
+    SHOWN = "shown"
+    WITHDRAWN = "withdrawn"
+    PUT_BACK = "put_back"
 
 
 class IllegalAssetTransition(IllegalMove):
@@ -50,6 +54,8 @@ class IllegalAssetTransition(IllegalMove):
 
 
 _S, _E = AssetStatus, AssetTrigger
+
+_OF_OPERATORS = (_E.HIDDEN, _E.SHOWN, _E.WITHDRAWN, _E.PUT_BACK)
 
 ASSET_TABLE = StateTable[AssetStatus, AssetTrigger, AssetStatus](
     "an asset",
@@ -86,7 +92,7 @@ ASSET_TABLE = StateTable[AssetStatus, AssetTrigger, AssetStatus](
         **{
             (status, event): status
             for status in AssetStatus
-            for event in (_E.EDITED, _E.TRASHED, _E.RESTORED, _E.PURGED, _E.INSPECTED)
+            for event in (_E.EDITED, _E.TRASHED, _E.RESTORED, _E.PURGED, _E.INSPECTED, *_OF_OPERATORS)
         },
     },
 )

@@ -50,6 +50,14 @@ class QuotaExceeded(Forbidden):
     code = Code.QUOTA_EXCEEDED
 
 
+class UserSuspended(Forbidden):
+    code = Code.USER_SUSPENDED
+
+
+class TakenDown(Forbidden):
+    code = Code.TAKEN_DOWN
+
+
 class NotHost(Forbidden):
     code = Code.NOT_HOST
 

@@ -41,6 +41,8 @@ class Code(StrEnum):
     FORBIDDEN = "forbidden", "You may not change this"
     ORIGIN_DENIED = "origin_denied", "This site may not write with your session"
     QUOTA_EXCEEDED = "quota_exceeded", "This would exceed your quota"
+    USER_SUSPENDED = "user_suspended", "This account is suspended"
+    TAKEN_DOWN = "taken_down", "An operator has taken this file down"
     NOT_HOST = "not_host", "Only the room's host may do this"
     INVITATION_INVALID = "invitation_invalid", "The invitation is invalid, or has expired"
     SIGN_IN_CODE_INVALID = "sign_in_code_invalid", "The sign-in code is invalid, used or expired"

@@ -31,6 +31,7 @@ from butai.audit import Origin, actors
 from butai.database import Connection, Database, Model
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
 from butai.identity.origins import Headers
+from butai.identity.suspensions import check_not_suspended
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,7 @@ async def create_api_key(
 ) -> tuple[ApiKey, str]:
     """Creates a key; the answer is its row and its token. The token is in no table and no log: this is the only copy.
 
-    Raises `InvalidRequest` for an unknown scope, none at all, or a user id that cannot be one.
+    Raises `InvalidRequest` for an unknown scope, none at all, or a user id that cannot be one; `UserSuspended`.
     """
     unknown = set(scopes) - set(SCOPES)
     if unknown or not scopes:
@@ -113,6 +114,7 @@ async def create_api_key(
     )
     detail = {"user_id": user_id, "scopes": key.scopes, "name": name}
     async with database.transaction() as session:
+        await check_not_suspended(session, user_id)
         session.add(key)
         audit.record(session, origin, "api_key.create", f"api_key:{key_id}", detail=detail)
     return key, f"butai_{key_id}_{secret}"

@@ -20,6 +20,7 @@ from butai.identity.bearer import BearerTokens
 from butai.identity.caller import ANONYMOUS, LEEWAY, USER, USER_AND_OPERATOR, Caller
 from butai.identity.origins import SAFE_METHODS, Headers, check_origin, normal_origin, seen_origin
 from butai.identity.sessions import MARK, Sessions, session_tokens
+from butai.identity.suspensions import Suspensions
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,8 @@ class Identity:
     """Turns a request's headers into a `Caller`.
 
     `api_keys`: None without a database (then API keys are refused). `http`: fetches the issuer's keys; required if an
-    issuer is set. `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host`: the
+    issuer is set. `suspensions`: None without a database.
+    `allowed_origins`, `public_url`: from `HttpSettings`, for writes by cookie. `host`: the
     caller that a room's host token identifies, None for any other text.
     Raises `ValueError` when the settings contradict themselves.
     """
@@ -45,6 +47,7 @@ class Identity:
         *,
         api_keys: ApiKeys | None = None,
         http: aiohttp.ClientSession | None = None,
+        suspensions: Suspensions | None = None,
         allowed_origins: Collection[str] = (),
         public_url: str = "",
         host: Callable[[str], Caller | None] = lambda _token: None,
@@ -54,6 +57,7 @@ class Identity:
         self._operators = frozenset(settings.operators)
         self._host = host
         self._api_keys = api_keys
+        self._suspensions = suspensions
         self._bearers: BearerTokens | None = None
         if settings.oidc_issuer:
             if http is None:
@@ -92,8 +96,15 @@ class Identity:
     async def identify(self, headers: Headers) -> Caller:
         """The sender of these raw ASGI headers (names in lower case); `ANONYMOUS` if they hold no credential.
 
-        Raises `Unauthenticated` for a credential that is not accepted, `Unavailable` when it cannot be verified now.
+        Raises `Unauthenticated` for a credential that is not accepted, `UserSuspended` for one of a suspended user,
+        `Unavailable` when it cannot be verified now.
         """
+        caller = await self._by_credential(headers)
+        if caller.user_id is not None and self._suspensions is not None:
+            await self._suspensions.check(caller.user_id)
+        return caller
+
+    async def _by_credential(self, headers: Headers) -> Caller:
         authorization = api_key = cookie = None
         try:
             for name, value in headers:

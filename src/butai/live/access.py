@@ -14,8 +14,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.database import Connection, Database
-from butai.errors import NotHost, RoomClosed, RoomNotFound
+from butai.errors import NotHost, RoomClosed, RoomNotFound, UserSuspended
 from butai.identity import Caller
+from butai.identity.suspensions import check_not_suspended
 from butai.live.models import Broadcast, Output, Room
 
 
@@ -58,8 +59,10 @@ async def hosted_room(session: AsyncSession, caller: Caller, room_id: str, *, lo
 
 
 async def hosted_open_room(session: AsyncSession, caller: Caller, room_id: str, *, lock: bool = False) -> Room:
-    """As `hosted_room`, for an act that makes something in the room. Raises `RoomClosed` too."""
+    """As `hosted_room`, for an act that makes something in the room. Raises `RoomClosed`, and `UserSuspended` when the
+    room's owner is suspended, too."""
     room = await hosted_room(session, caller, room_id, lock=lock)
+    await check_not_suspended(session, room.owner_user_id)
     if room.closed_at is not None:
         raise RoomClosed
     return room
@@ -90,24 +93,29 @@ async def outputs_of(session: AsyncSession, broadcast: Broadcast) -> list[Output
 
 
 async def check_host(database: Database, caller: Caller, room_id: str) -> None:
-    """Raises `NotHost` unless the caller is the room's host; `RoomNotFound` as `hosted_room` does.
+    """Raises `NotHost` unless the caller is the room's host; `UserSuspended` when its owner is suspended, for all but
+    operators; `RoomNotFound` as `hosted_room` does.
 
     Reads without a transaction, for requests that only read.
     """
     if caller.user_id is None and room_id not in caller.rooms:
         raise NotHost
 
-    async def read(connection: Connection) -> tuple[str, str, int] | None:
-        statement = "SELECT owner_user_id, livekit_project, token_generation FROM rooms WHERE room_id = %s"
+    async def read(connection: Connection) -> tuple[str, str, int, bool] | None:
+        statement = """SELECT owner_user_id, livekit_project, token_generation,
+                              EXISTS (SELECT 1 FROM suspended_users s WHERE s.user_id = r.owner_user_id)
+                       FROM rooms r WHERE room_id = %s"""
         return await (await connection.execute(statement, [room_id])).fetchone()
 
     found = await database.query(read)
     if found is None and (caller.is_operator or room_id in caller.rooms):
         raise RoomNotFound
-    owner, project, generation = found or (None, "", 0)
+    owner, project, generation, suspended = found or (None, "", 0, False)
     held = _holds_token(caller, room_id, project, generation)
     if not (caller.is_operator or held or (owner and owner == caller.user_id)):
         raise NotHost
+    if suspended and not caller.is_operator:
+        raise UserSuspended
 
 
 async def hosted_room_id(database: Database, caller: Caller, session_id: UUID | None, room_id: str | None) -> str:

@@ -20,6 +20,12 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "你不是这个房间的主播。",
         "请使用主播链接加入，或以房间所有者身份登录。",
     ),
+    Code.USER_SUSPENDED: (
+        "This account is suspended.",
+        "Contact an operator of this service.",
+        "该账号已被停用。",
+        "请联系本服务的管理员。",
+    ),
     Code.ALREADY_LIVE: (
         "This room is already live.",
         "Open the running stream, or end it before you start another.",

@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse
 
 from butai import __version__
 from butai.config import Settings
-from butai.errors import ButaiError, NotFound, RateLimited
+from butai.errors import ButaiError, NotFound, RateLimited, UserSuspended
 from butai.identity import ANONYMOUS
 from butai.live.stage import Stage
 from butai.operations.schemas import SessionOut
@@ -118,15 +118,16 @@ def install(app: FastAPI) -> None:
     build = _Build()
 
     known = answers(SessionOut, error=None)
-    known["responses"] |= documented_only(429)
+    known["responses"] |= documented_only(403, 429)
 
     @app.get("/api/session", tags=["process"], summary="The signed-in user", **known, openapi_extra=TAKES_SIGN_IN)
     async def session(request: Request) -> Response:
-        """For pages, which offer what the user may do. An invalid credential counts as none; this never answers 401."""
+        """For pages, which offer what the user may do. An invalid credential counts as none; this never answers 401. A
+        suspended user gets 403 `user_suspended`."""
         settings: Settings = request.state.settings
         try:
             who = await charged_caller(request, request.scope)
-        except RateLimited:
+        except (RateLimited, UserSuspended):
             raise
         except ButaiError:
             # A stale cookie must not keep a user from the sign-in.

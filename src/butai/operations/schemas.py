@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Literal
+from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -85,3 +86,34 @@ class SessionOut(Struct, frozen=True):
     operator: bool
     dev_sign_in: bool
     version: str
+
+
+class SuspendedUserOut(Struct, frozen=True):
+    """A suspended user. `suspended_by`: the operator, as an actor of the audit trail."""
+
+    user_id: str
+    reason: str
+    suspended_at: datetime
+    suspended_by: str | None
+
+
+class SuspendedUsersOut(Struct, frozen=True):
+    """Suspended users, the newest first."""
+
+    data: list[SuspendedUserOut]
+
+
+class TakenDownAsset(Struct, frozen=True):
+    """A file that is taken down, and the reason that its owner reads."""
+
+    id: UUID
+    s3_key: str
+    owner_user_id: str | None
+    reason: str
+    taken_down_at: datetime
+
+
+class TakenDownAssets(Struct, frozen=True):
+    """Files that are taken down, the newest first."""
+
+    data: list[TakenDownAsset]

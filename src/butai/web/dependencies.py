@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from butai.audit import Origin, actors
-from butai.errors import Forbidden, Unauthenticated
+from butai.errors import Forbidden, Unauthenticated, UserSuspended
 from butai.identity import Caller, Identity, api_key_of
 from butai.limits.callers import CallerRates, RateClass, class_of
 from butai.web.bodies import before_body
@@ -31,7 +31,8 @@ async def caller(request: Request) -> Caller:
 async def charged_caller(connection: HTTPConnection, scope: Scope) -> Caller:
     """The caller by the credentials of `scope`, charged for one request.
 
-    Raises `Unauthenticated` for a credential that is not accepted, `OriginDenied`, `RateLimited`.
+    Raises `Unauthenticated` for a credential that is not accepted, `UserSuspended`, `OriginDenied`,
+    `RateLimited`.
     """
     identity: Identity = connection.state.identity
     rates: CallerRates = connection.state.rates
@@ -40,7 +41,7 @@ async def charged_caller(connection: HTTPConnection, scope: Scope) -> Caller:
     try:
         async with rates.checking(address, key) if key is not None else nullcontext():
             found = await identity.identify_request(scope)
-    except Unauthenticated:
+    except (Unauthenticated, UserSuspended):
         rates.charge(RateClass.ANONYMOUS, address)
         raise
     if found.is_anonymous and not found.rooms:

@@ -61,7 +61,8 @@ class BareError(msgspec.Struct, frozen=True):
     code: Annotated[str, msgspec.Meta(examples=[Code.ASSET_NOT_FOUND.value])]
 
 
-_EVERYWHERE = (401, 429, 500, 503)
+_EVERYWHERE = (401, 403, 429, 500, 503)
+"""403: a suspended user's credential (`user_suspended`)."""
 
 _HEADERS: dict[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
@@ -80,7 +81,7 @@ _PHRASES = {460: "Checksum Mismatch"}
 
 
 def documented(*statuses: int, model: type[msgspec.Struct] = Problem) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may end with these statuses, beside 401, 429, 500 and 503, which every route may."""
+    """The `responses` of a route that may end with these statuses, beside those of `_EVERYWHERE`, which every route may."""
     return documented_only(*_EVERYWHERE, *statuses, model=model)
 
 

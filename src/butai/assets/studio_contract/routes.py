@@ -28,6 +28,7 @@ from butai.errors import (
     KeyInvalid,
     MissingParameters,
     StoreAccessDenied,
+    TakenDown,
     Unauthenticated,
 )
 from butai.identity import ANONYMOUS, Caller
@@ -102,6 +103,9 @@ async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsse
     row = await queries.find_readable(library.database, readings, who.user_id, operator=who.is_operator)
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
+    if row.taken_down and not who.is_operator:
+        # Others than the owner do not find the row at all.
+        raise TakenDown
     if row.status == "missing":
         raise AssetMissing
     if row.status != "ready":

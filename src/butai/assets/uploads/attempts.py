@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit, jobs
-from butai.assets import ledger, transitions
+from butai.assets import ledger, moderation, transitions
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import Sidecar
 from butai.assets.models import Asset
@@ -62,7 +62,8 @@ async def finish(
     origin: Origin | None = None,
 ) -> Asset:
     """Points the asset at the new object. Idempotent. Raises `UploadInterrupted` when the attempt was given up
-    meanwhile. A user's upload calls `quotas.settle` before it, in the same transaction."""
+    meanwhile, `TakenDown` for a file or public bytes that an operator has taken down.
+    A user's upload calls `quotas.settle` before it, in the same transaction."""
     assert attempt.asset_id is not None
     assert attempt.key is not None
     line = await ledger.lock(session, attempt.object_key)
@@ -81,6 +82,7 @@ async def finish(
         )
     asset.object_key = attempt.object_key
     asset.size_bytes, asset.sha256, asset.etag = stored.size, stored.sha256, stored.etag
+    await moderation.check_public(session, asset)
     asset.mime_type = attempt.key.format.mime
     asset.last_checked_at = datetime.now(UTC)
     if stored.meta is not None:

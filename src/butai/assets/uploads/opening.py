@@ -27,6 +27,8 @@ from butai.assets.uploads.part_buffers import PartMemory
 from butai.audit import Origin
 from butai.config import AssetSettings
 from butai.database import Database
+from butai.errors import TakenDown
+from butai.identity.suspensions import check_not_suspended
 
 KEPT_ATTEMPTS = 20
 """Failed attempts of a file, or up to twice as many, whose events and removed objects stay in the index: a client may try
@@ -63,8 +65,9 @@ async def open_upload(
     """Begins an upload by a user: the row `uploading`, the object in the ledger, the declared size in the quota.
 
     `key` is None where it comes after the bytes: the object then belongs to no asset, and counts for no quota, until
-    `name_upload`. Raises `QuotaExceeded`.
+    `name_upload`. Raises `UserSuspended`, `TakenDown`, `QuotaExceeded`.
     """
+    await check_not_suspended(session, user_id)
     attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
     if key is None:
         await write_down(session, attempt, source)
@@ -89,8 +92,9 @@ async def name_upload(
     *,
     size: int,
 ) -> None:
-    """Begins the asset of an upload whose `size` bytes came before its key. Raises `QuotaExceeded`; then there is no
-    asset."""
+    """Begins the asset of an upload whose `size` bytes came before its key. Raises as `open_upload` does; then there
+    is no asset."""
+    await check_not_suspended(session, user_id)
     await quotas.hold(session, tools.settings, user_id)
     asset = await begin(session, user_id, key, attempt, tools.settings, origin)
     await ledger.assign(session, attempt.object_key, asset.id, attempt.number)
@@ -123,13 +127,15 @@ async def begin(
 ) -> Asset:
     """Returns a user's row for a key, locked, with one attempt more: an existing row, or a new one. Fills `attempt`.
 
-    A key that another user holds gets a public key of its own. Without a user the caller must hold a lock of its own:
-    no constraint keeps two ownerless rows of one key apart.
+    A key that another user holds gets a public key of its own. Raises `TakenDown`. Without a user the caller must
+    hold a lock of its own: no constraint keeps two ownerless rows of one key apart.
     """
     asset, event = await _own(session, user_id, key), AssetTrigger.RETRIED
     if asset is None:
         asset, created = await _create(session, user_id, key, settings)
         event = AssetTrigger.CREATED if created else event
+    if asset.taken_down_at is not None:
+        raise TakenDown("An operator has taken the file of this key down")
     if event is not AssetTrigger.CREATED and asset.status in (AssetStatus.READY, AssetStatus.MISSING):
         event = AssetTrigger.REPLACING
     asset.attempts += 1

@@ -18,7 +18,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
-from butai.assets import keys, ledger
+from butai.assets import keys, ledger, moderation
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, META_LIMIT, Sidecar, parse_meta, size_limit
 from butai.assets.models import Asset, AssetObject
@@ -28,7 +28,7 @@ from butai.assets.uploads import quotas
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, UploadTools, open_upload, write_down
 from butai.assets.uploads.signed_put import signed_path
-from butai.audit import Origin
+from butai.audit import Origin, actors
 from butai.errors import (
     AssetNotFound,
     AssetNotReady,
@@ -36,9 +36,11 @@ from butai.errors import (
     FileTooLarge,
     QuotaExceeded,
     StoreAccessDenied,
+    TakenDown,
     UploadInterrupted,
     UploadRefused,
 )
+from butai.identity.suspensions import hold_suspension
 
 LONGEST_TRANSFER = timedelta(minutes=15)
 """A transfer that began in the URL's last second may continue for this long: 200 MiB at 233 KB/s. No store ends a
@@ -160,7 +162,7 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
 
 def _recorded(asset: Asset) -> ButaiError:
     """Returns the refusal that ended the asset's last attempt, or that it was interrupted."""
-    kinds: list[type[ButaiError]] = [QuotaExceeded, *UploadRefused.__subclasses__()]
+    kinds: list[type[ButaiError]] = [QuotaExceeded, TakenDown, *UploadRefused.__subclasses__()]
     kind = next((kind for kind in kinds if kind.code == asset.error_code), UploadInterrupted)
     return kind(asset.error_detail)
 
@@ -221,7 +223,7 @@ async def _settle_claimed(
             await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED)
             args = {"asset_id": str(asset.id), "object_key": copy.object_key}
             await jobs.enqueue(session, HASH_OBJECT, args, turn=f"{HASH_OBJECT}:{asset.owner_user_id}")
-    except QuotaExceeded as error:
+    except (QuotaExceeded, TakenDown) as error:
         await _refuse(tools, attempt, copy, error, actor, origin)
         raise
     return True
@@ -252,7 +254,14 @@ async def _look(store: Store, object_key: str, key: AssetKey) -> StoredObject:
 
 
 async def write_hash(session: AsyncSession, asset_id: UUID, object_key: str, sha256: str) -> None:
-    """Writes a SHA-256 that was made after the upload; no-op when the asset has another object by now."""
-    await session.execute(
-        update(Asset).where(Asset.id == asset_id, Asset.object_key == object_key).values(sha256=sha256)
+    """Writes a SHA-256 that was made after the upload, and makes a file public that waited for it; no-op when the asset
+    has another object by now."""
+    written = await session.execute(
+        update(Asset)
+        .where(Asset.id == asset_id, Asset.object_key == object_key)
+        .values(sha256=sha256)
+        .returning(Asset.owner_user_id, Asset.public_again)
     )
+    owner, waits = written.one_or_none() or (None, False)
+    if owner is not None and waits and await hold_suspension(session, owner) is None:
+        await moderation.show_of(session, owner, 1000, actors.WORKER)

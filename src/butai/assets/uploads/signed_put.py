@@ -13,6 +13,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from sqlalchemy import select
+
 from butai.assets import keys, ledger
 from butai.assets.kinds import size_limit
 from butai.assets.models import Asset
@@ -23,6 +25,7 @@ from butai.assets.uploads.opening import UploadTools
 from butai.assets.uploads.streaming import carry_out, store_chunks
 from butai.audit import Origin, actors
 from butai.errors import FileTooLarge, Forbidden, UploadInterrupted
+from butai.identity.suspensions import check_not_suspended
 
 PATH = "/api/s3/presigned-upload"
 
@@ -58,11 +61,13 @@ async def receive_put(
 ) -> StoredObject:
     """Takes the bytes of a signed PUT, and makes the asset ready. `length`: the declared bytes of the body.
 
-    The address is used up by the first call, whatever becomes of it. Raises `UploadInterrupted` for one that is, and
-    any error of an upload; its code is in the row, too.
+    The address is used up by the first call, whatever becomes of it. Raises `UploadInterrupted` for one that is,
+    `UserSuspended`, and any error of an upload; its code is in the row, too.
     """
     lease = datetime.now(UTC) + timedelta(seconds=tools.settings.upload_lease)
     async with tools.database.transaction() as session:
+        owner = await session.scalar(select(Asset.owner_user_id).where(Asset.id == asset_id))
+        await check_not_suspended(session, owner)
         line = await ledger.begin_put(session, asset_id, number, lease)
         asset = await session.get(Asset, asset_id)
         if line is None or asset is None or asset.owner_user_id is None:

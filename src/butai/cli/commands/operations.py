@@ -1,4 +1,4 @@
-"""`butai jobs`, `alerts`, `apikey` and `livekit`: commands for operators."""
+"""`butai jobs`, `alerts`, `apikey`, `livekit`, `suspend` and `restore`: commands for operators."""
 
 from __future__ import annotations
 
@@ -70,6 +70,27 @@ def alerts_list() -> None:
     from butai.cli.alerts import show
 
     asyncio.run(with_database(show))
+
+
+@app.command("suspend")
+def suspend_user(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    reason: Annotated[str, typer.Option(help="Why; operators read it.")],
+) -> None:
+    """Suspends a user: broadcasts end, sign-in is refused, public files are hidden."""
+    from butai.cli.users import suspend
+
+    settings = read_settings()
+    asyncio.run(with_database(lambda database: suspend(database, settings, user, reason)))
+
+
+@app.command("restore")
+def restore_user(user: Annotated[str, typer.Argument(help="The user's id.")]) -> None:
+    """Ends the suspension of a user: what was public is public again."""
+    from butai.cli.users import restore
+
+    settings = read_settings()
+    asyncio.run(with_database(lambda database: restore(database, settings, user)))
 
 
 @apikey.command("create")

@@ -11,6 +11,7 @@ from sqlalchemy import func
 from butai.audit import Origin
 from butai.errors import RoomClosed
 from butai.identity import Caller
+from butai.identity.suspensions import check_not_suspended
 from butai.live import audit
 from butai.live.access import hosted_room, operator_detail, outputs_of, running
 from butai.live.broadcasts.wanted import want_stopped
@@ -35,7 +36,7 @@ async def close_room(stage: Stage, caller: Caller, origin: Origin, room_id: str,
         if room.closed_at is None:
             room.closed_at = func.now()
             audit.add_room_event(session, room_id, broadcast, "room.closed", origin)
-            await raise_generation(session, stage, room)
+            await raise_generation(session, stage.settings, room)
         if give_up and room.given_up_at is None:
             room.given_up_at = func.now()
         if changed:
@@ -58,6 +59,7 @@ async def open_room(stage: Stage, caller: Caller, origin: Origin, room_id: str) 
         if room.given_up_at is not None:
             raise RoomClosed("This room was given up, for good")
         if room.closed_at is not None:
+            await check_not_suspended(session, room.owner_user_id)
             room.closed_at = None
             await session.flush()
             await check_rooms_of(session, room.owner_user_id, stage.settings.max_rooms)

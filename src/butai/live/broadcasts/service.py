@@ -28,6 +28,7 @@ from butai.errors import (
     RoomClosed,
 )
 from butai.identity import Caller
+from butai.identity.suspensions import check_not_suspended
 from butai.live import audit
 from butai.live.access import active, hosted_broadcast, hosted_room, operator_detail, outputs_of
 from butai.live.broadcasts import idempotency
@@ -74,8 +75,8 @@ class Start:
 async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key: str | None) -> tuple[UUID, bool]:
     """Starts a broadcast. Returns its id, and False when an earlier request with the same `key` had started it.
 
-    Raises `NotHost`, `RoomNotFound`, `RoomClosed`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`, `IdempotencyMismatch`,
-    `InvalidRequest` beyond `MOST_OUTPUTS`, `NoCapacity`.
+    Raises `NotHost`, `RoomNotFound`, `RoomClosed`, `UserSuspended`, `AlreadyLive`, `NoDestination`, `DestinationNotFound`,
+    `IdempotencyMismatch`, `InvalidRequest` beyond `MOST_OUTPUTS`, `NoCapacity`.
     """
     async with (
         audit.refusal(stage.database, origin, "live.start", wanted.room_id, wanted.audit_platforms),
@@ -90,6 +91,7 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
                 return UUID(before["session_id"]), False
         if room.closed_at is not None:
             raise RoomClosed
+        await check_not_suspended(session, room.owner_user_id)
         running = await active(session, room.room_id)
         if running is not None:
             raise AlreadyLive(session_id=str(running.id))

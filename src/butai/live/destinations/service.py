@@ -19,6 +19,7 @@ from butai.audit import Origin
 from butai.config import LiveSettings
 from butai.errors import Conflict, DestinationNotFound, InvalidDestination, SecretKeyInvalid
 from butai.identity import Caller
+from butai.identity.suspensions import check_not_suspended
 from butai.live.models import Destination, Output
 from butai.live.stage import Stage, Turns
 from butai.live.stream_keys import SealBroken
@@ -89,6 +90,7 @@ async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wa
         key_fingerprint=stage.sealer.fingerprint(key),
     )
     async with stage.database.transaction() as session:
+        await check_not_suspended(session, caller.user_id)
         mine = select(func.count()).where(Destination.owner_user_id == caller.user_id, Destination.deleted_at.is_(None))
         if (await session.scalar(mine) or 0) >= MOST_DESTINATIONS:
             raise Conflict(f"A user has at most {MOST_DESTINATIONS} destinations; delete one first")

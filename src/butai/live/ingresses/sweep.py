@@ -18,6 +18,7 @@ from sqlalchemy import func, or_, select
 from butai.audit import Origin, actors
 from butai.database import Database
 from butai.errors import LiveKitNotConfigured
+from butai.identity.suspensions import SuspendedUser
 from butai.live import audit
 from butai.live.ingresses.states import REPORTS, IngressTrigger
 from butai.live.ingresses.transitions import locked, move
@@ -97,8 +98,8 @@ async def sweep(database: Database, projects: Projects) -> int:
 
 
 async def end_revoked(database: Database, projects: Projects, room_id: str | None = None) -> int:
-    """Deletes the ingresses of closed rooms, and those that were made with a host token which was revoked since; of one
-    room or of all. Returns their number.
+    """Deletes the ingresses of closed rooms and of suspended users, and those that were made with a host
+    token which was revoked since; of one room or of all. Returns their number.
 
     One whose LiveKit does not answer is left for the next time.
     """
@@ -107,7 +108,11 @@ async def end_revoked(database: Database, projects: Projects, room_id: str | Non
         .join(Room, Room.room_id == Ingress.room_id)
         .where(
             Ingress.state.in_(REPORTS),
-            or_(Room.closed_at.is_not(None), Ingress.token_generation < Room.token_generation),
+            or_(
+                Room.closed_at.is_not(None),
+                Ingress.token_generation < Room.token_generation,
+                Room.owner_user_id.in_(select(SuspendedUser.user_id)),
+            ),
         )
         .order_by(Ingress.id)
     )

@@ -20,6 +20,7 @@ from butai import jobs
 from butai.config import LiveSettings
 from butai.database import Database
 from butai.errors import ButaiError, LiveKitUnauthorized, LiveKitUnreachable, Unavailable
+from butai.identity.suspensions import SuspendedUser
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Broadcast, Room, RoomInvitation
 from butai.live.projects import Projects
@@ -53,6 +54,7 @@ class _Look:
     generation: int
     claimed: bool
     closed: bool
+    """Or its owner is suspended."""
     on_air: bool
     revoked_at: datetime | None
     taken_back: frozenset[str]
@@ -116,6 +118,7 @@ async def _read(database: Database, room_id: str) -> _Look | None:
         )
         invitations = frozenset(map(str, taken_back))
         is_on_air = bool(await session.scalar(select(on_air)))
+        suspended = room is not None and await session.get(SuspendedUser, room.owner_user_id) is not None
     if room is None or room.removal_until is None:
         return None
     return _Look(
@@ -123,7 +126,7 @@ async def _read(database: Database, room_id: str) -> _Look | None:
         project=room.livekit_project,
         generation=room.token_generation,
         claimed=room.origin == "claimed",
-        closed=room.closed_at is not None,
+        closed=room.closed_at is not None or suspended,
         on_air=is_on_air,
         revoked_at=room.tokens_revoked_at,
         taken_back=invitations,

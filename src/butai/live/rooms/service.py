@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.audit import Origin
+from butai.config import LiveSettings
 from butai.errors import (
     InvalidRequest,
     InvitationInvalid,
@@ -33,8 +34,10 @@ from butai.errors import (
     RoomClosed,
     RoomTaken,
     Unauthenticated,
+    UserSuspended,
 )
 from butai.identity import Caller
+from butai.identity.suspensions import check_not_suspended
 from butai.live import audit
 from butai.live.access import hosted_open_room, hosted_room, operator_detail, running
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
@@ -177,6 +180,7 @@ async def _stored(
     if known is None and claims is None and chosen and await _runs_at_livekit(stage, project, room_id):
         raise RoomTaken("This room exists already; send a token that may administer it as host_token to claim it")
     async with stage.database.transaction() as session:
+        await check_not_suspended(session, caller.user_id)
         made = await session.scalar(
             insert(Room)
             .values(
@@ -252,17 +256,17 @@ async def revoke_tokens(stage: Stage, caller: Caller, origin: Origin, room_id: s
         stage.database.transaction() as session,
     ):
         room = await hosted_room(session, caller, room_id, lock=True)
-        await raise_generation(session, stage, room)
+        await raise_generation(session, stage.settings, room)
         audit.add_room_event(session, room_id, await running(session, room_id), "tokens.revoked", origin)
         audit.record(session, origin, "live.tokens_revoked", room_id, **operator_detail(caller, room))
     return Revoked(room, await remove_now(stage.database, stage.projects, room_id))
 
 
-async def raise_generation(session: AsyncSession, stage: Stage, room: Room) -> None:
+async def raise_generation(session: AsyncSession, settings: LiveSettings, room: Room) -> None:
     """Makes all tokens of a locked room invalid, and enqueues the removal of their holders."""
     room.token_generation += 1
     room.tokens_revoked_at = func.now()
-    room.removal_until = func.now() + watch_from_now(stage.settings)
+    room.removal_until = func.now() + watch_from_now(settings)
     await request_removal(session, room.room_id)
     await session.flush()
     await session.refresh(room)
@@ -281,6 +285,12 @@ async def watch(stage: Stage, shown: str) -> JoinGrant:
     async with stage.database.transaction() as session:
         room = await session.get(Room, stamp.room)
         is_good = await invitations.is_good(session, stamp.invitation)
+        if room is not None:
+            try:
+                await check_not_suspended(session, room.owner_user_id)
+            except UserSuspended:
+                # A viewer is told no more than of any other invitation that is not good.
+                raise InvitationInvalid from None
     if (
         not is_good
         or room is None
