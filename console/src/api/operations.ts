@@ -18,6 +18,8 @@ import type {
   BroadcastOverview as ShowOut,
   OperatorOutput as ShowOutput,
   BroadcastOverviewPage as ShowsOut,
+  SuspendedUserOut,
+  SuspendedUsersOut,
   TimelineOut,
   TrailOut,
 } from "./schema";
@@ -159,3 +161,18 @@ export async function listAudit(asked: AuditAsked, before: string | null, signal
 
 /** Where the same entries are as a file. */
 export const auditCsv = (asked: AuditAsked) => `/api/audit${query({ ...audited(asked), format: "csv" })}`;
+
+/** Suspended users, the newest first. */
+export const listSuspended = async (signal?: AbortSignal) =>
+  (await ask<SuspendedUsersOut>("/api/operations/users/suspended", { signal })).data;
+
+export const suspendUser = (user: string, reason: string) =>
+  ask<SuspendedUserOut>(`/api/operations/users/${encodeURIComponent(user)}/suspend`, { json: { reason } });
+
+export const restoreUser = (user: string) =>
+  ask<null>(`/api/operations/users/${encodeURIComponent(user)}/restore`, { method: "POST" });
+
+export const takeDown = (asset: string, reason: string) =>
+  ask<null>(`/api/operations/assets/${asset}/take_down`, { json: { reason } });
+
+export const putBack = (asset: string) => ask<null>(`/api/operations/assets/${asset}/put_back`, { method: "POST" });

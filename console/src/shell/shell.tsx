@@ -1,6 +1,7 @@
 /** The frame around each page: the way to the others, the language, who is signed in. */
 import { Link, Outlet } from "@tanstack/react-router";
 
+import { ApiError } from "../api/http";
 import { useSession } from "../api/session";
 import { useTexts } from "../i18n";
 import { UploadTray } from "../uploads/tray";
@@ -10,7 +11,8 @@ const SIGN_IN = "butai sign-in";
 
 export function Shell() {
   const { t, language, speak } = useTexts();
-  const session = useSession().data;
+  const { data: session, error } = useSession();
+  const suspended = error instanceof ApiError && error.code === "user_suspended";
   return (
     <>
       <a className={css.skip} href="#content">
@@ -48,7 +50,13 @@ export function Shell() {
         </div>
       </header>
       <main id="content" className={css.main} tabIndex={-1}>
-        <Outlet />
+        {suspended ? (
+          <p className="notice bad" role="alert">
+            {t.suspended}
+          </p>
+        ) : (
+          <Outlet />
+        )}
       </main>
       <UploadTray />
     </>

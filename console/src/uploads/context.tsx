@@ -12,8 +12,12 @@ const Context = createContext<Uploads | null>(null);
 export function UploadsProvider({ children }: { children: ReactNode }) {
   const client = useQueryClient();
   const [uploads] = useState(() => new Uploads(() => void refreshAssets(client)));
-  const user = useSession().data?.user_id ?? null;
-  useEffect(() => (user ? uploads.takeUp(user) : undefined), [uploads, user]);
+  // Undefined while that is not known, also when the service does not answer.
+  const user = useSession().data?.user_id;
+  useEffect(() => {
+    if (user === null) uploads.signedOut();
+    return user ? uploads.takeUp(user) : undefined;
+  }, [uploads, user]);
   useEffect(() => {
     addEventListener("online", uploads.online);
     return () => removeEventListener("online", uploads.online);

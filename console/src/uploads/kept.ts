@@ -1,6 +1,7 @@
 /**
  * Uploads under way, kept in the browser's database with their files: after a reload they go on by themselves. Of a file that
  * is too large for that, or in a browser that keeps nothing, the name alone is kept, and the file has to be chosen again.
+ * They are kept for the user who is signed in, and forgotten when that user no longer is.
  */
 export interface Kept {
   id: string;
@@ -97,6 +98,16 @@ export async function find(id: string): Promise<Kept | null> {
     return { ...known, file: file ?? null };
   } catch {
     return null;
+  }
+}
+
+/** Forgets the uploads of all other users with their files, and of all users for null: the next one finds none. */
+export async function forgetOthers(user: string | null): Promise<void> {
+  try {
+    const all = await run<Known[]>("readonly", (uploads) => uploads.getAll() as IDBRequest<Known[]>);
+    await Promise.all(all.filter((one) => one.user !== user).map((one) => forget(one.id)));
+  } catch {
+    // Such a browser keeps nothing.
   }
 }
 

@@ -6,7 +6,7 @@
 import type { Upload } from "tus-js-client";
 
 import { ask, problemIn } from "../api/http";
-import { alone, find, forget, keep, keptBy, pauseKept } from "./kept";
+import { alone, find, forget, forgetOthers, keep, keptBy, pauseKept } from "./kept";
 import { placeOf } from "./places";
 import { next, type Effect, type Event, type Item } from "./queue";
 
@@ -83,10 +83,11 @@ export class Uploads {
   /** Goes on with what this user had under way when the page was left; what another tab sees to is waited for. Returns how
    * to stop looking. */
   readonly takeUp = (user: string) => {
+    if (this.user && this.user !== user) this.leave();
     this.user = user;
     let over = false;
-    void keptBy(user).then((ids) => {
-      for (const id of ids)
+    void this.keptOf(user).then((ids) => {
+      for (const id of over ? [] : ids)
         void alone(id, async () => {
           const kept = over || this.held.has(id) ? null : await find(id);
           if (!kept) return;
@@ -101,6 +102,28 @@ export class Uploads {
       over = true;
     };
   };
+
+  /** Ends and forgets everything, since the user is no longer signed in. What the service has of it expires. */
+  readonly signedOut = () => {
+    this.leave();
+    void forgetOthers(null);
+  };
+
+  private async keptOf(user: string): Promise<string[]> {
+    await forgetOthers(user);
+    return keptBy(user);
+  }
+
+  private leave(): void {
+    this.user = "";
+    for (const id of this.held.keys()) {
+      void this.stop(id)?.abort();
+      this.letGo(id);
+    }
+    this.offered.clear();
+    this.all = [];
+    for (const listener of this.listeners) listener();
+  }
 
   private tell(event: Event): void {
     const { items, effects } = next(this.all, event);

@@ -47,7 +47,9 @@ TAKEN_DOWN = """CASE WHEN taken_down_at IS NULL THEN '' ELSE ', "takenDown": ' |
         'at', butai_timestamp(taken_down_at), 'reason', taken_down_reason)::text END"""
 """SQL of what an item of a list says of a file that is down, beside its stored text. Only private items need it."""
 
-_PRIVATE_ITEM = f"CASE WHEN taken_down_at IS NULL THEN item ELSE left(item, -1) || {TAKEN_DOWN} || right(item, 1) END AS item"
+_PRIVATE_ITEM = (
+    f"CASE WHEN taken_down_at IS NULL THEN item ELSE left(item, -1) || {TAKEN_DOWN} || right(item, 1) END AS item"
+)
 
 
 @lru_cache

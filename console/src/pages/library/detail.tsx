@@ -12,6 +12,7 @@ import { Edit } from "./edit";
 import { Facts } from "./facts";
 import { LicenceCard } from "./licence";
 import { Sound } from "./sound";
+import { TakenDown } from "./taken-down";
 import { reason } from "./words";
 import css from "./detail.module.css";
 import { problemText } from "../../i18n/problems";
@@ -64,6 +65,7 @@ function Loaded({ asset, onClose }: { asset: AssetOut; onClose: () => void }) {
             <Icon of="warning" /> {t.library.warning}
           </p>
         ) : null}
+        <TakenDown asset={asset} />
         {mine ? <Edit key={asset.id} asset={asset} onClose={onClose} /> : <Described asset={asset} />}
         {asset.type === "vrm" && asset.status === "ready" ? <LicenceCard asset={asset} /> : null}
         <Facts asset={asset} />
@@ -74,9 +76,11 @@ function Loaded({ asset, onClose }: { asset: AssetOut; onClose: () => void }) {
 
 function Picture({ asset, mine }: { asset: AssetOut; mine: boolean }) {
   const { t, language } = useTexts();
+  const operator = useSession().data?.operator;
   if (asset.deleted_at) return <Still asset={asset} notice={t.detail.deleted(when(asset.deleted_at, language))} />;
   if (asset.status === "missing")
     return <Still asset={asset} bad notice={`${t.detail.missing} (${when(asset.missing_since, language)})`} />;
+  if (asset.taken_down_reason && !operator) return <Still asset={asset} bad notice={t.detail.noPicture} />;
   if (asset.status === "uploading") return <Still asset={asset} notice={t.states.uploading} />;
   if (asset.status === "failed") return <Failed asset={asset} />;
   if (asset.type === "bgm") return <Sound asset={asset} />;

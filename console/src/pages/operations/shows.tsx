@@ -7,6 +7,7 @@ import { Filters } from "./filters";
 import { Listed, usePages } from "./listed";
 import type { Change, OperationsSearch } from "./search";
 import { ShowDialog } from "./show-dialog";
+import { Suspended } from "./suspended";
 import { Table, type Column } from "./table";
 import { useOperationsTexts } from "./texts";
 import css from "./shows.module.css";
@@ -40,6 +41,7 @@ export function Shows({ search, onChange }: { search: OperationsSearch; onChange
         empty={filtered ? o.nothingFits : o.noPast}
         onChange={onChange}
       />
+      <Suspended />
       {search.show ? <ShowDialog id={search.show} onClose={() => onChange({ show: undefined })} /> : null}
     </>
   );

@@ -1,0 +1,67 @@
+/** Suspended users: who and why; suspending another one, and restoring one. */
+import { useQuery } from "@tanstack/react-query";
+import { useState, type FormEvent } from "react";
+
+import { listSuspended, restoreUser, suspendUser } from "../../api/operations";
+import { Field } from "../../components/field";
+import { when } from "../../i18n";
+import { useAct } from "./act";
+import { KEY } from "./listed";
+import { useOperationsTexts } from "./texts";
+
+export function Suspended() {
+  const { o, language } = useOperationsTexts();
+  const { act, busy } = useAct();
+  const [user, setUser] = useState("");
+  const [reason, setReason] = useState("");
+  const found = useQuery({ queryKey: [KEY, "suspended"], queryFn: ({ signal }) => listSuspended(signal) });
+  const suspend = (event: FormEvent) => {
+    event.preventDefault();
+    void act(() => suspendUser(user.trim(), reason.trim()), o.suspendDone(user.trim()));
+    setUser("");
+    setReason("");
+  };
+  return (
+    <section>
+      <h2>{o.suspended}</h2>
+      {found.data?.length === 0 ? <p className="dim">{o.noSuspended}</p> : null}
+      <ul>
+        {found.data?.map((one) => (
+          <li key={one.user_id} className="row">
+            <strong>{one.user_id}</strong>
+            <span>{one.reason}</span>
+            <span className="dim">{when(one.suspended_at, language)}</span>
+            <button
+              type="button"
+              disabled={busy}
+              onClick={() => void act(() => restoreUser(one.user_id), o.restoreDone(one.user_id))}
+            >
+              {o.restoreUser}
+            </button>
+          </li>
+        ))}
+      </ul>
+      <form className="row" onSubmit={suspend}>
+        <Field label={o.userId}>
+          {(id) => (
+            <input id={id} value={user} maxLength={255} required onChange={(event) => setUser(event.target.value)} />
+          )}
+        </Field>
+        <Field label={o.suspendReason}>
+          {(id) => (
+            <input
+              id={id}
+              value={reason}
+              maxLength={500}
+              required
+              onChange={(event) => setReason(event.target.value)}
+            />
+          )}
+        </Field>
+        <button type="submit" className="danger" disabled={busy || !user.trim() || !reason.trim()}>
+          {o.suspendUser}
+        </button>
+      </form>
+    </section>
+  );
+}
