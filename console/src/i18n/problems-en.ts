@@ -36,6 +36,7 @@ export const problemsEn = {
   store_access_denied: "The storage refuses access. Tell an administrator.",
   store_timeout: "The storage took too long. Try again in a moment.",
   store_unavailable: "The storage does not answer. Try again in a moment.",
+  taken_down: "An operator has taken this file down. The file's page says why.",
   too_many_connections: "Too many connections are open. Close other tabs, or try again in a moment.",
   unavailable: "The service is busy. Try again in a moment.",
   /** No code of the service: there is no answer, or another program's. */

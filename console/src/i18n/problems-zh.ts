@@ -38,6 +38,7 @@ export const problemsZh: ProblemTexts = {
   store_access_denied: "存储拒绝访问。请联系管理员。",
   store_timeout: "存储响应太慢。请稍后重试。",
   store_unavailable: "存储没有响应。请稍后重试。",
+  taken_down: "管理员已下架此文件，原因见该文件的详情页。",
   too_many_connections: "打开的连接太多。请关闭其他标签页，或稍后再试。",
   unavailable: "服务繁忙，请稍后再试。",
   unreachable: "服务没有响应。请检查网络后重试。",
