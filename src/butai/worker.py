@@ -25,7 +25,7 @@ from butai.assets.tus import tasks as resumable_tasks
 from butai.config import Settings
 from butai.database import UNREACHABLE, Database
 from butai.errors import Code
-from butai.jobs.queue import CARE, DECODE, QUEUES, USERS, queue_of
+from butai.jobs.queue import QUEUES, queue_of
 from butai.jobs.service import MOST_DEATHS, explain_failures, forget, note_failure
 from butai.live import tasks as live_tasks
 from butai.operations import tasks as operation_tasks
@@ -41,9 +41,8 @@ KEPT_DAYS = 30.0
 CONNECTIONS = 7
 """Most connections of one worker to Postgres for the queues: each queue listens on one."""
 
-POLLING = {CARE: 5.0, USERS: 5.0, DECODE: 0.5}
-"""Seconds after which a queue is looked at without a notification. A job whose turn comes when another one ends is not
-notified of."""
+POLLING = 1.0
+"""Seconds after which a queue is looked at without a notification: one that comes while a worker looks is lost."""
 
 GRACE = 10
 """Seconds that running jobs have to end when the worker is asked to stop."""
@@ -130,7 +129,7 @@ async def _run_queues(app: App, context: dict[str, Any]) -> bool:
                 delete_jobs=DeleteJobCondition.SUCCESSFUL,
                 update_heartbeat_interval=HEARTBEAT,
                 stalled_worker_timeout=HEARTBEAT * 3,
-                fetch_job_polling_interval=POLLING[queue],
+                fetch_job_polling_interval=POLLING,
                 shutdown_graceful_timeout=GRACE,
                 # Each would replace the one of the others.
                 install_signal_handlers=False,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
@@ -68,6 +70,7 @@ class HeldDecoder:
     async def decoded(self, _store: Any, object_key: str, _kind: str, _suffix: str) -> Found:
         if self.fails_first and not self.failed:
             self.failed = object_key
+            await self.release.wait()
             raise StoreUnavailable
         self.begun.append(object_key)
         await self.release.wait()
@@ -83,12 +86,19 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> HeldDecoder:
 
 
 async def test_a_file_that_the_store_does_not_give_out_holds_up_no_other_of_its_owner(
-    api: Api, decoder: HeldDecoder, working: asyncio.Task[None], tmp_path: Path
+    api: Api, database: Database, decoder: HeldDecoder, working: asyncio.Task[None], tmp_path: Path
 ) -> None:
     decoder.fails_first = True
-    decoder.release.set()
     for number in range(3):
         assert (await api.upload("alice", f"bgm/{number}.flac", flac(tmp_path, 0)))[0] == 200
+
+    async def all_wait() -> bool:
+        async with database.transaction() as session:
+            jobs = "SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'assets.decode'"
+            return await session.scalar(text(jobs)) == 3 and bool(decoder.failed)
+
+    await until(all_wait)
+    decoder.release.set()
 
     async def others_ended() -> bool:
         return decoder.ended == 2
@@ -153,6 +163,22 @@ async def test_users_take_turns(
     assert Counter(order) == {"mallory": 5, "bob": 2, "carol": 1}
     assert set(order[:3]) == {"mallory", "bob", "carol"}
     assert order[5:] == ["mallory"] * 3
+
+
+async def test_the_end_of_a_turn_wakes_the_queue(
+    api: Api, settings: Settings, decoder: HeldDecoder, run_jobs: Any, tmp_path: Path
+) -> None:
+    decoder.release.set()
+    url = settings.database.url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listener:
+        await listener.execute('LISTEN "procrastinate_queue_v1#decode"')
+        for number in range(2):
+            await api.upload("mallory", f"bgm/{number}.flac", flac(tmp_path))
+        await run_jobs()
+        told = Counter([json.loads(one.payload)["job_id"] async for one in listener.notifies(timeout=0)])
+    assert len(decoder.begun) == 2
+    # Once for its beginning, once for its end.
+    assert list(told.values()) == [2, 2]
 
 
 async def test_a_sound_that_says_it_has_five_hours_is_not_read(
