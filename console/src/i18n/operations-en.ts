@@ -217,6 +217,8 @@ export const operationsEn = {
   times: "Count",
   notified: "Notified",
   time: "Time",
+  /** Of an entry that counts several acts within a minute. */
+  repeated: (count: number, last: string) => `${count} times, last at ${last}`,
   actor: "Who",
   action: "What",
   actionHint: "live. or asset.trash",

@@ -216,6 +216,7 @@ export const operationsZh: OperationsTexts = {
   times: "次数",
   notified: "已通知",
   time: "时间",
+  repeated: (count, last) => `共 ${count} 次，最后一次：${last}`,
   actor: "操作者",
   action: "操作",
   actionHint: "live. 或 asset.trash",

@@ -14,12 +14,12 @@ const NAMES = ["actor", "action", "room", "subject", "result", "from", "to"] as 
 const PILLS: Record<string, string | undefined> = { ok: "ok", refused: "warn", failed: "bad" };
 
 export function Audit({ search, onChange }: { search: OperationsSearch; onChange: Change }) {
-  const { o, language } = useOperationsTexts();
+  const { o } = useOperationsTexts();
   const narrowed = Object.fromEntries(NAMES.map((name) => [name, search[name]]));
   const filtered = NAMES.some((name) => search[name] !== undefined);
   const list = usePages(["audit", narrowed], (before, signal) => listAudit(narrowed, before, signal));
   const columns: Column<EntryOut>[] = [
-    { name: o.time, cell: (entry) => <time dateTime={entry.at}>{when(entry.at, language)}</time> },
+    { name: o.time, cell: (entry) => <Occurred entry={entry} /> },
     {
       name: o.actor,
       cell: (entry) => (
@@ -110,6 +110,17 @@ export function Audit({ search, onChange }: { search: OperationsSearch; onChange
         )}
       </Listed>
     </section>
+  );
+}
+
+/** When it was done; of acts that are counted in one entry, how often, and when last. */
+export function Occurred({ entry }: { entry: Pick<EntryOut, "at" | "last_at" | "times"> }) {
+  const { o, language } = useOperationsTexts();
+  return (
+    <>
+      <time dateTime={entry.at}>{when(entry.at, language)}</time>
+      {entry.times > 1 ? <div className="dim">{o.repeated(entry.times, when(entry.last_at, language))}</div> : null}
+    </>
   );
 }
 
