@@ -8,7 +8,7 @@ LANES ?= 3
 # would spend two seconds on compiling the libraries anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test test-fast test-deep check check-types check-console check-rest bench docs format lock livekit console screenshots system clean
+.PHONY: run test test-fast test-deep check check-types check-console check-rest bench docs format lock vulnerabilities livekit console screenshots system clean
 
 run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/livekit-server --if-possible
@@ -61,8 +61,18 @@ format: .venv/dev.stamp
 lock: $(UV) ## Write the locks anew after pyproject.toml or a file requirements/*.in changed
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/installer.in -o requirements/installer.txt
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
+	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/audit.in -o requirements/audit.txt
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml -o requirements/run.txt
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
+
+vulnerabilities: .tools/audit/stamp ## Known vulnerabilities of what is pinned, where its databases can be reached; no part of check
+	@test -x .tools/bin/govulncheck || GOBIN=$(CURDIR)/.tools/bin go install golang.org/x/vuln/cmd/govulncheck@v1.9.0 || true
+	@PATH="$(CURDIR)/.tools/audit/bin:$(CURDIR)/.tools/bin:$$PATH" python3 scripts/vulnerabilities.py
+
+.tools/audit/stamp: requirements/audit.txt | $(UV)
+	$(UV) venv -q --clear --python '>=3.11' .tools/audit
+	$(UV) pip sync -q --python .tools/audit requirements/audit.txt
+	@touch $@
 
 system: ## Programs that tests use and PyPI does not have
 	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg chromium npm
