@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0021"
-down_revision = "0020"
+revision = "0022"
+down_revision = "0021"
 
 ITEM = r"""
 CREATE OR REPLACE FUNCTION butai_asset_item(
