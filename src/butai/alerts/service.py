@@ -6,7 +6,9 @@ alert that is raised again while open is only counted.
 
 from __future__ import annotations
 
-from sqlalchemy import func, text, update
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, or_, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -82,3 +84,12 @@ async def _send(session: AsyncSession, alert_id: int | None, kind: str, severity
     session.add(message)
     await session.flush()
     await jobs.enqueue(session, DELIVER, {"message_id": message.id})
+
+
+async def forget_mentions(session: AsyncSession, names: Sequence[str]) -> None:
+    """Deletes alerts and messages whose texts name one of these files or rooms."""
+    if not names:
+        return
+    for model, texts in ((AlertMessage, ("title", "body")), (Alert, ("key", "title", "body"))):
+        named = or_(*(func.strpos(getattr(model, text), name) > 0 for text in texts for name in names))
+        await session.execute(delete(model).where(named))

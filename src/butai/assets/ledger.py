@@ -6,6 +6,7 @@ All writes of the table are here; each function works in its caller's transactio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -323,3 +324,29 @@ async def keep_first_upload_id(session: AsyncSession, object_key: str, upload_id
         .values(upload_id=func.coalesce(AssetObject.upload_id, upload_id))
         .returning(AssetObject.upload_id)
     )
+
+
+async def condemn_for_erasure(session: AsyncSession, asset_id: UUID) -> list[str]:
+    """Condemns all objects of an asset, without time for readers. Returns the keys of those that are not being written:
+    the jobs of the others remove them, under random keys, when their writers are done."""
+    found = await session.scalars(select(AssetObject).where(AssetObject.asset_id == asset_id).with_for_update())
+    settled: list[str] = []
+    for line in found.all():
+        if line.state != ObjectState.WRITING and line.writable_until is None:
+            settled.append(line.object_key)
+        if line.state in (ObjectState.CURRENT, ObjectState.WRITING):
+            await condemn(session, line.object_key, ObjectTrigger.PURGED)
+    return settled
+
+
+async def uploads_of(session: AsyncSession, object_keys: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Those of these objects that may be stored, each with the store's id of its multipart upload."""
+    query = select(AssetObject.object_key, AssetObject.upload_id).where(
+        AssetObject.object_key.in_(object_keys), AssetObject.state != ObjectState.REMOVED
+    )
+    return [(key, upload_id) for key, upload_id in await session.execute(query)]
+
+
+async def forget_erased(session: AsyncSession, object_keys: Sequence[str]) -> None:
+    """Deletes the lines of an erased user's objects, which the store has removed: an imported object's key is its name."""
+    await session.execute(delete(AssetObject).where(AssetObject.object_key.in_(object_keys)))

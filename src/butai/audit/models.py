@@ -1,6 +1,6 @@
 """The tables of the audit trail, which are append-only by triggers.
 
-`audit_forget` in the migrations is the one function that changes what is in them: it replaces a user's name.
+`audit_forget` and `audit_erase` in the migrations alone change what is in them: they take out a user's name.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, Identity, Index, LargeBinary, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from butai.database import Model
@@ -64,3 +64,12 @@ class AuditCount(Model):
     user_agent: Mapped[str | None]
     request_id: Mapped[str | None]
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class RetiredName(Model):
+    """The SHA-256 of a public key or a room's name of an erased user: links lead there, so it is given to no one again."""
+
+    __tablename__ = "retired_names"
+
+    name_sha256: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    retired_at: Mapped[datetime] = mapped_column(server_default=func.now())

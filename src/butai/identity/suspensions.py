@@ -38,6 +38,8 @@ class SuspendedUser(Model):
     reason: Mapped[str]
     suspended_by: Mapped[str | None]
     suspended_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    erased_as: Mapped[str | None]
+    """The pseudonym, while the user is being erased."""
 
 
 class Suspensions:
@@ -77,6 +79,12 @@ async def check_not_suspended(session: AsyncSession, user_id: str | None) -> Non
     """Raises `UserSuspended`. Until the transaction ends, no suspension of the user is committed."""
     if user_id is not None and await session.scalar(text("SELECT butai_is_suspended(:user)"), {"user": user_id}):
         raise UserSuspended
+
+
+async def refuse_suspended(database: Database, user_id: str) -> None:
+    """Raises `UserSuspended` for a user who is suspended at this moment."""
+    async with database.transaction() as session:
+        await check_not_suspended(session, user_id)
 
 
 async def hold_suspension(session: AsyncSession, user_id: str) -> SuspendedUser | None:

@@ -5,7 +5,7 @@ A job that failed for good stays in procrastinate's own table; the reason is in 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,29 @@ async def _forget(session: AsyncSession, days: float) -> None:
         ),
         {"days": days},
     )
+    await session.execute(text(_FORGET_FAILURES))
+
+
+async def forget_mentions(session: AsyncSession, names: Sequence[str]) -> None:
+    """Deletes jobs that are not running and that have one of these names among their arguments, or as their turn or its
+    end (`assets.hash_object:USER`), with the reasons of their failures."""
     await session.execute(
-        text("DELETE FROM job_failures f WHERE NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = f.job_id)")
+        text(f"DELETE FROM procrastinate_jobs WHERE status <> 'doing' AND ({_MENTIONS})"), {"names": list(names)}
     )
+    await session.execute(text(_FORGET_FAILURES))
+
+
+async def running_with(session: AsyncSession, names: Sequence[str]) -> int:
+    """The number of running jobs that have one of these names, as `forget_mentions` finds them."""
+    found = text(f"SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing' AND ({_MENTIONS})")
+    return (await session.execute(found, {"names": list(names)})).scalar_one()
+
+
+_FORGET_FAILURES = (
+    "DELETE FROM job_failures f WHERE NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = f.job_id)"
+)
+
+_MENTIONS = r"""
+    EXISTS (SELECT FROM jsonb_path_query(args, '$.**') v WHERE v #>> '{}' = ANY(:names))
+    OR EXISTS (SELECT FROM unnest(CAST(:names AS text[])) n WHERE lock = n OR right(lock, length(n) + 1) = '\:' || n)
+"""

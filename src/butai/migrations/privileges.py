@@ -17,8 +17,12 @@ ADDED_TO = {
     "audit": "SELECT, INSERT",
     "audit_counts": "SELECT, INSERT, UPDATE (times, last_at)",
     "live_events": "SELECT, INSERT",
+    "retired_names": "SELECT, INSERT",
 }
 """Tables with fewer privileges than the others, and those that the service's role has on them."""
+
+FORGETTING = ("audit_forget(text, text)", "audit_erase(text, text)")
+"""The functions of the owner that the service's role may call. They take a user's name out of these tables."""
 
 
 class RolesNotApart(Exception):
@@ -70,9 +74,9 @@ def grant_to_service(connection: psycopg.Connection[Any], service: str) -> None:
                 else:
                     given = ADDED_TO.get(name, "SELECT, INSERT, UPDATE, DELETE")
                     _do(connection, f"GRANT {given} ON {{}} TO {{}}", thing, role)
-        forget = _value(connection, "SELECT to_regprocedure('audit_forget(text, text)')::text")
-        if forget is not None:
-            _do(connection, "GRANT EXECUTE ON FUNCTION audit_forget(text, text) TO {}", role)
+        for function in FORGETTING:
+            if _value(connection, "SELECT to_regprocedure(%s)::text", function) is not None:
+                _do(connection, f"GRANT EXECUTE ON FUNCTION {function} TO {{}}", role)
 
 
 def move_ownership(connection: psycopg.Connection[Any], service: str, owner: str) -> None:

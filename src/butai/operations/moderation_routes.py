@@ -62,7 +62,7 @@ async def suspend_user(request: Request, who: Operator, user_id: UserId, wanted:
 @router.post(
     "/users/{user_id:path}/restore",
     status_code=204,
-    responses=documented(400, 404),
+    responses=documented(400, 404, 409),
     summary="End a user's suspension",
 )
 async def restore_user(request: Request, who: Operator, user_id: UserId) -> Response:

@@ -25,7 +25,7 @@ from butai.errors import NotFound, RateLimited, SignInCodeInvalid
 from butai.identity import NEXTAUTH_COOKIE, check_dev_sign_in, check_origin, dev_sign_in_cookie
 from butai.identity.origins import seen_origin
 from butai.identity.sessions import SESSION_SECONDS
-from butai.identity.suspensions import check_not_suspended
+from butai.identity.suspensions import refuse_suspended
 from butai.limits.token_bucket import TokenBucket
 from butai.sign_in.codes import CODE_SECONDS, FolderUnsafe, open_folder, take_code
 from butai.web import problems
@@ -80,8 +80,7 @@ def install(app: FastAPI) -> None:
             log.warning("sign_in.refused")
             raise SignInCodeInvalid
         database: Database = request.state.database
-        async with database.transaction() as session:
-            await check_not_suspended(session, user)
+        await refuse_suspended(database, user)
         log.info("sign_in.done", user=user)
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
         answer.set_cookie(

@@ -16,7 +16,7 @@ from butai.assets import moderation
 from butai.audit import Origin, actors
 from butai.config import LiveSettings
 from butai.database import Database
-from butai.errors import Code, InvalidRequest, NotFound
+from butai.errors import Code, Conflict, InvalidRequest, NotFound
 from butai.identity.suspensions import SuspendedUser, hold_suspension, lock_out
 from butai.live import audit as live_audit
 from butai.live.access import outputs_of, running
@@ -55,20 +55,23 @@ async def suspend(database: Database, origin: Origin, user_id: str, reason: str)
         audit.record(session, origin, "user.suspend", subject_of(user_id), detail={"reason": reason})
         await session.flush()
         await session.refresh(row)
-    log.info("user.suspended", user=user_id)
+    log.info("user.suspended")
     return row
 
 
 async def restore(database: Database, origin: Origin, user_id: str) -> None:
-    """Ends a suspension; `apply` brings the files back. Raises `NotFound` for a user who is not suspended."""
+    """Ends a suspension; `apply` brings the files back. Raises `NotFound` for a user who is not suspended,
+    `Conflict` for one who is being erased."""
     async with database.transaction() as session:
         row = await session.get(SuspendedUser, user_id, with_for_update=True)
         if row is None:
             raise NotFound("This user is not suspended")
+        if row.erased_as is not None:
+            raise Conflict("This user is being erased; run butai erase-user again")
         await session.delete(row)
         await jobs.enqueue(session, APPLY, {"user_id": user_id}, priority=10)
         audit.record(session, origin, "user.restore", subject_of(user_id))
-    log.info("user.restored", user=user_id)
+    log.info("user.restored")
 
 
 async def suspended(database: Database) -> list[SuspendedUser]:

@@ -37,7 +37,8 @@ async def _take_down(session: AsyncSession, origin: Origin, asset_id: UUID, reas
     await moderation.take_down(session, asset, reason, origin.actor)
     if asset.sha256 is None and asset.status == AssetStatus.READY:
         # Imported, or sent to the store by a signed URL a moment ago.
-        await jobs.enqueue(session, HASH_OBJECT, {"asset_id": str(asset.id), "object_key": asset.object_key})
+        args = {"asset_id": str(asset.id), "object_key": asset.object_key}
+        await jobs.enqueue(session, HASH_OBJECT, args, turn=f"{HASH_OBJECT}:{asset.owner_user_id}")
     audit.record(session, origin, "asset.take_down", f"asset:{asset.id}", detail={"reason": reason})
     return asset
 

@@ -90,6 +90,15 @@ def take_code(data_dir: Path, code: str) -> str | None:
     return kept["user"] if time.time() < kept["ends"] else None
 
 
+def forget_codes(data_dir: Path, user: str) -> None:
+    """Removes all codes of a user. Raises `OSError` when one cannot be removed."""
+    folder = data_dir.expanduser().absolute() / FOLDER
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if json.loads(path.read_bytes())["user"] == user:
+                path.unlink()
+
+
 def _name(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 

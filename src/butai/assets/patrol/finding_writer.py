@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -115,3 +115,14 @@ async def count_missing_within(session: AsyncSession, period: timedelta) -> int:
         .where(Finding.kind == FindingKind.MISSING, Finding.found_at > func.now() - period)
     )
     return found or 0
+
+
+async def erase(session: AsyncSession, asset_ids: Sequence[UUID], object_keys: Sequence[str]) -> None:
+    """Deletes the findings about assets and objects of an erased user."""
+    about = Finding.asset_id.in_(asset_ids) | Finding.object_key.in_(object_keys)
+    await session.execute(delete(Finding).where(about))
+
+
+async def rename(session: AsyncSession, names: Sequence[str], pseudonym: str) -> None:
+    """Replaces the names of an erased operator."""
+    await session.execute(update(Finding).where(Finding.resolved_by.in_(names)).values(resolved_by=pseudonym))

@@ -7,11 +7,12 @@ The only writer of `patrol_runs`; states change by `move` alone.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.patrol.models import PatrolRun
@@ -124,3 +125,8 @@ async def record_comparison(session: AsyncSession, **columns: Any) -> None:
     row = PatrolRun(kind="reconcile", dry_run=False, **columns)
     move(row, RunTrigger.COMPARED)
     session.add(row)
+
+
+async def rename(session: AsyncSession, names: Sequence[str], pseudonym: str) -> None:
+    """Replaces the names of an erased operator."""
+    await session.execute(update(PatrolRun).where(PatrolRun.requested_by.in_(names)).values(requested_by=pseudonym))

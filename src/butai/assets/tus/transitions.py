@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets.tus.models import ResumableUpload
@@ -83,3 +83,13 @@ async def reserve_part(session: AsyncSession, upload_id: UUID, writer: int) -> i
 async def forget(session: AsyncSession, before: datetime) -> None:
     """Deletes the rows of uploads that expired before a time. Their records are the asset and its events."""
     await session.execute(delete(ResumableUpload).where(ResumableUpload.expires_at < before))
+
+
+def of_user(user_id: str) -> Select[UUID]:
+    """The query of all uploads of a user."""
+    return select(ResumableUpload.id).where(ResumableUpload.user_id == user_id)
+
+
+async def erase(session: AsyncSession, user_id: str) -> None:
+    """Deletes all uploads of a user with their bytes in the table."""
+    await session.execute(delete(ResumableUpload).where(ResumableUpload.user_id == user_id))

@@ -25,6 +25,7 @@ from butai.assets.uploads import quotas
 from butai.assets.uploads.attempts import UploadAttempt
 from butai.assets.uploads.part_buffers import PartMemory
 from butai.audit import Origin
+from butai.audit.erasure import is_retired
 from butai.config import AssetSettings
 from butai.database import Database
 from butai.errors import TakenDown
@@ -166,6 +167,8 @@ async def _create(
     """Returns the user's row for a key, and whether it is new."""
     public_key = await _public_key(session, user_id, key)
     while True:
+        while await is_retired(session, "asset", public_key):
+            public_key = keys.another(key)
         asset_id = uuid.uuid7()
         made = await session.execute(
             insert(Asset)

@@ -1,4 +1,4 @@
-"""`butai jobs`, `alerts`, `apikey`, `livekit`, `suspend` and `restore`: commands for operators."""
+"""`butai jobs`, `alerts`, `apikey`, `livekit`, `suspend`, `restore` and `erase-user`: commands for operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from butai.cli.environment import fail, read_settings, with_database
+from butai.cli.environment import fail, read_settings, with_database, with_services
 
 if TYPE_CHECKING:
     from butai.database import Database
@@ -91,6 +91,20 @@ def restore_user(user: Annotated[str, typer.Argument(help="The user's id.")]) ->
 
     settings = read_settings()
     asyncio.run(with_database(lambda database: restore(database, settings, user)))
+
+
+@app.command("erase-user")
+def erase_user(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Deletes all that is a user's, for good, and takes their name out of the audit trail."""
+    from butai.cli.users import erase
+
+    settings = with_services(read_settings())
+    if not yes:
+        typer.confirm(f"Delete everything of {user!r} for good?", abort=True)
+    asyncio.run(with_database(lambda database: erase(database, settings, user)))
 
 
 @apikey.command("create")

@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.audit import Origin
+from butai.audit.erasure import is_retired
 from butai.config import LiveSettings
 from butai.errors import (
     InvalidRequest,
@@ -181,6 +182,8 @@ async def _stored(
         raise RoomTaken("This room exists already; send a token that may administer it as host_token to claim it")
     async with stage.database.transaction() as session:
         await check_not_suspended(session, caller.user_id)
+        if await is_retired(session, "room", room_id):
+            raise RoomTaken
         made = await session.scalar(
             insert(Room)
             .values(
