@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -83,6 +85,27 @@ def drop_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) -
     return event
 
 
+_without_names: ContextVar[bool] = ContextVar("without_names", default=False)
+
+
+@contextmanager
+def without_names() -> Generator[None]:
+    """Lines of this block have neither rooms' names nor identities: for an act that erases a user, whose names they are."""
+    token = _without_names.set(True)
+    try:
+        yield
+    finally:
+        _without_names.reset(token)
+
+
+def drop_names(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """A structlog processor: removes the fields that `without_names` is about."""
+    if _without_names.get():
+        for name in ("room_id", "identity"):
+            event.pop(name, None)
+    return event
+
+
 @lru_cache(maxsize=1024)
 def _sounds_secret(name: str) -> bool:
     return _SECRET_NAMES.search(name) is not None
@@ -101,6 +124,7 @@ def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
         drop_secret_fields,
+        drop_names,
     ]
     if settings.format == "json":
         render: Any = lambda _logger, _method, event: _as_json(event)  # noqa: E731

@@ -8,6 +8,7 @@ from butai.cli.environment import fail
 from butai.config import Settings
 from butai.database import Database
 from butai.live.projects import Projects
+from butai.log import without_names
 from butai.operations import erasure, suspension
 from butai.sign_in.codes import forget_codes
 
@@ -48,7 +49,8 @@ async def erase(database: Database, settings: Settings, user: str) -> None:
         return
     async with Store(settings.store) as store:
         projects = Projects(settings.livekit, settings.live)
-        done = await erasure.erase(database, store, projects, settings.live, _CLI, user)
+        with without_names():
+            done = await erasure.erase(database, store, projects, settings.live, _CLI, user)
     print(
         f"Erased: {done.files} files, {done.rooms} rooms with all their broadcasts, {done.destinations} destinations with "
         f"their stream keys, {done.api_keys} API keys.\n{_KEPT.format(entries=done.entries, pseudonym=done.pseudonym)}"
