@@ -28,6 +28,7 @@ BENCHMARKS = (
     "sync",
     "patrol",
     "inspection",
+    "starved",
 )
 
 

@@ -131,6 +131,28 @@ def api(
     `settings`: further settings by their environment names. Without `stored`, no store is there.
     """
     port = choose_port()
+    env = _service_env(database_url, stored, settings)
+    with _running(
+        name, [sys.executable, "-m", "butai.cli", "api", "--port", str(port)], env, port, "/healthz"
+    ) as server:
+        yield server
+
+
+@contextmanager
+def worker(database_url: str, stored: EmbeddedSeaweed, name: str = "worker", **settings: str) -> Generator[int]:
+    """A worker as `butai worker` starts it; yields its process id. At the end, jobs that run have ten seconds."""
+    log = WORK / f"{name}.log"
+    log.unlink(missing_ok=True)
+    env = _service_env(database_url, stored, settings)
+    child = Child([sys.executable, "-m", "butai.cli", "worker"], env=env, log=log)
+    try:
+        yield child.pid
+    finally:
+        child.stop(signal.SIGTERM, timeout=30)
+
+
+def _service_env(database_url: str, stored: EmbeddedSeaweed | None, settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings of the API and of a worker."""
     env = {
         "PATH": os.environ["PATH"],
         "BUTAI_DATABASE_URL": database_url,
@@ -148,10 +170,7 @@ def api(
             "BUTAI_S3_ACCESS_KEY_ID": where.credentials.access_key_id,
             "BUTAI_S3_SECRET_ACCESS_KEY": where.credentials.secret_access_key,
         }
-    with _running(
-        name, [sys.executable, "-m", "butai.cli", "api", "--port", str(port)], env, port, "/healthz"
-    ) as server:
-        yield server
+    return env
 
 
 @contextmanager
