@@ -68,7 +68,7 @@ class Controller:
         rules = {"youtube": settings.youtube_retry, "twitch": settings.twitch_retry, "custom": settings.custom_retry}
         self._policies = {egress.name: Policy(rules, egress.host, random.random, self._timing) for egress in egresses}
         table = {cost_key(one.name, preset): cost for one in egresses for preset, cost in one.costs.items()}
-        self._capacity = Capacity(cores_for_engines(settings), table)
+        self._capacity = Capacity(cores_for_engines(settings), table, settings.admit_when_late)
         self._admission = Admission(
             database,
             name,

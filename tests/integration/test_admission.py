@@ -257,6 +257,14 @@ async def test_a_start_is_taken_without_a_controller_that_says_no(
     assert (await start(api, name, preset="1080p60"))[0] == status
 
 
+async def test_lost_pictures_refuse_a_start_only_while_a_broadcast_is_on_air(api: Api, database: Database) -> None:
+    """A controller's word is up to five seconds old: the broadcast that lost them may have ended."""
+    names = await rooms(api, 2)
+    await sql(database, RELAY_CONTROLLER.format(id="c1", capacity=8))
+    await sql(database, "UPDATE controllers SET admits = 'none'")
+    assert [(await start(api, name))[0] for name in names] == [201, 503]
+
+
 async def test_the_status_says_that_the_picture_is_smaller_than_chosen(api: Api, database: Database) -> None:
     [name] = await rooms(api, 1)
     _, begun, _ = await start(api, name, preset="1080p60")

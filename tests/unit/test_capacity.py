@@ -148,6 +148,7 @@ def test_late_pictures_lower_newcomers_and_lost_ones_admit_none() -> None:
     assert [one.preset for one in behind.admit(wanted, 0.34)] == ["720p30", "480p30", "720p30"]
     losing = watched(Capacity(2.0, TABLE), late=0.3)
     assert losing.admits == "none"
+    assert watched(Capacity(2.0, TABLE, when_late=True), late=0.3).admits == "all"
     elsewhere = newcomer("720p30", "livekit")
     assert [one.newcomer for one in losing.admit([newcomer(), elsewhere], 0.34)] == [elsewhere]
 

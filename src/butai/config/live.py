@@ -146,6 +146,10 @@ class LiveSettings(Section):
     """Cores that are left to other programs on a controller's machine, when `capacity` is empty. `butai up`, whose API,
     Postgres, store and LiveKit run there too, takes 0.5 unless it is set."""
 
+    admit_when_late: bool = False
+    """Whether a controller takes newcomers as they are while pictures are encoded late here. Otherwise they get the next lower
+    preset, and none is taken while pictures are lost."""
+
     relay_folder: Path | None = None
     """The folder of the relays' sockets, open to this user alone; when empty, a folder in /tmp named after the user.
     The path must be short: a socket's path has at most 107 bytes."""

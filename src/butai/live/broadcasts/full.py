@@ -40,6 +40,8 @@ async def check_capacity(session: AsyncSession, egress: str, preset: str) -> Non
         # A controller of a version before this one.
         return
     used = (await session.execute(_USED, {"silent": SILENT_AFTER})).scalar_one()
-    cost = costs.get(cost_key(egress, preset), UNKNOWN_COST)
-    if admits == "none" or not fits(capacity, used, cost, least_cost(costs, egress)):
+    cost, least = costs.get(cost_key(egress, preset), UNKNOWN_COST), least_cost(costs, egress)
+    # Without a broadcast on air, what the controller said of lost pictures is over.
+    loses = admits == "none" and used >= least
+    if loses or not fits(capacity, used, cost, least):
         raise NoCapacity

@@ -104,10 +104,12 @@ class Admitted:
 
 @dataclass
 class Capacity:
-    """The capacity of one controller's host. `table`: cores by `cost_key`; `cores`: those for engines."""
+    """The capacity of one controller's host. `table`: cores by `cost_key`; `cores`: those for engines. `when_late`: whether
+    late and lost pictures keep no newcomer away."""
 
     cores: float
     table: Mapping[str, float]
+    when_late: bool = False
     ratio: float = 1.0
     """What the engines here take, to the table."""
     _averages: dict[str, _Average] = field(default_factory=dict)
@@ -150,6 +152,8 @@ class Capacity:
     @property
     def admits(self) -> Admits:
         """Which newcomers are taken now."""
+        if self.when_late:
+            return "all"
         if len(self._lost) >= LATE_REPORTS:
             return "none"
         return "lowered" if len(self._late) >= LATE_REPORTS else "all"
