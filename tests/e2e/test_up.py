@@ -99,7 +99,7 @@ def test_secrets_are_on_no_command_line_and_in_closed_files(running: Up) -> None
     for state_file in ("postgres/postgres.json", "store/weed.json", "livekit/livekit.json"):
         state = json.loads((folder / state_file).read_text())
         secrets += [value for key, value in state.items() if "secret" in key or "password" in key or "JWT" in key]
-    assert len(secrets) == 10
+    assert len(secrets) == 11
     said = running.said + " ".join(" ".join(words) for words in commands(running.family()))
     for log in (folder / "logs").iterdir():
         said += log.read_text(errors="replace")
@@ -152,7 +152,8 @@ def test_only_loopback_is_listened_on(running: Up) -> None:
 
 @pytest.mark.parametrize("role", ["api", "postgres", "weed"])
 def test_a_killed_part_serves_again(running: Up, role: str) -> None:
-    assert serves(running)
+    # A part that was killed before may still be coming back.
+    assert eventually(lambda: serves(running), 120)
     victim = running.child(role)
     victim.kill()
     assert eventually(lambda: not living([victim]), 30)

@@ -246,14 +246,16 @@ async def test_forwarded_addresses_are_believed_of_proxies_that_are_set_alone(
     log = tmp_path / "api.log"
     async with api_process(settings, log, BUTAI_TRUSTED_PROXIES=trusted) as (_, api):
         headers = {"X-Forwarded-For": "203.0.113.66", "X-Forwarded-Proto": "https"}
-        async with api.client.get(f"{api.url}/docs", headers=headers) as answer:
+        wanted = {"fileName": "vrm/a.vrm", "fileType": "model/vrm"}
+        signed = f"{api.url}/api/s3/presigned-url"
+        async with api.client.post(signed, json=wanted, headers=headers | api.cookie("alice")) as answer:
             assert answer.status == 200
-            assert (b"https://127.0.0.1" in await answer.read()) == bool(trusted)
+            assert (await answer.json())["data"]["url"].startswith("https://127.0.0.1") == bool(trusted)
         # What the server answers by itself has the headers, too.
         code, said, _ = await raw(api, "NOT HTTP")
         assert (code, said["x-content-type-options"], said["referrer-policy"]) == (400, "nosniff", "same-origin")
     seen: list[Any] = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    assert [line["client"] for line in seen if line.get("path") == "/docs"] == [client]
+    assert [line["client"] for line in seen if line.get("path") == "/api/s3/presigned-url"] == [client]
 
 
 # Settings that cannot be

@@ -79,17 +79,13 @@ def install(app: FastAPI) -> None:
         if user is None:
             log.warning("sign_in.refused")
             raise SignInCodeInvalid
+        # First, since it refuses what no user id can be.
+        cookie = dev_sign_in_cookie(settings.identity, user)
         database: Database = request.state.database
         await refuse_suspended(database, user)
         log.info("sign_in.done", user=user)
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
-        answer.set_cookie(
-            NEXTAUTH_COOKIE,
-            dev_sign_in_cookie(settings.identity, user),
-            httponly=True,
-            samesite="lax",
-            max_age=SESSION_SECONDS,
-        )
+        answer.set_cookie(NEXTAUTH_COOKIE, cookie, httponly=True, samesite="lax", max_age=SESSION_SECONDS)
         return answer
 
     app.include_router(router)
