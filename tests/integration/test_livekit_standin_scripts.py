@@ -393,6 +393,19 @@ async def test_a_replay_hurries_on_and_finishes_what_the_recording_left() -> Non
         assert [one.event for one in replay.webhooks.emitted][-1] == "egress_ended"
 
 
+async def test_a_record_of_a_recording_never_gets_older() -> None:
+    """As LiveKit's do not: readers drop a word that is older than what they know."""
+    recorded = load("one-bad-key").requests[0].body
+    async with Replay("one-bad-key", speed=FAST) as replay, client(replay) as lk:
+        made = await lk.egress.start_participant_egress(ParseDict(recorded, api.ParticipantEgressRequest()))
+        # What a second stop leaves, when it comes late.
+        shown = await until(lk, made.egress_id, is_live)
+        shown.updated_at += 60 * 10**9
+        replay.records.put(shown)
+        await lk.egress.stop_egress(api.StopEgressRequest(egress_id=made.egress_id))
+        assert (await until(lk, made.egress_id, over)).updated_at >= shown.updated_at
+
+
 # Its cost, and its process form
 
 

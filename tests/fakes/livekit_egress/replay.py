@@ -206,6 +206,11 @@ class Replay(StandIn):
 
     def _show(self, recorded: dict[str, Any]) -> None:
         info = json_format.ParseDict(self.names.translate(recorded), pb.EgressInfo())
+        before = self.records.get(info.egress_id)
+        if before is not None:
+            # A second stop, which no recording has, is shown with the moment at which it came: on a busy machine, behind
+            # the recorded end.
+            info.updated_at = max(info.updated_at, before.updated_at)
         self.records.put(info)
         if self.keep_history:
             self.history.append((time.time(), info))
