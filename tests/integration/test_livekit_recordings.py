@@ -167,6 +167,13 @@ class Played:
         return wanted
 
     @property
+    def stoppable(self) -> bool:
+        """Whether all that must be seen before the stop was seen, or it is far too late."""
+        stop = self.script.stop or 0.0
+        before = {url: sum(at < stop for at, _ in moments) for url, moments in self.wanted.items()}
+        return self.now > stop + 30 or all(len(self.changes[url]) >= number for url, number in before.items())
+
+    @property
     def complete(self) -> bool:
         over = all(len(self.changes[url]) >= len(wanted) for url, wanted in self.wanted.items())
         return over and (self.ended or (self.script.stop is None and self.script.ends is None))
@@ -234,6 +241,9 @@ async def stop(stage: LiveKitShows, one: Played) -> None:
     if one.script.stop is None:
         return
     await asyncio.sleep(max((one.script.stop - one.first_request) / SPEED - (time.monotonic() - one.begun), 0))
+    # Held up, the status may be behind, and the recording goes no further before it is asked to stop.
+    while not one.stoppable:
+        await asyncio.sleep(0.02)
     assert one.broadcast_id
     await stage.stop(one.broadcast_id)
     one.stopped = True
