@@ -9,7 +9,10 @@ from urllib.parse import quote
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai.assets.contents import thumbnails
+from butai.assets.models import Asset
 from butai.database import Database
 from tests import files
 from tests.conftest import Api
@@ -285,6 +288,26 @@ async def test_a_picture_is_of_its_own_avatar_or_of_its_owners_choice(api: Api, 
     assert (await api.read(first, "alice"))[:2] == (200, chosen)
     await api.upload("alice", "vrm/a.vrm", files.vrm(2))
     assert (await api.read(first, "alice"))[:2] == (200, chosen), "before the new version was inspected"
+
+
+async def test_a_picture_that_is_uploaded_at_the_same_moment_stays(
+    api: Api, run_jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inspection looked for thumbnails before the upload's row was committed."""
+    chosen = files.png(9, 9)
+    await api.upload("alice", "vrm/a.vrm", files.vrm(1, 40_000, files.png(16, 16)))
+    await api.upload("alice", "vrm/a_thumb.png", chosen)
+    looked: list[Asset] = []
+
+    async def too_early(_session: AsyncSession, asset: Asset) -> list[Asset]:
+        looked.append(asset)
+        return []
+
+    monkeypatch.setattr(thumbnails, "_thumbnails", too_early)
+    await run_jobs()
+    assert looked
+    path = "/api/vrm-thumbnail?url=" + quote("/api/s3/read-object?key=vrm/a.vrm", safe="")
+    assert (await api.read(path, "alice"))[:2] == (200, chosen)
 
 
 async def test_a_vrm_without_a_picture_is_404(api: Api, run_jobs: Any) -> None:

@@ -90,6 +90,11 @@ async def test_guesses_are_bounded(api: Api) -> None:
         assert "Set-Cookie" not in answer.headers
 
 
+async def test_good_codes_are_no_guesses(api: Api) -> None:
+    for _ in range(sign_in.GUESSES + 5):
+        assert (await exchange(api, code_for(api)))[0] == 303
+
+
 async def test_guesses_that_come_at_once_are_bounded_as_well(api: Api) -> None:
     answers = await asyncio.gather(*(exchange(api, f"{number:032}") for number in range(3 * sign_in.GUESSES)))
     # A token more may have come while they were asked.

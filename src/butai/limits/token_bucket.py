@@ -50,6 +50,11 @@ class TokenBucket:
         if self._rate > 0:
             self._next = max(self._next, now - self._burst) + 1 / self._rate
 
+    def give_back(self) -> None:
+        """Puts the token back that was taken last: for what is only counted when it fails."""
+        if self._rate > 0:
+            self._next -= 1 / self._rate
+
     def untaken(self, now: float) -> float:
         """The seconds until there is a token, of which none is taken; 0: there is one."""
         if self._rate <= 0:

@@ -79,6 +79,7 @@ def install(app: FastAPI) -> None:
         if user is None:
             log.warning("sign_in.refused")
             raise SignInCodeInvalid
+        guesses.give_back()
         # First, since it refuses what no user id can be.
         cookie = dev_sign_in_cookie(settings.identity, user)
         database: Database = request.state.database

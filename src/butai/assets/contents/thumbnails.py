@@ -42,11 +42,15 @@ _LOCK = 0x6275_7461_6902
 lock keeps two jobs from making two thumbnails."""
 
 
+class _Overtaken(Exception):
+    """The owner began to upload a thumbnail at the same moment."""
+
+
 async def wants_thumbnail(library: Library, asset_id: UUID, object_key: str) -> bool:
     """Whether a thumbnail derived from this object would be kept: it is still the asset's, and none was uploaded."""
     async with library.database.transaction() as session:
         asset = await _current(session, asset_id, object_key)
-        return asset is not None and await _derived(session, asset) is not None
+        return asset is not None and await _derived(session, await _thumbnails(session, asset), asset) is not None
 
 
 async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, body: bytes, mime: str) -> None:
@@ -57,7 +61,11 @@ async def store_thumbnail(library: Library, asset_id: UUID, object_key: str, bod
     """
     stored = StoredObject(len(body), hashlib.sha256(body).hexdigest(), "", body[:HEAD_BYTES])
     attempt = UploadAttempt(keys.mint_object_key(library.store.prefix))
-    if (key := await _begin(library, asset_id, object_key, attempt, stored, mime)) is None:
+    try:
+        key = await _begin(library, asset_id, object_key, attempt, stored, mime)
+    except _Overtaken:
+        return
+    if key is None:
         return
     try:
         stored = StoredObject(
@@ -78,7 +86,7 @@ async def _begin(
     library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject, mime: str
 ) -> AssetKey | None:
     """Writes the row and the ledger's line before the first byte is stored. Returns its key; None when there is nothing
-    to do."""
+    to do. Raises `_Overtaken`."""
     async with library.database.transaction() as session:
         asset = await _current(session, asset_id, object_key)
         if asset is None:
@@ -88,7 +96,8 @@ async def _begin(
         checked(stored, key, size_limit(library.settings, key.kind, key.sidecar), None)
         name = f"{asset.owner_user_id or ''}\n{asset.type}\n{asset.stem}"
         await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, _LOCK))))
-        derived = await _derived(session, asset)
+        known = await _thumbnails(session, asset)
+        derived = await _derived(session, known, asset)
         if derived is None:
             return None
         for row in derived:
@@ -96,6 +105,9 @@ async def _begin(
                 # Derived from an earlier version, in another format.
                 await _trash(session, row.id)
         await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(actors.WORKER))
+        if attempt.number != 1 and attempt.asset_id not in {row.id for row in known}:
+            # Another transaction has inserted the row since it was looked for, and only uploads do.
+            raise _Overtaken
         await write_down(session, attempt, Source("derived", LEASE, size=stored.size, sha256=stored.sha256))
         return key
 
@@ -124,9 +136,8 @@ def _mark(asset: Asset) -> dict[str, Any]:
     return {"derived_from": asset.object_key, "derived_etag": asset.etag}
 
 
-async def _derived(session: AsyncSession, asset: Asset) -> list[Asset] | None:
-    """The asset's derived thumbnails; None when one was uploaded, or when one is of this object already, even in the
-    trash."""
+async def _thumbnails(session: AsyncSession, asset: Asset) -> list[Asset]:
+    """All thumbnails of the asset's name and type, uploaded and derived, those in the trash too."""
     rows = await session.scalars(
         select(Asset).where(
             Asset.stem == asset.stem,
@@ -135,7 +146,12 @@ async def _derived(session: AsyncSession, asset: Asset) -> list[Asset] | None:
             Asset.sidecar == Sidecar.THUMB,
         )
     )
-    found = list(rows)
+    return list(rows)
+
+
+async def _derived(session: AsyncSession, found: list[Asset], asset: Asset) -> list[Asset] | None:
+    """The derived ones of these thumbnails of the asset; None when one was uploaded, or when one is of this object already,
+    even in the trash."""
     origins = (
         await session.execute(
             select(AssetObject.asset_id, AssetObject.origin).where(AssetObject.asset_id.in_([row.id for row in found]))
