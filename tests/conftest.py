@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import aiohttp
 import psycopg
 import pytest
+import structlog
 from pydantic import SecretStr
 from yarl import URL
 
@@ -50,6 +51,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 register_profiles()
 
 NEXTAUTH_SECRET = "canary-nextauth-secret-4f1d"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undoes what a test configures of structlog. Without a cache, since a logger of a module would keep the configuration of
+    the test that used it first."""
+    configure = structlog.configure
+
+    def uncached(**given: Any) -> None:
+        configure(**{**given, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", uncached)
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -237,7 +237,8 @@ async def play(stage: LiveKitShows, one: Played) -> None:
         return bool(one.replay.starts or sum(one.replay.calls[name] for name in one.replay.calls if "Start" in name))
 
     await until(asked)
-    one.begun = time.monotonic()
+    # The look itself may be late.
+    one.begun = one.replay.first_asked or time.monotonic()
     await asyncio.gather(watch(stage, one), stop(stage, one))
 
 

@@ -16,7 +16,9 @@ from tests.fakes.livekit_egress.trial import Hook, Seen, State, Trial, distinct,
 
 NAMES = sorted(path.stem for path in DIRECTORY.glob("*.jsonl"))
 SPEED = 10.0
-pytestmark = pytest.mark.timeout(900)  # s: trials that the machine held up are made again, each time slower
+pytestmark = pytest.mark.timeout(
+    900
+)  # s: trials that the machine held up and that differ are made again, each time slower
 CLOSE = 0.25  # s: events nearer to each other than this may come in either order from the scripted worker
 
 
@@ -27,7 +29,7 @@ def replayed() -> dict[str, Seen]:
 
 @pytest.fixture(scope="module")
 def scripted() -> dict[str, Seen]:
-    return asyncio.run(run_all([Trial(name, scripted=True, speed=SPEED) for name in NAMES]))
+    return asyncio.run(run_all([Trial(name, scripted=True, speed=SPEED) for name in NAMES], differs=differs))
 
 
 # What a recording says
@@ -124,7 +126,19 @@ def test_a_recording_played_back_says_what_was_recorded(replayed: dict[str, Seen
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_scripted_worker_says_what_was_recorded(scripted: dict[str, Seen], name: str) -> None:
-    recording, seen = load(name), scripted[name]
+    check_scripted(name, scripted[name])
+
+
+def differs(name: str, seen: Seen) -> bool:
+    try:
+        check_scripted(name, seen)
+    except (AssertionError, LookupError):
+        return True
+    return False
+
+
+def check_scripted(name: str, seen: Seen) -> None:
+    recording = load(name)
     assert seen.answers == answers(recording)
     assert len(seen.ids) == len(recording.egress_ids)
     wanted, had = hooks(recording), seen.hooks

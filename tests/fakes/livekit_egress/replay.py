@@ -61,6 +61,7 @@ class Replay(StandIn):
         # What needs no player: tokens are checked by the server, and a list of an unknown egress fails by itself.
         self._asked = [_Asked(one) for one in self.recording.requests if one.method in _METHODS and not _refused(one)]
         self.done = asyncio.Event()
+        self.first_asked: float | None = None  # monotonic
         self._last_poll = {
             item["egressId"]: entry.t
             for entry in self.recording.entries
@@ -162,6 +163,7 @@ class Replay(StandIn):
                 waiting.remove(asked)
                 if not asked.skipped:
                     began, wall = entry.t, time.monotonic()
+                    self.first_asked = self.first_asked or wall
                     self.names.anchor(self.recording.epoch + entry.t)
                 continue
             due = wall + (entry.t - began) / self.clock.speed

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -306,9 +307,11 @@ def _prepare(standin: StandIn, recording: Recording) -> None:
         standin.clock.later(0.9, standin.rooms.close, "r1", "ROOM_CLOSED")
 
 
-async def run_all(trials: list[Trial], at_once: int = 7) -> dict[str, Seen]:
-    """Each recording's trial, a few at a time. One that the machine held up says nothing about the scripted worker,
-    whose retries came later than they should: it is made again, slower and with fewer beside it."""
+async def run_all(
+    trials: list[Trial], at_once: int = 7, differs: Callable[[str, Seen], bool] = lambda _name, _seen: False
+) -> dict[str, Seen]:
+    """Each recording's trial, a few at a time. One that the machine held up says nothing when it differs from the recording,
+    since the scripted worker's retries came later than they should: it is made again, slower and with fewer beside it."""
     slots = asyncio.Semaphore(at_once)
 
     async def one(trial: Trial) -> tuple[str, Seen]:
@@ -320,8 +323,8 @@ async def run_all(trials: list[Trial], at_once: int = 7) -> dict[str, Seen]:
     again = [
         Trial(trial.recording.name, scripted=trial.scripted, speed=trial.speed / 2)
         for trial in longest
-        if trial.scripted and seen[trial.recording.name].late > HELD_UP
+        if seen[trial.recording.name].late > HELD_UP and differs(trial.recording.name, seen[trial.recording.name])
     ]
     if again and at_once > 1:
-        seen |= await run_all(again, at_once // 2)
+        seen |= await run_all(again, at_once // 2, differs)
     return seen
