@@ -60,7 +60,8 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     configure = structlog.configure
 
     def uncached(**given: Any) -> None:
-        configure(**{**given, "cache_logger_on_first_use": False})
+        given["cache_logger_on_first_use"] = False
+        configure(**given)
 
     monkeypatch.setattr(structlog, "configure", uncached)
     yield
