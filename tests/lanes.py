@@ -22,7 +22,7 @@ MEDIA = (
     "e2e/test_demo",
     "e2e/test_live*",
     "integration/test_egress_contract",
-    # No pictures, but recorded conversations at three times their speed: what holds them up has them made again, slower.
+    # No pictures, but recorded conversations at a multiple of their speed, which other work holds up.
     "integration/test_livekit_recordings",
     "integration/test_livekit_standin",
     "integration/test_livekit_webhooks_processes",

@@ -1,5 +1,5 @@
 /**
- * The console's pages and their addresses. The server answers each of them with the same document (src/butai/console.py):
+ * The console's pages and their addresses. The server answers each of them with the same document (src/butai/operations/console.py):
  * a new address has to be named there too. Each page but the library is a script of its own, loaded when it is opened.
  */
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, redirect } from "@tanstack/react-router";

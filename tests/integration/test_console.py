@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from butai.config import IdentitySettings, Settings
-from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from butai.errors import Unavailable
+from butai.identity import NEXTAUTH_COOKIE, Caller, dev_sign_in_cookie
 from butai.operations import console
 from tests.conftest import NEXTAUTH_SECRET, Api, serving
 
@@ -129,3 +130,14 @@ async def test_only_users_that_the_settings_name_are_operators(settings: Setting
             cookie = f"{NEXTAUTH_COOKIE}={dev_sign_in_cookie(identity, user)}"
             async with api.client.get(f"{api.url}/api/jobs", headers={"cookie": cookie}) as answer:
                 assert answer.status == status
+
+
+async def test_an_issuer_that_does_not_answer_signs_nobody_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console forgets a user's uploads when it is told that the user is signed out."""
+
+    async def away(*_: object) -> Caller:
+        raise Unavailable("The issuer does not answer")
+
+    monkeypatch.setattr(console, "charged_caller", away)
+    async with api.client.get(f"{api.url}/api/session") as answer:
+        assert (answer.status, (await answer.json())["code"]) == (503, "unavailable")

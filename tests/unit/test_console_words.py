@@ -22,7 +22,7 @@ WITHOUT_TEXT = {
     "of what the console does not offer": (
         "project_unknown invitation_not_found ingress_not_found ingress_unavailable"
     ),
-    "of a bucket's listing, in the report of `butai library import`, which is read in a terminal": (
+    "of a bucket's listing, in the report of `butai import`, which is read in a terminal": (
         "unchanged outside_prefix own_object folder old_version delete_marker archived empty key_taken duplicate trashed"
         " removed being_removed already_in_use changed recovered unreadable absent denied_or_absent not_tried"
     ),

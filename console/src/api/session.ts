@@ -1,4 +1,4 @@
-/** Who is signed in, and what the console may offer. Answered by src/butai/console.py. */
+/** Who is signed in, and what the console may offer. Answered by src/butai/operations/console.py. */
 import { useQuery } from "@tanstack/react-query";
 
 import { ask } from "./http";

@@ -1,6 +1,6 @@
 /** What is inside files, in English: licences, facts, why something failed. `assets-zh.ts` has the same names. */
 export const assetsEn = {
-  /** Each part of a licence, and each word that src/butai/assets/inspect/licence.py has for it. */
+  /** Each part of a licence, and each word that src/butai/assets/licence_terms.py has for it. */
   licence: {
     avatar: {
       name: "Who may perform",

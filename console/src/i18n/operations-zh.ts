@@ -75,7 +75,7 @@ export const operationsZh: OperationsTexts = {
   suspended: "已停用的用户",
   noSuspended: "没有被停用的用户。",
   userId: "用户 ID",
-  suspendReason: "原因（管理员可见）",
+  suspendReason: "原因（运维人员可见）",
   suspendUser: "停用",
   restoreUser: "恢复",
   suspendDone: (user: string) => `${user} 已停用：直播将结束，无法登录，公开文件已隐藏。`,

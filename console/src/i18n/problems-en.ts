@@ -38,6 +38,7 @@ export const problemsEn = {
   store_unavailable: "The storage does not answer. Try again in a moment.",
   taken_down: "An operator has taken this file down. The file's page says why.",
   too_many_connections: "Too many connections are open. Close other tabs, or try again in a moment.",
+  user_suspended: "This account is suspended. Contact an operator of this service.",
   unavailable: "The service is busy. Try again in a moment.",
   /** No code of the service: there is no answer, or another program's. */
   unreachable: "The service does not answer. Check the connection and try again.",

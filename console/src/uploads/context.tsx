@@ -1,9 +1,10 @@
 /** The page's uploads, for its components. */
 import { useQueryClient } from "@tanstack/react-query";
-import { createContext, useContext, useEffect, useState, useSyncExternalStore, type ReactNode } from "react";
+import { createContext, useContext, useEffect, useRef, useState, useSyncExternalStore, type ReactNode } from "react";
 
+import { onSignedOut } from "../api/http";
 import { refreshAssets } from "../api/lists";
-import { useSession } from "../api/session";
+import { SESSION, useSession } from "../api/session";
 import type { Item } from "./queue";
 import { Uploads } from "./runner";
 
@@ -14,10 +15,17 @@ export function UploadsProvider({ children }: { children: ReactNode }) {
   const [uploads] = useState(() => new Uploads(() => void refreshAssets(client)));
   // Undefined while that is not known, also when the service does not answer.
   const user = useSession().data?.user_id;
+  const before = useRef<string | null>(null);
   useEffect(() => {
+    if (user === undefined) return undefined;
+    // What one user was shown is not another's.
+    if (before.current !== null && before.current !== user)
+      client.removeQueries({ predicate: ({ queryKey }) => queryKey[0] !== SESSION[0] });
+    before.current = user;
     if (user === null) uploads.signedOut();
     return user ? uploads.takeUp(user) : undefined;
-  }, [uploads, user]);
+  }, [client, uploads, user]);
+  useEffect(() => onSignedOut(() => void client.invalidateQueries({ queryKey: SESSION })), [client]);
   useEffect(() => {
     addEventListener("online", uploads.online);
     return () => removeEventListener("online", uploads.online);

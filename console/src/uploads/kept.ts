@@ -54,8 +54,13 @@ export async function keep({ file, ...known }: Kept): Promise<boolean> {
   try {
     await run("readwrite", (uploads) => uploads.put(known));
     if (!file || !(await hasRoom(file.size))) return false;
-    await run("readwrite", (_, files) => files.put(file, known.id));
-    return true;
+    const put = await run<unknown>("readwrite", (uploads, files) => {
+      const asked = uploads.get(known.id);
+      // It may have been forgotten meanwhile.
+      asked.addEventListener("success", () => asked.result && files.put(file, known.id));
+      return asked;
+    });
+    return put !== undefined;
   } catch {
     // A private window, or too large for this browser after all.
     return false;
@@ -101,9 +106,16 @@ export async function find(id: string): Promise<Kept | null> {
   }
 }
 
+/** What tus-js-client calls an upload in the browser's storage, where it keeps the addresses of those under way. */
+export const fingerprint = (user: string, key: string, file: File) =>
+  `${encodeURIComponent(user)} ${key} ${file.size} ${file.lastModified}`;
+
 /** Forgets the uploads of all other users with their files, and of all users for null: the next one finds none. */
 export async function forgetOthers(user: string | null): Promise<void> {
   try {
+    const own = user === null ? null : `tus::${encodeURIComponent(user)} `;
+    for (const name of Object.keys(localStorage))
+      if (name.startsWith("tus::") && (own === null || !name.startsWith(own))) localStorage.removeItem(name);
     const all = await run<Known[]>("readonly", (uploads) => uploads.getAll() as IDBRequest<Known[]>);
     await Promise.all(all.filter((one) => one.user !== user).map((one) => forget(one.id)));
   } catch {

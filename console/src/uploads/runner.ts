@@ -6,7 +6,7 @@
 import type { Upload } from "tus-js-client";
 
 import { ask, problemIn } from "../api/http";
-import { alone, find, forget, forgetOthers, keep, keptBy, pauseKept } from "./kept";
+import { alone, find, fingerprint, forget, forgetOthers, keep, keptBy, pauseKept } from "./kept";
 import { placeOf } from "./places";
 import { next, type Effect, type Event, type Item } from "./queue";
 
@@ -198,6 +198,7 @@ export class Uploads {
     mine.run = run;
     const stopped = () => mine.run !== run || this.held.get(id) !== mine;
     const { file } = mine;
+    const { user } = this;
     await mine.kept;
     if (stopped()) return;
     let digest: string | undefined;
@@ -228,6 +229,7 @@ export class Uploads {
       chunkSize: CHUNK,
       retryDelays: [0, 500, 1000, 2000, 4000, 8000, 15000],
       removeFingerprintOnSuccess: true,
+      fingerprint: () => Promise.resolve(fingerprint(user, key, file)),
       metadata: { filename: key, filetype: mine.mime, ...(digest ? { sha256: digest } : {}) },
       onProgress: (sent) => this.tell({ type: "progress", id, run, sent }),
       onSuccess: ({ lastResponse }) =>

@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse
 
 from butai import __version__
 from butai.config import Settings
-from butai.errors import ButaiError, NotFound, RateLimited, UserSuspended
+from butai.errors import NotFound, Unauthenticated
 from butai.identity import ANONYMOUS
 from butai.live.stage import Stage
 from butai.operations.schemas import SessionOut
@@ -49,7 +49,7 @@ class _File:
 
 
 class _Build:
-    """The files of the build, 2 MB in all: each read and compressed once, when it is first requested."""
+    """The files of the build, 4 MB in all: each read and compressed once, when it is first requested."""
 
     def __init__(self) -> None:
         self._stamp = 0
@@ -118,7 +118,7 @@ def install(app: FastAPI) -> None:
     build = _Build()
 
     known = answers(SessionOut, error=None)
-    known["responses"] |= documented_only(403, 429)
+    known["responses"] |= documented_only(403, 429, 503)
 
     @app.get("/api/session", tags=["process"], summary="The signed-in user", **known, openapi_extra=TAKES_SIGN_IN)
     async def session(request: Request) -> Response:
@@ -127,9 +127,7 @@ def install(app: FastAPI) -> None:
         settings: Settings = request.state.settings
         try:
             who = await charged_caller(request, request.scope)
-        except (RateLimited, UserSuspended):
-            raise
-        except ButaiError:
+        except Unauthenticated:
             # A stale cookie must not keep a user from the sign-in.
             who = ANONYMOUS
         answer = SessionOut(who.user_id, who.name, who.is_operator, settings.identity.dev_sign_in, __version__)

@@ -6,8 +6,8 @@ import type { AssetOut } from "../../api/library";
 import { refreshAssets } from "../../api/lists";
 import { putBack, takeDown } from "../../api/operations";
 import { useSession } from "../../api/session";
-import { Field } from "../../components/field";
 import { Icon } from "../../components/icon";
+import { ReasonField } from "../../components/reason-field";
 import { useTellError } from "../../components/toasts";
 import { useTexts } from "../../i18n";
 
@@ -51,17 +51,7 @@ function Control({ asset }: { asset: AssetOut }) {
         </button>
       ) : (
         <>
-          <Field label={t.detail.takeDownReason}>
-            {(id) => (
-              <input
-                id={id}
-                value={reason}
-                maxLength={500}
-                required
-                onChange={(event) => setReason(event.target.value)}
-              />
-            )}
-          </Field>
+          <ReasonField label={t.detail.takeDownReason} value={reason} onChange={setReason} />
           <button type="submit" className="danger" disabled={change.isPending || !reason.trim()}>
             {t.detail.takeDown}
           </button>
