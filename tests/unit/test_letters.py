@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets import keys
+from butai.assets import keys, letters
 from butai.assets.letters import normalized
 from butai.errors import KeyInvalid
 
@@ -99,3 +100,34 @@ def test_a_part_has_at_most_255_letters(name: str) -> None:
     assert keys.parse(f"vrm/{name}.vrm").text == f"vrm/{name}.vrm"
     with pytest.raises(KeyInvalid, match="255 letters"):
         keys.parse(f"vrm/{name}x.vrm")
+
+
+@pytest.mark.parametrize("letter", ["\U000e0067", "\u200d", "\u200b", "\ufe0f\u200d"])
+def test_the_work_for_a_key_grows_with_its_length(letter: str) -> None:
+    def work(number: int) -> float:
+        text, used = "a" + letter * number, []
+        for _ in range(5):
+            began = time.process_time()
+            normalized(text)
+            used.append(time.process_time() - began)
+        return min(used)
+
+    # Ten times as many letters: with the square it would be a hundred times the work.
+    assert work(3000) < 25 * work(300)
+
+
+def test_a_key_that_is_too_long_is_refused_before_its_letters_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(letters, "normalized", lambda text: asked.append(text) or text)
+    for raw in ("vrm/" + "\U000e0067" * 9000, "vrm/" + "a" * 4000):
+        with pytest.raises(KeyInvalid):
+            keys.readings(raw)
+    assert asked == []
+
+
+def test_a_taken_key_without_room_for_a_tag_is_refused() -> None:
+    folders = "/".join("舞" * 60 for _ in range(5))
+    key = keys.parse("vrm/" + folders + "/" + "b" * (1024 - 4 - len(folders.encode()) - 1 - 6) + "/a.vrm")
+    assert len(key.text.encode()) == 1024
+    with pytest.raises(KeyInvalid, match="shorter"):
+        keys.another(key)

@@ -61,9 +61,13 @@ class AssetKey:
 
 def _well_formed(text: str) -> str:
     """Returns the key as it is stored (`letters.normalized`). Raises `KeyInvalid`."""
+    return _checked(letters.normalized(_bounded(text)))
+
+
+def _bounded(text: str) -> str:
     if len(text) > MAX_KEY_BYTES * 3:  # NFC makes one letter of three at most
         raise KeyInvalid("The key is too long")
-    return _checked(letters.normalized(text))
+    return text
 
 
 def _checked(text: str) -> str:
@@ -138,13 +142,13 @@ def readings(raw: str) -> tuple[str, ...]:
         twice = [_decoded(once), _decoded(once.replace("+", " "))]
     found: dict[str, None] = {}
     refused: KeyInvalid | None = None
-    for reading in (spaced, once, *twice, once.replace(" ", "+")):
+    for reading in dict.fromkeys((spaced, once, *twice, once.replace(" ", "+"))):
         if any(part in (".", "..") for part in re.split(r"[/\\]", reading)) or "\0" in reading:
             raise KeyInvalid("The key has '.', '..' or NUL in it")
         # As sent, too: earlier versions refused no other letters than these, and dropped none.
         for spelled in (letters.normalized, _as_sent):
             try:
-                text = _checked(spelled(reading))
+                text = _checked(spelled(_bounded(reading)))
                 _kind(text)
             except KeyInvalid as error:
                 refused = refused or error
@@ -170,12 +174,14 @@ def _decoded(text: str) -> str:
 
 def another(key: AssetKey) -> str:
     """Makes a public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; callers retry a
-    clash."""
+    clash. Raises `KeyInvalid` for a key so long that it has no room for them."""
     tag = "~" + "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
     ending = key.text[len(key.stem) :]
     folder, slash, name = key.stem.rpartition("/")
     name = name[: MAX_SEGMENT_LETTERS - len(tag + ending)]
     room = MAX_KEY_BYTES - len((folder + slash + tag + ending).encode())
+    if room < 1:
+        raise KeyInvalid("The key is taken, and too long to be told from the other one: choose a shorter one")
     name = name.encode()[:room].decode(errors="ignore")
     return letters.normalized(folder + slash + name) + tag + ending
 

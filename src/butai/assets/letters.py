@@ -7,6 +7,7 @@ Pure.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 
 import idna
 
@@ -57,30 +58,34 @@ def normalized(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(_parts(text)))
 
 
-def _parts(text: str) -> list[str]:
-    return [letter for at, letter in enumerate(text) if not _is_dropped(text, at)]
+_SEEN = 32
+"""How many letters on either side of a joiner are looked at: marks may stand between it and the letters that join."""
 
 
-def _is_dropped(text: str, at: int) -> bool:
+def _parts(text: str) -> Iterator[str]:
+    in_flag = False
+    for at, letter in enumerate(text):
+        in_flag = letter == _BLACK_FLAG or (in_flag and letter in _TAGS)
+        if not _is_dropped(text, at, in_flag=in_flag):
+            yield letter
+
+
+def _is_dropped(text: str, at: int, *, in_flag: bool) -> bool:
     letter = text[at]
     if unicodedata.category(letter) != "Cf" or letter in _VISIBLE_FORMATS:
         return False
     if letter in _TAGS:
-        return not text[:at].rstrip("".join(_TAGS)).endswith(_BLACK_FLAG)
+        return not in_flag
     return letter not in _JOINERS or not (_joins_emoji(text, at) or _joins_letters(text, at))
 
 
 def _joins_emoji(text: str, at: int) -> bool:
     if text[at] != "\u200d":
         return False
-    before = text[:at].rstrip("".join(_MODIFIERS))[-1:]
+    before = text[max(0, at - _SEEN) : at].rstrip("".join(_MODIFIERS))[-1:]
     after = text[at + 1 : at + 2]
     # Emoji that are joined are all of the category "Symbol, other".
     return bool(before and after) and unicodedata.category(before) == unicodedata.category(after) == "So"
-
-
-_SEEN = 32
-"""How many letters on either side of a joiner are looked at: marks may stand between it and the letters that join."""
 
 
 def _joins_letters(text: str, at: int) -> bool:
