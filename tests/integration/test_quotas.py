@@ -81,6 +81,17 @@ async def test_a_form_with_its_key_last_leaves_no_row_at_a_full_quota(api: Api, 
     assert left.scalar_one() == 0, "what came is condemned"
 
 
+async def test_a_form_with_its_key_last_fails_no_attempt_that_it_never_began(api: Api, database: Database) -> None:
+    for number in range(4):
+        assert (await api.upload("alice", f"vrm/{number}.vrm", files.vrm(1)))[0] == 200
+    assert (await presign(api, "vrm/4.vrm", size=1000))[0] == 200
+    body = files.vrm(1, BYTES)
+    assert (await api.upload("alice", "vrm/4.vrm", body, field_order="file first"))[0] == 403
+    async with database.transaction() as session:
+        found = await session.execute(text("SELECT status, attempts FROM assets WHERE s3_key = 'vrm/4.vrm'"))
+        assert tuple(found.one()) == ("uploading", 1)
+
+
 async def presign(api: Api, key: str, **more: Any) -> tuple[int, Any]:
     wanted = {"fileName": key, "fileType": "model/vrm", **more}
     return await api.call("POST", "/api/s3/presigned-url", "alice", json=wanted)

@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from yarl import URL
 
+from butai.assets.models import Asset
 from butai.config import Settings
 from butai.database import Database
 from tests import files
@@ -50,6 +52,62 @@ async def test_twelve_reports_at_once_make_one_copy(api: Api, proxy: StoreProxy)
     assert [(status, asset["status"]) for status, asset in reports] == [(200, "ready")] * 12
     assert [seen.method for seen in proxy.seen[before:]].count("PUT") == 1
     assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
+
+
+async def test_a_report_that_looked_before_another_one_ended_is_told_that_the_file_is_ready(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = files.vrm(5)
+    data = await presign(api, "vrm/direct.vrm", size=len(body))
+    assert await put(api, data["url"], body) == 200
+    looked, ended = asyncio.Event(), asyncio.Event()
+    scalar = AsyncSession.scalar
+
+    async def slow(self: AsyncSession, *given: Any, **more: Any) -> Any:
+        found = await scalar(self, *given, **more)
+        if isinstance(found, Asset) and not looked.is_set():
+            looked.set()
+            await ended.wait()
+        return found
+
+    monkeypatch.setattr(AsyncSession, "scalar", slow)
+    late = asyncio.create_task(api.call("POST", data["completeUrl"], "alice"))
+    await looked.wait()
+    first = await api.call("POST", data["completeUrl"], "alice")
+    ended.set()
+    assert [(status, asset["status"]) for status, asset in (first, await late)] == [(200, "ready")] * 2
+
+
+async def test_a_file_that_was_taken_down_ends_no_sweep(
+    api: Api, database: Database, run_jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = files.vrm(5)
+    sent = [await presign(api, f"vrm/{number}.vrm", size=len(body)) for number in range(3)]
+    assert [await put(api, data["url"], body) for data in sent] == [200] * 3
+    await do(
+        database,
+        "UPDATE assets SET taken_down_at = now(), taken_down_reason = 'x' WHERE s3_key = 'vrm/0.vrm'",
+        "UPDATE asset_objects SET next_look_at = now() - interval '1 s', lease_until = now() - interval '1 s'",
+        "UPDATE asset_objects SET lease_until = now() - interval '1 h' WHERE asset_id = "
+        "(SELECT id FROM assets WHERE s3_key = 'vrm/0.vrm')",
+    )
+    await run_jobs("assets.sweep_uploads")
+    async with database.transaction() as session:
+        found = await session.execute(text("SELECT s3_key, status, error_code FROM assets ORDER BY s3_key"))
+        assert [tuple(row) for row in found] == [
+            ("vrm/0.vrm", "failed", "taken_down"), ("vrm/1.vrm", "ready", None), ("vrm/2.vrm", "ready", None),
+        ]  # fmt: skip
+        assert await session.scalar(text("SELECT count(*) FROM procrastinate_jobs WHERE status = 'failed'")) == 0
+
+
+async def test_a_declared_size_bounds_a_body_of_unknown_length(api: Api) -> None:
+    body = files.vrm(1, 3_000_000)
+    data = await presign(api, "vrm/a.vrm", size=100, sha256=hashlib.sha256(body).hexdigest())
+
+    async def unannounced() -> AsyncIterator[bytes]:
+        yield body
+
+    assert await put(api, data["url"], unannounced()) == 413
 
 
 @pytest.mark.store_hangs

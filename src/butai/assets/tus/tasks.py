@@ -13,7 +13,7 @@ from butai.assets.tus import transitions
 from butai.assets.tus.digests import Digests
 from butai.assets.tus.service import Resumables, finish_left
 from butai.assets.tus.task_names import FINISH
-from butai.errors import NotFound, Unavailable, UploadInterrupted, UploadRefused
+from butai.errors import NotFound, QuotaExceeded, TakenDown, Unavailable, UploadInterrupted, UploadRefused
 from butai.jobs.retries import AtEndOfTurn
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ async def finish_upload(context: JobContext, upload_id: str) -> None:
     library: Library = context.additional_context["library"]
     try:
         await finish_left(Resumables(library.uploads, Digests()), UUID(upload_id))
-    except (UploadRefused, UploadInterrupted, NotFound) as error:
+    except (UploadRefused, UploadInterrupted, QuotaExceeded, TakenDown, NotFound) as error:
         log.info("upload.not_finished", upload_id=upload_id, error_code=error.code)
 
 

@@ -126,26 +126,24 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
     patience = loop.time() + PATIENCE
     while True:
         async with tools.database.transaction() as session:
+            # The asset last: it shows how each attempt ended that is not among these any more.
+            coming = (
+                await session.scalars(
+                    select(AssetObject)
+                    .where(
+                        AssetObject.asset_id == asset_id,
+                        AssetObject.origin.in_(("signed", "upload")),
+                        AssetObject.state == ObjectState.WRITING,
+                    )
+                    .order_by(AssetObject.attempt.desc())
+                )
+            ).all()
             asset = await session.scalar(select(Asset).where(Asset.id == asset_id, Asset.owner_user_id == user_id))
             if asset is None:
                 raise AssetNotFound
-            row = await session.scalar(
-                select(AssetObject)
-                .where(
-                    AssetObject.asset_id == asset_id,
-                    AssetObject.origin == "signed",
-                    AssetObject.state == ObjectState.WRITING,
-                )
-                .order_by(AssetObject.attempt.desc())
-                .limit(1)
-            )
+            row = next((one for one in coming if one.origin == "signed"), None)
             if row is None:
-                coming = select(AssetObject.object_key).where(
-                    AssetObject.asset_id == asset_id,
-                    AssetObject.state == ObjectState.WRITING,
-                    AssetObject.origin == "upload",
-                )
-                if await session.scalar(coming.limit(1)) is not None:
+                if coming:
                     raise AssetNotReady("The file has not arrived yet")
                 if asset.status == "ready":
                     return

@@ -73,6 +73,7 @@ async def receive_put(
         if line is None or asset is None or asset.owner_user_id is None:
             raise UploadInterrupted("This address was used, or its upload has ended; ask for another one")
         user_id, object_key, sha256 = asset.owner_user_id, line.object_key, line.declared_sha256
+        reserved = line.declared_size
         key = keys.parse(asset.wanted_key)
     attempt = UploadAttempt(object_key, asset_id, number, key)
     limit = size_limit(tools.settings, key.kind, key.sidecar)
@@ -83,7 +84,9 @@ async def receive_put(
                 raise FileTooLarge(f"{length} bytes were declared; {limit} is the most for this kind")
             async with tools.database.transaction() as session:
                 await quotas.settle(session, tools.settings, user_id, object_key, length)
-        return checked(await store_chunks(tools, attempt, key, chunks, limit), key, limit, sha256)
+        # Nothing else bounds a body of unknown length by what was reserved for it.
+        most = limit if length is not None or reserved is None else min(limit, reserved)
+        return checked(await store_chunks(tools, attempt, key, chunks, most), key, limit, sha256)
 
     _, stored = await carry_out(tools, user_id, replace(origin, actor=actors.user(user_id)), attempt, transfer)
     return stored

@@ -10,7 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -81,8 +81,11 @@ async def receive(
         stored = await store_chunks(tools, attempt, key, form.chunks(), limit)
         final = await form.key()
         if key is None:
+            named = replace(attempt)
             async with tools.database.transaction() as session:
-                await name_upload(session, tools, user_id, origin, final, attempt, size=stored.size)
+                await name_upload(session, tools, user_id, origin, final, named, size=stored.size)
+            # Not before it is committed: an attempt that never began must not be noted as failed.
+            attempt.asset_id, attempt.number, attempt.key = named.asset_id, named.number, named.key
         return checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
 
     asset, stored = await carry_out(tools, user_id, origin, attempt, transfer)

@@ -17,7 +17,7 @@ from butai.assets.uploads import signed
 from butai.assets.uploads.attempts import UploadAttempt, fail
 from butai.assets.uploads.opening import UploadTools
 from butai.audit import actors
-from butai.errors import QuotaExceeded, Unavailable, UploadInterrupted, UploadRefused
+from butai.errors import QuotaExceeded, TakenDown, Unavailable, UploadInterrupted, UploadRefused
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ async def sweep(tools: UploadTools) -> None:
 async def _settle_signed(tools: UploadTools, each: Abandoned, asset: Asset) -> None:
     try:
         arrival = await signed.settle(tools, each.line, asset, actors.WORKER, None)
-    except (UploadRefused, QuotaExceeded) as error:
+    except (UploadRefused, QuotaExceeded, TakenDown) as error:
         log.info("upload.refused_by_sweep", asset_id=str(asset.id), error_code=error.code)
         return
     except UploadInterrupted:
