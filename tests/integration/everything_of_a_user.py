@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from butai import jobs
+from butai.alerts.service import raise_alert, resolve_alert
+from butai.assets.patrol.notifications import list_keys
 from butai.assets.storage.client import BytesPayload, Store
 from butai.database import Database
 from butai.identity.api_keys import create_api_key
@@ -114,16 +116,12 @@ async def do_everything(api: Api, database: Database, run_jobs: Callable[..., An
         "INSERT INTO suspended_users (user_id, reason, suspended_by) VALUES ('x', 'r', :user)",
         user=f"user:{CANARY}",
     )
-    await sql(
-        database,
-        "INSERT INTO alerts (key, code, severity, title, body) VALUES (:room, 'c', 'info', :room, :room)",
-        room=f"room {ROOM} and vrm/{CANARY}.vrm",
-    )
-    await sql(
-        database,
-        "INSERT INTO alert_messages (kind, severity, title, body) VALUES ('digest', 'info', :room, :room)",
-        room=f"room {ROOM} and vrm/{CANARY}.vrm",
-    )
+    async with database.transaction() as session:
+        lost = {"code": "c", "severity": "info", "body": list_keys("Missing", [f"vrm/{CANARY}.vrm", "vrm/Bob.vrm"])}
+        await raise_alert(session, key="lost", title="2 files lost by the store", **lost)
+        off = {"code": "c", "severity": "info", "title": f"{ROOM}: youtube is off the air", "body": "b"}
+        await raise_alert(session, key="live:1", **off)
+        await resolve_alert(session, "live:1")
     await sql(
         database,
         "INSERT INTO live_events (room_id, event, actor, detail) VALUES ('other', 'e', :user, "

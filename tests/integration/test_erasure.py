@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from typer.testing import CliRunner
 
+from butai import jobs
+from butai.alerts.service import raise_alert, resolve_alert
 from butai.assets.storage.client import Store
 from butai.audit import Origin
 from butai.cli import users
@@ -63,7 +65,7 @@ NEVER_NAMES = {
     "retired_names": "name_sha256",
     # Machines, settings and platforms.
     "alert_messages": "delivered_to error kind severity",
-    "alerts": "code severity",
+    "alerts": "code key severity",
     "controllers": "admits costs host id",
     "livekit_projects": "error_code lease_holder name",
     # An address, a program and a request's id are removed with the actor's name; a test looks at them.
@@ -142,6 +144,10 @@ async def test_nothing_bears_an_erased_users_name(
     assert "user.erased" in said and "Kept:" in said and CANARY not in said, said
     pseudonym = re.findall(r"user:erased-[0-9a-f]{16}", said)[0]
     assert await places_of(database, CANARY) == set()
+    missing = [
+        body for (body,) in await sql(database, "SELECT body FROM alerts UNION ALL SELECT body FROM alert_messages")
+    ]
+    assert missing == ["Missing:\n(erased)\nvrm/Bob.vrm"] * 2
     others = {"suspended_users": 1}
     for table in ROWS_GO:
         assert (await sql(database, f"SELECT count(*) FROM {table}"))[0][0] == others.get(table, 0), table
@@ -232,6 +238,43 @@ async def test_an_erasure_that_broke_off_is_finished_by_the_next_one(
     assert f"The\n  user is called {pseudonym}" in said and CANARY not in said
     assert await places_of(database, CANARY) == set()
     assert (await api.call("GET", "/api/live/rooms", headers=held))[0] == 401
+
+
+async def test_what_is_others_and_only_looks_like_the_users_stays(api: Api, database: Database) -> None:
+    open_folder(api.settings.up.data_dir)
+    for room in ("a", "bob"):
+        await make_room(api, room, "42")
+    await make_room(api, "42", "bob")
+    others = [
+        ("alerts.deliver", {"message_id": 42}, None),
+        ("live.remove_revoked", {"room_id": "42"}, None),
+        ("operations.apply_suspension", {"user_id": "bob"}, None),
+        ("operations.apply_suspension", {"user_id": "user:42"}, None),
+        ("assets.hash_object", {"asset_id": "1", "object_key": "42"}, "assets.hash_object:team:42"),
+        ("assets.hash_object", {"asset_id": "a", "object_key": "2"}, "assets.hash_object:bob"),
+        ("assets.recheck", {"asset_ids": ["42", "a"]}, None),
+    ]
+    theirs = [
+        ("live.remove_revoked", {"room_id": "bob"}, None),
+        ("assets.patrol_now", {"dry_run": True, "requested_by": "user:42"}, None),
+        ("assets.hash_object", {"asset_id": "1", "object_key": "2"}, "assets.hash_object:42"),
+    ]
+    tomorrow = datetime.now(UTC) + timedelta(1)
+    async with database.transaction() as session:
+        for task, args, turn in (*others, *theirs):
+            await jobs.enqueue(session, task, args, turn=turn, at=tomorrow)
+        for key, title in (("of_others", "bob2: youtube is off the air"), ("of_bob", "bob: youtube is off the air")):
+            await raise_alert(session, key=key, code="c", severity="info", title=title, body="A word of a room, bob")
+            await resolve_alert(session, key)
+        await raise_alert(session, key="a", code="a", severity="info", title="a: bob", body="Missing:\nvrm/Bob.vrm")
+    waiting = "SELECT task_name, args, lock FROM procrastinate_jobs WHERE scheduled_at > now() + interval '1 hour' ORDER BY id"
+    assert len(await sql(database, waiting)) == len(others) + len(theirs)
+    await users.erase(database, api.settings, "42")
+    assert [tuple(row) for row in await sql(database, waiting)] == others
+    assert [key for (key,) in await sql(database, "SELECT key FROM alerts ORDER BY id")] == ["of_others", "a"]
+    titles = [title for (title,) in await sql(database, "SELECT title FROM alert_messages ORDER BY id")]
+    of_others = "bob2: youtube is off the air"
+    assert titles == [of_others, f"Recovered: {of_others}", "a: bob"]
 
 
 async def test_a_broadcast_and_running_jobs_end_before_anything_is_deleted(

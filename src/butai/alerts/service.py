@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, func, or_, text, update
+from sqlalchemy import func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -86,10 +86,31 @@ async def _send(session: AsyncSession, alert_id: int | None, kind: str, severity
     await jobs.enqueue(session, DELIVER, {"message_id": message.id})
 
 
-async def forget_mentions(session: AsyncSession, names: Sequence[str]) -> None:
-    """Deletes alerts and messages whose texts name one of these files or rooms."""
-    if not names:
-        return
-    for model, texts in ((AlertMessage, ("title", "body")), (Alert, ("key", "title", "body"))):
-        named = or_(*(func.strpos(getattr(model, text), name) > 0 for text in texts for name in names))
-        await session.execute(delete(model).where(named))
+async def forget_files(session: AsyncSession, keys: Sequence[str]) -> None:
+    """Replaces the lines of alerts and messages that are one of these public keys (`patrol.notifications.list_keys`).
+    What they say of other files stays."""
+    for table in ("alerts", "alert_messages"):
+        await session.execute(text(_WITHOUT_KEYS.format(table=table)), {"keys": list(keys)})
+
+
+async def forget_rooms(session: AsyncSession, room_ids: Sequence[str]) -> None:
+    """Deletes alerts of platforms that these rooms were sent to, with their messages (`alerts.rules`)."""
+    for statement in _OF_ROOMS:
+        await session.execute(text(statement), {"rooms": list(room_ids)})
+
+
+_WITHOUT_KEYS = """
+    UPDATE {table} SET body = (
+        SELECT string_agg(CASE WHEN line = ANY(:keys) THEN '(erased)' ELSE line END, E'\\n' ORDER BY number)
+        FROM string_to_table(body, E'\\n') WITH ORDINALITY AS lines (line, number)
+    ) WHERE string_to_array(body, E'\\n') && CAST(:keys AS text[])
+"""
+
+# The title alone names the room, at its beginning, and other words may follow a room's name in other texts.
+_OF_ROOMS = (
+    (
+        r"DELETE FROM alert_messages WHERE substring(title FROM CASE kind WHEN 'recovered' THEN '^Recovered\: ' ELSE '^' END"
+        r" || '(.*)\: [a-z]+ is off the air$') = ANY(:rooms)"
+    ),
+    r"DELETE FROM alerts WHERE substring(title FROM '^(.*)\: [a-z]+ is off the air$') = ANY(:rooms)",
+)

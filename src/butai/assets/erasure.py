@@ -18,7 +18,7 @@ from butai.assets.tus import transitions as resumables
 from butai.audit import actors
 from butai.audit.erasure import retire
 from butai.database import Database
-from butai.jobs.service import forget_mentions
+from butai.jobs import service as jobs
 
 log = structlog.get_logger(__name__)
 
@@ -70,8 +70,8 @@ async def erase(database: Database, store: Store, user_id: str) -> int:
                 )
             ids = [asset_id for asset_id, *_ in batch]
             await ledger.forget_erased(session, objects)
-            await forget_mentions(session, [*objects, *map(str, ids)])
-            await alerts.forget_mentions(session, [s3_key for _, s3_key, *_ in batch])
+            await jobs.forget_files(session, [str(one) for one in ids], objects)
+            await alerts.forget_files(session, [s3_key for _, s3_key, *_ in batch])
             await finding_writer.erase(session, ids, objects)
             await session.execute(delete(AssetEvent).where(AssetEvent.asset_id.in_(ids)))
             await session.execute(delete(Asset).where(Asset.id.in_(ids)))

@@ -142,26 +142,42 @@ async def _forget(session: AsyncSession, days: float) -> None:
     await session.execute(text(_FORGET_FAILURES))
 
 
-async def forget_mentions(session: AsyncSession, names: Sequence[str]) -> None:
-    """Deletes jobs that are not running and that have one of these names among their arguments, or as their turn or its
-    end (`assets.hash_object:USER`), with the reasons of their failures."""
-    await session.execute(
-        text(f"DELETE FROM procrastinate_jobs WHERE status <> 'doing' AND ({_MENTIONS})"), {"names": list(names)}
-    )
+async def forget_files(session: AsyncSession, asset_ids: Sequence[str], object_keys: Sequence[str]) -> None:
+    """Deletes jobs that are not running and that are about one of these files, with the reasons of their failures.
+    A job about several files stays: it passes over one that is gone."""
+    await session.execute(text(_OF_FILES), {"ids": list(asset_ids), "keys": list(object_keys)})
     await session.execute(text(_FORGET_FAILURES))
 
 
-async def running_with(session: AsyncSession, names: Sequence[str]) -> int:
-    """The number of running jobs that have one of these names, as `forget_mentions` finds them."""
-    found = text(f"SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing' AND ({_MENTIONS})")
-    return (await session.execute(found, {"names": list(names)})).scalar_one()
+async def forget_user(session: AsyncSession, user_id: str, room_ids: Sequence[str]) -> None:
+    """Deletes jobs that are not running and that are a user's: by an argument, by their turn (`assets.hash_object:USER`),
+    or by one of the user's rooms; with the reasons of their failures."""
+    values = {"user": user_id, "rooms": list(room_ids)}
+    await session.execute(text(f"DELETE FROM procrastinate_jobs WHERE status <> 'doing' AND ({_OF_USER})"), values)
+    await session.execute(text(_FORGET_FAILURES))
+
+
+async def running_of_user(session: AsyncSession, user_id: str, room_ids: Sequence[str]) -> int:
+    """The number of running jobs of a user, as `forget_user` finds them."""
+    found = text(f"SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing' AND ({_OF_USER})")
+    return (await session.execute(found, {"user": user_id, "rooms": list(room_ids)})).scalar_one()
 
 
 _FORGET_FAILURES = (
     "DELETE FROM job_failures f WHERE NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = f.job_id)"
 )
 
-_MENTIONS = r"""
-    EXISTS (SELECT FROM jsonb_path_query(args, '$.**') v WHERE v #>> '{}' = ANY(:names))
-    OR EXISTS (SELECT FROM unnest(CAST(:names AS text[])) n WHERE lock = n OR right(lock, length(n) + 1) = '\:' || n)
+_OF_FILES = """
+    DELETE FROM procrastinate_jobs
+    WHERE status <> 'doing'
+      AND (args ->> 'asset_id' = ANY(:ids) OR args ->> 'object_key' = ANY(:keys) OR args -> 'object_keys' ?| :keys)
+"""
+
+# By argument: the names of users, rooms and files may be equal, and a number (a message's) may look like a user's id. A turn
+# is TASK:USER, and no task's name has a colon, while a user's id may.
+_OF_USER = r"""
+    args -> 'user_id' = to_jsonb(CAST(:user AS text))
+    OR args -> 'requested_by' = to_jsonb('user\:' || CAST(:user AS text))
+    OR args ->> 'room_id' = ANY(:rooms)
+    OR strpos(lock, '\:') > 0 AND substr(lock, strpos(lock, '\:') + 1) = :user
 """

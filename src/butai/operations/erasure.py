@@ -26,7 +26,7 @@ from butai.database import Database
 from butai.errors import Conflict
 from butai.identity.api_keys import CACHE_SECONDS, ApiKey, list_api_keys, revoke_api_key
 from butai.identity.suspensions import SuspendedUser
-from butai.jobs.service import forget_mentions, running_with
+from butai.jobs.service import forget_user, running_of_user
 from butai.live import erasure as of_live
 from butai.live.ingresses.sweep import end_revoked
 from butai.live.projects import Projects
@@ -90,10 +90,9 @@ async def erase(
         await of_audit.forget(session, user_id, pseudonym)
     files = await of_assets.erase(database, store, user_id)
     await _wait_for_cached_keys(database, user_id)
-    names = [user_id, actors.user(user_id), *rooms]
     # The suspension's own is one of them.
     await _wait_until_over(
-        database, lambda session: running_with(session, names), "jobs of the user are running still."
+        database, lambda session: running_of_user(session, user_id, rooms), "jobs of the user are running still."
     )
     async with database.transaction() as session:
         # What was written since: by controllers, workers, and this erasure.
@@ -105,8 +104,8 @@ async def erase(
         await of_assets.forget(session, user_id, pseudonym)
         await of_live.forget(session, user_id, pseudonym)
         await _forget_suspensions(session, user_id, pseudonym)
-        await alerts.forget_mentions(session, rooms)
-        await forget_mentions(session, names)
+        await alerts.forget_rooms(session, rooms)
+        await forget_user(session, user_id, rooms)
         await session.execute(delete(SuspendedUser).where(SuspendedUser.user_id == user_id))
         erased = Erased(pseudonym, files, room_count, destinations, len(keys.all()), entries)
     log.info("user.erased", pseudonym=pseudonym)
