@@ -218,7 +218,7 @@ class Database:
             pause = min(pause * 2, _LISTEN_PAUSES[1])
 
     async def ready(self) -> bool:
-        """Whether Postgres answers within two seconds and its tables are of this version."""
+        """Whether Postgres answers within two seconds, and its tables are of this version and may be read."""
 
         async def ask(connection: Connection) -> bool:
             row = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
@@ -227,7 +227,12 @@ class Database:
         try:
             async with asyncio.timeout(2):
                 return await self.query(ask)
-        except (DatabaseUnavailable, TimeoutError, psycopg.errors.UndefinedTable):
+        except (
+            DatabaseUnavailable,
+            TimeoutError,
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.InsufficientPrivilege,
+        ):
             return False
 
 
@@ -245,26 +250,12 @@ def head_revision() -> str:
     return max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
-def current_revision(url: str) -> str | None:
-    """The revision of the database; None for an empty one. Raises `psycopg.OperationalError`."""
-    with psycopg.connect(url, connect_timeout=5) as connection:
-        if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
-            return None
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        return row[0] if row else None
-
-
-def needs_migration(url: str) -> bool:
-    """Whether `migrate` would change anything. Cheap: Alembic is not loaded."""
-    return current_revision(url) != head_revision()
-
-
 def migrate(url: str, revision: str = "head", *, service_url: str = "") -> None:
     """Brings the database to `revision`. Several processes may call it at once: an advisory lock makes them take
     turns.
 
     `service_url`: the service's address, where `url` is that of another role, the owner. Its role gets the privileges of
-    `butai.migrations.privileges`. Raises `RolesNotApart`.
+    `butai.migrations.privileges`, in the transaction of the last migration. Raises `RolesNotApart`.
     """
     from alembic import command
     from alembic.config import Config
@@ -275,9 +266,6 @@ def migrate(url: str, revision: str = "head", *, service_url: str = "") -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
+    config.attributes["service"] = privileges.role_of(service_url) if service_url else ""
     command.upgrade(config, revision)
-    if service_url:
-        with psycopg.connect(url, connect_timeout=5) as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
-            privileges.grant_to_service(connection, privileges.role_of(service_url))
     log.info("database.migrated", revision=head_revision() if revision == "head" else revision)

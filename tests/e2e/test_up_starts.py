@@ -12,16 +12,18 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
+from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.e2e.ups import Up, eventually, kill, living, name, read_back, serves, sign_in, upload
 from tests.files import vrm
+from tests.interrupted import AFTER_THE_FIRST, kill_migration
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
 
@@ -42,6 +44,27 @@ def test_a_polite_signal_stops_everything_even_while_it_still_starts(folder: Pat
         up.process.send_signal(number)
         assert up.ended() == 0
         assert not living(family)
+        assert "Traceback" not in up.said
+
+
+def test_a_first_start_that_was_killed_between_two_migrations_is_taken_up(folder: Path) -> None:
+    (folder / "data").mkdir(mode=0o700)
+    with EmbeddedPostgres(folder / "data" / "postgres") as postgres:
+        kill_migration(postgres.url, postgres.owner_url, AFTER_THE_FIRST, folder / "log")
+    with Up(folder / "data") as up:
+        assert serves(up.ready())
+        up.process.send_signal(signal.SIGINT)
+        assert up.ended() == 0
+
+
+def test_tables_that_only_their_owner_may_read_are_one_clear_line(
+    folder: Path, database_url: str, as_owner: Callable[[str], None]
+) -> None:
+    as_owner("REVOKE ALL ON alembic_version FROM butai")
+    with Up(folder / "data", given={"BUTAI_DATABASE_URL": database_url}) as up:
+        assert up.ended() == 1
+        assert up.said.splitlines()[-1].startswith("butai: the role butai may not read the tables: ")
+        assert "BUTAI_DATABASE_OWNER_URL" in up.said
         assert "Traceback" not in up.said
 
 

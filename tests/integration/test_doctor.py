@@ -290,6 +290,15 @@ async def test_older_and_newer_tables_are_told_apart(bare: Settings, databases: 
     assert new.broken == [] and "newer version" in new.said("Database", "tables")
 
 
+async def test_tables_that_only_their_owner_may_read_need_its_address(
+    bare: Settings, as_owner: Callable[[str], None]
+) -> None:
+    as_owner("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM butai")
+    found = await report(bare)
+    assert found.broken == [("Database", "tables")]
+    assert "BUTAI_DATABASE_OWNER_URL" in found.said("Database", "tables")
+
+
 async def test_the_services_role_owning_the_tables_is_a_warning(
     bare: Settings, databases: Databases, make_database: Callable[[], str]
 ) -> None:

@@ -151,7 +151,8 @@ class _Stack:
                 self._supervisor.launch(service)
         if self._postgres:
             self._launch_postgres(self._postgres, environment, for_migration)
-        if not self._migration and _current_revision(secrets["BUTAI_DATABASE_URL"]) != _head_revision():
+        owned = bool(for_migration.get(_OWNERS_URL))
+        if not self._migration and _needs_migration(secrets["BUTAI_DATABASE_URL"], owned=owned):
             self._migration = start_program([*python, "migrate"], environment, for_migration, self._migrate_log)
         self._wait_for_store_and_livekit()
         if self._migration:
@@ -387,16 +388,26 @@ def _head_revision() -> str:
     return max(path.name[:4] for path in (Path(__file__).parents[1] / "migrations" / "versions").glob("[0-9]*_*.py"))
 
 
-def _current_revision(url: str) -> str | None:
-    """The revision of the database; None for an empty one. Raises `StartError` when it does not answer."""
+def _needs_migration(url: str, *, owned: bool) -> bool:
+    """Whether `butai migrate` would change anything for the service's role, which `url` is of. `owned`: whether the owner's
+    address is known, which gives that role the privileges it lacks. Raises `StartError` when the database does not answer, or
+    when only its owner may read it and is not known."""
     import psycopg
 
     try:
         with psycopg.connect(url, connect_timeout=10) as connection:
-            if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
-                return None
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            return row[0] if row else None
+            try:
+                if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+                    return True
+                row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+                return row is None or row[0] != _head_revision()
+            except psycopg.errors.InsufficientPrivilege as error:
+                if owned:
+                    return True
+                raise StartError(
+                    f"the role {connection.info.user} may not read the tables: set {_OWNERS_URL} to the address for the "
+                    "role that owns them, and start again"
+                ) from error
     except psycopg.OperationalError as error:
         first = str(error).strip().splitlines()[0]
         raise StartError(f"the database does not answer: {first}") from error

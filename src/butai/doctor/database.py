@@ -151,13 +151,14 @@ async def _examine_tables(connection: psycopg.AsyncConnection[Any], findings: Fi
     cursor = await connection.execute(
         """SELECT to_regclass('alembic_version') IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
                   coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
-                  (SELECT (default_version, installed_version) FROM pg_available_extensions WHERE name = 'pg_trgm')::text"""
+                  (SELECT (default_version, installed_version) FROM pg_available_extensions WHERE name = 'pg_trgm')::text,
+                  coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), false)"""
     )
     row = await cursor.fetchone()
     assert row is not None
-    has_revision, in_database, in_schema, trigrams = row
+    has_revision, in_database, in_schema, trigrams, may_read = row
     revision = None
-    if has_revision:
+    if may_read:
         found = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
         revision = found[0] if found else None
     head = head_revision()
@@ -173,7 +174,13 @@ async def _examine_tables(connection: psycopg.AsyncConnection[Any], findings: Fi
         installed = trigrams.strip("()").partition(",")[2]
         findings.ok("pg_trgm", f"installed, {installed}" if installed else "available; butai migrate enables it")
 
-    if revision is None:
+    if has_revision and not may_read:
+        findings.broken(
+            "tables",
+            "the role in BUTAI_DATABASE_URL may not read them",
+            "run butai migrate with the address of their owner in BUTAI_DATABASE_OWNER_URL (docs/operations.md)",
+        )
+    elif revision is None:
         findings.broken("tables", "this database has none of Butai's tables", "run: butai migrate")
     elif revision < head:
         findings.broken("tables", f"at {revision}; this version needs {head}", "run: butai migrate")
