@@ -58,6 +58,7 @@ def test_what_is_set_is_kept_wherever_and_however_it_is_written(
 ) -> None:
     values = {
         "BUTAI_ALLOW_PRIVATE_INGEST": "false",
+        "BUTAI_CAPACITY_RESERVE": "1.5",
         "BUTAI_DEV_SIGN_IN": "false",
         "BUTAI_OPERATORS": '["olga"]',
         "BUTAI_QUOTA_BYTES": "1000",

@@ -233,7 +233,7 @@ class _Stack:
         if not given.get("BUTAI_ALLOW_PRIVATE_INGEST"):
             # Else every user of the network could look for servers behind this machine, by testing destinations.
             environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true" if is_loopback(self._host) else "false"
-        if not os.environ.get("BUTAI_CAPACITY_RESERVE"):
+        if not given.get("BUTAI_CAPACITY_RESERVE"):
             # API, worker, Postgres, store and LiveKit run on the same cores as the relays.
             environment["BUTAI_CAPACITY_RESERVE"] = "0.5"
         environment["BUTAI_DATA_DIR"] = str(self._folder)
