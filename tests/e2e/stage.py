@@ -442,20 +442,23 @@ async def eventually(
 
 @contextlib.asynccontextmanager
 async def rising(count: Callable[[], int], *, pause: float = 4.0) -> AsyncGenerator[None]:
-    """Asserts that a count of bytes keeps rising during the block: never the same for `pause` seconds."""
-    longest, seen = 0.0, list[int]()
+    """Asserts that a count of bytes keeps rising during the block: never the same for `pause` seconds of looking."""
+    longest, seen = 0.0, list[tuple[float, int]]()
 
     async def watch() -> None:
         nonlocal longest
-        last, since = count(), time.monotonic()
+        last, still, looked = count(), 0.0, time.monotonic()
         while True:
             await asyncio.sleep(0.2)
-            value = count()
+            value = await asyncio.to_thread(count)
+            since, looked = time.monotonic() - looked, time.monotonic()
             if value > last:
-                last, since = value, time.monotonic()
-            longest = max(longest, time.monotonic() - since)
-            if longest >= pause:
-                seen.append(value)
+                last, still = value, 0.0
+            elif since < 1:
+                still += since
+            # A look that is late says nothing: once a whole machine stood still for 9 s, this process with it.
+            longest = max(longest, still)
+            seen.append((since, value))
 
     begin = count()
     task = asyncio.create_task(watch())
@@ -466,4 +469,5 @@ async def rising(count: Callable[[], int], *, pause: float = 4.0) -> AsyncGenera
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    assert longest < pause, f"no byte came for {longest:.1f} s: {seen}"
+    looks = ", ".join(f"{value} after {since:.1f} s" for since, value in seen)
+    assert longest < pause, f"no byte came for {longest:.1f} s: {looks}"

@@ -5,6 +5,7 @@ What the page shows is read from the page; what is true is asked of the API at t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import time
@@ -245,7 +246,7 @@ async def test_a_room_that_was_lost_or_taken_is_told_of_and_taken_again(
         await on_stage(it, youtube, twitch, keys)
         since = time.time()
         async with rising(lambda: youtube.bytes_in(keys.youtube)):
-            stage.livekit.stop(fast=True)
+            await asyncio.to_thread(stage.livekit.stop, fast=True)
             await it.canvas("connection", "reconnecting")
             await expect(it.page.get_by_text("Connection to the room lost")).to_be_visible()
             stage.livekit.start()

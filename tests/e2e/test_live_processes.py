@@ -165,7 +165,7 @@ async def restart_livekit(it: OnAir, stage: Stage, *, first_picture_came: bool) 
     show, since = it.show, time.time()
     assert show.host is not None
     async with rising(it.youtube_bytes), rising(it.twitch_bytes):
-        stage.livekit.stop(fast=True)
+        await asyncio.to_thread(stage.livekit.stop, fast=True)
         await show.host.kill()
         if first_picture_came:
             await show.until(lambda: show.now.source != "live", 10)
