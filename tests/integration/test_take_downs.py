@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import select
 
+from butai.assets import moderation
+from butai.assets.models import Asset
+from butai.assets.uploads.signed import write_hash
 from butai.config import Settings
 from butai.database import Database
+from butai.operations.take_downs import lock_main
 from tests import files
 from tests.conftest import Api, serving
 from tests.integration.test_suspension import publish, restore, suspend, with_operator
@@ -106,6 +112,81 @@ async def test_its_owner_publishes_neither_the_file_nor_its_bytes_again(
         await sql(database, "UPDATE assets SET deleted_at = now() - interval '90 days' WHERE id = :id", id=asset)
         await run_jobs("assets.purge_trash", settings=settings)
         assert (await api.upload("alice", "vrm/Other.vrm", body))[1]["error"]["code"] == "taken_down"
+
+
+@pytest.mark.parametrize("unknown", ["copy", "file"])
+async def test_what_may_have_the_same_bytes_is_hidden_until_their_hash_is_known(
+    live_settings: Settings, database: Database, run_jobs: Callable[..., Any], unknown: str
+) -> None:
+    settings = with_operator(live_settings)
+    async with serving(settings) as api:
+        asset, copy = await publish(api, body=files.vrm(7)), await publish(api, "vrm/Copy.vrm", body=files.vrm(7))
+        other = await publish(api, "vrm/Other.vrm", body=files.vrm(8))
+        longer = await publish(api, "vrm/Longer.vrm", body=files.vrm(9, 1200))
+        await run_jobs(settings=settings)
+        without = [copy, other, longer] if unknown == "copy" else [asset]
+        await sql(database, "UPDATE assets SET sha256 = NULL WHERE id = ANY(CAST(:ids AS uuid[]))", ids=without)
+        await take_down(api, asset)
+        assert {item["id"] for item in await api.items("bob")} == {longer}
+        await run_jobs(settings=settings)
+        assert {item["id"] for item in await api.items("bob")} == {other, longer}
+        await put_back(api, asset)
+        assert {item["id"] for item in await api.items("bob")} == {asset, copy, other, longer}
+
+
+async def test_a_thumbnail_with_the_bytes_of_a_file_is_no_copy_of_it(api: Api, database: Database) -> None:
+    asset = await publish(api)
+    await publish(api, "vrm/Other.vrm", body=files.vrm(8))
+    thumb = (await api.upload("alice", "vrm/Other_thumb.png", files.png()))[1]["data"]["id"]
+    same = "UPDATE assets SET visibility = 'public', sha256 = b.sha256, size_bytes = b.size_bytes FROM (SELECT * FROM assets) b "
+    await sql(database, f"{same} WHERE b.id = :of AND assets.id = :id", of=asset, id=thumb)
+    await take_down(api, asset)
+    assert await sql(database, "SELECT visibility, taken_down_at FROM assets WHERE id = :id", id=thumb) == [
+        ("public", None)
+    ]
+    await put_back(api, asset)
+
+
+async def waiting_for_a_lock(database: Database, task: asyncio.Task[Any]) -> bool:
+    """Whether the task comes to wait for an advisory lock before it ends."""
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    while not task.done():
+        if (await sql(database, query))[0][0]:
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("act", ["show", "publish", "hash"])
+async def test_what_makes_a_copy_public_waits_for_a_taking_down_before_it_locks_the_copy(
+    api: Api, database: Database, act: str
+) -> None:
+    asset, copy = await publish(api), await publish(api, "vrm/Copy.vrm")
+    (sha256, object_key), *_ = await sql(database, "SELECT sha256, object_key FROM assets WHERE id = :id", id=copy)
+    known = None if act == "hash" else sha256
+    hidden = "UPDATE assets SET visibility = 'private', public_again = true, sha256 = :sha256 WHERE id = :id"
+    await sql(database, hidden, id=copy, sha256=known)
+
+    async def show() -> None:
+        async with database.transaction() as session:
+            if act == "show":
+                await moderation.show_of(session, "alice", 10, None)
+            elif act == "hash":
+                await write_hash(session, UUID(copy), object_key, sha256)
+
+    async def publish_copy() -> None:
+        await api.call("PATCH", f"/api/assets/{copy}", "alice", json={"visibility": "public"})
+
+    async with asyncio.timeout(20):
+        async with database.transaction() as session:
+            await moderation.take_down(session, await lock_main(session, UUID(asset)), "r", None)
+            other = asyncio.create_task(publish_copy() if act == "publish" else show())
+            assert await waiting_for_a_lock(database, other)
+            # Else each would wait for the other.
+            row = select(Asset.id).where(Asset.id == UUID(copy)).with_for_update(nowait=True)
+            assert await session.scalar(row) == UUID(copy)
+        await other
+    assert await api.items("bob") == []
 
 
 async def test_taking_down_and_suspending_do_not_undo_each_other(api: Api) -> None:

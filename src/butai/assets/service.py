@@ -52,6 +52,8 @@ async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUI
     Raises `AssetNotFound`, `Forbidden`; to public `TakenDown`, and `UserSuspended` for a suspended owner's.
     """
     async with database.transaction() as session:
+        if wanted.visibility == "public":
+            await moderation.lock_owner(session, asset_id)
         asset = await _editable(session, caller, asset_id)
         publishes = wanted.visibility == "public" and asset.visibility != "public"
         if publishes:

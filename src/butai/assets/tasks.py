@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 from procrastinate import App, JobContext, RetryStrategy
 
-from butai.assets import ledger
+from butai.assets import ledger, moderation
 from butai.assets import purge as purging
 from butai.assets.contents import decode_tasks, tasks
 from butai.assets.ledger import REMOVE_MOVED, REMOVE_OBJECTS
@@ -115,7 +115,7 @@ def register(app: App) -> None:
     """Makes the tasks known to a procrastinate app."""
     app.task(name=REMOVE_OBJECTS, pass_context=True, retry=_PERSISTENT)(remove_objects)
     app.task(name=REMOVE_MOVED, pass_context=True, retry=_PERSISTENT)(remove_moved)
-    app.task(name=signed.HASH_OBJECT, pass_context=True, retry=_PERSISTENT_IN_TURN)(hash_object)
+    app.task(name=moderation.HASH_OBJECT, pass_context=True, retry=_PERSISTENT_IN_TURN)(hash_object)
     # `lock`: a sweep of a store that answers slowly takes longer than the next one's turn.
     name = "assets.sweep_uploads"
     sweeping = app.task(name=name, pass_context=True, lock=name, queueing_lock=name)(sweep_uploads)

@@ -7,11 +7,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai import audit, jobs
+from butai import audit
 from butai.assets import moderation, transitions
 from butai.assets.models import Asset
-from butai.assets.states import AssetStatus
-from butai.assets.uploads.signed import HASH_OBJECT
 from butai.audit import Origin
 from butai.database import Database
 from butai.errors import AssetNotFound, InvalidRequest
@@ -33,12 +31,8 @@ async def take_down(database: Database, origin: Origin, asset_id: UUID, reason: 
 
 
 async def _take_down(session: AsyncSession, origin: Origin, asset_id: UUID, reason: str) -> Asset:
-    asset = await _main(session, asset_id)
+    asset = await lock_main(session, asset_id)
     await moderation.take_down(session, asset, reason, origin.actor)
-    if asset.sha256 is None and asset.status == AssetStatus.READY:
-        # Imported, or sent to the store by a signed URL a moment ago.
-        args = {"asset_id": str(asset.id), "object_key": asset.object_key}
-        await jobs.enqueue(session, HASH_OBJECT, args, turn=f"{HASH_OBJECT}:{asset.owner_user_id}")
     audit.record(session, origin, "asset.take_down", f"asset:{asset.id}", detail={"reason": reason})
     return asset
 
@@ -47,11 +41,11 @@ async def put_back(database: Database, origin: Origin, asset_id: UUID) -> None:
     """Puts a file back, and the copies that were taken down with it. What was public is public again, unless its owner is
     suspended. Idempotent. Raises `AssetNotFound`."""
     async with database.transaction() as session:
-        asset = await _main(session, asset_id)
+        asset = await lock_main(session, asset_id)
         copies = await moderation.copies(session, asset, down=True)
     for each in (asset_id, *copies):
         async with database.transaction() as session:
-            asset = await _main(session, each)
+            asset = await lock_main(session, each)
             if asset.taken_down_at is None:
                 continue
             await moderation.put_back(session, asset, origin.actor)
@@ -64,7 +58,10 @@ async def put_back(database: Database, origin: Origin, asset_id: UUID) -> None:
             changed = await moderation.show_of(session, owner, _FILES, origin.actor)
 
 
-async def _main(session: AsyncSession, asset_id: UUID) -> Asset:
+async def lock_main(session: AsyncSession, asset_id: UUID) -> Asset:
+    """Returns the row of a file that is to be taken down or put back, locked. Raises `AssetNotFound`, and `InvalidRequest` for
+    a sidecar."""
+    await moderation.lock_owner(session, asset_id, exclusive=True)
     asset = await transitions.lock(session, asset_id)
     if asset is None:
         raise AssetNotFound

@@ -67,6 +67,8 @@ async def finish(
     assert attempt.asset_id is not None
     assert attempt.key is not None
     line = await ledger.lock(session, attempt.object_key)
+    if attempt.key.sidecar is None:
+        await moderation.lock_owner(session, attempt.asset_id)
     asset = await transitions.lock(session, attempt.asset_id)
     if line is None or asset is None:
         raise UploadInterrupted

@@ -59,9 +59,6 @@ it, together. Its process counts as dead afterwards."""
 PATIENCE = 20.0
 """Seconds for which a client's report waits while another one is completing the same upload."""
 
-HASH_OBJECT = "assets.hash_object"
-"""The task that reads an object once and writes its SHA-256. Arguments: `asset_id`, `object_key`."""
-
 
 @dataclass(frozen=True, slots=True)
 class SignedUpload:
@@ -220,7 +217,9 @@ async def _settle_claimed(
             await finish(session, copied, stored, actor=actor, origin=origin)
             await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED)
             args = {"asset_id": str(asset.id), "object_key": copy.object_key}
-            await jobs.enqueue(session, HASH_OBJECT, args, turn=f"{HASH_OBJECT}:{asset.owner_user_id}")
+            await jobs.enqueue(
+                session, moderation.HASH_OBJECT, args, turn=f"{moderation.HASH_OBJECT}:{asset.owner_user_id}"
+            )
     except (QuotaExceeded, TakenDown) as error:
         await _refuse(tools, attempt, copy, error, actor, origin)
         raise
@@ -252,14 +251,15 @@ async def _look(store: Store, object_key: str, key: AssetKey) -> StoredObject:
 
 
 async def write_hash(session: AsyncSession, asset_id: UUID, object_key: str, sha256: str) -> None:
-    """Writes a SHA-256 that was made after the upload, and makes a file public that waited for it; no-op when the asset
-    has another object by now."""
+    """Writes a SHA-256 that was made after the upload, and makes public what waited for it; no-op when the asset has
+    another object by now."""
+    await moderation.lock_owner(session, asset_id)
     written = await session.execute(
         update(Asset)
         .where(Asset.id == asset_id, Asset.object_key == object_key)
         .values(sha256=sha256)
-        .returning(Asset.owner_user_id, Asset.public_again)
+        .returning(Asset.owner_user_id)
     )
-    owner, waits = written.one_or_none() or (None, False)
-    if owner is not None and waits and await hold_suspension(session, owner) is None:
+    owner = written.scalar_one_or_none()
+    if owner is not None and await hold_suspension(session, owner) is None:
         await moderation.show_of(session, owner, 1000, actors.WORKER)
