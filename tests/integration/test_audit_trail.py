@@ -172,6 +172,14 @@ FORBIDDEN = (
     "SELECT setval('audit_id_seq', 1)",
     "SET butai.forgetting = 'on'; UPDATE audit SET actor = 'user:bob'",
     "SET butai.forgetting = 'on'; UPDATE audit_counts SET times = 1",
+    # What a session makes for itself under the names that the triggers use.
+    """SET butai.forgetting = 'on';
+       CREATE TEMP TABLE pg_class AS SELECT 'audit_counts'::regclass::oid AS oid, 1::oid AS relowner;
+       CREATE TEMP TABLE pg_roles AS SELECT 1::oid AS oid, current_user AS rolname;
+       UPDATE audit_counts SET times = 1000""",
+    """SET butai.forgetting = 'on';
+       CREATE FUNCTION pg_temp.butai_forgets(oid) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+       SET search_path = pg_temp, public; UPDATE audit_counts SET times = 1000""",
 )
 
 
@@ -193,6 +201,16 @@ def test_each_table_that_is_only_added_to_has_its_privileges(databases: Database
             "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgfoid = 'butai_append_only'::regproc"
         ).fetchall()
     assert {name for (name,) in guarded} | {"alembic_version"} == set(ADDED_TO)
+
+
+def test_functions_find_nothing_that_a_session_has_made_for_itself(database_url: str) -> None:
+    """The immutable ones read no table."""
+    query = """SELECT proname, proconfig FROM pg_proc
+               WHERE proname ~ '^(butai|audit)_' AND pronamespace = current_schema()::regnamespace AND provolatile <> 'i'"""
+    with psycopg.connect(database_url) as connection:
+        found = dict(connection.execute(query).fetchall())
+    assert found.keys() >= {"butai_append_only", "butai_counts_up", "butai_forgets", "audit_forget", "audit_erase"}
+    assert {name: path for name, path in found.items() if path != ["search_path=pg_catalog, public, pg_temp"]} == {}
 
 
 def test_the_owner_meets_the_triggers(as_owner: Callable[[str], None], database_url: str) -> None:
