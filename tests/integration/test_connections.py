@@ -180,6 +180,10 @@ async def test_idle_connections_make_room_before_those_that_take_an_answer() -> 
 
 
 GET = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 async def test_pipelined_requests_are_answered_in_turn_and_bounded() -> None:
@@ -237,18 +241,32 @@ async def test_a_websocket_does_not_take_the_connection_of_another_request() -> 
             pass
         ended.set()
 
-    upgrade = (
-        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
-    )
     async with bounded(waiting, 30) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET % 1)
         await started.wait()
-        writer.write((GET % 2)[:-2] + upgrade)
+        writer.write((GET % 2)[:-2] + UPGRADE)
         assert await reader.read() == b""
         # Else its end would never be known to the first request.
         await ended.wait()
         writer.close()
+
+
+async def test_a_websocket_does_not_take_a_connection_whose_answer_the_client_has_yet_to_take() -> None:
+    asked: list[str] = []
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["type"])
+        await large(scope, receive, send)
+
+    async with bounded(noting, 30, kernel=16384) as port, small_window(port) as (reader, writer):
+        writer.write(GET % 1)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write((GET % 2)[:-2] + UPGRADE)
+        # Else the limit of the answer would end the WebSocket, which says nothing of what the client takes.
+        said = await reader.read()
+    assert said[:SIZE] == bytes(SIZE) and said[SIZE:].startswith(b"HTTP/1.1 400 ")
+    assert asked == ["http"]
 
 
 async def test_many_parameters_are_refused_before_they_are_read() -> None:

@@ -185,8 +185,11 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Notes that the head is complete."""
         answering = self.cycle is not None and not self.cycle.response_complete
-        if answering and (self._upgrades() or len(self.pipeline) >= MOST_PIPELINED):
-            # A WebSocket would take the connection, and its end, from the request that is being answered.
+        if answering and len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError("too many requests of this connection wait")
+        if (answering or self._taking is not None) and self._upgrades():
+            # A WebSocket would take the connection from the request that is being answered, its end included, and from the
+            # limit of an answer that is not yet taken.
             raise ValueError("another request of this connection is being answered")
         if self.url.count(b"&") >= MOST_PARAMETERS:
             self._refused = 431
