@@ -15,13 +15,15 @@ from butai.sign_in.codes import CODE_SECONDS
 
 @dataclass(frozen=True)
 class Running:
-    """The running services. `code` signs in as `demo`; it is empty when the development sign-in is off. `livekit_url` is
-    empty when going live is off; `livekit_missing` then gives the reason."""
+    """The running services. `code` signs in as `demo`; it is empty when the development sign-in is off. `console_built`:
+    whether there are pages, of which `/docs` is one. `livekit_url` is empty when going live is off; `livekit_missing` then
+    gives the reason."""
 
     url: str
     folder: Path
     logs: Path
     code: str
+    console_built: bool
     livekit_url: str
     livekit_missing: str = ""
 
@@ -32,9 +34,9 @@ def introduction(settings: Settings, running: Running, seconds: float) -> str:
     lines = [
         "",
         f"Ready in {seconds:.1f} s.",
-        f"  Console    {url}/",
+        f"  Console    {url}/" if running.console_built else "  Console    is not built: make console",
         f"  API        {url}",
-        f"  Docs       {url}/docs",
+        f"  Docs       {url}{'/docs' if running.console_built else '/openapi.json'}",
         f"  Metrics    {url}/metrics",
         f"  Logs       {running.logs}",
     ]

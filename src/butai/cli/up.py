@@ -45,6 +45,8 @@ _OWNERS_URL = "BUTAI_DATABASE_OWNER_URL"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 60.0
 """Most seconds for the API to become ready once its parts are."""
+_CONSOLE = Path(__file__).parents[1] / "console_dist" / "docs.html"
+"""Written when the console is built. `butai.operations.console`, which serves it, is slow to load."""
 _LONGEST_FOLDER = 60
 """Bytes of a folder for sockets: the path of one has at most 107, of which `/BROADCAST-ID.sock` takes 42."""
 
@@ -285,6 +287,7 @@ class _Stack:
             folder=self._folder,
             logs=self._logs,
             code=self._first_code(),
+            console_built=_CONSOLE.exists(),
             livekit_url=self._livekit.livekit.url if self._livekit else self._settings.livekit.url,
             livekit_missing=self._livekit_missing,
         )
