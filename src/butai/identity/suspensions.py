@@ -1,8 +1,8 @@
 """Suspended users: a table that operators write, and its copy in each process.
 
-A credential of a suspended user is refused by the copy, which is a second old at most. What makes something asks the table as
-well, in its own transaction (`check_not_suspended`): it is committed before the suspension, whose effects then include it,
-or refused.
+A credential of a suspended user is refused by the copy, which is a second old at most while Postgres answers. What makes
+something asks the table as well, in its own transaction (`check_not_suspended`): it is committed before the suspension, whose
+effects then include it, or refused.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 FRESH_SECONDS = 1.0
 """Seconds for which a process uses its copy of the table."""
 
+MOST_SECONDS = 0.5
+"""Seconds from its beginning for which a reading of the table is waited for, where there is a copy."""
+
 LOCK_SEED = 7236
 """Seed of the hash for a user's advisory lock, as in `butai_is_suspended` of migration 0020."""
 
@@ -43,28 +46,31 @@ class SuspendedUser(Model):
 
 
 class Suspensions:
-    """One process's copy of the table. While Postgres is unreachable the last copy is used; what reads or writes rows
-    fails then anyway."""
+    """One process's copy of the table. While Postgres is unreachable the last copy is used, and the table is asked once in
+    `FRESH_SECONDS`; what reads or writes rows fails then anyway."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database, self._clock = database, clock
         self._users: frozenset[str] = frozenset()
-        self._read_at = float("-inf")
+        self._read_at = self._began = float("-inf")
+        self._has_copy = False
         self._reading: asyncio.Task[None] | None = None
 
     async def check(self, user_id: str) -> None:
         """Raises `UserSuspended` for a user who was suspended more than `FRESH_SECONDS` ago."""
         if self._clock() >= self._read_at + FRESH_SECONDS:
             if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._read())
-            # A request that is cancelled must not cancel the others' reading.
-            await asyncio.shield(self._reading)
+                self._began = self._clock()
+                self._reading = asyncio.create_task(self._read(self._began))
+            # Of several requests' reading: one that is cancelled must not cancel it.
+            left = max(0.0, self._began + MOST_SECONDS - self._clock()) if self._has_copy else None
+            await asyncio.wait({self._reading}, timeout=left)
+            if self._reading.done():
+                self._reading.result()
         if user_id in self._users:
             raise UserSuspended
 
-    async def _read(self) -> None:
-        began = self._clock()
-
+    async def _read(self, began: float) -> None:
         async def ask(connection: Connection) -> list[tuple[str]]:
             return await (await connection.execute("SELECT user_id FROM suspended_users")).fetchall()
 
@@ -72,7 +78,10 @@ class Suspensions:
             self._users = frozenset(user for (user,) in await self._database.query(ask))
         except DatabaseUnavailable:
             log.warning("suspensions.not_read")
-        self._read_at = began
+            # The next look is an interval away from the end of this one, which may have taken longer than one.
+            self._read_at = self._clock()
+        else:
+            self._read_at, self._has_copy = began, True
 
 
 async def check_not_suspended(session: AsyncSession, user_id: str | None) -> None:
