@@ -17,6 +17,8 @@ from butai.database import Database
 from butai.errors import InvalidRequest, UserSuspended
 from butai.identity.api_keys import create_api_key
 from butai.identity.suspensions import SuspendedUser, check_not_suspended, lock_out
+from butai.live.models import Room
+from butai.live.projects import Projects
 from butai.operations import suspension
 from butai.sign_in.codes import make_code
 from tests import files
@@ -231,6 +233,54 @@ async def test_a_start_at_the_same_moment_is_refused_or_ended(api: Api, database
         assert answer is not None
         assert (answer[0], answer[1]["code"]) == (403, "user_suspended")
     assert await sql(database, "SELECT 1 FROM broadcasts WHERE wanted = 'on_air'") == []
+
+
+async def test_a_suspension_at_the_same_moment_as_the_end_of_the_one_before_holds(database: Database) -> None:
+    await suspension.suspend(database, Origin("user:op"), "alice", "the one before")
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with asyncio.timeout(20):
+        async with database.transaction() as session:
+            await session.delete(await session.get_one(SuspendedUser, "alice", with_for_update=True))
+            await session.flush()
+            again = asyncio.create_task(suspension.suspend(database, Origin("user:op"), "alice", "again"))
+            while (await sql(database, waiting))[0][0] == 0:
+                await asyncio.sleep(0.02)
+        await again
+    assert await sql(database, "SELECT user_id, reason FROM suspended_users") == [("alice", "again")]
+
+
+async def test_bringing_down_a_room_waits_for_it_without_holding_the_suspension(api: Api, database: Database) -> None:
+    """What has locked a room may go on to the suspension of its owner."""
+    await make_room(api)
+    await suspension.suspend(database, Origin("user:op"), "alice", "r")
+    projects = Projects(api.settings.livekit, api.settings.live)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with asyncio.timeout(20):
+        async with database.transaction() as session:
+            await session.get_one(Room, ROOM, with_for_update=True)
+            down = asyncio.create_task(suspension.apply(database, projects, api.settings.live, "alice"))
+            while (await sql(database, waiting))[0][0] == 0:
+                await asyncio.sleep(0.02)
+            await session.get_one(SuspendedUser, "alice", with_for_update={"nowait": True})
+        await down
+
+
+async def test_livekit_is_asked_once_for_a_room_that_is_brought_down(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_room(api)
+    await suspension.suspend(database, Origin("user:op"), "alice", "r")
+    projects = Projects(api.settings.livekit, api.settings.live)
+    asked: list[str] = []
+
+    async def ask(_database: Database, _projects: Projects, room_id: str) -> int:
+        asked.append(room_id)
+        return 0
+
+    monkeypatch.setattr(suspension, "remove_now", ask)
+    for _ in range(2):
+        await suspension.apply(database, projects, api.settings.live, "alice")
+    assert asked == [ROOM]
 
 
 async def test_a_suspension_is_finished_by_a_job_when_its_process_dies(

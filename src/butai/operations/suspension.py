@@ -46,7 +46,8 @@ async def suspend(database: Database, origin: Origin, user_id: str, reason: str)
         raise InvalidRequest("You cannot suspend yourself")
     async with database.transaction() as session:
         await lock_out(session, user_id)
-        row = await session.get(SuspendedUser, user_id)
+        # Locked: one that is being restored is either there until the end, or a new row is written.
+        row = await session.get(SuspendedUser, user_id, with_for_update=True)
         if row is None:
             row = SuspendedUser(user_id=user_id, reason=reason, suspended_by=origin.actor)
             session.add(row)
@@ -98,7 +99,7 @@ async def apply(
 
 async def _bring_down_rooms(database: Database, settings: LiveSettings, user_id: str, origin: Origin) -> list[str]:
     """Ends the broadcasts of a suspended user's rooms and revokes their tokens; a room in which that was done since the
-    suspension is left alone. Returns the rooms."""
+    suspension is left alone. Returns the rooms whose tokens it revoked."""
     async with database.transaction() as session:
         if await hold_suspension(session, user_id) is None:
             return []
@@ -106,29 +107,34 @@ async def _bring_down_rooms(database: Database, settings: LiveSettings, user_id:
             select(Room.room_id).where(Room.owner_user_id == user_id).order_by(Room.room_id)
         )
         found = list(room_ids)
+    revoked: list[str] = []
     for room_id in found:
         async with database.transaction() as session:
+            # The room first, as everywhere.
+            room = await session.get(Room, room_id, with_for_update=True)
             suspension = await hold_suspension(session, user_id)
             if suspension is None:
-                return []
-            room = await session.get(Room, room_id, with_for_update=True)
-            if room is not None:
-                await _bring_down(session, settings, suspension, room, origin)
-    return found
+                break
+            if room is not None and await _bring_down(session, settings, suspension, room, origin):
+                revoked.append(room_id)
+    return revoked
 
 
 async def _bring_down(
     session: AsyncSession, settings: LiveSettings, suspension: SuspendedUser, room: Room, origin: Origin
-) -> None:
+) -> bool:
+    """Returns whether tokens were revoked."""
     broadcast = await running(session, room.room_id)
     if broadcast is not None and want_stopped(broadcast, await outputs_of(session, broadcast)):
         live_audit.add_event(session, broadcast, "broadcast.stop_asked", origin)
         live_audit.record(
             session, origin, "live.stop", room.room_id, session_id=broadcast.id, reason=Code.USER_SUSPENDED
         )
-    if room.tokens_revoked_at is None or room.tokens_revoked_at < suspension.suspended_at:
-        live_audit.add_room_event(session, room.room_id, broadcast, "tokens.revoked", origin)
-        await raise_generation(session, settings, room)
+    if room.tokens_revoked_at is not None and room.tokens_revoked_at >= suspension.suspended_at:
+        return False
+    live_audit.add_room_event(session, room.room_id, broadcast, "tokens.revoked", origin)
+    await raise_generation(session, settings, room)
+    return True
 
 
 async def _change_files(database: Database, user_id: str, origin: Origin) -> bool:
