@@ -10,10 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import event
 from typer.testing import CliRunner
 
 from butai import jobs
 from butai.alerts.service import raise_alert, resolve_alert
+from butai.assets import erasure as of_assets
+from butai.assets import ledger
+from butai.assets.patrol import finding_writer
 from butai.assets.storage.client import Store
 from butai.audit import Origin
 from butai.cli import users
@@ -23,6 +27,7 @@ from butai.database import Database
 from butai.errors import Conflict, StoreUnavailable
 from butai.identity import api_keys
 from butai.identity.api_keys import create_api_key
+from butai.live import erasure as of_live
 from butai.operations import erasure, suspension
 from butai.sign_in.codes import make_code, open_folder, take_code
 from tests import files
@@ -238,6 +243,59 @@ async def test_an_erasure_that_broke_off_is_finished_by_the_next_one(
     assert f"The\n  user is called {pseudonym}" in said and CANARY not in said
     assert await places_of(database, CANARY) == set()
     assert (await api.call("GET", "/api/live/rooms", headers=held))[0] == 401
+    # Nor is it counted when the room is asked for afterwards.
+    await room_is_taken(api)
+    assert await places_of(database, CANARY) == set()
+
+
+@pytest.mark.parametrize("actor", ["host:alice", "host_token:alice"])
+async def test_a_user_of_whom_the_trail_knows_a_host_alone_is_erased(
+    api: Api, database: Database, capsys: pytest.CaptureFixture[str], actor: str
+) -> None:
+    open_folder(api.settings.up.data_dir)
+    await sql(database, "INSERT INTO audit (actor, action, result) VALUES (:actor, 'live.start', 'ok')", actor=actor)
+    await users.erase(database, api.settings, "alice")
+    assert "Erased: 0 files, 0 rooms" in capsys.readouterr().out
+    assert await sql(database, "SELECT 1 FROM audit WHERE actor = :actor", actor=actor) == []
+
+
+async def test_no_statement_of_an_erasure_has_a_parameter_for_each_row(
+    database: Database, live_settings: Settings
+) -> None:
+    """Postgres takes 65,535 in one statement."""
+    counts: list[int] = []
+
+    def count(_1: object, _2: object, _3: object, parameters: object, *_: object) -> None:
+        assert isinstance(parameters, dict)
+        counts.append(len(parameters))
+
+    most: list[int] = []
+    for number in (1, 50):
+        series = {"number": number, "prefix": f"{number}-"}
+        room = "INSERT INTO rooms (room_id, owner_user_id, host_identity, origin, livekit_project)"
+        await sql(
+            database,
+            f"{room} SELECT :prefix || n, 'alice', 'h', 'made', 'default' FROM generate_series(1, :number) n",
+            **series,
+        )
+        gone = "INSERT INTO asset_tombstones (id, type, owner_user_id, ever_public, change_seq)"
+        await sql(
+            database,
+            f"{gone} SELECT gen_random_uuid(), 'vrm', 'alice', true, nextval('asset_changes') FROM generate_series(1, :number)",
+            number=number,
+        )
+        keys = [f"{number}-{n}" for n in range(number)]
+        event.listen(database.engine.sync_engine, "before_cursor_execute", count)
+        async with database.transaction() as session:
+            await of_assets.forget(session, "alice", "user:erased-0123456789abcdef")
+            assert await of_live.erase(session, "alice") == (number, 0)
+            await ledger.uploads_of(session, keys)
+            await ledger.forget_erased(session, keys)
+            await finding_writer.erase(session, [], keys)
+        event.remove(database.engine.sync_engine, "before_cursor_execute", count)
+        most.append(max(counts))
+    assert most[0] == most[1] < 10
+    assert (await sql(database, "SELECT count(*) FROM retired_names"))[0][0] == 51
 
 
 async def test_what_is_others_and_only_looks_like_the_users_stays(api: Api, database: Database) -> None:

@@ -89,7 +89,7 @@ async def _with_uploads(database: Database, objects: Sequence[str]) -> Sequence[
 async def forget(session: AsyncSession, user_id: str, pseudonym: str) -> None:
     """Replaces the user's name in what is kept: tombstones, and acts on files of others."""
     names = [actors.user(user_id), user_id]
-    gone = (await session.scalars(select(AssetTombstone.id).where(AssetTombstone.owner_user_id == user_id))).all()
+    gone = select(AssetTombstone.id).where(AssetTombstone.owner_user_id == user_id)
     await session.execute(delete(AssetEvent).where(AssetEvent.asset_id.in_(gone)))
     await session.execute(
         update(AssetTombstone).where(AssetTombstone.owner_user_id == user_id).values(owner_user_id=None)

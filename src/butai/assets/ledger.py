@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ARRAY, Text, any_, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -342,11 +342,11 @@ async def condemn_for_erasure(session: AsyncSession, asset_id: UUID) -> list[str
 async def uploads_of(session: AsyncSession, object_keys: Sequence[str]) -> list[tuple[str, str | None]]:
     """Those of these objects that may be stored, each with the store's id of its multipart upload."""
     query = select(AssetObject.object_key, AssetObject.upload_id).where(
-        AssetObject.object_key.in_(object_keys), AssetObject.state != ObjectState.REMOVED
+        AssetObject.object_key == any_(literal(object_keys, ARRAY(Text))), AssetObject.state != ObjectState.REMOVED
     )
     return [(key, upload_id) for key, upload_id in await session.execute(query)]
 
 
 async def forget_erased(session: AsyncSession, object_keys: Sequence[str]) -> None:
     """Deletes the lines of an erased user's objects, which the store has removed: an imported object's key is its name."""
-    await session.execute(delete(AssetObject).where(AssetObject.object_key.in_(object_keys)))
+    await session.execute(delete(AssetObject).where(AssetObject.object_key == any_(literal(object_keys, ARRAY(Text)))))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from sqlalchemy import select, text
+from sqlalchemy import ARRAY, LargeBinary, func, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.audit.actors import user
+from butai.audit.actors import host, user
 from butai.audit.models import AuditCount, AuditEntry, RetiredName
 
 
@@ -22,9 +22,9 @@ def _digest(kind: str, name: str) -> bytes:
 
 async def retire(session: AsyncSession, kind: str, names: Sequence[str]) -> None:
     """Retires names of a kind (`asset`, `room`). Idempotent."""
-    if names:
-        rows = [{"name_sha256": _digest(kind, name)} for name in names]
-        await session.execute(insert(RetiredName).values(rows).on_conflict_do_nothing())
+    # One parameter, however many names: a statement takes 65,535.
+    digests = func.unnest(literal([_digest(kind, name) for name in names], ARRAY(LargeBinary)))
+    await session.execute(insert(RetiredName).from_select(["name_sha256"], select(digests)).on_conflict_do_nothing())
 
 
 async def is_retired(session: AsyncSession, kind: str, name: str) -> bool:
@@ -41,10 +41,12 @@ async def forget(session: AsyncSession, user_id: str, pseudonym: str) -> int:
 
 
 async def is_known(session: AsyncSession, user_id: str) -> bool:
-    """Whether the trail has acts of the user or on the user."""
+    """Whether the trail has acts of the user or on the user. As a host as well: the identity in a host token may be a user's
+    id, as `audit_erase` reads it."""
     name = user(user_id)
+    names = (name, user_id, host(user_id), f"host_token:{user_id}")
     for trail in (AuditEntry, AuditCount):
-        query = select(trail.id).where(trail.actor.in_((name, user_id)) | (trail.subject == name))
+        query = select(trail.id).where(trail.actor.in_(names) | (trail.subject == name))
         if await session.scalar(query.limit(1)) is not None:
             return True
     return False

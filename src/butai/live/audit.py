@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
 from butai.audit import Origin
+from butai.audit.erasure import is_retired
 from butai.database import Database
 from butai.errors import ButaiError, DatabaseUnavailable, RoomTaken
 from butai.live.models import Broadcast, LiveEvent, Output, Room
@@ -81,7 +82,8 @@ async def refusal(
 ) -> AsyncGenerator[None]:
     """Counts a `ButaiError` below 500 that leaves the block as `refused` (`butai.audit.count`), and raises it again.
 
-    Only for a room that exists: else any name that a caller writes would have a trail. When Postgres is unreachable the
+    Only for a room that exists: else any name that a caller writes would have a trail, and those of erased users' rooms
+    would be in it again. When Postgres is unreachable the
     entry is lost, with a line in the log.
     """
     try:
@@ -91,7 +93,8 @@ async def refusal(
             try:
                 async with database.transaction() as session:
                     # A room that is taken may be one of LiveKit's that has no row here.
-                    if isinstance(error, RoomTaken) or await session.get(Room, room_id) is not None:
+                    taken = isinstance(error, RoomTaken) and not await is_retired(session, "room", room_id)
+                    if taken or await session.get(Room, room_id) is not None:
                         await audit.count(
                             session,
                             origin,

@@ -44,8 +44,9 @@ async def on_air(session: AsyncSession, user_id: str) -> int:
 async def erase(session: AsyncSession, user_id: str) -> tuple[int, int]:
     """Deletes the user's rooms, whose broadcasts are over, and destinations; the rooms' names are retired. Returns the
     number of both."""
-    rooms = await rooms_of(session, user_id)
-    await retire(session, "room", rooms)
+    names = await rooms_of(session, user_id)
+    await retire(session, "room", names)
+    rooms = select(Room.room_id).where(Room.owner_user_id == user_id)
     broadcasts = select(Broadcast.id).where(Broadcast.room_id.in_(rooms))
     outputs = select(Output.id).where(Output.broadcast_id.in_(broadcasts))
     await session.execute(delete(OutputMetric).where(OutputMetric.output_id.in_(outputs)))
@@ -53,10 +54,10 @@ async def erase(session: AsyncSession, user_id: str) -> tuple[int, int]:
     await session.execute(delete(Output).where(Output.broadcast_id.in_(broadcasts)))
     for model in (Broadcast, Ingress, RoomInvitation, IdempotencyKey, LiveKitWebhook):
         await session.execute(delete(model).where(model.room_id.in_(rooms)))
-    await session.execute(delete(Room).where(Room.room_id.in_(rooms)))
+    await session.execute(delete(Room).where(Room.owner_user_id == user_id))
     mine = Destination.owner_user_id == user_id
     places = len((await session.scalars(delete(Destination).where(mine).returning(Destination.id))).all())
-    return len(rooms), places
+    return len(names), places
 
 
 async def forget(session: AsyncSession, user_id: str, pseudonym: str) -> None:

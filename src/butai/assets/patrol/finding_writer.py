@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, select, text, update
+from sqlalchemy import ARRAY, ColumnElement, Text, any_, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -119,7 +119,7 @@ async def count_missing_within(session: AsyncSession, period: timedelta) -> int:
 
 async def erase(session: AsyncSession, asset_ids: Sequence[UUID], object_keys: Sequence[str]) -> None:
     """Deletes the findings about assets and objects of an erased user."""
-    about = Finding.asset_id.in_(asset_ids) | Finding.object_key.in_(object_keys)
+    about = Finding.asset_id.in_(asset_ids) | (Finding.object_key == any_(literal(object_keys, ARRAY(Text))))
     await session.execute(delete(Finding).where(about))
 
 
