@@ -167,5 +167,12 @@ async def test_rooms_that_are_not_closed_are_limited_for_each_user(live_settings
         assert (await api.call("POST", "/api/live/rooms", "bob", json={}))[0] == 200
 
 
+async def test_rooms_that_are_made_at_once_are_limited_too(live_settings: Settings) -> None:
+    live = live_settings.live.model_copy(update={"max_rooms": 2})
+    async with serving(replace(live_settings, live=live)) as api:
+        made = await asyncio.gather(*(api.call("POST", "/api/live/rooms", "alice", json={}) for _ in range(8)))
+        assert sorted(status for status, _ in made) == [200] * 2 + [403] * 6
+
+
 def test_quotas_are_on_unless_they_are_switched_off() -> None:
     assert (AssetSettings().quota_bytes, AssetSettings().quota_files) == (20 * 1024**3, 5000)

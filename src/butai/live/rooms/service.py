@@ -209,7 +209,11 @@ async def _stored(
 
 
 async def check_rooms_of(session: AsyncSession, user_id: str, most: int) -> None:
-    """Raises `QuotaExceeded` when a user has more than `most` open rooms, counted with the transaction's changes."""
+    """Raises `QuotaExceeded` when a user has more than `most` open rooms, counted with the transaction's changes.
+
+    Transactions that open rooms of one user take turns here until they end, so that each counts those before it.
+    """
+    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"butai rooms {user_id}", 0))))
     mine = select(func.count()).where(Room.owner_user_id == user_id, Room.closed_at.is_(None))
     if (await session.scalar(mine) or 0) > most:
         raise QuotaExceeded(f"A user has at most {most} open rooms; close or give up one first")
