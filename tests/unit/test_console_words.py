@@ -69,3 +69,10 @@ def test_each_text_is_for_a_code() -> None:
     ours = {"unreachable", "unexpected_answer"}
     codes = {code.value for code in Code} | ours
     assert set[str]().union(*texts("en").values(), *texts("zh").values()) - codes == set()
+
+
+def test_the_console_has_chinese_punctuation_in_chinese_and_names_operators() -> None:
+    for path in WORDS.glob("*.ts"):
+        text = path.read_text()
+        assert "administrator" not in text.lower(), path.name
+        assert not re.findall(r".{0,8}[\u4e00-\u9fff][,;:.!?].{0,8}", text), path.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,3 +144,11 @@ def test_what_the_host_has_to_do_is_not_called_retryable() -> None:
 )
 def test_the_language_is_the_askers(accept: str | None, expected: str) -> None:
     assert preferred_language(accept) == expected
+
+
+@pytest.mark.parametrize("code", sorted(HOST_CODES))
+def test_chinese_texts_have_chinese_punctuation_and_no_text_names_an_administrator(code: Code) -> None:
+    event, advice = words(code, "youtube", "zh")
+    assert not re.search(r"[\u4e00-\u9fff]\s*[,;:.!?()]", f"{event} {advice}")
+    # docs/vocabulary.md: the word is operator.
+    assert "administrator" not in " ".join(words(code, "youtube", "en")).lower()

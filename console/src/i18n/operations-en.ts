@@ -2,7 +2,7 @@
 export const operationsEn = {
   title: "Operations",
   needed: "This page is for operators",
-  neededMore: "You are signed in, but not as an operator. An administrator names operators in BUTAI_OPERATORS.",
+  neededMore: "You are signed in, but not as an operator. Operators are named in BUTAI_OPERATORS.",
   tabs: {
     overview: "Overview",
     shows: "Streams",

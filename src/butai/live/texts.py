@@ -94,7 +94,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
     ),
     Code.EGRESS_UNAVAILABLE: (
         "The streaming engine could not start.",
-        "It is retried automatically. If it lasts, tell an administrator.",
+        "It is retried automatically. If it lasts, tell an operator.",
         "推流引擎无法启动。",
         "系统会自动重试。如果持续，请联系管理员。",
     ),
@@ -136,19 +136,19 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
     ),
     Code.LIVEKIT_UNAUTHORIZED: (
         "The media server refuses this service.",
-        "Tell an administrator: the LiveKit key or secret is wrong.",
+        "Tell an operator: the LiveKit key or secret is wrong.",
         "媒体服务器拒绝了本服务。",
         "请联系管理员：LiveKit 的密钥有误。",
     ),
     Code.LIVEKIT_UNREACHABLE: (
         "The media server cannot be reached.",
-        "It is retried automatically. If it lasts, tell an administrator.",
+        "It is retried automatically. If it lasts, tell an operator.",
         "无法连接媒体服务器。",
         "系统会自动重试。如果持续，请联系管理员。",
     ),
     Code.INTERNAL: (
         "Something went wrong here.",
-        "It is retried automatically. If it lasts, tell an administrator.",
+        "It is retried automatically. If it lasts, tell an operator.",
         "服务内部出现错误。",
         "系统会自动重试。如果持续，请联系管理员。",
     ),
@@ -156,13 +156,13 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "All streaming machines are full.",
         "A stream that is shown as starting begins as soon as one has room, within five minutes. Otherwise go live later.",
         "所有推流服务器都已满负荷。",
-        "如果显示正在开始,一有空位就会开播,最多等待五分钟;否则请稍后再开播。",
+        "如果显示正在开始，一有空位就会开播，最多等待五分钟；否则请稍后再开播。",
     ),
     Code.PRESET_LOWERED: (
         "The streaming machine is busy, so your stream has a smaller picture than you chose.",
         "Nothing to do. For the quality that you chose, end the stream and go live again later.",
-        "推流服务器繁忙,直播画面低于你选择的画质。",
-        "无需操作。如需所选画质,请结束直播并稍后重新开播。",
+        "推流服务器繁忙，直播画面低于你选择的画质。",
+        "无需操作。如需所选画质，请结束直播并稍后重新开播。",
     ),
     Code.STOP_UNCONFIRMED: (
         "The engine did not confirm the end.",
