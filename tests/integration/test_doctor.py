@@ -240,18 +240,22 @@ async def test_nothing_configured_says_what_would_configure_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("live", "level", "word"),
+    ("live", "level", "word", "advice"),
     [
-        (LiveSettings(capacity=1.7), Level.OK, "1.7 cores for broadcasts: 5 at 720p30"),
-        (LiveSettings(capacity=0.3), Level.WARNING, "one at a time"),
-        (LiveSettings(capacity=0), Level.WARNING, "takes no new broadcasts"),
+        (LiveSettings(capacity=1.7), Level.OK, "1.7 cores for broadcasts: 5 at 720p30", ""),
+        (LiveSettings(capacity=0.3), Level.WARNING, "one at a time", "raise or unset BUTAI_CAPACITY"),
+        (LiveSettings(capacity_reserve=1000), Level.WARNING, "one at a time", "lower BUTAI_CAPACITY_RESERVE"),
+        (LiveSettings(capacity=0), Level.WARNING, "takes no new broadcasts", "raise it"),
     ],
 )
-async def test_how_many_broadcasts_fit_is_told(live: LiveSettings, level: Level, word: str) -> None:
+async def test_how_many_broadcasts_fit_is_told(live: LiveSettings, level: Level, word: str, advice: str) -> None:
     findings = Findings("Capacity", [])
     await examine_capacity(replace(Settings(), live=live), findings)
     [found] = findings.found
     assert found.level is level and word in found.message
+    # A number of the operator's takes the place of the reserve.
+    assert advice in (found.advice or "")
+    assert ("RESERVE" in (found.advice or "")) is (live.capacity is None)
 
 
 # The database

@@ -24,7 +24,9 @@ async def examine_capacity(settings: Settings, findings: Findings) -> None:
         findings.warn(
             "broadcasts",
             f"{said}, so a controller here takes one at a time, and its pictures may come late",
-            "give the machine more cores, choose a smaller BUTAI_PRESET, or lower BUTAI_CAPACITY_RESERVE",
+            "give the machine more cores, choose a smaller BUTAI_PRESET, or lower BUTAI_CAPACITY_RESERVE"
+            if live.capacity is None
+            else "choose a smaller BUTAI_PRESET, or raise or unset BUTAI_CAPACITY",
         )
     else:
         findings.ok("broadcasts", said)
