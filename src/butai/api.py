@@ -45,6 +45,7 @@ from butai.live.destinations import service
 from butai.live.feed import Feed
 from butai.live.ingresses import routes as ingress_routes
 from butai.live.projects import Projects
+from butai.live.reconcile.controllers import read_controllers
 from butai.live.rooms import invitation_routes
 from butai.live.rooms import routes as room_routes
 from butai.live.stage import Stage
@@ -279,7 +280,7 @@ def _add_process_routes(app: FastAPI, metrics: Metrics) -> None:
     )
     async def show_metrics(request: Request, _: Annotated[None, Depends(by_probe)]) -> Response:
         """The metrics in Prometheus's text format."""
-        await metrics.look_at_jobs(request.state.database)
+        await metrics.look_at_jobs(request.state.database, read_controllers)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
 

@@ -30,7 +30,7 @@ from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.leases import Leases
 from butai.live.reconcile.machine import cores_for_engines
 from butai.live.reconcile.port import Egress
-from butai.live.reconcile.reconciler import BroadcastReconciler, RowAccess
+from butai.live.reconcile.reconciler import BroadcastReconciler, NotAdmitted, RowAccess
 from butai.live.reconcile.reports import MetricsReport
 from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease
@@ -181,10 +181,10 @@ class Controller:
                 async with asyncio.timeout(self._timing.statement_limit):
                     while taken := await self._leases.acquire(list(self._held)):
                         for lease, egress in taken:
-                            self._hold(lease, egress)
+                            self._hold(lease, egress, admitted=False)
                     while taken := await self._admission.admit(list(self._held)):
                         for lease, egress in taken:
-                            self._hold(lease, egress)
+                            self._hold(lease, egress, admitted=True)
                     await self._admission.tell_waiting()
             except (DatabaseUnavailable, TimeoutError):
                 await asyncio.sleep(self._timing.database_pause)
@@ -192,10 +192,15 @@ class Controller:
                 async with asyncio.timeout(self._timing.sweep_every):
                     await self._look_now.wait()
 
-    def _hold(self, lease: Lease, egress: str) -> None:
+    def _hold(self, lease: Lease, egress: str, *, admitted: bool) -> None:
         log.info("lease.taken", broadcast_id=str(lease.broadcast_id), epoch=lease.epoch)
         reconciler = BroadcastReconciler(
-            lease, self._rows, self._egresses[egress], self._policies[egress], self._record_metrics
+            lease,
+            self._rows,
+            self._egresses[egress],
+            self._policies[egress],
+            self._record_metrics,
+            admitted=admitted,
         )
         task = asyncio.create_task(self._reconcile(reconciler))
         self._held[lease.broadcast_id] = (reconciler, task)
@@ -204,6 +209,11 @@ class Controller:
         broadcast_id = reconciler.lease.broadcast_id
         try:
             await reconciler.run()
+        except NotAdmitted:
+            log.info("lease.given_back", broadcast_id=str(broadcast_id))
+            # Otherwise it expires.
+            with contextlib.suppress(DatabaseUnavailable):
+                await self._leases.release([reconciler.lease])
         except Exception:
             log.exception("broadcast.crashed", broadcast_id=str(broadcast_id))
             # The lease expires, and the controller that takes it begins again.

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from butai.config import Settings
 from butai.database import Database
@@ -15,8 +16,8 @@ from tests.conftest import Api, serving
 from tests.live_api import make_room, save, sql
 from tests.shows import Shows, shows, until
 
-ROOM_FOR_TWO = 0.7
-"""Cores: a relay at 720p30 takes 0.34."""
+ROOM_FOR_TWO = 0.85
+"""Cores: a relay at 720p30 takes 0.34, and the reporting one says 0.4."""
 
 
 @pytest.fixture
@@ -255,6 +256,33 @@ async def test_a_start_is_taken_without_a_controller_that_says_no(
     await sql(database, RELAY_CONTROLLER.format(id="c1", capacity=capacity))
     await sql(database, "UPDATE controllers SET seen_at = now() - make_interval(secs => :seen)", seen=seen)
     assert (await start(api, name, preset="1080p60"))[0] == status
+
+
+async def test_a_fault_of_the_request_is_told_before_the_lack_of_room(api: Api, database: Database) -> None:
+    [name] = await rooms(api, 1)
+    await sql(database, RELAY_CONTROLLER.format(id="c1", capacity=0))
+    status, problem, _ = await start(api, name, platforms="twitch")
+    assert (status, problem["code"]) == (422, "no_destination")
+    assert (await start(api, name))[0] == 503
+
+
+@pytest.mark.parametrize("controllers", [0, 2])
+async def test_starts_take_turns_only_where_they_are_counted(api: Api, database: Database, controllers: int) -> None:
+    [name] = await rooms(api, 1)
+    for number in range(controllers):
+        await sql(database, RELAY_CONTROLLER.format(id=f"c{number}", capacity=8))
+    async with database.transaction() as session:
+        await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('butai start', 0))"))
+        assert (await start(api, name))[0] == 201
+
+
+async def test_where_the_only_controller_is_behind_a_start_is_taken_that_fits_with_a_smaller_picture(
+    api: Api, database: Database
+) -> None:
+    names = await rooms(api, 2)
+    await sql(database, RELAY_CONTROLLER.format(id="c1", capacity=0.7))
+    await sql(database, "UPDATE controllers SET admits = 'lowered'")
+    assert [(await start(api, names[0]))[0], (await start(api, names[1], preset="720p60"))[0]] == [201, 201]
 
 
 async def test_lost_pictures_refuse_a_start_only_while_a_broadcast_is_on_air(api: Api, database: Database) -> None:

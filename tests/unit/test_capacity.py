@@ -25,6 +25,7 @@ from butai.live.reconcile.capacity import (
     STEADY_REPORTS,
     Capacity,
     EngineLoad,
+    Machine,
     Newcomer,
     cost_key,
 )
@@ -33,7 +34,7 @@ from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.fold import after
 from butai.live.reconcile.machine import LEAST_CORES, available_cores, cores_for_engines
 from butai.live.reconcile.plan import plan
-from butai.live.reconcile.reports import Observations
+from butai.live.reconcile.reports import Observations, StartFailed
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.waiting import wait_for_capacity
@@ -84,7 +85,7 @@ def test_what_is_admitted_fits_in_order_and_nothing_that_fits_is_left(
 ) -> None:
     capacity = watched(Capacity(cores, TABLE), seconds=STEADY_REPORTS + 1, cores=cost_of_one)
     newcomers = [newcomer(preset, egress) for preset, egress in wanted]
-    admitted = capacity.admit(newcomers, used)
+    admitted = capacity.machine().admit(newcomers, used)
     taken = [one.newcomer for one in admitted]
     assert taken == [one for one in newcomers if one in taken]
     assert all(one.preset == one.newcomer.preset for one in admitted)
@@ -97,22 +98,22 @@ def test_what_is_admitted_fits_in_order_and_nothing_that_fits_is_left(
 
 def test_an_empty_machine_takes_one_broadcast_however_small_it_is() -> None:
     capacity = Capacity(0.1, TABLE)
-    assert len(capacity.admit([newcomer("1080p60"), newcomer("480p30")], 0.0)) == 1
-    assert capacity.admit([newcomer("480p30")], capacity.costs["relay 480p30"]) == []
+    assert len(capacity.machine().admit([newcomer("1080p60"), newcomer("480p30")], 0.0)) == 1
+    assert capacity.machine().admit([newcomer("480p30")], capacity.costs["relay 480p30"]) == []
 
 
 def test_an_operators_number_is_taken_as_it_is() -> None:
-    assert Capacity(0.0, TABLE).admit([newcomer(), newcomer("720p30", "livekit")], 0.0) == []
-    assert len(Capacity(1.0, TABLE).admit([newcomer() for _ in range(9)], 0.0)) == 2
+    assert Capacity(0.0, TABLE).machine().admit([newcomer(), newcomer("720p30", "livekit")], 0.0) == []
+    assert len(Capacity(1.0, TABLE).machine().admit([newcomer() for _ in range(9)], 0.0)) == 2
 
 
 def test_costs_follow_what_the_engines_here_take() -> None:
     slow = watched(Capacity(2.0, TABLE), cores=0.68)
     assert slow.ratio == pytest.approx(2.0)
-    assert len(slow.admit([newcomer() for _ in range(9)], 0.68)) == 1
+    assert len(slow.machine().admit([newcomer() for _ in range(9)], 0.68)) == 1
     fast = watched(Capacity(2.0, TABLE), cores=0.17)
     assert fast.ratio == pytest.approx(0.5)
-    assert len(fast.admit([newcomer() for _ in range(20)], 0.17)) == 10
+    assert len(fast.machine().admit([newcomer() for _ in range(20)], 0.17)) == 10
 
 
 @examples(ci=50, deep=1000)
@@ -145,12 +146,12 @@ def test_late_pictures_lower_newcomers_and_lost_ones_admit_none() -> None:
     behind = watched(Capacity(2.0, TABLE), late=0.12)
     assert behind.admits == "lowered"
     wanted = [newcomer("1080p30"), newcomer("480p30"), newcomer("720p30", "livekit")]
-    assert [one.preset for one in behind.admit(wanted, 0.34)] == ["720p30", "480p30", "720p30"]
+    assert [one.preset for one in behind.machine().admit(wanted, 0.34)] == ["720p30", "480p30", "720p30"]
     losing = watched(Capacity(2.0, TABLE), late=0.3)
     assert losing.admits == "none"
     assert watched(Capacity(2.0, TABLE, when_late=True), late=0.3).admits == "all"
     elsewhere = newcomer("720p30", "livekit")
-    assert [one.newcomer for one in losing.admit([newcomer(), elsewhere], 0.34)] == [elsewhere]
+    assert [one.newcomer for one in losing.machine().admit([newcomer(), elsewhere], 0.34)] == [elsewhere]
 
 
 def test_one_hiccup_lowers_nothing_and_pressure_passes() -> None:
@@ -162,6 +163,41 @@ def test_one_hiccup_lowers_nothing_and_pressure_passes() -> None:
     assert capacity.admits == "lowered"
     capacity.observe([load("r1", 11.0 + PRESSURE_WINDOW)], 11.0 + PRESSURE_WINDOW)
     assert capacity.admits == "all"
+
+
+def test_a_second_in_which_many_engines_are_late_counts_once() -> None:
+    capacity = Capacity(8.0, TABLE)
+    many = [f"r{number}" for number in range(5 * LATE_REPORTS)]
+    capacity.observe([load(ref, 0.0, late=0.3) for ref in many], 0.0)
+    assert capacity.admits == "all"
+    # Whichever of them is late.
+    for second in range(1, LATE_REPORTS):
+        capacity.observe([load(ref, float(second), late=0.3 * (ref == many[second])) for ref in many], float(second))
+    assert capacity.admits == "none"
+
+
+def test_of_the_controllers_of_a_machine_the_one_that_is_furthest_behind_counts() -> None:
+    table = {"relay 720p30": 0.34, "relay 480p30": 0.3}
+    new = Capacity(2.0, table)
+    slow = Machine(9.0, {"relay 720p30": 0.68}, "lowered")
+    busy = Machine(9.0, {"relay 720p30": 0.51, "relay 1080p30": 2.0}, "none")
+    found = new.machine([slow, busy])
+    assert found == Machine(2.0, {"relay 720p30": 0.68, "relay 480p30": 0.3}, "none")
+    assert new.machine([slow]).admits == "lowered"
+    # What this one has measured is newer.
+    measured = watched(Capacity(2.0, table), cores=0.17)
+    assert measured.machine([slow, busy]).costs == measured.costs
+    assert Capacity(2.0, table, when_late=True).machine([busy]).admits == "all"
+
+
+def test_until_resumed_engines_are_measured_costs_count_as_high_as_they_can_be() -> None:
+    capacity = Capacity(2.0, TABLE)
+    assert capacity.machine().costs == capacity.costs == TABLE
+    assert capacity.machine(resumed=True).costs == {key: round(cost * MOST_RATIO, 4) for key, cost in TABLE.items()}
+    # What is said to others is not: a start is taken, and begins a few seconds later.
+    assert capacity.costs == TABLE
+    watched(capacity, seconds=STEADY_REPORTS)
+    assert capacity.machine(resumed=True).costs == capacity.costs
 
 
 def test_without_an_engine_nothing_is_behind() -> None:
@@ -259,3 +295,12 @@ def test_an_output_that_waited_begins_as_soon_as_there_is_an_engine() -> None:
     seen.engine_running("r1", NOW + 1)
     moves = [one for one in plan(waiting, seen.snapshot(), NOW + 1, POLICY).writes if isinstance(one, Move)]
     assert [(one.event, one.changes["attempt"]) for one in moves] == [(OutputTrigger.STARTED, 1)]
+
+
+def test_where_the_engine_does_not_start_an_output_that_waited_says_so_and_when_it_is_tried_again() -> None:
+    waiting = waited(row(output()), NOW, NOW)
+    seen = Observations()
+    seen.engine_failed(StartFailed(NOW + 1, "no memory"))
+    [move] = [one for one in plan(waiting, seen.snapshot(), NOW + 1, POLICY).writes if isinstance(one, Move)]
+    assert move.changes["error_code"] == Code.EGRESS_UNAVAILABLE
+    assert move.changes["next_attempt_at"] < NOW + PAUSE

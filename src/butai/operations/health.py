@@ -25,6 +25,7 @@ from butai.errors import Code, DatabaseUnavailable
 from butai.jobs.figures import JOBS, WORKERS
 from butai.jobs.queue import QUEUES
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
+from butai.live.reconcile.controllers import SILENT_AFTER
 from butai.live.stage import Stage
 from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartName, PartOut, PartState
 from butai.operations.shared_answer import SharedAnswer
@@ -40,7 +41,6 @@ _RATE_OVER = 60.0
 
 SILENT_WORKER = 9
 """Seconds: three heartbeats (`butai.worker`)."""
-SILENT_CONTROLLER = 15
 
 _PROCESSES: LiteralString = f"""
 SELECT {WORKERS},
@@ -171,7 +171,7 @@ class Health:
 
     async def _processes(self) -> dict[str, Any]:
         stale = self._settings.alerts.stale_hours
-        asked = {"worker": SILENT_WORKER, "queues": len(QUEUES), "controller": SILENT_CONTROLLER, "stale": stale}
+        asked = {"worker": SILENT_WORKER, "queues": len(QUEUES), "controller": SILENT_AFTER, "stale": stale}
         return await self._row(_PROCESSES, asked)
 
     async def _egress(self) -> dict[str, dict[str, Any]]:

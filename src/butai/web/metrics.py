@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
@@ -25,22 +26,16 @@ JOBS_SECONDS = 10.0
 """Seconds between two reads of the jobs' table, however often metrics are fetched."""
 
 
-_CONTROLLERS = """
-    SELECT c.id, c.capacity, coalesce(sum((c.costs ->> (b.egress || ' ' || b.preset))::float8), 0)
-    FROM controllers AS c LEFT JOIN broadcasts AS b ON b.ended_at IS NULL AND b.lease_holder = c.id
-    WHERE c.seen_at > now() - interval '15 seconds' AND c.capacity IS NOT NULL GROUP BY c.id, c.capacity
-"""
 _COUNTS = """
     SELECT (SELECT count(*) FROM alerts WHERE resolved_at IS NULL),
            (SELECT count(*) FROM broadcasts WHERE ended_at IS NULL AND waiting_since IS NOT NULL)
 """
 
 
-async def _from_tables(connection: Connection) -> tuple[list[Any], list[Any], tuple[int, int]]:
+async def _from_tables(connection: Connection) -> tuple[list[Any], tuple[int, int]]:
     jobs = await (await connection.execute(BY_TASK)).fetchall()
-    controllers = await (await connection.execute(_CONTROLLERS)).fetchall()
     counts = await (await connection.execute(_COUNTS)).fetchone()
-    return jobs, controllers, counts or (0, 0)
+    return jobs, counts or (0, 0)
 
 
 class Metrics:
@@ -96,14 +91,20 @@ class Metrics:
         )
         self._jobs_at = float("-inf")
 
-    async def look_at_jobs(self, database: Database) -> None:
-        """Reads the figures of jobs, alerts and controllers from the database, at most every `JOBS_SECONDS`."""
+    async def look_at_jobs(
+        self, database: Database, read_controllers: Callable[[Connection], Awaitable[list[Any]]]
+    ) -> None:
+        """Reads the figures of jobs, alerts and controllers from the database, at most every `JOBS_SECONDS`.
+
+        `read_controllers`: name, cores for engines and used cores of each.
+        """
         now = time.monotonic()
         if now < self._jobs_at + JOBS_SECONDS:
             return
         self._jobs_at = now
         try:
-            jobs, controllers, (alerts, waiting) = await database.query(_from_tables)
+            jobs, (alerts, waiting) = await database.query(_from_tables)
+            controllers = await database.query(read_controllers)
         except DatabaseUnavailable:
             return
         self._jobs.clear()

@@ -95,7 +95,6 @@ async def start(stage: Stage, caller: Caller, origin: Origin, wanted: Start, key
         running = await active(session, room.room_id)
         if running is not None:
             raise AlreadyLive(session_id=str(running.id))
-        await check_capacity(session, stage.settings.egress, wanted.preset or stage.settings.preset)
         broadcast = await _begin(session, stage, caller, origin, room, wanted)
         if reserved is not None:
             await idempotency.keep(session, reserved, {"session_id": str(broadcast.id)})
@@ -242,13 +241,15 @@ async def _begin(
     if len(targets) > MOST_OUTPUTS:
         raise InvalidRequest(f"A broadcast has at most {MOST_OUTPUTS} outputs")
     settings = stage.settings
+    preset = wanted.preset or settings.preset
+    await check_capacity(session, settings.egress, preset)
     broadcast = Broadcast(
         id=uuid7(),
         room_id=room.room_id,
         started_by=origin.actor,
         host_identity=room.host_identity,
         wanted=BroadcastWanted.ON_AIR,
-        preset=wanted.preset or settings.preset,
+        preset=preset,
         video_source=wanted.video_source,
         video_name=wanted.video_name,
         source_grace=settings.source_grace if wanted.source_grace is None else wanted.source_grace,

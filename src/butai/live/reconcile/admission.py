@@ -8,6 +8,7 @@ an advisory lock. Broadcasts that had an engine are not asked (`leases`): what i
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,8 @@ from butai.audit import actors
 from butai.database import Connection, Database
 from butai.errors import Code
 from butai.live.reconcile import transitions
-from butai.live.reconcile.capacity import UNKNOWN_COST, Admitted, Capacity, Newcomer
+from butai.live.reconcile.capacity import Admitted, Capacity, Machine, Newcomer
+from butai.live.reconcile.controllers import RUNNING, used_cores
 from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.leases import BATCH, FREE, NEWCOMER
 from butai.live.reconcile.transitions import Lease
@@ -33,8 +35,7 @@ _ANY = f"SELECT EXISTS (SELECT 1 FROM broadcasts AS b WHERE {FREE} AND egress = 
 _TURN = text("SELECT pg_advisory_xact_lock(hashtextextended('butai admission ' || :host, 0))")
 
 _USED = text(f"""
-    SELECT coalesce(sum(coalesce((CAST(:costs AS jsonb) ->> (b.egress || ' ' || b.preset))::float8, {UNKNOWN_COST})), 0)
-    FROM broadcasts AS b
+    SELECT {used_cores("CAST(:costs AS jsonb)")} FROM broadcasts AS b
     WHERE b.ended_at IS NULL
       AND (b.id = ANY(:held) OR b.engine_host = :host
            OR (b.lease_until >= now()
@@ -42,19 +43,32 @@ _USED = text(f"""
                     OR b.lease_holder IN (SELECT id FROM controllers WHERE host = :host))))
 """)
 
-_NEWCOMERS = text(f"""
-    SELECT b.id, b.egress, b.preset FROM broadcasts AS b
-    WHERE {FREE} AND b.egress = ANY(:egress) AND {NEWCOMER} AND b.id <> ALL(:held)
-    ORDER BY b.created_at, b.id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+_PEERS = text(f"""
+    SELECT c.costs, c.admits FROM controllers AS c
+    WHERE c.host = :host AND c.id <> :holder AND c.capacity IS NOT NULL AND {RUNNING}
 """)
 
-_TAKE = text("""
-    UPDATE broadcasts
-    SET lease_holder = :holder, lease_until = now() + make_interval(secs => :seconds), lease_epoch = lease_epoch + 1,
-        waiting_since = NULL, preset = :preset,
-        chosen_preset = CASE WHEN preset = :preset THEN chosen_preset ELSE coalesce(chosen_preset, preset) END
-    WHERE id = :id
-    RETURNING lease_epoch
+_ENGINE_RUNS = text("""
+    SELECT EXISTS (SELECT 1 FROM broadcasts AS b
+                   WHERE b.ended_at IS NULL AND b.engine_host = :host AND b.engine_ref IS NOT NULL)
+""")
+
+# All of them, since any number may wait that do not fit before one that does; not locked, so that another controller
+# sees those that are not taken here. With the preset that the host chose: one that was taken before may have a lower one.
+_NEWCOMERS = text(f"""
+    SELECT b.id, b.egress, coalesce(b.chosen_preset, b.preset) AS preset FROM broadcasts AS b
+    WHERE {FREE} AND b.egress = ANY(:egress) AND {NEWCOMER} AND b.id <> ALL(:held)
+    ORDER BY b.created_at, b.id
+""")
+
+_TAKE = text(f"""
+    UPDATE broadcasts AS b
+    SET lease_holder = :holder, lease_until = now() + make_interval(secs => :seconds), lease_epoch = b.lease_epoch + 1,
+        waiting_since = NULL, preset = :preset, chosen_preset = nullif(free.chosen, :preset)
+    FROM (SELECT b.id, b.preset, coalesce(b.chosen_preset, b.preset) AS chosen FROM broadcasts AS b
+          WHERE b.id = :id AND {FREE} AND {NEWCOMER} FOR NO KEY UPDATE SKIP LOCKED) AS free
+    WHERE b.id = free.id
+    RETURNING b.lease_epoch, free.preset <> :preset AND free.chosen <> :preset AS lowered
 """)
 
 _LOWERED = text("""
@@ -100,21 +114,38 @@ class Admission:
         self._database, self._capacity, self._policy = database, capacity, policy
         self._holder, self._host, self._seconds, self._egresses = holder, host, seconds, list(egresses)
         self._left: list[UUID] = []
+        self._measuring_until: float | None = None
 
     async def admit(self, held: Sequence[UUID]) -> list[tuple[Lease, str]]:
         """Takes newcomers that fit, at most `BATCH`, each with the name of its egress; in the order of their starts."""
         self._left = []
+        if self._measuring_until is None:
+            self._measuring_until = await self._first_look()
         if not await self._any():
             return []
         async with self._database.transaction() as session:
             await session.execute(_TURN, {"host": self._host})
             known = {"held": list(held), "host": self._host, "holder": self._holder, "egress": self._egresses}
-            used = await session.scalar(_USED, known | {"costs": json.dumps(self._capacity.costs)})
-            rows = (await session.execute(_NEWCOMERS, known | {"batch": BATCH})).all()
-            admitted = self._capacity.admit([Newcomer(*row) for row in rows], float(used or 0.0))
-            taken = {one.newcomer.id for one in admitted}
-            self._left = [row.id for row in rows if row.id not in taken]
-            return [await self._take(session, one) for one in admitted]
+            peers = [Machine(0.0, *row) for row in (await session.execute(_PEERS, known)).all()]
+            resumed = time.monotonic() < self._measuring_until
+            machine = self._capacity.machine(peers, resumed=resumed)
+            used = float(await session.scalar(_USED, known | {"costs": json.dumps(machine.costs)}) or 0.0)
+            rows = (await session.execute(_NEWCOMERS, known)).all()
+            left, taken = [Newcomer(*row) for row in rows], list[tuple[Lease, str]]()
+            # Again as long as one was not free: the next one may have its place.
+            while admitted := machine.admit(left, used)[: BATCH - len(taken)]:
+                for one in admitted:
+                    lease = await self._take(session, one)
+                    if lease is not None:
+                        taken.append((lease, one.newcomer.egress))
+                        used += machine.cost(one.newcomer.egress, one.preset)
+                tried = {one.newcomer.id for one in admitted}
+                left = [one for one in left if one.id not in tried]
+        if not (resumed and not self._capacity.measured):
+            # What was not taken on account of costs that are still to be measured has not to wait for long.
+            fitting = {one.newcomer.id for one in machine.admit(left, used)}
+            self._left = [one.id for one in left if one.id not in fitting]
+        return taken
 
     async def tell_waiting(self) -> None:
         """Tells newcomers that did not fit here and that no other controller has taken meanwhile that they wait, and ends
@@ -123,6 +154,12 @@ class Admission:
             if not self._left or not await self._tell_one():
                 return
 
+    async def _first_look(self) -> float:
+        """Until when costs are still to be measured: engines that run here were started by an earlier controller."""
+        async with self._database.transaction() as session:
+            resumes = await session.scalar(_ENGINE_RUNS, {"host": self._host})
+        return time.monotonic() + self._policy.timing.capacity_measured if resumes else 0.0
+
     async def _any(self) -> bool:
         async def act(connection: Connection) -> bool:
             row = await (await connection.execute(_ANY, {"egress": self._egresses})).fetchone()
@@ -130,15 +167,19 @@ class Admission:
 
         return await self._database.query(act)
 
-    async def _take(self, session: AsyncSession, admitted: Admitted) -> tuple[Lease, str]:
+    async def _take(self, session: AsyncSession, admitted: Admitted) -> Lease | None:
+        """None for one that is not free any more, or that another transaction has locked."""
         one, preset = admitted.newcomer, admitted.preset
         values: dict[str, Any] = {"id": one.id, "holder": self._holder, "seconds": self._seconds, "preset": preset}
-        epoch = (await session.execute(_TAKE, values)).scalar_one()
-        if preset != one.preset:
+        row = (await session.execute(_TAKE, values)).one_or_none()
+        if row is None:
+            return None
+        epoch, lowered = row
+        if lowered:
             detail = json.dumps({"chosen": one.preset, "preset": preset})
             more = {"id": one.id, "code": Code.PRESET_LOWERED, "actor": actors.CONTROLLER, "detail": detail}
             await session.execute(_LOWERED, more)
-        return Lease(one.id, self._holder, epoch), one.egress
+        return Lease(one.id, self._holder, epoch)
 
     async def _tell_one(self) -> bool:
         patience = self._policy.timing.capacity_patience

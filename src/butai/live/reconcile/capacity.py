@@ -18,6 +18,7 @@ ROUNDING = 1e-6
 
 Admits = Literal["all", "lowered", "none"]
 """Which newcomers a machine takes: at their own preset, at the next lower one, or none."""
+_BY_PRESSURE: tuple[Admits, ...] = ("all", "lowered", "none")
 
 LOWER = {"1080p60": "1080p30", "1080p30": "720p30", "720p60": "720p30", "720p30": "480p30"}
 """The next lower preset; the lowest has none."""
@@ -102,6 +103,44 @@ class Admitted:
     preset: str
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine as a newcomer finds it. `cores`: those for engines; `costs`: the cores of a broadcast there, by `cost_key`."""
+
+    cores: float
+    costs: Mapping[str, float]
+    admits: Admits
+
+    def admit(self, newcomers: Sequence[Newcomer], used: float) -> list[Admitted]:
+        """The newcomers that fit beside the `used` cores, the first ones first. One that does not fit lets a smaller
+        one pass, since another machine may have room for it."""
+        taken: list[Admitted] = []
+        for one in newcomers:
+            preset = self.preset_for(one.egress, one.preset, used)
+            if preset is not None:
+                used += self.cost(one.egress, preset)
+                taken.append(Admitted(one, preset))
+        return taken
+
+    def preset_for(self, egress: str, preset: str, used: float) -> str | None:
+        """The preset that a newcomer gets beside the `used` cores; None where it is not taken."""
+        least = least_cost(self.costs, egress)
+        # Without a broadcast on air, what was said of late and lost pictures is over.
+        if self.admits != "all" and used >= least and self._encodes_here(egress):
+            if self.admits == "none":
+                return None
+            preset = LOWER.get(preset, preset)
+        return preset if fits(self.cores, used, self.cost(egress, preset), least) else None
+
+    def cost(self, egress: str, preset: str) -> float:
+        """The cores of a broadcast."""
+        return self.costs.get(cost_key(egress, preset), UNKNOWN_COST)
+
+    def _encodes_here(self, egress: str) -> bool:
+        """Whether an engine's cost depends on the preset: others send no picture through this machine."""
+        return len({cost for key, cost in self.costs.items() if key.startswith(cost_key(egress, ""))}) > 1
+
+
 @dataclass
 class Capacity:
     """The capacity of one controller's host. `table`: cores by `cost_key`; `cores`: those for engines. `when_late`: whether
@@ -112,6 +151,8 @@ class Capacity:
     when_late: bool = False
     ratio: float = 1.0
     """What the engines here take, to the table."""
+    measured: bool = False
+    """Whether `ratio` was measured."""
     _averages: dict[str, _Average] = field(default_factory=dict)
     _late: deque[float] = field(default_factory=deque)
     _lost: deque[float] = field(default_factory=deque)
@@ -125,8 +166,12 @@ class Capacity:
             # Nothing on air can lose a picture.
             self._late.clear()
             self._lost.clear()
-        for load in loads:
-            self._add(load, now)
+        # However many engines say so, it is one machine that was late in this second.
+        latest = max((load.late for load in loads if self._add(load)), default=0.0)
+        if latest >= LATE:
+            self._late.append(now)
+        if latest >= LOST:
+            self._lost.append(now)
         for times in (self._late, self._lost):
             while times and times[0] < now - PRESSURE_WINDOW:
                 times.popleft()
@@ -134,20 +179,18 @@ class Capacity:
         expected = sum(self.table.get(one.key, UNKNOWN_COST) for one in steady)
         if expected > 0:
             measured = sum(one.cores for one in steady) / expected
-            self.ratio = min(max(measured, LEAST_RATIO), MOST_RATIO)
+            self.ratio, self.measured = min(max(measured, LEAST_RATIO), MOST_RATIO), True
 
-    def _add(self, load: EngineLoad, now: float) -> None:
+    def _add(self, load: EngineLoad) -> bool:
+        """Returns False for a report that was seen before."""
         known = self._averages.setdefault(load.ref, _Average(load.key, float("-inf")))
         if load.at <= known.at:
-            return
+            return False
         known.at = load.at
-        if load.late >= LATE:
-            self._late.append(now)
-        if load.late >= LOST:
-            self._lost.append(now)
         if load.steady:
             known.cores = load.cores if known.reports == 0 else known.cores + SMOOTHING * (load.cores - known.cores)
             known.reports += 1
+        return True
 
     @property
     def admits(self) -> Admits:
@@ -161,25 +204,24 @@ class Capacity:
     @property
     def costs(self) -> dict[str, float]:
         """The cores that a broadcast takes here, by `cost_key`."""
-        return {key: round(cost * self.ratio, 4) for key, cost in self.table.items()}
+        return self._costs_at(self.ratio)
 
-    def _encodes_here(self, egress: str) -> bool:
-        """Whether an engine's cost depends on the preset: others send no picture through this machine."""
-        return len({cost for key, cost in self.table.items() if key.startswith(cost_key(egress, ""))}) > 1
+    def machine(self, peers: Sequence[Machine] = (), *, resumed: bool = False) -> Machine:
+        """The machine as newcomers find it now. `peers`: the same machine, as its other controllers describe it.
 
-    def admit(self, newcomers: Sequence[Newcomer], used: float) -> list[Admitted]:
-        """The newcomers that fit beside the `used` cores, the first ones first. One that does not fit lets a smaller
-        one pass, since another machine may have room for it."""
-        admits, costs = self.admits, self.costs
-        taken: list[Admitted] = []
-        for one in newcomers:
-            preset, lower = one.preset, LOWER.get(one.preset, one.preset)
-            cost, less = (costs.get(cost_key(one.egress, name), UNKNOWN_COST) for name in (preset, lower))
-            if admits != "all" and self._encodes_here(one.egress):
-                if admits == "none":
-                    continue
-                preset, cost = lower, less
-            if fits(self.cores, used, cost, least_cost(costs, one.egress)):
-                used += cost
-                taken.append(Admitted(one, preset))
-        return taken
+        The one that is furthest behind counts. A controller that has not measured goes by the highest costs of its peers;
+        without any, and when it has `resumed` engines, by the highest that there can be.
+        """
+        costs = self.costs
+        if not self.measured and peers:
+            costs = {
+                key: max((peer.costs[key] for peer in peers if key in peer.costs), default=cost)
+                for key, cost in costs.items()
+            }
+        elif not self.measured and resumed:
+            costs = self._costs_at(MOST_RATIO)
+        said: list[Admits] = [self.admits] if self.when_late else [self.admits, *(peer.admits for peer in peers)]
+        return Machine(self.cores, costs, max(said, key=_BY_PRESSURE.index))
+
+    def _costs_at(self, ratio: float) -> dict[str, float]:
+        return {key: round(cost * ratio, 4) for key, cost in self.table.items()}

@@ -163,7 +163,9 @@ class _Planner:
         next_at = at + retry.engine_delay(failures, self.policy.random, self.timing)
         self.draft.write(EngineLost(Code.EGRESS_UNAVAILABLE, detail, failures, next_at, at))
         for output in self.row.outputs:
-            if output.waiting and self._wanted(output) and (output.next_attempt_at or 0.0) < next_at:
+            told_to_wait = output.error_code == Code.NO_CAPACITY
+            early = (output.next_attempt_at or 0.0) < next_at
+            if output.waiting and self._wanted(output) and (early or told_to_wait):
                 self.draft.move(
                     output,
                     OutputTrigger.RETRY_PLANNED,

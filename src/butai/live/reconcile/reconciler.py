@@ -71,14 +71,26 @@ async def _time_limit(seconds: float) -> AsyncGenerator[None]:
         raise DatabaseUnavailable from error
 
 
+class NotAdmitted(Exception):
+    """The broadcast needs its first engine, and its controller has not looked for room: `admission` has to take it."""
+
+
 class BroadcastReconciler:
     """Reconciles one broadcast. `run` returns when it is over or the lease is lost; when cancelled, it leaves the
     engine running."""
 
     def __init__(
-        self, lease: Lease, rows: RowAccess, egress: Egress, policy: Policy, on_metrics: Callable[[MetricsReport], None]
+        self,
+        lease: Lease,
+        rows: RowAccess,
+        egress: Egress,
+        policy: Policy,
+        on_metrics: Callable[[MetricsReport], None],
+        *,
+        admitted: bool,
     ) -> None:
-        self.lease = lease
+        """`admitted`: whether this host has room for the broadcast's first engine."""
+        self.lease, self._admitted = lease, admitted
         self._rows, self._egress, self._policy, self._on_metrics = rows, egress, policy, on_metrics
         self._timing = policy.timing
         self._seen = Observations()
@@ -107,7 +119,7 @@ class BroadcastReconciler:
         self._woken.set()
 
     async def run(self) -> None:
-        """Returns when nothing is left to do for this broadcast."""
+        """Returns when nothing is left to do for this broadcast. Raises `NotAdmitted`."""
         try:
             await self._run()
         except (LeaseLost, EngineFenced):
@@ -233,6 +245,9 @@ class BroadcastReconciler:
         now, engine = self._rows.now(), self._engine
         match order:
             case StartEngine():
+                if row.engine_host is None and not self._admitted:
+                    # It was taken to be ended, and its host wants it on air again.
+                    raise NotAdmitted
                 if self._starting is None:
                     self._seen.engine_starting()
                     self._starting = asyncio.create_task(self._start())

@@ -48,6 +48,9 @@ class Timing:
     capacity_patience: float = 2.0
     """Time for which a new broadcast waits for a controller without being told that none has room: two searches of
     every controller, and a margin."""
+    capacity_measured: float = 15.0
+    """Most time from a controller's start until it has measured what the engines that it resumed take: ten of their
+    reports, and a margin. Some never say: their host sends too little."""
     capacity_pause: float = 30.0
     """Time from one `no_capacity` in the timeline to the next. A controller that has room does not wait for it."""
     capacity_limit: float = 300.0
