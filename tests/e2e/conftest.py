@@ -22,6 +22,7 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.conftest import serving
 from tests.e2e.browsers import SOFTWARE, WITH_3D, WITHOUT_3D, chromium
 from tests.e2e.consoles import Console
+from tests.e2e.fronts import Front, fronted
 from tests.e2e.stage import SMALL, Show, Stage
 from tests.platforms import Authority, Platform
 
@@ -295,3 +296,9 @@ async def on_both(on_youtube: OnAir) -> OnAir:
     """The module's show, live on YouTube and, under a new key, on Twitch."""
     await on_youtube.add_twitch(live=True)
     return on_youtube
+
+
+@pytest.fixture
+async def front(settings: Settings, tmp_path: Path) -> AsyncIterator[Front]:
+    async with fronted(settings, tmp_path) as found:
+        yield found
