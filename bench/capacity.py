@@ -269,7 +269,7 @@ def measure(rounds: int, seconds: float, preset: str) -> bool:
                 EmbeddedLiveKit(folder / "livekit") as server,
                 Platform("bench") as platform,
             ):
-                database.migrate(postgres.url)
+                database.migrate(postgres.owner_url, service_url=postgres.url)
                 world = World(folder, postgres.url, server.livekit, platform, preset)
                 figures, found = asyncio.run(fill(world, seconds))
         finally:
