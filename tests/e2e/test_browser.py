@@ -15,7 +15,10 @@ from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page
 
 from butai.api import document
+from butai.audit import Origin, actors
 from butai.config import HttpSettings, Settings
+from butai.database import Database
+from butai.operations import suspension
 from butai.sign_in.codes import make_code
 from tests import files
 from tests.conftest import Api, serving
@@ -161,10 +164,24 @@ async def test_a_links_page_takes_its_code_once_and_says_what_to_do_without_one(
     second = await (await studio.browser.new_context()).new_page()
     for address in (link, f"{studio.url}/sign-in"):
         await second.goto(address)
-        await second.wait_for_function("document.getElementById('said').textContent.includes('Make a new one')")
+        await second.wait_for_selector("#said:has-text('Make a new one')")
         assert "#" not in second.url
         assert await second.inner_text("code") == "butai sign-in"
     assert await second.context.cookies() == []
+
+
+async def test_the_links_page_tells_a_suspended_user_so_and_keeps_the_link(studio: Studio) -> None:
+    settings = studio.api.settings
+    link = f"{studio.url}/sign-in#{make_code(settings.up.data_dir, 'mallory')}"
+    page = await (await studio.browser.new_context()).new_page()
+    async with Database(settings.database) as database:
+        await suspension.suspend(database, Origin(actors.COMMAND_LINE), "mallory", "r")
+        await page.goto(link)
+        await page.wait_for_selector("#said:has-text('is suspended')")
+        assert await page.inner_text("code") == "butai restore USER"
+        await suspension.restore(database, Origin(actors.COMMAND_LINE), "mallory")
+    await page.goto(link)
+    await page.wait_for_url(f"{studio.url}/library")
 
 
 async def test_a_signed_out_visitor_is_told_how_to_get_in(studio: Studio) -> None:

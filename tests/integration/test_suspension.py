@@ -120,8 +120,10 @@ async def test_every_credential_of_a_suspended_user_is_refused_until_they_are_re
             status, said = await api.call(method, path, headers=headers)
             told = said.get("code") or said["error"]["code"]
             assert (status, told) == (403, "user_suspended"), path
-    status, said = await api.call("POST", "/api/session", json={"code": code})
-    assert (status, said["code"]) == (403, "user_suspended")
+    for _ in range(2):
+        # It is not used up.
+        status, said = await api.call("POST", "/api/session", json={"code": code})
+        assert (status, said["code"]) == (403, "user_suspended")
     with pytest.raises(UserSuspended):
         await create_api_key(database, "alice", ["user"])
     await restore(api)
@@ -305,6 +307,12 @@ async def test_only_operators_suspend_and_nobody_suspends_themselves(
     assert (await api.call("POST", f"{USERS}/op/suspend", "op", json=REASON))[0] == 400
     for wrong in ({}, {"reason": ""}, {"reason": "  "}, {"reason": "x" * 501}):
         assert (await api.call("POST", f"{USERS}/bob/suspend", "op", json=wrong))[0] == 400
+    # No user has such an id (`usable_user_id`), neither here nor for the commands.
+    for act in ("suspend", "restore"):
+        status, said = await api.call("POST", f"{USERS}/bo%E2%80%8Bb/{act}", "op", json=REASON)
+        assert (status, said["code"]) == (400, "invalid_request"), act
+    with pytest.raises(SystemExit):
+        await users.suspend(database, api.settings, "bo\u200bb", "spam")
     # The command does the same, also for an id with a slash.
     await users.suspend(database, api.settings, "auth0/bob", "spam")
     listed = (await api.call("GET", f"{USERS}/suspended", "op"))[1]["data"]

@@ -38,7 +38,9 @@ _CELLS: Mapping[str, Callable[[EntryOut], object]] = {
 async def export(
     database: Database, wanted: AuditFilter, before: int | None, limit: int | None, columns: tuple[str, ...]
 ) -> StreamingResponse:
-    """A file with up to `limit` entries, `MOST_LINES` at most, newest first. Raises `DatabaseUnavailable` before it
+    """A file of entries below the id `before`, newest first, with these of `ALL_COLUMNS`: up to `limit`, `MOST_LINES` at most
+    or without a limit. With `wanted.few_strangers`, refusals to strangers come on top: up to `queries.MOST_STRANGERS` for each
+    thousand. Raises `DatabaseUnavailable` before it
     begins; a file that has begun is cut off (`BrokenOff`), so that an incomplete one does not look complete."""
     most = min(limit or MOST_LINES, MOST_LINES)
     first = await queries.page(database, wanted, before, min(most, _PAGE))

@@ -14,13 +14,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from butai.database import Model
 
 
-class AuditEntry(Model):
-    """One act. `subject`: its object (`asset:0190…`, `room:…`); `result`: `ok`, `refused` or `failed`."""
+class _Act:
+    """The columns of both tables. `subject`: the act's object (`asset:0190…`, `room:…`); `result`: `ok`, `refused` or
+    `failed`."""
 
-    __tablename__ = "audit"
-    __table_args__ = (Index("ix_audit_subject", "subject", "id"), Index("ix_audit_actor", "actor", "id"))
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=func.now())
     actor: Mapped[str | None]
     action: Mapped[str]
@@ -33,7 +30,16 @@ class AuditEntry(Model):
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
-class AuditCount(Model):
+class AuditEntry(_Act, Model):
+    """One act."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_subject", "subject", "id"), Index("ix_audit_actor", "actor", "id"))
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+
+
+class AuditCount(_Act, Model):
     """Acts of one kind that an actor repeats, counted by the minute; the columns are those of the first one.
 
     A trigger lets a row count one more within its minute, and refuses everything else. Its ids are those of `audit`.
@@ -52,18 +58,8 @@ class AuditCount(Model):
         BigInteger, primary_key=True, autoincrement=False, server_default=text("nextval('audit_id_seq')")
     )
     minute: Mapped[datetime] = mapped_column(server_default=text("date_trunc('minute', now())"))
-    at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_at: Mapped[datetime] = mapped_column(server_default=func.now())
     times: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
-    actor: Mapped[str | None]
-    action: Mapped[str]
-    subject: Mapped[str | None]
-    result: Mapped[str]
-    error_code: Mapped[str | None]
-    ip: Mapped[str | None]
-    user_agent: Mapped[str | None]
-    request_id: Mapped[str | None]
-    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
 class RetiredName(Model):

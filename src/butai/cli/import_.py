@@ -28,8 +28,8 @@ from butai.assets.imports.outcomes import ImportOptions, ImportStopped, ImportVe
 from butai.assets.storage.client import Store
 from butai.config import Settings
 from butai.database import Database, head_revision
-from butai.errors import Code, Unauthenticated
-from butai.identity.caller import usable_user_id
+from butai.errors import Code, InvalidRequest
+from butai.identity.caller import chosen_user_id
 
 log = structlog.get_logger(__name__)
 
@@ -70,10 +70,10 @@ def run_import(settings: Settings, source: ListingSource, options: ImportOptions
         file: TextIO | None = None
         try:
             if options.owner is not None:
-                usable_user_id(options.owner)
+                chosen_user_id(options.owner)
             if report is not None:
                 file = opened.enter_context(report.open("w", encoding="utf-8"))
-        except Unauthenticated:
+        except InvalidRequest:
             return _complain("--owner is a user's id: 1 to 255 printable characters")
         except OSError as error:
             return _complain(f"{report} cannot be written: {error.strerror}")

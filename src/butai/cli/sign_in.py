@@ -29,14 +29,14 @@ def link(url: str, code: str) -> str:
 
 def run_sign_in(settings: Settings, user: str, data_dir: Path | None, url: str | None, *, as_json: bool) -> None:
     """Prints the link, or the body for `POST /api/session`. Ends the process with one line where there is no way in."""
-    from butai.errors import Unauthenticated
-    from butai.identity.caller import usable_user_id
+    from butai.errors import InvalidRequest
+    from butai.identity.caller import chosen_user_id
 
     folder = data_dir or settings.up.data_dir
     try:
-        code = make_code(folder, usable_user_id(user))
-    except Unauthenticated:
-        fail("a user is 1 to 255 printable characters")
+        code = make_code(folder, chosen_user_id(user))
+    except InvalidRequest:
+        fail("a user id is 1 to 255 printable characters")
     except FolderUnsafe as error:
         fail(f"{error}: start `butai up` first, or name its folder with --data-dir")
     except OSError as error:

@@ -7,6 +7,8 @@ from butai.audit import Origin, actors
 from butai.cli.environment import fail
 from butai.config import Settings
 from butai.database import Database
+from butai.errors import InvalidRequest
+from butai.identity.caller import chosen_user_id
 from butai.live.projects import Projects
 from butai.log import without_names
 from butai.operations import erasure, suspension
@@ -16,9 +18,10 @@ _CLI = Origin(actors.COMMAND_LINE)
 
 
 def _checked(user: str) -> str:
-    if not (0 < len(user) <= 255 and user.isprintable()):
+    try:
+        return chosen_user_id(user)
+    except InvalidRequest:
         fail("a user id is 1 to 255 printable characters")
-    return user
 
 
 async def suspend(database: Database, settings: Settings, user: str, reason: str) -> None:

@@ -30,6 +30,7 @@ from butai import audit
 from butai.audit import Origin, actors
 from butai.database import Connection, Database, Model
 from butai.errors import DatabaseUnavailable, InvalidRequest, NotFound, Unauthenticated
+from butai.identity.caller import chosen_user_id
 from butai.identity.origins import Headers
 from butai.identity.suspensions import check_not_suspended
 
@@ -102,8 +103,9 @@ async def create_api_key(
     unknown = set(scopes) - set(SCOPES)
     if unknown or not scopes:
         raise InvalidRequest(f"Scopes are one or both of {', '.join(SCOPES)}")
-    if not (0 < len(user_id) <= 255 and user_id.isprintable()) or not (len(name) <= 255 and name.isprintable()):
-        raise InvalidRequest("A user id has 1 to 255 printable characters, a name at most 255")
+    chosen_user_id(user_id)
+    if not (len(name) <= 255 and name.isprintable()):
+        raise InvalidRequest("A name is at most 255 printable characters")
     key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     key = ApiKey(
         id=key_id,

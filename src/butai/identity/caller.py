@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from butai.errors import Unauthenticated
+from butai.errors import InvalidRequest, Unauthenticated
 
 Kind = Literal["anonymous", "session", "bearer", "api_key", "host_token"]
 
@@ -67,6 +67,14 @@ def usable_user_id(value: object) -> str:
     if isinstance(value, str) and 0 < len(value) <= _MAX_USER_ID and value.isprintable():
         return value
     raise Unauthenticated("The credential names no usable user")
+
+
+def chosen_user_id(value: str) -> str:
+    """A user id that was written by hand, by the rule of `usable_user_id`. Raises `InvalidRequest`."""
+    try:
+        return usable_user_id(value)
+    except Unauthenticated:
+        raise InvalidRequest("A user id is 1 to 255 printable characters") from None
 
 
 def shown(value: object) -> str | None:

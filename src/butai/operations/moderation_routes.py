@@ -6,9 +6,10 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from butai.database import Database
+from butai.identity.caller import chosen_user_id
 from butai.live.stage import Stage
 from butai.operations import suspension, take_downs
 from butai.operations.schemas import SuspendedUserOut, SuspendedUsersOut, TakenDownAsset, TakenDownAssets
@@ -20,7 +21,7 @@ from butai.web.responses import answers, respond
 
 router = APIRouter(prefix="/api/operations", tags=["operations"], route_class=SmallBodies)
 
-UserId = Annotated[str, Path(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+UserId = Annotated[str, Path(min_length=1, max_length=255), AfterValidator(chosen_user_id)]
 
 
 class ReasonIn(BaseModel):

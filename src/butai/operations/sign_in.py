@@ -11,6 +11,7 @@ import base64
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from butai.identity.origins import seen_origin
 from butai.identity.sessions import SESSION_SECONDS
 from butai.identity.suspensions import refuse_suspended
 from butai.limits.token_bucket import TokenBucket
-from butai.sign_in.codes import CODE_SECONDS, FolderUnsafe, open_folder, take_code
+from butai.sign_in.codes import CODE_SECONDS, FolderUnsafe, open_folder, read_code, take_code
 from butai.web import problems
 from butai.web.bodies import SmallBodies, before_body
 
@@ -66,24 +67,19 @@ def install(app: FastAPI) -> None:
     )
     async def sign_in(request: Request, given: SignInCode, _: Annotated[None, Depends(_from_here)]) -> Response:
         """Takes a code of `butai up` or `butai sign-in`, sets a session cookie and leads to `/`. A code works once, within
-        ten minutes of its making. There is no such path unless `BUTAI_DEV_SIGN_IN` is on and the caller is on this
-        machine."""
+        ten minutes of its making; that of a suspended user is not used up. There is no such path unless `BUTAI_DEV_SIGN_IN`
+        is on and the caller is on this machine."""
         settings: Settings = request.state.settings
         if (wait := guesses.try_take(time.monotonic())) > 0:
             raise RateLimited("Too many codes; wait, then try again", math.ceil(wait))
-        try:
-            user = await asyncio.to_thread(take_code, settings.up.data_dir, given.code)
-        except (FolderUnsafe, OSError) as error:
-            log.error("sign_in.folder_unusable", reason=str(error))
-            raise NotFound from None
-        if user is None:
-            log.warning("sign_in.refused")
-            raise SignInCodeInvalid
+        user = await _user(read_code, settings.up.data_dir, given.code)
         guesses.give_back()
         # First, since it refuses what no user id can be.
         cookie = dev_sign_in_cookie(settings.identity, user)
         database: Database = request.state.database
         await refuse_suspended(database, user)
+        # Last, so that a refused code is not used up: it is good once the user is restored, or Postgres answers.
+        await _user(take_code, settings.up.data_dir, given.code)
         log.info("sign_in.done", user=user)
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
         answer.set_cookie(NEXTAUTH_COOKIE, cookie, httponly=True, samesite="lax", max_age=SESSION_SECONDS)
@@ -98,6 +94,18 @@ def open_codes(data_dir: Path) -> None:
         open_folder(data_dir)
     except (FolderUnsafe, OSError) as error:
         log.error("sign_in.folder_unusable", reason=str(error))
+
+
+async def _user(read: Callable[[Path, str], str | None], data_dir: Path, code: str) -> str:
+    try:
+        user = await asyncio.to_thread(read, data_dir, code)
+    except (FolderUnsafe, OSError) as error:
+        log.error("sign_in.folder_unusable", reason=str(error))
+        raise NotFound from None
+    if user is None:
+        log.warning("sign_in.refused")
+        raise SignInCodeInvalid
+    return user
 
 
 @before_body
@@ -122,7 +130,10 @@ code { font: 15px ui-monospace, monospace }
 
 _SCRIPT = """
 const zh = navigator.language.startsWith("zh");
-const say = (en, cn) => { document.getElementById("said").textContent = zh ? cn : en; };
+const say = (en, cn, command = "butai sign-in") => {
+  document.getElementById("said").textContent = zh ? cn : en;
+  document.querySelector("code").textContent = command;
+};
 document.documentElement.lang = zh ? "zh" : "en";
 const code = location.hash.slice(1);
 // Out of the address bar and the history.
@@ -140,7 +151,12 @@ async function enter() {
     });
     // The redirect has set the cookie; where it leads is followed by the page, not by the call.
     if (answer.type === "opaqueredirect") { location.replace("/"); return; }
-    if (answer.status === 429) say("Too many wrong codes: wait a minute, then open the link again.",
+    const said = answer.ok ? {} : await answer.json().catch(() => ({}));
+    if (said.code === "user_suspended") {
+      say("This account is suspended. Restore it in a terminal on this machine, then open the link again:",
+          "该账号已被停用。请在本机终端中恢复，再打开该链接：", "butai restore USER");
+    }
+    else if (answer.status === 429) say("Too many wrong codes: wait a minute, then open the link again.",
                                    "错误的登录码过多，请稍候一分钟，再打开该链接。");
     else say("This link is used or too old. Make a new one in a terminal on this machine:",
              "此链接已使用或已过期。请在本机终端中生成新的链接：");

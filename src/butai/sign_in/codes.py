@@ -76,6 +76,15 @@ def take_code(data_dir: Path, code: str) -> str | None:
 
     Raises `FolderUnsafe`: other users could have put codes into such a folder. Raises `OSError` when a code cannot be removed.
     """
+    return _user_of(data_dir, code, takes=True)
+
+
+def read_code(data_dir: Path, code: str) -> str | None:
+    """The user whom the code would sign in; it stays good. Raises `FolderUnsafe`, as `take_code`."""
+    return _user_of(data_dir, code, takes=False)
+
+
+def _user_of(data_dir: Path, code: str, *, takes: bool) -> str | None:
     folder = data_dir.expanduser().absolute() / FOLDER
     _check(folder, os.geteuid())
     if not _CODE.fullmatch(code):
@@ -84,7 +93,8 @@ def take_code(data_dir: Path, code: str) -> str | None:
     try:
         with path.open("rb") as file:
             kept = json.loads(file.read(_MOST_BYTES))
-        path.unlink()
+        if takes:
+            path.unlink()
     except FileNotFoundError:
         return None
     return kept["user"] if time.time() < kept["ends"] else None
