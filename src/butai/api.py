@@ -61,6 +61,7 @@ from butai.operations.shared_answer import SharedAnswer
 from butai.web import problems, responses
 from butai.web.connections import RequestsOfAddress
 from butai.web.dependencies import NEEDS_SIGN_IN, by_probe
+from butai.web.event_loop_turns import EventLoopTurns
 from butai.web.hosts import AllowedHosts
 from butai.web.metrics import Metrics
 from butai.web.open_cors import OpenCors
@@ -95,7 +96,7 @@ def create_app(settings: Settings) -> ASGIApp:
     metrics = Metrics()
     counted = RequestsOfAddress(_application(settings, metrics), settings.http.max_connections_per_address)
     guarded = SecurityHeaders(AllowedHosts(counted, settings.http), settings.http)
-    return RequestLog(guarded, metrics, access_log=settings.http.access_log)
+    return RequestLog(EventLoopTurns(guarded), metrics, access_log=settings.http.access_log)
 
 
 def document() -> dict[str, Any]:
