@@ -33,6 +33,7 @@ from butai.assets.tus.service import Resumables
 from butai.assets.uploads import signed_put
 from butai.config import Settings
 from butai.database import Database
+from butai.errors import RateLimited
 from butai.identity import NEXTAUTH_COOKIE, Identity
 from butai.identity.api_keys import ApiKeys
 from butai.identity.suspensions import Suspensions
@@ -65,6 +66,7 @@ from butai.web.event_loop_turns import EventLoopTurns
 from butai.web.hosts import AllowedHosts
 from butai.web.metrics import Metrics
 from butai.web.open_cors import OpenCors
+from butai.web.refusals import Refusals, answer_refused
 from butai.web.request_log import RequestLog
 from butai.web.security_headers import SecurityHeaders
 from butai.web.uvicorn_limits import ending
@@ -79,6 +81,7 @@ class RequestState(TypedDict):
     database: Database
     identity: Identity
     rates: CallerRates
+    refusals: Refusals
     library: Library
     resumables: Resumables
     stage: Stage
@@ -149,6 +152,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "database": database,
                 "identity": identity,
                 "rates": CallerRates(settings.rates, settings.live.max_streams),
+                "refusals": Refusals(),
                 "library": parts,
                 "resumables": Resumables(parts.uploads, Digests()),
                 "stage": live,
@@ -169,6 +173,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
+    app.add_exception_handler(RateLimited, answer_refused)
     _add_process_routes(app, metrics)
     app.include_router(contract.hot)
     app.include_router(search_routes.router)

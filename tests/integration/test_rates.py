@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from butai.assets.storage.client import Store
 from butai.config import AssetSettings, Rate, RateSettings, Settings
 from butai.database import Database
 from butai.identity.api_keys import create_api_key
+from butai.web.refusals import PAUSE, Refusals
 from tests.conftest import Api, serving
 from tests.live_api import Listener, bearer, make_room
 
@@ -57,6 +58,25 @@ async def test_failing_uploads_of_any_kind_end_in_429(settings: Settings) -> Non
         await check_refusal(api, "POST", "/api/s3/upload", "mallory", data=b"")
         await check_refusal(api, "POST", "/api/assets/uploads", "mallory", headers={"Tus-Resumable": "1.0.0"})
         await check_refusal(api, "POST", "/api/s3/presigned-url", "mallory", json={})
+
+
+@pytest.mark.parametrize("path", ["/api/s3/presigned-url", "/api/assets/uploads"])
+async def test_refusals_that_are_asked_for_without_pause_have_one(
+    settings: Settings, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def pause(refusals: Refusals, address: str, found: Callable[[Refusals, str], float] = Refusals.pause) -> float:
+        pauses.append(found(refusals, address))
+        return 0
+
+    monkeypatch.setattr(Refusals, "pause", pause)
+    async with limited(settings, write=FEW) as api:
+        tus = {"Tus-Resumable": "1.0.0"}
+        await statuses(api, 3, "POST", path, "mallory", json={}, headers=tus)
+        assert pauses == []
+        assert await statuses(api, 3, "POST", path, "mallory", json={}, headers=tus) == [429] * 3
+        assert pauses == [0, PAUSE, PAUSE]
 
 
 async def test_tests_of_destinations_end_in_429(live_settings: Settings) -> None:

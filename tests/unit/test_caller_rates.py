@@ -14,6 +14,7 @@ from butai.identity import api_key_of
 from butai.limits import callers
 from butai.limits.callers import CallerRates, RateClass, class_of
 from butai.limits.token_bucket import Buckets, TokenBucket
+from butai.web.refusals import PAUSE, REMEMBERED, Refusals
 from tests.clock import Clock
 
 
@@ -222,3 +223,16 @@ def test_open_streams_are_counted_for_each_caller() -> None:
             pass
     with rates.stream("user:alice"):
         pass
+
+
+def test_an_address_that_does_not_wait_is_told_so_later() -> None:
+    clock = Clock()
+    refusals = Refusals(clock)
+    assert [refusals.pause("192.0.2.1") for _ in range(3)] == [0, PAUSE, PAUSE]
+    assert refusals.pause("192.0.2.2") == 0
+    # Asking again with each answer, which takes the pause.
+    for _ in range(3):
+        clock.now += PAUSE
+        assert refusals.pause("192.0.2.1") == PAUSE
+    clock.now += REMEMBERED
+    assert refusals.pause("192.0.2.1") == 0

@@ -18,11 +18,19 @@ from butai.assets.tus import protocol, queries, service
 from butai.assets.tus.schemas import UploadCheck, UploadKnown, UsageOut
 from butai.assets.tus.service import Resumables, UploadProgress
 from butai.assets.uploads.multipart_form import body_chunks
-from butai.errors import ButaiError, InvalidRequest, MissingParameters, TusVersionUnsupported, TypeUnsupported
+from butai.errors import (
+    ButaiError,
+    InvalidRequest,
+    MissingParameters,
+    RateLimited,
+    TusVersionUnsupported,
+    TypeUnsupported,
+)
 from butai.web.bodies import SmallBodies
 from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, origin, signed_in
 from butai.web.old_names import with_old_names
 from butai.web.problems import answer_error, documented
+from butai.web.refusals import answer_refused
 from butai.web.responses import answers, respond
 
 PATH = "/api/assets/uploads"
@@ -45,7 +53,8 @@ class Tus(APIRoute):
                     raise TusVersionUnsupported
                 answer = await handle(request)
             except ButaiError as error:
-                answer = answer_error(request, error)
+                refused = isinstance(error, RateLimited)
+                answer = await answer_refused(request, error) if refused else answer_error(request, error)
                 answer.headers["tus-version"] = protocol.VERSION
             answer.headers["tus-resumable"] = protocol.VERSION
             return answer
