@@ -363,12 +363,17 @@ def tool_version(*argv: str) -> str:
 
 
 def arguments(about: str, *, rounds: int = 3, seconds: float = 5.0) -> argparse.Namespace:
+    """The options that all benchmarks have (`argument_parser`)."""
+    return argument_parser(about, rounds=rounds, seconds=seconds).parse_args()
+
+
+def argument_parser(about: str, *, rounds: int = 3, seconds: float = 5.0) -> argparse.ArgumentParser:
     """`--rounds`, `--seconds` (of each run), `--strict` (a missed target is exit status 1)."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
-    return parser.parse_args()
+    return parser
 
 
 def main(measure: Callable[[], bool], *, minutes: float, strict: bool = False) -> None:

@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -31,7 +31,7 @@ import av
 import numpy as np
 import psycopg
 import servers
-from harness import HERE, Benchmark, Failed, Figures, Limit, Ratio, arguments, cpu_of, main, versions
+from harness import HERE, Benchmark, Failed, Figures, Limit, Ratio, argument_parser, cpu_of, main, versions
 
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
@@ -227,17 +227,19 @@ ATTACKS = {
     "event streams": event_streams,
 }
 
-STATEMENTS = [
-    statement
-    for attack in ATTACKS
-    for statement in (
-        *(
-            Ratio(f"{attack}: p99 of {name}", attack, f"idle, {attack}", f"{name}_p99_ms", at_most=2.0)
-            for name in PATHS
-        ),
-        Limit(f"{attack}: requests that were refused or failed", attack, "refused", at_most=0, worst=True),
-    )
-]
+
+def statements(attacks: Sequence[str]) -> list[Ratio | Limit]:
+    return [
+        statement
+        for attack in attacks
+        for statement in (
+            *(
+                Ratio(f"{attack}: p99 of {name}", attack, f"idle, {attack}", f"{name}_p99_ms", at_most=2.0)
+                for name in PATHS
+            ),
+            Limit(f"{attack}: requests that were refused or failed", attack, "refused", at_most=0, worst=True),
+        )
+    ]
 
 
 def silent_flac(seconds: int) -> bytes:
@@ -386,8 +388,8 @@ def fill(url: str) -> None:
             )
 
 
-def measure(rounds: int, seconds: float) -> bool:
-    bench = Benchmark("starved", "others' p99 while an attack runs from loopback, to idle", STATEMENTS)
+def measure(rounds: int, seconds: float, attacks: Sequence[str]) -> bool:
+    bench = Benchmark("starved", "others' p99 while an attack runs from loopback, to idle", statements(attacks))
     bench.versions = versions("butai", "fastapi", "uvicorn", "aiohttp")
     with contextlib.ExitStack() as opened:
         scratch = opened.enter_context(tempfile.TemporaryDirectory(prefix="butai-bench-starved-"))
@@ -399,7 +401,7 @@ def measure(rounds: int, seconds: float) -> bool:
         for path in PATHS.values():
             servers.fetch(server.origin + path, servers.cookie("alice"))
         variants: dict[str, Callable[[int], Figures]] = {}
-        for name in ATTACKS:
+        for name in attacks:
             for variant, what in ((f"idle, {name}", None), (name, name)):
                 variants[variant] = partial(run, what, server, url, stored, seconds)
         bench.run(variants, rounds)
@@ -407,5 +409,8 @@ def measure(rounds: int, seconds: float) -> bool:
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__ or "", rounds=3, seconds=10.0)
-    main(lambda: measure(given.rounds, given.seconds), minutes=40, strict=given.strict)
+    parser = argument_parser(__doc__ or "", rounds=3, seconds=10.0)
+    parser.add_argument("--attack", action="append", choices=ATTACKS, help="one of them, again for another; else all")
+    given = parser.parse_args()
+    chosen = given.attack or list(ATTACKS)
+    main(lambda: measure(given.rounds, given.seconds, chosen), minutes=40, strict=given.strict)
