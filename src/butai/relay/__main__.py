@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from butai.relay.process import main
+from butai.relay.priority import low_priority
 
 if __name__ == "__main__":
+    # Loading the code takes a second of a core, which relays on air would lack.
+    with low_priority():
+        from butai.relay.process import main
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()

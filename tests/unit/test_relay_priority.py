@@ -1,0 +1,80 @@
+"""The priority of a relay's threads while it starts and afterwards."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from butai.relay import priority
+from butai.relay.priority import STEPS, low_priority
+
+
+def current() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def begun_now() -> int:
+    """The priority of a thread that begins now."""
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(current()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.fixture
+def settable(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A process that may set any priority: what it has set, the latest one last."""
+    usual = current()
+    calls = [usual]
+
+    def getpriority(which: int, who: int) -> int:
+        assert (which, who) == (os.PRIO_PROCESS, 0)
+        return calls[-1]
+
+    def setpriority(which: int, who: int, value: int) -> None:
+        assert (which, who) == (os.PRIO_PROCESS, 0)
+        calls.append(value)
+
+    monkeypatch.setattr(priority.os, "getpriority", getpriority)
+    monkeypatch.setattr(priority.os, "setpriority", setpriority)
+    return calls
+
+
+def test_the_priority_is_low_during_the_block_and_usual_afterwards(settable: list[int]) -> None:
+    usual = settable[-1]
+    with low_priority():
+        assert settable[-1] == min(usual + STEPS, 19)
+    assert settable[-1] == usual
+    with pytest.raises(ImportError), low_priority():
+        raise ImportError
+    assert settable[-1] == usual
+
+
+def test_where_it_could_not_be_raised_again_it_is_not_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[int] = []
+
+    def setpriority(_which: int, _who: int, value: int) -> None:
+        if value <= usual:
+            refused.append(value)
+            raise PermissionError
+        lowered.append(threading.current_thread())
+
+    usual, lowered = current(), list[threading.Thread]()
+    monkeypatch.setattr(priority.os, "setpriority", setpriority)
+    with low_priority():
+        pass
+    assert refused == [usual]
+    assert threading.main_thread() not in lowered
+
+
+def test_the_system_gives_threads_priorities_of_their_own() -> None:
+    usual = current()
+    with low_priority():
+        low = current()
+        assert begun_now() == low
+    assert current() == begun_now() == usual
+    # Root, and whoever has the limit, may.
+    assert low in {usual, min(usual + STEPS, 19)}
