@@ -98,6 +98,7 @@ class StudioHost:
         source: str = "camera",
         name: str = "stage",
         kbps: int = 3000,
+        encrypted: bool = False,
     ) -> None:
         self._url, self._token = livekit_url, token
         self._width, self._height, self._fps, self._codec, self._simulcast = width, height, fps, codec, simulcast
@@ -114,11 +115,13 @@ class StudioHost:
         self._video: tuple[rtc.LocalVideoTrack, str] | None = None
         self._audio: list[rtc.LocalAudioTrack] = []
         self._muted: set[str] = set()
-        self._number = 0
+        self._number, self._encrypted, self._still = 0, encrypted, False
 
     async def start(self) -> None:
         """Joins and publishes."""
-        await self.room.connect(self._url, self._token, rtc.RoomOptions(auto_subscribe=False))
+        keys = rtc.KeyProviderOptions(shared_key=b"a secret of the guests")
+        encryption = rtc.E2EEOptions(key_provider_options=keys) if self._encrypted else None
+        await self.room.connect(self._url, self._token, rtc.RoomOptions(auto_subscribe=False, encryption=encryption))
         for index in range(self._audio_tracks):
             await self._publish_tone(index)
         if self._with_video:
@@ -163,6 +166,14 @@ class StudioHost:
         """From the next frame on the picture has this size; the track stays."""
         self._width, self._height = width, height
 
+    async def freeze(self) -> None:
+        """The picture stands still, as a page's in a hidden tab: no frame is sent, and the track stays."""
+        self._still = True
+
+    async def thaw(self) -> None:
+        """The way back from `freeze`."""
+        self._still = False
+
     async def mute(self, what: str = "all") -> None:
         """`video`, `audio` or `all`: muted tracks send nothing."""
         self._set_muted(what, True)
@@ -199,7 +210,7 @@ class StudioHost:
                 if (card.width, card.height) != (self._width, self._height):
                     card = TestCard(self._width, self._height)
                 # A muted camera captures nothing; the SDK would send black.
-                if "video" not in self._muted:
+                if "video" not in self._muted and not self._still:
                     data = card.draw(time.time(), self._number)
                     source.capture_frame(rtc.VideoFrame(card.width, card.height, rtc.VideoBufferType.I420, data))
                 self._number += 1
@@ -260,8 +271,8 @@ class HostProcess:
         return host
 
     async def command(self, line: str) -> None:
-        """One of `mute`, `unmute`, `resize 640 360`, `republish h264`, `unpublish`, `publish`; returns when it is
-        done."""
+        """One of `mute`, `unmute`, `freeze`, `thaw`, `resize 640 360`, `republish h264`, `unpublish`, `publish`; returns when it
+        is done."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(line.encode() + b"\n")
         async with asyncio.timeout(20):
@@ -304,6 +315,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         source=arguments.source,
         name=arguments.name,
         kbps=arguments.kbps,
+        encrypted=arguments.encrypted,
     )
     await host.start()
     print(json.dumps({"done": "start"}), flush=True)
@@ -328,6 +340,7 @@ def main() -> None:
     parser.add_argument("--simulcast", action="store_true")
     parser.add_argument("--audio-tracks", type=int, default=1)
     parser.add_argument("--no-video", action="store_true")
+    parser.add_argument("--encrypted", action="store_true")
     parser.add_argument("--source", default="camera", choices=sorted(SOURCES))
     parser.add_argument("--name", default="stage")
     asyncio.run(_serve(parser.parse_args()))

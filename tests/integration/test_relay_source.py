@@ -196,6 +196,51 @@ async def test_muted_keeps_the_last_picture_and_is_silent(
         await watched.moves()
 
 
+async def test_encrypted_media_are_told_and_never_decoded(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with watching(server, request) as watched:
+        await watched.host("--encrypted")
+        await until(lambda: watched.source.line.code == "media_encrypted")
+        await asyncio.sleep(1.5)
+        assert {line.phase for line in watched.said} <= {"connecting", "waiting"}
+        assert watched.mixer.levels == {} and watched.source.pictures == 0
+        assert (watched.picture() == 16).all()
+        # The host publishes again, as everyone can see it.
+        await watched.host()
+        line = await watched.phase("live")
+        assert line.code == ""
+        await watched.moves()
+
+
+async def test_a_sound_that_was_not_chosen_is_not_heard(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with watching(server, request, video_source="camera") as watched:
+        await watched.host("--audio-tracks=2")
+        await watched.phase("live")
+        await until(lambda: bool(watched.mixer.levels))
+        await asyncio.sleep(1)
+        assert len(watched.mixer.levels) == 1
+
+
+async def test_a_picture_that_stands_still_is_live_while_sound_comes(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with watching(server, request) as watched:
+        host = await watched.host()
+        await watched.phase("live")
+        await watched.moves()
+        await host.command("freeze")
+        await asyncio.sleep(3)
+        assert "lost" not in [line.phase for line in watched.said]
+        await host.command("thaw")
+        await watched.moves()
+        # Killed, it is lost although LiveKit has it in the room for some time.
+        await host.kill()
+        await watched.phase("lost", 5)
+
+
 async def test_a_silent_host_without_pictures_is_live(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
     async with watching(server, request) as watched:
         host = await watched.host()

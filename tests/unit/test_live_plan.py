@@ -12,8 +12,10 @@ from butai.config import RetrySettings
 from butai.errors import Code
 from butai.live.reconcile.commands import (
     BroadcastEnded,
+    EndBegun,
     EngineLost,
     Move,
+    SourceChanged,
     StartEngine,
     StartOutput,
     StopEngine,
@@ -113,6 +115,36 @@ def test_a_report_of_another_attempt_than_the_rows_changes_nothing() -> None:
     assert moves(row, running(report(2, "failed", code="destination_closed"))) == [
         (OutputTrigger.RETRY_PLANNED, "destination_closed")
     ]
+
+
+def source_writes(row: BroadcastRow, *reports: SourceReport) -> list[tuple[str, str | None]]:
+    seen = running()
+    for one in reports:
+        seen.record(one)
+    writes = plan(row, seen.snapshot(), NOW, POLICY).writes
+    return [(one.phase, one.code) for one in writes if isinstance(one, SourceChanged)]
+
+
+@pytest.mark.parametrize("phase", ["waiting", "live", "lost"])
+def test_what_is_wrong_with_the_media_is_written_and_so_is_its_end(phase: Any) -> None:
+    row = broadcast(output(), source_phase=phase)
+    assert source_writes(row, SourceReport(phase, NOW)) == []
+    assert source_writes(row, SourceReport(phase, NOW), SourceReport(phase, NOW, "media_encrypted")) == [
+        (phase, Code.MEDIA_ENCRYPTED)
+    ]
+    encrypted = replace(row, source_code="media_encrypted")
+    assert source_writes(encrypted, SourceReport(phase, NOW, "media_encrypted")) == []
+    assert source_writes(encrypted, SourceReport(phase, NOW, "media_encrypted"), SourceReport(phase, NOW)) == [
+        (phase, None)
+    ]
+
+
+def test_a_show_ends_with_what_was_wrong_with_its_media() -> None:
+    row = broadcast(output(), source_phase="lost", source_code="media_encrypted")
+    seen = running()
+    seen.record(SourceReport("ended", NOW, "media_encrypted"))
+    writes = plan(row, seen.snapshot(), NOW, POLICY).writes
+    assert EndBegun(Code.MEDIA_ENCRYPTED, NOW) in writes
 
 
 def test_a_report_while_the_next_attempt_is_waited_for_changes_nothing() -> None:

@@ -80,3 +80,9 @@ def test_the_relays_durations_travel_with_its_configuration() -> None:
     # A relay that knows no durations reads the rest.
     known = msgspec.json.decode(encode(line))
     assert {"type", "broadcast_id", "livekit_url", "token", "host_identity", "preset", "timing"} == set(known)
+
+
+def test_a_still_picture_counts_as_there_only_when_livekit_would_have_removed_a_killed_host() -> None:
+    relay = RelayTiming()
+    assert relay.lost_after < relay.picture_within < relay.dropped_after
+    assert relay.dropped_after > 25

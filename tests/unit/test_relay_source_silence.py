@@ -13,8 +13,10 @@ from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
 from butai.relay.source import HostSource
 from butai.relay.timing import RelayTiming
+from butai.relay.tracks import Choice
 
 TICK = RelayTiming().phase_every
+SOUND = Choice(sounds=frozenset({"a"}), heard=True)
 
 
 class Quiet:
@@ -26,8 +28,8 @@ class Quiet:
         preset = Preset(320, 180, 30, 500)
         configure = ConfigureLine("b1", "ws://127.0.0.1:9", "token", "host", preset)
         self.source = HostSource(configure, Screen(preset.width, preset.height), Mixer(48000), self.said.append)
-        self.source._presence.host(here=True, muted=False)
-        self.source._media_arrived()
+        self.source._presence.host(self.now, here=True, choice=SOUND)
+        self.source._sound_arrived()
         self.packets: Callable[[], int] = lambda: 0
 
     async def sound_packets(self) -> int:
@@ -38,6 +40,7 @@ class Quiet:
         told, room = len(self.said), self
         for _ in range(round(seconds / TICK)):
             self.now += TICK
+            self.source._presence.host(self.now, here=True, choice=SOUND)
             await self.source._count_sound_packets(room, self.now)  # pyright: ignore[reportArgumentType]
             self.source._update_phase()
         return [line.phase for line in self.said[told:]]
@@ -66,7 +69,7 @@ async def test_packets_from_before_it_was_quiet_are_no_news(quiet: Quiet) -> Non
     # Pictures for a minute, and sound; then the host is killed.
     quiet.packets = lambda: 3000
     quiet.now += 60
-    quiet.source._media_arrived()
+    quiet.source._sound_arrived()
     assert await quiet.go_on(1.9) == []
     assert await quiet.go_on(0.3) == ["lost"]
 

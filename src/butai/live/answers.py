@@ -238,7 +238,8 @@ class EventOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceOut(msgspec.Struct, frozen=True, kw_only=True):
-    """The host's media: `connecting`, `waiting` for it, `live`, `lost` for a while, `ended`, or `failed`."""
+    """The host's media: `connecting`, `waiting` for it, `live`, `lost` for a while, `ended`, or `failed`. `error`: why it is
+    not live; beside `live`, what is wrong with the sound."""
 
     state: SourceState
     since: datetime | None

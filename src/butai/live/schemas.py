@@ -94,7 +94,8 @@ class DestinationEdit(BaseModel):
 
 class StartIn(BaseModel):
     """A broadcast to start. `platforms`: `youtube`, `twitch`, `both`, or a list. `destination_ids`: saved destinations,
-    for other choices."""
+    for other choices. `video_source` chooses picture and sound: `camera` (with the microphone and sounds without a
+    source), `screen_share` (with its own sound and the microphone), or `any`."""
 
     model_config = _strict({"room_id": "my-room", "platforms": "both"})
 

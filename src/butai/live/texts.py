@@ -122,6 +122,24 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "没有收到主播的画面或声音。",
         "请在演播室打开虚拟形象、摄像头或麦克风。",
     ),
+    Code.MEDIA_ENCRYPTED: (
+        "The room's video or audio is end-to-end encrypted, so it cannot be streamed.",
+        "Turn off end-to-end encryption in the studio, then publish again.",
+        "房间的画面或声音启用了端到端加密，无法推流。",
+        "请在演播室关闭端到端加密，然后重新发布。",
+    ),
+    Code.CODEC_UNSUPPORTED: (
+        "The studio sends a codec that cannot be streamed.",
+        "Choose VP8, VP9, H.264 or AV1 for video and Opus for audio in the studio. H.265 (HEVC) is not supported.",
+        "演播室使用的编码格式无法推流。",
+        "请在演播室为画面选择 VP8、VP9、H.264 或 AV1，为声音选择 Opus。不支持 H.265（HEVC）。",
+    ),
+    Code.NO_PICTURE: (
+        "The studio publishes video, but no picture arrives.",
+        "Turn the avatar or camera off and on again in the studio, or reload its page.",
+        "演播室已发布视频，但没有收到画面。",
+        "请在演播室重新打开虚拟形象或摄像头，或刷新页面。",
+    ),
     Code.SOURCE_ENDED: (
         "The host left, so the stream ended.",
         "Open the studio and go live again.",

@@ -38,18 +38,19 @@ class Screen:
         self._frame = as_frame(black(width, height))
         self._reformatter = VideoReformatter()
 
-    def show(self, width: int, height: int, i420: bytes | bytearray | memoryview, quarter_turns: int = 0) -> None:
+    def show(self, width: int, height: int, i420: bytes | bytearray | memoryview, quarter_turns: int = 0) -> bool:
         """Adds a frame: planes Y, U, V without padding; chroma sizes are rounded up. The bytes must not change
-        afterwards.
+        afterwards. Returns whether it is a picture of the host, and not one of LiveKit's own (`SMALLEST`).
 
         `quarter_turns`: clockwise, as a phone's camera asks for. Raises `ValueError` for too few bytes: here, since in
         the encoder's thread it would end the broadcast.
         """
         if min(width, height) < SMALLEST:
-            return
+            return False
         even_planes(width, height, i420)
         # Atomic, so the other thread sees the whole frame or none of it.
         self._waiting.append((width, height, quarter_turns % 4, i420))
+        return True
 
     def look(self) -> VideoFrame:
         """Takes the next frame, in the broadcast's size. Returns the same object again while no other has arrived."""

@@ -19,7 +19,7 @@ from butai.errors import Code
 from butai.relay.messages import ConfigureLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
-from butai.relay.tracks import Kind, Offer, TrackSource, choose
+from butai.relay.tracks import Choice, Kind, Offer, TrackSource, choose
 
 log = structlog.get_logger(__name__)
 
@@ -50,13 +50,23 @@ class JoinError(Exception):
 
 
 class JoinedRoom:
-    """A room, from `join` to `close`. Calls `on_media` for each picture, and for sound that is not silence."""
+    """A room, from `join` to `close`. Calls `on_picture` with the id of its track for each picture, and `on_sound` for
+    sound that is not silence."""
 
-    def __init__(self, configure: ConfigureLine, screen: Screen, mixer: Mixer, on_media: Callable[[], None]) -> None:
-        self._configure, self._screen, self._mixer, self._on_media = configure, screen, mixer, on_media
+    def __init__(
+        self,
+        configure: ConfigureLine,
+        screen: Screen,
+        mixer: Mixer,
+        on_picture: Callable[[str], None],
+        on_sound: Callable[[], None],
+    ) -> None:
+        self._configure, self._screen, self._mixer = configure, screen, mixer
+        self._on_picture, self._on_sound = on_picture, on_sound
         self._room = rtc.Room()
         self._readers: dict[str, asyncio.Task[None]] = {}
-        self._wanted: set[str] = set()
+        self._wanted: frozenset[str] = frozenset()
+        self._refused: frozenset[str] = frozenset()
         self.pictures = 0
         """The number of frames received."""
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -105,10 +115,9 @@ class JoinedRoom:
         return self._room.remote_participants.get(self._configure.host_identity)
 
     @property
-    def all_muted(self) -> bool:
-        """Whether the host publishes tracks that are all muted."""
-        offers = self._offers()
-        return bool(offers) and all(offer.muted for offer in offers)
+    def choice(self) -> Choice:
+        """The tracks of the host that are published, and what is to be expected of them."""
+        return choose(self._offers(), self._configure.video_source, self._configure.video_name)
 
     async def sound_packets(self) -> int:
         """The number of sound packets received. A silent microphone sends them; a disconnected one does not.
@@ -140,15 +149,23 @@ class JoinedRoom:
         if host is None:
             return []
         return [
-            Offer(one.sid, _KINDS[one.kind], _SOURCES.get(one.source, "unknown"), one.name, one.muted)
+            Offer(
+                one.sid,
+                _KINDS[one.kind],
+                _SOURCES.get(one.source, "unknown"),
+                one.name,
+                one.muted,
+                codec=one.mime_type,
+                encrypted=one.encryption_type != rtc.EncryptionType.NONE,
+            )
             for one in host.track_publications.values()
             if one.kind in _KINDS
         ]
 
     def _update_subscriptions(self) -> None:
         """Subscribes to the tracks that are to be published, and to no others."""
-        picture, sounds = choose(self._offers(), self._configure.video_source, self._configure.video_name)
-        wanted = sounds | ({picture} if picture else set())
+        choice = self.choice
+        wanted = choice.sounds | ({choice.picture} if choice.picture else set())
         host = self.host
         publications = host.track_publications if host is not None else {}
         for sid in wanted - self._wanted:
@@ -161,6 +178,10 @@ class JoinedRoom:
             if sid in publications:
                 publications[sid].set_subscribed(False)
         self._wanted = wanted
+        refused = frozenset(offer.sid for offer in self._offers() if offer.refused is not None)
+        for sid in refused - self._refused:
+            log.warning("track.refused", sid=sid, codec=publications[sid].mime_type)
+        self._refused = refused
 
     def _subscribed(self, track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication) -> None:
         sid = publication.sid
@@ -172,7 +193,7 @@ class JoinedRoom:
         if track.kind == rtc.TrackKind.KIND_VIDEO:
             reading = self._read_pictures(track, publication)
         else:
-            reading = self._read_sound(track, sid)
+            reading = self._read_sound(track, publication)
         task = asyncio.create_task(reading)
         task.add_done_callback(_log_failure)
         self._readers[sid] = task
@@ -200,28 +221,32 @@ class JoinedRoom:
                     continue
                 frame = event.frame
                 try:
-                    self._screen.show(
+                    shown = self._screen.show(
                         frame.width, frame.height, frame.data, _QUARTER_TURNS.get(cast("Any", event.rotation), 0)
                     )
                 except ValueError as error:
                     log.warning("track.bad_picture", detail=str(error))
                     continue
-                self.pictures += 1
-                self._on_media()
+                if shown:
+                    self.pictures += 1
+                    self._on_picture(publication.sid)
         finally:
             await _close(stream, self._configure.timing.close_limit)
 
-    async def _read_sound(self, track: rtc.Track, sid: str) -> None:
+    async def _read_sound(self, track: rtc.Track, publication: rtc.RemoteTrackPublication) -> None:
+        sid = publication.sid
         stream = rtc.AudioStream(
             track, sample_rate=self._mixer.rate, num_channels=2, frame_size_ms=SOUND_FRAME, capacity=50
         )
         try:
             async for event in stream:
+                if publication.muted:
+                    continue
                 samples = np.frombuffer(event.frame.data, np.int16).reshape(-1, 2)
                 self._mixer.push(sid, samples)
                 # The SDK yields frames for ever, of zeros when nothing arrives.
                 if samples.any():
-                    self._on_media()
+                    self._on_sound()
         finally:
             self._mixer.forget(sid)
             await _close(stream, self._configure.timing.close_limit)

@@ -42,7 +42,7 @@ class HostSource:
         self._token = configure.token
         self._tokens = [configure.token]
         self._timing = configure.timing
-        self._presence = Presence(configure.grace, configure.on_lost, time.monotonic(), self._timing.lost_after)
+        self._presence = Presence(configure.grace, configure.on_lost, time.monotonic(), self._timing)
         self._room: JoinedRoom | None = None
         self._last_media = 0.0
         self._sound_packets = 0
@@ -64,7 +64,7 @@ class HostSource:
         """Returns when the source has `ended` or `failed`."""
         begun, delay, joined = time.monotonic(), self._timing.join_delay, False
         while True:
-            room = JoinedRoom(self._configure, self._screen, self._mixer, self._media_arrived)
+            room = JoinedRoom(self._configure, self._screen, self._mixer, self._picture_arrived, self._sound_arrived)
             try:
                 await room.join(self._tokens[-1])
             except JoinError as error:
@@ -98,7 +98,7 @@ class HostSource:
             if reason in FINAL:
                 self._change("ended", Code.SOURCE_ENDED, "the room was deleted")
                 return
-            self._presence.host(here=False, muted=False)
+            self._presence.host(time.monotonic(), here=False)
             if await self._pause(self._timing.join_delay, joined=joined):
                 return
 
@@ -114,8 +114,10 @@ class HostSource:
         while not room.ended.done():
             await asyncio.wait([room.ended], timeout=self._timing.phase_every)
             now = time.monotonic()
-            self._presence.host(here=room.host is not None, muted=room.all_muted)
-            await self._count_sound_packets(room, now)
+            choice = room.choice
+            self._presence.host(now, here=room.host is not None, choice=choice)
+            if choice.heard:
+                await self._count_sound_packets(room, now)
             if self._update_phase():
                 return ""
             reconnecting_since = (reconnecting_since or now) if room.reconnecting else None
@@ -135,7 +137,7 @@ class HostSource:
         before, counted_at = self._sound_packets, self._counted_at
         self._sound_packets, self._counted_at = packets, now
         if packets > before and now - counted_at < self._timing.quiet_after + self._timing.count_every:
-            self._media_arrived()
+            self._sound_arrived()
 
     async def _pause(self, seconds: float, *, joined: bool) -> bool:
         """Waits, and returns whether the source ended meanwhile."""
@@ -146,20 +148,26 @@ class HostSource:
                 return True
         return False
 
-    def _media_arrived(self) -> None:
+    def _picture_arrived(self, sid: str) -> None:
         self._last_media = time.monotonic()
-        self._presence.media(self._last_media)
+        self._presence.picture(self._last_media, sid)
+        self._media_arrived()
+
+    def _sound_arrived(self) -> None:
+        self._last_media = time.monotonic()
+        self._presence.sound(self._last_media)
+        self._media_arrived()
+
+    def _media_arrived(self) -> None:
         if self.line.phase != "live":
             self._update_phase()
 
     def _update_phase(self) -> bool:
         """Reports a change of the phase. Returns whether the source has ended."""
-        phase = self._presence.phase(time.monotonic())
-        if phase != self.line.phase and self.line.phase not in ("ended", "failed"):
-            if phase == "ended":
-                self._change("ended", Code.SOURCE_ENDED, f"no media of the host for {self._configure.grace:g} s")
-            else:
-                self._change(phase)
+        phase, code = self._presence.phase(time.monotonic())
+        if (phase, code or "") != (self.line.phase, self.line.code) and self.line.phase not in ("ended", "failed"):
+            detail = f"no media of the host for {self._configure.grace:g} s" if phase == "ended" else ""
+            self._change(phase, code or "", detail)
         return self.line.phase == "ended"
 
     def _change(self, phase: SourcePhase, code: str = "", detail: str = "") -> None:

@@ -86,6 +86,11 @@ class RelayTiming:
     lost_after: float = fixed(2.0)
     """Time without picture and sound after which the media are lost. A browser tab in the background draws once a
     second."""
+    picture_within: float = fixed(3.0)
+    """Most time from the subscription to a video track until its first picture; then the picture is missing."""
+    dropped_after: float = fixed(30.0)
+    """Time after which a host of whom nothing comes, and who is still in the room, is running: LiveKit removes one whose
+    process was killed within 25 s."""
     quiet_after: float = fixed(1.0)
     """Time without picture and sound after which sound packets are counted: silence is media, too."""
     count_every: float = fixed(0.5)

@@ -74,7 +74,8 @@ class EngineHurried:
 
 @dataclass(frozen=True, slots=True)
 class SourceChanged:
-    """The host's media are in another phase (`reports.SourcePhase`). `code`: why they ended or failed."""
+    """The host's media are in another phase (`reports.SourcePhase`). `code`: what is wrong with them, or why they ended or
+    failed."""
 
     phase: str
     code: str | None

@@ -181,7 +181,7 @@ class _Planner:
         source = self.seen.source
         if source is None or self.seen.ref != self.row.engine_ref:
             return
-        code = _code(source.code, Code.SOURCE_ENDED) if source.phase in ("ended", "failed") else None
+        code = _code(source.code, Code.SOURCE_ENDED) if source.code or source.phase in ("ended", "failed") else None
         if (source.phase, code) != (self.row.source_phase, self.row.source_code):
             at = min(source.at, self.now)
             self.draft.write(SourceChanged(source.phase, code, at))
