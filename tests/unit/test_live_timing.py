@@ -82,6 +82,14 @@ def test_the_relays_durations_travel_with_its_configuration() -> None:
     assert {"type", "broadcast_id", "livekit_url", "token", "host_identity", "preset", "timing"} == set(known)
 
 
+@PACES
+def test_after_a_pause_a_relay_hears_its_controller_in_time(timing: Timing) -> None:
+    relay = timing.relay
+    # A relay that is looked at as often as it should be did not stand still.
+    assert relay.metrics_every * 2 < relay.stood_still_after
+    assert relay.stale_for + timing.ping_every <= relay.heard_within
+
+
 def test_a_still_picture_counts_as_there_only_when_livekit_would_have_removed_a_killed_host() -> None:
     relay = RelayTiming()
     assert relay.lost_after < relay.picture_within < relay.dropped_after

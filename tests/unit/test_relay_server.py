@@ -43,9 +43,19 @@ from tests.clock import Clock
 from tests.unit.test_relay_outputs import FakePush, until
 
 L = TypeVar("L", bound=Line)
+STEP = 1.0
+"""Seconds, fewer than those from which on a process did not run."""
 CONFIGURE = ConfigureLine("b1", "ws://127.0.0.1:1", "canary-token", "host", Preset(320, 180, 30, 500))
 LOOKS_OFTEN = msgspec.structs.replace(CONFIGURE, timing=RelayTiming(metrics_every=0.02))
 START = StartOutputLine("o1", 1, "rtmp://127.0.0.1/app", "canary-key-71c2", True)
+
+
+async def pass_time(stage: Stage, clock: Clock, seconds: float) -> None:
+    """Lets time pass on a relay's clock, and the relay look at it in between."""
+    while seconds > 0:
+        clock.now += min(STEP, seconds)
+        seconds -= STEP
+        await until(lambda: stage.relay._looked_at >= clock.now or stage.running.done())
 
 
 class FakeSource:
@@ -267,11 +277,9 @@ async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
         # Answered, so the ping before it was taken.
         controller.say(StopOutputLine(f"none-{number}"))
         await controller.hear(OutputLine, lambda line, number=number: line.output_id == f"none-{number}")
-        clock.now += 29.9
-        for _ in range(3):
-            await controller.hear(MetricsLine)
+        await pass_time(stage, clock, 29.9)
     assert not stage.running.done()
-    clock.now += 0.2
+    await pass_time(stage, clock, 0.2)
     assert (await controller.hear(ByeLine)).reason == "abandoned"
     assert await stage.running == "abandoned"
     assert stage.pushes[0].stops == 1 and stage.sources[0].closed
@@ -280,9 +288,68 @@ async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
 async def test_a_relay_that_nobody_speaks_to_ends(tmp_path: Path) -> None:
     clock = Clock()
     stage = Stage(tmp_path / "b1.sock", clock)
+    stage.relay.timing = RelayTiming(metrics_every=0.02)
     await until(stage.path.exists)
-    clock.now += 30.1
+    await pass_time(stage, clock, 29.9)
+    assert not stage.running.done()
+    await pass_time(stage, clock, 0.2)
     assert await stage.running == "abandoned"
+
+
+@pytest.fixture
+async def on_air(tmp_path: Path) -> AsyncIterator[tuple[Stage, Controller, Clock]]:
+    """A relay whose output is live."""
+    clock = Clock()
+    stage = Stage(tmp_path / "b1.sock", clock)
+    controller = await Controller.connect(stage.path)
+    controller.say(LOOKS_OFTEN)
+    controller.say(START)
+    await controller.hear(OutputLine, lambda line: line.phase == "publishing")
+    yield stage, controller, clock
+    stage.relay.end("stopped")
+    await stage.running
+
+
+def pushes_media(stage: Stage) -> bool:
+    media = stage.relay._media
+    return media is not None and media.pipeline._wanted.is_set()
+
+
+async def test_a_machine_that_stood_still_goes_on_once_its_controller_is_heard(
+    on_air: tuple[Stage, Controller, Clock],
+) -> None:
+    stage, controller, clock = on_air
+    assert pushes_media(stage)
+    clock.now += 40
+    # Another machine's relay may push by now: nothing is pushed, and the connections stay.
+    await until(lambda: not pushes_media(stage))
+    await pass_time(stage, clock, 5)
+    assert not stage.running.done() and not pushes_media(stage) and stage.pushes[0].stops == 0
+    controller.say(PingLine())
+    await until(lambda: pushes_media(stage))
+    await pass_time(stage, clock, 20)
+    assert not stage.running.done() and stage.pushes[0].stops == 0
+
+
+async def test_a_machine_that_stood_still_ends_when_its_controller_is_not_heard(
+    on_air: tuple[Stage, Controller, Clock],
+) -> None:
+    stage, controller, clock = on_air
+    # A line from before the pause, read after it, is no sign of a controller.
+    controller.say(PingLine())
+    clock.now += 40
+    await until(lambda: not pushes_media(stage))
+    await pass_time(stage, clock, 9.5)
+    assert not stage.running.done()
+    await pass_time(stage, clock, 1)
+    assert await stage.running == "abandoned"
+
+
+async def test_a_short_pause_holds_nothing_back(on_air: tuple[Stage, Controller, Clock]) -> None:
+    stage, _, clock = on_air
+    clock.now += 20
+    await pass_time(stage, clock, 9)
+    assert pushes_media(stage) and not stage.running.done()
 
 
 async def test_a_relay_takes_the_durations_of_its_controller_and_ignores_what_it_does_not_know(stage: Stage) -> None:

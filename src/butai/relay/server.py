@@ -81,11 +81,11 @@ class Relay:
         *,
         make_source: MakeSource = HostSource,
         make_push: MakePush | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         ending: Callable[[], None] = lambda: None,
     ) -> None:
-        """`make_push`: `outputs.rtmp`, or a test's replacement. `clock`: monotonic seconds. `ending`: called once, when
-        the end begins."""
+        """`make_push`: `outputs.rtmp`, or a test's replacement. `clock`: monotonic seconds, also of a suspended machine.
+        `ending`: called once, when the end begins."""
         self._path, self._broadcast_id = socket_path, broadcast_id
         self._make_source, self._make_push, self._clock = make_source, make_push, clock
         self.timing = RelayTiming()
@@ -95,7 +95,9 @@ class Relay:
         self._run_id = uuid.uuid4().hex
         self._epoch = -1
         self._controller: asyncio.StreamWriter | None = None
-        self._last_line_at = clock()
+        self._last_line_at = self._looked_at = clock()
+        self._resumed_at: float | None = None
+        self._wanted = self._held = False
         self._media: _Media | None = None
         self._initial_source = messages.SourceLine(phase="connecting", at=time.time())
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -184,7 +186,7 @@ class Relay:
         before, self._controller = self._controller, writer
         if before is not None:
             before.close()
-        self._last_line_at = self._clock()
+        self._hear_controller()
         log.info("controller.welcome", controller=hello.controller, epoch=hello.epoch)
         self._send(self._welcome())
         while self._controller is writer and (line := await reader.readline()):
@@ -192,7 +194,7 @@ class Relay:
             # Another controller may have connected while this line was in transit.
             if self._controller is not writer:
                 return
-            self._last_line_at = self._clock()
+            self._hear_controller()
             self._carry_out(order)
 
     def _welcome(self) -> WelcomeLine:
@@ -239,6 +241,44 @@ class Relay:
             return
         writer.write(messages.encode(line))
 
+    # A machine that stood still: other controllers may have started another relay meanwhile
+
+    def _hear_controller(self) -> None:
+        now = self._note_pause()
+        if self._resumed_at is not None and now - self._resumed_at < self.timing.stale_for:
+            return
+        self._last_line_at, self._resumed_at = now, None
+        self._hold_media(held=False)
+
+    def _note_pause(self) -> float:
+        now = self._clock()
+        if now - self._looked_at > self.timing.stood_still_after:
+            log.warning("relay.stood_still", seconds=round(now - self._looked_at, 1))
+            self._resumed_at = now
+        self._looked_at = now
+        return now
+
+    def _is_abandoned(self) -> bool:
+        """Whether no controller wants this relay any more. After a pause it may be too early to say: nothing is pushed
+        until a controller was heard, over connections that stay."""
+        now = self._note_pause()
+        if now - self._last_line_at <= self.timing.abandoned_after:
+            return False
+        if self._resumed_at is None or now - self._resumed_at > self.timing.heard_within:
+            return True
+        self._hold_media(held=True)
+        return False
+
+    def _hold_media(self, *, held: bool) -> None:
+        if held is not self._held:
+            self._held = held
+            self._want(self._wanted)
+
+    def _want(self, wanted: bool) -> None:  # noqa: FBT001 - its one subject
+        self._wanted = wanted
+        if self._media is not None:
+            self._media.pipeline.want(wanted and not self._held)
+
     async def _disconnect(self) -> None:
         writer, self._controller = self._controller, None
         if writer is not None:
@@ -272,7 +312,7 @@ class Relay:
             pipeline.video_format,
             pipeline.audio_format,
             self._send,
-            wanted=pipeline.want,
+            wanted=self._want,
             keyframe=pipeline.force_keyframe,
             make=self._make_push or functools.partial(rtmp, limits=order.timing.rtmp),
             stop_limit=order.timing.output_stop_limit,
@@ -312,7 +352,7 @@ class Relay:
         cpu, pictures, before = time.process_time(), 0, time.monotonic()
         while True:
             await asyncio.sleep(self.timing.metrics_every)
-            if self._clock() - self._last_line_at > self.timing.abandoned_after:
+            if self._is_abandoned():
                 self.end("abandoned")
                 return
             if self._media is None:

@@ -72,6 +72,12 @@ class RelayTiming:
 
     abandoned_after: float = 30.0
     """Time without a line from a controller after which the relay ends by itself. A controller is replaced within 4."""
+    stood_still_after: float = fixed(5.0)
+    """Time between two looks at the controller, one each `metrics_every`, from which on the process did not run."""
+    stale_for: float = fixed(1.0)
+    """Time after such a pause for which lines prove nothing: they may have waited in the socket."""
+    heard_within: float = 10.0
+    """Most time after such a pause until the controller must be heard, if `abandoned_after` passed meanwhile: two pings."""
     end_limit: float = 8.0
     """Most time for ending: `output_stop_limit`, `close_limit` for each stream and for leaving the room, and a
     reserve."""

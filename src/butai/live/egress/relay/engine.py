@@ -207,8 +207,13 @@ class RelayEgress:
         process.close()
 
     async def _ping_all(self) -> None:
+        relay = self.timing.relay
         while True:
+            due = _now() + self.timing.ping_every
             await asyncio.sleep(self.timing.ping_every)
+            if _now() - due > relay.stood_still_after:
+                # This process did not run. The leases are renewed meanwhile, and relays take no line before.
+                await asyncio.sleep(relay.stale_for * 1.5)
             for engine in list(self._engines):
                 engine.tick(ping=self._keepalive_allowed)
 
@@ -411,6 +416,11 @@ class RelayEngine:
         self._egress.forget(self)
         self._writer.close()
         self._process.close()
+
+
+def _now() -> float:
+    """Monotonic seconds, also of a suspended machine."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _metrics(one: messages.OutputMetrics, line: messages.MetricsLine) -> MetricsReport:
