@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Called by pytest before the fixtures of a test are made."""
-    lanes.step_back(item)
+    lanes.set_priority(item)
 
 
 @pytest.fixture(scope="session")

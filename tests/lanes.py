@@ -2,12 +2,14 @@
 
 What draws or sends pictures in real time needs both processors at times, so these modules are one group, whose tests run
 one after another, in order; it is the longest and begins at once. Every other module is a group of its own. Those fill the
-other processes, which leave the processors to the pictures: they run at a lower priority (`step_back`).
+other processes, which leave the processors to the pictures: they run at a lower priority (`set_priority`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -71,16 +73,42 @@ def assign(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not is_media(item.path))
 
 
-def step_back(item: pytest.Item) -> None:
-    """Lowers the priority of this process, and of all that it starts from now on, before a test without media, if other
-    processes run tests too. One that has run the media keeps its priority, since only root could raise it again."""
-    global _lowered  # noqa: PLW0603 - the process's own state
-    if _lowered is None and "PYTEST_XDIST_WORKER" in os.environ:
-        _lowered = item.get_closest_marker("media") is None
-        if _lowered:
+def set_priority(item: pytest.Item) -> None:
+    """Sets the priority of this process, and of all that it starts from now on, for a test, if other processes run tests too.
+
+    Where it may be raised, that with media has a higher one than usual, and the others are held up by other work no more
+    than that is by them. Elsewhere those without media have a lower one; a process that has run the media keeps its own.
+    """
+    global _usual, _raises  # noqa: PLW0603 - the process's own state
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    media = item.get_closest_marker("media") is not None
+    if _usual is None:
+        _usual = os.getpriority(os.PRIO_PROCESS, 0)
+        _raises = _may_raise(_usual)
+        if not _raises and not media:
             os.nice(NICE)
+    if _raises:
+        os.setpriority(os.PRIO_PROCESS, 0, _usual - NICE if media else _usual)
+
+
+def _may_raise(usual: int) -> bool:
+    """Tries it in another thread, since on Linux each has a priority of its own."""
+    raised = False
+
+    def attempt() -> None:
+        nonlocal raised
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, usual - NICE)
+            raised = True
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return raised
 
 
 NICE = 5
 """By how much: a process with media gets three times the share of one without."""
-_lowered: bool | None = None
+_usual: int | None = None
+_raises = False
