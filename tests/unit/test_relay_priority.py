@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +71,40 @@ def test_where_it_could_not_be_raised_again_it_is_not_lowered(monkeypatch: pytes
         pass
     assert refused == [usual]
     assert threading.main_thread() not in lowered
+
+
+def test_a_session_that_it_leads_is_lowered_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    group = tmp_path / "autogroup"
+    group.write_text("/autogroup-25 nice 2\n")
+    monkeypatch.setattr(priority, "GROUP", group)
+    with low_priority():
+        assert group.read_text() == "/autogroup-25 nice 2\n"
+    monkeypatch.setattr(priority.os, "getsid", lambda _: os.getpid())
+    with low_priority():
+        assert group.read_text() == str(2 + STEPS)
+    assert group.read_text() == "2"
+    # One of an operator, that only root may set back.
+    group.write_text("/autogroup-25 nice -3\n")
+    with low_priority():
+        assert group.read_text() == "/autogroup-25 nice -3\n"
+    group.unlink()
+    with low_priority():
+        assert not group.exists()
+
+
+PROGRAM = """
+from butai.relay import priority
+with priority.low_priority():
+    print(priority.GROUP.read_text().split()[-1])
+print(priority.GROUP.read_text().split()[-1])
+"""
+
+
+@pytest.mark.skipif(not priority.GROUP.exists(), reason="this system makes no groups of sessions")
+def test_a_group_of_the_system_is_lowered_and_set_back() -> None:
+    argv = [sys.executable, "-c", PROGRAM]
+    ran = subprocess.run(argv, start_new_session=True, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [str(STEPS), "0"]
 
 
 def test_the_system_gives_threads_priorities_of_their_own() -> None:

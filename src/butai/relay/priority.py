@@ -5,16 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Generator
+from pathlib import Path
 
 STEPS = 10
 """Steps of nice(2) below the usual one: a tenth of the processor's time where others want all of it."""
 
+GROUP = Path("/proc/self/autogroup")
+"""The nice value of the session's group, by sched(7): where Linux makes such groups, that of a thread counts within its
+group alone."""
+
+GROUP_PAUSE = 0.15
+"""Seconds between two changes of a group. Linux takes ten a second from other users than root
+(proc_sched_autogroup_set_nice)."""
+
 
 @contextlib.contextmanager
 def low_priority() -> Generator[None]:
-    """Lowers the priority of the calling thread, and of threads begun meanwhile, while the block runs. Does nothing where
-    the process may not raise it again: without CAP_SYS_NICE that needs RLIMIT_NICE."""
+    """Lowers the priority of the calling thread, of threads begun meanwhile, and of the process's session if it leads one,
+    while the block runs."""
+    with _low_group(), _low_thread():
+        yield
+
+
+@contextlib.contextmanager
+def _low_thread() -> Generator[None]:
+    """Does nothing where the process may not raise it again: without CAP_SYS_NICE that needs RLIMIT_NICE."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     if not _may_return(usual):
         yield
@@ -42,3 +59,35 @@ def _may_return(usual: int) -> bool:
     thread.start()
     thread.join()
     return returned
+
+
+@contextlib.contextmanager
+def _low_group() -> Generator[None]:
+    """Does nothing in a session that others lead, and where Linux makes no such groups. One with a nice value of 0 or more
+    may be set back by its user."""
+    usual = _group() if os.getsid(0) == os.getpid() else None
+    if usual is None or usual < 0 or not _set_group(min(usual + STEPS, 19)):
+        yield
+        return
+    try:
+        yield
+    finally:
+        if not _set_group(usual):
+            time.sleep(GROUP_PAUSE)
+            _set_group(usual)
+
+
+def _group() -> int | None:
+    try:
+        # Such as "/autogroup-25 nice 0".
+        return int(GROUP.read_text().rsplit(maxsplit=1)[-1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _set_group(nice: int) -> bool:
+    try:
+        GROUP.write_text(str(nice))
+    except OSError:
+        return False
+    return True
