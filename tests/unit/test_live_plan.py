@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from butai.config import RetrySettings
+from butai.config import LiveSettings, RetrySettings
 from butai.errors import Code
 from butai.live.reconcile.commands import (
     BroadcastEnded,
@@ -22,6 +23,7 @@ from butai.live.reconcile.commands import (
     StopOutput,
 )
 from butai.live.reconcile.draft import Policy
+from butai.live.reconcile.fold import after
 from butai.live.reconcile.plan import plan
 from butai.live.reconcile.reports import KEPT, EngineGone, Observations, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
@@ -224,14 +226,14 @@ def test_an_engine_elsewhere_is_outwaited_and_not_started_beside() -> None:
     assert StartEngine() not in made.orders
     [lost] = [one for one in made.writes if isinstance(one, EngineLost)]
     assert lost.next_at == NOW - 10 + GONE_AFTER
-    after = broadcast(
+    gone = broadcast(
         output(state=OutputState.RECONNECTING, next_attempt_at=NOW),
         engine_host="there",
         engine_ref=None,
         engine_seen_at=NOW - 10,
     )
-    assert plan(after, Observations().snapshot(), NOW, POLICY).wake_at == NOW - 10 + GONE_AFTER
-    assert StartEngine() in plan(after, Observations().snapshot(), NOW + GONE_AFTER, POLICY).orders
+    assert plan(gone, Observations().snapshot(), NOW, POLICY).wake_at == NOW - 10 + GONE_AFTER
+    assert StartEngine() in plan(gone, Observations().snapshot(), NOW + GONE_AFTER, POLICY).orders
 
 
 def test_the_first_crash_is_answered_at_once_and_the_next_ones_wait() -> None:
@@ -268,6 +270,57 @@ def test_what_was_never_wanted_keeps_its_error_and_keeps_no_broadcast_up() -> No
     assert made.writes == (BroadcastEnded(None, NOW),)
     up = broadcast(output(), nowhere)
     assert plan(up, running(report(2, "live", NOW - 50)).snapshot(), NOW, POLICY).writes == ()
+
+
+def refusal(attempt: int, at: float, if_key_worked: str = "destination_closed") -> OutputReport:
+    return OutputReport(A, attempt, "failed", at, "key_rejected", if_key_worked=if_key_worked)
+
+
+@pytest.mark.parametrize("shown", ["destination_closed", "already_publishing"])
+@pytest.mark.parametrize("platform", ["youtube", "twitch", "custom"])
+def test_a_platform_that_holds_the_old_session_for_25_seconds_gets_the_stream_back(platform: str, shown: str) -> None:
+    """As SRS and Node-Media-Server after a cut network: they hang up on the new publish, or say that the name is taken."""
+    rules = LiveSettings()
+    policy = replace(POLICY, retry={one: getattr(rules, f"{one}_retry") for one in ("youtube", "twitch", "custom")})
+    row = broadcast(output(state=OutputState.STARTING, attempt=1, platform=platform))
+    seen, now, codes = running(), NOW, []
+
+    def step(*reports: OutputReport) -> OutputRow:
+        nonlocal row
+        for one in reports:
+            seen.record(one)
+        looked = seen.snapshot()
+        row = functools.reduce(after, plan(row, looked, now, policy).writes, row)
+        seen.mark_written(looked)
+        [found] = row.outputs
+        return found
+
+    step(report(1, "live", now))
+    now += 30
+    found = step(report(1, "failed", now, "destination_closed"))
+    cut = now
+    while found.state is OutputState.RECONNECTING and now < cut + 25:
+        assert found.next_attempt_at is not None
+        now = found.next_attempt_at
+        attempt = step().attempt
+        if now < cut + 25:
+            now += 0.1
+            found = step(refusal(attempt, now, shown))
+            codes.append(found.error_code)
+    assert found.state is OutputState.RECONNECTING
+    assert step(report(found.attempt + 1, "live", now)).state is OutputState.LIVE
+    assert set(codes) == {shown} and len(codes) >= 2
+    assert now < cut + 60
+
+
+def test_a_refusal_of_a_key_that_never_worked_is_of_the_key() -> None:
+    row = broadcast(output(state=OutputState.STARTING, attempt=1))
+    assert moves(row, running(refusal(1, NOW))) == [(OutputTrigger.RETRY_PLANNED, "key_rejected")]
+    twice = broadcast(output(state=OutputState.STARTING, attempt=2, error_code="key_rejected"))
+    assert moves(twice, running(refusal(2, NOW))) == [(OutputTrigger.FAILED, "key_rejected")]
+    worked = broadcast(output(state=OutputState.RECONNECTING, attempt=2, key_live_at=4000.0))
+    named = refusal(2, NOW, if_key_worked="")
+    assert moves(worked, running(named)) == [(OutputTrigger.RETRY_PLANNED, "key_rejected")]
 
 
 def test_every_second_try_takes_the_backup_ingest_url() -> None:

@@ -135,6 +135,72 @@ def test_flapping_for_ever_is_given_up_in_the_end() -> None:
     assert verdict.code is Code.RETRIES_EXHAUSTED
 
 
+def test_many_short_lives_in_a_row_are_counted() -> None:
+    """A platform that accepts every publish and hangs up after four seconds."""
+    settings = LiveSettings().twitch_retry
+    now, budget, waits, drops = 1000.0, Budget(), [], []
+    while True:
+        started, dropped = now, now + 4.0
+        drops.append(dropped)
+        budget = after_live(settings, budget, live_for=3.5)
+        verdict = fail(
+            settings,
+            Code.DESTINATION_CLOSED,
+            dropped,
+            budget,
+            attempt_started_at=started,
+            last_live_at=dropped,
+            key_worked=True,
+        )
+        budget = verdict.budget
+        if verdict.again_at is None:
+            break
+        waits.append(verdict.again_at - dropped)
+        now = verdict.again_at
+    assert (verdict.code, verdict.cause) == (Code.RETRIES_EXHAUSTED, Code.DESTINATION_CLOSED)
+    assert len(drops) == settings.attempts
+    # The last ones are as far apart as those of a platform that cannot be reached.
+    assert waits[-1] == 45.0 and sorted(waits) == waits
+
+
+def test_a_long_life_ends_a_row_of_short_ones() -> None:
+    settings, spent = LiveSettings().twitch_retry, Budget(6, 900.0, short_lives=6)
+    after_long = fail(
+        settings,
+        Code.DESTINATION_CLOSED,
+        1100.0,
+        after_live(settings, spent, live_for=99.0),
+        attempt_started_at=1000.0,
+        last_live_at=1100.0,
+    )
+    assert after_long.budget == Budget(1, 1100.0, short_lives=0)
+    never_live = fail(settings, Code.DESTINATION_UNREACHABLE, 1100.0, spent, attempt_started_at=1099.0)
+    assert never_live.budget.short_lives == 6
+
+
+@pytest.mark.parametrize("code", [Code.ALREADY_PUBLISHING, *sorted(ONCE - {Code.KEY_REJECTED})])
+def test_a_key_that_worked_is_tried_with_the_patience_of_a_reconnect(code: Code) -> None:
+    settings, now, budget, waits = RetrySettings(), 1000.0, Budget(), []
+    while True:
+        verdict = fail(settings, code, now, budget, code_before=code, key_worked=True)
+        budget = verdict.budget
+        if verdict.again_at is None:
+            break
+        waits.append(verdict.again_at - now)
+        now = verdict.again_at
+    assert (verdict.code, verdict.cause) == (Code.RETRIES_EXHAUSTED, code)
+    assert waits[:6] == [0.75, 1.5, 3, 6, 12, 24]
+
+
+def test_a_key_that_is_named_as_wrong_is_final_also_when_it_worked() -> None:
+    first = fail(RetrySettings(), Code.KEY_REJECTED, 100.0, Budget(), key_worked=True)
+    assert first.again_at == 103.0
+    again = fail(
+        RetrySettings(), Code.KEY_REJECTED, 104.0, first.budget, code_before=Code.KEY_REJECTED, key_worked=True
+    )
+    assert (again.again_at, again.code) == (None, Code.KEY_REJECTED)
+
+
 def test_stable_live_gives_the_budget_back_and_a_short_one_does_not() -> None:
     settings, spent = RetrySettings(), Budget(7, 10.0)
     assert after_live(settings, spent, live_for=60.0) == Budget()

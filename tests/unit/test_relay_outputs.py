@@ -109,10 +109,13 @@ async def test_a_failure_says_why_and_touches_no_other() -> None:
     await stage.outputs.start(order("bad"))
     await stage.outputs.start(order("good"))
     await until(lambda: "publishing" in stage.phases("good"))
-    stage.pushes[0].break_off(PublishError(Code.KEY_REJECTED, "NetStream.Publish.BadName"))
+    stage.pushes[0].break_off(
+        PublishError(Code.KEY_REJECTED, "NetStream.Publish.BadName", if_key_worked=Code.ALREADY_PUBLISHING)
+    )
     await until(lambda: "failed" in stage.phases("bad"))
     failed = stage.said[-1]
     assert (failed.phase, failed.code, failed.detail) == ("failed", "key_rejected", "NetStream.Publish.BadName")
+    assert failed.if_key_worked == "already_publishing"
     stage.outputs.send([KEY])
     assert stage.pushes[0].sent == [] and stage.pushes[1].sent == [KEY]
     assert stage.wanted[-1] is True

@@ -298,6 +298,33 @@ def test_status_words_have_codes_and_no_key(word: str, said: str, step: str, cod
     assert KEY[:6] not in error.detail
 
 
+@pytest.mark.parametrize(
+    ("word", "said", "step", "code"),
+    [
+        ("NetStream.Publish.BadName", "", "publish", "already_publishing"),
+        ("NetStream.Publish.Denied", "", "publish", "already_publishing"),
+        ("NetStream.Publish.Failed", "", "publish", "destination_closed"),
+        ("close", "", "publish", "destination_closed"),
+        ("NetConnection.Connect.InvalidApp", "", "connect", "destination_closed"),
+        # What the platform repeats of the key is no word of its own.
+        ("NetStream.Publish.BadName", f"no stream {KEY}", "publish", "already_publishing"),
+        ("NetStream.Publish.BadName", "Invalid stream key", "publish", None),
+        ("NetStream.Publish.Unauthorized", "Authorization required.", "publish", None),
+        ("NetConnection.Connect.Rejected", "auth failed", "connect", None),
+    ],
+)
+def test_a_key_that_worked_is_refused_only_by_words_that_name_it(
+    word: str, said: str, step: str, code: str | None
+) -> None:
+    assert refused(PublishRefused(word, said), step, KEY).if_key_worked == code
+
+
+def test_hanging_up_on_a_key_that_worked_is_a_closed_connection() -> None:
+    assert closed("publish", acknowledged=False).if_key_worked == "destination_closed"
+    assert closed("publishing", acknowledged=False).if_key_worked == "destination_closed"
+    assert closed("publishing", acknowledged=True).if_key_worked is None
+
+
 def test_a_close_means_what_came_before_it() -> None:
     assert closed("handshake", acknowledged=False).code == "destination_unreachable"
     assert closed("publish", acknowledged=False).code == "key_rejected"

@@ -111,7 +111,7 @@ class Code(StrEnum):
 
     # Of an output or a broadcast, from either engine. The texts that hosts read are in `butai.live.texts`.
     KEY_REJECTED = "key_rejected", "The platform refused the stream key"
-    ALREADY_PUBLISHING = "already_publishing", "Another program streams to the platform with this key"
+    ALREADY_PUBLISHING = "already_publishing", "The platform already has a stream with this key"
     DESTINATION_UNREACHABLE = "destination_unreachable", "The platform cannot be reached"
     TLS_FAILED = "tls_failed", "The secure connection to the platform failed"
     DESTINATION_CLOSED = "destination_closed", "The platform closed the connection"

@@ -156,7 +156,8 @@ class Output(Model):
     """One broadcast's way to one destination: its state and the number of its `attempt`.
 
     URL and sealed key are copies, so that a destination may be changed or deleted during a broadcast. `tries`: attempts
-    of the retry budget used since `budget_from`; a period of stable live restores the budget.
+    of the retry budget used since `budget_from`; a period of stable live restores the budget. `short_lives`: attempts in
+    a row that were live for less than that period.
     """
 
     __tablename__ = "outputs"
@@ -195,6 +196,9 @@ class Output(Model):
     next_attempt_at: Mapped[datetime | None]
     tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     budget_from: Mapped[datetime | None]
+    short_lives: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    key_live_at: Mapped[datetime | None]
+    """When the platform first accepted the present key in this broadcast: a key that worked is not a wrong one."""
     live_since: Mapped[datetime | None]
     """The beginning of the current period of live."""
     first_live_at: Mapped[datetime | None]

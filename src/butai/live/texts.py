@@ -51,10 +51,10 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "请从 {platform} 重新复制密钥并保存，然后重试。重置后旧密钥会全部失效。",
     ),
     Code.ALREADY_PUBLISHING: (
-        "Another program is already streaming to {platform} with this key.",
-        "Stop the other program (OBS, another tab). It is retried automatically.",
-        "已有其他程序正在用这个密钥向 {platform} 推流。",
-        "请停止另一个程序（OBS 或其他页面）。系统会自动重试。",
+        "{platform} already has a stream with this key.",
+        "If yours was just cut off, nothing to do: it is retried automatically. Stop other programs (OBS, another tab).",
+        "{platform} 上已有使用这个密钥的直播流。",
+        "如果你的直播刚刚中断，无需操作：系统会自动重试。请停止其他程序（OBS 或其他页面）。",
     ),
     Code.DESTINATION_UNREACHABLE: (
         "{platform} cannot be reached.",

@@ -115,7 +115,8 @@ class PingLine(Line, tag="ping", frozen=True, omit_defaults=True):
 
 class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
     """A change of an output's attempt. `code`: an error code (docs/live.md) with `failed` and `stalled`. `detail`: for
-    operators, without the stream key.
+    operators, without the stream key. `if_key_worked`: the code in place of `code`, if the platform accepted the key
+    before in this broadcast, which the controller knows; empty for the same.
     """
 
     output_id: str
@@ -124,6 +125,7 @@ class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
     at: float
     code: str = ""
     detail: str = ""
+    if_key_worked: str = ""
 
 
 class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):

@@ -185,7 +185,7 @@ class Outputs:
             if attempt.stopping:
                 self._set_ended(attempt)
             else:
-                self._change(attempt, "failed", error.code, error.detail)
+                self._change(attempt, "failed", error.code, error.detail, error.if_key_worked or "")
         except asyncio.CancelledError:
             self._set_ended(attempt)
             raise
@@ -209,9 +209,11 @@ class Outputs:
             attempt.task.cancel()
             await asyncio.wait([attempt.task], timeout=self._stop_limit)
 
-    def _change(self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "") -> None:
+    def _change(
+        self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "", if_key_worked: str = ""
+    ) -> None:
         before = attempt.line
-        attempt.line = OutputLine(before.output_id, before.attempt, phase, time.time(), code, detail)
+        attempt.line = OutputLine(before.output_id, before.attempt, phase, time.time(), code, detail, if_key_worked)
         if phase == "publishing":
             # The output begins with a keyframe.
             self._keyframe()

@@ -53,12 +53,22 @@ class Draft:
         at = self.clamp_time(output, at)
         off_live = self.off_live(output, at)
         failure = retry.Failure(
-            code, at, output.attempt_started_at, off_live["last_live_at"], code_before=output.error_code
+            code,
+            at,
+            output.attempt_started_at,
+            off_live["last_live_at"],
+            code_before=output.error_code,
+            key_worked=output.key_live_at is not None,
         )
-        budget = retry.Budget(off_live["tries"], off_live["budget_from"])
+        budget = retry.Budget(off_live["tries"], off_live["budget_from"], off_live["short_lives"])
         rules = self.policy.retry[output.platform]
         verdict = retry.decide(rules, failure, budget, self.policy.random, self.policy.timing)
-        spent = {**off_live, "tries": verdict.budget.tries, "budget_from": verdict.budget.began}
+        spent = {
+            **off_live,
+            "tries": verdict.budget.tries,
+            "budget_from": verdict.budget.began,
+            "short_lives": verdict.budget.short_lives,
+        }
         if verdict.again_at is None:
             self.give_up(output, verdict.code, verdict.cause, detail, at, **spent)
             return
@@ -121,7 +131,7 @@ class Draft:
     def off_live(self, output: OutputRow, at: float) -> dict[str, Any]:
         """The column changes of an output that is no longer live; a stable period of live has restored its retry
         budget."""
-        budget = retry.Budget(output.tries, output.budget_from)
+        budget = retry.Budget(output.tries, output.budget_from, output.short_lives)
         last = output.last_live_at
         if output.live_since is not None:
             budget = retry.after_live(self.policy.retry[output.platform], budget, at - output.live_since)
@@ -132,6 +142,7 @@ class Draft:
             "last_live_at": last,
             "tries": budget.tries,
             "budget_from": budget.began,
+            "short_lives": budget.short_lives,
         }
 
     def move(

@@ -102,6 +102,7 @@ class _Planner:
                 confirmation="transport",
                 live_since=at,
                 first_live_at=output.first_live_at or at,
+                key_live_at=output.key_live_at or at,
                 last_live_at=at,
                 **NO_ERROR,
             )
@@ -121,7 +122,10 @@ class _Planner:
         elif report.phase == "failed":
             was_up = output.state in (OutputState.LIVE, OutputState.RECONNECTING)
             assumed = Code.DESTINATION_CLOSED if was_up else Code.DESTINATION_UNREACHABLE
-            self.draft.fail(output, _code(report.code, assumed), report.detail, report.at, report.not_before)
+            code = _code(report.code, assumed)
+            if output.key_live_at is not None:
+                code = _code(report.if_key_worked, code)
+            self.draft.fail(output, code, report.detail, report.at, report.not_before)
         elif report.phase == "ended":
             # It ended without an order.
             self.draft.fail(output, Code.EGRESS_LOST, report.detail, report.at)
@@ -240,6 +244,7 @@ class _Planner:
             retry_asked_at=None,
             tries=0,
             budget_from=None,
+            short_lives=0,
             ended_at=None,
             **NO_ERROR,
         )

@@ -27,7 +27,9 @@ KEPT = 16
 @dataclass(frozen=True, slots=True)
 class OutputReport:
     """An attempt's phase. `detail`: for operators, redacted. `ended` of attempt 0 means that the engine does not know
-    the output. `not_before`: with `failed`, the earliest moment at which the engine takes another attempt."""
+    the output. `not_before`: with `failed`, the earliest moment at which the engine takes another attempt.
+    `if_key_worked`: the code in place of `code` for a key that the platform accepted before in this broadcast; empty
+    for the same."""
 
     output_id: UUID
     attempt: int
@@ -36,6 +38,7 @@ class OutputReport:
     code: str = ""
     detail: str = ""
     not_before: float = 0.0
+    if_key_worked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

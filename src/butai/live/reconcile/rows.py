@@ -32,6 +32,8 @@ class OutputRow:
     next_attempt_at: float | None = None
     tries: int = 0
     budget_from: float | None = None
+    short_lives: int = 0
+    key_live_at: float | None = None
     live_since: float | None = None
     first_live_at: float | None = None
     last_live_at: float | None = None

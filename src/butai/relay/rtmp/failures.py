@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from urllib.parse import unquote
@@ -25,11 +26,14 @@ RETRYABLE = frozenset(
 
 
 class PublishError(Exception):
-    """A failed publish. `code`: the code to show; `detail`: for operators, without the stream key."""
+    """A failed publish. `code`: the code to show; `detail`: for operators, without the stream key.
 
-    def __init__(self, code: Code, detail: str) -> None:
+    `if_key_worked`: the code to show in its place, if the platform accepted this key before in the same broadcast. A
+    connection alone does not tell a wrong key from one that the platform still holds for a session that was cut."""
+
+    def __init__(self, code: Code, detail: str, *, if_key_worked: Code | None = None) -> None:
         super().__init__(f"{code}: {detail}")
-        self.code, self.detail = code, detail
+        self.code, self.detail, self.if_key_worked = code, detail, if_key_worked
 
     @property
     def retryable(self) -> bool:
@@ -57,20 +61,35 @@ def redact(text: str, key: str) -> str:
 
 def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
     """The error of a status message. `step`: of the session."""
-    words = f"{refusal.status} {refusal.description}".lower()
+    words = f"{refusal.status} {_without(refusal.description, key)}".lower()
     detail = f"{redact(refusal.status, key)}: {redact(refusal.description, key)}"
     if step == "publishing":
         return PublishError(Code.DESTINATION_CLOSED, detail)
-    if "already" in words or "in use" in words or "exclusive" in words:
+    if any(word in words for word in _IN_USE):
         return PublishError(Code.ALREADY_PUBLISHING, detail)
     if refusal.status == "NetConnection.Connect.InvalidApp":
-        return PublishError(Code.INVALID_DESTINATION, detail)
+        # A server that starts again may answer before it has its applications.
+        return PublishError(Code.INVALID_DESTINATION, detail, if_key_worked=Code.DESTINATION_CLOSED)
     if refusal.status.startswith("NetConnection.Connect") and not any(word in words for word in _ABOUT_KEYS):
         return PublishError(Code.DESTINATION_UNREACHABLE, detail)
-    return PublishError(Code.KEY_REJECTED, detail)
+    if any(word in words for word in _NAMES_KEY):
+        return PublishError(Code.KEY_REJECTED, detail)
+    held = refusal.status.endswith(_OF_NAMES)
+    otherwise = Code.ALREADY_PUBLISHING if held else Code.DESTINATION_CLOSED
+    return PublishError(Code.KEY_REJECTED, detail, if_key_worked=otherwise)
 
 
-_ABOUT_KEYS = ("auth", "key", "denied", "forbidden", "permission", "credential", "token")
+def _without(text: str, key: str) -> str:
+    """A platform's text without the stream key, whose letters are no words of the platform."""
+    return re.sub(re.escape(key), "", text, flags=re.IGNORECASE) if key else text
+
+
+_IN_USE = ("already", "in use", "exclusive")
+_NAMES_KEY = ("auth", "key", "forbidden", "permission", "credential", "token", "password")
+"""Words with which a platform says that the key itself is wrong."""
+_ABOUT_KEYS = (*_NAMES_KEY, "denied")
+_OF_NAMES = (".BadName", ".Denied")
+"""Codes with which servers refuse a name that another session has, with or without a description."""
 
 
 def closed(step: str, *, acknowledged: bool) -> PublishError:
@@ -79,7 +98,8 @@ def closed(step: str, *, acknowledged: bool) -> PublishError:
         return PublishError(Code.DESTINATION_UNREACHABLE, f"closed during {step}")
     if not acknowledged:
         # Some platforms refuse a key by closing the connection (Twitch).
-        return PublishError(Code.KEY_REJECTED, "closed at publish, before a byte was acknowledged")
+        detail = "closed at publish, before a byte was acknowledged"
+        return PublishError(Code.KEY_REJECTED, detail, if_key_worked=Code.DESTINATION_CLOSED)
     return PublishError(Code.DESTINATION_CLOSED, "closed in mid-stream")
 
 

@@ -293,7 +293,9 @@ class LiveKitEngine:
 
     def _say(self, row: Attempt, phase: evidence.Phase, code: str, detail: str) -> None:
         at = row.seen.at or row.asked_at
-        self._on_report(OutputReport(row.output_id, row.attempt, phase, at, code, detail))
+        # GStreamer says the same of a refused key and of a platform that hangs up.
+        known = Code.DESTINATION_CLOSED if code == Code.KEY_REJECTED else ""
+        self._on_report(OutputReport(row.output_id, row.attempt, phase, at, code, detail, if_key_worked=known))
 
     def _say_failed(self, output_id: UUID, attempt: int, code: Code, detail: str, not_before: float = 0.0) -> None:
         if not self._gone:

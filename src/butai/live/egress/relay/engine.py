@@ -391,8 +391,12 @@ class RelayEngine:
             case messages.OutputLine():
                 with contextlib.suppress(ValueError):
                     output_id = UUID(line.output_id)
-                    code = Code.received(line.code) if line.code else ""
-                    self._on_report(OutputReport(output_id, line.attempt, line.phase, line.at, code, line.detail))
+                    code, known = (Code.received(one) if one else "" for one in (line.code, line.if_key_worked))
+                    self._on_report(
+                        OutputReport(
+                            output_id, line.attempt, line.phase, line.at, code, line.detail, if_key_worked=known
+                        )
+                    )
             case messages.SourceLine():
                 code = Code.received(line.code) if line.code else ""
                 self._on_report(SourceReport(line.phase, line.at, code, line.detail))
