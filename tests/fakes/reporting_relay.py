@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -152,7 +153,8 @@ class ReportingRelay:
                     self.source = SourceLine("live", time.time())
                 self.tell(self.source)
             case messages.StartOutputLine():
-                self._note("start", output=order.output_id, attempt=order.attempt, url=order.url)
+                key = hashlib.sha256(order.key.encode()).hexdigest()
+                self._note("start", output=order.output_id, attempt=order.attempt, url=order.url, key_sha256=key)
                 self._start(order)
             case messages.StopOutputLine():
                 self._note("stop_output", output=order.output_id)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import signal
 import time
 from collections.abc import Iterator
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
@@ -97,6 +99,76 @@ async def test_a_refused_key_is_tried_once_more_and_then_given_up(stage: Shows) 
     assert outputs["rtmp://b/app"]["error_code"] == "key_rejected"
     starts = [line["at"] for line in stage.heard(broadcast_id, "start") if line["url"] == "rtmp://b/app"]
     assert len(starts) == 2 and starts[1] - starts[0] >= 3.0 / stage.pace
+
+
+async def _saved(stage: Shows, broadcast_id: UUID, url: str) -> UUID:
+    """A destination of the room's owner that an output was made from."""
+    destination_id = uuid4()
+    await stage.do(
+        "INSERT INTO destinations (id, owner_user_id, platform, ingest_url, sealed_key, key_fingerprint) "
+        "VALUES (%s, 'u1', 'custom', %s, %s, 'f')",
+        destination_id,
+        url,
+        KEY.encode(),
+    )
+    await stage.do(
+        "UPDATE outputs SET destination_id = %s WHERE broadcast_id = %s AND ingest_url = %s",
+        destination_id,
+        broadcast_id,
+        url,
+    )
+    return destination_id
+
+
+def _sent(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+async def test_a_retry_takes_the_key_that_was_saved_newest_and_says_so(stage: Shows) -> None:
+    stage.script(b=[["failed", "key_rejected"]])
+    async with stage.controller():
+        broadcast_id = await stage.begin("rtmp://a/app", "rtmp://b/app")
+        destination_id = await _saved(stage, broadcast_id, "rtmp://b/app")
+        output_id = (await stage.reach(broadcast_id, a="live", b="failed"))["rtmp://b/app"]["id"]
+        stage.script()
+        await stage.do(
+            "UPDATE destinations SET sealed_key = %s, key_fingerprint = 'g' WHERE id = %s",
+            b"canary-newest-key-4b1c",
+            destination_id,
+        )
+        await stage.retry(output_id)
+        row = (await stage.reach(broadcast_id, b="live"))["rtmp://b/app"]
+        assert (bytes(row["sealed_key"]), row["key_fingerprint"]) == (b"canary-newest-key-4b1c", "g")
+        starts = [line for line in stage.heard(broadcast_id, "start") if line["url"] == "rtmp://b/app"]
+        assert {line["key_sha256"] for line in starts[:-1]} == {_sent(KEY)}
+        assert starts[-1]["key_sha256"] == _sent("canary-newest-key-4b1c")
+        events = [one for one in await stage.events(broadcast_id) if one["output_id"] == output_id]
+        told = [(one["event"], one["attempt"], one["detail"]) for one in events if "destination" in one["event"]]
+        assert told == [("output.destination_changed", row["attempt"], {"changed": ["stream_key"]})]
+
+        # An attempt that comes by itself takes a new address, and what is on air is left alone until then.
+        await stage.do("UPDATE destinations SET ingest_url = 'rtmp://c/app' WHERE id = %s", destination_id)
+        stage.tell_relay(broadcast_id, output=output_id, phase="failed", code="destination_closed")
+        await stage.healed(broadcast_id, output_id, attempt=row["attempt"] + 1)
+        assert stage.heard(broadcast_id, "start")[-1]["url"] == "rtmp://c/app"
+
+
+async def test_an_output_of_a_deleted_destination_keeps_what_it_had_and_says_so_once(stage: Shows) -> None:
+    async with stage.controller():
+        broadcast_id = await stage.begin("rtmp://a/app")
+        destination_id = await _saved(stage, broadcast_id, "rtmp://a/app")
+        output_id = (await stage.reach(broadcast_id, a="live"))["rtmp://a/app"]["id"]
+        await stage.do(
+            "UPDATE destinations SET deleted_at = now(), sealed_key = '', ingest_url = 'rtmp://c/app' WHERE id = %s",
+            destination_id,
+        )
+        for attempt in (2, 3):
+            stage.tell_relay(broadcast_id, output=output_id, phase="failed", code="destination_closed")
+            await stage.healed(broadcast_id, output_id, attempt=attempt)
+        for line in stage.heard(broadcast_id, "start"):
+            assert (line["url"], line["key_sha256"]) == ("rtmp://a/app", _sent(KEY))
+        events = [one["event"] for one in await stage.events(broadcast_id)]
+        assert events.count("output.destination_deleted") == 1
 
 
 async def test_a_drop_is_seen_and_healed_by_a_new_attempt(stage: Shows) -> None:

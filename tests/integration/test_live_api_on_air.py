@@ -84,6 +84,30 @@ async def test_the_environments_keys_stand_in(live_settings: Settings, database:
     assert url == live.twitch_ingest_url
 
 
+async def test_a_retry_of_the_environments_default_takes_what_the_host_has_saved_since(
+    live_settings: Settings, database: Database
+) -> None:
+    live = live_settings.live.model_copy(update={"twitch_stream_key": SecretStr("canary-environment-2c77")})
+    async with serving(replace(live_settings, live=live)) as api:
+        await make_room(api)
+        output = (await go_live(api, platforms="twitch"))["outputs"][0]["id"]
+        await sql(database, "UPDATE outputs SET state = 'failed', error_code = 'key_rejected', key_live_at = now()")
+        assert (await api.call("POST", f"/api/live/outputs/{output}/retry", "alice"))[0] == 200
+        unchanged = "SELECT destination_id, key_live_at IS NULL FROM outputs"
+        assert [tuple(row) for row in await sql(database, unchanged)] == [(None, False)]
+        saved = await save(api, platform="twitch")
+        assert (await api.call("POST", f"/api/live/outputs/{output}/retry", "alice"))[0] == 200
+    ((destination_id, sealed, error, key_live_at),) = await sql(
+        database, "SELECT destination_id, sealed_key, error_code, key_live_at FROM outputs"
+    )
+    assert (str(destination_id), error, key_live_at) == (saved["id"], "key_rejected", None)
+    assert Sealer(live).open(sealed) == CANARY
+    events = await sql(database, "SELECT event, detail FROM live_events ORDER BY id")
+    assert [detail for event, detail in events if event == "output.destination_changed"] == [
+        {"changed": ["stream_key", "ingest_url"]}
+    ]
+
+
 async def test_only_the_host_may(api: Api) -> None:
     host = bearer((await make_room(api))["host_token"])
     await make_room(api, "bobs", "bob")

@@ -293,6 +293,8 @@ export const en = {
       "source.failed": "The room cannot be reached",
       "output.added": "was added",
       "output.started": "is connecting",
+      "output.destination_changed": "takes the newly saved key or address",
+      "output.destination_deleted": "keeps the key and address of its deleted destination",
       "output.accepted": "is live",
       "output.interrupted": "is interrupted",
       "output.retry_planned": "will be retried",

@@ -280,6 +280,8 @@ export const zh: Texts = {
       "source.failed": "无法连接房间",
       "output.added": "已加入",
       "output.started": "正在连接",
+      "output.destination_changed": "使用新保存的密钥或地址",
+      "output.destination_deleted": "推流目标已删除，继续使用原来的密钥和地址",
       "output.accepted": "已开播",
       "output.interrupted": "已中断",
       "output.retry_planned": "将会重试",

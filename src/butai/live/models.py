@@ -155,7 +155,8 @@ class Broadcast(Model):
 class Output(Model):
     """One broadcast's way to one destination: its state and the number of its `attempt`.
 
-    URL and sealed key are copies, so that a destination may be changed or deleted during a broadcast. `tries`: attempts
+    URL and sealed key are copies, so that a destination may be changed or deleted during a broadcast; each attempt begins
+    with those that the destination has (`reconcile.newest`). `tries`: attempts
     of the retry budget used since `budget_from`; a period of stable live restores the budget. `short_lives`: attempts in
     a row that were live for less than that period.
     """

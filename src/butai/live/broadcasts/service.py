@@ -45,6 +45,7 @@ from butai.live.broadcasts.wanted import (
 )
 from butai.live.destinations.service import OutputTarget, targets_of
 from butai.live.models import Broadcast, Output, Room
+from butai.live.reconcile.newest import CHANGED, changed_fields
 from butai.live.stage import Stage
 from butai.live.states import BroadcastWanted, OutputState
 
@@ -147,6 +148,9 @@ async def stop(
 async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: UUID) -> UUID:
     """Requests an attempt now, of an output that failed or waits for its next attempt. Returns the broadcast's id.
 
+    An output that had the environment's default takes the destination that its host has saved since, or the default's
+    present key. All others take what their destination has as the attempt begins (`reconcile.newest`).
+
     Raises `NotHost`, `NotLive`, and `NoDestination` when its platform still has no destination.
     """
     about = await _room_of(stage, None, output_id)
@@ -159,6 +163,8 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
             raise NotLive
         if output.error_code == Code.NO_DESTINATION:
             await _find_target(session, stage, room, broadcast, output)
+        elif output.destination_id is None:
+            await _take_saved(session, stage, origin, room, broadcast, output)
         want_retry(output)
         audit.add_event(session, broadcast, "output.retry_asked", origin, output=output)
         _record(session, origin, "live.output_retry", broadcast, output, **operator_detail(caller, room))
@@ -292,6 +298,23 @@ async def _find_target(session: AsyncSession, stage: Stage, room: Room, broadcas
     if any(_same(found, one) for one in others):
         raise NotLive("Another output of this broadcast has this destination already")
     aim(output, found)
+    output.error_code = None
+
+
+async def _take_saved(
+    session: AsyncSession, stage: Stage, origin: Origin, room: Room, broadcast: Broadcast, output: Output
+) -> None:
+    """Gives an output of the environment's default what that platform has now, if no other output has it."""
+    found = (await targets_of(session, stage, room.owner_user_id, [output.platform], []))[output.platform]
+    changed = [] if found is None else changed_fields(output, found)
+    if found is None or not changed:
+        return
+    others = [
+        one for one in await outputs_of(session, broadcast) if one.id != output.id and one.state != OutputState.ENDED
+    ]
+    if not any(_same(found, one) for one in others):
+        aim(output, found)
+        audit.add_event(session, broadcast, CHANGED, origin, output=output, changed=changed)
 
 
 async def _locked(session: AsyncSession, caller: Caller, output_id: UUID) -> tuple[Broadcast, Room, Output]:

@@ -56,11 +56,11 @@ def output_without_destination(broadcast: Broadcast, platform: str) -> Output:
 
 
 def aim(output: Output, target: OutputTarget) -> None:
-    """Gives an output without a destination the one that was saved since."""
+    """Gives an output another destination, whose key has yet to be accepted."""
     output.destination_id, output.label = target.destination_id, target.label
     output.ingest_url, output.backup_ingest_url = target.ingest_url, target.backup_ingest_url
     output.sealed_key, output.key_fingerprint = target.sealed_key, target.key_fingerprint
-    output.error_code = None
+    output.key_live_at = None
 
 
 def want_stopped(broadcast: Broadcast, outputs: Iterable[Output]) -> bool:

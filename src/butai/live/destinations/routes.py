@@ -72,7 +72,8 @@ async def get(request: Request, who: SignedIn, destination_id: UUID) -> Response
     summary="Change a destination",
 )
 async def change(request: Request, who: SignedIn, destination_id: UUID, edit: DestinationEdit) -> Response:
-    """A running output keeps the URL and key it began with. An ingest URL on another host needs the stream key again."""
+    """What is on air goes on as it is; each attempt that begins later, by itself or by a retry, takes the new URL and key.
+    An ingest URL on another host needs the stream key again."""
     cleared = "backup_ingest_url" in edit.model_fields_set and edit.backup_ingest_url is None
     wanted = DestinationValues(edit.label, edit.ingest_url, edit.backup_ingest_url, cleared, _plain(edit.stream_key))
     return respond_live(
@@ -84,7 +85,7 @@ async def change(request: Request, who: SignedIn, destination_id: UUID, edit: De
     "/destinations/{destination_id}", status_code=204, responses=documented(400, 404), summary="Delete a destination"
 )
 async def delete(request: Request, who: SignedIn, destination_id: UUID) -> Response:
-    """Its stream key is erased. A running output continues."""
+    """Its stream key is erased. A running output continues, and its later attempts have the URL and key that it had."""
     await service.delete(get_stage(request), who, origin(request, who), destination_id)
     return Response(status_code=204)
 

@@ -121,7 +121,7 @@ async def get(stage: Stage, caller: Caller, destination_id: UUID) -> Destination
 async def change(
     stage: Stage, caller: Caller, origin: Origin, destination_id: UUID, wanted: DestinationValues
 ) -> Destination:
-    """Changes a destination; running outputs keep the values they began with.
+    """Changes a destination. A running attempt keeps the values that it began with, the next one takes the new ones.
 
     A URL on another host needs the stream key again. Otherwise a stolen session could send a key, which it cannot read,
     to a server of its own. Raises `DestinationNotFound`, `InvalidDestination`, `SecretKeyInvalid`.

@@ -7,7 +7,7 @@ output that the tables do not know.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -115,12 +115,10 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class StartOutput:
-    """Begin an attempt of an output. `url`: the ingest URL, without the stream key."""
+    """Begin an attempt of an output, with the ingest URL and the key that its row has after the writes."""
 
     output_id: UUID
     attempt: int
-    url: str
-    sealed_key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

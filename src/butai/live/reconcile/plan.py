@@ -353,7 +353,7 @@ class _Planner:
         if output.trying:
             known = carried == output.attempt or (latest is not None and latest.attempt == output.attempt)
             if not known:
-                self.orders.append(StartOutput(output.id, output.attempt, output.attempt_ingest_url, output.sealed_key))
+                self.orders.append(StartOutput(output.id, output.attempt))
         elif carried is not None:
             stopped = self.seen.stops.get(output.id)
             if stopped is None or self.now >= stopped + self.timing.stop_limit:

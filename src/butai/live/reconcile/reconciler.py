@@ -267,7 +267,8 @@ class BroadcastReconciler:
             case StartOutput() if engine is not None:
                 self._log.info("output.starting", output_id=str(order.output_id), attempt=order.attempt)
                 self._seen.ordered_start(order.output_id, order.attempt)
-                engine.start_output(order.output_id, order.attempt, order.url, order.sealed_key)
+                output = next(one for one in row.outputs if one.id == order.output_id)
+                engine.start_output(output.id, order.attempt, output.attempt_ingest_url, output.sealed_key)
             case StopOutput() if engine is not None:
                 self._seen.ordered_stop(order.output_id, now)
                 engine.stop_output(order.output_id)

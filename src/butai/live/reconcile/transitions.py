@@ -30,8 +30,9 @@ from butai.live.reconcile.commands import (
     Write,
 )
 from butai.live.reconcile.fold import after
+from butai.live.reconcile.newest import take_newest
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
-from butai.live.states import OutputState
+from butai.live.states import OutputState, OutputTrigger
 
 _TIMES = {
     column.name for model in (Broadcast, Output) for column in model.__table__.columns if column.name.endswith("_at")
@@ -67,7 +68,8 @@ async def read(session: AsyncSession, lease: Lease) -> BroadcastRow:
 
 
 async def write(session: AsyncSession, lease: Lease, writes: Iterable[Write]) -> BroadcastRow:
-    """Applies all of `writes` or none, and returns the rows after them.
+    """Applies all of `writes` or none, and returns the rows after them. An attempt that begins takes what its
+    destination has now (`newest`), which the plan did not see.
 
     Raises `LeaseLost`, `RowsChanged`, and `IllegalOutputTransition` for a move that the table of states does not have.
     """
@@ -79,6 +81,9 @@ async def write(session: AsyncSession, lease: Lease, writes: Iterable[Write]) ->
     outputs = (await session.scalars(statement.with_for_update(key_share=True))).all()
     row = _as_row(broadcast, outputs)
     for one in writes:
+        if isinstance(one, Move) and one.event is OutputTrigger.STARTED:
+            await _take_newest(session, broadcast, outputs, one)
+            row = _as_row(broadcast, outputs)
         changed = after(row, one)
         _copy_changes(broadcast, outputs, row, changed)
         _record(session, broadcast, outputs, row, one)
@@ -159,6 +164,25 @@ def _record_move(session: AsyncSession, broadcast: Broadcast, output: Output, mo
         code=move.code,
         detail=detail,
     )
+
+
+async def _take_newest(session: AsyncSession, broadcast: Broadcast, outputs: Sequence[Output], move: Move) -> None:
+    output = next((one for one in outputs if one.id == move.output_id), None)
+    found = None if output is None else await take_newest(session, output)
+    if output is None or found is None:
+        return
+    event, fields = found
+    _record_event(
+        session,
+        broadcast,
+        event,
+        move.at,
+        output_id=output.id,
+        platform=output.platform,
+        attempt=move.changes["attempt"],
+        detail={"changed": fields} if fields else {},
+    )
+    await session.flush()
 
 
 def _record_event(session: AsyncSession, broadcast: Broadcast, event: str, at: float, **more: Any) -> None:
