@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from butai.relay.rtmp import amf0
-from butai.relay.rtmp.addresses import AddressInvalid, check_key, is_forbidden, is_private, parse
+from butai.relay.rtmp.addresses import AddressInvalid, check_key, check_pair, is_forbidden, is_private, parse
 from butai.relay.rtmp.chunks import (
     ABORT,
     ACKNOWLEDGEMENT,
@@ -338,6 +338,9 @@ def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:
     hidden = "[the platform's text contains the key]"
     for echo in (KEY.upper(), KEY.replace("-", "%2D"), KEY[:9] + "\n" + KEY[9:], "x" * 296 + KEY, KEY[-6:]):
         assert redact(f"no such stream: {echo}", KEY) == hidden
+    both = f"{KEY}\nuser=me&pass=canary-pass-11\n"
+    assert redact("no stream canary-pass-11", both) == redact(f"no {KEY}", both) == hidden
+    assert redact("no such stream", "\nuser=me\n") == "no such stream"
     error = refused(PublishRefused("NetStream.Publish.BadName", KEY), "publish", KEY)
     assert error.detail == f"NetStream.Publish.BadName: {hidden}"
 
@@ -345,8 +348,8 @@ def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("http://x/live", "rtmp:///live", "rtmp://x", "rtmp://x/", "rtmp://u:p@x/live", "rtmp://x:0/live"),
-        *("rtmp://x:99999/live", "rtmp://x/live#a", "rtmp://x/li ve", "rtmp://x/live\r\n", "", "rtmp://" + "x" * 2000),
+        *("http://x/live", "rtmp:///live", "rtmp://", "rtmp://u:p@x/live", "rtmp://x:0/live"),
+        *("rtmp://x:99999/live", "rtmp://x/live#a", "rtmp://x/li ve", "rtmp://x/live\r\n", "", "rtmp://" + "x" * 3000),
         *("rtmp://[::1/live", "rtmp://é/live", "rtmp://x/\x00"),
     ],
 )
@@ -361,7 +364,28 @@ def test_addresses_have_ports_and_queries() -> None:
     assert ADDRESS.app == "live2?backup=1"
 
 
-@pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "k" * 501, "é"])
+@pytest.mark.parametrize("url", ["rtmp://x", "rtmp://x/"])
+def test_a_server_without_applications_needs_a_key(url: str) -> None:
+    assert check_pair(url, "mystream").app == ""
+    assert parse(url).url == "rtmp://x:1935/"
+    with pytest.raises(AddressInvalid):
+        check_pair(url, "")
+
+
+def test_a_url_that_names_the_stream_needs_no_key() -> None:
+    assert check_pair("rtmp://localhost/mystream", "").app == "mystream"
+
+
+def test_the_address_that_kick_shows_has_amazons_application() -> None:
+    assert parse("rtmps://fa723fc1b171.global-contribute.live-video.net").app == "app"
+    assert parse("rtmps://fa723fc1b171.global-contribute.live-video.net/app").app == "app"
+
+
+def test_a_key_has_up_to_two_thousand_letters() -> None:
+    check_key("k" * 2000)
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "k" * 2001, "é"])
 def test_a_key_that_cannot_be_is_refused(key: str) -> None:
     with pytest.raises(AddressInvalid):
         check_key(key)

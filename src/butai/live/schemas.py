@@ -21,7 +21,9 @@ from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
 RoomId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ROOM_ID, pattern=ROOM_ID)]
 Label = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-IngestUrl = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^rtmps?://[!-~]+$")]
+IngestUrl = Annotated[str, StringConstraints(min_length=1, max_length=3000, pattern=r"^rtmps?://[!-~]+$")]
+LONGEST_PASTED_KEY = 5000
+"""A whole URL may be pasted as a key, which has at most 2,000 letters itself."""
 StreamPlatform = Literal["youtube", "twitch"]
 PresetName = Literal["480p30", "720p30", "720p60", "1080p30", "1080p60"]
 
@@ -70,26 +72,28 @@ class WatchIn(BaseModel):
 
 
 class DestinationIn(BaseModel):
-    """A new destination. Without `ingest_url` the platform's own is used. The stream key is never shown."""
+    """A new destination. Without `ingest_url` the platform's own is used. The stream key is never shown, nor what is secret in
+    an ingest URL: `***` stands for that. The key may be empty for a server whose URL names the stream."""
 
     model_config = _strict({"platform": "youtube", "stream_key": "abcd-efgh-ijkl-mnop-qrst", "label": "My channel"})
 
     platform: PlatformName
-    stream_key: Annotated[SecretStr, Field(min_length=1, max_length=500)]
+    stream_key: Annotated[SecretStr, Field(max_length=LONGEST_PASTED_KEY)] = SecretStr("")
     label: Label = ""
     ingest_url: IngestUrl | None = None
     backup_ingest_url: IngestUrl | None = None
 
 
 class DestinationEdit(BaseModel):
-    """Changes to a destination; fields that are left out stay. A null `backup_ingest_url` removes it."""
+    """Changes to a destination; fields that are left out stay, and so does an ingest URL that is sent back as it was shown. A
+    null `backup_ingest_url` removes it."""
 
     model_config = _strict({"label": "Second channel"})
 
     label: Label | None = None
     ingest_url: IngestUrl | None = None
     backup_ingest_url: IngestUrl | None = None
-    stream_key: Annotated[SecretStr, Field(min_length=1, max_length=500)] | None = None
+    stream_key: Annotated[SecretStr, Field(max_length=LONGEST_PASTED_KEY)] | None = None
 
 
 class StartIn(BaseModel):

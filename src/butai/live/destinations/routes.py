@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from butai.live.answers import DestinationOut, DestinationsOut, StepName, StepOut, TestOut
 from butai.live.destinations import service
-from butai.live.destinations.service import DestinationValues
+from butai.live.destinations.pasted import DestinationValues
 from butai.live.models import Destination
 from butai.live.responses import LiveRoute, request_language, respond_live
 from butai.live.schemas import DestinationEdit, DestinationIn

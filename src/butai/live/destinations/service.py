@@ -20,11 +20,13 @@ from butai.config import LiveSettings
 from butai.errors import Conflict, DestinationNotFound, InvalidDestination, SecretKeyInvalid
 from butai.identity import Caller
 from butai.identity.suspensions import check_not_suspended
+from butai.live.destinations.pasted import DestinationValues, changed, refused_as_destination, separated
 from butai.live.models import Destination, Output
 from butai.live.stage import Stage, Turns
 from butai.live.stream_keys import SealBroken
-from butai.relay.rtmp.addresses import AddressInvalid, check_key, parse
+from butai.relay.rtmp.addresses import AddressInvalid, parse
 from butai.relay.rtmp.connection import Target
+from butai.relay.rtmp.hidden import from_whole_url
 from butai.relay.rtmp.preflight import Step, bandwidth_test, check
 from butai.relay.rtmp.resolver import refusal
 
@@ -40,17 +42,6 @@ MOST_DESTINATIONS = 200
 """Destinations of one user; their list is not paged."""
 MOST_TESTS = 4
 """Tests of one user that are under way or wait: both platforms with their backup addresses."""
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationValues:
-    """Values of a new destination, or changes: None leaves a field as it is. `clear_backup` removes the backup URL."""
-
-    label: str | None = None
-    ingest_url: str | None = None
-    backup_ingest_url: str | None = None
-    clear_backup: bool = False
-    stream_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +62,26 @@ async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wa
     `MOST_DESTINATIONS`."""
     assert caller.user_id is not None
     default, backup = _defaults(stage.settings, platform)
-    url = wanted.ingest_url or default
-    if not url:
-        raise InvalidDestination("A custom destination needs its ingest_url")
     backup_url = wanted.backup_ingest_url or (backup if not wanted.ingest_url and not wanted.clear_backup else None)
+    with refused_as_destination():
+        given, key = from_whole_url(wanted.ingest_url, wanted.stream_key or "", default)
+        url = given or default
+        if not url:
+            raise InvalidDestination("A custom destination needs its ingest_url")
+        fields = separated(platform, url, backup_url, key)
+        assert fields.secret is not None, "a new one has yet to be sealed"
     for one in filter(None, (url, backup_url)):
         await check_url(stage.settings, one)
-    key = _checked_key(wanted.stream_key or "")
     made = uuid7()
     destination = Destination(
         id=made,
         owner_user_id=caller.user_id,
         platform=platform,
         label=wanted.label or "",
-        ingest_url=url,
-        backup_ingest_url=backup_url,
-        sealed_key=stage.sealer.seal(key, made),
-        key_fingerprint=stage.sealer.fingerprint(key),
+        ingest_url=fields.url,
+        backup_ingest_url=fields.backup_url,
+        sealed_key=stage.sealer.seal(fields.secret, made),
+        key_fingerprint=stage.sealer.fingerprint(fields.secret),
     )
     async with stage.database.transaction() as session:
         await check_not_suspended(session, caller.user_id)
@@ -134,14 +128,13 @@ async def change(
             raise InvalidDestination("Another host needs the stream key again: send stream_key with it")
         if wanted.label is not None:
             destination.label = wanted.label
-        if wanted.ingest_url is not None:
-            destination.ingest_url = wanted.ingest_url
-        if wanted.backup_ingest_url is not None or wanted.clear_backup:
-            destination.backup_ingest_url = wanted.backup_ingest_url
-        if wanted.stream_key is not None:
-            key = _checked_key(wanted.stream_key)
-            destination.sealed_key = stage.sealer.seal(key, destination.id)
-            destination.key_fingerprint = stage.sealer.fingerprint(key)
+        if wanted.changes_target:
+            with refused_as_destination():
+                fields = changed(stage.sealer, destination, wanted)
+            destination.ingest_url, destination.backup_ingest_url = fields.url, fields.backup_url
+            if fields.secret is not None:
+                destination.sealed_key = stage.sealer.seal(fields.secret, destination.id)
+                destination.key_fingerprint = stage.sealer.fingerprint(fields.secret)
         destination.updated_at = func.now()
         _record(session, origin, "live.destination_changed", destination)
         await session.flush()
@@ -285,14 +278,6 @@ def _hosts_known(settings: LiveSettings, destination: Destination, wanted: Desti
     known = {destination.ingest_url, destination.backup_ingest_url, *_defaults(settings, destination.platform)}
     hosts = {parse(url).host for url in known if url}
     return all(parse(url).host in hosts for url in (wanted.ingest_url, wanted.backup_ingest_url) if url)
-
-
-def _checked_key(key: str) -> str:
-    try:
-        check_key(key)
-    except AddressInvalid as error:
-        raise InvalidDestination(str(error)) from None
-    return key
 
 
 def _defaults(settings: LiveSettings, platform: str) -> tuple[str, str | None]:

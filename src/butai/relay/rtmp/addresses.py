@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 PORTS = {"rtmp": 1935, "rtmps": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_LONGEST = 1000
+_LONGEST = 3000
+LONGEST_KEY = 2000
+"""Letters of a stream key: some servers take a signed token as one."""
 _PRINTABLE = re.compile(r"[!-~]+")
 
 
@@ -22,7 +24,8 @@ class AddressInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class IngestAddress:
-    """A parsed ingest URL. `app` of `rtmps://host:443/live2?backup=1` is `live2?backup=1`: the query precedes the key."""
+    """A parsed ingest URL. `app` of `rtmps://host:443/live2?backup=1` is `live2?backup=1`: the query precedes the key. It is
+    empty for a server without applications."""
 
     secure: bool
     host: str
@@ -34,6 +37,10 @@ class IngestAddress:
         """The URL as RTMP's `tcUrl` has it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"rtmp{'s' if self.secure else ''}://{host}:{self.port}/{self.app}"
+
+
+_IVS = ".live-video.net"
+"""Amazon's ingest servers, of Twitch, Kick and others. Kick shows its address without their one application, `app`."""
 
 
 def parse(url: str) -> IngestAddress:
@@ -55,8 +62,8 @@ def parse(url: str) -> IngestAddress:
     if port == 0:
         raise AddressInvalid("The port cannot be 0")
     app = split.path.strip("/")
-    if not app:
-        raise AddressInvalid("The ingest URL names no application, such as /live2 or /app")
+    if not app and host.endswith(_IVS):
+        app = "app"
     if split.fragment:
         raise AddressInvalid("An ingest URL has no #")
     return IngestAddress(
@@ -65,9 +72,18 @@ def parse(url: str) -> IngestAddress:
 
 
 def check_key(key: str) -> None:
-    """Checks a stream key: 1 to 500 printable ASCII characters without blanks. Raises `AddressInvalid`."""
-    if not 0 < len(key) <= 500 or not _PRINTABLE.fullmatch(key):
-        raise AddressInvalid("A stream key has 1 to 500 plain characters without blanks")
+    """Checks a stream key: 1 to `LONGEST_KEY` printable ASCII characters without blanks. Raises `AddressInvalid`."""
+    if not 0 < len(key) <= LONGEST_KEY or not _PRINTABLE.fullmatch(key):
+        raise AddressInvalid(f"A stream key has 1 to {LONGEST_KEY} plain characters without blanks")
+
+
+def check_pair(url: str, key: str) -> IngestAddress:
+    """Parses an ingest URL, and checks the stream key that goes with it: empty only where the URL names the stream, as for
+    MediaMTX. Raises `AddressInvalid`."""
+    address = parse(url)
+    if key or not address.app:
+        check_key(key)
+    return address
 
 
 _NEVER = tuple(

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from butai.errors import Code
-from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_key, is_forbidden, is_private, parse
+from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_pair, is_forbidden, is_private
 from butai.relay.rtmp.failures import PublishError, from_os
+from butai.relay.rtmp.hidden import complete
 from butai.relay.rtmp.resolver import resolve
 from butai.relay.timing import Limits
 
 
 @dataclass(frozen=True)
 class Target:
-    """The destination of a push. `url`: the ingest URL, without the stream key. `allow_private`: private addresses are
-    allowed."""
+    """The destination of a push. `url`: the ingest URL as it is stored; `key`: what was sealed with it, the stream key and
+    what the URL hides (`hidden`). `allow_private`: private addresses are allowed."""
 
     url: str
     key: str = field(repr=False)
@@ -29,10 +30,14 @@ class Target:
     def address(self) -> IngestAddress:
         """Parses the URL and checks the key. Raises `PublishError` (`invalid_destination`)."""
         try:
-            check_key(self.key)
-            return parse(self.url)
+            return check_pair(*complete(self.url, self.key))
         except AddressInvalid as error:
             raise PublishError(Code.INVALID_DESTINATION, str(error)) from None
+
+    @property
+    def stream_key(self) -> str:
+        """The stream key alone."""
+        return complete(self.url, self.key)[1]
 
 
 OnStep = Callable[[str, float], None]

@@ -46,13 +46,18 @@ _LONGEST_QUOTE = 6
 
 
 def redact(text: str, key: str) -> str:
-    """A platform's text on one line of at most 300 characters; a fixed text if it quotes a piece of the stream key.
+    """A platform's text on one line of at most 300 characters; a fixed text if it quotes a piece of the stream key, or of
+    what is hidden of the ingest URL, which follows in `key` on lines of its own.
 
     A platform may echo the key in another case, or percent-encoded.
     """
     line = "".join(letter if letter.isprintable() else " " for letter in text)
-    hidden = key.casefold()
-    pieces = {hidden[at : at + _LONGEST_QUOTE] for at in range(max(1, len(hidden) - _LONGEST_QUOTE + 1))}
+    pieces = {
+        hidden[at : at + _LONGEST_QUOTE]
+        for hidden in key.casefold().split("\n")
+        if hidden
+        for at in range(max(1, len(hidden) - _LONGEST_QUOTE + 1))
+    }
     forms = (text.casefold(), unquote(text).casefold(), "".join(line.split()).casefold())
     if any(piece in form for form in forms for piece in pieces):
         return "[the platform's text contains the key]"
@@ -81,7 +86,9 @@ def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
 
 def _without(text: str, key: str) -> str:
     """A platform's text without the stream key, whose letters are no words of the platform."""
-    return re.sub(re.escape(key), "", text, flags=re.IGNORECASE) if key else text
+    for secret in filter(None, key.split("\n")):
+        text = re.sub(re.escape(secret), "", text, flags=re.IGNORECASE)
+    return text
 
 
 _IN_USE = ("already", "in use", "exclusive")

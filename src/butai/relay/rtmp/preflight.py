@@ -14,8 +14,8 @@ from butai.relay.rtmp.connection import Limits, OnStep, Target, check_peer_limit
 from butai.relay.rtmp.failures import PublishError, closed, from_os, refused
 from butai.relay.rtmp.session import Connected, Event, Publishing, PublishRefused, Session
 
-BANDWIDTH_TEST = "?bandwidthtest=true"
-"""A suffix of the stream key with which Twitch accepts a publish and does not show it."""
+_BANDWIDTH_TEST = "bandwidthtest"
+"""A parameter of the stream key with which Twitch accepts a publish and does not show it, if it is `true`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ async def _handshake_and_publish(
     *,
     publish: bool,
 ) -> None:
-    session = Session(address, target.key)
+    session = Session(address, target.stream_key)
     opened = began = time.monotonic()
     step, accepted_at = session.step, None
     writer.write(session.data_to_send())
@@ -119,8 +119,13 @@ async def _handshake_and_publish(
 
 
 def bandwidth_test(target: Target) -> Target:
-    """The same destination with `BANDWIDTH_TEST` after the key, for Twitch."""
-    return replace(target, key=target.key + BANDWIDTH_TEST)
+    """The same destination with a key whose publish Twitch does not show."""
+    key, *hidden = target.key.split("\n")
+    # A parameter of that name that the key has already, or one behind a #, would make the publish an ordinary one.
+    name, _, query = key.partition("#")[0].partition("?")
+    others = [one for one in query.split("&") if one and one.partition("=")[0].lower() != _BANDWIDTH_TEST]
+    tested = f"{name}?{'&'.join([f'{_BANDWIDTH_TEST}=true', *others])}"
+    return replace(target, key="\n".join((tested, *hidden)))
 
 
 def _next(steps: list[Step]) -> str:

@@ -125,7 +125,7 @@ class Publisher:
             if not opening.done():
                 return
             reader, writer = opening.result()
-            session = self._session = Session(address, self._target.key)
+            session = self._session = Session(address, self._target.stream_key)
             try:
                 await self._publish(session, reader, writer)
             finally:

@@ -10,14 +10,17 @@ from livekit.protocol import egress
 from butai.config import LiveSettings
 from butai.live.egress.presets import PRESETS
 from butai.live.reconcile.rows import BroadcastRow
+from butai.relay.rtmp.hidden import complete
 
 KEYFRAME_SECONDS = 2.0
 """LiveKit's own is 4; platforms want 2 (YouTube's and Twitch's encoder settings)."""
 
 
-def full_url(door: str, key: str) -> str:
-    """Where a stream is published. A query stays before the key, where YouTube's backup has it."""
-    return f"{door.rstrip('/')}/{key}"
+def full_url(door: str, secret: str) -> str:
+    """Where a stream is published: a stored ingest URL, with what was sealed with it. A query stays before the key, where
+    YouTube's backup has it."""
+    url, key = complete(door, secret)
+    return f"{url.rstrip('/')}/{key}" if key else url
 
 
 def encoding(preset: str) -> egress.EncodingOptions:
