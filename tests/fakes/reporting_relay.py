@@ -154,7 +154,14 @@ class ReportingRelay:
                 self.tell(self.source)
             case messages.StartOutputLine():
                 key = hashlib.sha256(order.key.encode()).hexdigest()
-                self._note("start", output=order.output_id, attempt=order.attempt, url=order.url, key_sha256=key)
+                self._note(
+                    "start",
+                    output=order.output_id,
+                    attempt=order.attempt,
+                    url=order.url,
+                    key_sha256=key,
+                    hurried=order.hurried,
+                )
                 self._start(order)
             case messages.StopOutputLine():
                 self._note("stop_output", output=order.output_id)

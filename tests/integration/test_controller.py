@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
+from butai.config import RetrySettings
 from tests.shows import KEY, Shows, shows, until
 
 
@@ -151,6 +152,18 @@ async def test_a_retry_takes_the_key_that_was_saved_newest_and_says_so(stage: Sh
         stage.tell_relay(broadcast_id, output=output_id, phase="failed", code="destination_closed")
         await stage.healed(broadcast_id, output_id, attempt=row["attempt"] + 1)
         assert stage.heard(broadcast_id, "start")[-1]["url"] == "rtmp://c/app"
+
+
+async def test_answers_of_a_platform_that_keeps_its_viewers_for_a_time_are_not_waited_for_as_long(
+    database_url: str,
+) -> None:
+    kept = RetrySettings(base=0.2, window=90.0, window_tries=4)
+    with shows(database_url, twitch_retry=kept) as stage:
+        async with stage.controller():
+            for platform, hurried in (("twitch", True), ("custom", False)):
+                broadcast_id = await stage.begin("rtmp://a/app", platform=platform)
+                await stage.reach(broadcast_id, a="live")
+                assert [line["hurried"] for line in stage.heard(broadcast_id, "start")] == [hurried]
 
 
 async def test_an_output_of_a_deleted_destination_keeps_what_it_had_and_says_so_once(stage: Shows) -> None:

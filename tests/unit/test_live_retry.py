@@ -163,6 +163,20 @@ def test_many_short_lives_in_a_row_are_counted() -> None:
     assert waits[-1] == 45.0 and sorted(waits) == waits
 
 
+def test_quick_refusals_after_live_use_up_no_budget_within_ninety_seconds() -> None:
+    settings = LiveSettings().twitch_retry
+    dropped, now, budget, tries = 1000.0, 1000.0, after_live(settings, Budget(), live_for=30.0), 0
+    code, started = Code.DESTINATION_CLOSED, 970.0
+    while now < dropped + 90:
+        verdict = fail(
+            settings, code, now, budget, attempt_started_at=started, last_live_at=dropped, key_worked=True, random=0.0
+        )
+        assert verdict.again_at is not None, now - dropped
+        budget, code, started = verdict.budget, Code.ALREADY_PUBLISHING, verdict.again_at
+        now, tries = started + 0.1, tries + 1
+    assert tries >= 4
+
+
 def test_a_long_life_ends_a_row_of_short_ones() -> None:
     settings, spent = LiveSettings().twitch_retry, Budget(6, 900.0, short_lives=6)
     after_long = fail(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.relay.rtmp import amf0
+from butai.relay.packets import AudioFormat, VideoFormat
+from butai.relay.rtmp import amf0, flv
 from butai.relay.rtmp.addresses import AddressInvalid, check_key, check_pair, is_forbidden, is_private, parse
 from butai.relay.rtmp.chunks import (
     ABORT,
@@ -25,7 +26,8 @@ from butai.relay.rtmp.chunks import (
     Message,
     ProtocolError,
 )
-from butai.relay.rtmp.failures import closed, redact, refused
+from butai.relay.rtmp.connection import Target, follow
+from butai.relay.rtmp.failures import Redirected, closed, redact, refused
 from butai.relay.rtmp.session import Acknowledged, Connected, Event, Pong, Publishing, PublishRefused, Session
 from tests.examples import examples
 
@@ -219,6 +221,100 @@ def test_a_no_to_a_courtesy_ends_nothing_also_after_the_start(number: int) -> No
     assert server.answer("_error", number, None, {"level": "error", "code": "NetConnection.Call.Failed"}) == []
 
 
+def test_an_answer_belongs_to_the_call_that_it_names() -> None:
+    server = Server()
+    server.session.data_to_send()
+    server.session.feed(b"\x03" + bytes(3072))
+    server.heard += server.reader.feed(server.session.data_to_send()[1536:])
+    # Of no call, of one that was not made yet, and a number that is none.
+    assert server.answer("_error", 0, None, {"level": "error", "code": "NetConnection.Call.Failed"}) == []
+    assert server.answer("_result", 4, None, 1) == []
+    assert server.answer("_result", "1", {}, {}) == []
+    assert server.session.step == "connect"
+    assert server.answer("_result", 1, {}, {"code": "NetConnection.Connect.Success"}) == [Connected()]
+    # An answer that comes twice is of no call the second time.
+    assert server.answer("_error", 1, None, {"level": "error", "code": "NetConnection.Connect.Rejected"}) == []
+    # Nothing is published before there is a stream.
+    good = {"code": "NetStream.Publish.Start", "level": "status"}
+    assert server.answer("onStatus", 0, None, good) == []
+    assert server.answer("_result", 4, None, 7) == []
+    assert server.listen()[-1] == ["publish", 5.0, None, KEY, "live"]
+    assert server.answer("onStatus", 0, None, good) == [Publishing()]
+
+
+@pytest.mark.parametrize(("number", "step"), [(1, "connect"), (4, "publish"), (5, "publish")])
+def test_a_no_to_a_call_that_is_needed_is_a_refusal(number: int, step: str) -> None:
+    server = Server()
+    server.session.data_to_send()
+    server.session.feed(b"\x03" + bytes(3072))
+    if number > 1:
+        server.answer("_result", 1, {}, {"code": "NetConnection.Connect.Success"})
+    if number > 4:
+        server.answer("_result", 4, None, 1)
+    assert server.session.step == step
+    assert server.answer("_error", number, None, {"code": "x", "description": "no"}) == [PublishRefused("x", "no")]
+
+
+def test_a_good_answer_that_says_no_is_a_refusal() -> None:
+    server = Server()
+    server.session.data_to_send()
+    server.session.feed(b"\x03" + bytes(3072))
+    said = {"level": "error", "code": "NetConnection.Connect.Rejected", "description": "auth"}
+    assert server.answer("_result", 1, {}, said) == [PublishRefused("NetConnection.Connect.Rejected", "auth")]
+
+
+@pytest.mark.parametrize("word", ["NetStream.Record.Failed", "NetStream.Record.NoAccess", "NetStream.Play.Failed"])
+def test_what_becomes_of_recordings_and_viewers_ends_no_publish(word: str) -> None:
+    server = Server()
+    server.publishing()
+    assert server.answer("onStatus", 0, None, {"level": "error", "code": word}) == []
+
+
+@pytest.mark.parametrize("form", ["onStatus", "_error"])
+def test_a_redirect_names_another_server(form: str) -> None:
+    server = Server()
+    server.session.data_to_send()
+    server.session.feed(b"\x03" + bytes(3072))
+    to = {"code": 302, "redirect": "rtmp://other/live", "redirect2": "rtmp://other/live/stream"}
+    said = {"level": "error", "code": "NetConnection.Connect.Rejected", "description": "RTMP 302 Redirect", "ex": to}
+    (refusal,) = server.answer(form, 1, None, said)
+    assert isinstance(refusal, PublishRefused) and refusal.redirect == "rtmp://other/live"
+    error = refused(refusal, "connect", KEY)
+    assert isinstance(error, Redirected) and (error.code, error.retryable) == ("redirected", False)
+    assert refused(refusal, "publishing", KEY).code == "destination_closed"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "to", "found"),
+    [
+        ("rtmp://x/live", KEY, "rtmp://y/live", "rtmp://y:1935/live"),
+        ("rtmp://x/live", KEY, "rtmps://y:444/other?vhost=v", "rtmps://y:444/other?vhost=v"),
+        # SRS before 3.0 names the stream with its parameters.
+        ("rtmp://x/live", f"{KEY}?a=1", f"rtmp://y/live/{KEY}?a=1", "rtmp://y:1935/live"),
+        ("rtmp://x/live?***", f"{KEY}\ntoken=a\n", "rtmp://y/live", "rtmp://y:1935/live"),
+        ("rtmps://x/live", KEY, "rtmp://y/live", None),
+        ("rtmp://x/live", KEY, "http://y/live", None),
+        ("rtmp://x/live", KEY, "rtmp://u:p@y/live", None),
+    ],
+)
+def test_a_redirect_is_followed_with_the_key_but_not_out_of_tls(url: str, key: str, to: str, found: str | None) -> None:
+    target, redirect = Target(url, key, True), Redirected(to, "")
+    if found is None:
+        with pytest.raises(Redirected):
+            follow(target, redirect)
+    else:
+        assert follow(target, redirect) == Target(found, key.split("\n", maxsplit=1)[0], True)
+
+
+def test_the_metadata_are_an_ecma_array() -> None:
+    video, audio = VideoFormat(1280, 720, 30, 3500, b""), AudioFormat(48000, 2, 128, b"")
+    data = flv.metadata(video, audio)
+    name, what, fields = amf0.decode(data)
+    assert (name, what, fields["width"], fields["stereo"]) == ("@setDataFrame", "onMetaData", 1280, True)
+    head = amf0.encode("@setDataFrame", "onMetaData")
+    assert data[len(head) :].startswith(b"\x08" + struct.pack(">I", len(fields)))
+
+
 @pytest.mark.parametrize("word", ["NetStream.Publish.BadName", "NetStream.Publish.Denied", "NetStream.Failed"])
 def test_a_refusal_is_one_whatever_its_level(word: str) -> None:
     server = Server()
@@ -287,6 +383,8 @@ def test_a_stream_that_is_none_is_refused(stream: object) -> None:
         ("NetStream.Publish.Denied", "", "publish", "key_rejected"),
         ("NetConnection.Connect.Rejected", "[ AccessManager.Reject ] : auth failed", "connect", "key_rejected"),
         ("NetConnection.Connect.Rejected", "too busy", "connect", "destination_unreachable"),
+        ("NetConnection.Connect.Rejected", "[ code=403 need auth; authmod=adobe ] : ", "connect", "login_required"),
+        ("NetConnection.Connect.Rejected", "code=403 need auth; authmod=llnw", "connect", "login_required"),
         ("NetConnection.Connect.InvalidApp", "", "connect", "invalid_destination"),
         ("NetStream.Unpublish.Success", "", "publishing", "destination_closed"),
         ("NetStream.Publish.BadName", f"no stream {KEY}", "publish", "key_rejected"),
@@ -326,7 +424,8 @@ def test_hanging_up_on_a_key_that_worked_is_a_closed_connection() -> None:
 
 
 def test_a_close_means_what_came_before_it() -> None:
-    assert closed("handshake", acknowledged=False).code == "destination_unreachable"
+    assert closed("handshake", acknowledged=False).code == "destination_closed"
+    assert closed("connect", acknowledged=False).code == "destination_closed"
     assert closed("publish", acknowledged=False).code == "key_rejected"
     assert closed("publishing", acknowledged=False).code == "key_rejected"
     assert closed("publishing", acknowledged=True).code == "destination_closed"

@@ -111,6 +111,8 @@ class Code(StrEnum):
 
     # Of an output or a broadcast, from either engine. The texts that hosts read are in `butai.live.texts`.
     KEY_REJECTED = "key_rejected", "The platform refused the stream key"
+    LOGIN_REQUIRED = "login_required", "The server asks for a user name and a password"
+    REDIRECTED = "redirected", "The server points to another one"
     ALREADY_PUBLISHING = "already_publishing", "The platform already has a stream with this key"
     DESTINATION_UNREACHABLE = "destination_unreachable", "The platform cannot be reached"
     TLS_FAILED = "tls_failed", "The secure connection to the platform failed"

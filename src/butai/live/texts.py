@@ -50,6 +50,18 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "{platform} 拒绝了串流密钥。",
         "请从 {platform} 重新复制密钥并保存，然后重试。重置后旧密钥会全部失效。",
     ),
+    Code.LOGIN_REQUIRED: (
+        "{platform} asks for a user name and a password.",
+        "Butai signs in with a stream key only. Use a server or an address that needs no sign-in beside the key.",
+        "{platform} 要求输入用户名和密码。",
+        "Butai 只支持串流密钥。请使用除密钥外无需登录的服务器或地址。",
+    ),
+    Code.REDIRECTED: (
+        "{platform} points to another server, which cannot be used.",
+        "Copy the server URL again from {platform}, save it, and retry.",
+        "{platform} 指向了另一个无法使用的服务器。",
+        "请从 {platform} 重新复制服务器地址并保存，然后重试。",
+    ),
     Code.ALREADY_PUBLISHING: (
         "{platform} already has a stream with this key.",
         "If yours was just cut off, nothing to do: it is retried automatically. Stop other programs (OBS, another tab).",

@@ -83,7 +83,8 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
 class StartOutputLine(Line, tag="start_output", frozen=True, omit_defaults=True):
     """Begins an attempt, after ending an older one of this output. No-op for an attempt that the relay knows.
 
-    `url`: the ingest URL, without the stream key. `allow_private`: loopback and private addresses are allowed.
+    `url`: the ingest URL as it is stored; `key`: what was sealed with it. `allow_private`: loopback and private addresses
+    are allowed. `hurried`: the platform keeps its viewers for a short time only (`Limits.hurried_publish_timeout`).
     """
 
     output_id: str
@@ -91,6 +92,7 @@ class StartOutputLine(Line, tag="start_output", frozen=True, omit_defaults=True)
     url: str
     key: str
     allow_private: bool = False
+    hurried: bool = False
 
     def __repr__(self) -> str:
         return f"StartOutputLine({self.output_id}, {self.attempt})"

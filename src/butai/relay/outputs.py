@@ -18,7 +18,7 @@ from butai.errors import Code
 from butai.relay.messages import OutputLine, OutputMetrics, OutputPhase, StartOutputLine
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
-from butai.relay.timing import Limits, RelayTiming
+from butai.relay.timing import Limits, RelayTiming, hurried
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +50,8 @@ def rtmp(
 ) -> Push:
     """Makes a `Publisher`."""
     target = Target(url=order.url, key=order.key, allow_private=order.allow_private)
+    if order.hurried:
+        limits = hurried(limits or Limits())
     return Publisher(target, video, audio, report=report, limits=limits)
 
 

@@ -40,8 +40,12 @@ class Limits:
     """Most time for DNS alone."""
     tls_shutdown_timeout: float = 1.0
     """Most time for TLS's closing messages, before the socket is closed in any case."""
-    publish_timeout: float = 8.0
-    """Most time from the first byte until the platform accepts the publish."""
+    silence_timeout: float = 8.0
+    """Most time for the RTMP handshake, and for a platform that reads nothing of what it was sent."""
+    publish_timeout: float = 30.0
+    """Most time from the first byte until the platform accepts the publish: as long as encoders wait (librtmp, of OBS)."""
+    hurried_publish_timeout: float = 12.0
+    """The same where a platform keeps viewers for a short time only, within which several tries must fit."""
     stall_after: float = fixed(1.5)
     """Time without expected evidence that the platform reads, after which a push is stalled. At 2.5 Mbps platforms
     acknowledge every 0.2 s."""
@@ -64,6 +68,11 @@ class Limits:
     key."""
     queue_ms: int = fixed(3000)
     """Milliseconds of media that may wait for a slow platform; then the queue drops to the next keyframe."""
+
+
+def hurried(limits: Limits) -> Limits:
+    """The durations of a publish to a platform that keeps its viewers for a short time only."""
+    return replace(limits, publish_timeout=min(limits.publish_timeout, limits.hurried_publish_timeout))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from butai.relay.rtmp.connection import Target
 from butai.relay.rtmp.hidden import from_whole_url
 from butai.relay.rtmp.preflight import Step, bandwidth_test, check
 from butai.relay.rtmp.resolver import refusal
+from butai.relay.timing import Limits, hurried
 
 log = structlog.get_logger(__name__)
 
@@ -154,7 +155,7 @@ async def delete(stage: Stage, caller: Caller, origin: Origin, destination_id: U
 async def test(stage: Stage, caller: Caller, origin: Origin, destination_id: UUID) -> list[Step]:
     """Tries to reach a destination, step by step up to the first that fails. For Twitch the key is tested as well, by a
     publish that is not shown. No transaction is open meanwhile. A user's tests take turns in this process: each takes up to
-    half a minute. Raises `DestinationNotFound`, `SecretKeyInvalid`, and `Conflict` when `MOST_TESTS` are under way or wait."""
+    40 s. Raises `DestinationNotFound`, `SecretKeyInvalid`, and `Conflict` when `MOST_TESTS` are under way or wait."""
     assert caller.user_id is not None
     turns = stage.testing.setdefault(caller.user_id, Turns())
     if turns.asked >= MOST_TESTS:
@@ -178,7 +179,10 @@ async def _test(stage: Stage, caller: Caller, origin: Origin, destination_id: UU
         raise SecretKeyInvalid(f"The stream key cannot be opened, {error}; or save it again") from None
     target = Target(destination.ingest_url, key, stage.settings.allow_private_ingest)
     twitch = destination.platform == "twitch"
-    steps = await check(bandwidth_test(target) if twitch else target, publish=twitch)
+    limits = Limits()
+    steps = await check(
+        bandwidth_test(target) if twitch else target, publish=twitch, limits=hurried(limits) if twitch else limits
+    )
     async with stage.database.transaction() as session:
         failed = next((step.code for step in steps if not step.ok), None)
         _record(session, origin, "live.destination_tested", destination, error_code=failed)

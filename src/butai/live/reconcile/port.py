@@ -45,8 +45,11 @@ class Engine(Protocol):
         """Sends the engine its broadcast and settings."""
         ...
 
-    def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
-        """Begins an attempt, after ending an older one. `url`: the ingest URL, without the stream key."""
+    def start_output(
+        self, output_id: UUID, attempt: int, url: str, sealed_key: bytes, *, hurried: bool = False
+    ) -> None:
+        """Begins an attempt, after ending an older one. `url`: the ingest URL as it is stored. `hurried`: the platform
+        keeps its viewers for a short time only, so it is not waited for as long as encoders wait."""
         ...
 
     def stop_output(self, output_id: UUID) -> None:

@@ -268,7 +268,10 @@ class BroadcastReconciler:
                 self._log.info("output.starting", output_id=str(order.output_id), attempt=order.attempt)
                 self._seen.ordered_start(order.output_id, order.attempt)
                 output = next(one for one in row.outputs if one.id == order.output_id)
-                engine.start_output(output.id, order.attempt, output.attempt_ingest_url, output.sealed_key)
+                hurried = self._policy.retry[output.platform].window > 0
+                engine.start_output(
+                    output.id, order.attempt, output.attempt_ingest_url, output.sealed_key, hurried=hurried
+                )
             case StopOutput() if engine is not None:
                 self._seen.ordered_stop(order.output_id, now)
                 engine.stop_output(order.output_id)

@@ -21,6 +21,8 @@ PERMANENT = frozenset(
         Code.NOT_HOST,
         Code.NO_DESTINATION,
         Code.INVALID_DESTINATION,
+        Code.LOGIN_REQUIRED,
+        Code.REDIRECTED,
         Code.NO_MEDIA,
         Code.SOURCE_ENDED,
         Code.ROOM_NOT_FOUND,
@@ -138,8 +140,11 @@ def _wait(settings: RetrySettings, failure: Failure, spent: Budget, random: Rand
     wait = _jitter(min(settings.cap, settings.base * 2 ** min(spent.tries - 1, 30)), random)
     hurried = settings.window_tries > 0 and spent.short_lives <= UNCOUNTED_SHORT_LIVES
     if hurried and _window_is_open(settings, failure):
-        share = settings.window / settings.window_tries - timing.longest_attempt
-        wait = min(wait, max(share, timing.least_window_wait))
+        # Each try has its share of the window. What this one took of it was no waiting.
+        took = timing.longest_hurried_attempt
+        if failure.attempt_started_at is not None and failure.lived is None:
+            took = min(took, failure.at - failure.attempt_started_at)
+        wait = min(wait, max(settings.window / settings.window_tries - took, timing.least_window_wait))
     return wait
 
 

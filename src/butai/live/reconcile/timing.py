@@ -125,6 +125,11 @@ class Timing:
         """Most time until an attempt has failed: connecting and publishing."""
         return self.relay.rtmp.connect_timeout + self.relay.rtmp.publish_timeout
 
+    @property
+    def longest_hurried_attempt(self) -> float:
+        """The same for a platform that keeps viewers for a short time only."""
+        return self.relay.rtmp.connect_timeout + self.relay.rtmp.hurried_publish_timeout
+
     def faster(self, times: float) -> Timing:
         """The same timing with all durations divided by `times`, except the fixed ones."""
         return faster(self, times)

@@ -15,6 +15,11 @@ DEEPEST = 8
 Value = None | bool | float | str | Sequence["Value"] | Mapping[str, "Value"]
 
 
+class EcmaArray(dict[str, Value]):
+    """An object that is encoded as an ECMA array, which has a count before its fields. Some servers accept no other form of
+    `onMetaData`; it is the one that FLV prescribes."""
+
+
 class AmfError(ValueError):
     """The bytes are not AMF0, or exceed a limit."""
 
@@ -36,7 +41,8 @@ def _encode(value: Value) -> bytes:
         return b"\x02" + _short(raw) if len(raw) < 0x10000 else b"\x0c" + struct.pack(">I", len(raw)) + raw
     if isinstance(value, Mapping):
         inner = b"".join(_short(name.encode()) + _encode(item) for name, item in value.items())
-        return b"\x03" + inner + b"\x00\x00\x09"
+        head = b"\x08" + struct.pack(">I", len(value)) if isinstance(value, EcmaArray) else b"\x03"
+        return head + inner + b"\x00\x00\x09"
     return b"\x0a" + struct.pack(">I", len(value)) + b"".join(map(_encode, value))
 
 

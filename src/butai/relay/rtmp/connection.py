@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
+import itertools
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 from butai.errors import Code
-from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_pair, is_forbidden, is_private
-from butai.relay.rtmp.failures import PublishError, from_os
+from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_pair, is_forbidden, is_private, parse
+from butai.relay.rtmp.failures import PublishError, Redirected, from_os
 from butai.relay.rtmp.hidden import complete
 from butai.relay.rtmp.resolver import resolve
 from butai.relay.timing import Limits
@@ -42,8 +44,11 @@ class Target:
 
 OnStep = Callable[[str, float], None]
 
-_MAX_ADDRESSES = 4
+_MAX_ADDRESSES = 16
 """IP addresses of a host that are tried."""
+
+_HEAD_START = 0.25
+"""Seconds that an address has before the next one is tried beside it (RFC 8305, 5)."""
 
 _MAX_UNREAD = 4 * 1024 * 1024
 """Bytes that a platform may leave unread; a keyframe at 12 Mbps has 1 MB."""
@@ -74,9 +79,10 @@ async def connect(
     limits: Limits,
     tls: ssl.SSLContext | None = None,
     on_step: OnStep | None = None,
+    without: Collection[str] = (),
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Opens a connection. Calls `on_step(step, seconds)` after each step. Raises `PublishError`, with the failed step
-    as its note."""
+    """Opens a connection to the first of the host's addresses that takes one, except those in `without`. Calls
+    `on_step(step, seconds)` after each step. Raises `PublishError`, with the failed step as its note."""
     deadline = time.monotonic() + limits.connect_timeout
     began = time.monotonic()
 
@@ -97,20 +103,68 @@ async def connect(
         kind = "private" if allowed else "link-local or metadata"
         raise _at_step(PublishError(Code.INVALID_DESTINATION, f"the host has a {kind} address"), "dns")
     done("dns")
+    left = _in_turn([one for one in usable if _plain(one) not in without][:_MAX_ADDRESSES])
+    if not left:
+        raise _at_step(PublishError(Code.DESTINATION_UNREACHABLE, "the host has no other address"), "dns")
     failure: PublishError | None = None
-    usable = usable[:_MAX_ADDRESSES]
-    for left, one in zip(range(len(usable), 0, -1), usable, strict=True):
+    while left:
         step = "tcp"
         try:
-            # Each address gets a share of the time: one that drops all packets must not use up that of the others.
-            share = max(0.1, (deadline - time.monotonic()) / left)
-            raw = await _tcp(one, address.port, share)
+            raw = await _first(left, address.port, deadline)
             done("tcp")
             step = "tls"
             return await _wrap(raw, address, tls, deadline, limits, done)
         except (OSError, TimeoutError, EOFError, ValueError) as error:
             failure = _at_step(from_os(error, step), step)
+            if time.monotonic() >= deadline:
+                break
     assert failure is not None
+    raise failure
+
+
+def _in_turn(addresses: list[str]) -> list[str]:
+    """Addresses of both families in turn, beginning with the first one's: where one family does not work, none of its
+    addresses does."""
+    kinds = sorted({":" in one for one in addresses}, key=lambda kind: kind != (":" in addresses[0]))
+    rows = [[one for one in addresses if (":" in one) is kind] for kind in kinds]
+    return [one for row in itertools.zip_longest(*rows) for one in row if one is not None]
+
+
+async def _first(left: list[str], port: int, deadline: float) -> socket.socket:
+    """The first connection of the addresses in `left`, each of which is tried a moment after the one before, or once that one
+    has failed (RFC 8305). Removes the address of the connection, and those that failed. Raises the last one's error, or
+    `TimeoutError`."""
+    waiting, trying = list(left), dict[asyncio.Task[socket.socket], str]()
+    failure: OSError | None = None
+    try:
+        while waiting or trying:
+            if waiting:
+                one = waiting.pop(0)
+                trying[asyncio.create_task(_tcp(one, port))] = one
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                break
+            done, _ = await asyncio.wait(
+                trying, timeout=min(seconds, _HEAD_START) if waiting else seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    left.remove(trying.pop(task))
+                    return task.result()
+                if not isinstance(error, OSError):
+                    raise error
+                failure = error
+                left.remove(trying.pop(task))
+    finally:
+        for task in trying:
+            task.cancel()
+        for late in await asyncio.gather(*trying, return_exceptions=True):
+            if isinstance(late, socket.socket):
+                late.close()
+    if trying or failure is None:
+        left.clear()
+        raise TimeoutError
     raise failure
 
 
@@ -119,7 +173,42 @@ def _at_step(error: PublishError, step: str) -> PublishError:
     return error
 
 
-async def _tcp(host: str, port: int, seconds: float) -> socket.socket:
+def follow(target: Target, redirect: Redirected) -> Target:
+    """The target that a redirect names, with the same key. Raises the redirect where it may not be followed: it is no ingest
+    URL, or would send the key without TLS where it went with it."""
+    try:
+        address = parse(redirect.url)
+    except AddressInvalid:
+        raise redirect from None
+    if target.address().secure and not address.secure:
+        raise redirect
+    app, key = address.app, target.stream_key
+    # Some servers name the stream, too, with its parameters.
+    path, name = app.partition("?")[0], key.partition("?")[0]
+    if name and path.endswith(f"/{name}"):
+        app = path.removesuffix(f"/{name}")
+    return Target(replace(address, app=app).url, key, target.allow_private)
+
+
+def redirect_failed(redirect: Redirected, error: PublishError) -> PublishError:
+    """The error to show after a redirect was followed: the redirect where its address may not be connected to, or points on."""
+    if isinstance(error, Redirected) or error.code is Code.INVALID_DESTINATION:
+        return PublishError(Code.REDIRECTED, f"{redirect.detail}; then {error.detail}")
+    return error
+
+
+def peer_address(writer: asyncio.StreamWriter) -> str:
+    """The IP address that a connection goes to; empty if that is not known."""
+    peer = writer.get_extra_info("peername")
+    return _plain(peer[0]) if peer else ""
+
+
+def _plain(address: str) -> str:
+    """An IP address in one spelling, without its interface."""
+    return str(ipaddress.ip_address(address.partition("%")[0]))
+
+
+async def _tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     raw = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -127,8 +216,7 @@ async def _tcp(host: str, port: int, seconds: float) -> socket.socket:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Unsent bytes in the kernel are late already, and our own queue could not drop them.
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024)
-        async with asyncio.timeout(seconds):
-            await asyncio.get_running_loop().sock_connect(raw, (host, port))
+        await asyncio.get_running_loop().sock_connect(raw, (host, port))
     except BaseException:
         raw.close()
         raise

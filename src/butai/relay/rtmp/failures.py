@@ -41,6 +41,14 @@ class PublishError(Exception):
         return self.code in RETRYABLE
 
 
+class Redirected(PublishError):
+    """The server names another one instead of itself. `url`: that one's ingest URL, as the server gave it."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(Code.REDIRECTED, detail)
+        self.url = url
+
+
 _LONGEST_QUOTE = 6
 """Consecutive characters of a stream key that make a text unfit to show."""
 
@@ -70,6 +78,10 @@ def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
     detail = f"{redact(refusal.status, key)}: {redact(refusal.description, key)}"
     if step == "publishing":
         return PublishError(Code.DESTINATION_CLOSED, detail)
+    if refusal.redirect:
+        return Redirected(refusal.redirect, f"{detail}: to {redact(refusal.redirect, key)}")
+    if any(word in words for word in _LOGIN):
+        return PublishError(Code.LOGIN_REQUIRED, detail)
     if any(word in words for word in _IN_USE):
         return PublishError(Code.ALREADY_PUBLISHING, detail)
     if refusal.status == "NetConnection.Connect.InvalidApp":
@@ -91,6 +103,8 @@ def _without(text: str, key: str) -> str:
     return text
 
 
+_LOGIN = ("authmod=", "need auth", "needauth")
+"""Adobe's way to ask for a user name and a password, of Wowza, Dacast, Akamai and others."""
 _IN_USE = ("already", "in use", "exclusive")
 _NAMES_KEY = ("auth", "key", "forbidden", "permission", "credential", "token", "password")
 """Words with which a platform says that the key itself is wrong."""
@@ -102,7 +116,7 @@ _OF_NAMES = (".BadName", ".Denied")
 def closed(step: str, *, acknowledged: bool) -> PublishError:
     """The error of a connection that the platform closed without a status message."""
     if step in ("handshake", "connect"):
-        return PublishError(Code.DESTINATION_UNREACHABLE, f"closed during {step}")
+        return PublishError(Code.DESTINATION_CLOSED, f"closed during {step}")
     if not acknowledged:
         # Some platforms refuse a key by closing the connection (Twitch).
         detail = "closed at publish, before a byte was acknowledged"
@@ -118,6 +132,8 @@ def from_os(error: BaseException, during: str) -> PublishError:
         return PublishError(Code.TLS_FAILED, f"TLS handshake: {getattr(error, 'reason', None) or type(error).__name__}")
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return PublishError(Code.DESTINATION_UNREACHABLE, f"no answer in time ({during})")
+    if during in ("handshake", "connect", "publish") and isinstance(error, ConnectionError):
+        return closed(during, acknowledged=False)
     if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
         # asyncio writes the address into `strerror`.
         return PublishError(Code.DESTINATION_UNREACHABLE, f"{during}: {os.strerror(error.errno)}")

@@ -30,21 +30,23 @@ def body(packet: Packet) -> bytes:
 
 
 def metadata(video: VideoFormat, audio: AudioFormat) -> bytes:
-    """`onMetaData`, as a data message that the platform keeps for its viewers."""
+    """`onMetaData`, as a data message that the platform keeps for its viewers (annex E.5: an ECMA array)."""
     return amf0.encode(
         "@setDataFrame",
         "onMetaData",
-        {
-            "width": video.width,
-            "height": video.height,
-            "framerate": video.fps,
-            "videodatarate": video.kbps,
-            "videocodecid": 7,
-            "audiodatarate": audio.kbps,
-            "audiosamplerate": audio.rate,
-            "audiosamplesize": 16,
-            "stereo": audio.channels == 2,
-            "audiocodecid": 10,
-            "encoder": "Butai",
-        },
+        amf0.EcmaArray(
+            {
+                "width": video.width,
+                "height": video.height,
+                "framerate": video.fps,
+                "videodatarate": video.kbps,
+                "videocodecid": 7,
+                "audiodatarate": audio.kbps,
+                "audiosamplerate": audio.rate,
+                "audiosamplesize": 16,
+                "stereo": audio.channels == 2,
+                "audiocodecid": 10,
+                "encoder": "Butai",
+            }
+        ),
     )

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from butai.errors import Code
 from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, OnStep, Target, check_peer_limits, connect
-from butai.relay.rtmp.failures import PublishError, closed, from_os, refused
+from butai.relay.rtmp.connection import Limits, OnStep, Target, check_peer_limits, connect, follow
+from butai.relay.rtmp.failures import PublishError, Redirected, closed, from_os, refused
 from butai.relay.rtmp.session import Connected, Event, Publishing, PublishRefused, Session
 
 _BANDWIDTH_TEST = "bandwidthtest"
@@ -33,8 +33,20 @@ class Step:
 async def check(
     target: Target, *, publish: bool, limits: Limits | None = None, tls: ssl.SSLContext | None = None
 ) -> list[Step]:
-    """Returns the steps in order, up to the first that fails. With `publish`, the stream key is tested, too."""
+    """Returns the steps in order, up to the first that fails; after a redirect, which is followed once, those of the server
+    that it names. With `publish`, the stream key is tested, too."""
     limits = limits or Limits()
+    try:
+        return await _check(target, publish, limits, tls)
+    except Redirected as redirect:
+        began = time.monotonic()
+        try:
+            return await _check(follow(target, redirect), publish, limits, tls)
+        except Redirected as error:
+            return [_failed("connect", began, error)]
+
+
+async def _check(target: Target, publish: bool, limits: Limits, tls: ssl.SSLContext | None) -> list[Step]:  # noqa: FBT001
     steps: list[Step] = []
 
     def on_step(name: str, seconds: float) -> None:
@@ -51,8 +63,12 @@ async def check(
         return [*steps, _failed(notes[0] if notes else name, began, error)]
     try:
         began = time.monotonic()
-        async with asyncio.timeout(limits.publish_timeout):
-            await _handshake_and_publish(target, address, reader, writer, limits, on_step, publish=publish)
+        async with asyncio.timeout(min(limits.silence_timeout, limits.publish_timeout)) as patience:
+            await _handshake_and_publish(
+                target, address, reader, writer, limits, on_step, patience=patience, publish=publish
+            )
+    except Redirected:
+        raise
     except PublishError as error:
         steps.append(_failed(_next(steps), began, error))
     except (OSError, TimeoutError) as error:
@@ -70,6 +86,7 @@ async def _handshake_and_publish(
     limits: Limits,
     on_step: OnStep,
     *,
+    patience: asyncio.Timeout,
     publish: bool,
 ) -> None:
     session = Session(address, target.stream_key)
@@ -99,6 +116,7 @@ async def _handshake_and_publish(
             raise PublishError(Code.DESTINATION_UNREACHABLE, f"not valid RTMP: {error}") from None
         if step == "handshake" and session.step != "handshake":
             on_step("handshake", time.monotonic() - began)
+            patience.reschedule(asyncio.get_running_loop().time() + limits.publish_timeout)
             began, step = time.monotonic(), session.step
         for event in events:
             match event:

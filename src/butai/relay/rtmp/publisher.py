@@ -20,9 +20,9 @@ from butai.errors import Code
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Target, check_peer_limits, connect
+from butai.relay.rtmp.connection import Target, check_peer_limits, connect, follow, peer_address, redirect_failed
 from butai.relay.rtmp.evidence import Evidence, TcpProgress
-from butai.relay.rtmp.failures import PublishError, closed, refused
+from butai.relay.rtmp.failures import PublishError, Redirected, closed, refused
 from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, PublishRefused, Session
 from butai.relay.timing import Limits
 
@@ -74,6 +74,7 @@ class Publisher:
         self._first: int | None = None
         self._accepted = False
         self._session: Session | None = None
+        self._deadline = 0.0
         self._evidence = Evidence(self._limits)
         self._stalled_since: float | None = None
 
@@ -115,25 +116,51 @@ class Publisher:
     # The connection
 
     async def run(self) -> None:
-        """Connects and publishes until `stop`. Raises `PublishError` when it ends for another reason."""
+        """Connects and publishes until `stop`. Raises `PublishError` when it ends for another reason.
+
+        A redirect is followed once. A server that hangs up in the handshake, or says nothing, may not be the only one of its
+        name: the others are tried within the same time."""
         self._report("connecting", "", "")
-        address = self._target.address()
-        opening = asyncio.create_task(connect(self._target, address, self._limits, self._tls))
-        stop = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not opening.done():
-                return
-            reader, writer = opening.result()
-            session = self._session = Session(address, self._target.stream_key)
+            await self._run(self._target)
+        except Redirected as redirect:
+            target = follow(self._target, redirect)
+            log.info("output.redirected", to=target.address().host)
             try:
-                await self._publish(session, reader, writer)
+                await self._run(target)
+            except PublishError as error:
+                raise redirect_failed(redirect, error) from None
+
+    async def _run(self, target: Target) -> None:
+        address, tried, failure = target.address(), set[str](), None
+        self._deadline = time.monotonic() + self._limits.connect_timeout + self._limits.publish_timeout
+        while True:
+            # Both are of one connection.
+            self._evidence, self.stats.bytes_sent = Evidence(self._limits), 0
+            opening = asyncio.create_task(connect(target, address, self._limits, self._tls, without=tried))
+            stop = asyncio.create_task(self._stopping.wait())
+            try:
+                await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if not opening.done():
+                    return None
+                if failure is not None and opening.exception() is not None:
+                    raise failure
+                reader, writer = opening.result()
+                session = self._session = Session(address, target.stream_key)
+                try:
+                    return await self._publish(session, reader, writer)
+                except PublishError as error:
+                    peer = peer_address(writer)
+                    if session.step != "handshake" or not peer or time.monotonic() > self._deadline:
+                        raise
+                    failure = error
+                    tried.add(peer)
+                finally:
+                    await _close(writer, self._limits.close_timeout)
             finally:
-                await _close(writer, self._limits.close_timeout)
-        finally:
-            for task in (opening, stop):
-                task.cancel()
-            await asyncio.gather(opening, stop, return_exceptions=True)
+                for task in (opening, stop):
+                    task.cancel()
+                await asyncio.gather(opening, stop, return_exceptions=True)
 
     async def _publish(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._data_to_send(session))
@@ -241,13 +268,18 @@ class Publisher:
     async def _watch(self, session: Session, writer: asyncio.StreamWriter) -> None:
         """Checks ten times a second whether the platform reads what is sent."""
         began, pinged, reported = time.monotonic(), 0.0, ""
+        read_at, limits = began, self._limits
+        patience = min(limits.silence_timeout, limits.publish_timeout)
         raw = writer.get_extra_info("socket")
         while True:
             await asyncio.sleep(self._limits.check_every)
             now = time.monotonic()
             self.stats.queue_ms = self._queue[-1].dts - self._queue[0].dts if self._queue else 0.0
             if session.step != "publishing":
-                if now - began > self._limits.publish_timeout:
+                # A server that answers late is waited for, as long as it reads.
+                if session.step != "handshake" and not self._progress(raw, writer).waiting:
+                    read_at = now
+                if now - read_at > patience or now - began > limits.publish_timeout or now > self._deadline:
                     raise PublishError(Code.DESTINATION_UNREACHABLE, f"no answer in time ({session.step})")
                 continue
             # Also into a full buffer: a ping has eighteen bytes, and the answers of a slow platform are needed.
@@ -267,7 +299,7 @@ class Publisher:
                 if reported != "live":
                     reported, self._stalled_since = "live", None
                     self._report("live", "", "")
-            elif self._evidence.silent(now) > self._limits.publish_timeout:
+            elif self._evidence.silent(now) > patience:
                 raise PublishError(Code.DESTINATION_STALLED, "it accepted the key and no bytes")
 
     def _progress(self, raw: object, writer: asyncio.StreamWriter) -> TcpProgress:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
@@ -67,10 +67,12 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class PublishRefused:
-    """A status message that refuses or ends the publish. `status`: its code (`NetStream.Publish.BadName`)."""
+    """A status message that refuses or ends the publish. `status`: its code (`NetStream.Publish.BadName`). `redirect`: the
+    ingest URL of another server that it names instead."""
 
     status: str
     description: str
+    redirect: str = ""
 
 
 Event = Connected | Publishing | Acknowledged | Pong | PublishRefused
@@ -89,6 +91,7 @@ class Session:
         self._stream = 0
         self._acknowledged = 0
         self._their_window = 0
+        self._calls: dict[float, str] = {}
         self._their_total = 0
         self.received = 0
         """The number of bytes received."""
@@ -159,11 +162,16 @@ class Session:
             "flashVer": "FMLE/3.0 (compatible; Butai)",
             "tcUrl": self._address.url,
         }
-        self._command(0, "connect", 1, properties)
+        self._call("connect", 1, properties)
         self._control(WINDOW_SIZE, struct.pack(">I", WINDOW))
 
     def _control(self, kind: int, payload: bytes) -> None:
         self._out += self._writer.write(_CONTROL, Message(kind, 0, 0, payload))
+
+    def _call(self, name: str, number: int, *values: Any, stream: int = 0) -> None:
+        """Sends a command that is answered under its number."""
+        self._calls[number] = name
+        self._command(stream, name, number, *values)
 
     def _command(self, stream: int, *values: Any) -> None:
         self._out += self._writer.write(_COMMANDS, Message(COMMAND, stream, 0, amf0.encode(*values)))
@@ -201,33 +209,53 @@ class Session:
         name, number = (values[0], values[1]) if len(values) > 1 else ("", 0)
         properties = next((value for value in values[2:] if isinstance(value, dict) and "code" in value), {})
         status, description = str(properties.get("code", "")), str(properties.get("description", ""))
-        if name == "_error":
-            if number in (2, 3):
-                # Many servers do not know releaseStream and FCPublish, and some say so late.
-                return
-            events.append(PublishRefused(status or "_error", description))
-        elif name == "_result" and number == 1 and self.step == "connect":
+        refusal = PublishRefused(status, description, _redirect(properties))
+        if name in ("_result", "_error"):
+            # An answer belongs to the call whose number it has; some come late, or twice.
+            call = self._calls.pop(number, "") if isinstance(number, float) else ""
+            failed = name == "_error" or status.endswith(_FATAL_CODES) or properties.get("level") == "error"
+            if failed and call in ("connect", "createStream", "publish"):
+                # Not the courtesies releaseStream and FCPublish, which many servers do not know.
+                events.append(replace(refusal, status=status or name))
+            elif not failed:
+                self._answered(call, values, events)
+        elif name == "onStatus":
+            if status == "NetStream.Publish.Start":
+                if self.step == "publish" and self._stream:
+                    self.step = "publishing"
+                    events.append(Publishing())
+            elif status.startswith(_OF_OTHERS):
+                pass
+            elif properties.get("level") == "error" or status.endswith(_FATAL_CODES):
+                events.append(refusal)
+        elif name == "close":
+            events.append(replace(refusal, status="close"))
+
+    def _answered(self, call: str, values: list[Any], events: list[Event]) -> None:
+        """Goes on after the good answer to a call."""
+        if call == "connect":
             events.append(Connected())
             self.step = "publish"
-            self._command(0, "releaseStream", 2, None, self._key)
-            self._command(0, "FCPublish", 3, None, self._key)
-            self._command(0, "createStream", 4, None)
-        elif name == "_result" and number == 4 and self.step == "publish" and not self._stream:
+            self._call("releaseStream", 2, None, self._key)
+            self._call("FCPublish", 3, None, self._key)
+            self._call("createStream", 4, None)
+        elif call == "createStream":
             given = values[3] if len(values) > 3 else None
             if not isinstance(given, float) or not math.isfinite(given) or not 1 <= given < 2**32:
                 raise ProtocolError("no stream was given")
             self._stream = int(given)
-            self._command(self._stream, "publish", 5, None, self._key, "live")
-        elif name == "onStatus":
-            if status == "NetStream.Publish.Start":
-                if self.step == "publish":
-                    self.step = "publishing"
-                    events.append(Publishing())
-            elif properties.get("level") == "error" or status.endswith(_FATAL_CODES):
-                events.append(PublishRefused(status, description))
-        elif name == "close":
-            events.append(PublishRefused("close", description))
+            self._call("publish", 5, None, self._key, "live", stream=self._stream)
+
+
+def _redirect(properties: dict[str, Any]) -> str:
+    """The ingest URL in a status of Adobe's form for redirects (`ex.code` 302), which SRS has too."""
+    more = properties.get("ex")
+    if not isinstance(more, dict) or more.get("code") != 302:
+        return ""
+    return str(more.get("redirect") or "")
 
 
 _FATAL_CODES = (".Unpublish.Success", ".Connect.Closed", ".Rejected", ".BadName", ".Denied", ".Failed")
 """Codes that end a publish with or without the level `error`, which some servers omit."""
+_OF_OTHERS = ("NetStream.Record.", "NetStream.Play.")
+"""Codes of the server's own recording and of its viewers: the publish goes on."""

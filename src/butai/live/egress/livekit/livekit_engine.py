@@ -83,7 +83,15 @@ class LiveKitEngine:
         self._broadcast = broadcast
         self._look(self.broadcast_id)
 
-    def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
+    def start_output(
+        self,
+        output_id: UUID,
+        attempt: int,
+        url: str,
+        sealed_key: bytes,
+        *,
+        hurried: bool = False,  # noqa: ARG002 - LiveKit waits as long as it does
+    ) -> None:
         """The key is opened here, and goes to LiveKit and nowhere else."""
         self._wanted[output_id] = attempt
         self._coming.add((output_id, attempt))

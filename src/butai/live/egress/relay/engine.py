@@ -291,7 +291,9 @@ class RelayEngine:
         self._signed_by = project.key
         self._send(self._configuration)
 
-    def start_output(self, output_id: UUID, attempt: int, url: str, sealed_key: bytes) -> None:
+    def start_output(
+        self, output_id: UUID, attempt: int, url: str, sealed_key: bytes, *, hurried: bool = False
+    ) -> None:
         """Unseals the stream key and sends it with the order."""
         try:
             key = self._egress.open_key(sealed_key)
@@ -300,7 +302,8 @@ class RelayEngine:
             detail = "the stream key cannot be opened with the keys of this installation"
             self._on_report(OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail))
             return
-        self._send(messages.StartOutputLine(str(output_id), attempt, url, key, self._egress.allow_private))
+        allow_private = self._egress.allow_private
+        self._send(messages.StartOutputLine(str(output_id), attempt, url, key, allow_private, hurried))
 
     def stop_output(self, output_id: UUID) -> None:
         """Ends one push."""
