@@ -1,0 +1,102 @@
+"""What a failed publish is called, and that no text tells the key."""
+
+from __future__ import annotations
+
+import pytest
+
+from butai.relay.rtmp.connection import Target, follow
+from butai.relay.rtmp.failures import Redirected, closed, redact, refused
+from butai.relay.rtmp.session import PublishRefused
+
+KEY = "canary-5b7e-key"
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "step", "code"),
+    [
+        ("NetStream.Publish.BadName", "Already publishing", "publish", "already_publishing"),
+        ("NetStream.Publish.BadName", "", "publish", "key_rejected"),
+        ("NetStream.Publish.Denied", "", "publish", "key_rejected"),
+        ("NetConnection.Connect.Rejected", "[ AccessManager.Reject ] : auth failed", "connect", "key_rejected"),
+        ("NetConnection.Connect.Rejected", "too busy", "connect", "destination_unreachable"),
+        ("NetConnection.Connect.Rejected", "[ code=403 need auth; authmod=adobe ] : ", "connect", "login_required"),
+        ("NetConnection.Connect.Rejected", "code=403 need auth; authmod=llnw", "connect", "login_required"),
+        ("NetConnection.Connect.InvalidApp", "", "connect", "invalid_destination"),
+        ("NetStream.Unpublish.Success", "", "publishing", "destination_closed"),
+        ("NetStream.Publish.BadName", f"no stream {KEY}", "publish", "key_rejected"),
+    ],
+)
+def test_status_words_have_codes_and_no_key(word: str, said: str, step: str, code: str) -> None:
+    error = refused(PublishRefused(word, said), step, KEY)
+    assert error.code == code
+    assert KEY[:6] not in error.detail
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "step", "code"),
+    [
+        ("NetStream.Publish.BadName", "", "publish", "already_publishing"),
+        ("NetStream.Publish.Denied", "", "publish", "already_publishing"),
+        ("NetStream.Publish.Failed", "", "publish", "destination_closed"),
+        ("close", "", "publish", "destination_closed"),
+        ("NetConnection.Connect.InvalidApp", "", "connect", "destination_closed"),
+        # What the platform repeats of the key is no word of its own.
+        ("NetStream.Publish.BadName", f"no stream {KEY}", "publish", "already_publishing"),
+        ("NetStream.Publish.BadName", "Invalid stream key", "publish", None),
+        ("NetStream.Publish.Unauthorized", "Authorization required.", "publish", None),
+        ("NetConnection.Connect.Rejected", "auth failed", "connect", None),
+    ],
+)
+def test_a_key_that_worked_is_refused_only_by_words_that_name_it(
+    word: str, said: str, step: str, code: str | None
+) -> None:
+    assert refused(PublishRefused(word, said), step, KEY).if_key_worked == code
+
+
+def test_hanging_up_on_a_key_that_worked_is_a_closed_connection() -> None:
+    assert closed("publish", acknowledged=False).if_key_worked == "destination_closed"
+    assert closed("publishing", acknowledged=False).if_key_worked == "destination_closed"
+    assert closed("publishing", acknowledged=True).if_key_worked is None
+
+
+def test_a_close_means_what_came_before_it() -> None:
+    assert closed("handshake", acknowledged=False).code == "destination_closed"
+    assert closed("connect", acknowledged=False).code == "destination_closed"
+    assert closed("publish", acknowledged=False).code == "key_rejected"
+    assert closed("publishing", acknowledged=False).code == "key_rejected"
+    assert closed("publishing", acknowledged=True).code == "destination_closed"
+
+
+def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:
+    assert redact(f"bad name {KEY[3:10]}", KEY) == "[the platform's text contains the key]"
+    assert redact("bad\r\nname", KEY) == "bad  name"
+    hidden = "[the platform's text contains the key]"
+    for echo in (KEY.upper(), KEY.replace("-", "%2D"), KEY[:9] + "\n" + KEY[9:], "x" * 296 + KEY, KEY[-6:]):
+        assert redact(f"no such stream: {echo}", KEY) == hidden
+    both = f"{KEY}\nuser=me&pass=canary-pass-11\n"
+    assert redact("no stream canary-pass-11", both) == redact(f"no {KEY}", both) == hidden
+    assert redact("no such stream", "\nuser=me\n") == "no such stream"
+    error = refused(PublishRefused("NetStream.Publish.BadName", KEY), "publish", KEY)
+    assert error.detail == f"NetStream.Publish.BadName: {hidden}"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "to", "found"),
+    [
+        ("rtmp://x/live", KEY, "rtmp://y/live", "rtmp://y:1935/live"),
+        ("rtmp://x/live", KEY, "rtmps://y:444/other?vhost=v", "rtmps://y:444/other?vhost=v"),
+        # SRS before 3.0 names the stream with its parameters.
+        ("rtmp://x/live", f"{KEY}?a=1", f"rtmp://y/live/{KEY}?a=1", "rtmp://y:1935/live"),
+        ("rtmp://x/live?***", f"{KEY}\ntoken=a\n", "rtmp://y/live", "rtmp://y:1935/live"),
+        ("rtmps://x/live", KEY, "rtmp://y/live", None),
+        ("rtmp://x/live", KEY, "http://y/live", None),
+        ("rtmp://x/live", KEY, "rtmp://u:p@y/live", None),
+    ],
+)
+def test_a_redirect_is_followed_with_the_key_but_not_out_of_tls(url: str, key: str, to: str, found: str | None) -> None:
+    target, redirect = Target(url, key, True), Redirected(to, "")
+    if found is None:
+        with pytest.raises(Redirected):
+            follow(target, redirect)
+    else:
+        assert follow(target, redirect) == Target(found, key.split("\n", maxsplit=1)[0], True)
