@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from butai.relay.rtmp import amf0
@@ -26,13 +26,14 @@ _LONGEST = 16 * 1024 * 1024
 
 @dataclass
 class Server:
-    """Takes every key. `acks`: acknowledges each so many bytes; `pongs`: answers pings; `rate`: bytes it reads a
-    second.
+    """Takes every key. `acks`: acknowledges each so many bytes, with the number that `counts` makes of their total;
+    `pongs`: answers pings; `rate`: bytes it reads a second.
 
     `said_at_publish`: messages behind its word about the key.
     """
 
     acks: int | None = None
+    counts: Callable[[int], int] = lambda total: total & 0xFFFFFFFF
     pongs: bool = False
     rate: float | None = None
     said_at_publish: list[Message] = field(default_factory=list)
@@ -93,7 +94,7 @@ class Server:
                 self._hear(message, writer)
             if self.acks is not None and total - acknowledged >= self.acks:
                 acknowledged = total
-                self.say(writer, Message(ACKNOWLEDGEMENT, 0, 0, struct.pack(">I", total & 0xFFFFFFFF)))
+                self.say(writer, Message(ACKNOWLEDGEMENT, 0, 0, struct.pack(">I", self.counts(total))))
             if self.rate is not None:
                 await asyncio.sleep(len(data) / self.rate)
 

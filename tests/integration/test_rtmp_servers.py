@@ -34,6 +34,18 @@ async def test_a_server_that_acknowledges_by_its_own_large_window_is_live_withou
     assert push.phases == ["connecting", "publishing", "live"]
 
 
+@pytest.mark.parametrize("number", [0, 2**31 - 1, 65536])
+async def test_a_server_that_counts_in_its_own_way_is_live_and_seen_when_it_stops_reading(number: int) -> None:
+    server = Server(acks=65536, counts=lambda _: number)
+    async with server.running() as url, pushing(url, limits=Limits(ignored_after=60, give_up_stalled=30)) as push:
+        await until(lambda: server.bytes > 700_000, "ten acknowledgements")
+        assert push.phases == ["connecting", "publishing", "live"]
+        server.reads.clear()
+        await until(lambda: push.phase == "stalled", "stalled")
+        server.reads.set()
+        await until(lambda: push.phase == "live", "live again")
+
+
 async def test_a_server_that_acknowledges_once_and_never_again_stays_live() -> None:
     early = Message(ACKNOWLEDGEMENT, 0, 0, struct.pack(">I", 3500))
     server = Server(said_at_publish=[early])

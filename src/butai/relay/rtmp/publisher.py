@@ -231,8 +231,8 @@ class Publisher:
     def _handle(self, session: Session, event: Event) -> None:
         now = time.monotonic()
         match event:
-            case Acknowledged(total):
-                self._evidence.acknowledged(min(total, self.stats.bytes_sent), now)
+            case Acknowledged(number):
+                self._evidence.acknowledged(number, now)
             case Pong(number) if number == _GOODBYE_PING:
                 self._goodbye_read.set()
             case Pong(number):
@@ -250,7 +250,7 @@ class Publisher:
                 self._goodbye_read.set()
             case _:
                 pass
-        self.stats.bytes_acked = self._evidence.bytes
+        self.stats.bytes_acked = min(self._evidence.bytes, self.stats.bytes_sent)
 
     async def _pump(self, session: Session, writer: asyncio.StreamWriter) -> None:
         """Sends the queue, as fast as the platform reads."""
@@ -288,7 +288,7 @@ class Publisher:
                 session.ping(self._evidence.ping(self.stats.bytes_sent, now))
                 writer.write(self._data_to_send(session))
             self._evidence.observe_tcp(self._progress(raw, writer), self.stats.bytes_sent, now)
-            self.stats.bytes_acked = self._evidence.bytes
+            self.stats.bytes_acked = min(self._evidence.bytes, self.stats.bytes_sent)
             if self._evidence.silent(now) > self._limits.stall_after and self._evidence.media_taken:
                 if reported != "stalled":
                     reported, self._stalled_since = "stalled", now

@@ -53,9 +53,10 @@ class Publishing:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The application has read the first `total` bytes of the connection."""
+    """The application has read. `number`: of 32 bits; most servers count the bytes of the connection, and wrap in a
+    long broadcast."""
 
-    total: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,6 @@ class Session:
         self._acknowledged = 0
         self._their_window = 0
         self._calls: dict[float, str] = {}
-        self._their_total = 0
         self.received = 0
         """The number of bytes received."""
         self.step = "handshake"
@@ -180,13 +180,7 @@ class Session:
         payload = message.payload
         match message.kind:
             case chunks.ACKNOWLEDGEMENT:
-                (low,) = struct.unpack_from(">I", payload)
-                # 32 bits wide, and wraps in a long broadcast. An advance by half of that or more is a step back:
-                # ignored.
-                further = (low - self._their_total) & 0xFFFFFFFF
-                if further < 2**31:
-                    self._their_total += further
-                    events.append(Acknowledged(self._their_total))
+                events.append(Acknowledged(int.from_bytes(payload[:4], "big")))
             case chunks.USER_CONTROL:
                 what, number = struct.unpack_from(">HI", payload)
                 if what == 6:
