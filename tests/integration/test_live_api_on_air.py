@@ -42,6 +42,37 @@ async def test_going_live_writes_what_is_wanted(api: Api, database: Database) ->
         assert (status, now["session_id"]) == (200, begun["session_id"])
 
 
+async def test_a_broadcast_is_held_until_the_first_picture_unless_its_start_says_otherwise(
+    live_settings: Settings, database: Database
+) -> None:
+    held = "SELECT hold_until_media, sound_only FROM broadcasts ORDER BY created_at DESC LIMIT 1"
+    async with serving(live_settings) as api:
+        await make_room(api)
+        await save(api)
+        await go_live(api)
+        assert await sql(database, held) == [(True, False)]
+        await sql(database, "UPDATE broadcasts SET source_phase = 'waiting'")
+        _, now = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice")
+        shown = now["platforms"]["youtube"]
+        assert (now["status"], shown["state"], shown["attempt"]) == ("starting", "starting", 0)
+        assert (shown["error"]["code"], shown["next_attempt_at"]) == ("no_media", None)
+        assert shown["error"]["action"]
+        await sql(database, "UPDATE broadcasts SET source_phase = 'live', source_ready = true")
+        _, now = await api.call("GET", f"/api/live/status?room_id={ROOM}", "alice")
+        assert now["platforms"]["youtube"]["error"] is None
+        await sql(database, "UPDATE broadcasts SET ended_at = now(), wanted = 'off_air'")
+        await go_live(api, hold_until_media=False, sound_only=True)
+        assert await sql(database, held) == [(False, True)]
+        await sql(database, "UPDATE broadcasts SET ended_at = now(), wanted = 'off_air'")
+    live = live_settings.live.model_copy(update={"hold_until_media": False})
+    async with serving(replace(live_settings, live=live)) as api:
+        await go_live(api)
+        assert await sql(database, held) == [(False, False)]
+        await sql(database, "UPDATE broadcasts SET ended_at = now(), wanted = 'off_air'")
+        await go_live(api, hold_until_media=True)
+        assert await sql(database, held) == [(True, False)]
+
+
 async def test_both_with_one_missing_begins_the_other(api: Api) -> None:
     await make_room(api)
     await save(api, "twitch")

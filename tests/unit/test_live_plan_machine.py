@@ -94,8 +94,8 @@ class BroadcastMachine(RuleBasedStateMachine):
         self.ended: dict[UUID, OutputRow] = {}
         self.away = False
 
-    @initialize(count=st.integers(1, 3))
-    def begin(self, count: int) -> None:
+    @initialize(count=st.integers(1, 3), hold=st.booleans())
+    def begin(self, count: int, hold: bool = False) -> None:
         self.row = BroadcastRow(
             uuid.uuid4(),
             "room",
@@ -107,6 +107,7 @@ class BroadcastMachine(RuleBasedStateMachine):
             60.0,
             "end",
             tuple(self._output() for _ in range(count)),
+            hold_until_media=hold,
         )
         self.step()
 
@@ -131,6 +132,9 @@ class BroadcastMachine(RuleBasedStateMachine):
         for order in made.orders:
             self._obey(order)
         seen = self.seen.snapshot()
+        if self.row.hold_until_media and not (seen.source and seen.source.ready):
+            started = [one for one in made.writes if isinstance(one, Move) and one.event is OutputTrigger.STARTED]
+            assert not started, "before the first picture"
         if not seen.reports and not seen.gone and seen.engine != "absent":
             # Nothing new: nothing to do.
             assert plan(self.row, seen, self.now, POLICY).actions == []
@@ -281,10 +285,15 @@ class BroadcastMachine(RuleBasedStateMachine):
         self.step()
 
     @precondition(lambda self: self.engine is not None)
-    @rule(phase=st.sampled_from(["waiting", "live", "live", "lost", "ended", "failed"]), unreachable=st.booleans())
-    def the_host_comes_and_goes(self, phase: str, unreachable: bool) -> None:
+    @rule(
+        phase=st.sampled_from(["waiting", "live", "live", "lost", "ended", "failed"]),
+        unreachable=st.booleans(),
+        ready=st.none() | st.booleans(),
+    )
+    def the_host_comes_and_goes(self, phase: str, unreachable: bool, ready: bool | None = None) -> None:
         code = {"ended": "source_ended", "failed": "livekit_unreachable" if unreachable else "room_not_found"}
-        self.seen.record(SourceReport(phase, self.now, code.get(phase, "")))  # pyright: ignore[reportArgumentType]
+        told = SourceReport(phase, self.now, code.get(phase, ""), told_ready=ready)  # pyright: ignore[reportArgumentType]
+        self.seen.record(told)
         self.step()
 
     @precondition(lambda self: self.row.ended_at is None)

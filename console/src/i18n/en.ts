@@ -288,6 +288,7 @@ export const en = {
       "source.connecting": "Joining the room",
       "source.waiting": "Waiting for your video",
       "source.live": "Receiving your video",
+      "source.picture": "Your first picture has arrived",
       "source.lost": "Your video is lost",
       "source.ended": "You have left the room",
       "source.failed": "The room cannot be reached",

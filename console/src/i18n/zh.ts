@@ -275,6 +275,7 @@ export const zh: Texts = {
       "source.connecting": "正在加入房间",
       "source.waiting": "等待你的画面",
       "source.live": "收到你的画面",
+      "source.picture": "已收到第一帧画面",
       "source.lost": "你的画面中断",
       "source.ended": "你已离开房间",
       "source.failed": "无法连接房间",

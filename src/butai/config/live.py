@@ -107,6 +107,10 @@ class LiveSettings(Section):
     on_source_lost: Literal["end", "stay"] = "end"
     """What happens after the grace: the broadcast ends, or stays up until it is stopped."""
 
+    hold_until_media: bool = True
+    """Whether the outputs of a broadcast wait for the host's first picture: until then they are `starting` with `no_media`, and
+    make no attempt. Otherwise platforms receive a black picture. A start may say otherwise. Of the relay only."""
+
     host_token_hours: float = 12.0
     """Hours for which a host token works. The room's signed-in owner can get another one at any time."""
 

@@ -130,6 +130,9 @@ class Broadcast(Model):
     video_name: Mapped[str] = mapped_column(server_default=text("''"))
     source_grace: Mapped[float]
     on_source_lost: Mapped[str]
+    hold_until_media: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether outputs wait for the host's first picture; with `sound_only` for the first sound or picture."""
+    sound_only: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     waiting_since: Mapped[datetime | None]
     """Since when no controller has had room for it; None once one has taken it."""
@@ -142,6 +145,8 @@ class Broadcast(Model):
     source_phase: Mapped[str] = mapped_column(server_default=text("'connecting'"))
     source_since: Mapped[datetime | None]
     source_code: Mapped[str | None]
+    source_ready: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether the present engine has what outputs wait for, if they do."""
     lease_holder: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

@@ -111,6 +111,11 @@ class StartIn(BaseModel):
     on_source_lost: Literal["end", "stay"] | None = None
     video_source: Literal["any", "camera", "screen_share"] = "any"
     video_name: Label = ""
+    hold_until_media: bool | None = None
+    """Whether the outputs wait for the host's first picture, so that no black picture goes live. By default as
+    `BUTAI_HOLD_UNTIL_MEDIA` says."""
+    sound_only: bool = False
+    """Whether sound without a picture may go live: the outputs wait for either."""
 
     @property
     def wanted_platforms(self) -> list[str]:

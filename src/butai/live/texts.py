@@ -129,10 +129,10 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "系统会再试一次，之后请手动重试。",
     ),
     Code.NO_MEDIA: (
-        "The host sends neither video nor audio.",
-        "Turn on your avatar, camera or microphone in the studio.",
-        "没有收到主播的画面或声音。",
-        "请在演播室打开虚拟形象、摄像头或麦克风。",
+        "The studio sends no picture.",
+        "Turn on your avatar or camera in the studio. The stream starts, or goes on, with the picture.",
+        "没有收到演播室的画面。",
+        "请在演播室打开虚拟形象或摄像头；收到画面后即开始或继续推流。",
     ),
     Code.MEDIA_ENCRYPTED: (
         "The room's video or audio is end-to-end encrypted, so it cannot be streamed.",

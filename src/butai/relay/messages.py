@@ -75,6 +75,8 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     grace: float = 60.0
     on_lost: Literal["end", "stay"] = "end"
     timing: RelayTiming = RelayTiming()
+    sound_only: bool = False
+    """Whether sound alone is enough for `SourceLine.ready`."""
 
     def __repr__(self) -> str:
         return f"ConfigureLine({self.broadcast_id})"
@@ -140,6 +142,8 @@ class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
     at: float
     code: str = ""
     detail: str = ""
+    ready: bool | None = None
+    """Whether a picture has come since the relay began, so that outputs do not begin with black. None: not known."""
 
 
 class OutputMetrics(msgspec.Struct, frozen=True):

@@ -74,7 +74,7 @@ class Presence:
         elif self._away_since is None:
             self._away_since = now
         if self._on_lost == "end" and self._away_since is not None and now - self._away_since >= self._grace:
-            return "ended", fault or Code.SOURCE_ENDED
+            return "ended", fault or (Code.SOURCE_ENDED if self._was_live else Code.NO_MEDIA)
         return ("lost" if self._was_live else "waiting"), fault
 
     def _missing_picture(self, now: float) -> Code | None:

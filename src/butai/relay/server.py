@@ -99,7 +99,7 @@ class Relay:
         self._resumed_at: float | None = None
         self._wanted = self._held = False
         self._media: _Media | None = None
-        self._initial_source = messages.SourceLine(phase="connecting", at=time.time())
+        self._initial_source = messages.SourceLine(phase="connecting", at=time.time(), ready=False)
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._orders: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()

@@ -48,7 +48,7 @@ class HostSource:
         self._sound_packets = 0
         self._requested_at = self._counted_at = -math.inf
         self._pictures_before = 0
-        self.line = SourceLine(phase="connecting", at=time.time())
+        self.line = SourceLine(phase="connecting", at=time.time(), ready=False)
         """The last report."""
 
     @property
@@ -159,18 +159,23 @@ class HostSource:
         self._media_arrived()
 
     def _media_arrived(self) -> None:
-        if self.line.phase != "live":
+        if self.line.phase != "live" or not self.line.ready:
             self._update_phase()
 
     def _update_phase(self) -> bool:
         """Reports a change of the phase. Returns whether the source has ended."""
         phase, code = self._presence.phase(time.monotonic())
-        if (phase, code or "") != (self.line.phase, self.line.code) and self.line.phase not in ("ended", "failed"):
+        told = self.line.phase, self.line.code, self.line.ready
+        if (phase, code or "", self._ready) != told and self.line.phase not in ("ended", "failed"):
             detail = f"no media of the host for {self._configure.grace:g} s" if phase == "ended" else ""
             self._change(phase, code or "", detail)
         return self.line.phase == "ended"
 
+    @property
+    def _ready(self) -> bool:
+        return self.pictures > 0 or (self._configure.sound_only and self._last_media > 0)
+
     def _change(self, phase: SourcePhase, code: str = "", detail: str = "") -> None:
-        self.line = SourceLine(phase=phase, at=time.time(), code=code, detail=detail)
+        self.line = SourceLine(phase=phase, at=time.time(), code=code, detail=detail, ready=self._ready)
         log.info("source.changed", phase=phase, code=code, detail=detail)
         self._report(self.line)

@@ -18,7 +18,7 @@ from butai.live.texts import Language
 
 _BROADCASTS: LiteralString = """
 SELECT b.id, b.room_id, r.owner_user_id, b.livekit_project, b.egress, b.wanted, b.preset, b.started_by, b.created_at,
-       b.ended_at, b.end_code, b.source_phase, b.lease_holder
+       b.ended_at, b.end_code, b.source_phase, b.source_code, b.source_ready, b.hold_until_media, b.lease_holder
 FROM broadcasts b JOIN rooms r ON r.room_id = b.room_id
 """
 _OUTPUTS: LiteralString = f"""
@@ -87,5 +87,7 @@ def _as_answer(row: dict[str, Any], outputs: list[dict[str, Any]], language: Lan
         started_at=row["created_at"],
         ended_at=row["ended_at"],
         end=shown_error(row["end_code"], None, language),
-        outputs=[OperatorOutput(**output_values(one, language), error_detail=one["error_detail"]) for one in outputs],
+        outputs=[
+            OperatorOutput(**output_values(row, one, language), error_detail=one["error_detail"]) for one in outputs
+        ],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -47,7 +47,7 @@ first."""
 
 _BROADCAST: LiteralString = """
 SELECT id, room_id, wanted, preset, chosen_preset, created_at, ended_at, end_code, stop_asked_at, source_phase,
-       source_since, source_code, started_by, egress, host_identity
+       source_since, source_code, started_by, egress, host_identity, hold_until_media, source_ready
 FROM broadcasts
 """
 _OUTPUTS: LiteralString = f"""
@@ -189,7 +189,7 @@ def _status(
     ingresses: list[WayInOut],
     language: Language,
 ) -> StatusOut:
-    shown = [OutputOut(**output_values(row, language)) for row in outputs]
+    shown = [OutputOut(**output_values(broadcast, row, language)) for row in outputs]
     platforms: dict[str, OutputOut] = {}
     for row, output in sorted(zip(outputs, shown, strict=True), key=lambda pair: _urgency(pair[0])):
         platforms.setdefault(row["platform"], output)
@@ -236,9 +236,24 @@ def _urgency(row: dict[str, Any]) -> tuple[int, float]:
     return _URGENCY.index(OutputState(row["state"])), -row["created_at"].timestamp()
 
 
-def output_values(row: dict[str, Any], language: Language) -> dict[str, Any]:
-    """The fields of an `OutputOut`, of an output's row."""
-    error = shown_error(row["error_code"], row["platform"], language)
+def _held_code(broadcast: dict[str, Any], row: dict[str, Any]) -> str | None:
+    """Why an output that could make an attempt now makes none; None for one that is not held."""
+    # Before the room is joined, whether the host publishes is not known.
+    waits = broadcast["hold_until_media"] and broadcast["source_phase"] in ("waiting", "live", "lost")
+    if not waits or broadcast["source_ready"] or broadcast["wanted"] != BroadcastWanted.ON_AIR:
+        return None
+    due = row["next_attempt_at"]
+    if row["state"] != OutputState.PENDING and (
+        row["state"] not in (OutputState.STARTING, OutputState.RECONNECTING) or due is None or due > datetime.now(UTC)
+    ):
+        return None
+    return _source_code(broadcast) or Code.NO_MEDIA
+
+
+def output_values(broadcast: dict[str, Any], row: dict[str, Any], language: Language) -> dict[str, Any]:
+    """The fields of an `OutputOut`, of the rows of a broadcast and its output."""
+    held = _held_code(broadcast, row)
+    error = shown_error(held or row["error_code"], row["platform"], language)
     if error is not None:
         error = msgspec.structs.replace(
             error,
@@ -246,8 +261,8 @@ def output_values(row: dict[str, Any], language: Language) -> dict[str, Any]:
             retryable=error.retryable and row["state"] != OutputState.FAILED,
             platform=row["platform"],
             attempt=row["attempt"],
-            next_attempt_at=row["next_attempt_at"],
-            cause=shown_error(row["error_cause"], row["platform"], language),
+            next_attempt_at=None if held else row["next_attempt_at"],
+            cause=None if held else shown_error(row["error_cause"], row["platform"], language),
         )
     return {
         "id": row["id"],
@@ -259,7 +274,7 @@ def output_values(row: dict[str, Any], language: Language) -> dict[str, Any]:
         "since": row["state_since"],
         "confirmation": row["confirmation"],
         "attempt": row["attempt"],
-        "next_attempt_at": row["next_attempt_at"],
+        "next_attempt_at": None if held else row["next_attempt_at"],
         "live_since": row["live_since"],
         "error": error,
         "metrics": None if row["metrics"] is None else msgspec.convert(row["metrics"], MetricsOut),

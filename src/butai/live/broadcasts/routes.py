@@ -65,6 +65,8 @@ async def start(
         wanted.on_source_lost,
         wanted.video_source,
         wanted.video_name,
+        wanted.hold_until_media,
+        wanted.sound_only,
     )
     session_id, new = await service.start(get_stage(request), who, origin(request, who), asked, idempotency_key)
     return await _answer(request, session_id, 201 if new else 200)

@@ -66,6 +66,8 @@ class Start:
     on_source_lost: Literal["end", "stay"] | None = None
     video_source: str = "any"
     video_name: str = ""
+    hold_until_media: bool | None = None
+    sound_only: bool = False
 
     @property
     def audit_platforms(self) -> list[str]:
@@ -260,6 +262,10 @@ async def _begin(
         video_name=wanted.video_name,
         source_grace=settings.source_grace if wanted.source_grace is None else wanted.source_grace,
         on_source_lost=wanted.on_source_lost or settings.on_source_lost,
+        # LiveKit Egress publishes nothing before it has a track.
+        hold_until_media=settings.egress == "relay"
+        and (settings.hold_until_media if wanted.hold_until_media is None else wanted.hold_until_media),
+        sound_only=wanted.sound_only,
         egress=settings.egress,
         livekit_project=room.livekit_project,
     )

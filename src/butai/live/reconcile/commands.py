@@ -75,11 +75,12 @@ class EngineHurried:
 @dataclass(frozen=True, slots=True)
 class SourceChanged:
     """The host's media are in another phase (`reports.SourcePhase`). `code`: what is wrong with them, or why they ended or
-    failed."""
+    failed. `ready`: whether the engine has what outputs may wait for."""
 
     phase: str
     code: str | None
     at: float
+    ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)

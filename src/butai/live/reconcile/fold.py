@@ -65,7 +65,12 @@ def _broadcast_changes(
         case EngineHurried():
             return {"engine_next_at": None}
         case SourceChanged():
-            return {"source_phase": write.phase, "source_code": write.code, "source_since": write.at}
+            return {
+                "source_phase": write.phase,
+                "source_code": write.code,
+                "source_since": write.at,
+                "source_ready": write.ready,
+            }
         case EndBegun():
             return {"wanted": "off_air", "end_code": write.code, "stop_asked_at": write.at}
         case BroadcastEnded():

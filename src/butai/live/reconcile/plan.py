@@ -186,9 +186,10 @@ class _Planner:
         if source is None or self.seen.ref != self.row.engine_ref:
             return
         code = _code(source.code, Code.SOURCE_ENDED) if source.code or source.phase in ("ended", "failed") else None
-        if (source.phase, code) != (self.row.source_phase, self.row.source_code):
+        ready = self.row.hold_until_media and source.ready
+        if (source.phase, code, ready) != (self.row.source_phase, self.row.source_code, self.row.source_ready):
             at = min(source.at, self.now)
-            self.draft.write(SourceChanged(source.phase, code, at))
+            self.draft.write(SourceChanged(source.phase, code, at, ready))
         if code is None or source.phase not in ("ended", "failed") or not self._on_air:
             return
         if code is Code.LIVEKIT_UNREACHABLE:
@@ -268,6 +269,13 @@ class _Planner:
         code = Code.DESTINATION_STALLED if stalled else Code.EGRESS_START_TIMEOUT
         self.draft.fail(output, code, f"not live after {self.timing.start_limit:.0f} s", self.now)
 
+    @property
+    def _held(self) -> bool:
+        """Whether outputs wait for the first picture. An engine of its own has to have had one: a new one has only
+        black."""
+        source = self.seen.source
+        return self.row.hold_until_media and (source is None or not source.ready)
+
     def _start_what_is_due(self) -> None:
         for output in self.row.outputs:
             if not output.waiting or not self._wanted(output):
@@ -277,7 +285,7 @@ class _Planner:
             if output.next_attempt_at is not None and self.now < output.next_attempt_at and not early:
                 self.timers.append(output.next_attempt_at)
                 continue
-            if not self._usable:
+            if not self._usable or self._held:
                 continue
             if self.seen.carries(output.id) is not None:
                 # The previous attempt is still being ended.
@@ -285,11 +293,15 @@ class _Planner:
                 if stopped is None or self.now < stopped + self.timing.stop_limit:
                     self.timers.append((stopped or self.now) + self.timing.stop_limit)
                     continue
-            latest = self.seen.latest.get(output.id)
+            latest, held_for = self.seen.latest.get(output.id), 0.0
+            if self.row.hold_until_media and output.next_attempt_at is not None:
+                held_for = max(self.now - output.next_attempt_at, 0.0)
             self.draft.move(
                 output,
                 OutputTrigger.STARTED,
                 self.now,
+                # A held output tries nothing, so the budget's time stands still.
+                budget_from=None if output.budget_from is None else output.budget_from + held_for,
                 # Higher than the engine's newest, in case the tables were restored from an older copy.
                 attempt=max(output.attempt, latest.attempt if latest else 0) + 1,
                 attempt_started_at=self.now,

@@ -43,12 +43,19 @@ class OutputReport:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """The phase of the host's media."""
+    """The phase of the host's media. `told_ready`: whether this engine has had what outputs may wait for (a picture);
+    None: it does not tell."""
 
     phase: SourcePhase
     at: float
     code: str = ""
     detail: str = ""
+    told_ready: bool | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether outputs need not wait: an engine that does not tell has media of some kind."""
+        return self.phase in ("live", "lost") if self.told_ready is None else self.told_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +198,8 @@ class Observations:
             case SourceReport():
                 known = self._source
                 if known is not None and (
-                    known.phase in ("ended", "failed") or (known.phase, known.code) == (report.phase, report.code)
+                    known.phase in ("ended", "failed")
+                    or (known.phase, known.code, known.ready) == (report.phase, report.code, report.ready)
                 ):
                     return False
                 self._source = report

@@ -85,12 +85,15 @@ class BroadcastRow:
     on_source_lost: Literal["end", "stay"]
     outputs: tuple[OutputRow, ...]
     livekit_project: str = "default"
+    hold_until_media: bool = False
+    sound_only: bool = False
     stop_asked_at: float | None = None
     ended_at: float | None = None
     end_code: str | None = None
     source_phase: str = "connecting"
     source_since: float | None = None
     source_code: str | None = None
+    source_ready: bool = False
     engine_host: str | None = None
     engine_ref: str | None = None
     engine_seen_at: float | None = None

@@ -133,7 +133,9 @@ def _record(
             event = "engine.lost" if write.code else "engine.ended"
             _record_event(session, broadcast, event, write.at, code=write.code)
         case SourceChanged():
-            _record_event(session, broadcast, f"source.{write.phase}", write.at, code=write.code)
+            same = (before.source_phase, before.source_code) == (write.phase, write.code)
+            event = "source.picture" if same and write.ready else f"source.{write.phase}"
+            _record_event(session, broadcast, event, write.at, code=write.code)
         case EndBegun():
             _record_event(session, broadcast, "broadcast.ending", write.at, code=write.code)
             _audit_end(session, broadcast, outputs, write.code)

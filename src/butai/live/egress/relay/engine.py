@@ -285,6 +285,7 @@ class RelayEngine:
             grace=broadcast.source_grace,
             on_lost=broadcast.on_source_lost,
             timing=self._egress.timing.relay,
+            sound_only=broadcast.sound_only,
         )
         self._broadcast = broadcast
         self._token_at = time.monotonic()
@@ -402,7 +403,7 @@ class RelayEngine:
                     )
             case messages.SourceLine():
                 code = Code.received(line.code) if line.code else ""
-                self._on_report(SourceReport(line.phase, line.at, code, line.detail))
+                self._on_report(SourceReport(line.phase, line.at, code, line.detail, line.ready))
             case messages.MetricsLine():
                 self._measure(line)
                 for one in line.outputs:
