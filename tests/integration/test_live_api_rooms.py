@@ -14,9 +14,13 @@ from livekit import api as livekit_api
 
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
+from butai.live.projects import Projects
+from butai.live.rooms import idle
 from tests.conftest import Api, serving
 from tests.embedded_servers import livekit_server, livekit_settings
 from tests.live_api import ROOM, SECRET, bearer, go_live, make_room, save, sql
+from tests.livekit_members import Member
+from tests.shows import until
 
 
 @pytest.fixture
@@ -78,8 +82,55 @@ async def test_a_room_waits_at_livekit_for_a_host_who_reloads(
         await make_room(api, "patient")
         async with asking(livekit) as there:
             (room,) = (await there.room.list_rooms(livekit_api.ListRoomsRequest(names=["patient"]))).rooms
-        assert room.departure_timeout > live_settings.live.source_grace
-        assert room.empty_timeout >= 300
+        # Whatever grace a start may ask for.
+        assert room.departure_timeout >= 2 * 3600
+        assert room.empty_timeout >= 2 * 3600
+
+
+async def test_idle_rooms_of_ours_are_deleted_at_livekit_and_no_others(
+    live_settings: Settings, livekit: LiveKitSettings, database: Database
+) -> None:
+    projects = Projects(livekit, live_settings.live)
+    names = ("idle", "new", "used", "onair", "claimed", "foreign")
+    async with serving(replace(live_settings, livekit=livekit)) as api, asking(livekit) as there:
+
+        async def at_livekit() -> set[str]:
+            listed = await there.room.list_rooms(livekit_api.ListRoomsRequest(names=names))
+            return {room.name for room in listed.rooms}
+
+        for name in ("idle", "new", "used", "onair"):
+            await make_room(api, name)
+        for name in ("claimed", "foreign"):
+            await there.room.create_room(livekit_api.CreateRoomRequest(name=name, empty_timeout=600))
+        await api.call("POST", "/api/live/rooms", "alice", json={"host_token": admin_token(livekit, "claimed")})
+        await save(api)
+        await go_live(api, room_id="onair")
+        async with Member(livekit.url, (await make_room(api, "used"))["host_token"]):
+
+            async def counted() -> bool:
+                listed = await there.room.list_rooms(livekit_api.ListRoomsRequest(names=["used"]))
+                return bool(listed.rooms[0].num_participants)
+
+            await until(counted)
+            assert await idle.sweep_idle(database, projects) == 0
+            noted = "SELECT room_id FROM rooms WHERE idle_since IS NOT NULL AND origin = 'made' ORDER BY room_id"
+            assert await sql(database, noted) == [("idle",), ("new",)]
+            await sql(database, "UPDATE rooms SET idle_since = now() - interval '2 h' WHERE room_id <> 'new'")
+            assert await idle.sweep_idle(database, projects) == 1
+            assert await at_livekit() == set(names) - {"idle"}
+            assert await sql(database, noted) == [("new",)]
+            # LiveKit's list may lack the number of participants.
+            await sql(
+                database, "UPDATE rooms SET idle_since = now() - interval '2 h' WHERE room_id IN ('used', 'onair')"
+            )
+            for name in ("used", "onair"):
+                assert not await idle._delete(database, projects, "default", name)
+        assert await at_livekit() == set(names) - {"idle"}
+        # It is its owner's as before.
+        await make_room(api, "idle")
+        assert "idle" in await at_livekit()
+    unreachable = live_settings.livekit.model_copy(update={"url": "ws://127.0.0.1:9"})
+    assert await idle.sweep_idle(database, Projects(unreachable, live_settings.live)) == 0
 
 
 async def test_a_livekit_that_says_nothing_holds_nobody_up_and_gives_nothing_away(

@@ -101,8 +101,8 @@ class LiveSettings(Section):
     preset: Literal["480p30", "720p30", "720p60", "1080p30", "1080p60"] = "720p30"
     """The encoding of a broadcast whose host chooses none."""
 
-    source_grace: float = 60.0
-    """Seconds for which the last picture and silence are sent after the host's media stopped."""
+    source_grace: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """Seconds for which the last picture and silence are sent after the host's media stopped; at most an hour."""
 
     on_source_lost: Literal["end", "stay"] = "end"
     """What happens after the grace: the broadcast ends, or stays up until it is stopped."""

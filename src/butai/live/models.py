@@ -37,6 +37,7 @@ class Room(Model):
     __table_args__ = (
         Index("ix_rooms_owner", "owner_user_id", "created_at"),
         Index("ix_rooms_removal", "removal_until", postgresql_where=text("removal_until IS NOT NULL")),
+        Index("ix_rooms_idle", "idle_since", postgresql_where=text("idle_since IS NOT NULL")),
     )
 
     room_id: Mapped[str] = mapped_column(primary_key=True)
@@ -55,6 +56,8 @@ class Room(Model):
     look after that."""
     closed_at: Mapped[datetime | None]
     given_up_at: Mapped[datetime | None]
+    idle_since: Mapped[datetime | None]
+    """Since when it exists at LiveKit without a participant and without a broadcast (`rooms.idle`)."""
     """A room that was given up is closed for good; its name is not free again."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -142,6 +145,8 @@ class Broadcast(Model):
     egress: Mapped[str]
     """`relay` or `livekit`."""
     livekit_project: Mapped[str] = mapped_column(server_default=text("'default'"))
+    room_made: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether Butai made the room, and may make it again where LiveKit has lost it."""
     source_phase: Mapped[str] = mapped_column(server_default=text("'connecting'"))
     source_since: Mapped[datetime | None]
     source_code: Mapped[str | None]

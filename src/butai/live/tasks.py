@@ -14,7 +14,7 @@ from butai.errors import Unavailable
 from butai.live.ingresses.sweep import end_revoked, sweep
 from butai.live.models import LiveKitWebhook
 from butai.live.projects import Projects
-from butai.live.rooms import invitations, removal
+from butai.live.rooms import idle, invitations, removal
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +84,13 @@ async def sweep_revoked(context: JobContext, timestamp: int) -> None:
     await invitations.forget(database)
 
 
+async def sweep_idle_rooms(context: JobContext, timestamp: int) -> None:
+    """Deletes at LiveKit the rooms of ours that are not used."""
+    database: Database = context.additional_context["library"].database
+    settings: Settings = context.additional_context["settings"]
+    await idle.sweep_idle(database, Projects(settings.livekit, settings.live))
+
+
 def register(app: App) -> None:
     """Adds the tasks and their schedules to a procrastinate app."""
     sweep = app.task(name="live.sweep_webhooks", pass_context=True, queueing_lock="live.sweep_webhooks")(sweep_webhooks)
@@ -93,3 +100,5 @@ def register(app: App) -> None:
     app.task(name=removal.REMOVE_REVOKED, pass_context=True, retry=_PERSISTENT)(remove_revoked)
     revoked = app.task(name="live.sweep_revoked", pass_context=True, queueing_lock="live.sweep_revoked")
     app.periodic(cron="* * * * *")(revoked(sweep_revoked))
+    unused = app.task(name="live.sweep_idle_rooms", pass_context=True, queueing_lock="live.sweep_idle_rooms")
+    app.periodic(cron="*/5 * * * *")(unused(sweep_idle_rooms))

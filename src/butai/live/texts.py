@@ -160,9 +160,9 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
     ),
     Code.ROOM_NOT_FOUND: (
         "There is no such room.",
-        "Create the room again and go live from it.",
+        "Open the studio again. A room that another program made must be made there again.",
         "房间不存在。",
-        "请重新创建房间并开始直播。",
+        "请重新打开演播室；由其他程序创建的房间需在那里重新创建。",
     ),
     Code.LIVEKIT_UNAUTHORIZED: (
         "The media server refuses this service.",

@@ -52,12 +52,10 @@ class StampedClaims:
 GUEST_HOURS = 12.0
 """Hours for which a guest's or a viewer's token is good, at most until the end of the host token that made it."""
 
-EMPTY_SECONDS = 600
-"""Seconds for which LiveKit keeps a room that no participant has joined yet."""
-
-STAY_SECONDS = 90
-"""Seconds for which LiveKit keeps a room after the last participant has left (its own default is 20): a host who
-reloads returns to the same room. Longer than a broadcast's default grace of 60."""
+STAY_SECONDS = 12 * 3600
+"""Seconds for which LiveKit keeps a room that no participant has joined yet, or after the last one has left (its own
+default is 20; engines do not count): a host returns to the same room, whatever the grace of the broadcast. An empty room
+costs nothing; one that is idle goes by a sweep (`rooms.idle`)."""
 
 
 LEEWAY = 60.0
@@ -232,7 +230,7 @@ class Tokens:
         key = self._projects.get(project).key
         # Applies to a room that is created by the first to join. `sync_streams`: with lost packets LiveKit otherwise
         # lets sound run 0.3 s ahead of the picture (bench/sync.py).
-        room = api.RoomConfiguration(empty_timeout=EMPTY_SECONDS, departure_timeout=STAY_SECONDS, sync_streams=True)
+        room = api.RoomConfiguration(empty_timeout=STAY_SECONDS, departure_timeout=STAY_SECONDS, sync_streams=True)
         token = api.AccessToken(key.api_key, key.api_secret)
         token = token.with_identity(identity).with_name(name).with_grants(grants).with_ttl(ttl)
         if stamp is not None:

@@ -77,6 +77,8 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     timing: RelayTiming = RelayTiming()
     sound_only: bool = False
     """Whether sound alone is enough for `SourceLine.ready`."""
+    room_made: bool = False
+    """Whether the controller makes the room again where LiveKit has none (`room_not_found`): the relay tries on."""
 
     def __repr__(self) -> str:
         return f"ConfigureLine({self.broadcast_id})"

@@ -48,6 +48,7 @@ class HostSource:
         self._sound_packets = 0
         self._requested_at = self._counted_at = -math.inf
         self._pictures_before = 0
+        self._room_missing = False
         self.line = SourceLine(phase="connecting", at=time.time(), ready=False)
         """The last report."""
 
@@ -72,18 +73,23 @@ class HostSource:
                 log.warning("room.not_joined", code=error.code, detail=error.detail)
                 # Another server may refuse the token that the last one gave: use the first token next.
                 self._tokens = self._tokens[:1] + self._tokens[1:-1]
-                permanent = error.code != Code.LIVEKIT_UNREACHABLE
+                # The controller makes a missing room again.
+                self._room_missing = error.code == Code.ROOM_NOT_FOUND and self._configure.room_made
+                if self._room_missing:
+                    begun = time.monotonic()
+                permanent = error.code != Code.LIVEKIT_UNREACHABLE and not self._room_missing
                 if not joined and (permanent or time.monotonic() - begun > self._timing.first_join_for):
                     self._change("failed", error.code, error.detail)
                     return
-                if joined and self._update_phase():
+                told = joined or self._room_missing
+                if told and self._update_phase():
                     return
-                if await self._pause(delay * random.uniform(0.5, 1.0), joined=joined):  # noqa: S311 - spreads load, keeps no secret
+                if await self._pause(delay * random.uniform(0.5, 1.0), joined=told):  # noqa: S311 - spreads load, keeps no secret
                     return
                 delay = min(delay * 2, self._timing.join_delay_cap)
                 continue
             log.info("room.joined", again=joined)
-            joined, delay = True, self._timing.join_delay
+            joined, delay, self._room_missing = True, self._timing.join_delay, False
             self._room = room
             self._counted_at = -math.inf
             reason = await self._follow_room(room)
@@ -165,6 +171,8 @@ class HostSource:
     def _update_phase(self) -> bool:
         """Reports a change of the phase. Returns whether the source has ended."""
         phase, code = self._presence.phase(time.monotonic())
+        if self._room_missing and phase != "ended":
+            code = Code.ROOM_NOT_FOUND
         told = self.line.phase, self.line.code, self.line.ready
         if (phase, code or "", self._ready) != told and self.line.phase not in ("ended", "failed"):
             detail = f"no media of the host for {self._configure.grace:g} s" if phase == "ended" else ""

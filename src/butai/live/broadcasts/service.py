@@ -268,6 +268,7 @@ async def _begin(
         sound_only=wanted.sound_only,
         egress=settings.egress,
         livekit_project=room.livekit_project,
+        room_made=room.origin == "made",
     )
     session.add(broadcast)
     await session.flush()

@@ -85,6 +85,7 @@ class BroadcastRow:
     on_source_lost: Literal["end", "stay"]
     outputs: tuple[OutputRow, ...]
     livekit_project: str = "default"
+    room_made: bool = False
     hold_until_media: bool = False
     sound_only: bool = False
     stop_asked_at: float | None = None

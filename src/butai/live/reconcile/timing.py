@@ -116,6 +116,8 @@ class Timing:
     """Most time for the kernel to end a killed process."""
     token_every: float = fixed(6 * 3600.0)
     """Time between two tokens: a relay that joins again after days needs a valid one."""
+    room_limit: float = fixed(5.0)
+    """Most time for making a room again that LiveKit has lost; it is tried at each ping."""
     logs_kept: float = fixed(7 * 86400.0)
     """Time for which a relay's log is kept."""
     relay: RelayTiming = field(default_factory=RelayTiming)

@@ -41,7 +41,7 @@ from butai.identity import Caller
 from butai.identity.suspensions import check_not_suspended
 from butai.live import audit
 from butai.live.access import hosted_open_room, hosted_room, operator_detail, running
-from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
+from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client, open_room
 from butai.live.models import Room, RoomInvitation
 from butai.live.projects import DEFAULT
 from butai.live.rooms import invitations
@@ -49,7 +49,7 @@ from butai.live.rooms.removal import remove_now, request_removal, watch_from_now
 from butai.live.stage import Stage
 from butai.live.stamps import Stamp, StampRole
 from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
-from butai.live.tokens import EMPTY_SECONDS, GUEST_HOURS, STAY_SECONDS, AdminClaims, Role, is_engines
+from butai.live.tokens import GUEST_HOURS, AdminClaims, Role, is_engines
 
 log = structlog.get_logger(__name__)
 
@@ -333,19 +333,12 @@ def _grant(stage: Stage, room: Room, stamp: Stamp, name: str = "") -> JoinGrant:
 
 
 async def _open_at_livekit(stage: Stage, room: Room) -> None:
-    """Creates the room at LiveKit with longer time-outs than its own 20 s, so that a host who reloads returns to it.
+    """Creates the room at LiveKit with longer time-outs than its own 20 s, so that a host returns to it.
 
     Best effort: otherwise the first to join creates it, with the settings in its token.
     """
-    wanted = api.CreateRoomRequest(
-        name=room.room_id,
-        empty_timeout=EMPTY_SECONDS,
-        departure_timeout=max(STAY_SECONDS, int(stage.settings.source_grace) + 30),
-        sync_streams=True,
-    )
     try:
-        async with livekit_client(stage.projects, room.livekit_project, _TIMEOUT) as livekit:
-            await livekit.room.create_room(wanted)
+        await open_room(stage.projects, room.livekit_project, room.room_id, _TIMEOUT)
     except LIVEKIT_ERRORS as error:
         log.warning("room.not_opened_at_livekit", room_id=room.room_id, reason=type(error).__name__)
 

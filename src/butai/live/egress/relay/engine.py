@@ -21,6 +21,7 @@ import structlog
 
 from butai.errors import Code, LiveKitNotConfigured
 from butai.live.egress.presets import PRESETS, RELAY_COSTS
+from butai.live.egress.relay.missing_room import MissingRoom
 from butai.live.egress.relay.process import (
     EXIT_RUNNING_ALREADY,
     WatchedProcess,
@@ -244,6 +245,7 @@ class RelayEngine:
         self._signed_by: LiveKitKey | None = None
         self._silent_ticks = 0
         self._killed_silent = False
+        self._room = MissingRoom(egress.projects, egress.timing.room_limit)
         self.load: EngineLoad | None = None
         """What the relay took in the last second that it reported."""
 
@@ -286,11 +288,13 @@ class RelayEngine:
             on_lost=broadcast.on_source_lost,
             timing=self._egress.timing.relay,
             sound_only=broadcast.sound_only,
+            room_made=broadcast.room_made,
         )
         self._broadcast = broadcast
         self._token_at = time.monotonic()
         self._signed_by = project.key
         self._send(self._configuration)
+        self._room.make(broadcast)
 
     def start_output(
         self, output_id: UUID, attempt: int, url: str, sealed_key: bytes, *, hurried: bool = False
@@ -338,6 +342,7 @@ class RelayEngine:
             self._killed_silent = True
             self._process.kill()
         self._renew_token(self._configuration, self._broadcast)
+        self._room.make(self._broadcast)
 
     def _renew_token(self, configuration: messages.ConfigureLine, broadcast: BroadcastRow) -> None:
         """Sends a new token when the last is old, or its API key was exchanged: LiveKit may soon reject the old key."""
@@ -403,6 +408,8 @@ class RelayEngine:
                     )
             case messages.SourceLine():
                 code = Code.received(line.code) if line.code else ""
+                self._room.observe(line)
+                self._room.make(self._broadcast)
                 self._on_report(SourceReport(line.phase, line.at, code, line.detail, line.ready))
             case messages.MetricsLine():
                 self._measure(line)
@@ -422,6 +429,7 @@ class RelayEngine:
 
     def _close(self) -> None:
         self._egress.forget(self)
+        self._room.close()
         self._writer.close()
         self._process.close()
 
