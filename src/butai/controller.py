@@ -42,8 +42,8 @@ TRANSACTIONS = 6
 
 _METRICS = """
     INSERT INTO output_metrics (output_id, attempt, at, data)
-    SELECT output_id, attempt, to_timestamp(at), data
-    FROM unnest(%s::uuid[], %s::int[], %s::float8[], %s::jsonb[]) AS m (output_id, attempt, at, data)
+    SELECT output_id, attempt, now(), data
+    FROM unnest(%s::uuid[], %s::int[], %s::jsonb[]) AS m (output_id, attempt, data)
     ON CONFLICT (output_id) DO UPDATE SET attempt = excluded.attempt, at = excluded.at, data = excluded.data
 """
 
@@ -83,6 +83,8 @@ class Controller:
         self._look_now = asyncio.Event()
         self._stopping = asyncio.Event()
         self._renewed_at = time.monotonic()
+        self._clock_known = asyncio.Event()
+        self._steady_from = 0.0
         self._alone = True
         self._away = False
 
@@ -175,10 +177,14 @@ class Controller:
     # Leases
 
     async def _sweep(self) -> None:
+        await self._clock_known.wait()
         while True:
             self._look_now.clear()
             try:
                 async with asyncio.timeout(self._timing.statement_limit):
+                    if not await self._clock_is_steady():
+                        await asyncio.sleep(self._timing.sweep_every)
+                        continue
                     while taken := await self._leases.acquire(list(self._held)):
                         for lease, egress in taken:
                             self._hold(lease, egress, admitted=False)
@@ -232,15 +238,33 @@ class Controller:
                 one.lose_lease()
 
     async def _heartbeat(self) -> None:
-        before = time.time()
+        before = time.monotonic()
         heartbeat = await self._leases.heartbeat(len(self._held), self._capacity)
-        after = time.time()
-        offset = heartbeat.database_time - (before + after) / 2
-        # An answer that took long gives no information about the clock.
-        if after - before < self._timing.clock_tolerance < abs(offset - self._rows.offset):
-            log.warning("controller.clock_differs", seconds=round(offset, 3))
-            self._rows.offset = offset
+        self._note_clock(heartbeat.database_time, before)
         self._alone = heartbeat.alone
+
+    async def _clock_is_steady(self) -> bool:
+        """Whether Postgres's clock was not set just now. After that all leases seem to have ended, or to last for long,
+        until their holders have renewed them."""
+        before = time.monotonic()
+        self._note_clock(await self._leases.database_time(), before)
+        return time.monotonic() >= self._steady_from
+
+    def _note_clock(self, database_time: float, before: float) -> None:
+        """Follows Postgres's clock. Reconcilers that run have their own, which goes on."""
+        after = time.monotonic()
+        offset = database_time - (before + after) / 2
+        differs = offset - self._rows.offset
+        # An answer that took long gives no information about the clock, but a first one may be needed.
+        unsure = max(after - before, self._timing.clock_tolerance)
+        first, took_long = not self._clock_known.is_set(), after - before >= self._timing.clock_tolerance
+        self._clock_known.set()
+        if abs(differs) <= unsure or (took_long and not first):
+            return
+        log.warning("controller.clock_differs", seconds=round(differs, 3))
+        self._rows.offset = offset
+        if not first and abs(differs) > self._settings.lease / 3:
+            self._steady_from = after + self._settings.lease
 
     def _update_keepalive(self) -> None:
         """While Postgres is unreachable, engines are kept alive as long as no other host can have taken them over."""
@@ -291,7 +315,6 @@ class Controller:
         columns = (
             [report.output_id for report in reports],
             [report.attempt for report in reports],
-            [report.at for report in reports],
             [Jsonb(dict(report.data)) for report in reports],
         )
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from butai import database as database_module
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.live.egress.relay.engine import RelayEgress
 from butai.live.egress.relay.process import FolderRefused, prepare_folder
+from butai.live.reconcile.capacity import Capacity
+from butai.live.reconcile.leases import Heartbeat, Leases
 from butai.live.reconcile.port import EngineFenced
 from tests.fakes.controller_process import RELAY
 from tests.shows import PROJECTS, Shows, shows, until
@@ -83,6 +86,56 @@ async def test_a_controller_killed_in_the_middle_of_a_start_leaves_one_relay(sta
         await stage.reach(broadcast_id, a="live")
         assert len({line["pid"] for line in stage.heard(broadcast_id)}) == 1
         assert stage.starts(broadcast_id) == [("a", 1)]
+
+
+async def test_leases_that_a_clock_set_back_has_left_for_hours_are_taken(stage: Shows) -> None:
+    begins = await stage.begin("rtmp://a/app")
+    ends = await stage.begin("rtmp://a/app")
+    await stage.do("UPDATE outputs SET wanted = 'off' WHERE broadcast_id = %s", ends)
+    await stage.do("UPDATE broadcasts SET wanted = 'off_air' WHERE id = %s", ends)
+    await stage.do(
+        "UPDATE broadcasts SET lease_holder = 'dead', lease_until = now() + interval '2 hours', lease_epoch = 3"
+    )
+    async with stage.controller():
+        await stage.reach(begins, a="live")
+        await stage.ended(ends)
+    assert (await holder(stage, begins))[1] == 4
+
+
+@pytest.mark.parametrize("by", [7200.0, -7200.0], ids=["forwards", "back"])
+async def test_a_postgres_whose_clock_is_set_ends_and_delays_nothing(
+    stage: Shows, by: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a controller sees it: what it asks Postgres for, and what others write."""
+    set_by, asked, beat = 0.0, Leases.database_time, Leases.heartbeat
+
+    async def database_time(leases: Leases) -> float:
+        return await asked(leases) + set_by
+
+    async def heartbeat(leases: Leases, broadcasts: int, capacity: Capacity) -> Heartbeat:
+        told = await beat(leases, broadcasts, capacity)
+        return replace(told, database_time=told.database_time + set_by)
+
+    monkeypatch.setattr(Leases, "database_time", database_time)
+    monkeypatch.setattr(Leases, "heartbeat", heartbeat)
+    async with stage.controller() as controller:
+        broadcast_id = await stage.begin("rtmp://a/app", "rtmp://b/app")
+        outputs = await stage.reach(broadcast_id, a="live", b="live")
+        set_by = by
+
+        async def seen() -> bool:
+            return abs(controller._rows.now() - time.time() - by) < 60
+
+        await until(seen)
+        dropped = outputs["rtmp://b/app"]["id"]
+        stage.tell_relay(broadcast_id, output=dropped, phase="failed", code="destination_closed")
+        await stage.healed(broadcast_id, dropped, attempt=2)
+        later = await stage.begin("rtmp://c/app")
+        await stage.reach(later, c="live")
+        assert (await stage.outputs(broadcast_id))["rtmp://a/app"]["attempt"] == 1
+        assert sorted(stage.starts(broadcast_id)) == [("a", 1), ("b", 1), ("b", 2)]
+        await stage.stop(broadcast_id)
+        assert (await stage.ended(broadcast_id))["end_code"] is None
 
 
 async def test_a_clean_stop_hands_over_and_cuts_no_show(database_url: str) -> None:

@@ -63,7 +63,7 @@ def running(*reports: OutputReport, ref: str = "r1") -> Observations:
 
 
 def report(attempt: int, phase: Any, at: float = NOW, code: str = "", output_id: uuid.UUID = A) -> OutputReport:
-    return OutputReport(output_id, attempt, phase, at, code)
+    return OutputReport(output_id, attempt, phase, at, code, number=int(at))
 
 
 def moves(row: BroadcastRow, seen: Observations, now: float = NOW) -> list[tuple[OutputTrigger, str | None]]:
@@ -85,15 +85,20 @@ def test_within_an_attempt_reports_only_lead_further() -> None:
     assert kept_reports(kept[0], kept[1], late[0], kept[2], *late[1:]) == kept
 
 
-def test_live_and_stalled_take_turns_by_their_time_and_a_clock_set_back_hides_no_failure() -> None:
-    live, stalled, again = report(1, "live", 3), report(1, "stalled", 4), report(1, "live", 5)
-    failed = report(1, "failed", 1)
-    assert kept_reports(live, report(1, "stalled", 2), stalled, again, stalled, failed) == [
-        live,
-        stalled,
-        again,
-        failed,
-    ]
+@pytest.mark.parametrize("set_by", [0, 7200, -7200])
+def test_live_and_stalled_take_turns_by_their_numbers_and_a_clock_that_is_set_hides_nothing(set_by: int) -> None:
+    def told(phase: Any, number: int) -> OutputReport:
+        return OutputReport(A, 1, phase, NOW + number * set_by, number=number)
+
+    live, stalled, again = told("live", 3), told("stalled", 4), told("live", 5)
+    failed = told("failed", 1)
+    assert kept_reports(live, told("stalled", 2), stalled, again, stalled, failed) == [live, stalled, again, failed]
+
+
+def test_an_engine_that_does_not_count_is_heard_in_the_order_of_arrival() -> None:
+    turns = [OutputReport(A, 1, "live" if n % 2 else "stalled", NOW - n) for n in range(1, 6)]
+    assert kept_reports(*turns) == turns
+    assert kept_reports(turns[0], turns[0]) == turns[:1]
 
 
 def test_reports_that_wait_are_bounded_and_the_newest_stay_in_their_order() -> None:

@@ -85,7 +85,7 @@ class BroadcastMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 1_000_000.0
+        self.now, self.numbers = 1_000_000.0, 0
         self.engine: EngineModel | None = None
         self.starting = False
         self.seen = Observations()
@@ -196,7 +196,8 @@ class BroadcastMachine(RuleBasedStateMachine):
 
     def _say(self, output_id: UUID, attempt: int, phase: str, code: str = "") -> None:
         assert self.engine
-        report = OutputReport(output_id, attempt, phase, self.now, code)  # pyright: ignore[reportArgumentType]
+        self.numbers += 1
+        report = OutputReport(output_id, attempt, phase, self.now, code, number=self.numbers)  # pyright: ignore[reportArgumentType]
         self.engine.running[output_id] = report
         self.on_its_way.append(report)
 

@@ -132,6 +132,11 @@ class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
     code: str = ""
     detail: str = ""
     if_key_worked: str = ""
+    number: int = 0
+    """Rises with each line of a relay. 0: from a relay of an older version."""
+    mono: float = 0.0
+    """The time of the change on the machine's monotonic clock, which all its processes share; `at` may be of a clock that
+    was set since. 0: not known."""
 
 
 class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
@@ -144,6 +149,8 @@ class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
     at: float
     code: str = ""
     detail: str = ""
+    mono: float = 0.0
+    """As of `OutputLine`."""
     ready: bool | None = None
     """Whether a picture has come since the relay began, so that outputs do not begin with black. None: not known."""
 

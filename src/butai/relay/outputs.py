@@ -18,6 +18,7 @@ from butai.errors import Code
 from butai.relay.messages import OutputLine, OutputMetrics, OutputPhase, StartOutputLine
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
+from butai.relay.telling import output_line
 from butai.relay.timing import Limits, RelayTiming, hurried
 
 log = structlog.get_logger(__name__)
@@ -127,7 +128,7 @@ class Outputs:
         async with self._lock(output_id):
             attempt = self._attempts.get(output_id)
             if attempt is None:
-                self._report(OutputLine(output_id, 0, "ended", time.time()))
+                self._report(output_line(output_id, 0, "ended"))
                 return
             await self._stop_push(attempt)
             if attempt.line.phase == "failed":
@@ -173,7 +174,7 @@ class Outputs:
                 self._change(attempt, phase, code, detail)
 
         push = self._make(order, self._video, self._audio, report)
-        attempt = _Attempt(push, OutputLine(order.output_id, order.attempt, "connecting", time.time()))
+        attempt = _Attempt(push, output_line(order.output_id, order.attempt, "connecting"))
         attempt.before = _Totals(0, 0, time.monotonic())
         self._attempts[order.output_id] = attempt
         self._report(attempt.line)
@@ -215,7 +216,7 @@ class Outputs:
         self, attempt: _Attempt, phase: OutputPhase, code: str = "", detail: str = "", if_key_worked: str = ""
     ) -> None:
         before = attempt.line
-        attempt.line = OutputLine(before.output_id, before.attempt, phase, time.time(), code, detail, if_key_worked)
+        attempt.line = output_line(before.output_id, before.attempt, phase, code, detail, if_key_worked=if_key_worked)
         if phase == "publishing":
             # The output begins with a keyframe.
             self._keyframe()

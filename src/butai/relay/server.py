@@ -23,12 +23,13 @@ import structlog
 
 from butai.errors import Code
 from butai.relay import messages
-from butai.relay.messages import FromRelay, MetricsLine, OutputLine, StartOutputLine, WelcomeLine
+from butai.relay.messages import FromRelay, MetricsLine, StartOutputLine, WelcomeLine
 from butai.relay.mixer import Mixer
 from butai.relay.outputs import MakePush, Outputs, rtmp
 from butai.relay.picture import Screen
 from butai.relay.pipeline import Pipeline
 from butai.relay.source import HostSource
+from butai.relay.telling import output_line, source_line
 from butai.relay.timing import RelayTiming
 
 log = structlog.get_logger(__name__)
@@ -99,7 +100,7 @@ class Relay:
         self._resumed_at: float | None = None
         self._wanted = self._held = False
         self._media: _Media | None = None
-        self._initial_source = messages.SourceLine(phase="connecting", at=time.time(), ready=False)
+        self._initial_source = source_line("connecting", ready=False)
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._orders: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
@@ -215,7 +216,7 @@ class Relay:
                 self._start(order)
             case messages.StopOutputLine():
                 if self._media is None:
-                    self._send(OutputLine(order.output_id, 0, "ended", time.time()))
+                    self._send(output_line(order.output_id, 0, "ended"))
                 else:
                     self._spawn(self._media.outputs.stop(order.output_id))
             case messages.StopLine():
@@ -227,7 +228,7 @@ class Relay:
     def _start(self, order: StartOutputLine) -> None:
         if self._media is None:
             code, detail = Code.EGRESS_UNAVAILABLE, "the relay is not configured"
-            self._send(OutputLine(order.output_id, order.attempt, "failed", time.time(), code, detail))
+            self._send(output_line(order.output_id, order.attempt, "failed", code, detail))
         else:
             self._spawn(self._media.outputs.start(order))
 

@@ -19,6 +19,7 @@ from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
 from butai.relay.presence import Presence
 from butai.relay.room import JoinedRoom, JoinError
+from butai.relay.telling import source_line
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ class HostSource:
         self._requested_at = self._counted_at = -math.inf
         self._pictures_before = 0
         self._room_missing = False
-        self.line = SourceLine(phase="connecting", at=time.time(), ready=False)
+        self.line = source_line("connecting", ready=False)
         """The last report."""
 
     @property
@@ -184,6 +185,6 @@ class HostSource:
         return self.pictures > 0 or (self._configure.sound_only and self._last_media > 0)
 
     def _change(self, phase: SourcePhase, code: str = "", detail: str = "") -> None:
-        self.line = SourceLine(phase=phase, at=time.time(), code=code, detail=detail, ready=self._ready)
+        self.line = source_line(phase, code, detail, ready=self._ready)
         log.info("source.changed", phase=phase, code=code, detail=detail)
         self._report(self.line)

@@ -23,14 +23,16 @@ from butai.live.reconcile import transitions
 from butai.live.reconcile.capacity import Admitted, Capacity, Machine, Newcomer
 from butai.live.reconcile.controllers import RUNNING, used_cores
 from butai.live.reconcile.draft import Policy
-from butai.live.reconcile.leases import BATCH, FREE, NEWCOMER
+from butai.live.reconcile.leases import BATCH, NEWCOMER, free
 from butai.live.reconcile.transitions import Lease
 from butai.live.reconcile.waiting import wait_for_capacity
 
 TOLD_AT_ONCE = 10
 """Broadcasts that are told to wait in one search."""
 
-_ANY = f"SELECT EXISTS (SELECT 1 FROM broadcasts AS b WHERE {FREE} AND egress = ANY(%(egress)s) AND {NEWCOMER})"
+_FREE = free(":seconds")
+
+_ANY = f"SELECT EXISTS (SELECT 1 FROM broadcasts AS b WHERE {free('%(seconds)s')} AND egress = ANY(%(egress)s) AND {NEWCOMER})"
 
 _TURN = text("SELECT pg_advisory_xact_lock(hashtextextended('butai admission ' || :host, 0))")
 
@@ -57,7 +59,7 @@ _ENGINE_RUNS = text("""
 # sees those that are not taken here. With the preset that the host chose: one that was taken before may have a lower one.
 _NEWCOMERS = text(f"""
     SELECT b.id, b.egress, coalesce(b.chosen_preset, b.preset) AS preset FROM broadcasts AS b
-    WHERE {FREE} AND b.egress = ANY(:egress) AND {NEWCOMER} AND b.id <> ALL(:held)
+    WHERE {_FREE} AND b.egress = ANY(:egress) AND {NEWCOMER} AND b.id <> ALL(:held)
     ORDER BY b.created_at, b.id
 """)
 
@@ -66,7 +68,7 @@ _TAKE = text(f"""
     SET lease_holder = :holder, lease_until = now() + make_interval(secs => :seconds), lease_epoch = b.lease_epoch + 1,
         waiting_since = NULL, preset = :preset, chosen_preset = nullif(free.chosen, :preset)
     FROM (SELECT b.id, b.preset, coalesce(b.chosen_preset, b.preset) AS chosen FROM broadcasts AS b
-          WHERE b.id = :id AND {FREE} AND {NEWCOMER} FOR NO KEY UPDATE SKIP LOCKED) AS free
+          WHERE b.id = :id AND {_FREE} AND {NEWCOMER} FOR NO KEY UPDATE SKIP LOCKED) AS free
     WHERE b.id = free.id
     RETURNING b.lease_epoch, free.preset <> :preset AND free.chosen <> :preset AS lowered
 """)
@@ -78,7 +80,7 @@ _LOWERED = text("""
 
 _WAITING = text(f"""
     SELECT b.id FROM broadcasts AS b
-    WHERE {FREE} AND b.id = ANY(:left) AND {NEWCOMER} AND b.created_at < now() - make_interval(secs => :patience)
+    WHERE {_FREE} AND b.id = ANY(:left) AND {NEWCOMER} AND b.created_at < now() - make_interval(secs => :patience)
       AND EXISTS (SELECT 1 FROM outputs AS o WHERE o.broadcast_id = b.id AND o.wanted = 'on'
                     AND (o.state = 'pending' OR (o.state = 'starting' AND o.next_attempt_at <= now())))
     ORDER BY b.created_at, b.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
@@ -92,6 +94,8 @@ _MARK = text("""
     WHERE id = :id
     RETURNING lease_epoch, extract(epoch FROM waiting_since)::float8, extract(epoch FROM now())::float8
 """)
+
+_WAITS_AGAIN = text("UPDATE broadcasts SET waiting_since = now() WHERE id = :id")
 
 _UNMARK = text("UPDATE broadcasts SET lease_holder = NULL, lease_until = NULL WHERE id = :id")
 
@@ -125,7 +129,13 @@ class Admission:
             return []
         async with self._database.transaction() as session:
             await session.execute(_TURN, {"host": self._host})
-            known = {"held": list(held), "host": self._host, "holder": self._holder, "egress": self._egresses}
+            known: dict[str, Any] = {
+                "held": list(held),
+                "host": self._host,
+                "holder": self._holder,
+                "egress": self._egresses,
+                "seconds": self._seconds,
+            }
             peers = [Machine(0.0, *row) for row in (await session.execute(_PEERS, known)).all()]
             resumed = time.monotonic() < self._measuring_until
             machine = self._capacity.machine(peers, resumed=resumed)
@@ -162,7 +172,9 @@ class Admission:
 
     async def _any(self) -> bool:
         async def act(connection: Connection) -> bool:
-            row = await (await connection.execute(_ANY, {"egress": self._egresses})).fetchone()
+            row = await (
+                await connection.execute(_ANY, {"egress": self._egresses, "seconds": self._seconds})
+            ).fetchone()
             return bool(row and row[0])
 
         return await self._database.query(act)
@@ -184,11 +196,18 @@ class Admission:
     async def _tell_one(self) -> bool:
         patience = self._policy.timing.capacity_patience
         async with self._database.transaction() as session:
-            broadcast_id = await session.scalar(_WAITING, {"left": self._left, "patience": patience})
+            broadcast_id = await session.scalar(
+                _WAITING, {"left": self._left, "patience": patience, "seconds": self._seconds}
+            )
             if broadcast_id is None:
                 return False
             marked = await session.execute(_MARK, {"id": broadcast_id, "holder": self._holder})
             epoch, since, now = marked.one()
+            timing = self._policy.timing
+            if not 0 <= now - since < timing.capacity_limit + 2 * timing.capacity_pause:
+                # Postgres's clock was set, or no controller ran: it waits from now on.
+                since = now
+                await session.execute(_WAITS_AGAIN, {"id": broadcast_id})
             lease = Lease(broadcast_id, self._holder, epoch)
             row = await transitions.read(session, lease)
             await transitions.write(session, lease, wait_for_capacity(row, since, now, self._policy))

@@ -22,8 +22,17 @@ from butai.live.reconcile.transitions import Lease
 BATCH = 50
 """Broadcasts taken in one statement, so that several controllers share those of a dead one."""
 
-FREE: LiteralString = "b.ended_at IS NULL AND (b.lease_until IS NULL OR b.lease_until < now())"
-"""Broadcasts `b` that no controller holds."""
+
+def free(seconds: LiteralString) -> LiteralString:
+    """A condition: broadcasts `b` that no controller holds. `seconds`: the placeholder for a lease's duration.
+
+    A lease that ends later than any could is from before Postgres's clock was set back, and of a holder that renews it no
+    more: a living one renews it within a third of its duration."""
+    return (
+        "b.ended_at IS NULL AND (b.lease_until IS NULL OR b.lease_until < now() "
+        "OR b.lease_until > now() + 2 * make_interval(secs => " + seconds + "))"
+    )
+
 
 NEWCOMER: LiteralString = """b.engine_host IS NULL AND b.wanted = 'on_air'
     AND EXISTS (SELECT 1 FROM outputs AS o WHERE o.broadcast_id = b.id AND o.wanted = 'on')"""
@@ -34,7 +43,7 @@ _ACQUIRE: LiteralString = f"""
     UPDATE broadcasts AS b
     SET lease_holder = %(holder)s, lease_until = now() + make_interval(secs => %(seconds)s), lease_epoch = b.lease_epoch + 1
     FROM (SELECT b.id FROM broadcasts AS b
-          WHERE {FREE} AND egress = ANY(%(egress)s) AND NOT ({NEWCOMER}) AND b.id <> ALL(%(held)s::uuid[])
+          WHERE {free("%(seconds)s")} AND egress = ANY(%(egress)s) AND NOT ({NEWCOMER}) AND b.id <> ALL(%(held)s::uuid[])
           ORDER BY b.created_at LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED) AS free
     WHERE b.id = free.id
     RETURNING b.id, b.lease_epoch, b.egress
@@ -106,6 +115,16 @@ class Leases:
             return [(Lease(broadcast_id, self.holder, epoch), egress) for broadcast_id, epoch, egress in rows]
 
         return await self._database.execute(act)
+
+    async def database_time(self) -> float:
+        """Seconds since 1970 by Postgres's clock."""
+
+        async def act(connection: Connection) -> float:
+            row = await (await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
+            assert row is not None
+            return row[0]
+
+        return await self._database.query(act)
 
     async def renew(self, held: Sequence[tuple[Lease, bool]]) -> set[UUID]:
         """Renews leases; the flag says whether the broadcast's engine is connected. Returns the ids that are still

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from butai.errors import Code
 from butai.live.reconcile import retry
+from butai.live.reconcile.clocks import in_this_clock
 from butai.live.reconcile.commands import (
     BroadcastEnded,
     Configure,
@@ -42,7 +43,7 @@ class _Planner:
 
     def __init__(self, desired: BroadcastRow, observed: Observed, now: float, policy: Policy) -> None:
         self.seen, self.now, self.policy, self.timing = observed, now, policy, policy.timing
-        self.draft = Draft(desired, now, policy)
+        self.draft = Draft(in_this_clock(desired, observed.held_since, now, policy), now, policy)
         self.orders: list[Order] = []
         self.timers: list[float | None] = []
 
@@ -220,7 +221,8 @@ class _Planner:
             self._confirm_end(output)
 
     def _confirm_end(self, output: OutputRow) -> None:
-        waited = self.now - output.state_since
+        since = max(output.state_since, self.seen.held_since or 0.0)
+        waited = self.now - since
         if self.seen.engine != "running" and self._remote_engine_until is None:
             self.draft.end(output, Code.STOP_UNCONFIRMED if self.seen.killed else self.row.end_code)
         elif self.seen.engine == "running" and self.seen.carries(output.id) is None:
@@ -228,7 +230,7 @@ class _Planner:
         elif waited >= self.timing.stop_limit:
             self.draft.end(output, Code.STOP_UNCONFIRMED)
         else:
-            self.timers.append(output.state_since + self.timing.stop_limit)
+            self.timers.append(since + self.timing.stop_limit)
 
     def _retry_now(self, output: OutputRow, asked_at: float) -> None:
         hurry = self._wanted(output) and (
@@ -262,6 +264,8 @@ class _Planner:
         began = max(output.attempt_started_at or 0.0, output.state_since)
         if output.state is OutputState.STARTING:
             began = output.attempt_started_at or output.state_since
+        # A time that another controller wrote may be of a clock that was set since.
+        began = max(began, self.seen.held_since or 0.0)
         if self.now < began + self.timing.start_limit:
             self.timers.append(began + self.timing.start_limit)
             return

@@ -31,7 +31,7 @@ from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.fold import RowsChanged
 from butai.live.reconcile.plan import plan
 from butai.live.reconcile.port import Egress, Engine, EngineFenced, EngineUnavailable
-from butai.live.reconcile.reports import EngineGone, EngineReport, MetricsReport, Observations, StartFailed
+from butai.live.reconcile.reports import EngineGone, EngineReport, MetricsReport, Observations, StartFailed, dated
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease, LeaseLost
@@ -44,12 +44,17 @@ class RowAccess:
 
     def __init__(self, database: Database, at_once: int, timing: Timing) -> None:
         self._database, self._turns, self._limit = database, asyncio.Semaphore(at_once), timing.transaction_limit
-        self.offset = 0.0
-        """Postgres's clock minus this machine's, in seconds."""
+        self.offset = time.time() - time.monotonic()
+        """Postgres's clock minus this machine's monotonic one, in seconds, as far as it is known."""
 
     def now(self) -> float:
         """Seconds since 1970 by Postgres's clock, since controllers on other machines read the same timers."""
-        return time.time() + self.offset
+        return time.monotonic() + self.offset
+
+    def clock(self) -> Callable[[], float]:
+        """`now` as it would go on if no clock was set from here on."""
+        offset = self.offset
+        return lambda: time.monotonic() + offset
 
     async def read(self, lease: Lease) -> BroadcastRow:
         """Reads a broadcast. Raises `LeaseLost`, `DatabaseUnavailable`."""
@@ -93,7 +98,9 @@ class BroadcastReconciler:
         self.lease, self._admitted = lease, admitted
         self._rows, self._egress, self._policy, self._on_metrics = rows, egress, policy, on_metrics
         self._timing = policy.timing
-        self._seen = Observations()
+        # Its timers run by this clock to the end, whatever becomes of Postgres's.
+        self._now = rows.clock()
+        self._seen = Observations(held_since=self._now())
         self._row: BroadcastRow | None = None
         self._engine: Engine | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -152,7 +159,7 @@ class BroadcastReconciler:
 
     async def _sleep(self, wake_at: float | None) -> None:
         longest = self._timing.reread_every
-        seconds = longest if wake_at is None else min(max(wake_at - self._rows.now(), 0.0), longest)
+        seconds = longest if wake_at is None else min(max(wake_at - self._now(), 0.0), longest)
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -168,7 +175,7 @@ class BroadcastReconciler:
             if first:
                 await self._find(self._row)
         seen = self._seen.snapshot()
-        made = plan(self._row, seen, self._rows.now(), self._policy)
+        made = plan(self._row, seen, self._now(), self._policy)
         if made.writes:
             row = await self._rows.write(self.lease, made.writes)
             self._row = row
@@ -189,7 +196,7 @@ class BroadcastReconciler:
 
     def _follow(self, engine: Engine) -> None:
         self._engine = engine
-        self._seen.engine_running(engine.ref, self._rows.now())
+        self._seen.engine_running(engine.ref, self._now())
         engine.follow(self._on_report, self._on_disconnect)
         self._woken.set()
 
@@ -197,9 +204,10 @@ class BroadcastReconciler:
         if isinstance(report, MetricsReport):
             self._on_metrics(report)
             return
-        if isinstance(report, EngineGone):
+        told = dated(report, self._now())
+        if isinstance(told, EngineGone):
             self._engine = None
-        if self._seen.record(report):
+        if self._seen.record(told):
             self._woken.set()
 
     def _on_disconnect(self) -> None:
@@ -218,7 +226,7 @@ class BroadcastReconciler:
         if engine is not None:
             self._follow(engine)
         else:
-            self._seen.record(EngineGone(self._rows.now(), Code.EGRESS_LOST, "it hung up"))
+            self._seen.record(EngineGone(self._now(), Code.EGRESS_LOST, "it hung up"))
             self._woken.set()
 
     async def _start(self) -> None:
@@ -231,10 +239,10 @@ class BroadcastReconciler:
             self.lose_lease()
         except EngineUnavailable as error:
             self._log.warning("engine.unavailable", detail=str(error))
-            self._seen.engine_failed(StartFailed(self._rows.now(), str(error)))
+            self._seen.engine_failed(StartFailed(self._now(), str(error)))
         except Exception as error:  # noqa: BLE001 - becomes a report of the failed start
             self._log.exception("engine.start_crashed")
-            self._seen.engine_failed(StartFailed(self._rows.now(), type(error).__name__))
+            self._seen.engine_failed(StartFailed(self._now(), type(error).__name__))
         else:
             self._follow(engine)
         finally:
@@ -242,7 +250,7 @@ class BroadcastReconciler:
             self._woken.set()
 
     def _carry_out(self, row: BroadcastRow, order: Order) -> None:
-        now, engine = self._rows.now(), self._engine
+        now, engine = self._now(), self._engine
         match order:
             case StartEngine():
                 if row.engine_host is None and not self._admitted:

@@ -4,14 +4,14 @@ Reports are kept here until they are written, so an unreachable database loses n
 reports of each output, in their order.
 
 A report belongs to one attempt. One of an older attempt is dropped. Within an attempt, phases only advance:
-`connecting`, `publishing`, then `live` and `stalled` alternating by their times, and nothing after `failed` or `ended`.
-Only that alternation needs a clock, so a clock that is set back hides no failure.
+`connecting`, `publishing`, then `live` and `stalled` alternating by the numbers that their engine gave them, and nothing
+after `failed` or `ended`. No clock is asked for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -39,6 +39,10 @@ class OutputReport:
     detail: str = ""
     not_before: float = 0.0
     if_key_worked: str = ""
+    number: int = 0
+    """Rises with each report of one engine; 0 for an engine that does not count: then the order of arrival holds."""
+    age: float | None = None
+    """Seconds since it happened, where the engine knows that better than `at`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class SourceReport:
     code: str = ""
     detail: str = ""
     told_ready: bool | None = None
+    age: float | None = None
 
     @property
     def ready(self) -> bool:
@@ -76,6 +81,7 @@ class EngineGone:
     at: float
     code: str = ""
     detail: str = ""
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +95,18 @@ class StartFailed:
 EngineReport = OutputReport | SourceReport | MetricsReport | EngineGone
 
 
+def dated(report: OutputReport | SourceReport | EngineGone, now: float) -> OutputReport | SourceReport | EngineGone:
+    """The report with its time by the clock of `now`: an engine tells an age, since clocks may be set meanwhile."""
+    return report if report.age is None else replace(report, at=now - report.age)
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """A snapshot of the reports. `ref`: the identity of the running engine, or of the one that ended last."""
 
     engine: Literal["absent", "starting", "running"] = "absent"
+    held_since: float | None = None
+    """When this controller took the broadcast. Times in the rows from before may be of a clock that was set since."""
     ref: str | None = None
     since: float | None = None
     configured: bool = False
@@ -125,6 +138,7 @@ class Observed:
 class Observations:
     """Records reports and orders, and gives snapshots of them."""
 
+    held_since: float | None = None
     _engine: Literal["absent", "starting", "running"] = "absent"
     _ref: str | None = None
     _since: float | None = None
@@ -143,6 +157,7 @@ class Observations:
         """The present state, as a value that later records do not change."""
         return Observed(
             engine=self._engine,
+            held_since=self.held_since,
             ref=self._ref,
             since=self._since,
             configured=self._configured,
@@ -254,5 +269,6 @@ def _advances(known: OutputReport, report: OutputReport) -> bool:
         return report.attempt > known.attempt
     before, after = _RANK[known.phase], _RANK[report.phase]
     if before == after:
-        return known.phase != report.phase and known.phase not in OVER and report.at > known.at
+        newer = report.number > known.number or report.number == 0
+        return known.phase != report.phase and known.phase not in OVER and newer
     return after > before

@@ -303,7 +303,11 @@ class LiveKitEngine:
         at = row.seen.at or row.asked_at
         # GStreamer says the same of a refused key and of a platform that hangs up.
         known = Code.DESTINATION_CLOSED if code == Code.KEY_REJECTED else ""
-        self._on_report(OutputReport(row.output_id, row.attempt, phase, at, code, detail, if_key_worked=known))
+        # Rows are read again and again, and have no number but their time.
+        number = round(at * 1e6)
+        self._on_report(
+            OutputReport(row.output_id, row.attempt, phase, at, code, detail, if_key_worked=known, number=number)
+        )
 
     def _say_failed(self, output_id: UUID, attempt: int, code: Code, detail: str, not_before: float = 0.0) -> None:
         if not self._gone:

@@ -274,7 +274,7 @@ class RelayEngine:
         except LiveKitNotConfigured:
             # The project was removed from the configuration while the room was in it.
             why = f"no LiveKit project {broadcast.livekit_project} is configured"
-            self._on_report(SourceReport("failed", time.time(), Code.LIVEKIT_UNAUTHORIZED, why))
+            self._on_report(SourceReport("failed", 0.0, Code.LIVEKIT_UNAUTHORIZED, why, age=0.0))
             return
         self._configuration = messages.ConfigureLine(
             broadcast_id=str(broadcast.id),
@@ -305,7 +305,7 @@ class RelayEngine:
         except Exception as error:  # noqa: BLE001 - whatever unsealing raises, the key is lost
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
-            self._on_report(OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail))
+            self._on_report(OutputReport(output_id, attempt, "failed", 0.0, Code.INVALID_DESTINATION, detail, age=0.0))
             return
         allow_private = self._egress.allow_private
         self._send(messages.StartOutputLine(str(output_id), attempt, url, key, allow_private, hurried))
@@ -393,7 +393,7 @@ class RelayEngine:
             code = Code.EGRESS_LOST
         detail = f"the relay ended: {reason}" if reason else "the relay's process ended without a last line"
         self._close()
-        self._on_report(EngineGone(time.time(), code, detail))
+        self._on_report(EngineGone(0.0, code, detail, age=0.0))
 
     def _handle(self, line: messages.FromRelay) -> None:
         match line:
@@ -403,14 +403,22 @@ class RelayEngine:
                     code, known = (Code.received(one) if one else "" for one in (line.code, line.if_key_worked))
                     self._on_report(
                         OutputReport(
-                            output_id, line.attempt, line.phase, line.at, code, line.detail, if_key_worked=known
+                            output_id,
+                            line.attempt,
+                            line.phase,
+                            line.at,
+                            code,
+                            line.detail,
+                            if_key_worked=known,
+                            number=line.number,
+                            age=_age(line.mono),
                         )
                     )
             case messages.SourceLine():
                 code = Code.received(line.code) if line.code else ""
                 self._room.observe(line)
                 self._room.make(self._broadcast)
-                self._on_report(SourceReport(line.phase, line.at, code, line.detail, line.ready))
+                self._on_report(SourceReport(line.phase, line.at, code, line.detail, line.ready, _age(line.mono)))
             case messages.MetricsLine():
                 self._measure(line)
                 for one in line.outputs:
@@ -425,7 +433,9 @@ class RelayEngine:
         full = line.source_fps >= STEADY_SHARE * self._configuration.preset.fps
         publishing = any(one.bitrate_kbps > 0 for one in line.outputs)
         key = cost_key(self._egress.name, self._broadcast.preset)
-        self.load = EngineLoad(self.ref, line.at, key, line.encode_load, line.late_ms / 1000, full and publishing)
+        self.load = EngineLoad(
+            self.ref, time.monotonic(), key, line.encode_load, line.late_ms / 1000, full and publishing
+        )
 
     def _close(self) -> None:
         self._egress.forget(self)
@@ -437,6 +447,11 @@ class RelayEngine:
 def _now() -> float:
     """Monotonic seconds, also of a suspended machine."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _age(mono: float) -> float | None:
+    """The age of a change that a relay stamped with the monotonic clock of this machine."""
+    return max(time.monotonic() - mono, 0.0) if mono else None
 
 
 def _metrics(one: messages.OutputMetrics, line: messages.MetricsLine) -> MetricsReport:
