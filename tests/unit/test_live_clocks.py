@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import jwt
 import pytest
 
 import butai
@@ -19,9 +21,12 @@ from butai.live.reconcile.reconciler import RowAccess
 from butai.live.reconcile.reports import EngineGone, Observations, OutputReport, SourceReport, dated
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.reconcile.timing import Timing
+from butai.live.stamps import Stamp
 from butai.live.states import OutputState, OutputTrigger
+from butai.live.tokens import Tokens
 from butai.relay.telling import output_line, source_line
 from tests.unit.test_live_plan import GONE_AFTER, NOW, POLICY, A, broadcast, moves, output, report, running
+from tests.unit.test_projects import projects
 
 HOURS = [7200.0, -7200.0]
 set_by = pytest.mark.parametrize("by", HOURS, ids=["forwards", "back"])
@@ -153,6 +158,19 @@ def test_the_lines_of_a_relay_are_numbered() -> None:
     numbers = [line.number for line in lines]
     assert numbers == sorted(set(numbers)) and numbers[0] > 0
     assert source_line("live").mono > 0
+
+
+def test_tokens_are_good_where_livekits_clock_is_hours_ahead_or_behind() -> None:
+    tokens = Tokens(projects())
+    made = [
+        tokens.for_egress("default", "r", "relay"),
+        tokens.make("default", Stamp("host", "r", "h", 1, time.time() + 9e4)),
+    ]
+    for token in made:
+        claims = jwt.decode(token, options={"verify_signature": False})
+        assert claims["nbf"] <= time.time() - 7200
+        assert claims["exp"] >= time.time() + 7200
+    assert tokens.read_host(made[1]) is not None
 
 
 _MAY_ASK = {

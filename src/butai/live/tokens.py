@@ -1,6 +1,6 @@
 """LiveKit access tokens: made for hosts, guests, viewers and our own engines, and read from requests.
 
-LiveKit's own library signs them; `butai.identity.shared_secret` checks them. What a token allows at Butai is in its
+LiveKit's own library makes them; `butai.identity.shared_secret` checks them. What a token allows at Butai is in its
 stamp (`stamps`), never in a grant of LiveKit's alone: LiveKit renews the tokens of all who join.
 """
 
@@ -15,6 +15,8 @@ from typing import Literal
 from uuid import UUID
 
 import msgspec
+from joserfc import jws
+from joserfc.jwk import OctKey
 from livekit import api
 
 from butai.identity.caller import Caller, shown
@@ -51,6 +53,9 @@ class StampedClaims:
 
 GUEST_HOURS = 12.0
 """Hours for which a guest's or a viewer's token is good, at most until the end of the host token that made it."""
+
+BEFORE = 24 * 3600
+"""Seconds before now from which a token is good: LiveKit's clock may be behind ours, and would refuse it."""
 
 STAY_SECONDS = 12 * 3600
 """Seconds for which LiveKit keeps a room that no participant has joined yet, or after the last one has left (its own
@@ -237,4 +242,12 @@ class Tokens:
             text = stamps.sign(stamp, key.api_secret)
             token = token.with_attributes({stamps.ATTRIBUTE: text})
             room.tags.update(stamps.tags(text))
-        return token.with_room_config(room).to_jwt()
+        return _valid_before(token.with_room_config(room).to_jwt(), key.api_secret)
+
+
+def _valid_before(token: str, api_secret: str) -> str:
+    """The token, good from `BEFORE` on: the library takes the present time."""
+    claims = msgspec.json.decode(SharedSecretToken(token.encode()).payload)
+    claims["nbf"] -= BEFORE
+    header = {"alg": "HS256", "typ": "JWT"}
+    return jws.serialize_compact(header, msgspec.json.encode(claims), OctKey.import_key(api_secret))

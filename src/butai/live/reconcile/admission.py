@@ -32,6 +32,9 @@ TOLD_AT_ONCE = 10
 
 _FREE = free(":seconds")
 
+CLOCK_SET = 1800.0
+"""Seconds beyond the limit after which a broadcast cannot have waited: searches come each second."""
+
 _ANY = f"SELECT EXISTS (SELECT 1 FROM broadcasts AS b WHERE {free('%(seconds)s')} AND egress = ANY(%(egress)s) AND {NEWCOMER})"
 
 _TURN = text("SELECT pg_advisory_xact_lock(hashtextextended('butai admission ' || :host, 0))")
@@ -203,8 +206,7 @@ class Admission:
                 return False
             marked = await session.execute(_MARK, {"id": broadcast_id, "holder": self._holder})
             epoch, since, now = marked.one()
-            timing = self._policy.timing
-            if not 0 <= now - since < timing.capacity_limit + 2 * timing.capacity_pause:
+            if not 0 <= now - since < self._policy.timing.capacity_limit + CLOCK_SET:
                 # Postgres's clock was set, or no controller ran: it waits from now on.
                 since = now
                 await session.execute(_WAITS_AGAIN, {"id": broadcast_id})
