@@ -197,7 +197,8 @@ class BroadcastMachine(RuleBasedStateMachine):
     def _say(self, output_id: UUID, attempt: int, phase: str, code: str = "") -> None:
         assert self.engine
         self.numbers += 1
-        report = OutputReport(output_id, attempt, phase, self.now, code, number=self.numbers)  # pyright: ignore[reportArgumentType]
+        known = "destination_closed" if code == "key_rejected" else ""
+        report = OutputReport(output_id, attempt, phase, self.now, code, if_key_worked=known, number=self.numbers)  # pyright: ignore[reportArgumentType]
         self.engine.running[output_id] = report
         self.on_its_way.append(report)
 
@@ -368,6 +369,9 @@ class BroadcastMachine(RuleBasedStateMachine):
     def budgets_hold(self) -> None:
         for output in self.row.outputs if hasattr(self, "row") else ():
             assert output.tries <= RULES.attempts
+            assert (output.first_live_at is None) == (output.key_live_at is None)
+            # No platform of these names the key, so one that worked is not called wrong.
+            assert output.error_code != "key_rejected" or output.key_live_at is None
             assert (output.next_attempt_at is None) or output.state in (OutputState.STARTING, OutputState.RECONNECTING)
             assert (output.live_since is not None) == (output.state is OutputState.LIVE)
             assert (output.confirmation == "none") or output.state in (
