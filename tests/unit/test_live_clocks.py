@@ -177,6 +177,7 @@ _MAY_ASK = {
     "relay/telling.py": "for readers of a relay's log",
     "live/reconcile/reconciler.py": "until Postgres was asked",
     "live/egress/relay/process.py": "the age of files",
+    "live/egress/relay/engine.py": "beside an age, which holds",
 }
 
 

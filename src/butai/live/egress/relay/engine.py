@@ -274,7 +274,7 @@ class RelayEngine:
         except LiveKitNotConfigured:
             # The project was removed from the configuration while the room was in it.
             why = f"no LiveKit project {broadcast.livekit_project} is configured"
-            self._on_report(SourceReport("failed", 0.0, Code.LIVEKIT_UNAUTHORIZED, why, age=0.0))
+            self._on_report(SourceReport("failed", time.time(), Code.LIVEKIT_UNAUTHORIZED, why, age=0.0))
             return
         self._configuration = messages.ConfigureLine(
             broadcast_id=str(broadcast.id),
@@ -305,7 +305,9 @@ class RelayEngine:
         except Exception as error:  # noqa: BLE001 - whatever unsealing raises, the key is lost
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
-            self._on_report(OutputReport(output_id, attempt, "failed", 0.0, Code.INVALID_DESTINATION, detail, age=0.0))
+            self._on_report(
+                OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail, age=0.0)
+            )
             return
         allow_private = self._egress.allow_private
         self._send(messages.StartOutputLine(str(output_id), attempt, url, key, allow_private, hurried))
@@ -393,7 +395,7 @@ class RelayEngine:
             code = Code.EGRESS_LOST
         detail = f"the relay ended: {reason}" if reason else "the relay's process ended without a last line"
         self._close()
-        self._on_report(EngineGone(0.0, code, detail, age=0.0))
+        self._on_report(EngineGone(time.time(), code, detail, age=0.0))
 
     def _handle(self, line: messages.FromRelay) -> None:
         match line:
