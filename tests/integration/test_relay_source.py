@@ -16,6 +16,7 @@ from livekit import api
 from numpy.typing import NDArray
 
 from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
+from butai.relay import source
 from butai.relay.messages import ConfigureLine, Preset, SourceLine
 from butai.relay.mixer import Mixer
 from butai.relay.picture import WAITING, Screen
@@ -239,6 +240,33 @@ async def test_a_picture_that_stands_still_is_live_while_sound_comes(
         # Killed, it is lost although LiveKit has it in the room for some time.
         await host.kill()
         await watched.phase("lost", 5)
+
+
+async def test_many_changes_of_scene_are_followed_from_one_stay_to_the_next(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "SUBSCRIPTIONS", 4)
+    name = f"room-{request.node.name}"
+    async with rooms(server.livekit) as client:
+        await client.room.create_room(api.CreateRoomRequest(name=name, empty_timeout=60, sync_streams=True))
+    spare = token(server.livekit, name, "relay-spare", relay=True)
+    async with watching(server, request, spare_token=spare) as watched:
+        host = await watched.host()
+        await watched.phase("live")
+        await watched.moves()
+        stays = set[Any]()
+        while len(stays) < 3:
+            stays.add(watched.source._room)
+            await host.command("republish")
+            await watched.moves()
+            await until(lambda: watched.loudness() > 0.05)
+            assert len(watched.mixer.levels) == 1
+        assert [line.phase for line in watched.said if line.phase == "lost"] == []
+        # Those that were left are gone: LiveKit has the host and one relay.
+        await until(lambda: not watched.source._closing)
+        async with rooms(server.livekit) as client:
+            there = await client.room.list_participants(api.ListParticipantsRequest(room=name))
+        assert sorted(one.identity.removesuffix("-spare") for one in there.participants) == ["host", "relay"]
 
 
 async def test_a_silent_host_without_pictures_is_live(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:

@@ -68,8 +68,8 @@ class FakeSource:
         self.closed = False
         self.report = report
 
-    def renew_token(self, token: str) -> None:
-        self.tokens.append(token)
+    def renew_token(self, token: str, spare: str = "") -> None:
+        self.tokens += [token, spare] if spare else [token]
 
     def say(self, line: SourceLine) -> None:
         self.line = line

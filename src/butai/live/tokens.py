@@ -70,7 +70,7 @@ STAMP_LEEWAY = 15.0
 """Seconds for which rights outlast the end of their stamp: our own machines' clocks may differ by so much, as for all
 credentials here."""
 
-_ENGINES = re.compile(r"EG_\w+|egress-[0-9a-f]{8}-[0-9a-f-]{27}")
+_ENGINES = re.compile(r"EG_\w+|egress-[0-9a-f]{8}-[0-9a-f-]{27}(?:-spare)?")
 
 
 def is_engines(identity: str) -> bool:
@@ -78,9 +78,10 @@ def is_engines(identity: str) -> bool:
     return _ENGINES.fullmatch(identity) is not None
 
 
-def engine_identity(broadcast_id: UUID) -> str:
-    """The identity of a broadcast's relay in the room."""
-    return f"egress-{broadcast_id}"
+def engine_identity(broadcast_id: UUID, *, spare: bool = False) -> str:
+    """The identity of a broadcast's relay in the room. LiveKit admits one participant of each: with the `spare` one, a
+    relay joins a second time before it leaves."""
+    return f"egress-{broadcast_id}{'-spare' if spare else ''}"
 
 
 class _Grants(msgspec.Struct, rename="camel"):

@@ -57,9 +57,10 @@ class HelloLine(Line, tag="hello", frozen=True, omit_defaults=True):
 
 
 class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
-    """The broadcast to publish. A configured relay takes only the token from a second one.
+    """The broadcast to publish. A configured relay takes only the tokens from a second one.
 
-    `token`: joins the room hidden, and may only subscribe. `video_source`: `camera`, `screen_share` or `any`;
+    `token`: joins the room hidden, and may only subscribe. `spare_token`: the same with another identity; without it the
+    relay cannot join a second time before it leaves. `video_source`: `camera`, `screen_share` or `any`;
     `video_name`: a track of this name is preferred to all others. `grace`: seconds without the host's media until the
     phase is `ended`, if `on_lost` is `end`; with `stay` it remains `lost`. `timing`: the relay's durations from now on,
     so that they match those of the controller; a relay that does not know the field, or one of its fields, uses its own
@@ -79,6 +80,7 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     """Whether sound alone is enough for `SourceLine.ready`."""
     room_made: bool = False
     """Whether the controller makes the room again where LiveKit has none (`room_not_found`): the relay tries on."""
+    spare_token: str = ""
 
     def __repr__(self) -> str:
         return f"ConfigureLine({self.broadcast_id})"

@@ -18,7 +18,7 @@ from livekit import rtc
 from butai.errors import Code
 from butai.relay.messages import ConfigureLine
 from butai.relay.mixer import Mixer
-from butai.relay.picture import Screen
+from butai.relay.picture import SMALLEST, Screen
 from butai.relay.tracks import Choice, Kind, Offer, TrackSource, choose
 
 log = structlog.get_logger(__name__)
@@ -60,9 +60,17 @@ class JoinedRoom:
         mixer: Mixer,
         on_picture: Callable[[str], None],
         on_sound: Callable[[], None],
+        *,
+        active: bool = True,
     ) -> None:
+        """`active`: whether pictures and sound go out from the beginning."""
         self._configure, self._screen, self._mixer = configure, screen, mixer
         self._on_picture, self._on_sound = on_picture, on_sound
+        self._came: set[str] = set()
+        self.active = active
+        """Whether pictures and sound go out. Until then they are only received."""
+        self.subscriptions = 0
+        """The number of tracks that were subscribed to."""
         self._room = rtc.Room()
         self._readers: dict[str, asyncio.Task[None]] = {}
         self._wanted: frozenset[str] = frozenset()
@@ -118,6 +126,13 @@ class JoinedRoom:
     def choice(self) -> Choice:
         """The tracks of the host that are published, and what is to be expected of them."""
         return choose(self._offers(), self._configure.video_source, self._configure.video_name)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that is wanted is received: a picture of the video track, unless it is muted, and each sound."""
+        choice = self.choice
+        pictured = not choice.shown or choice.picture in self._came
+        return self.host is not None and pictured and choice.sounds <= self._readers.keys()
 
     async def sound_packets(self) -> int:
         """The number of sound packets received. A silent microphone sends them; a disconnected one does not.
@@ -188,6 +203,7 @@ class JoinedRoom:
         if sid not in self._wanted:
             return
         self._end_reader(sid)
+        self.subscriptions += 1
         log.info("track.subscribed", sid=sid, codec=publication.mime_type, name=publication.name)
         reading: Coroutine[Any, Any, None]
         if track.kind == rtc.TrackKind.KIND_VIDEO:
@@ -220,6 +236,10 @@ class JoinedRoom:
                 if publication.muted:
                     continue
                 frame = event.frame
+                if min(frame.width, frame.height) >= SMALLEST:
+                    self._came.add(publication.sid)
+                if not self.active:
+                    continue
                 try:
                     shown = self._screen.show(
                         frame.width, frame.height, frame.data, _QUARTER_TURNS.get(cast("Any", event.rotation), 0)
@@ -240,7 +260,7 @@ class JoinedRoom:
         )
         try:
             async for event in stream:
-                if publication.muted:
+                if publication.muted or not self.active:
                     continue
                 samples = np.frombuffer(event.frame.data, np.int16).reshape(-1, 2)
                 self._mixer.push(sid, samples)
@@ -248,7 +268,8 @@ class JoinedRoom:
                 if samples.any():
                     self._on_sound()
         finally:
-            self._mixer.forget(sid)
+            if self.active:
+                self._mixer.forget(sid)
             await _close(stream, self._configure.timing.close_limit)
 
     def _set_reconnecting(self, *, reconnecting: bool) -> None:

@@ -48,8 +48,8 @@ class MediaSource(Protocol):
         """The number of frames received."""
         ...
 
-    def renew_token(self, token: str) -> None:
-        """Sets the token of the next join."""
+    def renew_token(self, token: str, spare: str = "") -> None:
+        """Sets the tokens of the next joins."""
         ...
 
     async def run(self) -> None:
@@ -292,7 +292,7 @@ class Relay:
 
     def _configure(self, order: messages.ConfigureLine) -> None:
         if self._media is not None:
-            self._media.source.renew_token(order.token)
+            self._media.source.renew_token(order.token, order.spare_token)
             return
         if order.broadcast_id != self._broadcast_id:
             log.error("relay.other_broadcast", broadcast_id=order.broadcast_id)

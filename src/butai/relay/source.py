@@ -24,9 +24,38 @@ from butai.relay.telling import source_line
 log = structlog.get_logger(__name__)
 
 
+SUBSCRIPTIONS = 12
+"""Subscriptions of one stay, after which the relay joins again. In rooms with `sync_streams` LiveKit gives each subscription
+a media section of its own, which stays: 50 of them took 300 MiB and more than a core."""
+
 FINAL = ("ROOM_DELETED",)
 """LiveKit's reasons that end the source. Not `ROOM_CLOSED`: an empty room closes 20 s after its host left, who may
 return later, within the grace; joining creates the room again."""
+
+
+class _Successor:
+    """A stay that begins beside another one, in a task of its own. `until`: when it must be ready."""
+
+    def __init__(self, room: JoinedRoom, token: str, until: float) -> None:
+        self.room, self.until = room, until
+        self._joining = asyncio.create_task(room.join(token))
+        self._ready_since: float | None = None
+
+    def has_settled(self, now: float, seconds: float) -> bool:
+        """Whether all that is wanted has been received there for so long."""
+        ready = self._joining.done() and self.room.ready
+        self._ready_since = (now if self._ready_since is None else self._ready_since) if ready else None
+        return self._ready_since is not None and now - self._ready_since >= seconds
+
+    @property
+    def failed(self) -> bool:
+        ended = self._joining.done() and (self._joining.cancelled() or self._joining.exception() is not None)
+        return ended or self.room.ended.done()
+
+    async def close(self) -> None:
+        self._joining.cancel()
+        await asyncio.gather(self._joining, return_exceptions=True)
+        await self.room.close()
 
 
 class HostSource:
@@ -40,8 +69,13 @@ class HostSource:
         report: Callable[[SourceLine], None],
     ) -> None:
         self._configure, self._screen, self._mixer, self._report = configure, screen, mixer, report
-        self._token = configure.token
-        self._tokens = [configure.token]
+        self._seats = [[configure.token]]
+        if configure.spare_token:
+            self._seats.append([configure.spare_token])
+        self._seat = 0
+        self._successor: _Successor | None = None
+        self._succeed_at = -math.inf
+        self._closing: set[asyncio.Task[None]] = set()
         self._timing = configure.timing
         self._presence = Presence(configure.grace, configure.on_lost, time.monotonic(), self._timing)
         self._room: JoinedRoom | None = None
@@ -58,22 +92,24 @@ class HostSource:
         """The number of frames received from the room."""
         return self._pictures_before + (self._room.pictures if self._room is not None else 0)
 
-    def renew_token(self, token: str) -> None:
-        """Sets the token of the next join."""
-        self._tokens.append(token)
+    def renew_token(self, token: str, spare: str = "") -> None:
+        """Sets the tokens of the next joins: one for each identity."""
+        self._seats[0].append(token)
+        if spare:
+            self._seats[1:] = [[*(self._seats[1] if len(self._seats) > 1 else []), spare]]
 
     async def run(self) -> None:
         """Returns when the source has `ended` or `failed`."""
         begun, delay, joined = time.monotonic(), self._timing.join_delay, False
         while True:
-            room = JoinedRoom(self._configure, self._screen, self._mixer, self._picture_arrived, self._sound_arrived)
+            room, tokens = self._make_room(active=True), self._seats[self._seat]
             try:
-                await room.join(self._tokens[-1])
+                await room.join(tokens[-1])
             except JoinError as error:
                 await room.close()
                 log.warning("room.not_joined", code=error.code, detail=error.detail)
                 # Another server may refuse the token that the last one gave: use the first token next.
-                self._tokens = self._tokens[:1] + self._tokens[1:-1]
+                tokens[:] = tokens[:1] + tokens[1:-1]
                 # The controller makes a missing room again.
                 self._room_missing = error.code == Code.ROOM_NOT_FOUND and self._configure.room_made
                 if self._room_missing:
@@ -93,12 +129,8 @@ class HostSource:
             joined, delay, self._room_missing = True, self._timing.join_delay, False
             self._room = room
             self._counted_at = -math.inf
-            reason = await self._follow_room(room)
-            self._pictures_before += room.pictures
-            self._room = None
-            if room.token not in self._tokens:
-                self._tokens.append(room.token)
-            await room.close()
+            reason = await self._follow_room()
+            await self._leave()
             if reason == "":
                 return
             log.info("room.left", reason=reason)
@@ -111,14 +143,36 @@ class HostSource:
 
     async def close(self) -> None:
         """Leaves the room, after `run` has ended or was cancelled."""
+        await self._leave()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _make_room(self, *, active: bool) -> JoinedRoom:
+        return JoinedRoom(
+            self._configure, self._screen, self._mixer, self._picture_arrived, self._sound_arrived, active=active
+        )
+
+    async def _leave(self) -> None:
+        if self._successor is not None:
+            await self._successor.close()
+            self._successor = None
         if self._room is not None:
             await self._room.close()
+            self._note_left(self._room)
             self._room = None
 
-    async def _follow_room(self, room: JoinedRoom) -> str:
+    def _note_left(self, room: JoinedRoom) -> None:
+        self._pictures_before += room.pictures
+        if room.token not in self._seats[self._seat]:
+            self._seats[self._seat].append(room.token)
+
+    async def _follow_room(self) -> str:
         """Returns LiveKit's reason when the room is over; an empty string when the source has ended."""
         reconnecting_since: float | None = None
-        while not room.ended.done():
+        while True:
+            assert self._room is not None
+            room = self._room
+            if room.ended.done():
+                return room.ended.result()
             await asyncio.wait([room.ended], timeout=self._timing.phase_every)
             now = time.monotonic()
             choice = room.choice
@@ -130,7 +184,35 @@ class HostSource:
             reconnecting_since = (reconnecting_since or now) if room.reconnecting else None
             if room.stale or (reconnecting_since is not None and now - reconnecting_since > self._timing.reconnect_for):
                 return "RECONNECTING"
-        return room.ended.result()
+            self._succeed(room, now)
+
+    def _succeed(self, room: JoinedRoom, now: float) -> None:
+        """Joins a second time, beside a stay that has had many subscriptions, and goes on there once all is received there: what
+        goes out has no gap."""
+        successor = self._successor
+        if successor is None:
+            worn = room.subscriptions >= SUBSCRIPTIONS and now >= self._succeed_at
+            if worn and len(self._seats) > 1 and not room.reconnecting:
+                token = self._seats[1 - self._seat][-1]
+                self._successor = _Successor(self._make_room(active=False), token, now + self._timing.succeed_within)
+            return
+        if successor.failed or now > successor.until:
+            log.warning("room.not_succeeded", subscriptions=room.subscriptions)
+            self._successor, self._succeed_at = None, now + self._timing.succeed_within
+            self._close_later(successor)
+        elif successor.has_settled(now, self._timing.settle_for):
+            log.info("room.succeeded", subscriptions=room.subscriptions)
+            self._note_left(room)
+            # In one step of the event loop, so that each picture and each sound goes out once.
+            room.active, successor.room.active = False, True
+            self._room, self._successor, self._seat = successor.room, None, 1 - self._seat
+            self._counted_at = -math.inf
+            self._close_later(room)
+
+    def _close_later(self, closed: JoinedRoom | _Successor) -> None:
+        task = asyncio.create_task(closed.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def _count_sound_packets(self, room: JoinedRoom, now: float) -> None:
         """Counts silence as media, as long as its packets arrive."""

@@ -121,6 +121,10 @@ class RelayTiming:
     """Longest such wait."""
     reconnect_for: float = 3.0
     """Most time for the SDK to reconnect by itself. It tries every 5; joining again is quicker."""
+    succeed_within: float = fixed(10.0)
+    """Most time for joining beside a stay with many subscriptions, and time until the next try."""
+    settle_for: float = fixed(0.5)
+    """Time for which the new stay receives everything before it goes out: its buffers fill meanwhile."""
     connect_limit: float = fixed(5.0)
     """Most time for one signal connection to LiveKit."""
     join_limit: float = fixed(15.0)

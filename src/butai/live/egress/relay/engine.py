@@ -280,6 +280,7 @@ class RelayEngine:
             broadcast_id=str(broadcast.id),
             livekit_url=project.url,
             token=self._token(broadcast),
+            spare_token=self._token(broadcast, spare=True),
             host_identity=broadcast.host_identity,
             preset=PRESETS[broadcast.preset],
             video_source=broadcast.video_source,
@@ -355,12 +356,12 @@ class RelayEngine:
         now = time.monotonic()
         if key != self._signed_by or now - self._token_at > self._egress.timing.token_every:
             self._token_at, self._signed_by = now, key
-            self._send(msgspec.structs.replace(configuration, token=self._token(broadcast)))
+            token, spare = self._token(broadcast), self._token(broadcast, spare=True)
+            self._send(msgspec.structs.replace(configuration, token=token, spare_token=spare))
 
-    def _token(self, broadcast: BroadcastRow) -> str:
-        return self._egress.tokens.for_egress(
-            broadcast.livekit_project, broadcast.room_id, engine_identity(broadcast.id)
-        )
+    def _token(self, broadcast: BroadcastRow, *, spare: bool = False) -> str:
+        identity = engine_identity(broadcast.id, spare=spare)
+        return self._egress.tokens.for_egress(broadcast.livekit_project, broadcast.room_id, identity)
 
     def _send(self, line: messages.FromController) -> None:
         if not self._writer.is_closing():

@@ -1,0 +1,152 @@
+"""A relay that joins its room a second time, beside a stay that has had many subscriptions. The rooms are stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from butai.errors import Code
+from butai.relay import source as module
+from butai.relay.messages import ConfigureLine, Preset, SourceLine
+from butai.relay.mixer import Mixer
+from butai.relay.picture import Screen
+from butai.relay.room import JoinError
+from butai.relay.source import SUBSCRIPTIONS, HostSource
+from butai.relay.timing import RelayTiming
+from butai.relay.tracks import Choice
+from tests.unit.test_relay_outputs import until
+
+TIMING = RelayTiming(phase_every=0.005, settle_for=0.01, succeed_within=0.05, join_delay=0.005)
+PRESET = Preset(320, 180, 30, 500)
+
+
+class FakeRoom:
+    """A stay in a room whose host sends a picture."""
+
+    host, reconnecting, stale, pictures = object(), False, False, 7
+    choice = Choice("v", shown=True)
+
+    def __init__(self, *_: Any, active: bool) -> None:
+        self.active, self.ready, self.closed, self.subscriptions = active, False, False, 0
+        self.token, self.fails = "", False
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def join(self, token: str) -> None:
+        self.token = token
+        if self.fails:
+            raise JoinError(Code.LIVEKIT_UNREACHABLE, "no connection")
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Stays:
+    """A `HostSource` that runs, and its stays in the room."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, spare: str) -> None:
+        self.all: list[FakeRoom] = []
+        self.fail = False
+        monkeypatch.setattr(module, "JoinedRoom", self._make)
+        configure = ConfigureLine("b1", "ws://127.0.0.1:9", "main", "host", PRESET, timing=TIMING, spare_token=spare)
+        self.said: list[SourceLine] = []
+        self.source = HostSource(configure, Screen(PRESET.width, PRESET.height), Mixer(48000), self.said.append)
+        self.running = asyncio.create_task(self.source.run())
+
+    def _make(self, *given: Any, active: bool) -> FakeRoom:
+        self.all.append(FakeRoom(*given, active=active))
+        self.all[-1].fails = self.fail
+        return self.all[-1]
+
+    @property
+    def active(self) -> list[FakeRoom]:
+        return [one for one in self.all if one.active]
+
+    async def wear_out(self, stay: FakeRoom) -> FakeRoom:
+        """Makes a stay have had many subscriptions, and returns the one that begins beside it."""
+        count = len(self.all)
+        stay.subscriptions = SUBSCRIPTIONS
+        await until(lambda: len(self.all) > count)
+        return self.all[-1]
+
+
+@pytest.fixture
+async def stays(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Stays]]:
+    made: list[Stays] = []
+
+    def make(spare: str = "spare") -> Stays:
+        made.append(Stays(monkeypatch, spare))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await one.running
+        await one.source.close()
+        assert all(room.closed for room in one.all)
+
+
+async def test_a_new_stay_takes_over_once_everything_is_received_there(stays: Callable[..., Stays]) -> None:
+    show = stays()
+    await until(lambda: bool(show.all))
+    first = show.all[0]
+    first.subscriptions = SUBSCRIPTIONS - 1
+    await asyncio.sleep(0.05)
+    assert len(show.all) == 1
+    second = await show.wear_out(first)
+    await until(lambda: second.token == "spare")
+    assert show.active == [first] and not first.closed
+    second.ready = True
+    await until(lambda: first.closed)
+    assert show.active == [second] and show.source.pictures == 14
+    # The identity of the first stay is free again.
+    third = await show.wear_out(second)
+    await until(lambda: third.token == "main")
+    third.ready = True
+    await until(lambda: second.closed)
+    assert show.active == [third]
+
+
+async def test_a_new_stay_that_fails_or_shows_nothing_leaves_the_old_one_and_is_tried_again(
+    stays: Callable[..., Stays],
+) -> None:
+    show = stays()
+    await until(lambda: bool(show.all))
+    first = show.all[0]
+    show.fail = True
+    await until(lambda: bool(first.token))
+    failed = await show.wear_out(first)
+    await until(lambda: failed.closed)
+    show.fail = False
+    await until(lambda: len(show.all) > 2 and bool(show.all[-1].token))
+    empty = show.all[-1]
+    await until(lambda: empty.closed)
+    assert show.active == [first] and not first.closed
+    await until(lambda: not show.all[-1].closed and show.all[-1] is not empty)
+    show.all[-1].ready = True
+    await until(lambda: first.closed)
+    assert len(show.active) == 1
+
+
+async def test_without_a_second_identity_the_relay_stays(stays: Callable[..., Stays]) -> None:
+    show = stays("")
+    await until(lambda: bool(show.all))
+    show.all[0].subscriptions = SUBSCRIPTIONS * 3
+    await asyncio.sleep(0.05)
+    assert len(show.all) == 1
+    # A newer controller brings it.
+    show.source.renew_token("main-2", "spare-2")
+    await until(lambda: len(show.all) == 2 and show.all[1].token == "spare-2")
+
+
+async def test_a_stay_that_ends_takes_the_new_one_with_it(stays: Callable[..., Stays]) -> None:
+    show = stays()
+    await until(lambda: bool(show.all))
+    second = await show.wear_out(show.all[0])
+    show.all[0].ended.set_result("SERVER_SHUTDOWN")
+    await until(lambda: second.closed and len(show.all) > 2 and bool(show.all[-1].token))
+    assert show.all[-1].token == "main" and show.all[-1].active
