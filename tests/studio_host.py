@@ -99,6 +99,7 @@ class StudioHost:
         name: str = "stage",
         kbps: int = 3000,
         encrypted: bool = False,
+        silent: bool = False,
     ) -> None:
         self._url, self._token = livekit_url, token
         self._width, self._height, self._fps, self._codec, self._simulcast = width, height, fps, codec, simulcast
@@ -116,6 +117,7 @@ class StudioHost:
         self._audio: list[rtc.LocalAudioTrack] = []
         self._muted: set[str] = set()
         self._number, self._encrypted, self._still = 0, encrypted, False
+        self._silent = silent
 
     async def start(self) -> None:
         """Joins and publishes."""
@@ -236,7 +238,7 @@ class StudioHost:
                 pulse = at % 1 < PULSE
                 phase = 2 * np.pi * (at % 1000)
                 wave = np.where(pulse, 0.5 * np.sin(2 * pitch * phase), 0.1 * np.sin(pitch * phase))
-                samples = (wave * 32767).astype(np.int16)
+                samples = (wave * (0 if self._silent else 32767)).astype(np.int16)
                 await source.capture_frame(rtc.AudioFrame(samples.tobytes(), RATE, 1, chunk))
                 sent += chunk
                 behind = time.time() - begun - sent / RATE
@@ -316,6 +318,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         name=arguments.name,
         kbps=arguments.kbps,
         encrypted=arguments.encrypted,
+        silent=arguments.silent,
     )
     await host.start()
     print(json.dumps({"done": "start"}), flush=True)
@@ -341,6 +344,7 @@ def main() -> None:
     parser.add_argument("--audio-tracks", type=int, default=1)
     parser.add_argument("--no-video", action="store_true")
     parser.add_argument("--encrypted", action="store_true")
+    parser.add_argument("--silent", action="store_true")
     parser.add_argument("--source", default="camera", choices=sorted(SOURCES))
     parser.add_argument("--name", default="stage")
     asyncio.run(_serve(parser.parse_args()))

@@ -263,10 +263,28 @@ async def test_many_changes_of_scene_are_followed_from_one_stay_to_the_next(
             assert len(watched.mixer.levels) == 1
         assert [line.phase for line in watched.said if line.phase == "lost"] == []
         # Those that were left are gone: LiveKit has the host and one relay.
-        await until(lambda: not watched.source._closing)
-        async with rooms(server.livekit) as client:
-            there = await client.room.list_participants(api.ListParticipantsRequest(room=name))
-        assert sorted(one.identity.removesuffix("-spare") for one in there.participants) == ["host", "relay"]
+        monkeypatch.setattr(source, "SUBSCRIPTIONS", 1000)
+
+        async def there() -> list[str]:
+            found = (await client.room.list_participants(api.ListParticipantsRequest(room=name))).participants
+            return sorted(one.identity.removesuffix("-spare") for one in found)
+
+        async with rooms(server.livekit) as client, asyncio.timeout(20):
+            while await there() != ["host", "relay"]:
+                await asyncio.sleep(0.1)
+
+
+async def test_a_silent_microphone_and_a_still_picture_are_live(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    async with watching(server, request) as watched:
+        host = await watched.host("--silent")
+        await watched.phase("live")
+        await watched.moves()
+        await host.command("freeze")
+        await asyncio.sleep(4)
+        assert watched.source.line.phase == "live" and "lost" not in [line.phase for line in watched.said]
+        assert watched.loudness() < 0.001
 
 
 async def test_a_silent_host_without_pictures_is_live(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:

@@ -35,13 +35,17 @@ class Presence:
         self._came: str | None = None
         self._expected: str | None = None
         self._expected_since = now
-        self._still = False
+        self._still = self._unshown = False
 
     def picture(self, now: float, sid: str) -> None:
         """Records a picture of the video track `sid`."""
         # A slow picture, such as a slide: its pauses are no sign of anything.
         self._still = now - self._picture_at >= self._timing.lost_after
-        self._picture_at, self._came = now, sid
+        self._picture_at, self._came, self._unshown = now, sid, False
+
+    def unshown(self) -> None:
+        """Records that frames of the video track arrive and give no picture, so that it does not stand still."""
+        self._unshown = True
 
     def sound(self, now: float) -> None:
         """Records that sound of the host arrived, or silence."""
@@ -55,7 +59,7 @@ class Presence:
             self._came = self._expected = None
         expected = choice.picture if choice.shown else None
         if expected is not None and expected != self._expected:
-            self._expected, self._expected_since = expected, now
+            self._expected, self._expected_since, self._unshown = expected, now, False
         if self._is_quiet(self._picture_at, now) and self._is_shown_to_be_here(now):
             self._still = True
 
@@ -83,8 +87,10 @@ class Presence:
             return None
         if self._choice.picture_refused is not None:
             return self._choice.picture_refused
-        due = self._choice.shown and self._came != self._choice.picture
-        return Code.NO_PICTURE if due and now - self._expected_since >= self._timing.picture_within else None
+        if not self._choice.shown or (self._came == self._choice.picture and not self._unshown):
+            return None
+        since = self._picture_at if self._came == self._choice.picture else self._expected_since
+        return Code.NO_PICTURE if now - since >= self._timing.picture_within else None
 
     def _is_quiet(self, since: float, now: float) -> bool:
         return now - since >= self._timing.lost_after

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -47,6 +48,15 @@ class JoinError(Exception):
     def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code, self.detail = code, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Totals of what has arrived of all tracks. `sound_packets`: a silent microphone sends them; a disconnected one does
+    not. `frames`: of pictures, before they are decoded."""
+
+    sound_packets: int
+    frames: int
 
 
 class JoinedRoom:
@@ -134,18 +144,27 @@ class JoinedRoom:
         pictured = not choice.shown or choice.picture in self._came
         return self.host is not None and pictured and choice.sounds <= self._readers.keys()
 
-    async def sound_packets(self) -> int:
-        """The number of sound packets received. A silent microphone sends them; a disconnected one does not.
-
-        Raises `RuntimeError`, `TimeoutError`.
-        """
+    async def received(self) -> Received:
+        """What has arrived from the network. Raises `RuntimeError`, `TimeoutError`."""
         async with asyncio.timeout(self._configure.timing.close_limit):
             stats = await self._room.get_rtc_stats()
-        return sum(
-            one.inbound_rtp.received.packets_received
-            for one in stats.subscriber_stats
-            if one.HasField("inbound_rtp") and one.inbound_rtp.stream.kind == "audio"
+        # A client with one peer connection for both directions has all of them at the publisher's.
+        inbound = [
+            one.inbound_rtp for one in (*stats.publisher_stats, *stats.subscriber_stats) if one.HasField("inbound_rtp")
+        ]
+        return Received(
+            sound_packets=sum(one.received.packets_received for one in inbound if one.stream.kind == "audio"),
+            frames=sum(one.inbound.frames_received for one in inbound if one.stream.kind == "video"),
         )
+
+    def read_picture_again(self) -> None:
+        """Makes another stream of the video track: the SDK's stream has been seen to deliver nothing for half a minute
+        while its frames arrived."""
+        host, sid = self.host, self.choice.picture
+        publication = host.track_publications.get(sid) if host is not None and sid is not None else None
+        if publication is not None and publication.track is not None and publication.sid in self._readers:
+            log.warning("track.read_again", sid=publication.sid)
+            self._start_reader(publication.track, publication)
 
     async def close(self) -> None:
         """Closes the streams, then leaves the room."""
@@ -205,6 +224,12 @@ class JoinedRoom:
         self._end_reader(sid)
         self.subscriptions += 1
         log.info("track.subscribed", sid=sid, codec=publication.mime_type, name=publication.name)
+        self._start_reader(track, publication)
+
+    def _start_reader(self, track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication) -> None:
+        sid = publication.sid
+        if (former := self._readers.pop(sid, None)) is not None:
+            self._cancel_reader(former)
         reading: Coroutine[Any, Any, None]
         if track.kind == rtc.TrackKind.KIND_VIDEO:
             reading = self._read_pictures(track, publication)
@@ -222,10 +247,14 @@ class JoinedRoom:
         if reader is not None:
             log.info("track.gone", sid=sid)
             self.stale = self.stale or self.reconnecting
-            reader.cancel()
-            # Referenced until it has closed its stream: a task without a reference can be collected.
-            self._readers[f"{sid} closing"] = reader
-            reader.add_done_callback(lambda _: self._readers.pop(f"{sid} closing", None))
+            self._cancel_reader(reader)
+
+    def _cancel_reader(self, reader: asyncio.Task[None]) -> None:
+        reader.cancel()
+        # Referenced until it has closed its stream: a task without a reference can be collected.
+        name = f"closing {id(reader)}"
+        self._readers[name] = reader
+        reader.add_done_callback(lambda _: self._readers.pop(name, None))
 
     async def _read_pictures(self, track: rtc.Track, publication: rtc.RemoteTrackPublication) -> None:
         # Always read, and only the newest frame kept: the SDK's own queue drops new frames when it is full.

@@ -18,8 +18,9 @@ from butai.relay.messages import ConfigureLine, SourceLine, SourcePhase
 from butai.relay.mixer import Mixer
 from butai.relay.picture import Screen
 from butai.relay.presence import Presence
-from butai.relay.room import JoinedRoom, JoinError
+from butai.relay.room import JoinedRoom, JoinError, Received
 from butai.relay.telling import source_line
+from butai.relay.tracks import Choice
 
 log = structlog.get_logger(__name__)
 
@@ -79,9 +80,9 @@ class HostSource:
         self._timing = configure.timing
         self._presence = Presence(configure.grace, configure.on_lost, time.monotonic(), self._timing)
         self._room: JoinedRoom | None = None
-        self._last_media = 0.0
-        self._sound_packets = 0
-        self._requested_at = self._counted_at = -math.inf
+        self._last_media = self._last_picture = 0.0
+        self._received = Received(0, 0)
+        self._requested_at = self._counted_at = self._read_again_at = -math.inf
         self._pictures_before = 0
         self._room_missing = False
         self.line = source_line("connecting", ready=False)
@@ -177,8 +178,7 @@ class HostSource:
             now = time.monotonic()
             choice = room.choice
             self._presence.host(now, here=room.host is not None, choice=choice)
-            if choice.heard:
-                await self._count_sound_packets(room, now)
+            await self._count_received(room, now, choice)
             if self._update_phase():
                 return ""
             reconnecting_since = (reconnecting_since or now) if room.reconnecting else None
@@ -214,19 +214,28 @@ class HostSource:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _count_sound_packets(self, room: JoinedRoom, now: float) -> None:
-        """Counts silence as media, as long as its packets arrive."""
-        if now - self._last_media <= self._timing.quiet_after or now - self._requested_at < self._timing.count_every:
+    async def _count_received(self, room: JoinedRoom, now: float, choice: Choice) -> None:
+        """Counts silence as media, as long as its packets arrive, and finds pictures that arrive and are not shown."""
+        quiet = choice.heard and now - self._last_media > self._timing.quiet_after
+        unseen = choice.shown and now - self._last_picture > self._timing.quiet_after
+        if not (quiet or unseen) or now - self._requested_at < self._timing.count_every:
             return
         self._requested_at = now
         try:
-            packets = await room.sound_packets()
+            received = await room.received()
         except (RuntimeError, TimeoutError):
             return
-        before, counted_at = self._sound_packets, self._counted_at
-        self._sound_packets, self._counted_at = packets, now
-        if packets > before and now - counted_at < self._timing.quiet_after + self._timing.count_every:
+        before, counted_at = self._received, self._counted_at
+        self._received, self._counted_at = received, now
+        if now - counted_at >= self._timing.quiet_after + self._timing.count_every:
+            return
+        if quiet and received.sound_packets > before.sound_packets:
             self._sound_arrived()
+        if unseen and received.frames > before.frames and self._last_picture < counted_at:
+            self._presence.unshown()
+            if now - max(self._last_picture, self._read_again_at) >= self._timing.lost_after:
+                self._read_again_at = now
+                room.read_picture_again()
 
     async def _pause(self, seconds: float, *, joined: bool) -> bool:
         """Waits, and returns whether the source ended meanwhile."""
@@ -238,7 +247,7 @@ class HostSource:
         return False
 
     def _picture_arrived(self, sid: str) -> None:
-        self._last_media = time.monotonic()
+        self._last_media = self._last_picture = time.monotonic()
         self._presence.picture(self._last_media, sid)
         self._media_arrived()
 
