@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from butai.errors import Code
+from butai.live.tokens import engine_identity, is_engines
 from butai.relay import source as module
 from butai.relay.messages import ConfigureLine, Preset, SourceLine
 from butai.relay.mixer import Mixer
@@ -154,3 +156,11 @@ async def test_a_stay_that_ends_takes_the_new_one_with_it(stays: Callable[..., S
     show.all[0].ended.set_result("SERVER_SHUTDOWN")
     await until(lambda: second.closed and len(show.all) > 2 and bool(show.all[-1].token))
     assert show.all[-1].token == "main" and show.all[-1].active
+
+
+def test_both_identities_of_a_relay_are_those_of_an_engine() -> None:
+    broadcast = uuid4()
+    identities = {engine_identity(broadcast), engine_identity(broadcast, spare=True)}
+    # LiveKit admits one participant of each; neither is removed with the tokens of a room, or shown as a guest.
+    assert len(identities) == 2 and all(is_engines(one) for one in identities)
+    assert not is_engines(f"{engine_identity(broadcast)}-other")
