@@ -92,7 +92,9 @@ export function DestinationForm({
       )}
       {custom ? address : null}
       <Field label={t.stage.key} hint={`${t.stage.whereKey[platform]} ${t.stage.keyHint}`}>
-        {(id) => <input id={id} name="stream_key" type="password" autoComplete="off" spellCheck={false} required={!custom} />}
+        {(id) => (
+          <input id={id} name="stream_key" type="password" autoComplete="off" spellCheck={false} required={!custom} />
+        )}
       </Field>
       <details>
         <summary>{t.more}</summary>

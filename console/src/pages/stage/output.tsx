@@ -56,7 +56,9 @@ export function Output({
   const up = isUp(output);
   const live = output.state === "live";
   const { error } = output;
-  const badKey = ["key_rejected", "invalid_destination", "redirected"].includes(error?.cause?.code ?? error?.code ?? "");
+  const badKey = ["key_rejected", "invalid_destination", "redirected"].includes(
+    error?.cause?.code ?? error?.code ?? "",
+  );
   return (
     <li className={css.output} data-platform={output.platform} data-state={output.state} data-code={error?.code ?? ""}>
       <div className="row between">
