@@ -56,9 +56,11 @@ export function Output({
   const up = isUp(output);
   const live = output.state === "live";
   const { error } = output;
-  const badKey = ["key_rejected", "invalid_destination", "redirected"].includes(
-    error?.cause?.code ?? error?.code ?? "",
-  );
+  const code = error?.cause?.code ?? error?.code ?? "";
+  const badKey =
+    ["key_rejected", "invalid_destination", "redirected"].includes(code) ||
+    // A key that worked may have been renewed at the platform since.
+    (output.state === "error" && ["destination_closed", "already_publishing"].includes(code));
   return (
     <li className={css.output} data-platform={output.platform} data-state={output.state} data-code={error?.code ?? ""}>
       <div className="row between">
