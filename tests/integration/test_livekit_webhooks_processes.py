@@ -105,7 +105,7 @@ async def test_a_real_livekit_tells_a_hosts_coming_and_going(settings: Settings,
         assert {one["event"] for one in opened} >= {"room_started", "participant_left", "track_published"}
         started = next(one for one in opened if one["event"] == "room_started")
         assert started["body"]["room"]["turnPassword"] == "[redacted]"
-        assert started["body"]["room"]["emptyTimeout"] == 600
+        assert started["body"]["room"]["emptyTimeout"] == 12 * 3600
         leaked = leaks(
             {"api secret": there.api_secret}, {"log": log.read_bytes(), "printed": json.dumps(opened).encode()}
         )
