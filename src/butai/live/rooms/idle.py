@@ -70,7 +70,7 @@ async def _note(database: Database, project: str, empty: list[str]) -> list[str]
 
 
 async def _delete(database: Database, projects: Projects, project: str, room_id: str) -> bool:
-    """Deletes one room unless it is used by now. Its row stays locked meanwhile, so that no broadcast begins in it."""
+    """Deletes one room unless it is used by now. A broadcast that begins meanwhile has it made again."""
     async with database.transaction() as session:
         room = await session.get(Room, room_id, with_for_update=True)
         if room is None or room.idle_since is None:
@@ -78,17 +78,17 @@ async def _delete(database: Database, projects: Projects, project: str, room_id:
         room.idle_since = None
         if await session.scalar(select(_ON_AIR.where(Room.room_id == room_id))):
             return False
-        async with livekit_client(projects, project, _TIMEOUT) as livekit:
-            try:
-                # LiveKit's list may say that no participant is there (seen after its Redis had lost its data).
-                present = await livekit.room.list_participants(api.ListParticipantsRequest(room=room_id))
-                if any(_counts(one) for one in present.participants):
-                    return False
-                await livekit.room.delete_room(api.DeleteRoomRequest(room=room_id))
-            except api.TwirpError as error:
-                if error.status != 404:
-                    raise
+    async with livekit_client(projects, project, _TIMEOUT) as livekit:
+        try:
+            # LiveKit's list may say that no participant is there (seen after its Redis had lost its data).
+            present = await livekit.room.list_participants(api.ListParticipantsRequest(room=room_id))
+            if any(_counts(one) for one in present.participants):
                 return False
+            await livekit.room.delete_room(api.DeleteRoomRequest(room=room_id))
+        except api.TwirpError as error:
+            if error.status != 404:
+                raise
+            return False
     log.info("room.idle_deleted", room_id=room_id)
     return True
 
