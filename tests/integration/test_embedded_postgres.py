@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +140,37 @@ def test_it_listens_on_loopback_alone_and_on_a_socket_in_its_folder(running: Emb
     password = running.url.split(":")[2].split("@")[0]
     socket_url = f"host={running.socket_dir} port={running.port} user=butai password={password} dbname=butai"
     assert ask(socket_url, "SELECT inet_client_addr() IS NULL") is True
+
+
+@pytest.mark.parametrize(
+    ("answer", "ready"),
+    [
+        (b"E\0\0\0%SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0", False),
+        (b"", False),
+        (b"E\0\0\0%SFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0\0", True),
+        (b"R\0\0\0\x17\0\0\0\nSCRAM-SHA-256\0\0", True),
+    ],
+)
+def test_a_server_is_ready_that_begins_a_connection(answer: bytes, ready: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(100).endswith(b"user\0butai\0database\0butai\0\0")
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert (postgres.refusal(server.getsockname()[1]) == "") == ready
+        thread.join()
+
+
+def test_a_running_server_is_ready_and_a_port_without_one_is_not(running: EmbeddedPostgres) -> None:
+    assert postgres.refusal(running.port) == ""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert "refused" in postgres.refusal(port)
 
 
 def test_a_wrong_password_is_refused_on_the_port_and_on_the_socket(running: EmbeddedPostgres) -> None:

@@ -13,6 +13,8 @@ import os
 import secrets
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,9 @@ from butai.embedded.unprivileged import cluster_user, reachable, runnable, secre
 
 log = structlog.get_logger(__name__)
 
+_PROTOCOL = 3 << 16
+_CANNOT_CONNECT_NOW = b"C57P03"
+"""The field of an error with its SQLSTATE (PostgreSQL: "Error and Notice Message Fields")."""
 _NAME = "butai"
 _OWNER = "butai_owner"
 _NEEDED_NEW = 192 * 1024**2
@@ -76,6 +81,19 @@ def pg_bin_dir() -> Path:
     if not (folder / "postgres").exists():
         raise StartError(f"there is no postgres in {folder}: reinstall 'butai[up]', or set BUTAI_DATABASE_URL")
     return folder
+
+
+def refusal(port: int) -> str:
+    """Begins a connection, as libpq's PQping does. Returns why the server does not take it yet; empty when it does."""
+    user = b"user\0butai\0database\0butai\0\0"
+    message = struct.pack("!II", len(user) + 8, _PROTOCOL) + user
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(message)
+            answer = connection.recv(1024)
+    except OSError as error:
+        return str(error)
+    return "it takes no connections yet" if not answer or _CANNOT_CONNECT_NOW in answer else ""
 
 
 class EmbeddedPostgres(EmbeddedServer[str]):
@@ -160,7 +178,9 @@ class EmbeddedPostgres(EmbeddedServer[str]):
         lines = self._pid_file_lines()
         if len(lines) < 8 or self._child is None or lines[0] != str(self._child.pid):
             return "no word yet"
-        return "" if lines[7].strip() == "ready" else lines[7].strip()
+        state = lines[7].strip()
+        # Once in thousands of starts, the first connection after that word was refused: "the database system is starting up".
+        return state if state != "ready" else refusal(self.port)
 
     def _end(self, child: Child, *, fast: bool) -> None:
         """Stops the server; `fast` leaves the checkpoint to the next start."""
