@@ -64,7 +64,7 @@ class Writer:
         self._filling: Part = tools.memory.take()
         self._kept = row.upload_offset - self._received_in_parts()
         """Bytes before `_filling` that are in pieces; 0 once they have been read into it."""
-        self._sending: asyncio.Task[None] | None = None
+        self._sending: tuple[Part, asyncio.Task[None]] | None = None
         self._head = head if row.upload_offset < HEAD_BYTES else None
         """The file's beginning, until it has been checked; None afterwards."""
 
@@ -78,10 +78,13 @@ class Writer:
         try:
             await self._take(chunks, key)
         finally:
-            if self._sending is not None:
-                self._sending.cancel()
-                await asyncio.gather(self._sending, return_exceptions=True)
             self._tools.memory.give(self._filling)
+            if self._sending is not None:
+                part, task = self._sending
+                task.cancel()
+                # Not in the task itself: a task that is cancelled before it starts never runs its `finally`.
+                task.add_done_callback(lambda _: self._tools.memory.give(part))
+                await asyncio.gather(task, return_exceptions=True)
 
     @property
     def taken(self) -> int:
@@ -151,17 +154,18 @@ class Writer:
         part, self._filling = self._filling, self._tools.memory.take()
         received = self._received_in_parts() + len(part)
         digest = self._digest.copy() if self._digest is not None else None
-        self._sending = asyncio.create_task(self._store(part, received, digest))
-        # Not in the task itself: a task that is cancelled before it starts never runs its `finally`.
-        self._sending.add_done_callback(lambda _: self._tools.memory.give(part))
+        self._sending = part, asyncio.create_task(self._store(part, received, digest))
 
     def _received_in_parts(self) -> int:
         return sum(size for _, _, size in self.parts)
 
     async def _sent(self) -> None:
         if self._sending is not None:
-            sending, self._sending = self._sending, None
-            await sending
+            part, task = self._sending
+            await task
+            # Before the next one is taken: a callback of the task may run later, and an upload would have a third part.
+            self._sending = None
+            self._tools.memory.give(part)
 
     async def _store(self, part: Part, offset: int, digest: Digest | None) -> None:
         number = await self._reserve()
