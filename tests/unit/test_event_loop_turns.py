@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from butai.web.event_loop_turns import EventLoopTurns
+from butai.web.event_loop_turns import ALONE_SECONDS, EventLoopTurns
 
 STEPS = 40
 
@@ -54,8 +54,8 @@ async def test_a_step_waits_for_one_of_each_other_address() -> None:
     await ask(bare, *asked)
     await ask(EventLoopTurns(shared), *asked)
     assert bare.between("192.0.2.2") == 40
-    # At the begin, those who came before another address was known of have run a step each.
-    assert Application.between(_later(shared), "192.0.2.2") <= 4
+    # At the beginning, those who came before another address was known of have run a step each.
+    assert _later(shared).between("192.0.2.2") <= 4
     assert len(shared.ran) == len(bare.ran) == len(asked) * STEPS
     assert len(shared.ended) == len(asked)
 
@@ -79,6 +79,24 @@ async def test_one_address_alone_waits_for_nothing() -> None:
     await ask(EventLoopTurns(application), *["192.0.2.1"] * 20)
     await counting
     assert passes <= STEPS + 5
+
+
+async def test_a_long_request_has_its_turns_as_long_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    application, now = Application(), 0.0
+
+    def time() -> float:
+        nonlocal now
+        now += ALONE_SECONDS / 20
+        return now
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", time)
+    app = EventLoopTurns(application)
+    # It began long before the others, who go on asking: none of its requests is new.
+    long = asyncio.create_task(ask(app, "192.0.2.2"))
+    while not long.done():
+        await ask(app, *["192.0.2.1"] * 20)
+    assert now > 3 * ALONE_SECONDS
+    assert _later(application).between("192.0.2.2") <= 3
 
 
 async def test_addresses_of_one_network_have_one_turn() -> None:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from butai.web.connections import ALWAYS, one_client
 
 ALONE_SECONDS = 1.0
-"""Seconds after which an address that asked for nothing more is not waited for."""
+"""Seconds without a step, after which an address counts as one that asks for nothing."""
 
 
 @dataclass(slots=True)
@@ -43,23 +43,28 @@ class EventLoopTurns:
             await self.app(scope, receive, send)
             return
         address = one_client((scope.get("client") or ("",))[0])
-        now = asyncio.get_running_loop().time()
-        if address != self._latest:
-            if now < self._latest_at + ALONE_SECONDS:
-                self._shared_until = now + ALONE_SECONDS
-            self._latest = address
-        self._latest_at = now
         handling = self.app(scope, receive, send)
         if scope["path"] == ALWAYS:
+            self._is_shared(address)
             await handling
         else:
             await _Steps(handling, self, address)
 
+    def _is_shared(self, name: str) -> bool:
+        """Notes a step of an address. Returns whether another one had a step within `ALONE_SECONDS`."""
+        now = asyncio.get_running_loop().time()
+        if name != self._latest:
+            if now < self._latest_at + ALONE_SECONDS:
+                self._shared_until = now + ALONE_SECONDS
+            self._latest = name
+        self._latest_at = now
+        return now < self._shared_until
+
     def turn(self, name: str) -> asyncio.Future[None] | None:
         """None when a step of an address may run in this pass, else what is done when it may."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._shared_until:
+        if not self._is_shared(name):
             return None
+        loop = asyncio.get_running_loop()
         if not self._pass_noted:
             self._pass_noted = True
             loop.call_soon(self._next_pass)
