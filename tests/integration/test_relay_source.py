@@ -245,12 +245,13 @@ async def test_a_picture_that_stands_still_is_live_while_sound_comes(
 async def test_many_changes_of_scene_are_followed_from_one_stay_to_the_next(
     server: EmbeddedLiveKit, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "SUBSCRIPTIONS", 4)
+    monkeypatch.setattr(source, "SUBSCRIPTIONS", 2)
     name = f"room-{request.node.name}"
     async with rooms(server.livekit) as client:
         await client.room.create_room(api.CreateRoomRequest(name=name, empty_timeout=60, sync_streams=True))
     spare = token(server.livekit, name, "relay-spare", relay=True)
-    async with watching(server, request, spare_token=spare) as watched:
+    timing = RelayTiming(succeed_within=3)
+    async with watching(server, request, spare_token=spare, timing=timing) as watched:
         host = await watched.host()
         await watched.phase("live")
         await watched.moves()

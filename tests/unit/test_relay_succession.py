@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -35,13 +36,16 @@ class FakeRoom:
 
     def __init__(self, *_: Any, active: bool) -> None:
         self.active, self.ready, self.closed, self.subscriptions = active, False, False, 0
-        self.token, self.fails = "", False
+        self.token, self.fails, self.refuses = "", False, dict[str, asyncio.Event]()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def join(self, token: str) -> None:
         self.token = token
         if self.fails:
             raise JoinError(Code.LIVEKIT_UNREACHABLE, "no connection")
+        if token in self.refuses:
+            await self.refuses[token].wait()
+            raise JoinError(Code.LIVEKIT_UNAUTHORIZED, "the server refused the token")
 
     async def received(self) -> Received:
         return Received(0, 0)
@@ -57,6 +61,8 @@ class Stays:
         timing = replace(TIMING, succeed_within=succeed_within)
         self.all: list[FakeRoom] = []
         self.fail = self.ready = False
+        self.refuse: dict[str, asyncio.Event] = {}
+        """Tokens that the server refuses, each once its event is set."""
         monkeypatch.setattr(module, "JoinedRoom", self._make)
         configure = ConfigureLine("b1", "ws://127.0.0.1:9", "main", "host", PRESET, timing=timing, spare_token=spare)
         self.said: list[SourceLine] = []
@@ -66,16 +72,27 @@ class Stays:
     def _make(self, *given: Any, active: bool) -> FakeRoom:
         self.all.append(FakeRoom(*given, active=active))
         self.all[-1].fails, self.all[-1].ready = self.fail, self.ready and not active
+        self.all[-1].refuses = self.refuse
         return self.all[-1]
 
     @property
     def active(self) -> list[FakeRoom]:
         return [one for one in self.all if one.active]
 
+    @property
+    def tokens(self) -> list[str]:
+        """The token of each join."""
+        return [one.token for one in self.all if one.token]
+
+    def refuse_now(self, *tokens: str) -> None:
+        for token in tokens:
+            self.refuse[token] = asyncio.Event()
+            self.refuse[token].set()
+
     async def wear_out(self, stay: FakeRoom) -> FakeRoom:
-        """Makes a stay have had many subscriptions, and returns the one that begins beside it."""
+        """Makes a stay have had many subscriptions besides the one to its picture, and returns the one that begins beside it."""
         count = len(self.all)
-        stay.subscriptions = SUBSCRIPTIONS
+        stay.subscriptions = SUBSCRIPTIONS + 1
         await until(lambda: len(self.all) > count)
         return self.all[-1]
 
@@ -98,10 +115,10 @@ async def stays(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., 
 
 
 async def test_a_new_stay_takes_over_once_everything_is_received_there(stays: Callable[..., Stays]) -> None:
-    show = stays()
+    show = stays(succeed_within=0.5)
     await until(lambda: bool(show.all))
     first = show.all[0]
-    first.subscriptions = SUBSCRIPTIONS - 1
+    first.subscriptions = SUBSCRIPTIONS
     await asyncio.sleep(0.05)
     assert len(show.all) == 1
     second = await show.wear_out(first)
@@ -138,6 +155,28 @@ async def test_a_new_stay_that_fails_or_shows_nothing_leaves_the_old_one_and_is_
     assert len(show.active) == 1
 
 
+async def test_tracks_that_are_there_from_the_beginning_wear_no_stay_out(stays: Callable[..., Stays]) -> None:
+    show = stays()
+    await until(lambda: bool(show.all))
+    first = show.all[0]
+    sounds = frozenset(f"a{number}" for number in range(SUBSCRIPTIONS))
+    first.choice, first.subscriptions = Choice("v", sounds, shown=True, heard=True), 1 + SUBSCRIPTIONS
+    await asyncio.sleep(0.05)
+    assert len(show.all) == 1
+    first.subscriptions += SUBSCRIPTIONS
+    await until(lambda: len(show.all) == 2)
+
+
+async def test_a_new_stay_that_is_worn_at_once_lasts_for_a_while(stays: Callable[..., Stays]) -> None:
+    show = stays(succeed_within=0.3)
+    await until(lambda: bool(show.all))
+    began = time.monotonic()
+    second = await show.wear_out(show.all[0])
+    second.subscriptions, second.ready = 2 * SUBSCRIPTIONS, True
+    await until(lambda: len(show.all) == 3)
+    assert time.monotonic() - began >= 0.3
+
+
 async def test_without_a_second_identity_the_relay_stays(stays: Callable[..., Stays]) -> None:
     show = stays("")
     await until(lambda: bool(show.all))
@@ -156,6 +195,48 @@ async def test_a_stay_that_ends_takes_the_new_one_with_it(stays: Callable[..., S
     show.all[0].ended.set_result("SERVER_SHUTDOWN")
     await until(lambda: second.closed and len(show.all) > 2 and bool(show.all[-1].token))
     assert show.all[-1].token == "main" and show.all[-1].active
+
+
+async def test_an_outage_costs_no_token(stays: Callable[..., Stays]) -> None:
+    show = stays()
+    await until(lambda: show.tokens == ["main"])
+    show.source.renew_token("main-2", "spare-2")
+    show.source.renew_token("main-3", "spare-3")
+    show.fail = True
+    show.all[0].ended.set_result("SERVER_SHUTDOWN")
+    await until(lambda: len(show.tokens) > 4)
+    show.fail = False
+    assert set(show.tokens[1:]) == {"main-3"}
+
+
+async def test_a_token_that_is_refused_gives_way_to_the_one_before_it(stays: Callable[..., Stays]) -> None:
+    show = stays()
+    await until(lambda: show.tokens == ["main"])
+    show.source.renew_token("main-2")
+    show.source.renew_token("main-3")
+    show.refuse_now("main", "main-2", "main-3")
+    show.all[0].ended.set_result("SERVER_SHUTDOWN")
+    await until(lambda: len(show.tokens) > 5)
+    assert show.tokens[1:6] == ["main-3", "main-2", "main", "main", "main"]
+    # The one that comes next is used at once.
+    show.source.renew_token("main-4")
+    await until(lambda: show.tokens[-1] == "main-4")
+
+
+async def test_a_token_that_comes_while_another_is_refused_takes_its_place(stays: Callable[..., Stays]) -> None:
+    show = stays()
+    await until(lambda: bool(show.all))
+    second = await show.wear_out(show.all[0])
+    second.ready = True
+    await until(lambda: show.all[0].closed)
+    show.refuse["spare"] = asyncio.Event()
+    second.ended.set_result("SERVER_SHUTDOWN")
+    await until(lambda: show.tokens == ["main", "spare", "spare"])
+    show.source.renew_token("main-2", "spare-2")
+    show.refuse_now("spare-2")
+    show.refuse["spare"].set()
+    await until(lambda: len(show.tokens) > 5)
+    assert set(show.tokens[3:]) == {"spare-2"}
 
 
 def test_both_identities_of_a_relay_are_those_of_an_engine() -> None:

@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 
 SUBSCRIPTIONS = 12
-"""Subscriptions of one stay, after which the relay joins again. In rooms with `sync_streams` LiveKit gives each subscription
-a media section of its own, which stays: 50 of them took 300 MiB and more than a core."""
+"""Subscriptions of one stay to tracks that are gone, after which the relay joins again. In rooms with `sync_streams` LiveKit
+gives each subscription a media section of its own, which stays: 50 of them took 300 MiB and more than a core."""
 
 FINAL = ("ROOM_DELETED",)
 """LiveKit's reasons that end the source. Not `ROOM_CLOSED`: an empty room closes 20 s after its host left, who may
@@ -97,20 +97,24 @@ class HostSource:
         """Sets the tokens of the next joins: one for each identity."""
         self._seats[0].append(token)
         if spare:
-            self._seats[1:] = [[*(self._seats[1] if len(self._seats) > 1 else []), spare]]
+            if len(self._seats) < 2:
+                self._seats.append([])
+            self._seats[1].append(spare)
 
     async def run(self) -> None:
         """Returns when the source has `ended` or `failed`."""
         begun, delay, joined = time.monotonic(), self._timing.join_delay, False
         while True:
             room, tokens = self._make_room(active=True), self._seats[self._seat]
+            used = tokens[-1]
             try:
-                await room.join(tokens[-1])
+                await room.join(used)
             except JoinError as error:
                 await room.close()
                 log.warning("room.not_joined", code=error.code, detail=error.detail)
-                # Another server may refuse the token that the last one gave: use the first token next.
-                tokens[:] = tokens[:1] + tokens[1:-1]
+                # Another server may refuse the token that the last one gave: use the one before it next.
+                if error.code == Code.LIVEKIT_UNAUTHORIZED and len(tokens) > 1:
+                    tokens.remove(used)
                 # The controller makes a missing room again.
                 self._room_missing = error.code == Code.ROOM_NOT_FOUND and self._configure.room_made
                 if self._room_missing:
@@ -184,14 +188,16 @@ class HostSource:
             reconnecting_since = (reconnecting_since or now) if room.reconnecting else None
             if room.stale or (reconnecting_since is not None and now - reconnecting_since > self._timing.reconnect_for):
                 return "RECONNECTING"
-            self._succeed(room, now)
+            self._succeed(room, now, choice)
 
-    def _succeed(self, room: JoinedRoom, now: float) -> None:
+    def _succeed(self, room: JoinedRoom, now: float, choice: Choice) -> None:
         """Joins a second time, beside a stay that has had many subscriptions, and goes on there once all is received there: what
         goes out has no gap."""
         successor = self._successor
         if successor is None:
-            worn = room.subscriptions >= SUBSCRIPTIONS and now >= self._succeed_at
+            # A new stay subscribes to the tracks that are there, too.
+            spent = room.subscriptions - len(choice.sounds) - (choice.picture is not None)
+            worn = spent >= SUBSCRIPTIONS and now >= self._succeed_at
             if worn and len(self._seats) > 1 and not room.reconnecting:
                 token = self._seats[1 - self._seat][-1]
                 self._successor = _Successor(self._make_room(active=False), token, now + self._timing.succeed_within)
@@ -206,7 +212,7 @@ class HostSource:
             # In one step of the event loop, so that each picture and each sound goes out once.
             room.active, successor.room.active = False, True
             self._room, self._successor, self._seat = successor.room, None, 1 - self._seat
-            self._counted_at = -math.inf
+            self._counted_at, self._succeed_at = -math.inf, now + self._timing.succeed_within
             self._close_later(room)
 
     def _close_later(self, closed: JoinedRoom | _Successor) -> None:
