@@ -139,6 +139,24 @@ async def test_a_retry_of_the_environments_default_takes_what_the_host_has_saved
     ]
 
 
+@pytest.mark.parametrize("state", ["live", "starting", "stopping"])
+async def test_a_retry_of_what_is_on_air_leaves_what_it_aims_at(
+    live_settings: Settings, database: Database, state: str
+) -> None:
+    live = live_settings.live.model_copy(update={"twitch_stream_key": SecretStr("canary-environment-2c77")})
+    async with serving(replace(live_settings, live=live)) as api:
+        await make_room(api)
+        output = (await go_live(api, platforms="twitch"))["outputs"][0]["id"]
+        await sql(database, f"UPDATE outputs SET state = '{state}', key_live_at = now()")
+        before = await sql(database, "SELECT destination_id, label, ingest_url, sealed_key, key_live_at FROM outputs")
+        await save(api, platform="twitch")
+        assert (await api.call("POST", f"/api/live/outputs/{output}/retry", "alice"))[0] == 200
+    assert before == await sql(
+        database, "SELECT destination_id, label, ingest_url, sealed_key, key_live_at FROM outputs"
+    )
+    assert await sql(database, "SELECT 1 FROM live_events WHERE event = 'output.destination_changed'") == []
+
+
 async def test_only_the_host_may(api: Api) -> None:
     host = bearer((await make_room(api))["host_token"])
     await make_room(api, "bobs", "bob")

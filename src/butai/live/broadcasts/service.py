@@ -35,6 +35,7 @@ from butai.live.broadcasts import idempotency
 from butai.live.broadcasts.full import check_capacity
 from butai.live.broadcasts.wanted import (
     aim,
+    awaits_attempt,
     can_be_retried,
     is_wanted,
     new_output,
@@ -165,7 +166,7 @@ async def retry_output(stage: Stage, caller: Caller, origin: Origin, output_id: 
             raise NotLive
         if output.error_code == Code.NO_DESTINATION:
             await _find_target(session, stage, room, broadcast, output)
-        elif output.destination_id is None:
+        elif output.destination_id is None and awaits_attempt(output):
             await _take_saved(session, stage, origin, room, broadcast, output)
         want_retry(output)
         audit.add_event(session, broadcast, "output.retry_asked", origin, output=output)

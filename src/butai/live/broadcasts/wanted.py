@@ -86,6 +86,11 @@ def want_retry(output: Output) -> None:
     output.wanted, output.retry_asked_at = OutputWanted.ON, func.now()
 
 
+def awaits_attempt(output: Output) -> bool:
+    """Whether no attempt of the output is under way, and another one may follow: what it aims at may change."""
+    return output.state in (OutputState.PENDING, OutputState.FAILED) or output.next_attempt_at is not None
+
+
 def can_be_retried(broadcast: Broadcast, output: Output) -> bool:
     """Whether the broadcast is still wanted on air, and the output has not ended."""
     return is_wanted(broadcast) and output.state != OutputState.ENDED
