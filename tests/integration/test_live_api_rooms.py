@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
 from livekit import api as livekit_api
@@ -16,6 +17,7 @@ from butai.config import LiveKitSettings, Settings
 from butai.database import Database
 from butai.live.projects import Projects
 from butai.live.rooms import idle
+from butai.live.tokens import Tokens, engine_identity
 from tests.conftest import Api, serving
 from tests.embedded_servers import livekit_server, livekit_settings
 from tests.live_api import ROOM, SECRET, bearer, go_live, make_room, save, sql
@@ -125,6 +127,12 @@ async def test_idle_rooms_of_ours_are_deleted_at_livekit_and_no_others(
             )
             for name in ("used", "onair"):
                 assert not await idle._delete(database, projects, "default", name)
+        # A broadcast may have begun since, and its engine, which is hidden, have joined before its host.
+        await sql(database, "UPDATE broadcasts SET ended_at = now(), wanted = 'off_air'")
+        engine = Tokens(projects).for_egress("default", "onair", engine_identity(uuid4()))
+        async with Member(livekit.url, engine):
+            await sql(database, "UPDATE rooms SET idle_since = now() - interval '2 h' WHERE room_id = 'onair'")
+            assert not await idle._delete(database, projects, "default", "onair")
         assert await at_livekit() == set(names) - {"idle"}
         # It is its owner's as before.
         await make_room(api, "idle")

@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import structlog
 from livekit import api
-from livekit.protocol.models import ParticipantInfo
 from sqlalchemy import exists, func, select, update
 
 from butai.database import Database
@@ -18,7 +17,6 @@ from butai.errors import ButaiError
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
 from butai.live.models import Broadcast, Room
 from butai.live.projects import Projects
-from butai.live.tokens import is_engines
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +68,7 @@ async def _note(database: Database, project: str, empty: list[str]) -> list[str]
 
 
 async def _delete(database: Database, projects: Projects, project: str, room_id: str) -> bool:
-    """Deletes one room unless it is used by now. A broadcast that begins meanwhile has it made again."""
+    """Deletes one room unless it is used by now. A broadcast whose engine joins after that has it made again."""
     async with database.transaction() as session:
         room = await session.get(Room, room_id, with_for_update=True)
         if room is None or room.idle_since is None:
@@ -80,9 +78,10 @@ async def _delete(database: Database, projects: Projects, project: str, room_id:
             return False
     async with livekit_client(projects, project, _TIMEOUT) as livekit:
         try:
-            # LiveKit's list may say that no participant is there (seen after its Redis had lost its data).
+            # LiveKit's list may say that no participant is there (seen after its Redis had lost its data), and leaves out
+            # engines, whose broadcast may just have begun.
             present = await livekit.room.list_participants(api.ListParticipantsRequest(room=room_id))
-            if any(_counts(one) for one in present.participants):
+            if present.participants:
                 return False
             await livekit.room.delete_room(api.DeleteRoomRequest(room=room_id))
         except api.TwirpError as error:
@@ -91,7 +90,3 @@ async def _delete(database: Database, projects: Projects, project: str, room_id:
             return False
     log.info("room.idle_deleted", room_id=room_id)
     return True
-
-
-def _counts(one: ParticipantInfo) -> bool:
-    return not is_engines(one.identity)
