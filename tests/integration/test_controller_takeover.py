@@ -102,6 +102,21 @@ async def test_leases_that_a_clock_set_back_has_left_for_hours_are_taken(stage: 
     assert (await holder(stage, begins))[1] == 4
 
 
+async def test_a_lease_of_a_controller_with_a_longer_one_stays_with_it(stage: Shows) -> None:
+    long = await stage.begin("rtmp://a/app")
+    await stage.do(
+        "UPDATE broadcasts SET lease_holder = 'slow', lease_until = now() + interval '2 hours', lease_epoch = 3"
+    )
+    await stage.do("INSERT INTO controllers (id, host) VALUES ('slow', 'elsewhere')")
+    other = await stage.begin("rtmp://b/app")
+    async with stage.controller():
+        await stage.reach(other, b="live")
+        assert await holder(stage, long) == ("slow", 3)
+        # Of one from before the clock was set back, nothing is known.
+        await stage.do("UPDATE controllers SET seen_at = now() + interval '1 hour' WHERE id = 'slow'")
+        await stage.reach(long, a="live")
+
+
 @pytest.mark.parametrize("by", [7200.0, -7200.0], ids=["forwards", "back"])
 async def test_a_postgres_whose_clock_is_set_ends_and_delays_nothing(
     stage: Shows, by: float, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,7 @@ from butai.errors import Code, DatabaseUnavailable
 from butai.jobs.figures import JOBS, WORKERS
 from butai.jobs.queue import QUEUES
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client
-from butai.live.reconcile.controllers import SILENT_AFTER
+from butai.live.reconcile.controllers import RUNNING
 from butai.live.stage import Stage
 from butai.operations.schemas import FiguresOut, HealthOut, PartDetailOut, PartName, PartOut, PartState
 from butai.operations.shared_answer import SharedAnswer
@@ -44,7 +44,7 @@ SILENT_WORKER = 9
 
 _PROCESSES: LiteralString = f"""
 SELECT {WORKERS},
-       (SELECT count(*) FROM controllers WHERE seen_at > now() - make_interval(secs => %(controller)s)) AS controllers,
+       (SELECT count(*) FROM controllers AS c WHERE {RUNNING}) AS controllers,
        (SELECT extract(epoch FROM now() - max(seen_at))::float8 FROM controllers) AS controller_seconds,
        EXISTS (SELECT 1 FROM broadcasts WHERE ended_at IS NULL AND waiting_since IS NOT NULL) AS without_capacity,
        (SELECT max(ended_at) FROM patrol_runs
@@ -171,7 +171,7 @@ class Health:
 
     async def _processes(self) -> dict[str, Any]:
         stale = self._settings.alerts.stale_hours
-        asked = {"worker": SILENT_WORKER, "queues": len(QUEUES), "controller": SILENT_AFTER, "stale": stale}
+        asked = {"worker": SILENT_WORKER, "queues": len(QUEUES), "stale": stale}
         return await self._row(_PROCESSES, asked)
 
     async def _egress(self) -> dict[str, dict[str, Any]]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
 
 from butai.database import Connection
 from butai.live.reconcile.capacity import UNKNOWN_COST
 
-SILENT_AFTER = 15
-"""Seconds without a heartbeat, of which there is one each 5, after which a controller does not count."""
-
-RUNNING = f"c.seen_at > now() - interval '{SILENT_AFTER} seconds'"
-"""Controllers `c` that run."""
+RUNNING: LiteralString = "c.seen_at BETWEEN now() - interval '15 seconds' AND now() + interval '5 seconds'"
+"""Controllers `c` that run: there is a heartbeat each 5 s. One from later is from before Postgres's clock was set back."""
 
 
 def used_cores(costs: str) -> str:

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from butai.database import Connection, Database
 from butai.live.reconcile.capacity import Capacity
+from butai.live.reconcile.controllers import RUNNING
 from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease
 
@@ -26,11 +27,15 @@ BATCH = 50
 def free(seconds: LiteralString) -> LiteralString:
     """A condition: broadcasts `b` that no controller holds. `seconds`: the placeholder for a lease's duration.
 
-    A lease that ends later than any could is from before Postgres's clock was set back, and of a holder that renews it no
-    more: a living one renews it within a third of its duration."""
+    A lease that ends later than any could is from before Postgres's clock was set back, or of a controller with a longer
+    duration, which runs."""
     return (
         "b.ended_at IS NULL AND (b.lease_until IS NULL OR b.lease_until < now() "
-        "OR b.lease_until > now() + 2 * make_interval(secs => " + seconds + "))"
+        "OR b.lease_until > now() + 2 * make_interval(secs => "
+        + seconds
+        + ") AND NOT EXISTS (SELECT 1 FROM controllers AS c WHERE c.id = b.lease_holder AND "
+        + RUNNING
+        + "))"
     )
 
 
