@@ -194,6 +194,11 @@ def test_until_resumed_engines_are_measured_costs_count_as_high_as_they_can_be()
     capacity = Capacity(2.0, TABLE)
     assert capacity.machine().costs == capacity.costs == TABLE
     assert capacity.machine(resumed=True).costs == {key: round(cost * MOST_RATIO, 4) for key, cost in TABLE.items()}
+    # Peers that have only begun to measure know no better.
+    unmeasured = Machine(2.0, dict(TABLE), "all")
+    assert capacity.machine([unmeasured], resumed=True).costs == capacity.machine(resumed=True).costs
+    doubled = {key: 2 * cost for key, cost in TABLE.items()}
+    assert capacity.machine([unmeasured, Machine(2.0, doubled, "all")], resumed=True).costs == doubled
     # What is said to others is not: a start is taken, and begins a few seconds later.
     assert capacity.costs == TABLE
     watched(capacity, seconds=STEADY_REPORTS)

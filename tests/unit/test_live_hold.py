@@ -85,6 +85,19 @@ def test_a_new_engine_has_only_black_and_holds_again() -> None:
     assert (move.changes["attempt"], move.changes["budget_from"]) == (3, NOW - 30 + 3000)
 
 
+def test_a_budget_begins_no_later_than_now_however_long_it_was_held_before_the_controller() -> None:
+    row, seen = held(OutputState.PENDING)
+    # Held since NOW; another controller took it half an hour later, and counts from there.
+    waiting = output(state=OutputState.RECONNECTING, next_attempt_at=NOW, tries=1, budget_from=NOW + 1800)
+    row = replace(row, outputs=(waiting,), source_phase="live", source_ready=True, engine_ref="r2")
+    seen.engine_running("r2", NOW + 1800)
+    seen.ordered_configuration()
+    seen.record(SourceReport("live", NOW + 3600, told_ready=True))
+    (move,) = plan(row, seen.snapshot(), NOW + 3600, POLICY).writes
+    assert isinstance(move, Move)
+    assert move.changes["budget_from"] == NOW + 3600
+
+
 def test_a_picture_after_sound_is_news_once() -> None:
     seen = running()
     assert seen.record(SourceReport("live", NOW, told_ready=False))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from butai.config import LiveSettings, RetrySettings
 from butai.errors import Code
 from butai.live.reconcile.retry import (
+    OF_OUR_ENGINE,
     ONCE,
     PERMANENT,
     Budget,
@@ -190,6 +191,13 @@ def test_a_long_life_ends_a_row_of_short_ones() -> None:
     assert after_long.budget == Budget(1, 1100.0, short_lives=0)
     never_live = fail(settings, Code.DESTINATION_UNREACHABLE, 1100.0, spent, attempt_started_at=1099.0)
     assert never_live.budget.short_lives == 6
+
+
+@pytest.mark.parametrize("code", sorted(OF_OUR_ENGINE))
+def test_the_platform_is_not_counted_what_our_engine_failed_at(code: Code) -> None:
+    settings, spent = LiveSettings().twitch_retry, Budget(2, 900.0, short_lives=2)
+    failed = fail(settings, code, 1010.0, spent, attempt_started_at=1000.0, last_live_at=1010.0)
+    assert failed.budget.short_lives == 2
 
 
 @pytest.mark.parametrize("code", [Code.ALREADY_PUBLISHING, *sorted(ONCE - {Code.KEY_REJECTED})])

@@ -56,9 +56,9 @@ class Room(Model):
     look after that."""
     closed_at: Mapped[datetime | None]
     given_up_at: Mapped[datetime | None]
+    """A room that was given up is closed for good; its name is not free again."""
     idle_since: Mapped[datetime | None]
     """Since when it exists at LiveKit without a participant and without a broadcast (`rooms.idle`)."""
-    """A room that was given up is closed for good; its name is not free again."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

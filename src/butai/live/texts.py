@@ -24,7 +24,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "This account is suspended.",
         "Contact an operator of this service.",
         "该账号已被停用。",
-        "请联系本服务的管理员。",
+        "请联系本服务的运维人员。",
     ),
     Code.ALREADY_LIVE: (
         "This room is already live.",
@@ -108,7 +108,7 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "The streaming engine could not start.",
         "It is retried automatically. If it lasts, tell an operator.",
         "推流引擎无法启动。",
-        "系统会自动重试。如果持续，请联系管理员。",
+        "系统会自动重试。如果持续，请联系运维人员。",
     ),
     Code.EGRESS_LOST: (
         "The streaming engine was lost.",
@@ -129,10 +129,10 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "系统会再试一次，之后请手动重试。",
     ),
     Code.NO_MEDIA: (
-        "The studio sends no picture.",
-        "Turn on your avatar or camera in the studio. The stream starts, or goes on, with the picture.",
-        "没有收到演播室的画面。",
-        "请在演播室打开虚拟形象或摄像头；收到画面后即开始或继续推流。",
+        "The studio sends no picture or sound.",
+        "Turn on your avatar or camera in the studio (for sound alone, the microphone). If the stream has ended, go live again.",
+        "没有收到演播室的画面或声音。",
+        "请在演播室打开虚拟形象或摄像头（仅推送声音时打开麦克风）。如果直播已结束，请重新开播。",
     ),
     Code.MEDIA_ENCRYPTED: (
         "The room's video or audio is end-to-end encrypted, so it cannot be streamed.",
@@ -168,19 +168,19 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "The media server refuses this service.",
         "Tell an operator: the LiveKit key or secret is wrong.",
         "媒体服务器拒绝了本服务。",
-        "请联系管理员：LiveKit 的密钥有误。",
+        "请联系运维人员：LiveKit 的密钥有误。",
     ),
     Code.LIVEKIT_UNREACHABLE: (
         "The media server cannot be reached.",
         "It is retried automatically. If it lasts, tell an operator.",
         "无法连接媒体服务器。",
-        "系统会自动重试。如果持续，请联系管理员。",
+        "系统会自动重试。如果持续，请联系运维人员。",
     ),
     Code.INTERNAL: (
         "Something went wrong here.",
         "It is retried automatically. If it lasts, tell an operator.",
         "服务内部出现错误。",
-        "系统会自动重试。如果持续，请联系管理员。",
+        "系统会自动重试。如果持续，请联系运维人员。",
     ),
     Code.NO_CAPACITY: (
         "All streaming machines are full.",

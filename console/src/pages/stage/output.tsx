@@ -58,7 +58,7 @@ export function Output({
   const { error } = output;
   const code = error?.cause?.code ?? error?.code ?? "";
   const badKey =
-    ["key_rejected", "invalid_destination", "redirected"].includes(code) ||
+    ["key_rejected", "invalid_destination", "login_required", "redirected"].includes(code) ||
     // A key that worked may have been renewed at the platform since.
     (output.state === "error" && ["destination_closed", "already_publishing"].includes(code));
   return (

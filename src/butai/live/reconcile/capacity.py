@@ -213,9 +213,11 @@ class Capacity:
         without any, and when it has `resumed` engines, by the highest that there can be.
         """
         costs = self.costs
-        if not self.measured and peers:
+        # A peer that has not measured either says what the table says.
+        known = [peer for peer in peers if peer.costs != self._costs_at(1.0)]
+        if not self.measured and known:
             costs = {
-                key: max((peer.costs[key] for peer in peers if key in peer.costs), default=cost)
+                key: max((peer.costs[key] for peer in known if key in peer.costs), default=cost)
                 for key, cost in costs.items()
             }
         elif not self.measured and resumed:

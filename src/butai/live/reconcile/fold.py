@@ -61,7 +61,12 @@ def _broadcast_changes(
                 "engine_next_at": None,
             }
         case EngineLost():
-            return {"engine_ref": None, "engine_failures": write.failures, "engine_next_at": write.next_at}
+            return {
+                "engine_ref": None,
+                "engine_failures": write.failures,
+                "engine_next_at": write.next_at,
+                "source_ready": False,
+            }
         case EngineHurried():
             return {"engine_next_at": None}
         case SourceChanged():

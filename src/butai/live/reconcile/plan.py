@@ -305,7 +305,7 @@ class _Planner:
                 OutputTrigger.STARTED,
                 self.now,
                 # A held output tries nothing, so the budget's time stands still.
-                budget_from=None if output.budget_from is None else output.budget_from + held_for,
+                budget_from=None if output.budget_from is None else min(output.budget_from + held_for, self.now),
                 # Higher than the engine's newest, in case the tables were restored from an older copy.
                 attempt=max(output.attempt, latest.attempt if latest else 0) + 1,
                 attempt_started_at=self.now,

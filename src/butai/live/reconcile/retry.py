@@ -36,6 +36,9 @@ ONCE = frozenset({Code.KEY_REJECTED, Code.TLS_FAILED, Code.EGRESS_START_TIMEOUT}
 """Codes that may be a temporary fault of the platform: tried once more, and final when they occur twice in a row. Of a
 key that worked in this broadcast only `key_rejected` is."""
 
+OF_OUR_ENGINE = frozenset({Code.EGRESS_LOST, Code.EGRESS_CRASHED, Code.LIVEKIT_UNREACHABLE})
+"""Failures of which the platform knows nothing: they say nothing of whether it keeps what it accepts."""
+
 UNCOUNTED_SHORT_LIVES = 3
 """Short lives in a row after each of which an output has the tries of the platform's window. After more the platform does
 not keep what it accepts: the waits and the budget are those of any failure."""
@@ -94,7 +97,7 @@ def decide(settings: RetrySettings, failure: Failure, budget: Budget, random: Ra
     if code is Code.EGRESS_UNAVAILABLE:
         return RetryDecision(now + engine_delay(1, random, timing), code, None, budget)
     short_lives = budget.short_lives
-    if failure.lived is not None:
+    if failure.lived is not None and code not in OF_OUR_ENGINE:
         short_lives = 0 if failure.lived >= settings.stable else short_lives + 1
     spent = Budget(budget.tries + 1, now if budget.began is None else budget.began, short_lives)
     if code in PERMANENT or (failure.once and failure.code_before == code):
