@@ -15,6 +15,7 @@ import pytest
 
 from butai.assets import transitions
 from butai.assets.library import assemble
+from butai.assets.moderation import HASH_OBJECT
 from butai.assets.patrol import run as patrolling
 from butai.assets.patrol import tasks
 from butai.assets.patrol.lock import PatrolBusy
@@ -61,6 +62,24 @@ async def test_one_object_is_lost_and_comes_back(studio: Studio) -> None:
     assert await studio.events() == {"lost": 1, "recovered": 1}
     assert await studio.findings() == [("missing", False)]
     assert (await studio.messages())[1:] == [("digest", "Patrol: 1 file recovered")]
+
+
+async def test_one_that_an_operator_has_hidden_is_read_once_it_is_back(studio: Studio) -> None:
+    """Its SHA-256 says whether it has the bytes of a file that was taken down; other files may wait for that."""
+    hidden, down, other, known = await studio.fill(4)
+    await studio.do("UPDATE assets SET public_again = true WHERE id = %s", hidden)
+    await studio.do("UPDATE assets SET taken_down_at = now() WHERE id = %s", down)
+    await studio.do("UPDATE assets SET public_again = true, sha256 = repeat('a', 64) WHERE id = %s", known)
+    for wanted in ("missing", "ready"):
+        await (studio.lose if wanted == "missing" else studio.bring_back)(hidden, down, other, known)
+        await studio.do("UPDATE asset_checks SET due_at = now()")
+        for _ in range(2):
+            await studio.go()
+        assert await studio.statuses() == {wanted: 4}
+    asked = await studio.do(
+        "SELECT args ->> 'asset_id' AS id FROM procrastinate_jobs WHERE task_name = %s", HASH_OBJECT
+    )
+    assert {row["id"] for row in asked} == {str(hidden), str(down)}
 
 
 async def test_a_store_that_answers_as_aws_needs_two_looks_ten_minutes_apart(studio: Studio, proxy: StoreProxy) -> None:

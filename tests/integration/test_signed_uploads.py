@@ -107,7 +107,9 @@ async def test_a_declared_size_bounds_a_body_of_unknown_length(api: Api) -> None
     async def unannounced() -> AsyncIterator[bytes]:
         yield body
 
-    assert await put(api, data["url"], unannounced()) == 413
+    async with api.client.put(URL(data["url"], encoded=True), data=unannounced()) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (413, "file_too_large")
+        assert "reserved for it" in await answer.text()
 
 
 @pytest.mark.store_hangs

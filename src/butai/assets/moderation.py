@@ -108,7 +108,7 @@ async def check_public(session: AsyncSession, asset: Asset) -> None:
         raise TakenDown("An operator has taken these bytes down under another key")
     if held_back:
         asset.visibility, asset.public_again = "private", True
-        await _ask_for_hash(session, asset)
+        await ask_for_hash(session, asset)
 
 
 async def take_down(session: AsyncSession, asset: Asset, reason: str, actor: str | None) -> None:
@@ -119,7 +119,7 @@ async def take_down(session: AsyncSession, asset: Asset, reason: str, actor: str
     asset.taken_down_at = asset.taken_down_at or await session.scalar(select(func.now()))
     asset.taken_down_reason = reason
     await transitions.move(session, asset, AssetTrigger.WITHDRAWN, actor=actor, detail={"reason": reason})
-    await _ask_for_hash(session, asset)
+    await ask_for_hash(session, asset)
     if asset.owner_user_id is None:
         return
     await session.flush()
@@ -132,11 +132,12 @@ async def take_down(session: AsyncSession, asset: Asset, reason: str, actor: str
         Asset.id != asset.id,
     )
     for each in (await session.scalars(waiting)).all():
-        await _ask_for_hash(session, each)
+        await ask_for_hash(session, each)
 
 
-async def _ask_for_hash(session: AsyncSession, asset: Asset) -> None:
-    """For files that were imported, or sent to the store by a signed URL a moment ago."""
+async def ask_for_hash(session: AsyncSession, asset: Asset) -> None:
+    """Enqueues the reading of a file that is there without a SHA-256: one that was imported, or sent to the store by a signed
+    URL a moment ago."""
     if asset.sha256 is None and asset.status == AssetStatus.READY:
         args = {"asset_id": str(asset.id), "object_key": asset.object_key}
         await jobs.enqueue(session, HASH_OBJECT, args, turn=f"{HASH_OBJECT}:{asset.owner_user_id}")

@@ -86,7 +86,7 @@ async def sweep_uploads(context: JobContext, timestamp: int) -> None:
 
 
 async def hash_object(context: JobContext, asset_id: str, object_key: str) -> None:
-    """Reads an object once and writes its SHA-256, for bytes that were sent to the store by a signed URL."""
+    """Reads an object once and writes its SHA-256, for bytes that did not come through this service."""
     library = library_of(context)
     digest = hashlib.sha256()
     try:

@@ -57,7 +57,8 @@ def run() -> None:
             connection.rollback()
             if service and not given:
                 # There was nothing to migrate.
-                grant_to_service(driver, service)
+                with connection.begin():
+                    grant_to_service(driver, service)
         finally:
             connection.rollback()
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})

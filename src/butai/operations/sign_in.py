@@ -158,6 +158,8 @@ async function enter() {
     }
     else if (answer.status === 429) say("Too many wrong codes: wait a minute, then open the link again.",
                                    "错误的登录码过多，请稍候一分钟，再打开该链接。");
+    else if (answer.status >= 500) say("The service cannot sign you in now. Try the link again later, or see what is wrong:",
+                                       "服务暂时无法登录。请稍后再打开该链接，或查看原因：", "butai doctor");
     else say("This link is used or too old. Make a new one in a terminal on this machine:",
              "此链接已使用或已过期。请在本机终端中生成新的链接：");
   } catch {

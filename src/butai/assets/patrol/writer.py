@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.assets import transitions
 from butai.assets.models import Asset
+from butai.assets.moderation import ask_for_hash
 from butai.assets.patrol.finding_states import FindingKind, FindingTrigger
 from butai.assets.patrol.finding_writer import PATROL_ACTOR, open_finding, resolve_findings
 from butai.assets.patrol.probe import ProbedObject
@@ -104,6 +105,9 @@ async def _apply(session: AsyncSession, asset: Asset, each: ProbedObject, run_id
         return AssetTrigger.LOST
     if each.verdict is Verdict.RECOVERED and asset.status == AssetStatus.MISSING:
         await transitions.move(session, asset, AssetTrigger.RECOVERED, actor=PATROL_ACTOR)
+        if asset.public_again or asset.taken_down_at is not None:
+            # What may have the bytes of a file that was taken down stays hidden until both are known.
+            await ask_for_hash(session, asset)
         await resolve_findings(
             session, (FindingKind.MISSING, FindingKind.MISMATCH), [asset.object_key], FindingTrigger.RECOVERED
         )

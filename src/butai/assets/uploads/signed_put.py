@@ -30,6 +30,8 @@ from butai.identity.suspensions import check_not_suspended
 PATH = "/api/s3/presigned-upload"
 
 SIGNATURE = "X-Amz-Signature"
+
+_RESERVED = "which is what was reserved for it: ask for another address with the file's size"
 """The parameter of the signature, named as in a store's URLs, so that filters of logs that know those know this one."""
 
 
@@ -86,7 +88,8 @@ async def receive_put(
                 await quotas.settle(session, tools.settings, user_id, object_key, length)
         # Nothing else bounds a body of unknown length by what was reserved for it.
         most = limit if length is not None or reserved is None else min(limit, reserved)
-        return checked(await store_chunks(tools, attempt, key, chunks, most), key, limit, sha256)
+        why = _RESERVED if most < limit else "the most for this kind"
+        return checked(await store_chunks(tools, attempt, key, chunks, most, why=why), key, limit, sha256)
 
     _, stored = await carry_out(tools, user_id, replace(origin, actor=actors.user(user_id)), attempt, transfer)
     return stored

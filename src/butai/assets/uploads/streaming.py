@@ -161,16 +161,23 @@ async def _lease(tools: UploadTools, attempt: UploadAttempt, lease: timedelta) -
 
 
 async def store_chunks(
-    tools: UploadTools, attempt: UploadAttempt, key: AssetKey | None, chunks: AsyncIterator[bytes], limit: int
+    tools: UploadTools,
+    attempt: UploadAttempt,
+    key: AssetKey | None,
+    chunks: AsyncIterator[bytes],
+    limit: int,
+    *,
+    why: str = "the most for this kind",
 ) -> StoredObject:
-    """Streams the chunks into the attempt's object. Raises `FileTooLarge`, `SignatureMismatch` before all is sent."""
+    """Streams the chunks into the attempt's object. `why`: of the limit, in words. Raises `FileTooLarge`,
+    `SignatureMismatch` before all is sent."""
     outgoing = _Outgoing(tools, attempt, key.format.mime if key else "application/octet-stream")
     size, head, head_checked = 0, b"", False
     try:
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
-                raise FileTooLarge(f"The file is larger than {limit} bytes, the most for this kind")
+                raise FileTooLarge(f"The file is larger than {limit} bytes, {why}")
             if not head_checked:
                 head = (head + chunk[: HEAD_BYTES - len(head)]) if len(head) < HEAD_BYTES else head
                 if len(head) == HEAD_BYTES:

@@ -9,7 +9,8 @@ down_revision = "0024"
 
 
 def upgrade() -> None:
-    """Quick: the columns have constant defaults. Outputs on air count as accepted from when they were first live."""
+    """Quick: the columns have constant defaults; the table is read once. Outputs on air count as accepted from when
+    they were first live."""
     op.execute(
         "ALTER TABLE outputs ADD COLUMN short_lives integer NOT NULL DEFAULT 0, ADD COLUMN key_live_at timestamptz"
     )
