@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+import psutil
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -96,3 +98,34 @@ def livekit_settings(server: EmbeddedLiveKit) -> LiveKitSettings:
     """Settings with which a service reaches this server."""
     made = server.livekit
     return LiveKitSettings(url=made.url, api_key=made.api_key, api_secret=SecretStr(made.api_secret))
+
+
+def ask(url: str, statement: str) -> object:
+    """The first field of the first row; None without a row."""
+    with psycopg.connect(url, connect_timeout=60) as connection:
+        row = connection.execute(statement.encode()).fetchone()
+        return row[0] if row else None
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that still run; a zombie does not."""
+    running = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                running.append(pid)
+    return running
+
+
+def users_of(pids: list[int]) -> set[int]:
+    """Effective user ids of those that still run: the server's own helpers come and go."""
+    users = set[int]()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            users.add(psutil.Process(pid).uids().effective)
+    return users
+
+
+def family(pid: int) -> list[int]:
+    """All that a process has started, and what these have."""
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
