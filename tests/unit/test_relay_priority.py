@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -90,6 +91,42 @@ def test_a_session_that_it_leads_is_lowered_too(monkeypatch: pytest.MonkeyPatch,
     group.unlink()
     with low_priority():
         assert not group.exists()
+
+
+class BusyGroup:
+    """A group that takes a change only after some that the system refused, since another process made one just before."""
+
+    def __init__(self, nice: int, refusals: int) -> None:
+        self.nice, self.refusals, self.left = nice, refusals, 0
+
+    def read_text(self) -> str:
+        return f"/autogroup-25 nice {self.nice}\n"
+
+    def write_text(self, text: str) -> None:
+        if self.left:
+            self.left -= 1
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        self.nice, self.left = int(text), self.refusals
+
+
+def test_a_group_is_set_back_in_the_end_where_others_change_theirs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses = list[float]()
+    monkeypatch.setattr(priority.os, "getsid", lambda _: os.getpid())
+    monkeypatch.setattr(priority.time, "sleep", pauses.append)
+    group = BusyGroup(0, refusals=9)
+    monkeypatch.setattr(priority, "GROUP", group)
+    with low_priority():
+        assert group.nice == STEPS
+    assert group.nice == 0 and not caplog.messages
+    # Those that were refused together try again at moments of their own.
+    assert len(set(pauses)) == len(pauses) == 9 and 0 < min(pauses) <= max(pauses) <= priority.GROUP_PAUSE
+    group = BusyGroup(0, refusals=1000)
+    monkeypatch.setattr(priority, "GROUP", group)
+    with low_priority():
+        pass
+    assert group.nice == STEPS and len(caplog.messages) == 1
 
 
 PROGRAM = """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Generator
@@ -17,8 +19,14 @@ GROUP = Path("/proc/self/autogroup")
 group alone."""
 
 GROUP_PAUSE = 0.15
-"""Seconds between two changes of a group. Linux takes ten a second from other users than root
-(proc_sched_autogroup_set_nice)."""
+"""Most seconds between two tries to set a group back. Linux takes ten changes a second from all users but root together, of
+all groups of the machine (proc_sched_autogroup_set_nice)."""
+
+GROUP_TRIES = 30
+"""Tries to set a group back: relays that started together do so at the same moment."""
+
+log = logging.getLogger(__name__)
+"""Not structlog's, which is not loaded yet, or not set up."""
 
 
 @contextlib.contextmanager
@@ -72,9 +80,15 @@ def _low_group() -> Generator[None]:
     try:
         yield
     finally:
-        if not _set_group(usual):
-            time.sleep(GROUP_PAUSE)
-            _set_group(usual)
+        _set_group_back(usual)
+
+
+def _set_group_back(usual: int) -> None:
+    for _ in range(GROUP_TRIES):
+        if _set_group(usual):
+            return
+        time.sleep(random.uniform(0.02, GROUP_PAUSE))  # noqa: S311 - spreads the tries, keeps no secret
+    log.warning("The priority of this relay stays low: the system refused to set it back %d times", GROUP_TRIES)
 
 
 def _group() -> int | None:
