@@ -75,6 +75,10 @@ def test_what_cannot_be_meant_is_refused_without_a_quote(url: str, key: str) -> 
         (None, f"rtmp://x:1936/live/{KEY}", "", ("rtmp://x:1936/live", KEY)),
         (None, f"rtmp://x/live/{KEY}?a=1", "", ("rtmp://x/live", f"{KEY}?a=1")),
         (None, f"rtmp://x/live2?backup=1/{KEY}", "", ("rtmp://x/live2?backup=1", KEY)),
+        # A signature in base64.
+        (None, "rtmp://x/live/name?token=ab/cd==", "", ("rtmp://x/live", "name?token=ab/cd==")),
+        ("rtmp://x/live", "rtmp://x/live/name?token=ab/cd==", "", ("rtmp://x/live", "name?token=ab/cd==")),
+        (None, f"rtmp://x/live2?backup=1/{KEY}?sig=a/b", "", ("rtmp://x/live2?backup=1", f"{KEY}?sig=a/b")),
         ("rtmp://x/live", f"rtmp://x/live/{KEY}", "", ("rtmp://x/live", KEY)),
         (None, f"rtmp://a.rtmp.youtube.com/live2/{KEY}", "rtmps://a.rtmps.youtube.com:443/live2", (None, KEY)),
         (

@@ -72,10 +72,10 @@ def from_whole_url(url: str | None, key: str, default: str = "") -> tuple[str | 
         raise AddressInvalid("The stream key is a URL that cannot be used: it needs the key alone") from None
     path, slash, name = split.path.strip("/").rpartition("/")
     query = f"?{split.query}" if split.query else ""
-    if "/" in query:
+    before, between, tail = split.query.partition("/")
+    if between and _HARMLESS.fullmatch(before):
         # YouTube's backup has its query before the key.
-        query, _, name = query.rpartition("/")
-        path, query, slash = split.path.strip("/") + query, "", "/"
+        path, slash, name, query = f"{split.path.strip('/')}?{before}", "/", tail, ""
     if not slash or not name:
         raise AddressInvalid("The stream key is a URL without a key: it needs the key alone")
     beside = url or default
