@@ -10,10 +10,11 @@ import pytest
 from butai.relay.rtmp import connection
 from butai.relay.rtmp.connection import Limits, Target
 from butai.relay.rtmp.preflight import check
+from butai.relay.rtmp.publisher import Publisher, PublishError
 from butai.relay.timing import hurried
 from tests.fakes.odd_rtmp_servers import HangsUp, Late, Refusing, redirect
 from tests.fakes.rtmp_server import Server
-from tests.pushes import KEY, pushing, until
+from tests.pushes import AUDIO_FORMAT, KEY, VIDEO_FORMAT, pushing, until
 
 
 @pytest.mark.parametrize("late", ["connect", "createStream", "publish"])
@@ -62,9 +63,40 @@ async def test_a_redirect_is_followed_once(at_publish: bool) -> None:
 
 async def test_a_redirect_to_what_may_not_be_connected_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     first = Refusing(said=redirect("rtmp://169.254.169.254/latest"))
-    async with first.running() as url, pushing(url) as push:
-        error = await push.error()
+    async with first.running() as url:
+        async with pushing(url) as push:
+            error = await push.error()
+        steps = await check(Target(url, KEY, True), publish=True)
     assert error.code == "redirected" and "link-local" in error.detail
+    assert [(step.name, step.code) for step in steps] == [("dns", "redirected")]
+    assert "link-local" in steps[-1].detail
+
+
+async def test_a_redirect_to_a_server_without_a_stream_is_told() -> None:
+    first = Refusing(said=redirect("rtmp://127.0.0.1:9"))
+    async with first.running() as url:
+        target = Target(url, "", True)
+        publisher = Publisher(target, VIDEO_FORMAT, AUDIO_FORMAT, report=lambda *_: None)
+        with pytest.raises(PublishError) as caught:
+            await publisher.run()
+        steps = await check(target, publish=True)
+    assert caught.value.code == "redirected"
+    assert [(step.name, step.code) for step in steps] == [("address", "redirected")]
+
+
+@pytest.mark.parametrize("quoted", ["first-secret-9a", "new-sig-7c"])
+async def test_secrets_that_a_server_quotes_to_which_another_points_are_not_shown(quoted: str) -> None:
+    said = {"level": "error", "code": "NetConnection.Connect.Rejected", "description": f"bad {quoted}"}
+    second, first = Refusing(said=said), Refusing()
+    async with second.running() as there, first.running() as url:
+        first.said = redirect(f"{there}?sig=new-sig-7c")
+        target = Target(f"{url}?***", f"{KEY}\ntoken=first-secret-9a\n", True)
+        publisher = Publisher(target, VIDEO_FORMAT, AUDIO_FORMAT, report=lambda *_: None)
+        with pytest.raises(PublishError) as caught:
+            await publisher.run()
+        steps = await check(target, publish=True)
+    assert steps[-1].name == "connect" and "the platform's text contains the key" in steps[-1].detail
+    assert not any(secret in f"{caught.value} {steps}" for secret in ("first-secret", "new-sig"))
 
 
 async def test_a_server_that_wants_a_user_is_no_wrong_key() -> None:

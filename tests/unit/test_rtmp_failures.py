@@ -76,8 +76,44 @@ def test_words_with_a_piece_of_the_key_are_not_repeated() -> None:
     both = f"{KEY}\nuser=me&pass=canary-pass-11\n"
     assert redact("no stream canary-pass-11", both) == redact(f"no {KEY}", both) == hidden
     assert redact("no such stream", "\nuser=me\n") == "no such stream"
+    # A key that is percent-encoded itself, and said decoded.
+    encoded = "name?sig=%41b%2Fc%2Bd%3D%3D"
+    for echo in (encoded, "sig=Ab/c+d==", "b/c+d=", "SIG%3DAB/C"):
+        assert redact(f"no such stream: {echo}", encoded) == redact(echo, f"\n{encoded}\n") == hidden
     error = refused(PublishRefused("NetStream.Publish.BadName", KEY), "publish", KEY)
     assert error.detail == f"NetStream.Publish.BadName: {hidden}"
+
+
+def test_what_a_key_says_percent_encoded_is_no_word_of_the_platform() -> None:
+    said = PublishRefused("NetStream.Publish.Denied", "no stream name?already=1")
+    assert refused(said, "publish", "name%3Falready%3D1").code == "key_rejected"
+
+
+@pytest.mark.parametrize(
+    ("to", "shown"),
+    [
+        ("rtmp://edge.example/live?sig=edge-secret-1", "to edge.example"),
+        ("rtmp://edge.example:1936/edge-secret-1/a", "to edge.example"),
+        ("rtmp://edge-secret-1@edge.example/live", "to edge.example"),
+        ("rtmp://[edge-secret-1/live", "to another server"),
+        ("edge-secret-1", "to another server"),
+        (f"rtmp://{KEY}/live", "to [the platform's text contains the key]"),
+    ],
+)
+def test_of_a_redirect_only_the_host_is_shown(to: str, shown: str) -> None:
+    description = f"RTMP 302 Redirect {to}"
+    error = refused(PublishRefused("NetConnection.Connect.Rejected", description, to), "connect", KEY)
+    assert isinstance(error, Redirected) and error.url == to
+    assert error.detail == f"NetConnection.Connect.Rejected: {shown}"
+
+
+def test_a_server_that_was_named_shows_neither_the_first_ones_secrets_nor_its_own() -> None:
+    first = Target("rtmp://x/live?***", f"{KEY}\ntoken=first-secret-9a\n")
+    second = follow(first, Redirected("rtmp://y/live/sk_other-name?sig=new-sig-7c", ""))
+    for echo in (KEY, "first-secret-9a", "new-sig-7c", "sk_other-na"):
+        assert echo not in refused(PublishRefused("close", f"bad {echo}"), "publish", second.secrets).detail
+    said = PublishRefused("close", "no application live on y")
+    assert refused(said, "publish", second.secrets).detail == "close: no application live on y"
 
 
 @pytest.mark.parametrize(

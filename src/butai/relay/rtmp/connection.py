@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from butai.errors import Code
 from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_pair, is_forbidden, is_private, parse
 from butai.relay.rtmp.failures import PublishError, Redirected, from_os
-from butai.relay.rtmp.hidden import complete
+from butai.relay.rtmp.hidden import complete, secret_parts
 from butai.relay.rtmp.resolver import resolve
 from butai.relay.timing import Limits
 
@@ -23,11 +23,13 @@ from butai.relay.timing import Limits
 @dataclass(frozen=True)
 class Target:
     """The destination of a push. `url`: the ingest URL as it is stored; `key`: what was sealed with it, the stream key and
-    what the URL hides (`hidden`). `allow_private`: private addresses are allowed."""
+    what the URL hides (`hidden`). `allow_private`: private addresses are allowed. `more_secrets`: other lines that no text
+    may show, after a redirect."""
 
     url: str
     key: str = field(repr=False)
     allow_private: bool = False
+    more_secrets: str = field(default="", repr=False, compare=False)
 
     def address(self) -> IngestAddress:
         """Parses the URL and checks the key. Raises `PublishError` (`invalid_destination`)."""
@@ -40,6 +42,11 @@ class Target:
     def stream_key(self) -> str:
         """The stream key alone."""
         return complete(self.url, self.key)[1]
+
+    @property
+    def secrets(self) -> str:
+        """All that no text may show, in lines: the key of `redact`."""
+        return f"{self.key}\n{self.more_secrets}"
 
 
 OnStep = Callable[[str, float], None]
@@ -187,7 +194,8 @@ def follow(target: Target, redirect: Redirected) -> Target:
     path, name = app.partition("?")[0], key.partition("?")[0]
     if name and path.endswith(f"/{name}"):
         app = path.removesuffix(f"/{name}")
-    return Target(replace(address, app=app).url, key, target.allow_private)
+    secrets = "\n".join((target.secrets, *secret_parts(redirect.url)))
+    return Target(replace(address, app=app).url, key, target.allow_private, secrets)
 
 
 def redirect_failed(redirect: Redirected, error: PublishError) -> PublishError:

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import ssl
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from butai.errors import Code
 from butai.relay.rtmp.session import PublishRefused
@@ -57,19 +57,23 @@ def redact(text: str, key: str) -> str:
     """A platform's text on one line of at most 300 characters; a fixed text if it quotes a piece of the stream key, or of
     what is hidden of the ingest URL, which follows in `key` on lines of its own.
 
-    A platform may echo the key in another case, or percent-encoded.
+    A platform may echo the key in another case, percent-encoded, or decoded.
     """
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     pieces = {
         hidden[at : at + _LONGEST_QUOTE]
-        for hidden in key.casefold().split("\n")
-        if hidden
+        for hidden in map(str.casefold, _spellings(key))
         for at in range(max(1, len(hidden) - _LONGEST_QUOTE + 1))
     }
     forms = (text.casefold(), unquote(text).casefold(), "".join(line.split()).casefold())
     if any(piece in form for form in forms for piece in pieces):
         return "[the platform's text contains the key]"
     return line[:300].strip()
+
+
+def _spellings(key: str) -> set[str]:
+    """Each line of the key as it is, and without its percent-encoding."""
+    return {spelling for line in key.split("\n") if line for spelling in (line, unquote(line))}
 
 
 def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
@@ -79,7 +83,7 @@ def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
     if step == "publishing":
         return PublishError(Code.DESTINATION_CLOSED, detail)
     if refusal.redirect:
-        return Redirected(refusal.redirect, f"{detail}: to {redact(refusal.redirect, key)}")
+        return Redirected(refusal.redirect, f"{redact(refusal.status, key)}: to {_host(refusal.redirect, key)}")
     if any(word in words for word in _LOGIN):
         return PublishError(Code.LOGIN_REQUIRED, detail)
     if any(word in words for word in _IN_USE):
@@ -98,9 +102,18 @@ def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
 
 def _without(text: str, key: str) -> str:
     """A platform's text without the stream key, whose letters are no words of the platform."""
-    for secret in filter(None, key.split("\n")):
+    for secret in sorted(_spellings(key), key=len, reverse=True):
         text = re.sub(re.escape(secret), "", text, flags=re.IGNORECASE)
     return text
+
+
+def _host(url: str, key: str) -> str:
+    """The host of a URL as it may be shown: the rest may be a secret of its own."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    return redact(host or "another server", key)
 
 
 _LOGIN = ("authmod=", "need auth", "needauth")

@@ -118,6 +118,14 @@ def separate(url: str, key: str) -> Pasted:
     return replace(found, url=f"{base}{open_part}" + ("?" if query else ""), hidden=query)
 
 
+def secret_parts(url: str) -> list[str]:
+    """What may be a secret in an ingest URL that another server names: its query, and names in its path that look like
+    keys."""
+    split = urlsplit(url)
+    names = [name for name in split.path.split("/") if _LIKE_A_KEY.fullmatch(name)]
+    return names if not split.query or _HARMLESS.fullmatch(split.query) else [*names, split.query]
+
+
 def _moved(pasted: Pasted, tail: str) -> Pasted:
     """The tail of an address as the stream key, if it has none beside it, or this one."""
     if pasted.key and tail and pasted.key != tail:

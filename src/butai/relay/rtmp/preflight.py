@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from butai.errors import Code
 from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, OnStep, Target, check_peer_limits, connect, follow
+from butai.relay.rtmp.connection import Limits, OnStep, Target, check_peer_limits, connect, follow, redirect_failed
 from butai.relay.rtmp.failures import PublishError, Redirected, closed, from_os, refused
 from butai.relay.rtmp.session import Connected, Event, Publishing, PublishRefused, Session
 
@@ -41,9 +41,16 @@ async def check(
     except Redirected as redirect:
         began = time.monotonic()
         try:
-            return await _check(follow(target, redirect), publish, limits, tls)
+            steps = await _check(follow(target, redirect), publish, limits, tls)
         except Redirected as error:
             return [_failed("connect", began, error)]
+        return [step if step.ok else _after(redirect, step) for step in steps]
+
+
+def _after(redirect: Redirected, step: Step) -> Step:
+    """A step that failed, of the server that a redirect names."""
+    error = redirect_failed(redirect, PublishError(Code(step.code), step.detail))
+    return replace(step, code=error.code, detail=error.detail)
 
 
 async def _check(target: Target, publish: bool, limits: Limits, tls: ssl.SSLContext | None) -> list[Step]:  # noqa: FBT001
@@ -121,7 +128,7 @@ async def _handshake_and_publish(
         for event in events:
             match event:
                 case PublishRefused():
-                    raise refused(event, "publish" if accepted_at is not None else session.step, target.key)
+                    raise refused(event, "publish" if accepted_at is not None else session.step, target.secrets)
                 case Connected():
                     on_step("connect", time.monotonic() - began)
                     began = time.monotonic()

@@ -64,6 +64,7 @@ class Publisher:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.stats = Stats()
+        self._secrets = target.secrets
         self._target, self._video, self._audio = target, video, audio
         self._report, self._limits, self._tls = report, limits or Limits(), tls
         self._queue: deque[Packet] = deque()
@@ -125,14 +126,15 @@ class Publisher:
             await self._run(self._target)
         except Redirected as redirect:
             target = follow(self._target, redirect)
-            log.info("output.redirected", to=target.address().host)
             try:
+                log.info("output.redirected", to=target.address().host)
                 await self._run(target)
             except PublishError as error:
                 raise redirect_failed(redirect, error) from None
 
     async def _run(self, target: Target) -> None:
         address, tried, failure = target.address(), set[str](), None
+        self._secrets = target.secrets
         self._deadline = time.monotonic() + self._limits.connect_timeout + self._limits.publish_timeout
         while True:
             # Both are of one connection.
@@ -246,7 +248,7 @@ class Publisher:
                 self._accepted = True
             case PublishRefused():
                 if not self._stopping.is_set():
-                    raise refused(event, session.step, self._target.key)
+                    raise refused(event, session.step, self._secrets)
                 self._goodbye_read.set()
             case _:
                 pass
