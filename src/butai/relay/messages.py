@@ -142,9 +142,10 @@ class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
 
 
 class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
-    """A change of the host's media. `code` with `ended` and `failed`: `source_ended`, `room_not_found`,
-    `livekit_unauthorized`, `livekit_unreachable`. With any other phase, and with `ended`, what is wrong with the media:
-    `media_encrypted`, `codec_unsupported`, `no_picture`; with `live`, of the sound only.
+    """A change of the host's media. `code` with `failed`: `room_not_found`, `livekit_unauthorized`, `livekit_unreachable`;
+    with `ended`: `source_ended`, or `no_media` where none ever came; with `waiting` and `lost`: `room_not_found` while a
+    room that Butai made is missing. With any phase but `failed`, what is wrong with the media: `media_encrypted`,
+    `codec_unsupported`, `no_picture`; with `live`, of the sound only.
     """
 
     phase: SourcePhase

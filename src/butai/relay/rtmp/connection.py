@@ -120,7 +120,9 @@ async def connect(
             raw = await _first(left, address.port, deadline)
             done("tcp")
             step = "tls"
-            return await _wrap(raw, address, tls, deadline, limits, done)
+            # One that says nothing leaves half of the time to the others.
+            rest = (deadline - time.monotonic()) / (2 if left else 1)
+            return await _wrap(raw, address, tls, max(0.1, rest), limits, done)
         except (OSError, TimeoutError, EOFError, ValueError) as error:
             failure = _at_step(from_os(error, step), step)
             if time.monotonic() >= deadline:
@@ -235,12 +237,11 @@ async def _wrap(
     raw: socket.socket,
     address: IngestAddress,
     tls: ssl.SSLContext | None,
-    deadline: float,
+    rest: float,
     limits: Limits,
     done: Callable[[str], None],
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     context = (tls or _default_tls()) if address.secure else None
-    rest = max(0.1, deadline - time.monotonic())
     try:
         async with asyncio.timeout(rest + 1):
             reader, writer = await asyncio.open_connection(
