@@ -23,6 +23,7 @@ IN_THEIR_OWN_TIME = {
     "integration/test_rtmp_servers.py",  # the same: 6 s in 78
     "unit/test_relay_encoder.py",  # pictures one by one
     "unit/test_relay_picture.py",
+    "unit/test_rtmp_addresses_in_turn.py",  # an authority's certificates
 }
 
 
