@@ -127,6 +127,7 @@ async def test_of_two_addresses_of_a_name_one_without_a_handshake_is_left_for_th
     silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, refused, gone = Server(acks=65536), 0, asyncio.Event()
+    limits = Limits(silence_timeout=0.3)
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal refused
@@ -143,8 +144,13 @@ async def test_of_two_addresses_of_a_name_one_without_a_handshake_is_left_for_th
         port = urlsplit(url).port
         async with (
             await asyncio.start_server(hang_up, "127.0.0.2", port),
-            pushing(f"rtmp://two.example:{port}/live", limits=Limits(silence_timeout=0.3)) as push,
+            pushing(f"rtmp://two.example:{port}/live", limits=limits) as push,
         ):
             await until(lambda: push.phase == "live", "live")
+            assert refused == 1
+            steps = await check(Target(f"rtmp://two.example:{port}/live", KEY, True), publish=False, limits=limits)
             gone.set()
-    assert refused == 1
+    assert refused == 2
+    assert [(step.name, step.ok) for step in steps] == [
+        *(("dns", True), ("tcp", True), ("handshake", True), ("connect", True))
+    ]

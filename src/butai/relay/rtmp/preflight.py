@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from butai.errors import Code
 from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Limits, OnStep, Target, check_peer_limits, connect, follow, redirect_failed
+from butai.relay.rtmp.connection import (
+    Limits,
+    OnStep,
+    Target,
+    check_peer_limits,
+    connect,
+    follow,
+    peer_address,
+    redirect_failed,
+)
 from butai.relay.rtmp.failures import PublishError, Redirected, closed, from_os, refused
 from butai.relay.rtmp.session import Connected, Event, Publishing, PublishRefused, Session
 
@@ -54,6 +64,28 @@ def _after(redirect: Redirected, step: Step) -> Step:
 
 
 async def _check(target: Target, publish: bool, limits: Limits, tls: ssl.SSLContext | None) -> list[Step]:  # noqa: FBT001
+    """As `check`, of one host: after a server without a handshake, its other addresses are tried, as a push does."""
+    until = time.monotonic() + limits.connect_timeout + limits.silence_timeout
+    steps, tried = list[Step](), set[str]()
+    while True:
+        found, peer = await _try(target, publish, limits, tls, tried)
+        if steps and not peer:
+            # No other address takes a connection.
+            return steps
+        steps = found
+        if steps[-1].ok or steps[-1].name != "handshake" or not peer or time.monotonic() > until:
+            return steps
+        tried.add(peer)
+
+
+async def _try(
+    target: Target,
+    publish: bool,  # noqa: FBT001
+    limits: Limits,
+    tls: ssl.SSLContext | None,
+    without: Collection[str],
+) -> tuple[list[Step], str]:
+    """Returns the steps, and the IP address of the connection; an empty one if there was none."""
     steps: list[Step] = []
 
     def on_step(name: str, seconds: float) -> None:
@@ -64,10 +96,11 @@ async def _check(target: Target, publish: bool, limits: Limits, tls: ssl.SSLCont
     try:
         address = target.address()
         name = "tcp"
-        reader, writer = await connect(target, address, limits, tls, on_step)
+        reader, writer = await connect(target, address, limits, tls, on_step, without)
     except PublishError as error:
         notes = getattr(error, "__notes__", [])
-        return [*steps, _failed(notes[0] if notes else name, began, error)]
+        return [*steps, _failed(notes[0] if notes else name, began, error)], ""
+    peer = peer_address(writer)
     try:
         began = time.monotonic()
         async with asyncio.timeout(min(limits.silence_timeout, limits.publish_timeout)) as patience:
@@ -82,7 +115,7 @@ async def _check(target: Target, publish: bool, limits: Limits, tls: ssl.SSLCont
         steps.append(_failed(_next(steps), began, from_os(error, _next(steps))))
     finally:
         writer.transport.abort()
-    return steps
+    return steps, peer
 
 
 async def _handshake_and_publish(
