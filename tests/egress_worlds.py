@@ -22,7 +22,7 @@ from butai.database import Database
 from butai.embedded.livekit import EmbeddedLiveKit
 from butai.live.egress.livekit.livekit import LiveKitEgress
 from butai.live.egress.livekit.poller import Pace
-from butai.live.egress.relay.engine import RelayEgress
+from butai.live.egress.relay.egress import RelayEgress
 from butai.live.projects import Projects
 from butai.live.reconcile.port import Egress, Engine
 from butai.live.reconcile.reports import EngineGone, EngineReport, OutputReport, SourceReport

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from butai.config import DatabaseSettings, LiveKitSettings, LiveSettings, RetrySettings
 from butai.controller import Controller
 from butai.database import Database
-from butai.live.egress.relay.engine import RelayEgress
+from butai.live.egress.relay.egress import RelayEgress
 from butai.live.projects import Projects
 from butai.live.reconcile.timing import Timing
 from tests.fakes.controller_process import RELAY, hurried

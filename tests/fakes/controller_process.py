@@ -14,7 +14,7 @@ from dataclasses import replace
 from butai import log
 from butai.config import LiveSettings, RetrySettings, Settings
 from butai.controller import run
-from butai.live.egress.relay.engine import COMMAND, RelayEgress, default_folder
+from butai.live.egress.relay.egress import COMMAND, RelayEgress, default_folder
 from butai.live.projects import Projects
 from butai.live.reconcile.timing import Timing
 from butai.live.stream_keys import Sealer

@@ -16,7 +16,7 @@ import pytest
 
 from butai import database as database_module
 from butai.embedded.postgres import EmbeddedPostgres
-from butai.live.egress.relay.engine import RelayEgress
+from butai.live.egress.relay.egress import RelayEgress
 from butai.live.egress.relay.process import FolderRefused, prepare_folder
 from butai.live.reconcile.capacity import Capacity
 from butai.live.reconcile.leases import Heartbeat, Leases

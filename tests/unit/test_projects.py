@@ -21,10 +21,11 @@ from pydantic import SecretStr
 
 from butai.config import LiveKitSettings, LiveSettings
 from butai.errors import LiveKitNotConfigured
-from butai.live.egress.relay.engine import RelayEgress, RelayEngine
+from butai.live.egress.relay.engine import RelayContext, RelayEngine
 from butai.live.egress.relay.process import WatchedProcess
 from butai.live.projects import Projects, ProjectsInvalid
 from butai.live.reconcile.rows import BroadcastRow
+from butai.live.reconcile.timing import Timing
 from butai.live.stamps import Stamp
 from butai.live.tokens import Tokens
 from butai.relay import messages
@@ -196,7 +197,8 @@ def test_a_token_signed_with_another_secret_rules_nothing() -> None:
 
 async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchanged(tmp_path: Path) -> None:
     file = written(tmp_path / "p.json", {"tokyo": entry("ws://two", "old")})
-    egress = RelayEgress(tmp_path / "relays", projects(file), bytes.decode, controller="c1")
+    given = projects(file)
+    context = RelayContext(given, Tokens(given), bytes.decode, Timing(), allow_private=False)
     # A process of its own stands for the relay: an engine ends one that it does not hear.
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     ours, relays = socket.socketpair()
@@ -204,7 +206,8 @@ async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchang
     orders, reports = await asyncio.open_connection(sock=relays)
     source = messages.SourceLine("connecting", 0.0)
     welcome = messages.WelcomeLine("r1", process.pid, False, source, [])
-    engine = RelayEngine(egress, uuid.uuid4(), reader, writer, WatchedProcess(process.pid, process), welcome)
+    relay = WatchedProcess(process.pid, process)
+    engine = RelayEngine(context, uuid.uuid4(), reader, writer, relay, welcome, on_close=lambda _: None)
     heard: asyncio.Queue[Any] = asyncio.Queue()
     engine.follow(heard.put_nowait, lambda: None)
     await heard.get()
@@ -239,7 +242,6 @@ async def test_a_relay_gets_a_token_of_the_new_key_as_soon_as_the_key_is_exchang
     finally:
         engine.detach()
         reports.close()
-        await egress.close()
         process.kill()
         process.wait()
 

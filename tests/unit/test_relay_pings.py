@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from butai.config import LiveKitSettings, LiveSettings
-from butai.live.egress.relay import engine as module
-from butai.live.egress.relay.engine import RelayEgress
+from butai.live.egress.relay import egress as module
+from butai.live.egress.relay.egress import RelayEgress
 from butai.live.projects import Projects
 from butai.live.reconcile.timing import Timing
 

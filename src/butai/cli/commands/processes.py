@@ -112,7 +112,7 @@ def controller() -> None:
     from butai.database import Database
     from butai.errors import SecretKeyInvalid
     from butai.live.egress.livekit.livekit import LiveKitEgress
-    from butai.live.egress.relay.engine import RelayEgress, default_folder
+    from butai.live.egress.relay.egress import RelayEgress, default_folder
     from butai.live.egress.relay.process import FolderRefused
     from butai.live.projects import Projects, ProjectsInvalid
     from butai.live.reconcile.port import Egress

@@ -1,4 +1,4 @@
-"""The relay as an engine: one process for each broadcast on this host, controlled over its unix socket.
+"""One relay as an engine: a process of this host that is controlled over its unix socket.
 
 Stream keys are unsealed here, just before they are used, and sent through the socket. So is the token with which the
 relay joins the room: hidden, and allowed to subscribe only.
@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
 import structlog
 
 from butai.errors import Code, LiveKitNotConfigured
-from butai.live.egress.presets import PRESETS, RELAY_COSTS
+from butai.live.egress.presets import PRESETS
 from butai.live.egress.relay.missing_room import MissingRoom
-from butai.live.egress.relay.process import (
-    EXIT_RUNNING_ALREADY,
-    WatchedProcess,
-    lock_holder,
-    peer_pid,
-    prepare_folder,
-    spawn,
-)
+from butai.live.egress.relay.process import WatchedProcess
 from butai.live.projects import LiveKitKey, Projects
 from butai.live.reconcile.capacity import EngineLoad, cost_key
-from butai.live.reconcile.port import EngineFenced, EngineUnavailable, OnReport
+from butai.live.reconcile.port import OnReport
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.reconcile.timing import Timing
@@ -41,186 +31,25 @@ from butai.relay import messages
 
 log = structlog.get_logger(__name__)
 
-COMMAND = (sys.executable, "-m", "butai.relay")
-STARTS_AT_ONCE = 4
-"""Relays that are started concurrently. Loading one takes a core for most of a second, so more would slow each other
-down."""
+NAME = "relay"
+"""The engine's name in rows and in the costs of broadcasts."""
 STEADY_SHARE = 0.8
 """Share of the preset's pictures that arrive from the host while a relay's load counts as what it takes."""
 SILENT_TICKS = 2
 """Pings without a line from a configured relay, which sends metrics each second, after which it counts as lost."""
 
 
-class RelayEgress:
-    """All relays of one controller."""
+@dataclass(frozen=True, slots=True)
+class RelayContext:
+    """What all relays of one controller are configured from."""
 
-    name = "relay"
-
-    def __init__(
-        self,
-        folder: Path,
-        projects: Projects,
-        open_key: Callable[[bytes], str],
-        *,
-        controller: str,
-        allow_private: bool = False,
-        command: Sequence[str] = COMMAND,
-        timing: Timing | None = None,
-    ) -> None:
-        """`open_key`: unseals a stream key; any exception means that it cannot be unsealed. Raises `FolderRefused`.
-
-        `timing`: the same as the controller's.
-        """
-        self.timing = timing or Timing()
-        self.folder = prepare_folder(folder, self.timing.logs_kept)
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # Includes the folder, since a controller with another folder on this machine cannot find our relays.
-        self.host = f"{socket.gethostname()} {boot} {self.folder}"
-        self.projects, self.open_key, self.allow_private = projects, open_key, allow_private
-        self.tokens = Tokens(projects)
-        self._controller, self._command = controller, command
-        self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
-        self._engines: set[RelayEngine] = set()
-        self._keepalive_allowed = True
-        self._pinging: asyncio.Task[None] | None = None
-
-    @property
-    def costs(self) -> dict[str, float]:
-        """The relay's cores, by preset."""
-        return RELAY_COSTS
-
-    def loads(self) -> list[EngineLoad]:
-        """The load of each relay that this controller is connected to and has configured."""
-        return [engine.load for engine in self._engines if engine.load is not None]
-
-    async def open(self) -> None:
-        """No-op: relays need no preparation."""
-
-    async def find(self, broadcast_id: UUID, epoch: int) -> RelayEngine | None:
-        """Adopts a running relay. Kills one that does not answer, since it may push. Raises `EngineFenced`."""
-        deadline = time.monotonic() + self.timing.relay_lock_limit
-        while True:
-            engine = await self._connect(broadcast_id, epoch)
-            if engine is not None:
-                log.info("relay.adopted", broadcast_id=str(broadcast_id), pid=engine.pid)
-                return engine
-            holder = lock_holder(self.folder / f"{broadcast_id}.lock")
-            if holder is None:
-                return None
-            # It is starting or ending.
-            if time.monotonic() >= deadline:
-                await self._kill_unreachable(holder, broadcast_id)
-                return None
-            await asyncio.sleep(self.timing.connect_pause)
-
-    async def start(self, broadcast_id: UUID, epoch: int) -> RelayEngine:
-        """Starts a process. Raises `EngineUnavailable`, `EngineFenced`."""
-        async with self._starts:
-            try:
-                child = spawn(self._command, self.folder, str(broadcast_id))
-            except OSError as error:
-                raise EngineUnavailable(f"the relay does not start: {error.strerror}") from error
-            process = WatchedProcess(child.pid, child)
-            try:
-                async with asyncio.timeout(self.timing.relay_start_limit):
-                    engine = await self._wait_until_it_answers(broadcast_id, epoch, process)
-            except BaseException as error:
-                process.kill()
-                process.close()
-                if isinstance(error, TimeoutError):
-                    raise EngineUnavailable(
-                        f"the relay did not answer within {self.timing.relay_start_limit:g} s"
-                    ) from None
-                raise
-            process.close()
-            log.info("relay.started", broadcast_id=str(broadcast_id), pid=engine.pid)
-            return engine
-
-    def allow_keepalive(self, *, allowed: bool) -> None:
-        """Sends pings to relays, or stops sending them."""
-        self._keepalive_allowed = allowed
-
-    async def close(self) -> None:
-        """Disconnects from all relays, which continue to run."""
-        if self._pinging is not None:
-            self._pinging.cancel()
-            await asyncio.gather(self._pinging, return_exceptions=True)
-        for engine in list(self._engines):
-            engine.detach()
-
-    async def _wait_until_it_answers(self, broadcast_id: UUID, epoch: int, process: WatchedProcess) -> RelayEngine:
-        while True:
-            engine = await self._connect(broadcast_id, epoch)
-            if engine is not None:
-                return engine
-            # Another relay of this broadcast may be starting, by a controller that has died.
-            if process.ended.is_set():
-                other = lock_holder(self.folder / f"{broadcast_id}.lock") is not None
-                if process.status != EXIT_RUNNING_ALREADY or not other:
-                    raise EngineUnavailable(f"the relay ended at once with status {process.status}: see its log")
-            await asyncio.sleep(self.timing.connect_pause)
-
-    async def _connect(self, broadcast_id: UUID, epoch: int) -> RelayEngine | None:
-        path = self.folder / f"{broadcast_id}.sock"
-        try:
-            reader, writer = await asyncio.open_unix_connection(path, limit=messages.LINE_LIMIT)
-        except OSError:
-            return None
-        pid = peer_pid(writer)
-        try:
-            async with asyncio.timeout(self.timing.welcome_limit):
-                writer.write(messages.encode(messages.HelloLine(self._controller, epoch)))
-                line = await reader.readline()
-            if not line:
-                writer.close()
-                return None
-            answer = messages.read_by_controller(line)
-            if isinstance(answer, messages.RefusedLine):
-                raise EngineFenced
-            if isinstance(answer, messages.WelcomeLine):
-                engine = RelayEngine(self, broadcast_id, reader, writer, WatchedProcess(pid), answer)
-                self._engines.add(engine)
-                self._pinging = self._pinging or asyncio.create_task(self._ping_all())
-                return engine
-        except (msgspec.MsgspecError, ValueError, OSError) as error:
-            # TimeoutError is an OSError.
-            log.warning("relay.no_welcome", broadcast_id=str(broadcast_id), error=type(error).__name__)
-        except BaseException:
-            writer.close()
-            raise
-        writer.close()
-        await self._kill_unreachable(pid, broadcast_id)
-        return None
-
-    async def _kill_unreachable(self, pid: int, broadcast_id: UUID) -> None:
-        """Kills a relay that does not answer, if the process's arguments name this broadcast."""
-        try:
-            process = WatchedProcess(pid)
-            argv = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return
-        if str(broadcast_id).encode() in argv:
-            log.warning("relay.killed", broadcast_id=str(broadcast_id), pid=pid)
-            process.kill()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.timing.kill_limit):
-                    await process.ended.wait()
-        process.close()
-
-    async def _ping_all(self) -> None:
-        relay = self.timing.relay
-        while True:
-            due = _now() + self.timing.ping_every
-            await asyncio.sleep(self.timing.ping_every)
-            if _now() - due > relay.stood_still_after:
-                # This process did not run. The leases are renewed meanwhile, and relays take no line before.
-                await asyncio.sleep(relay.stale_for * 1.5)
-            for engine in list(self._engines):
-                engine.tick(ping=self._keepalive_allowed)
-
-    def forget(self, engine: RelayEngine) -> None:
-        """Drops an engine that has ended or was detached from."""
-        self._engines.discard(engine)
+    projects: Projects
+    tokens: Tokens
+    open_key: Callable[[bytes], str]
+    """Unseals a stream key; any exception means that it cannot be unsealed."""
+    timing: Timing
+    allow_private: bool
+    """Whether ingest URLs on private addresses are allowed."""
 
 
 class RelayEngine:
@@ -228,14 +57,17 @@ class RelayEngine:
 
     def __init__(
         self,
-        egress: RelayEgress,
+        context: RelayContext,
         broadcast_id: UUID,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         process: WatchedProcess,
         welcome: messages.WelcomeLine,
+        *,
+        on_close: Callable[[RelayEngine], None],
     ) -> None:
-        self._egress, self._broadcast_id = egress, broadcast_id
+        """`on_close`: called once it has ended or was detached from."""
+        self._context, self._broadcast_id, self._on_close = context, broadcast_id, on_close
         self._reader, self._writer, self._process, self._welcome = reader, writer, process, welcome
         self._on_report: OnReport = lambda _: None
         self._reading: asyncio.Task[None] | None = None
@@ -245,7 +77,7 @@ class RelayEngine:
         self._signed_by: LiveKitKey | None = None
         self._silent_ticks = 0
         self._killed_silent = False
-        self._room = MissingRoom(egress.projects, egress.timing.room_limit)
+        self._room = MissingRoom(context.projects, context.timing.room_limit)
         self.load: EngineLoad | None = None
         """What the relay took in the last second that it reported."""
 
@@ -270,7 +102,7 @@ class RelayEngine:
     def configure(self, broadcast: BroadcastRow) -> None:
         """Configures the relay; one that was configured before only takes the new token."""
         try:
-            project = self._egress.projects.get(broadcast.livekit_project)
+            project = self._context.projects.get(broadcast.livekit_project)
         except LiveKitNotConfigured:
             # The project was removed from the configuration while the room was in it.
             why = f"no LiveKit project {broadcast.livekit_project} is configured"
@@ -287,7 +119,7 @@ class RelayEngine:
             video_name=broadcast.video_name,
             grace=broadcast.source_grace,
             on_lost=broadcast.on_source_lost,
-            timing=self._egress.timing.relay,
+            timing=self._context.timing.relay,
             sound_only=broadcast.sound_only,
             room_made=broadcast.room_made,
         )
@@ -302,7 +134,7 @@ class RelayEngine:
     ) -> None:
         """Unseals the stream key and sends it with the order."""
         try:
-            key = self._egress.open_key(sealed_key)
+            key = self._context.open_key(sealed_key)
         except Exception as error:  # noqa: BLE001 - whatever unsealing raises, the key is lost
             log.error("output.key_sealed", output_id=str(output_id), error=type(error).__name__)
             detail = "the stream key cannot be opened with the keys of this installation"
@@ -310,7 +142,7 @@ class RelayEngine:
                 OutputReport(output_id, attempt, "failed", time.time(), Code.INVALID_DESTINATION, detail, age=0.0)
             )
             return
-        allow_private = self._egress.allow_private
+        allow_private = self._context.allow_private
         self._send(messages.StartOutputLine(str(output_id), attempt, url, key, allow_private, hurried))
 
     def stop_output(self, output_id: UUID) -> None:
@@ -350,18 +182,18 @@ class RelayEngine:
     def _renew_token(self, configuration: messages.ConfigureLine, broadcast: BroadcastRow) -> None:
         """Sends a new token when the last is old, or its API key was exchanged: LiveKit may soon reject the old key."""
         try:
-            key = self._egress.projects.get(broadcast.livekit_project).key
+            key = self._context.projects.get(broadcast.livekit_project).key
         except LiveKitNotConfigured:
             return
         now = time.monotonic()
-        if key != self._signed_by or now - self._token_at > self._egress.timing.token_every:
+        if key != self._signed_by or now - self._token_at > self._context.timing.token_every:
             self._token_at, self._signed_by = now, key
             token, spare = self._token(broadcast), self._token(broadcast, spare=True)
             self._send(msgspec.structs.replace(configuration, token=token, spare_token=spare))
 
     def _token(self, broadcast: BroadcastRow, *, spare: bool = False) -> str:
         identity = engine_identity(broadcast.id, spare=spare)
-        return self._egress.tokens.for_egress(broadcast.livekit_project, broadcast.room_id, identity)
+        return self._context.tokens.for_egress(broadcast.livekit_project, broadcast.room_id, identity)
 
     def _send(self, line: messages.FromController) -> None:
         if not self._writer.is_closing():
@@ -385,7 +217,7 @@ class RelayEngine:
         if reason is None:
             # The socket of a killed process closes a moment before the process has ended.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._egress.timing.exit_limit):
+                async with asyncio.timeout(self._context.timing.exit_limit):
                     await self._process.ended.wait()
             if not self._process.is_gone():
                 self._close()
@@ -435,21 +267,16 @@ class RelayEngine:
         # A relay whose host sends less, or that publishes nothing, takes less than it will.
         full = line.source_fps >= STEADY_SHARE * self._configuration.preset.fps
         publishing = any(one.bitrate_kbps > 0 for one in line.outputs)
-        key = cost_key(self._egress.name, self._broadcast.preset)
+        key = cost_key(NAME, self._broadcast.preset)
         self.load = EngineLoad(
             self.ref, time.monotonic(), key, line.encode_load, line.late_ms / 1000, full and publishing
         )
 
     def _close(self) -> None:
-        self._egress.forget(self)
+        self._on_close(self)
         self._room.close()
         self._writer.close()
         self._process.close()
-
-
-def _now() -> float:
-    """Monotonic seconds, also of a suspended machine."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _age(mono: float) -> float | None:
@@ -474,8 +301,3 @@ def _metrics(one: messages.OutputMetrics, line: messages.MetricsLine) -> Metrics
         "skipped_frames": line.skipped_frames,
     }
     return MetricsReport(UUID(one.output_id), one.attempt, line.at, data)
-
-
-def default_folder() -> Path:
-    """The default folder of sockets. Short, since a socket's path has at most 107 bytes (unix(7))."""
-    return Path("/tmp") / f"butai-relays-{os.geteuid()}"  # noqa: S108 - who owns it is checked before use
