@@ -170,8 +170,8 @@ async def relay(folder: Path, livekit: LiveKit, room: str) -> AsyncGenerator[Rel
 
         tasks = [asyncio.create_task(listen()), asyncio.create_task(ping())]
         ours.say(messages.HelloLine("bench", 1))
-        seen = token(livekit, room, f"relay-{broadcast}", hidden=True)
-        ours.say(messages.ConfigureLine(broadcast, livekit.url, seen, HOST, PRESET))
+        seat, spare = (token(livekit, room, f"relay-{broadcast}{end}", hidden=True) for end in ("", "-spare"))
+        ours.say(messages.ConfigureLine(broadcast, livekit.url, seat, HOST, PRESET, spare_token=spare))
         yield ours
         ours.say(messages.StopLine())
         async with asyncio.timeout(15):
@@ -268,16 +268,19 @@ def beats(path: Path) -> list[float]:
 
 def sound_offsets(path: Path) -> list[float]:
     """How much later the sound of each second's begin is than its picture, in milliseconds."""
-    seen = pictures(path)
-    heard = beats(path)
-    offsets: list[float] = []
+    return [offset for _, offset in offsets_of(pictures(path), beats(path))]
+
+
+def offsets_of(seen: list[Picture], heard: list[float]) -> list[tuple[float, float]]:
+    """The same of what was read from a recording, each with the time when its picture came."""
+    offsets: list[tuple[float, float]] = []
     for before, picture in itertools.pairwise(seen):
         if picture.marked and not before.marked:
             # The picture was drawn a little after the second began: its stamp says how much.
             begin = picture.pts - picture.drawn % 1000
             nearest = min(heard, key=lambda at: abs(at - begin), default=None)
             if nearest is not None and abs(nearest - begin) < 500:
-                offsets.append(nearest - begin)
+                offsets.append((picture.came, nearest - begin))
     return offsets
 
 

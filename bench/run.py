@@ -26,6 +26,7 @@ BENCHMARKS = (
     "webhooks",
     "egress",
     "sync",
+    "long_show",
     "patrol",
     "inspection",
     "starved",

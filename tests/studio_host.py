@@ -114,7 +114,7 @@ class StudioHost:
         self._tasks: list[asyncio.Task[None]] = []
         self._video_task: asyncio.Task[None] | None = None
         self._video: tuple[rtc.LocalVideoTrack, str] | None = None
-        self._audio: list[rtc.LocalAudioTrack] = []
+        self._audio: list[tuple[rtc.LocalAudioTrack, str]] = []
         self._muted: set[str] = set()
         self._number, self._encrypted, self._still = 0, encrypted, False
         self._silent = silent
@@ -124,17 +124,14 @@ class StudioHost:
         keys = rtc.KeyProviderOptions(shared_key=b"a secret of the guests")
         encryption = rtc.E2EEOptions(key_provider_options=keys) if self._encrypted else None
         await self.room.connect(self._url, self._token, rtc.RoomOptions(auto_subscribe=False, encryption=encryption))
-        for index in range(self._audio_tracks):
-            await self._publish_tone(index)
+        await self._publish_tones()
         if self._with_video:
             await self.publish()
 
     async def stop(self) -> None:
         """Leaves the room with a goodbye. Streams first, then the room: else the SDK's threads abort the process."""
         await self._end_video()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tones()
         await self.room.disconnect()
 
     async def publish(self, codec: str = "") -> None:
@@ -164,6 +161,14 @@ class StudioHost:
         await self.unpublish()
         await self.publish(codec)
 
+    async def change_scene(self) -> None:
+        """Publishes picture and sound again, all with new tracks."""
+        for _, sid in self._audio:
+            await self.room.local_participant.unpublish_track(sid)
+        await self._end_tones()
+        await self._publish_tones()
+        await self.republish()
+
     async def resize(self, width: int, height: int) -> None:
         """From the next frame on the picture has this size; the track stays."""
         self._width, self._height = width, height
@@ -189,7 +194,7 @@ class StudioHost:
         if what in ("video", "all") and self._video is not None:
             tracks.append(self._video[0])
         if what in ("audio", "all"):
-            tracks += self._audio
+            tracks += [track for track, _ in self._audio]
         for track in tracks:
             if muted:
                 track.mute()
@@ -220,14 +225,25 @@ class StudioHost:
         finally:
             await source.aclose()
 
+    async def _publish_tones(self) -> None:
+        for index in range(self._audio_tracks):
+            await self._publish_tone(index)
+
+    async def _end_tones(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks, self._audio = [], []
+
     async def _publish_tone(self, index: int) -> None:
         # A short queue: what lies in it is delay of the sound against the picture.
         source = rtc.AudioSource(RATE, 1, queue_size_ms=0)
         track = rtc.LocalAudioTrack.create_audio_track(f"tone-{index}", source)
         kind = rtc.TrackSource.SOURCE_MICROPHONE if index == 0 else rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO
         self._tasks.append(asyncio.create_task(self._sing(source, 440.0 if index == 0 else 660.0)))
-        await self.room.local_participant.publish_track(track, rtc.TrackPublishOptions(source=kind, dtx=False))
-        self._audio.append(track)
+        options = rtc.TrackPublishOptions(source=kind, dtx=False)
+        publication = await self.room.local_participant.publish_track(track, options)
+        self._audio.append((track, publication.sid))
 
     async def _sing(self, source: rtc.AudioSource, pitch: float) -> None:
         chunk = RATE // 100
@@ -273,8 +289,8 @@ class HostProcess:
         return host
 
     async def command(self, line: str) -> None:
-        """One of `mute`, `unmute`, `freeze`, `thaw`, `resize 640 360`, `republish h264`, `unpublish`, `publish`; returns when it
-        is done."""
+        """One of `mute`, `unmute`, `freeze`, `thaw`, `resize 640 360`, `republish h264`, `change_scene`, `unpublish`, `publish`;
+        returns when it is done."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(line.encode() + b"\n")
         async with asyncio.timeout(20):
