@@ -1,7 +1,8 @@
 """RTMP's chunk stream in both directions (Adobe's "Real-Time Messaging Protocol", 1.0, section 5.3). Pure: bytes and
 messages.
 
-The reader's limits are tight, since platforms send only commands and acknowledgements.
+The reader's limits are tight at first, since platforms send only commands and acknowledgements, and so do encoders until
+their key was accepted.
 """
 
 from __future__ import annotations
@@ -9,20 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SET_CHUNK_SIZE, ABORT, ACKNOWLEDGEMENT, USER_CONTROL, WINDOW_SIZE, PEER_BANDWIDTH = 1, 2, 3, 4, 5, 6
-AUDIO, VIDEO, COMMAND_3, DATA, COMMAND = 8, 9, 17, 18, 20
-"""Message types. The payload of `COMMAND_3` is one byte, then as of `COMMAND`."""
+AUDIO, VIDEO, DATA_3, COMMAND_3, DATA, COMMAND, AGGREGATE = 8, 9, 15, 17, 18, 20, 22
+"""Message types. The payload of `DATA_3` and `COMMAND_3` is one byte, then as of `DATA` and `COMMAND`. `AGGREGATE` holds
+others (`split`)."""
 
 LONGEST_MESSAGE = 64 * 1024
 """The longest message from a platform, in bytes. A status with a long description has one kilobyte."""
 
+LONGEST_MEDIA = 4 * 1024 * 1024
+"""The longest message from an encoder whose key was accepted, in bytes: a key frame of a second at 32 Mbps."""
+
 MOST_STREAMS = 16
-"""Chunk streams that a platform may use at most. Servers use three or four."""
+"""Chunk streams that a peer may use at most. Servers and encoders use three or four."""
 
 _EXTENDED = 0xFFFFFF
 
 
 class ProtocolError(Exception):
-    """The bytes are not RTMP, or exceed what a publisher accepts."""
+    """The bytes are not RTMP, or exceed a limit. The text quotes nothing of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +88,25 @@ class _Incoming:
     length: int = 0
     time: int = 0
     delta: int = 0
+    given: int = 0
+    """The extended time stamp of the last header that had one."""
     extended: bool = False
     known: bool = False
     payload: bytearray | None = None
 
 
 class ChunkReader:
-    """Decodes messages of at most `longest` bytes. Not to be used after it raised `ProtocolError`."""
+    """Decodes messages of at most `longest` bytes, of which those that are not complete have at most twice as many together.
+    Not to be used after it raised `ProtocolError`."""
 
     def __init__(self, longest: int = LONGEST_MESSAGE) -> None:
-        self._longest = longest
+        self.longest = longest
+        """May be raised between two calls of `feed`."""
         self._buffer = bytearray()
         self._chunk_size = 128
         self._streams: dict[int, _Incoming] = {}
+        self._unfinished = 0
+        self._repeats_extended: bool | None = None
 
     def feed(self, data: bytes) -> list[Message]:
         """Adds bytes, and returns the messages that they complete. Raises `ProtocolError`."""
@@ -112,12 +123,13 @@ class ChunkReader:
         """Applies the messages that concern the chunk stream itself."""
         if message.kind == SET_CHUNK_SIZE:
             size = int.from_bytes(message.payload[:4], "big")
-            if len(message.payload) < 4 or not 1 <= size <= 0xFFFFFF:
+            if len(message.payload) < 4 or not 1 <= size < 1 << 31:
                 raise ProtocolError("an invalid chunk size")
             self._chunk_size = size
         elif message.kind == ABORT:
             stream = self._streams.get(int.from_bytes(message.payload[:4], "big"))
-            if stream is not None:
+            if stream is not None and stream.payload is not None:
+                self._unfinished -= len(stream.payload)
                 stream.payload = None
 
     def _chunk(self) -> Message | None:  # noqa: C901 - one branch for each field of the header, in their order
@@ -146,16 +158,21 @@ class ChunkReader:
         time = int.from_bytes(buffer[at : at + 3], "big") if form < 3 else 0
         extended = time == _EXTENDED if form < 3 else stream.extended
         length = int.from_bytes(buffer[at + 3 : at + 6], "big") if form < 2 else stream.length
-        if length > self._longest:
+        if length > self.longest:
             raise ProtocolError("a message that is too long")
-        if extended:
-            if len(buffer) < head + 4:
-                return None
-            given = int.from_bytes(buffer[head : head + 4], "big")
-            time, head = (given if form < 3 else 0), head + 4
         payload = stream.payload
         if payload is not None and form < 3:
             raise ProtocolError("a message begins within another")
+        if extended and (form < 3 or self._repeats_extended is not False):
+            if len(buffer) < head + 4:
+                return None
+            given = int.from_bytes(buffer[head : head + 4], "big")
+            if form < 3:
+                time = stream.given = given
+            elif payload is not None and self._repeats_extended is None:
+                self._repeats_extended = given in (stream.given, stream.time)
+            if form < 3 or self._repeats_extended is not False:
+                head += 4
         take = min(self._chunk_size, length - (len(payload) if payload is not None else 0))
         if len(buffer) < head + take:
             return None
@@ -176,9 +193,32 @@ class ChunkReader:
         payload += buffer[head : head + take]
         del buffer[: head + take]
         if len(payload) < stream.length:
+            self._unfinished += take
+            if self._unfinished > 2 * self.longest:
+                raise ProtocolError("too many messages that are not complete")
             return _MORE
+        self._unfinished -= len(payload) - take
         stream.payload = None
         return Message(stream.kind, stream.stream, stream.time, bytes(payload))
 
 
 _MORE = Message(0, 0, 0, b"")
+
+
+def split(message: Message) -> list[Message]:
+    """The messages within an `AGGREGATE` (section 7.1.6): FLV tags, each followed by its length. The first has the aggregate's
+    time stamp, and the others are as far from it as they were from the first. Raises `ProtocolError`."""
+    payload, at, found = message.payload, 0, list[Message]()
+    first: int | None = None
+    while at < len(payload):
+        body = at + 11
+        end = body + int.from_bytes(payload[at + 1 : at + 4], "big")
+        if end + 4 > len(payload):
+            raise ProtocolError("an aggregate ends before its end")
+        time = int.from_bytes(payload[at + 4 : at + 7], "big") | payload[at + 7] << 24
+        first = time if first is None else first
+        found.append(
+            Message(payload[at], message.stream, (message.timestamp + time - first) & 0xFFFFFFFF, payload[body:end])
+        )
+        at = end + 4
+    return found
