@@ -1,0 +1,179 @@
+"""Turns an encoder's messages into packets for outputs, without decoding: checked, cleaned, and placed in time. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from butai.errors import Code
+from butai.relay.incoming import aac, h264
+from butai.relay.incoming.figures import SourceFigures
+from butai.relay.incoming.h264 import MediaUnreadable
+from butai.relay.incoming.tags import SourceRefused, audio_tag, video_tag
+from butai.relay.incoming.timeline import Kind, Timeline
+from butai.relay.packets import AudioFormat, Packet, VideoFormat
+
+RARE_KEYFRAMES_MS = 4000
+"""Key frames further apart make viewers wait; YouTube and Twitch ask for 2 s and warn from 4 s on."""
+_MOST_UNREADABLE = 50
+"""Pictures and sounds one after another that cannot be read, after which the source is refused: two seconds of either."""
+_PROFILES = frozenset((66, 77, 100))
+_RATES = frozenset((44100, 48000))
+
+
+class Misfit(StrEnum):
+    """What platforms may not take, though it is passed on."""
+
+    RARE_KEYFRAMES = "rare_keyframes"
+    PROFILE = "profile_unusual"
+    CHROMA = "chroma_unusual"
+    DEPTH = "depth_unusual"
+    INTERLACED = "interlaced"
+    SOUND_RATE = "sound_rate_unusual"
+    SOUND_CHANNELS = "sound_channels_unusual"
+    SOUND_CODEC = "sound_codec_unusual"
+    CLOCKS_APART = "clocks_apart"
+    UNREADABLE = "media_unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class FormatChanged:
+    """The format of all packets of its kind from here on."""
+
+    format: VideoFormat | AudioFormat
+
+
+Passed = FormatChanged | Packet
+
+
+class SourceReader:
+    """Reads one source: one connection of an encoder, from its publish on. `timeline`: that of the broadcast, which goes on over
+    all its sources."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.figures = SourceFigures()
+        self.video: h264.PictureFormat | None = None
+        """The format of the picture; None before its header."""
+        self.audio: aac.SoundFormat | None = None
+        self._timeline = timeline
+        timeline.begin_source()
+        self._sets: h264.ParameterSets | None = None
+        self._record = b""
+        self._asc = b""
+        self._length_size = 4
+        self._told: dict[Kind, bytes] = {}
+        self._framerate = self._video_kbps = self._audio_kbps = 0
+        self._unreadable = self._unreadable_in_turn = 0
+
+    def metadata(self, values: Mapping[str, Any]) -> None:
+        """Takes what the encoder says of its frame rate and bitrates, which only goes into our own metadata."""
+        self._framerate = _number(values.get("framerate"), 240)
+        self._video_kbps = _number(values.get("videodatarate"), 100_000)
+        self._audio_kbps = _number(values.get("audiodatarate"), 2_000)
+
+    def feed(self, kind: Kind, timestamp: int, body: bytes, now: int) -> list[Passed]:
+        """Returns what a message gives for outputs: at most a format and the packet that needs it first. `now`: milliseconds of
+        our monotonic clock. Raises `SourceRefused`."""
+        try:
+            passed = self._video(timestamp, body, now) if kind == "video" else self._audio(timestamp, body, now)
+        except MediaUnreadable as error:
+            self._unreadable += 1
+            self._unreadable_in_turn += 1
+            if self._unreadable_in_turn > _MOST_UNREADABLE:
+                raise SourceRefused(Code.CODEC_UNSUPPORTED, f"What the encoder sends cannot be read: {error}") from None
+            return []
+        if passed:
+            self._unreadable_in_turn = 0
+        return passed
+
+    def misfits(self) -> frozenset[Misfit]:
+        """What platforms may not take of the source as it is now."""
+        video, audio = self.video, self.audio
+        found = {
+            Misfit.RARE_KEYFRAMES: self.figures.keyframe_interval_ms > RARE_KEYFRAMES_MS,
+            Misfit.CLOCKS_APART: self._timeline.apart,
+            Misfit.UNREADABLE: self._unreadable > 0,
+        }
+        if video is not None:
+            found |= {
+                Misfit.PROFILE: video.profile not in _PROFILES,
+                Misfit.CHROMA: video.chroma != 1,
+                Misfit.DEPTH: video.depth != 8,
+                Misfit.INTERLACED: video.interlaced,
+            }
+        if audio is not None:
+            found |= {
+                Misfit.SOUND_RATE: audio.rate not in _RATES,
+                Misfit.SOUND_CHANNELS: audio.channels not in (1, 2),
+                Misfit.SOUND_CODEC: audio.object_type != aac.LC,
+            }
+        return frozenset(misfit for misfit, there in found.items() if there)
+
+    def _video(self, timestamp: int, body: bytes, now: int) -> list[Passed]:
+        tag = video_tag(body)
+        if tag is None:
+            return []
+        if tag.kind == "header":
+            sets, self._length_size = h264.read_record(tag.data)
+            self._take(sets, tag.data if self._length_size == 4 else b"")
+            return []
+        unit = h264.access_unit(tag.data, self._length_size)
+        if unit.sets:
+            sets = (self._sets or h264.ParameterSets()).with_units(unit.sets)
+            if sets is not self._sets:
+                self._take(sets)
+        if not unit.data or self._sets is None or self.video is None:
+            return []
+        keyframe = tag.keyframe or unit.idr
+        dts = self._timeline.place("video", timestamp, now, keyframe=keyframe)
+        if dts is None:
+            return []
+        self.figures.picture(len(body), dts, now, keyframe=keyframe)
+        packet = Packet("video", unit.data, dts, dts + tag.offset, keyframe)
+        if self._told.get("video") == self._record:
+            return [packet]
+        self._told["video"] = self._record
+        size = self.video
+        return [
+            FormatChanged(VideoFormat(size.width, size.height, self._framerate, self._video_kbps, self._record)),
+            packet,
+        ]
+
+    def _take(self, sets: h264.ParameterSets, record: bytes = b"") -> None:
+        """Takes parameter sets; `record`: as the encoder wrote it, where it can be passed on."""
+        if not sets.pictures or not sets.sequences:
+            # The other half is still to come.
+            self._sets = sets
+            return
+        found = sets.format
+        self._record = record or sets.record()
+        self._sets, self.video = sets, found
+
+    def _audio(self, timestamp: int, body: bytes, now: int) -> list[Passed]:
+        tag = audio_tag(body)
+        if tag is None:
+            return []
+        if tag.kind == "header":
+            self.audio, self._asc = aac.sound_format(tag.data), tag.data
+            return []
+        if self.audio is None:
+            return []
+        dts = self._timeline.place("audio", timestamp, now)
+        if dts is None:
+            return []
+        self.figures.sound(len(body), now)
+        packet = Packet("audio", tag.data, dts, dts, keyframe=True)
+        if self._told.get("audio") == self._asc:
+            return [packet]
+        self._told["audio"] = self._asc
+        return [FormatChanged(AudioFormat(self.audio.rate, self.audio.channels, self._audio_kbps, self._asc)), packet]
+
+
+def _number(value: Any, most: int) -> int:
+    """A number that an encoder gave, rounded; 0 for anything that it cannot be."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return 0
+    return round(value) if 0 < value <= most else 0

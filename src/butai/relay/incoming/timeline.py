@@ -1,0 +1,92 @@
+"""Places what sources send on one time line: it never goes back, whatever the time stamps of encoders do. Pure.
+
+An encoder's time stamps have 32 bits, or 24 where it leaves the extended ones out; they begin anywhere, wrap, and may jump. A
+broadcast has one time line over all its sources, in milliseconds of our monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["audio", "video"]
+
+JUMP_MS = 3000
+"""Time stamps that are further ahead than the time that passed, or further back, are a jump: the encoder's clock was set, or
+its pipeline made again. No network delay looks so, since time passes meanwhile."""
+BACK_MS = 1000
+APART_MS = 2000
+"""Picture and sound that come together and whose time stamps are further apart have clocks of their own."""
+_SAME_JUMP_MS = 1000
+_SHORT, _LONG = 1 << 24, 1 << 32
+
+
+class Timeline:
+    """The time line of one broadcast. Times are milliseconds; `now` is our monotonic clock."""
+
+    def __init__(self) -> None:
+        self.apart = False
+        """Whether picture and sound of the present source have an offset each."""
+        self.jumps = 0
+        """Jumps of the present source's time stamps that were taken out."""
+        self._placed: dict[Kind, int] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._offset: int | None = None
+        self._raw: dict[Kind, int] = {}
+        self._position: dict[Kind, int] = {}
+        self._seen_at: dict[Kind, int] = {}
+        self._jumped: dict[Kind, int] = {}
+        self.apart, self.jumps = False, 0
+
+    def begin_source(self) -> None:
+        """A source begins: its time stamps have nothing to do with those before. What was placed stays the lower bound."""
+        self._begin()
+
+    def place(self, kind: Kind, timestamp: int, now: int, *, keyframe: bool = False) -> int | None:
+        """The time of a picture or sound with this time stamp. None before the source's first key frame, which sets its
+        offset: it is due now, or at once after what was placed before."""
+        if self._offset is None:
+            if kind != "video" or not keyframe:
+                return None
+            self._offset = max([now, *(one + 1 for one in self._placed.values())]) - timestamp
+            self._position[kind] = timestamp
+        elif kind not in self._raw:
+            self._position[kind] = self._first(kind, timestamp)
+        else:
+            self._position[kind] += self._step(kind, timestamp, now)
+        self._raw[kind], self._seen_at[kind] = timestamp, now
+        placed = max(self._position[kind] + self._offset, self._placed.get(kind, 0))
+        self._placed[kind] = placed
+        return placed
+
+    def _first(self, kind: Kind, timestamp: int) -> int:
+        """The position of the source's first sound, beside its picture."""
+        other: Kind = "video" if kind == "audio" else "audio"
+        away = _distance(self._raw[other], timestamp)
+        if abs(away) > APART_MS:
+            self.apart, away = True, 0
+        return self._position[other] + away
+
+    def _step(self, kind: Kind, timestamp: int, now: int) -> int:
+        """Milliseconds from the last one of its kind; the time that has passed where the time stamps have jumped."""
+        passed = max(0, now - self._seen_at[kind])
+        step = _distance(self._raw[kind], timestamp)
+        if -BACK_MS <= step <= passed + JUMP_MS:
+            return step
+        jump, other = step - passed, self._jumped.pop("video" if kind == "audio" else "audio", None)
+        if other is not None and abs(jump - other) < _SAME_JUMP_MS:
+            # The other kind has jumped as far: picture and sound stay where they were to each other.
+            return step - other
+        self._jumped = {kind: jump}
+        self.jumps += 1
+        return passed
+
+
+def _distance(before: int, after: int) -> int:
+    """From one time stamp to another, the short way round: after 32 bits, or after 24 where the others are not sent."""
+    step = (after - before + _LONG // 2) % _LONG - _LONG // 2
+    for turn in (_SHORT, -_SHORT):
+        if before < _SHORT and after < _SHORT and abs(step + turn) <= JUMP_MS:
+            return step + turn
+    return step
