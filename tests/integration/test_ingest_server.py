@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes.util
+import fcntl
 import io
 import socket
+import struct
 import sys
+import termios
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -297,18 +300,24 @@ async def test_a_goodbye_is_heard_from_an_encoder_that_has_read_nothing() -> Non
     async with ingest(show) as (_, port), asyncio.timeout(30):
         for _ in range(3):
             session, _, writer, _ = await talk(port)
-            raw = writer.transport.get_extra_info("socket").dup()
             transport = writer.transport
             assert isinstance(transport, asyncio.Transport)
             transport.pause_reading()
-            raw.setblocking(True)
             for number in range(40):
                 session.media(Packet("video", bytes(30_000), number, number, keyframe=False), number)
             session.goodbye()
-            await asyncio.to_thread(raw.sendall, session.data_to_send())
-            raw.close()
-            writer.transport.abort()
+            writer.write(session.data_to_send())
+            descriptor = writer.get_extra_info("socket").fileno()
+            # Until the other kernel has everything: this one forgets what is unsent.
+            while transport.get_write_buffer_size() or _outstanding(descriptor):
+                await asyncio.sleep(0.005)
+            transport.abort()
             assert await show.ends.get()
+
+
+def _outstanding(descriptor: int) -> int:
+    """Bytes that the other side's kernel has not acknowledged."""
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 async def test_bounds_of_connections() -> None:
