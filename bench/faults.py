@@ -82,7 +82,7 @@ def measure(rounds: int) -> bool:
         rows = opened.enter_context(EmbeddedPostgres(folder / "rows"))
         database.migrate(rows.owner_url, service_url=rows.url)
         seaweed = opened.enter_context(EmbeddedSeaweed(folder / "store"))
-        stage = opened.enter_context(Stage(seaweed, BUTAI_DATABASE_CONNECT_TIMEOUT="0.5"))
+        stage = opened.enter_context(Stage(seaweed, BUTAI_DATABASE_CONNECT_TIMEOUT="0.5", BUTAI_RELAY_STANDBY="true"))
         steady, broken = opened.enter_context(Platform("steady")), opened.enter_context(Platform("broken"))
         found: Figures = {}
 

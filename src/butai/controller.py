@@ -24,6 +24,7 @@ from psycopg.types.json import Jsonb
 from butai.config import LiveSettings, Settings
 from butai.database import Connection, Database
 from butai.errors import DatabaseUnavailable
+from butai.live.expected import EXPECTED
 from butai.live.reconcile.admission import Admission
 from butai.live.reconcile.capacity import Capacity, cost_key
 from butai.live.reconcile.draft import Policy
@@ -120,7 +121,7 @@ class Controller:
                 self._measure(),
                 self._open_egresses(),
                 self._sweep(),
-                self._database.listen(["butai_wanted"], self._wake, self._wake_all),
+                self._database.listen(["butai_wanted", EXPECTED], self._wake, self._wake_all),
             )
         ]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -215,6 +216,9 @@ class Controller:
         broadcast_id = reconciler.lease.broadcast_id
         try:
             await reconciler.run()
+            if reconciler.is_over:
+                # Its host may begin another one.
+                self._expect_start()
         except NotAdmitted:
             log.info("lease.given_back", broadcast_id=str(broadcast_id))
             # Otherwise it expires.
@@ -274,7 +278,10 @@ class Controller:
 
     # Notifications
 
-    def _wake(self, _channel: str, payload: str) -> None:
+    def _wake(self, channel: str, payload: str) -> None:
+        if channel == EXPECTED:
+            self._expect_start()
+            return
         try:
             held = self._held.get(UUID(payload))
         except ValueError:
@@ -283,6 +290,10 @@ class Controller:
             held[0].wake()
         else:
             self._look_now.set()
+
+    def _expect_start(self) -> None:
+        for egress in self._egresses.values():
+            egress.expect_start()
 
     def _wake_all(self) -> None:
         self._look_now.set()

@@ -33,6 +33,8 @@ from butai.embedded.livekit import EmbeddedLiveKit
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.identity import NEXTAUTH_COOKIE, dev_sign_in_cookie
+from butai.live.egress.relay.process import lock_holder
+from butai.relay.standby import RELAY_NAME
 from tests.processes import free_port
 from tests.studio_host import HostProcess
 
@@ -167,6 +169,8 @@ class Stage:
             # These tests bring more broadcasts on air than two busy cores carry well, and look at other things.
             "BUTAI_CAPACITY": "100",
             "BUTAI_ADMIT_WHEN_LATE": "true",
+            # Tests of their own have it; here loading one for each host would take the processors of what is looked at.
+            "BUTAI_RELAY_STANDBY": "false",
             **self._more,
         }
 
@@ -204,19 +208,26 @@ class Change:
 
 
 def relays_in(folder: Path, broadcast: str = "") -> list[psutil.Process]:
-    """The relays that run with this folder for their sockets, or that of one broadcast."""
+    """The relays that run with this folder for their sockets, or that of one broadcast. Not one on standby, which has none."""
+    holder = lock_holder(folder / f"{broadcast}.lock") if broadcast else None
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
             if (
-                "butai.relay" in words
+                is_relay(process)
                 and str(folder) in words
-                and (not broadcast or broadcast in words)
+                and (not broadcast or broadcast in words or process.pid == holder)
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
                 found.append(process)
     return found
+
+
+def is_relay(process: psutil.Process) -> bool:
+    """Whether it is a relay that has a broadcast. Raises `psutil.Error`."""
+    words = process.cmdline()
+    return "butai.relay" in words and ("--standby" not in words or process.name() == RELAY_NAME)
 
 
 class Service(Protocol):

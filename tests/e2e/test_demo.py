@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from butai.demo.library import FILES
+from tests.e2e.stage import is_relay
 from tests.e2e.ups import Up, ask, environment, eventually, living, sign_in
 from tests.processes import free_port
 
@@ -92,7 +93,7 @@ def relays(up: Up) -> list[psutil.Process]:
     found = []
     for process in up.family():
         with contextlib.suppress(psutil.Error):
-            if "butai.relay" in process.cmdline():
+            if is_relay(process):
                 found.append(process)
     return found
 

@@ -10,11 +10,13 @@ from dataclasses import replace
 from urllib.parse import quote
 from uuid import uuid4
 
+import psycopg
 import pytest
 from livekit import api as livekit_api
 
 from butai.config import LiveKitSettings, Settings
 from butai.database import Database
+from butai.live.expected import EXPECTED
 from butai.live.projects import Projects
 from butai.live.rooms import idle
 from butai.live.tokens import Tokens, engine_identity
@@ -52,6 +54,26 @@ async def test_a_users_rooms_are_listed_newest_first(api: Api) -> None:
     assert (await api.call("GET", "/api/live/rooms"))[0] == 401
     for wrong in ("0.5", "2026-01-01", "2026-01-01T00:00:00", "yesterday"):
         assert (await api.call("GET", f"/api/live/rooms?before={wrong}", "alice"))[0] == 400
+
+
+async def test_controllers_are_told_of_each_host_token(api: Api, database_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute(f"LISTEN {EXPECTED}".encode())
+        await make_room(api)
+        # The same room again: its host token is handed out once more.
+        await make_room(api)
+        for role in ("viewer", "guest", "host"):
+            status, made = await api.call("POST", f"/api/live/rooms/{ROOM}/tokens", "alice", json={"role": role})
+            assert status == 200, made
+        status, _ = await api.call("POST", f"/api/live/rooms/{ROOM}/tokens", "mallory", json={"role": "host"})
+        assert status == 403
+        await connection.execute("SELECT pg_notify(%s, 'the last one')", [EXPECTED])
+        told: list[str] = []
+        async for notice in connection.notifies(timeout=60):
+            told.append(notice.payload)
+            if notice.payload:
+                break
+        assert told == ["", "", "", "the last one"]
 
 
 async def test_what_runs_at_livekit_is_given_to_nobody_without_its_token(

@@ -154,6 +154,11 @@ class LiveSettings(Section):
     """Whether a controller takes newcomers as they are while pictures are encoded late here. Otherwise they get the next lower
     preset, and none is taken while pictures are lost."""
 
+    relay_standby: bool = True
+    """Whether a controller has one relay process loaded while a broadcast may begin soon, so that it begins a second or more
+    earlier: for 15 minutes after a room or a host token was made, or a broadcast ended. It takes about 50 MiB, and is no
+    broadcast: `capacity` does not count it."""
+
     relay_folder: Path | None = None
     """The folder of the relays' sockets, open to this user alone; when empty, a folder in /tmp named after the user.
     The path must be short: a socket's path has at most 107 bytes."""

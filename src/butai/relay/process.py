@@ -13,7 +13,6 @@ import fcntl
 import io
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -28,6 +27,7 @@ import uvloop
 from butai.config import LogSettings
 from butai.log import configure
 from butai.relay.server import Relay
+from butai.relay.standby import RELAY_NAME, is_broadcast_id, name_process, wait_for_broadcast
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="butai.relay", description="Carries one broadcast from a LiveKit room to RTMP."
     )
     parser.add_argument("--folder", type=Path, required=True, help="the folder of its socket and lock")
-    parser.add_argument("--broadcast", required=True, help="the broadcast's id")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--broadcast", help="the broadcast's id")
+    which.add_argument("--standby", action="store_true", help="the id comes over a socket that is the standard input")
     parser.add_argument("--parent-pipe-fd", type=int, help="an inherited pipe, closed when the parent is gone")
     options = parser.parse_args(arguments)
     sys.stderr = _OptionalStderr(sys.stderr)
@@ -59,10 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ("livekit", "libav"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     av.logging.set_level(av.logging.ERROR)
-    structlog.contextvars.bind_contextvars(broadcast_id=options.broadcast)
+    name_process(RELAY_NAME)
+    broadcast_id = wait_for_broadcast(options.folder) if options.standby else options.broadcast
+    if broadcast_id is None:
+        return 0
+    structlog.contextvars.bind_contextvars(broadcast_id=broadcast_id)
     try:
-        with _lock(options.folder, options.broadcast) as socket_path:
-            reason = uvloop.run(_serve(socket_path, options.broadcast, options.parent_pipe_fd))
+        with _lock(options.folder, broadcast_id) as socket_path:
+            reason = uvloop.run(_serve(socket_path, broadcast_id, options.parent_pipe_fd))
     except RelayStartError as error:
         print(f"butai relay: {error}", file=sys.stderr)  # noqa: T201
         return error.status
@@ -126,7 +132,7 @@ def _watch_parent(loop: asyncio.AbstractEventLoop, parent_pipe: int, end: Callab
 @contextlib.contextmanager
 def _lock(folder: Path, broadcast_id: str) -> Generator[Path]:
     """Locks the broadcast for this process, and yields the path of its socket. Raises `RelayStartError`."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", broadcast_id):
+    if not is_broadcast_id(broadcast_id):
         raise RelayStartError(EXIT_CANNOT_START, "a broadcast's id has letters, digits, - and _, at most 64")
     socket_path = folder.absolute() / f"{broadcast_id}.sock"
     if len(os.fsencode(socket_path)) > LONGEST_SOCKET_PATH:

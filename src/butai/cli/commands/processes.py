@@ -137,6 +137,8 @@ def controller() -> None:
             sealer.open,
             controller=name,
             allow_private=live.allow_private_ingest,
+            # Where no new broadcast gets a relay, none is expected.
+            standby=live.relay_standby and live.egress == "relay" and live.capacity != 0,
         )
         return [relays, LiveKitEgress(live, projects, database, sealer.open, controller=name)]
 

@@ -109,6 +109,10 @@ class Egress(Protocol):
         """
         ...
 
+    def expect_start(self) -> None:
+        """Prepares for a start that may be ordered within minutes. Nothing depends on it but how long the start takes."""
+        ...
+
     def allow_keepalive(self, *, allowed: bool) -> None:
         """Allows or forbids keep-alives to engines. Without them engines end by themselves after a while."""
         ...

@@ -115,6 +115,11 @@ class BroadcastReconciler:
         """Whether an engine runs that this controller is connected to."""
         return self._engine is not None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the broadcast has ended."""
+        return self._row is not None and self._row.ended_at is not None
+
     def wake(self) -> None:
         """Makes the reconciler read the rows again: they may have changed."""
         self._stale = True
@@ -152,7 +157,7 @@ class BroadcastReconciler:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, self._timing.database_pause_cap)
                 continue
-            if self._row is not None and self._row.ended_at is not None:
+            if self.is_over:
                 await self._await_engine_end()
                 return
             await self._sleep(wake_at)

@@ -101,6 +101,17 @@ class Timing:
 
     relay_start_limit: float = fixed(20.0)
     """Most time from the start of a relay's process until it answers. It takes about one."""
+    standby_for: float = 900.0
+    """Time from the last sign that a broadcast may begin soon for which a process is on standby."""
+    standby_check_every: float = fixed(5.0)
+    """Time between two checks that it answers."""
+    standby_answer_limit: float = fixed(3.0)
+    """Most time for its answer, and for a taken one until it listens; then another process is started in its place."""
+    standby_load_limit: float = fixed(60.0)
+    """Most time for loading its code, at a low priority; a start that takes it meanwhile waits until `relay_start_limit` is over,
+    as it would for another one."""
+    standby_pause: float = 10.0
+    """Time after one was taken or lost until the next one is loaded, so that a start does not compete with it."""
     welcome_limit: float = fixed(3.0)
     """Most time for the answer to `HelloLine`."""
     relay_lock_limit: float = 10.0

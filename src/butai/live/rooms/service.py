@@ -41,6 +41,7 @@ from butai.identity import Caller
 from butai.identity.suspensions import check_not_suspended
 from butai.live import audit
 from butai.live.access import hosted_open_room, hosted_room, operator_detail, running
+from butai.live.expected import expect_broadcast
 from butai.live.livekit_client import LIVEKIT_ERRORS, livekit_client, open_room
 from butai.live.models import Room, RoomInvitation
 from butai.live.projects import DEFAULT
@@ -205,6 +206,8 @@ async def _stored(
         if made is not None:
             await check_rooms_of(session, room.owner_user_id, stage.settings.max_rooms)
             audit.record(session, origin, action, room_id)
+        # Its host token is handed out next.
+        await expect_broadcast(session)
     return room
 
 
@@ -238,6 +241,7 @@ async def make_token(
             # A host token must not extend its own life; the signed-in owner can get another.
             raise NotHost("Only the room's owner, signed in, gets another host token")
         if role == "host":
+            await expect_broadcast(session)
             identity = room.host_identity
         elif identity is None or identity == room.host_identity:
             identity = f"{role}-{secrets.token_hex(6)}"

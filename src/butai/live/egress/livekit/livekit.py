@@ -89,6 +89,9 @@ class LiveKitEgress:
         """Nothing of an egress runs on this host."""
         return []
 
+    def expect_start(self) -> None:
+        """No-op: nothing of an egress is loaded here."""
+
     def allow_keepalive(self, *, allowed: bool) -> None:
         """Nothing here lives on our word."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
@@ -25,6 +24,7 @@ from butai.live.egress.relay.process import (
     prepare_folder,
     spawn,
 )
+from butai.live.egress.relay.standby import Standby
 from butai.live.projects import Projects
 from butai.live.reconcile.capacity import EngineLoad
 from butai.live.reconcile.port import EngineFenced, EngineUnavailable
@@ -55,10 +55,12 @@ class RelayEgress:
         allow_private: bool = False,
         command: Sequence[str] = COMMAND,
         timing: Timing | None = None,
+        standby: bool = False,
     ) -> None:
         """`open_key`: unseals a stream key; any exception means that it cannot be unsealed. Raises `FolderRefused`.
 
-        `timing`: the same as the controller's.
+        `timing`: the same as the controller's. `standby`: whether a process waits with its code loaded while a broadcast may
+        begin soon.
         """
         self.timing = timing or Timing()
         self.folder = prepare_folder(folder, self.timing.logs_kept)
@@ -67,6 +69,7 @@ class RelayEgress:
         self.host = f"{socket.gethostname()} {boot} {self.folder}"
         self._context = RelayContext(projects, Tokens(projects), open_key, self.timing, allow_private)
         self._controller, self._command = controller, command
+        self._standby = Standby(self._command, self.folder, self.timing) if standby else None
         self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self._engines: set[RelayEngine] = set()
         self._keepalive_allowed = True
@@ -102,27 +105,30 @@ class RelayEgress:
             await asyncio.sleep(self.timing.connect_pause)
 
     async def start(self, broadcast_id: UUID, epoch: int) -> RelayEngine:
-        """Starts a process. Raises `EngineUnavailable`, `EngineFenced`."""
+        """Takes the process on standby, or starts one. Raises `EngineUnavailable`, `EngineFenced`."""
+        waited = await self._standby.take(str(broadcast_id)) if self._standby is not None else None
+        if waited is not None:
+            try:
+                engine = await self._answered(broadcast_id, epoch, waited, self.timing.standby_answer_limit)
+            except EngineUnavailable as error:
+                log.warning("relay.standby_failed", broadcast_id=str(broadcast_id), detail=str(error))
+            else:
+                log.info("relay.started", broadcast_id=str(broadcast_id), pid=engine.pid, standby=True)
+                return engine
         async with self._starts:
             try:
                 child = spawn(self._command, self.folder, str(broadcast_id))
             except OSError as error:
                 raise EngineUnavailable(f"the relay does not start: {error.strerror}") from error
             process = WatchedProcess(child.pid, child)
-            try:
-                async with asyncio.timeout(self.timing.relay_start_limit):
-                    engine = await self._wait_until_it_answers(broadcast_id, epoch, process)
-            except BaseException as error:
-                process.kill()
-                process.close()
-                if isinstance(error, TimeoutError):
-                    raise EngineUnavailable(
-                        f"the relay did not answer within {self.timing.relay_start_limit:g} s"
-                    ) from None
-                raise
-            process.close()
-            log.info("relay.started", broadcast_id=str(broadcast_id), pid=engine.pid)
+            engine = await self._answered(broadcast_id, epoch, process, self.timing.relay_start_limit)
+            log.info("relay.started", broadcast_id=str(broadcast_id), pid=engine.pid, standby=False)
             return engine
+
+    def expect_start(self) -> None:
+        """Keeps a process on standby for a while, where that is wanted."""
+        if self._standby is not None:
+            self._standby.expect()
 
     def allow_keepalive(self, *, allowed: bool) -> None:
         """Sends pings to relays, or stops sending them."""
@@ -133,8 +139,24 @@ class RelayEgress:
         if self._pinging is not None:
             self._pinging.cancel()
             await asyncio.gather(self._pinging, return_exceptions=True)
+        if self._standby is not None:
+            await self._standby.close()
         for engine in list(self._engines):
             engine.detach()
+
+    async def _answered(self, broadcast_id: UUID, epoch: int, process: WatchedProcess, seconds: float) -> RelayEngine:
+        """The engine of a process that has begun, once it answers. Otherwise kills the process."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._wait_until_it_answers(broadcast_id, epoch, process)
+        except TimeoutError:
+            await process.end(self.timing.kill_limit)
+            raise EngineUnavailable(f"the relay did not answer within {seconds:g} s") from None
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.close()
 
     async def _wait_until_it_answers(self, broadcast_id: UUID, epoch: int, process: WatchedProcess) -> RelayEngine:
         while True:
@@ -182,18 +204,15 @@ class RelayEgress:
         return None
 
     async def _kill_unreachable(self, pid: int, broadcast_id: UUID) -> None:
-        """Kills a relay that does not answer, if the process's arguments name this broadcast."""
+        """Kills a relay that does not answer, if it has the lock of this broadcast."""
         try:
             process = WatchedProcess(pid)
-            argv = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
         except OSError:
             return
-        if str(broadcast_id).encode() in argv:
+        # After the process was pinned: another one may have its number by now.
+        if lock_holder(self.folder / f"{broadcast_id}.lock") == pid:
             log.warning("relay.killed", broadcast_id=str(broadcast_id), pid=pid)
-            process.kill()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.timing.kill_limit):
-                    await process.ended.wait()
+            await process.end(self.timing.kill_limit)
         process.close()
 
     async def _ping_all(self) -> None:

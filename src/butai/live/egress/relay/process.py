@@ -88,16 +88,27 @@ def parent_pipe() -> int | None:
 
 def spawn(command: Sequence[str], folder: Path, broadcast_id: str) -> subprocess.Popen[bytes]:
     """Starts a relay's process, which logs to `<broadcast_id>.log`. Raises `OSError`."""
+    return _spawn(command, folder, ["--broadcast", broadcast_id], broadcast_id)
+
+
+def spawn_standby(command: Sequence[str], folder: Path, channel: socket.socket) -> subprocess.Popen[bytes]:
+    """Starts a relay's process that takes its broadcast's id over `channel` (`butai.relay.standby`). Raises `OSError`."""
+    return _spawn(command, folder, ["--standby"], "standby", channel)
+
+
+def _spawn(
+    command: Sequence[str], folder: Path, which: Sequence[str], log_name: str, channel: socket.socket | None = None
+) -> subprocess.Popen[bytes]:
     _detached[:] = [child for child in _detached if child.poll() is None]
-    argv = [*command, "--folder", str(folder), "--broadcast", broadcast_id]
+    argv = [*command, "--folder", str(folder), *which]
     descriptor = parent_pipe()
     if descriptor is not None:
         argv += ["--parent-pipe-fd", str(descriptor)]
-    out = os.open(folder / f"{broadcast_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    out = os.open(folder / f"{log_name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if channel is None else channel.fileno(),
             stdout=out,
             stderr=out,
             env=relay_environment(),
@@ -142,6 +153,13 @@ class WatchedProcess:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    async def end(self, seconds: float) -> None:
+        """Kills the process, and waits for at most `seconds` until the kernel has ended it."""
+        self.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
 
     def close(self) -> None:
         """Stops watching. The process continues."""
