@@ -19,10 +19,10 @@ test: .venv/dev.stamp system livekit console ## All tests, in three lanes; one a
 	$(PY) -m pytest tests -n $(LANES) $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
-	$(PY) -m pytest tests/unit tests/integration -m "not slow and not media" -n $(LANES) $(ARGS)
+	$(PY) -m pytest tests/unit tests/integration -m "not slow and not media and not deep" -n $(LANES) $(ARGS)
 
-test-deep: .venv/dev.stamp system console ## Properties with many more examples, others each time, and the longest list
-	$(PY) -m pytest tests/unit tests/integration tests/fuzz -m hypothesis --hypothesis-profile=deep -n $(LANES) $(ARGS)
+test-deep: .venv/dev.stamp system livekit console ## Long tests, properties with many more examples, others each time, the longest list
+	$(PY) -m pytest tests/unit tests/integration tests/fuzz -m "hypothesis or deep" --hypothesis-profile=deep -n $(LANES) $(ARGS)
 	BUTAI_FUZZ_ARGS="--max-examples 100" BUTAI_TEST_FILES=100000 \
 		$(PY) -m pytest tests/fuzz/test_openapi.py tests/e2e/test_console_library.py -k "openapi or stutter"
 

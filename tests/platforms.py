@@ -51,6 +51,8 @@ rtmp {{
         listen 127.0.0.1:{rtmp};
         chunk_size 4096;
         timeout 60s;
+        ping {ping};
+        ping_timeout {ping_timeout};
         application live {{
             live on;
             record all;
@@ -94,6 +96,10 @@ class Platform:
     name: str
     refuse: set[str] = field(default_factory=set)
     visits: list[Visit] = field(default_factory=list)
+    ping: str = "1m"
+    """After which time, and each time again, it asks a publisher whether it lives; as long as nginx's own."""
+    ping_timeout: str = "30s"
+    """For how long it waits for the answer; the same."""
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix=f"butai-platform-{self.name}-"))
@@ -131,6 +137,8 @@ class Platform:
                 rtmp=self.port,
                 http=self._http,
                 hook=self._hook.server_port,
+                ping=self.ping,
+                ping_timeout=self.ping_timeout,
             )
         )
         nginx = shutil.which("nginx") or "/usr/sbin/nginx"
