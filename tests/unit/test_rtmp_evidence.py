@@ -243,6 +243,28 @@ def test_one_that_gives_few_bytes_to_acknowledge_is_seen_by_its_pings() -> None:
     assert platform.evidence.silent(platform.now) > STALL
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["what waited is heard first", "nothing waited"])
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("window", [WINDOW, 2_500_000, None])
+def test_a_time_in_which_this_process_did_not_run_is_no_silence(window: int | None, answers: bool, heard: bool) -> None:
+    platform = Platform(window=window, answers=answers)
+    assert platform.run(20) <= STALL
+    platform.now += 40
+    if heard and answers:
+        assert (
+            platform.evidence.pong(platform.evidence.ping(int(platform.sent), platform.now), platform.now) is not None
+        )
+    elif heard and window is not None:
+        platform.evidence.acknowledged(int(platform.sent), platform.now)
+    platform.evidence.stood_still(40, platform.now)
+    assert platform.evidence.silent(platform.now) <= STALL
+    assert platform.run(20) <= STALL
+    # And it hides no stall that comes after it.
+    platform.reads = platform.tcp = False
+    platform.run(2 * (window or 0) / platform.rate + STALL + 0.7)
+    assert platform.evidence.silent(platform.now) > STALL
+
+
 def test_a_slow_link_that_answers_late_is_not_stalled() -> None:
     """Three seconds in the buffers on the way; each ping is answered, each too late for a stall."""
     evidence = Evidence(Limits())

@@ -139,6 +139,21 @@ class Evidence:
         if moved and not spoken and now - self._began > self._limits.ignored_after:
             self.bytes = max(self.bytes, sent - progress.waiting)
 
+    def stood_still(self, seconds: float, now: float) -> None:
+        """Leaves out the `seconds` before `now`, in which this process did not run: nothing could be heard then, and nothing was
+        asked."""
+
+        def later(at: float) -> float:
+            # Not later than now: what waited in the socket may have been heard just before.
+            return min(at + seconds, now)
+
+        self._began, self._last_word_at = later(self._began), later(self._last_word_at)
+        self._last_ack_at, self._last_pong_at = later(self._last_ack_at), later(self._last_pong_at)
+        self._tcp_moved_at = later(self._tcp_moved_at)
+        if self._due_since is not None:
+            self._due_since = later(self._due_since)
+        self._pings = {number: (later(at), sent) for number, (at, sent) in self._pings.items()}
+
     def silent(self, now: float) -> float:
         """Seconds for which evidence has been overdue; 0 if none is expected."""
         silence = now - self._last_word_at

@@ -26,6 +26,10 @@ from butai.relay.rtmp.failures import PublishError, Redirected, closed, refused
 from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, PublishRefused, Session
 from butai.relay.timing import Limits
 
+STOOD_STILL = 1.0
+"""Seconds between two checks, beyond those that are wanted, from which on this process did not run: it was stopped, or its
+machine was."""
+
 __all__ = ["Limits", "PublishError", "Publisher", "Stats", "Target"]
 
 log = structlog.get_logger(__name__)
@@ -270,12 +274,13 @@ class Publisher:
     async def _watch(self, session: Session, writer: asyncio.StreamWriter) -> None:
         """Checks ten times a second whether the platform reads what is sent."""
         began, pinged, reported = time.monotonic(), 0.0, ""
-        read_at, limits = began, self._limits
+        looked_at, read_at, limits = began, began, self._limits
         patience = min(limits.silence_timeout, limits.publish_timeout)
         raw = writer.get_extra_info("socket")
         while True:
             await asyncio.sleep(self._limits.check_every)
             now = time.monotonic()
+            read_at, looked_at = min(read_at + self._note_pause(looked_at, now), now), now
             self.stats.queue_ms = self._queue[-1].dts - self._queue[0].dts if self._queue else 0.0
             if session.step != "publishing":
                 # A server that answers late is waited for, as long as it reads.
@@ -303,6 +308,16 @@ class Publisher:
                     self._report("live", "", "")
             elif self._evidence.silent(now) > patience:
                 raise PublishError(Code.DESTINATION_STALLED, "it accepted the key and no bytes")
+
+    def _note_pause(self, looked_at: float, now: float) -> float:
+        """Seconds since the last check in which this process did not run; they are no silence of the platform."""
+        still = now - looked_at - self._limits.check_every
+        if still <= STOOD_STILL:
+            return 0.0
+        self._evidence.stood_still(still, now)
+        if self._stalled_since is not None:
+            self._stalled_since = min(self._stalled_since + still, now)
+        return still
 
     def _progress(self, raw: object, writer: asyncio.StreamWriter) -> TcpProgress:
         """The state of TCP, with the transport's buffer as waiting bytes; only that buffer where the kernel gives no
