@@ -9,12 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.audit import actors
 from butai.audit.erasure import retire
+from butai.live.egress.livekit.models import LiveKitEgress
 from butai.live.models import (
     Broadcast,
     Destination,
     IdempotencyKey,
     Ingress,
-    LiveKitEgress,
     LiveKitWebhook,
     Output,
     OutputMetric,
