@@ -9,17 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from butai.cli import up
+from butai.cli.up_environment import make_environment, split_secrets
 from butai.config import SECRETS_FILE, Settings, secret_names
 from butai.embedded.supervisor import start_program
 from tests.forked import run_butai
 
 
 def environment(folder: Path, host: str) -> dict[str, str]:
-    stack = up._Stack.__new__(up._Stack)
-    stack._folder, stack._settings, stack._host, stack._port = folder, Settings(), host, 8080
-    stack._postgres = stack._store = stack._livekit = None
-    return stack._environment()
+    return make_environment(Settings(), folder, (host, 8080), postgres=None, store=None, livekit=None)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +115,7 @@ def test_secrets_are_the_settings_that_are_kept_out_of_logs() -> None:
 def test_only_the_migration_gets_the_address_of_the_tables_owner() -> None:
     services, owners = "BUTAI_DATABASE_URL", "BUTAI_DATABASE_OWNER_URL"
     given = {services: "postgresql://a", owners: "postgresql://b", "BUTAI_PORT": "1"}
-    environment, secrets, for_migration = up._apart(given)
+    environment, secrets, for_migration = split_secrets(given)
     assert environment == {"BUTAI_PORT": "1"}
     assert secrets == {services: "postgresql://a"}
     assert for_migration[owners] == "postgresql://b"

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
-import stat
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import structlog
 
 from butai import __version__
 from butai.cli.banner import Running, introduction
-from butai.config import SECRETS_FILE, Settings, secret_names, setting_names, settings_of_file
+from butai.cli.up_environment import OWNERS_URL, make_environment, signs_in, split_secrets
+from butai.config import Settings
 from butai.embedded.folder import folder_errors, make_folder, read_state, take_lock, write_state
 from butai.embedded.lifeline import ControllerProgram
-from butai.embedded.listening import is_loopback, readiness, url_from_here, usable_port
+from butai.embedded.listening import readiness, url_from_here, usable_port
 from butai.embedded.livekit import MISSING, EmbeddedLiveKit, livekit_binary
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, stop_on
@@ -40,15 +38,11 @@ log = structlog.get_logger(__name__)
 _NEEDED = 64 * 1024**2
 _LOW_SPACE = 256 * 1024**2
 """Free bytes below which the next large uploads fail: reported once."""
-_OWNERS_URL = "BUTAI_DATABASE_OWNER_URL"
-"""For the migration alone: no other process may change what the audit trail has."""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 60.0
 """Most seconds for the API to become ready once its parts are."""
 _CONSOLE = Path(__file__).parents[1] / "console_dist" / "docs.html"
 """Written when the console is built. `butai.operations.console`, which serves it, is slow to load."""
-_LONGEST_FOLDER = 60
-"""Bytes of a folder for sockets: the path of one has at most 107, of which `/BROADCAST-ID.sock` takes 42."""
 
 
 def run_up(settings: Settings, port: int | None, data_dir: Path | None) -> int:
@@ -125,7 +119,17 @@ class _Stack:
         for embedded in (self._postgres, self._store, self._livekit):
             if embedded:
                 embedded.prepare()
-        environment, secrets, for_migration = _apart(self._environment())
+        address = self._host, self._port
+        environment, secrets, for_migration = split_secrets(
+            make_environment(
+                self._settings,
+                self._folder,
+                address,
+                postgres=self._postgres,
+                store=self._store,
+                livekit=self._livekit,
+            )
+        )
         python = [sys.executable, "-m", "butai.cli"]
         api = Program([*python, "api"], environment, self._logs / "api.log", secrets=secrets)
         worker = Program([*python, "worker"], environment, self._logs / "worker.log", secrets=secrets)
@@ -153,7 +157,7 @@ class _Stack:
                 self._supervisor.launch(service)
         if self._postgres:
             self._launch_postgres(self._postgres, environment, for_migration)
-        owned = bool(for_migration.get(_OWNERS_URL))
+        owned = bool(for_migration.get(OWNERS_URL))
         if not self._migration and _needs_migration(secrets["BUTAI_DATABASE_URL"], owned=owned):
             self._migration = start_program([*python, "migrate"], environment, for_migration, self._migrate_log)
         self._wait_for_store_and_livekit()
@@ -191,71 +195,6 @@ class _Stack:
         """Ends background work that is not a service."""
         if self._migration:
             self._migration.stop(signal.SIGKILL)
-
-    def _environment(self) -> dict[str, str]:
-        """The settings of the API, the worker, the controller and the migration, by their names in the environment, with the
-        secrets among them."""
-        environment = _given()
-        environment.pop(SECRETS_FILE, None)
-        given = dict(environment)
-        state_file = self._folder / "up.json"
-        if self._postgres:
-            environment["BUTAI_DATABASE_URL"] = self._postgres.url
-            environment[_OWNERS_URL] = self._postgres.owner_url
-        if self._store:
-            store = self._store.store
-            environment |= {
-                "BUTAI_S3_ENDPOINT": store.endpoint,
-                "BUTAI_S3_PUBLIC_ENDPOINT": self._settings.store.public_endpoint,
-                "BUTAI_S3_REGION": store.region,
-                "BUTAI_S3_BUCKET": store.bucket,
-                "BUTAI_S3_ACCESS_KEY_ID": store.credentials.access_key_id,
-                "BUTAI_S3_SECRET_ACCESS_KEY": store.credentials.secret_access_key,
-                "BUTAI_S3_SESSION_TOKEN": "",
-                "BUTAI_S3_PATH_STYLE": "true",
-            }
-        if not self._settings.identity.nextauth_secret.get_secret_value():
-            state = read_state(state_file)
-            if "nextauth_secret" not in state:
-                state["nextauth_secret"] = secrets.token_urlsafe(32)
-                write_state(state_file, state)
-            environment["NEXTAUTH_SECRET"] = state["nextauth_secret"]
-        if self._livekit:
-            livekit = self._livekit.livekit
-            environment |= {
-                "LIVEKIT_URL": livekit.url,
-                "LIVEKIT_API_KEY": livekit.api_key,
-                "LIVEKIT_API_SECRET": livekit.api_secret,
-            }
-        live = self._settings.live
-        if not live.secret_key.get_secret_value() and live.secret_key_file is None:
-            environment["BUTAI_SECRET_KEY_FILE"] = str(self._folder / "secret.key")
-        if live.relay_folder is None:
-            environment["BUTAI_RELAY_FOLDER"] = str(_relay_folder(self._folder))
-        if not given.get("BUTAI_ALLOW_PRIVATE_INGEST"):
-            # Else every user of the network could look for servers behind this machine, by testing destinations.
-            environment["BUTAI_ALLOW_PRIVATE_INGEST"] = "true" if is_loopback(self._host) else "false"
-        if not given.get("BUTAI_CAPACITY_RESERVE"):
-            # API, worker, Postgres, store and LiveKit run on the same cores as the relays.
-            environment["BUTAI_CAPACITY_RESERVE"] = "0.5"
-        environment["BUTAI_DATA_DIR"] = str(self._folder)
-        for quota in ("BUTAI_QUOTA_BYTES", "BUTAI_QUOTA_FILES"):
-            # The files are on the user's own disk.
-            environment[quota] = given.get(quota) or "0"
-        environment["BUTAI_DEV_SIGN_IN"] = "true" if self._signs_in else "false"
-        if self._signs_in and not given.get("BUTAI_OPERATORS"):
-            # The link of `butai sign-in operator` then shows the operations.
-            environment["BUTAI_OPERATORS"] = '["operator"]'
-        environment["BUTAI_HOST"] = self._host
-        environment["BUTAI_PORT"] = str(self._port)
-        return environment
-
-    @property
-    def _signs_in(self) -> bool:
-        """Whether development sign-in is on: as the environment says, else when only this machine can reach the API."""
-        if _given().get("BUTAI_DEV_SIGN_IN"):
-            return self._settings.identity.dev_sign_in
-        return is_loopback(self._host)
 
     def _wait_for(self, migration: Child) -> None:
         """Waits until the tables are up to date. A process of its own does that: Alembic would stay in our memory."""
@@ -295,7 +234,7 @@ class _Stack:
 
     def _first_code(self) -> str:
         """The code of the printed link; empty when the development sign-in is off. Raises `StartError`."""
-        if not self._signs_in:
+        if not signs_in(self._settings, self._host):
             return ""
         try:
             with folder_errors(self._folder):
@@ -311,23 +250,6 @@ class _Stack:
             if free < _LOW_SPACE and not self._space_told:
                 _say("butai", f"only {free // 1024**2} MiB are free in {self._folder}: uploads will soon fail")
             self._space_told = free < _LOW_SPACE
-
-
-def _given() -> dict[str, str]:
-    """The environment and the settings of the file that it names, as `butai.config` merges them. The names of settings,
-    which are known in lower case too, are in upper case."""
-    known = setting_names()
-    given = {name.upper() if name.upper() in known else name: value for name, value in os.environ.items()}
-    return given | {name.upper(): value for name, value in settings_of_file().items() if value}
-
-
-def _apart(everything: dict[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Splits settings by their names in the environment: those that are no secrets, the services' secrets, the migration's."""
-    hidden = secret_names()
-    for_migration = {name: value for name, value in everything.items() if name in hidden}
-    environment = {name: value for name, value in everything.items() if name not in for_migration}
-    secrets = {name: value for name, value in for_migration.items() if name != _OWNERS_URL}
-    return environment, secrets, for_migration
 
 
 def _tell(text: str) -> None:
@@ -371,20 +293,6 @@ def _log_to(path: Path) -> None:
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(file))
 
 
-def _relay_folder(folder: Path) -> Path:
-    """The folder of the relays' sockets: in the data folder, or in /tmp where that path is too long. Raises
-    `StartError`."""
-    path = folder / "relays"
-    if len(os.fsencode(path)) <= _LONGEST_FOLDER:
-        return make_folder(path, needed_bytes=0)
-    path = Path("/tmp") / f"butai-{os.geteuid()}-{zlib.crc32(os.fsencode(folder)):08x}"  # noqa: S108 - its owner is checked
-    path = make_folder(path, needed_bytes=0)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise StartError(f"{path} is open to other users: remove it, or name another folder in BUTAI_RELAY_FOLDER")
-    return path
-
-
 def _head_revision() -> str:
     """The newest migration's number: files are named `0001_what.py`. Not from `butai.database`, which is slow to
     load."""
@@ -408,7 +316,7 @@ def _needs_migration(url: str, *, owned: bool) -> bool:
                 if owned:
                     return True
                 raise StartError(
-                    f"the role {connection.info.user} may not read the tables: set {_OWNERS_URL} to the address for the "
+                    f"the role {connection.info.user} may not read the tables: set {OWNERS_URL} to the address for the "
                     "role that owns them, and start again"
                 ) from error
     except psycopg.OperationalError as error:
