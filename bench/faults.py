@@ -31,7 +31,9 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from tests.e2e.stage import Show, Stage, eventually, rising
+from tests.e2e.show import Show
+from tests.e2e.stage import Stage
+from tests.e2e.waiting import eventually, rising
 from tests.livekit_shows import livekit_shows
 from tests.platforms import Platform
 from tests.processes import free_port
