@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.avatars import META_1, Model
-from tests.e2e.stage import eventually
+from tests.e2e.waiting import eventually
 from tests.platforms import Platform
 
 NIGHT = (0x20, 0x26, 0x3A)

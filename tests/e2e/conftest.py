@@ -23,7 +23,8 @@ from tests.conftest import serving
 from tests.e2e.browsers import SOFTWARE, WITH_3D, WITHOUT_3D, chromium
 from tests.e2e.consoles import Console
 from tests.e2e.fronts import Front, fronted
-from tests.e2e.stage import SMALL, Show, Stage
+from tests.e2e.show import SMALL, Show
+from tests.e2e.stage import Stage
 from tests.platforms import Authority, Platform
 
 

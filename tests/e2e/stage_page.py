@@ -18,7 +18,7 @@ from playwright.async_api import Browser, CDPSession, Error, Locator, Page, WebS
 from butai.identity import NEXTAUTH_COOKIE
 from tests.e2e.boards import board
 from tests.e2e.browsers import SOFTWARE, axe, chromium
-from tests.e2e.stage import Service, Show
+from tests.e2e.show import Service, Show
 from tests.platforms import Platform
 
 MOST = 2.0

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, expect
 
 from butai.api import document
 from butai.audit import Origin, actors
@@ -21,17 +19,14 @@ from butai.database import Database
 from butai.operations import suspension
 from butai.sign_in.codes import make_code
 from tests import files
-from tests.conftest import Api, serving
+from tests.conftest import serving
 from tests.e2e.browsers import WITHOUT_3D, chromium, sign_in
+from tests.e2e.studios import BODY, SHA256, Studio, pages_on, publish
 from tests.fakes.store_proxy import StoreProxy
 from tests.processes import free_port
 
 # One browser for all of them: it takes as long to start as any of the tests.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-PAGES = Path(__file__).parent / "pages"
-BODY = files.vrm(1, 6_000_000, thumbnail=files.png(7, 5))
-SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -39,50 +34,6 @@ async def browser() -> AsyncIterator[Browser]:
     """Two IP addresses are never one site, so the studio and its API have names here, as they would have out there."""
     async with chromium(*WITHOUT_3D) as started:
         yield started
-
-
-@dataclass
-class Studio:
-    """An API, and front ends of it in a browser."""
-
-    api: Api
-    browser: Browser
-    avatar: Path
-
-    @property
-    def url(self) -> str:
-        """The API as browsers reach it."""
-        return self.api.url.replace("127.0.0.1", "api.studio.localhost")
-
-    async def page(self, user: str | None = None, *, origin: str | None = None) -> Page:
-        """A page with the studio's script, in a browser of its own (cookies and cache), signed in as `user`.
-
-        `origin`: where the page comes from, if not from the API; the API's own cookie is there all the same.
-        """
-        context = await self.browser.new_context()
-        page = await context.new_page()
-        if user:
-            # As signing in leaves it, which has a test of its own: its page would load the console each time.
-            name, _, value = self.api.cookie(user)["Cookie"].partition("=")
-            await context.add_cookies(
-                [{"name": name, "value": value, "url": self.url, "httpOnly": True, "sameSite": "Lax"}]
-            )
-        if origin is None:
-            # Any document of the API's makes a page of its origin. (To answer for a URL here, the browser would have to
-            # be intercepted, and then it neither caches nor asks before cross-origin requests.)
-            await page.goto(f"{self.url}/healthz")
-            await page.set_content((PAGES / "studio.html").read_text().replace('<script src="studio.js"></script>', ""))
-            await page.add_script_tag(path=PAGES / "studio.js")
-        else:
-            await page.goto(f"{origin}/studio.html?api={self.url}")
-        await page.set_input_files("input[type=file]", self.avatar)
-        return page
-
-    async def uploaded(self, page: Page, key: str = "vrm/My Avatar (1).vrm") -> dict[str, Any]:
-        """The asset's data, after an upload from the page."""
-        answer = await page.evaluate("key => upload(key)", key)
-        assert answer["status"] == 200, answer
-        return answer["body"]["data"]
 
 
 @pytest.fixture
@@ -99,39 +50,10 @@ async def studio(
     """The other site may call the API; the other origin on the API's site may not."""
     avatar = tmp_path / "My Avatar.vrm"
     avatar.write_bytes(BODY)
-    async with serving(replace(settings, http=HttpSettings(cors_origins=(origins[0],)))) as api, _pages(origins[2]):
+    async with serving(replace(settings, http=HttpSettings(cors_origins=(origins[0],)))) as api, pages_on(origins[2]):
         yield Studio(api, browser, avatar)
         for context in browser.contexts:
             await context.close()
-
-
-@contextlib.asynccontextmanager
-async def _pages(port: int) -> AsyncGenerator[None]:
-    """The studio's pages on a port of their own, isolated from other origins as pages with threads have to be."""
-
-    @web.middleware
-    async def isolate(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
-        answer = await handler(request)
-        answer.headers["Cross-Origin-Embedder-Policy"] = "require-corp"
-        answer.headers["Cross-Origin-Opener-Policy"] = "same-origin"
-        return answer
-
-    app = web.Application(middlewares=[isolate])
-    app.router.add_static("/", PAGES)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield
-    finally:
-        await runner.cleanup()
-
-
-async def publish(page: Page, asset_id: str, visibility: str = "public") -> None:
-    answer = await page.evaluate(
-        "([id, visibility]) => call('PATCH', '/api/assets/' + id, {visibility})", [asset_id, visibility]
-    )
-    assert answer["status"] == 200, answer
 
 
 # On the API's own origin
@@ -398,7 +320,7 @@ async def test_a_configured_origin_on_the_apis_site_writes_with_the_cookie(
     avatar = tmp_path / "avatar.vrm"
     avatar.write_bytes(BODY)
     allowed = replace(settings, http=HttpSettings(cors_origins=(origins[1],)))
-    async with serving(allowed) as api, _pages(origins[2]):
+    async with serving(allowed) as api, pages_on(origins[2]):
         page = await Studio(api, browser, avatar).page("alice", origin=origins[1])
         answer = await page.evaluate("() => upload('vrm/a.vrm', 'include')")
         assert answer["status"] == 200, answer
@@ -440,3 +362,11 @@ async def test_our_own_pages_need_nothing_from_elsewhere_and_complain_of_nothing
     assert [url for url in asked if not url.startswith((studio.url, "data:"))] == []
     assert said == []
     assert "Butai" in await page.title()
+
+
+async def test_without_livekit_the_page_says_so(studio: Studio) -> None:
+    page = await (await studio.browser.new_context()).new_page()
+    await sign_in(page, studio.url, studio.api.settings.up.data_dir, "newcomer")
+    await page.goto(f"{studio.url}/stage")
+    await expect(page.get_by_role("alert")).to_contain_text("LiveKit is not set up here")
+    await expect(page.get_by_role("alert")).to_contain_text("LIVEKIT_URL")

@@ -21,8 +21,9 @@ from playwright.async_api import Browser, Page, Response, expect
 from tests.canaries import leaks
 from tests.e2e.browsers import WITHOUT_3D, axe, chromium
 from tests.e2e.conftest import Start
-from tests.e2e.stage import Stage, eventually
+from tests.e2e.stage import Stage
 from tests.e2e.visitors import NARROW, SCHEMES, WIDE, picture, until_ready, visitor
+from tests.e2e.waiting import eventually
 from tests.platforms import Platform
 
 # One browser for all of them.

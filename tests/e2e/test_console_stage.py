@@ -19,14 +19,14 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from butai.config import Settings
 from butai.embedded.seaweed import EmbeddedSeaweed
 from tests.canaries import leaks
-from tests.conftest import serving
 from tests.e2e.boards import CYAN, FFMPEG_EACH, MAGENTA, arrives, board, is_green, last_picture, loudest
-from tests.e2e.browsers import WITH_3D, chromium, sign_in
-from tests.e2e.stage import SECRET, Show, Stage, eventually, rising
+from tests.e2e.browsers import WITH_3D, chromium
+from tests.e2e.show import Show
+from tests.e2e.stage import SECRET, Stage
 from tests.e2e.stage_page import MOST, Keys, lags, on_stage, stage_browser, stage_page, upload
+from tests.e2e.waiting import eventually, rising
 from tests.platforms import Platform, probe
 
 # One browser for all of them.
@@ -359,14 +359,8 @@ async def test_no_secret_reaches_the_browser(
         heard = b"".join(everything.values())
         # What was listened to is what the page lives on, or this shows nothing.
         assert b"event: change" in heard and b"event: metrics" in heard
-        assert {place.split()[0] for place in everything} >= {
-            "Document",
-            "Script",
-            "Fetch",
-            "websocket",
-            "page",
-            "local",
-        }
+        places = {"Document", "Script", "Fetch", "websocket", "page", "local"}
+        assert {place.split()[0] for place in everything} >= places
         assert b"key_fingerprint" in heard
         assert it.heard.missed == []
         assert leaks(secrets, everything) == []
@@ -412,13 +406,3 @@ async def test_axe_finds_nothing_serious_in_any_language(
         await it.page.get_by_role("button", name="End stream").click()
         await look("the end")
     assert {where: what for where, what in found.items() if what} == {}
-
-
-async def test_without_livekit_the_page_says_so(browser: Browser, settings: Settings) -> None:
-    async with serving(settings) as api:
-        page = await browser.new_page()
-        await sign_in(page, api.url, settings.up.data_dir, "newcomer")
-        await page.goto(f"{api.url}/stage")
-        await expect(page.get_by_role("alert")).to_contain_text("LiveKit is not set up here")
-        await expect(page.get_by_role("alert")).to_contain_text("LIVEKIT_URL")
-        await page.context.close()

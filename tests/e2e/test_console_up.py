@@ -14,10 +14,11 @@ from tests.canaries import leaks
 from tests.e2e.boards import MAGENTA, arrives, board
 from tests.e2e.browsers import WITH_3D
 from tests.e2e.consoles import CANVAS, colours, drop
-from tests.e2e.stage import Show, rising
+from tests.e2e.show import Show
 from tests.e2e.stage_page import MOST, Keys, lags, stage_browser, stage_page
 from tests.e2e.test_live_up import OneMachine
 from tests.e2e.ups import Up
+from tests.e2e.waiting import rising
 from tests.platforms import Platform, probe
 
 

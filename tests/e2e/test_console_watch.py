@@ -14,8 +14,10 @@ from livekit import api
 from playwright.async_api import Browser, Page, expect
 
 from tests.e2e.browsers import WITHOUT_3D, axe, chromium
-from tests.e2e.stage import Show, Stage, eventually
+from tests.e2e.show import Show
+from tests.e2e.stage import Stage
 from tests.e2e.visitors import NARROW, WIDE, picture, visitor
+from tests.e2e.waiting import eventually
 from tests.studio_host import HostProcess, read_stamp
 
 # One browser for all of them.

@@ -13,7 +13,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tests.e2e.stage import Show, Stage, events, eventually
+from tests.e2e.show import Show, events
+from tests.e2e.stage import Stage
+from tests.e2e.waiting import eventually
 from tests.platforms import Platform
 from tests.processes import free_port
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import Start
-from tests.e2e.stage import Show, Stage, eventually, rising
+from tests.e2e.show import Show
+from tests.e2e.stage import Stage
+from tests.e2e.waiting import eventually, rising
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from livekit import api
 
 from tests.e2e.conftest import GRACE, OnAir, SharedShow
-from tests.e2e.stage import Stage, eventually, rising
+from tests.e2e.stage import Stage
+from tests.e2e.waiting import eventually, rising
 from tests.platforms import Platform, probe
 
 # The same show for all of them but those that end it.

@@ -13,7 +13,9 @@ import pytest
 
 from butai.relay.clock import MAX_FRAME_DELAY
 from tests.e2e.conftest import OnAir, Start, new_key
-from tests.e2e.stage import Show, Stage, events, eventually, rising
+from tests.e2e.show import Show, events
+from tests.e2e.stage import Stage
+from tests.e2e.waiting import eventually, rising
 from tests.platforms import Authority, Platform, probe, tls_front
 from tests.processes import free_port
 

@@ -10,7 +10,9 @@ import psycopg
 import pytest
 
 from tests.e2e.conftest import GRACE, OnAir, SharedShow
-from tests.e2e.stage import Show, Stage, events, eventually, rising
+from tests.e2e.show import Show, events
+from tests.e2e.stage import Stage
+from tests.e2e.waiting import eventually, rising
 from tests.platforms import Platform
 
 # Two shows for all of them: the faults come one after the other, and each test begins when all is well.
