@@ -4,51 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from butai.config import Settings
 from butai.web import uvicorn_limits
-from butai.web.connections import RESERVE, Connections, RequestsOfAddress, one_client
-from butai.web.uvicorn_limits import protocols
+from butai.web.connections import RESERVE, RequestsOfAddress, one_client
+from tests.bounded_server import HEAD, SIZE, answer_at_once, ask, bounded, crowd, large, read_all, small_window
 from tests.processes import api_process
-from tests.prompt_server import run_server
 from tests.slow_clients import drip
-
-
-async def answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
-    """Reads no body."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers once the body has come."""
-    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-        pass
-    await answer_at_once(scope, receive, send)
-
-
-@contextlib.asynccontextmanager
-async def bounded(
-    app: ASGIApp, keep_alive: int = 1, most: int = 100, of_address: int = 100, kernel: int = 0
-) -> AsyncGenerator[int]:
-    """The port of a server with our protocol and limits. `kernel`: bytes of an answer that it holds, if not 0."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    if kernel:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel)
-    listener.bind(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    http, ws = protocols(Connections(most, of_address))
-    async with run_server(app, listener, http=http, ws=ws, lifespan="off", timeout_keep_alive=keep_alive):
-        yield port
-
-
-HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
 
 
 @pytest.mark.parametrize(
@@ -106,29 +72,6 @@ async def test_who_takes_nothing_of_an_answer_is_disconnected(monkeypatch: pytes
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await ended.wait()
-        writer.close()
-
-
-SIZE = 400_000
-
-
-async def large(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with `SIZE` bytes at once."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % SIZE)]})
-    await send({"type": "http.response.body", "body": bytes(SIZE)})
-
-
-@contextlib.asynccontextmanager
-async def small_window(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A client that lets little wait for it."""
-    one = socket.socket()
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    one.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=one, limit=4096)
-    try:
-        yield reader, writer
-    finally:
         writer.close()
 
 
@@ -281,37 +224,6 @@ async def test_many_headers_are_refused_before_they_are_kept() -> None:
         most = [f"a{number}:" for number in range(uvicorn_limits.MOST_HEADERS - 2)]
         assert (await ask(port, "/", "127.0.0.1", *most)).startswith(b"HTTP/1.1 200 ")
         assert (await ask(port, "/", "127.0.0.1", *most, "b:")).startswith(b"HTTP/1.1 431 ")
-
-
-async def ask(port: int, path: str = "/", address: str = "127.0.0.1", *headers: str) -> bytes:
-    """What is said to a request of a new connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
-    writer.write(
-        "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", ""]).encode()
-    )
-    try:
-        return await reader.read()
-    finally:
-        writer.close()
-
-
-@contextlib.asynccontextmanager
-async def crowd(port: int, count: int, said: bytes = b"", addresses: int = 1) -> AsyncGenerator[list[socket.socket]]:
-    """Sockets that say the beginning of a request, or nothing."""
-    sockets: list[socket.socket] = []
-    loop = asyncio.get_running_loop()
-    try:
-        for number in range(count):
-            one = socket.socket()
-            one.setblocking(False)
-            one.bind((f"127.0.0.{1 + number % addresses}", 0))
-            sockets.append(one)
-            await loop.sock_connect(one, ("127.0.0.1", port))
-            await loop.sock_sendall(one, said)
-        yield sockets
-    finally:
-        for one in sockets:
-            one.close()
 
 
 ENDLESS = HEAD % 100_000 + b"\r\n"

@@ -36,12 +36,11 @@ from butai.relay.messages import (
     WelcomeLine,
 )
 from tests.integration.test_relay_process import RelayProcess
-from tests.integration.test_relay_source import rooms, server, token  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from tests.integration.test_relay_source import server  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from tests.platforms import Platform, probe
+from tests.relay_stage import Controller, luma, until
 from tests.studio_host import PULSE, HostProcess, read_stamp
-from tests.unit.test_relay_outputs import until
-from tests.unit.test_relay_picture import luma
-from tests.unit.test_relay_server import Controller
+from tests.watched_source import rooms, token
 
 # One loop for all, since most of them break one broadcast, in turn.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -28,8 +28,7 @@ from butai.relay.messages import (
     StopLine,
     WelcomeLine,
 )
-from tests.unit.test_relay_outputs import until
-from tests.unit.test_relay_server import Controller
+from tests.relay_stage import Controller, until
 
 TOKEN, KEY = "canary-token-5e0a", "canary-key-9d41"
 CONFIGURE = ConfigureLine("b1", "ws://127.0.0.1:9", TOKEN, "host", Preset(320, 180, 30, 500))

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from livekit import api
-from numpy.typing import NDArray
 
 from butai.embedded.livekit import EmbeddedLiveKit, LiveKit
 from butai.relay import source
-from butai.relay.messages import ConfigureLine, Preset, SourceLine
-from butai.relay.mixer import Mixer
-from butai.relay.picture import WAITING, Screen
-from butai.relay.source import HostSource
 from butai.relay.timing import RelayTiming
-from tests.studio_host import HostProcess, read_stamp
-from tests.unit.test_relay_outputs import until
-from tests.unit.test_relay_picture import luma
-
-PRESET = Preset(640, 360, 30, 1000)
+from tests.relay_stage import until
+from tests.watched_source import rooms, token, watching
 
 
 @pytest.fixture(scope="module")
@@ -35,98 +25,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedLiveKit
         yield server
 
 
-def token(livekit: LiveKit, room: str, identity: str, *, relay: bool = False) -> str:
-    """A host's token, or a relay's: hidden, may only subscribe."""
-    grants = api.VideoGrants(room_join=True, room=room)
-    if relay:
-        grants = api.VideoGrants(
-            room_join=True, room=room, hidden=True, recorder=True, can_publish=False, can_publish_data=False
-        )
-    return api.AccessToken(livekit.api_key, livekit.api_secret).with_identity(identity).with_grants(grants).to_jwt()
-
-
-class Watched:
-    """A `HostSource` that runs, what it says, and what is on the screen."""
-
-    def __init__(self, livekit: LiveKit, room: str, grace: float, **more: Any) -> None:
-        self.livekit, self.room = livekit, room
-        self.said: list[SourceLine] = []
-        self.screen, self.mixer = Screen(PRESET.width, PRESET.height), Mixer(48000)
-        given = {"token": token(livekit, room, "relay", relay=True), "livekit_url": livekit.url, **more}
-        configure = ConfigureLine("b1", host_identity="host", preset=PRESET, grace=grace, **given)  # pyright: ignore[reportArgumentType]
-        self.source = HostSource(configure, self.screen, self.mixer, self.said.append)
-        self.running = asyncio.create_task(self.source.run())
-        self.hosts: list[HostProcess] = []
-
-    async def host(self, *arguments: str, identity: str = "host") -> HostProcess:
-        arguments = ("--width=640", "--height=360", "--kbps=800", *arguments)
-        host = await HostProcess.start(self.livekit.url, token(self.livekit, self.room, identity), *arguments)
-        self.hosts.append(host)
-        return host
-
-    async def phase(self, phase: str, within: float = 10.0) -> SourceLine:
-        """Waits for it; what was said before counts too, but only if it still holds."""
-        async with asyncio.timeout(within):
-            while self.source.line.phase != phase:
-                await asyncio.sleep(0.02)
-        return self.source.line
-
-    def picture(self) -> NDArray[np.uint8]:
-        return luma(self.screen.look())
-
-    def stamp(self) -> int:
-        """The milliseconds in the picture."""
-        return read_stamp(self.picture())[0]
-
-    def last_stamp(self) -> int:
-        """That of the newest picture, when none come any more: those that wait are shown first."""
-        for _ in range(WAITING):
-            self.picture()
-        return self.stamp()
-
-    async def moves(self, within: float = 10.0) -> None:
-        """Waits for pictures that are at most half a second old."""
-        await until(lambda: abs(self.stamp() - (int(time.time() * 1000) & 0xFFFFFFFF)) < 500, within)
-
-    def loudness(self) -> float:
-        """Of what was in the mixer, 0 to 1."""
-        taken = self.mixer.take(4800)
-        return float(np.abs(taken).max()) / 32768
-
-    async def close(self) -> None:
-        self.running.cancel()
-        await asyncio.gather(self.running, return_exceptions=True)
-        await self.source.close()
-        for host in self.hosts:
-            await host.kill()
-
-
-@contextlib.asynccontextmanager
-async def watching(
-    server: EmbeddedLiveKit, request: pytest.FixtureRequest, grace: float = 60.0, **more: Any
-) -> AsyncGenerator[Watched]:
-    name = f"room-{request.node.name}"
-    watched = Watched(server.livekit, name, grace, **more)
-    try:
-        yield watched
-    finally:
-        await watched.close()
-
-
-@contextlib.asynccontextmanager
-async def rooms(livekit: LiveKit) -> AsyncGenerator[api.LiveKitAPI]:
-    url = livekit.url.replace("ws", "http", 1)
-    async with api.LiveKitAPI(url, livekit.api_key, livekit.api_secret) as client:
-        yield client
-
-
 async def test_picture_and_sound_arrive(server: EmbeddedLiveKit, request: pytest.FixtureRequest) -> None:
     async with watching(server, request) as watched:
         await watched.phase("waiting")
         assert (watched.picture() == 16).all()
-        host = await watched.host("--audio-tracks=2")
-        await watched.phase("live")
-        await watched.moves()
+        host = await watched.live("--audio-tracks=2")
         await until(lambda: len(watched.mixer.levels) == 2)
         await until(lambda: watched.loudness() > 0.05)
         before = watched.source.pictures
@@ -151,9 +54,7 @@ async def test_others_in_the_room_are_neither_seen_nor_heard(
 @pytest.mark.parametrize("codec", ["h264", "vp9"])
 async def test_resize_and_another_codec(server: EmbeddedLiveKit, request: pytest.FixtureRequest, codec: str) -> None:
     async with watching(server, request) as watched:
-        host = await watched.host()
-        await watched.phase("live")
-        await watched.moves()
+        host = await watched.live()
         await host.command("resize 480 270")
         await watched.moves()
         await host.command(f"republish {codec}")
@@ -181,9 +82,7 @@ async def test_muted_keeps_the_last_picture_and_is_silent(
     server: EmbeddedLiveKit, request: pytest.FixtureRequest
 ) -> None:
     async with watching(server, request, grace=3.0) as watched:
-        host = await watched.host()
-        await watched.phase("live")
-        await watched.moves()
+        host = await watched.live()
         await host.command("mute all")
         await watched.phase("lost", 5)
         stamp = watched.last_stamp()
@@ -229,9 +128,7 @@ async def test_a_picture_that_stands_still_is_live_while_sound_comes(
     server: EmbeddedLiveKit, request: pytest.FixtureRequest
 ) -> None:
     async with watching(server, request) as watched:
-        host = await watched.host()
-        await watched.phase("live")
-        await watched.moves()
+        host = await watched.live()
         await host.command("freeze")
         await asyncio.sleep(3)
         assert "lost" not in [line.phase for line in watched.said]
@@ -252,9 +149,7 @@ async def test_many_changes_of_scene_are_followed_from_one_stay_to_the_next(
     spare = token(server.livekit, name, "relay-spare", relay=True)
     timing = RelayTiming(succeed_within=3)
     async with watching(server, request, spare_token=spare, timing=timing) as watched:
-        host = await watched.host()
-        await watched.phase("live")
-        await watched.moves()
+        host = await watched.live()
         stays = set[Any]()
         while len(stays) < 3:
             stays.add(watched.source._room)
@@ -279,9 +174,7 @@ async def test_a_silent_microphone_and_a_still_picture_are_live(
     server: EmbeddedLiveKit, request: pytest.FixtureRequest
 ) -> None:
     async with watching(server, request) as watched:
-        host = await watched.host("--silent")
-        await watched.phase("live")
-        await watched.moves()
+        host = await watched.live("--silent")
         await host.command("freeze")
         await asyncio.sleep(4)
         assert watched.source.line.phase == "live" and "lost" not in [line.phase for line in watched.said]
@@ -302,9 +195,7 @@ async def test_a_host_that_is_killed_is_lost_and_comes_back(
     server: EmbeddedLiveKit, request: pytest.FixtureRequest
 ) -> None:
     async with watching(server, request) as watched:
-        host = await watched.host()
-        await watched.phase("live")
-        await watched.moves()
+        host = await watched.live()
         await host.kill()
         await watched.phase("lost")
         await watched.host("--codec=h264")
@@ -378,9 +269,7 @@ async def test_a_relay_that_was_thrown_out_comes_back(server: EmbeddedLiveKit, r
 async def test_a_restarted_livekit_is_survived(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with EmbeddedLiveKit(tmp_path) as server:
         async with watching(server, request) as watched:
-            first = await watched.host()
-            await watched.phase("live")
-            await watched.moves()
+            first = await watched.live()
             assert server.child is not None
             server.child.stop(signal.SIGKILL)
             await watched.phase("lost", 4)

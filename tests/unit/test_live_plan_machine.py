@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -398,7 +397,3 @@ class BroadcastMachine(RuleBasedStateMachine):
 
 TestBroadcast = BroadcastMachine.TestCase
 TestBroadcast.settings = examples(ci=40, deep=200, stateful_step_count=60, deadline=None)
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])

@@ -15,8 +15,8 @@ from butai.relay.messages import Preset
 from butai.relay.nal import configuration_record, length_prefixed, units
 from butai.relay.packets import Packet, VideoFormat
 from butai.relay.picture import as_frame
+from tests.relay_stage import luma
 from tests.studio_host import TestCard, read_stamp
-from tests.unit.test_relay_picture import luma
 
 SMALL = Preset(width=320, height=180, fps=30, video_kbps=500)
 

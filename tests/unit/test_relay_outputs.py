@@ -4,52 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from butai.errors import Code
 from butai.relay.messages import OutputLine, StartOutputLine
 from butai.relay.outputs import Outputs, Report
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
-from butai.relay.rtmp.publisher import PublishError, Stats
+from butai.relay.rtmp.publisher import PublishError
+from tests.relay_stage import FakePush, until
 
 VIDEO = VideoFormat(320, 180, 30, 500, b"avcc")
 AUDIO = AudioFormat(48000, 2, 128, b"asc")
 KEY = Packet("video", b"k" * 100, 0, 0, True)
-
-
-class FakePush:
-    """Publishes at once; ends when told."""
-
-    def __init__(self, order: StartOutputLine, report: Report) -> None:
-        self.order, self.report = order, report
-        self.stats = Stats()
-        self.sent: list[Packet] = []
-        self.stops = 0
-        self.deaf = self.cut_off = False
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def run(self) -> None:
-        self.report("publishing", "", "")
-        try:
-            await self._over
-        except asyncio.CancelledError:
-            self.cut_off = True
-            raise
-
-    def send(self, packet: Packet) -> None:
-        self.sent.append(packet)
-
-    def stop(self) -> None:
-        self.stops += 1
-        if not self.deaf and not self._over.done():
-            self._over.set_result(None)
-
-    def obey(self) -> None:
-        """The stop that it did not hear at first."""
-        self._over.set_result(None)
-
-    def break_off(self, error: Exception) -> None:
-        self._over.set_exception(error)
 
 
 class Stage:
@@ -84,12 +49,6 @@ class Stage:
 
 def order(output_id: str = "o1", attempt: int = 1) -> StartOutputLine:
     return StartOutputLine(output_id, attempt, "rtmp://127.0.0.1/app", "canary-key-71c2")
-
-
-async def until(condition: Callable[[], bool], within: float = 10.0) -> None:
-    async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_start_and_a_stop() -> None:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from av import VideoFrame
-from numpy.typing import NDArray
 
 from butai.relay.picture import Screen, fitting
+from tests.relay_stage import luma
 from tests.studio_host import TestCard, read_stamp
 
 AT = 1_700_000_000.123
-
-
-def luma(frame: VideoFrame) -> NDArray[np.uint8]:
-    plane = frame.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8)[: plane.line_size * frame.height]
-    return rows.reshape(frame.height, plane.line_size)[:, : frame.width]
 
 
 def plain(width: int, height: int, y: int = 200) -> bytes:

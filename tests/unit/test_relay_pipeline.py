@@ -14,10 +14,9 @@ from butai.relay.mixer import Mixer
 from butai.relay.packets import Packet
 from butai.relay.picture import Screen
 from butai.relay.pipeline import Interleaver, Pipeline
+from tests.relay_stage import luma, until
 from tests.studio_host import TestCard, read_stamp
 from tests.unit.test_relay_encoder import decode
-from tests.unit.test_relay_outputs import until
-from tests.unit.test_relay_picture import luma
 
 PRESET = Preset(320, 180, 30, 500)
 

@@ -7,21 +7,15 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import pytest
 
-from butai.relay import messages
 from butai.relay.messages import (
     ByeLine,
     ConfigureLine,
-    FromController,
-    FromRelay,
-    HelloLine,
-    Line,
     MetricsLine,
     OutputLine,
     PingLine,
@@ -33,127 +27,30 @@ from butai.relay.messages import (
     StopOutputLine,
     WelcomeLine,
 )
-from butai.relay.mixer import Mixer
-from butai.relay.outputs import Report
-from butai.relay.packets import AudioFormat, VideoFormat
-from butai.relay.picture import Screen
 from butai.relay.server import Relay
 from butai.relay.timing import RelayTiming
 from tests.clock import Clock
-from tests.unit.test_relay_outputs import FakePush, until
+from tests.relay_stage import Controller, FakeSource, RelayStage, pass_time, until
 
-L = TypeVar("L", bound=Line)
-STEP = 1.0
-"""Seconds, fewer than those from which on a process did not run."""
 CONFIGURE = ConfigureLine("b1", "ws://127.0.0.1:1", "canary-token", "host", Preset(320, 180, 30, 500))
 LOOKS_OFTEN = msgspec.structs.replace(CONFIGURE, timing=RelayTiming(metrics_every=0.02))
 START = StartOutputLine("o1", 1, "rtmp://127.0.0.1/app", "canary-key-71c2", True)
 
 
-async def pass_time(stage: Stage, clock: Clock, seconds: float) -> None:
-    """Lets time pass on a relay's clock, and the relay look at it in between."""
-    while seconds > 0:
-        clock.now += min(STEP, seconds)
-        seconds -= STEP
-        await until(lambda: stage.relay._looked_at >= clock.now or stage.running.done())
-
-
-class FakeSource:
-    def __init__(
-        self, configure: ConfigureLine, screen: Screen, mixer: Mixer, report: Callable[[SourceLine], None]
-    ) -> None:
-        self.line = SourceLine(phase="connecting", at=time.time())
-        self.pictures = 0
-        self.tokens = [configure.token]
-        self.closed = False
-        self.report = report
-
-    def renew_token(self, token: str, spare: str = "") -> None:
-        self.tokens += [token, spare] if spare else [token]
-
-    def say(self, line: SourceLine) -> None:
-        self.line = line
-        self.report(line)
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-class Stage:
-    """A relay that runs, and its stand-ins."""
-
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self.path = path
-        self.sources: list[FakeSource] = []
-        self.pushes: list[FakePush] = []
-        self.relay = Relay(path, "b1", make_source=self._source, make_push=self._push, clock=clock)
-        self.running = asyncio.create_task(self.relay.run())
-
-    def _source(
-        self, configure: ConfigureLine, screen: Screen, mixer: Mixer, report: Callable[[SourceLine], None]
-    ) -> FakeSource:
-        self.sources.append(FakeSource(configure, screen, mixer, report))
-        return self.sources[-1]
-
-    def _push(self, order: StartOutputLine, _video: VideoFormat, _audio: AudioFormat, report: Report) -> FakePush:
-        self.pushes.append(FakePush(order, report))
-        return self.pushes[-1]
-
-
-class Controller:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.heard: list[FromRelay] = []
-
-    @classmethod
-    async def connect(cls, path: Path, epoch: int = 1) -> Controller:
-        await until(path.exists)
-        async with asyncio.timeout(5):
-            while True:
-                # The file is there a moment before the server listens.
-                with contextlib.suppress(ConnectionRefusedError):
-                    controller = cls(*await asyncio.open_unix_connection(path))
-                    break
-                await asyncio.sleep(0.01)
-        controller.say(HelloLine(f"c{epoch}", epoch))
-        return controller
-
-    def say(self, line: FromController) -> None:
-        self.writer.write(messages.encode(line))
-
-    async def hear(self, kind: type[L], condition: Callable[[L], bool] = lambda _: True) -> L:
-        async with asyncio.timeout(10):
-            while line := await self.reader.readline():
-                said = messages.read_by_controller(line)
-                self.heard.append(said)
-                if isinstance(said, kind) and condition(said):
-                    return said
-        raise AssertionError(f"hung up before {kind.__name__}: {self.heard}")
-
-    async def hung_up(self) -> bool:
-        async with asyncio.timeout(10):
-            while line := await self.reader.readline():
-                self.heard.append(messages.read_by_controller(line))
-        return True
-
-
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(tmp_path / "b1.sock")
+async def stage(tmp_path: Path) -> AsyncIterator[RelayStage]:
+    stage = RelayStage(tmp_path / "b1.sock")
     yield stage
     stage.relay.end("stopped")
     await asyncio.gather(stage.running, return_exceptions=True)
 
 
-async def test_only_its_user_may_speak_to_it(stage: Stage) -> None:
+async def test_only_its_user_may_speak_to_it(stage: RelayStage) -> None:
     await until(stage.path.exists)
     assert stat.S_IMODE(stage.path.stat().st_mode) == 0o600
 
 
-async def test_a_broadcast_from_hello_to_bye(stage: Stage) -> None:
+async def test_a_broadcast_from_hello_to_bye(stage: RelayStage) -> None:
     controller = await Controller.connect(stage.path)
     welcome = await controller.hear(WelcomeLine)
     assert (welcome.configured, welcome.outputs, welcome.pid) == (False, [], os.getpid())
@@ -177,7 +74,7 @@ async def test_a_broadcast_from_hello_to_bye(stage: Stage) -> None:
     assert stage.sources[0].closed
 
 
-async def test_another_controller_takes_over_and_the_media_does_not_notice(stage: Stage) -> None:
+async def test_another_controller_takes_over_and_the_media_does_not_notice(stage: RelayStage) -> None:
     first = await Controller.connect(stage.path, 1)
     run_id = (await first.hear(WelcomeLine)).run_id
     first.say(CONFIGURE)
@@ -199,7 +96,7 @@ async def test_another_controller_takes_over_and_the_media_does_not_notice(stage
     await until(lambda: len(stage.pushes[0].sent) > sent + 20)
 
 
-async def test_a_controller_whose_lease_is_over_is_refused(stage: Stage) -> None:
+async def test_a_controller_whose_lease_is_over_is_refused(stage: RelayStage) -> None:
     ruling = await Controller.connect(stage.path, 7)
     await ruling.hear(WelcomeLine)
     late = await Controller.connect(stage.path, 6)
@@ -209,7 +106,7 @@ async def test_a_controller_whose_lease_is_over_is_refused(stage: Stage) -> None
     await ruling.hear(OutputLine)
 
 
-async def test_a_new_hello_ends_the_connection_before_it(stage: Stage) -> None:
+async def test_a_new_hello_ends_the_connection_before_it(stage: RelayStage) -> None:
     first = await Controller.connect(stage.path, 7)
     await first.hear(WelcomeLine)
     second = await Controller.connect(stage.path, 7)
@@ -226,7 +123,7 @@ async def test_a_new_hello_ends_the_connection_before_it(stage: Stage) -> None:
     "line",
     [b"{}\n", b"nonsense\n", b'{"type":"stop"}\n', b'{"type":"hello"}\n', b"x" * 200_000 + b"\n", b"\xff\xfe\n"],
 )
-async def test_who_does_not_say_hello_is_hung_up_on(stage: Stage, line: bytes) -> None:
+async def test_who_does_not_say_hello_is_hung_up_on(stage: RelayStage, line: bytes) -> None:
     await until(stage.path.exists)
     reader, writer = await asyncio.open_unix_connection(stage.path)
     writer.write(line)
@@ -237,7 +134,7 @@ async def test_who_does_not_say_hello_is_hung_up_on(stage: Stage, line: bytes) -
     await controller.hear(WelcomeLine)
 
 
-async def test_a_bad_line_ends_the_talk_and_nothing_else(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_bad_line_ends_the_talk_and_nothing_else(stage: RelayStage, capsys: pytest.CaptureFixture[str]) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
     controller.say(START)
@@ -250,13 +147,13 @@ async def test_a_bad_line_ends_the_talk_and_nothing_else(stage: Stage, capsys: p
     assert "canary" not in captured.out + captured.err
 
 
-async def test_an_output_before_the_configuration_fails(stage: Stage) -> None:
+async def test_an_output_before_the_configuration_fails(stage: RelayStage) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(START)
     assert (await controller.hear(OutputLine)).code == "egress_unavailable"
 
 
-async def test_a_second_configuration_only_renews_the_token(stage: Stage) -> None:
+async def test_a_second_configuration_only_renews_the_token(stage: RelayStage) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
     await controller.hear(SourceLine)
@@ -268,7 +165,7 @@ async def test_a_second_configuration_only_renews_the_token(stage: Stage) -> Non
 @pytest.mark.slow
 async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
     clock = Clock()
-    stage = Stage(tmp_path / "b1.sock", clock)
+    stage = RelayStage(tmp_path / "b1.sock", clock)
     controller = await Controller.connect(stage.path)
     controller.say(LOOKS_OFTEN)
     controller.say(START)
@@ -287,7 +184,7 @@ async def test_a_relay_without_a_controller_ends(tmp_path: Path) -> None:
 
 async def test_a_relay_that_nobody_speaks_to_ends(tmp_path: Path) -> None:
     clock = Clock()
-    stage = Stage(tmp_path / "b1.sock", clock)
+    stage = RelayStage(tmp_path / "b1.sock", clock)
     stage.relay.timing = RelayTiming(metrics_every=0.02)
     await until(stage.path.exists)
     await pass_time(stage, clock, 29.9)
@@ -297,10 +194,10 @@ async def test_a_relay_that_nobody_speaks_to_ends(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def on_air(tmp_path: Path) -> AsyncIterator[tuple[Stage, Controller, Clock]]:
+async def on_air(tmp_path: Path) -> AsyncIterator[tuple[RelayStage, Controller, Clock]]:
     """A relay whose output is live."""
     clock = Clock()
-    stage = Stage(tmp_path / "b1.sock", clock)
+    stage = RelayStage(tmp_path / "b1.sock", clock)
     controller = await Controller.connect(stage.path)
     controller.say(LOOKS_OFTEN)
     controller.say(START)
@@ -310,13 +207,13 @@ async def on_air(tmp_path: Path) -> AsyncIterator[tuple[Stage, Controller, Clock
     await stage.running
 
 
-def pushes_media(stage: Stage) -> bool:
+def pushes_media(stage: RelayStage) -> bool:
     media = stage.relay._media
     return media is not None and media.pipeline._wanted.is_set()
 
 
 async def test_a_machine_that_stood_still_goes_on_once_its_controller_is_heard(
-    on_air: tuple[Stage, Controller, Clock],
+    on_air: tuple[RelayStage, Controller, Clock],
 ) -> None:
     stage, controller, clock = on_air
     assert pushes_media(stage)
@@ -332,7 +229,7 @@ async def test_a_machine_that_stood_still_goes_on_once_its_controller_is_heard(
 
 
 async def test_a_machine_that_stood_still_ends_when_its_controller_is_not_heard(
-    on_air: tuple[Stage, Controller, Clock],
+    on_air: tuple[RelayStage, Controller, Clock],
 ) -> None:
     stage, controller, clock = on_air
     # A line from before the pause, read after it, is no sign of a controller.
@@ -345,14 +242,16 @@ async def test_a_machine_that_stood_still_ends_when_its_controller_is_not_heard(
     assert await stage.running == "abandoned"
 
 
-async def test_a_short_pause_holds_nothing_back(on_air: tuple[Stage, Controller, Clock]) -> None:
+async def test_a_short_pause_holds_nothing_back(on_air: tuple[RelayStage, Controller, Clock]) -> None:
     stage, _, clock = on_air
     clock.now += 20
     await pass_time(stage, clock, 9)
     assert pushes_media(stage) and not stage.running.done()
 
 
-async def test_a_relay_takes_the_durations_of_its_controller_and_ignores_what_it_does_not_know(stage: Stage) -> None:
+async def test_a_relay_takes_the_durations_of_its_controller_and_ignores_what_it_does_not_know(
+    stage: RelayStage,
+) -> None:
     controller = await Controller.connect(stage.path)
     line = {"type": "configure", **msgspec.to_builtins(CONFIGURE), "timing": {"abandoned_after": 7.5, "unheard_of": 1}}
     controller.writer.write(msgspec.json.encode(line) + b"\n")
@@ -360,7 +259,7 @@ async def test_a_relay_takes_the_durations_of_its_controller_and_ignores_what_it
     assert stage.relay.timing == RelayTiming(abandoned_after=7.5)
 
 
-async def test_a_controller_that_says_nothing_of_durations_has_the_defaults(stage: Stage) -> None:
+async def test_a_controller_that_says_nothing_of_durations_has_the_defaults(stage: RelayStage) -> None:
     controller = await Controller.connect(stage.path)
     line = {"type": "configure", **msgspec.to_builtins(CONFIGURE)}
     line.pop("timing", None)
@@ -369,7 +268,7 @@ async def test_a_controller_that_says_nothing_of_durations_has_the_defaults(stag
     assert stage.relay.timing == RelayTiming()
 
 
-async def test_a_controller_that_does_not_read_is_hung_up_on(stage: Stage) -> None:
+async def test_a_controller_that_does_not_read_is_hung_up_on(stage: RelayStage) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
     await controller.hear(SourceLine)
@@ -397,7 +296,7 @@ async def test_a_source_that_breaks_ends_the_relay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reason", "code"), [("crashed", "egress_crashed"), ("stopped", "egress_lost")])
-async def test_an_end_that_nobody_asked_for_is_no_stop(stage: Stage, reason: str, code: str) -> None:
+async def test_an_end_that_nobody_asked_for_is_no_stop(stage: RelayStage, reason: str, code: str) -> None:
     controller = await Controller.connect(stage.path)
     controller.say(CONFIGURE)
     controller.say(START)

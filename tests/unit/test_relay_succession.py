@@ -22,7 +22,7 @@ from butai.relay.room import JoinError, Received
 from butai.relay.source import SUBSCRIPTIONS, HostSource
 from butai.relay.timing import RelayTiming
 from butai.relay.tracks import Choice
-from tests.unit.test_relay_outputs import until
+from tests.relay_stage import until
 
 TIMING = RelayTiming(phase_every=0.005, settle_for=0.01, join_delay=0.005)
 PRESET = Preset(320, 180, 30, 500)
