@@ -25,6 +25,7 @@ test-deep: .venv/dev.stamp system livekit console ## Long tests, properties with
 	$(PY) -m pytest tests/unit tests/integration tests/fuzz -m "hypothesis or deep" --hypothesis-profile=deep -n $(LANES) $(ARGS)
 	BUTAI_FUZZ_ARGS="--max-examples 100" BUTAI_TEST_FILES=100000 \
 		$(PY) -m pytest tests/fuzz/test_openapi.py tests/e2e/test_console_library.py -k "openapi or stutter"
+	BUTAI_TEST_ON_AIR=60 $(PY) -m pytest tests/integration/test_rtmp_real_servers.py
 
 check: .venv/dev.stamp ## Style, types, structure, migrations, documents; two at a time
 	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 check-types check-console check-rest
@@ -97,7 +98,7 @@ console: ## The web console, built from console/ into the package
 	@touch $@
 
 .venv/dev.stamp: requirements/dev.txt pyproject.toml | .venv/bin/python
-	$(UV) pip sync -q --python $(PY) requirements/dev.txt
+	$(UV) pip sync -q --python $(PY) --build-constraints requirements/build.txt requirements/dev.txt
 	$(UV) pip install -q --python $(PY) --no-deps --build-constraints requirements/build.txt -e .
 	@touch $@ .venv/run.stamp
 

@@ -17,6 +17,7 @@ from butai.relay.rtmp import amf0
 from butai.relay.rtmp.chunks import COMMAND, USER_CONTROL, ChunkWriter, Message
 from butai.relay.rtmp.connection import Limits, Target
 from butai.relay.rtmp.publisher import Publisher, PublishError
+from tests.encoded_media import Media, endless
 
 KEY = "canary-servers-3f6a"
 VIDEO_FORMAT = VideoFormat(640, 360, 30, 2000, bytes(20))
@@ -71,7 +72,10 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 10)
 
 
 @contextlib.asynccontextmanager
-async def pushing(url: str, *, kbps: int = 2000, limits: Limits | None = None) -> AsyncGenerator[Push]:
+async def pushing(
+    url: str, *, kbps: int = 2000, limits: Limits | None = None, media: Media | None = None
+) -> AsyncGenerator[Push]:
+    """Feeds a publisher in real time until the block ends. `media`: what can be decoded, in place of noise of `kbps`."""
     phases: list[str] = []
     codes: list[str] = []
 
@@ -79,16 +83,16 @@ async def pushing(url: str, *, kbps: int = 2000, limits: Limits | None = None) -
         phases.append(phase)
         codes.append(code)
 
-    publisher = Publisher(Target(url, KEY, True), VIDEO_FORMAT, AUDIO_FORMAT, report=report, limits=limits)
+    video, audio = (media.video, media.audio) if media else (VIDEO_FORMAT, AUDIO_FORMAT)
+    publisher = Publisher(Target(url, KEY, True), video, audio, report=report, limits=limits)
     push = Push(publisher, asyncio.create_task(publisher.run()), phases, codes)
+    stream = media.endless() if media else endless(packets(kbps), 2000)
 
     async def feed() -> None:
-        began, made = time.monotonic(), packets(kbps)
-        for round_ in itertools.count():
-            for packet in made:
-                due = packet.dts + round_ * 2000
-                await asyncio.sleep(max(0.0, began + due / 1000 - time.monotonic()))
-                publisher.send(Packet(packet.kind, packet.data, due, due, packet.keyframe))
+        began = time.monotonic()
+        for packet in stream:
+            await asyncio.sleep(max(0.0, began + packet.dts / 1000 - time.monotonic()))
+            publisher.send(packet)
 
     feeder = asyncio.create_task(feed())
     try:

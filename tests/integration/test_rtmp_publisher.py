@@ -11,60 +11,27 @@ import ssl
 import struct
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 
-from butai.relay.encoder import SAMPLES, AudioEncoder, VideoEncoder
 from butai.relay.messages import Preset
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
-from butai.relay.picture import as_frame
 from butai.relay.rtmp import amf0
 from butai.relay.rtmp.chunks import COMMAND, USER_CONTROL, ChunkWriter, Message
 from butai.relay.rtmp.publisher import Limits, Publisher, PublishError, Target
+from tests.encoded_media import Media, encoded_media
 from tests.platforms import Authority, Platform, probe, tls_front
 from tests.processes import free_port
-from tests.studio_host import TestCard
 
 KEY = "live_canary-7d1f93a2-key"
 PRESET = Preset(width=320, height=180, fps=30, video_kbps=1500)
-RATE = 48000
-
-
-@dataclass(frozen=True)
-class Media:
-    """Four seconds of picture and tone, as packets; `at(n)` of an endless repetition."""
-
-    video: VideoFormat
-    audio: AudioFormat
-    packets: list[Packet]
-
-    def endless(self) -> Iterator[Packet]:
-        round_ = 0
-        while True:
-            for packet in self.packets:
-                yield replace(packet, dts=packet.dts + round_ * 4000, pts=packet.pts + round_ * 4000)
-            round_ += 1
 
 
 @pytest.fixture(scope="module")
 def media() -> Media:
-    video, audio = VideoEncoder(PRESET), AudioEncoder(RATE, 128)
-    card = TestCard(PRESET.width, PRESET.height)
-    packets: list[Packet] = []
-    for number in range(4 * PRESET.fps):
-        drawn = card.draw(1000 + number / PRESET.fps, number)
-        picture = as_frame(np.frombuffer(drawn, np.uint8).reshape(PRESET.height * 3 // 2, PRESET.width))
-        packets += video.encode(picture, number)
-    tone = (np.sin(np.arange(RATE * 4) * 2 * np.pi * 440 / RATE) * 8000).astype(np.int16)
-    stereo = np.stack([tone, tone], 1)
-    for start in range(0, len(stereo) - SAMPLES, SAMPLES):
-        packets += audio.encode(stereo[start : start + SAMPLES], start)
-    packets.sort(key=lambda packet: packet.dts)
-    return Media(video.format, audio.format, [packet for packet in packets if packet.dts < 4000])
+    return encoded_media(PRESET)
 
 
 @dataclass

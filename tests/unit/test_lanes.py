@@ -20,7 +20,8 @@ IN_THEIR_OWN_TIME = {
     "integration/test_live_api.py",  # platforms that are asked, and sent nothing
     "integration/test_rtmp_preflight.py",
     "integration/test_rtmp_publisher.py",  # mostly waiting: 2 s of a processor in 29
-    "integration/test_rtmp_servers.py",  # the same: 6 s in 78
+    "integration/test_rtmp_real_servers.py",  # packets that were made before
+    "integration/test_rtmp_servers.py",  # mostly waiting: 6 s in 78
     "unit/test_relay_encoder.py",  # pictures one by one
     "unit/test_relay_picture.py",
     "unit/test_rtmp_addresses_in_turn.py",  # an authority's certificates
