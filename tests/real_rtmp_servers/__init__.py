@@ -24,7 +24,8 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Kind:
-    """A server program. `argv`: how it is started, with `{port}`, `{folder}` and `{key}` filled in.
+    """A server program. `argv`: how it is started, with `{port}`, `{folder}` and `{key}` filled in,
+    and `{packages}` for what was installed.
 
     `records`: it writes what arrives into its folder; of others it is fetched by a player. `owes`: it acknowledges or answers
     pings, so that a stop is seen while buffers have room. `once`: it ends with its first publish. `holds`: it keeps the session
@@ -41,6 +42,7 @@ class Kind:
 KINDS = {
     "node-media-server-2": Kind(["node", "server.cjs", "2", "{port}", "{folder}"], holds=True),
     "node-media-server-4": Kind(["node", "server.cjs", "4", "{port}", "{folder}"], owes=False, holds=True),
+    "gortmplib": Kind(["{packages}/gortmplib", "{port}"], holds=True),
     "pyrtmp": Kind([sys.executable, str(HERE / "pyrtmp_server.py"), "{port}", "{folder}"], records=True, owes=False),
     "ffmpeg": Kind(
         [
@@ -54,10 +56,13 @@ KINDS = {
 
 
 def install(folder: Path) -> Path:
-    """Puts the packages of `node/` into a folder, and returns it."""
+    """Puts the packages of `node/` and the program of `go/` into a folder, and returns it."""
     shutil.copytree(HERE / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
-    argv = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-    subprocess.run(argv, cwd=folder, check=True, timeout=120, capture_output=True)
+    npm = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    subprocess.run(npm, cwd=folder, check=True, timeout=120, capture_output=True)
+    go = shutil.which("go") or "/usr/local/go/bin/go"
+    build = [go, "build", "-o", str(folder / "gortmplib"), "."]
+    subprocess.run(build, cwd=HERE / "go", check=True, timeout=300, capture_output=True)
     return folder
 
 
@@ -85,7 +90,8 @@ class RealServer:
 
     def start(self) -> None:
         """It may not listen yet (`listens`)."""
-        argv = [part.format(port=self.port, folder=self.folder, key=self._key) for part in self.kind.argv]
+        filled = {"port": self.port, "folder": self.folder, "key": self._key, "packages": self._packages}
+        argv = [part.format_map(filled) for part in self.kind.argv]
         with (self.folder / "log.txt").open("ab") as log:
             self._child = subprocess.Popen(argv, cwd=self._packages, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
