@@ -24,6 +24,36 @@ KEY = "canary-5b7e-key"
         ("NetConnection.Connect.InvalidApp", "", "connect", "invalid_destination"),
         ("NetStream.Unpublish.Success", "", "publishing", "destination_closed"),
         ("NetStream.Publish.BadName", f"no stream {KEY}", "publish", "key_rejected"),
+        # A name that another session has, in the words of SRS, MediaMTX, Red5, Ant Media and others.
+        ("NetStream.Publish.BadName", "Stream already publishing", "publish", "already_publishing"),
+        ("NetStream.Publish.Failed", "StreamBusy", "publish", "already_publishing"),
+        ("NetStream.Publish.Rejected", "duplicate stream name", "publish", "already_publishing"),
+        ("NetStream.Publish.Denied", "the path is being published", "publish", "already_publishing"),
+        ("NetConnection.Connect.Rejected", "Already publishing", "publish", "already_publishing"),
+        # What is over is not in use.
+        ("NetStream.Publish.Denied", "Your stream key has already expired", "publish", "key_rejected"),
+        ("NetConnection.Connect.Rejected", "Authorized key is too old", "publish", "key_rejected"),
+        # Before the key was sent, it is not what is wrong.
+        ("close", "", "connect", "destination_closed"),
+        ("_error", "", "connect", "destination_unreachable"),
+        ("NetConnection.Connect.Closed", "", "connect", "destination_closed"),
+        ("NetConnection.Connect.AppShutdown", "", "connect", "destination_closed"),
+        (
+            "NetConnection.Connect.Rejected",
+            "License.Limit: the licence key is used up",
+            "connect",
+            "destination_unreachable",
+        ),
+        (
+            "NetConnection.Connect.Rejected",
+            "[ Server.Reject ] : (_defaultRoot_, _defaultVHost_) : Application (live2) is not defined.",
+            "connect",
+            "invalid_destination",
+        ),
+        ("NetConnection.Connect.Rejected", "Unknown application: live2", "connect", "invalid_destination"),
+        # After it was sent, a refusal is one of the key, whatever its code.
+        ("NetConnection.Connect.Rejected", "", "publish", "key_rejected"),
+        ("NetStream.Play.StreamNotFound", "", "publish", "key_rejected"),
     ],
 )
 def test_status_words_have_codes_and_no_key(word: str, said: str, step: str, code: str) -> None:
@@ -45,12 +75,29 @@ def test_status_words_have_codes_and_no_key(word: str, said: str, step: str, cod
         ("NetStream.Publish.BadName", "Invalid stream key", "publish", None),
         ("NetStream.Publish.Unauthorized", "Authorization required.", "publish", None),
         ("NetConnection.Connect.Rejected", "auth failed", "connect", None),
+        # Neither the key nor a word of it.
+        ("NetStream.Publish.Failed", "Keyframe interval is too long", "publish", "destination_closed"),
+        ("NetStream.Publish.Rejected", "key-frame interval above 4 s", "publish", "destination_closed"),
+        ("NetStream.Publish.Failed", "the author is offline", "publish", "destination_closed"),
+        ("NetConnection.Connect.Rejected", "", "publish", "destination_closed"),
+        ("NetStream.Publish.Denied", "This channel is suspended", "publish", None),
     ],
 )
 def test_a_key_that_worked_is_refused_only_by_words_that_name_it(
     word: str, said: str, step: str, code: str | None
 ) -> None:
     assert refused(PublishRefused(word, said), step, KEY).if_key_worked == code
+
+
+def test_a_refusal_right_after_the_start_is_read_by_its_words() -> None:
+    """Some servers start a publish and look the key up then."""
+    named = PublishRefused("NetStream.Publish.BadName", "Invalid stream key")
+    taken = PublishRefused("NetStream.Publish.BadName", "Stream already publishing")
+    assert refused(named, "publishing", KEY, acknowledged=False).code == "key_rejected"
+    assert refused(taken, "publishing", KEY, acknowledged=False).code == "already_publishing"
+    over = refused(PublishRefused("NetStream.Unpublish.Success", ""), "publishing", KEY, acknowledged=False)
+    assert (over.code, over.if_key_worked) == ("key_rejected", "destination_closed")
+    assert refused(named, "publishing", KEY, acknowledged=True).code == "destination_closed"
 
 
 def test_hanging_up_on_a_key_that_worked_is_a_closed_connection() -> None:

@@ -268,6 +268,37 @@ def test_what_becomes_of_recordings_and_viewers_ends_no_publish(word: str) -> No
     assert server.answer("onStatus", 0, None, {"level": "error", "code": word}) == []
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        # brpc's answer to a publish that it refuses.
+        {"level": "error", "code": "NetStream.Play.StreamNotFound"},
+        {"level": "Error", "code": "NetStream.Publish.Whatever"},
+        {"code": "NetStream.Publish.Unauthorized"},
+        {"code": "NetConnection.Connect.InvalidApp"},
+    ],
+)
+def test_a_refusal_before_the_start_is_one_in_whatever_words(said: dict[str, str]) -> None:
+    server = Server()
+    server.session.data_to_send()
+    server.session.feed(b"\x03" + bytes(3072))
+    server.answer("_result", 1, {}, {"code": "NetConnection.Connect.Success"})
+    server.answer("_result", 4, None, 1)
+    assert server.answer("onStatus", 0, None, said) == [PublishRefused(said["code"], "")]
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [("no such room", "no such room"), ({"message": "no such room", "n": 1}, "no such room"), (7, "")],
+)
+def test_the_reason_of_an_application_is_read(reason: object, words: str) -> None:
+    server = Server()
+    server.session.data_to_send()
+    server.session.feed(b"\x03" + bytes(3072))
+    said = {"level": "error", "code": "NetConnection.Connect.Rejected", "application": reason}
+    assert server.answer("_error", 1, None, said) == [PublishRefused("NetConnection.Connect.Rejected", words)]
+
+
 @pytest.mark.parametrize("form", ["onStatus", "_error"])
 def test_a_redirect_names_another_server(form: str) -> None:
     server = Server()

@@ -259,3 +259,13 @@ async def _wrap(
     # Our own queue drops what is late; the transport's buffer only keeps the socket busy.
     writer.transport.set_write_buffer_limits(high=64 * 1024)
     return reader, writer
+
+
+async def close(writer: asyncio.StreamWriter, seconds: float) -> None:
+    """Closes in order if the platform answers, else at once: a stalled connection would keep its buffers for ever."""
+    writer.close()
+    try:
+        async with asyncio.timeout(seconds):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()

@@ -76,24 +76,28 @@ def _spellings(key: str) -> set[str]:
     return {spelling for line in key.split("\n") if line for spelling in (line, unquote(line))}
 
 
-def refused(refusal: PublishRefused, step: str, key: str) -> PublishError:
-    """The error of a status message. `step`: of the session."""
+def refused(refusal: PublishRefused, step: str, key: str, *, acknowledged: bool = True) -> PublishError:
+    """The error of a status message. `step`: of the session; `acknowledged`: media were, where it is `publishing`."""
     words = f"{refusal.status} {_without(refusal.description, key)}".lower()
     detail = f"{redact(refusal.status, key)}: {redact(refusal.description, key)}"
-    if step == "publishing":
+    names_key = _NAMES_KEY.search(words) is not None
+    if step == "publishing" and acknowledged:
         return PublishError(Code.DESTINATION_CLOSED, detail)
     if refusal.redirect:
         return Redirected(refusal.redirect, f"{redact(refusal.status, key)}: to {_host(refusal.redirect, key)}")
     if any(word in words for word in _LOGIN):
         return PublishError(Code.LOGIN_REQUIRED, detail)
-    if any(word in words for word in _IN_USE):
+    if _IN_USE.search(words) and not _PAST.search(words):
         return PublishError(Code.ALREADY_PUBLISHING, detail)
-    if refusal.status == "NetConnection.Connect.InvalidApp":
+    if refusal.status == "NetConnection.Connect.InvalidApp" or (step == "connect" and _NO_APPLICATION.search(words)):
         # A server that starts again may answer before it has its applications.
         return PublishError(Code.INVALID_DESTINATION, detail, if_key_worked=Code.DESTINATION_CLOSED)
-    if refusal.status.startswith("NetConnection.Connect") and not any(word in words for word in _ABOUT_KEYS):
+    if refusal.status in _GOES_AWAY or (step == "connect" and refusal.status == "close"):
+        return PublishError(Code.DESTINATION_CLOSED, detail)
+    if step == "connect" and not names_key and "denied" not in words:
+        # The key was not sent yet.
         return PublishError(Code.DESTINATION_UNREACHABLE, detail)
-    if any(word in words for word in _NAMES_KEY):
+    if names_key:
         return PublishError(Code.KEY_REJECTED, detail)
     held = refusal.status.endswith(_OF_NAMES)
     otherwise = Code.ALREADY_PUBLISHING if held else Code.DESTINATION_CLOSED
@@ -118,10 +122,22 @@ def _host(url: str, key: str) -> str:
 
 _LOGIN = ("authmod=", "need auth", "needauth")
 """Adobe's way to ask for a user name and a password, of Wowza, Dacast, Akamai and others."""
-_IN_USE = ("already", "in use", "exclusive")
-_NAMES_KEY = ("auth", "key", "forbidden", "permission", "credential", "token", "password")
+_IN_USE = re.compile(
+    r"already|in use|exclusive|duplicate|being published|occupied|stream ?busy|(?:stream|name|publisher) exists"
+)
+_PAST = re.compile(r"expired|revoked|disabled|suspended|banned|deleted")
+"""What may have happened to a key "already"."""
+_NAMES_KEY = re.compile(
+    r"(?<!licen[sc]e )(?<!licen[sc]e-)key(?!.?(?:frame|int))|auth(?!or(?!i))|forbidden|permission|credential|token|password"
+    r"|(?:stream|publish(?:er|ing)?|access|account|channel) (?:has |is |was |been )*(?:expired|revoked|disabled|suspended|banned)"
+)
 """Words with which a platform says that the key itself is wrong."""
-_ABOUT_KEYS = (*_NAMES_KEY, "denied")
+_NO_APPLICATION = re.compile(
+    r"\bapp(?:lication)?\b.*(?:not (?:defined|found|exist|available|configured)|n't exist|unknown|invalid)"
+    r"|(?:no such|unknown|invalid|undefined) app(?:lication)?\b"
+)
+"""What Adobe's servers and those like them say beside `Connect.Rejected`, where others say `Connect.InvalidApp`."""
+_GOES_AWAY = ("NetConnection.Connect.Closed", "NetConnection.Connect.AppShutdown")
 _OF_NAMES = (".BadName", ".Denied")
 """Codes with which servers refuse a name that another session has, with or without a description."""
 

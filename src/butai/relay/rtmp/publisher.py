@@ -20,7 +20,15 @@ from butai.errors import Code
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.chunks import ProtocolError
-from butai.relay.rtmp.connection import Target, check_peer_limits, connect, follow, peer_address, redirect_failed
+from butai.relay.rtmp.connection import (
+    Target,
+    check_peer_limits,
+    close,
+    connect,
+    follow,
+    peer_address,
+    redirect_failed,
+)
 from butai.relay.rtmp.evidence import Evidence, TcpProgress
 from butai.relay.rtmp.failures import PublishError, Redirected, closed, refused
 from butai.relay.rtmp.session import Acknowledged, Event, Pong, Publishing, PublishRefused, Session
@@ -162,7 +170,7 @@ class Publisher:
                     failure = error
                     tried.add(peer)
                 finally:
-                    await _close(writer, self._limits.close_timeout)
+                    await close(writer, self._limits.close_timeout)
             finally:
                 for task in (opening, stop):
                     task.cancel()
@@ -252,7 +260,7 @@ class Publisher:
                 self._accepted = True
             case PublishRefused():
                 if not self._stopping.is_set():
-                    raise refused(event, session.step, self._secrets)
+                    raise refused(event, session.step, self._secrets, acknowledged=self._evidence.media_taken)
                 self._goodbye_read.set()
             case _:
                 pass
@@ -326,13 +334,3 @@ class Publisher:
         if kernel is None:
             return TcpProgress(self.stats.bytes_sent - kept, kept)
         return TcpProgress(kernel.acked, kernel.waiting + kept)
-
-
-async def _close(writer: asyncio.StreamWriter, seconds: float) -> None:
-    """Closes in order if the platform answers, else at once: a stalled connection would keep its buffers for ever."""
-    writer.close()
-    try:
-        async with asyncio.timeout(seconds):
-            await writer.wait_closed()
-    except (OSError, TimeoutError):
-        writer.transport.abort()

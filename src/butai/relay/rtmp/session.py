@@ -202,12 +202,13 @@ class Session:
     def _handle_command(self, values: list[Any], events: list[Event]) -> None:
         name, number = (values[0], values[1]) if len(values) > 1 else ("", 0)
         properties = next((value for value in values[2:] if isinstance(value, dict) and "code" in value), {})
-        status, description = str(properties.get("code", "")), str(properties.get("description", ""))
+        status, description = str(properties.get("code", "")), _description(properties)
+        bad = str(properties.get("level", "")).lower() == "error" or status.endswith(_FATAL_CODES)
         refusal = PublishRefused(status, description, _redirect(properties))
         if name in ("_result", "_error"):
             # An answer belongs to the call whose number it has; some come late, or twice.
             call = self._calls.pop(number, "") if isinstance(number, float) else ""
-            failed = name == "_error" or status.endswith(_FATAL_CODES) or properties.get("level") == "error"
+            failed = name == "_error" or bad
             if failed and call in ("connect", "createStream", "publish"):
                 # Not the courtesies releaseStream and FCPublish, which many servers do not know.
                 events.append(replace(refusal, status=status or name))
@@ -218,9 +219,9 @@ class Session:
                 if self.step == "publish" and self._stream:
                     self.step = "publishing"
                     events.append(Publishing())
-            elif status.startswith(_OF_OTHERS):
+            elif status.startswith(_OF_RECORDINGS) or (status.startswith(_OF_VIEWERS) and self.step == "publishing"):
                 pass
-            elif properties.get("level") == "error" or status.endswith(_FATAL_CODES):
+            elif bad:
                 events.append(refusal)
         elif name == "close":
             events.append(replace(refusal, status="close"))
@@ -249,7 +250,20 @@ def _redirect(properties: dict[str, Any]) -> str:
     return str(more.get("redirect") or "")
 
 
-_FATAL_CODES = (".Unpublish.Success", ".Connect.Closed", ".Rejected", ".BadName", ".Denied", ".Failed")
+def _description(properties: dict[str, Any]) -> str:
+    """What a status says in words: an application of Adobe's servers gives its reason beside the server's description."""
+    reason = properties.get("application")
+    reason = reason.get("message") if isinstance(reason, dict) else reason
+    words = (properties.get("description"), reason)
+    return " ".join(one for one in words if isinstance(one, str) and one)
+
+
+_FATAL_CODES = (
+    *(".Unpublish.Success", ".Connect.Closed", ".AppShutdown", ".InvalidApp"),
+    *(".Rejected", ".BadName", ".BadAuth", ".Unauthorized", ".Denied", ".Failed"),
+)
 """Codes that end a publish with or without the level `error`, which some servers omit."""
-_OF_OTHERS = ("NetStream.Record.", "NetStream.Play.")
-"""Codes of the server's own recording and of its viewers: the publish goes on."""
+_OF_RECORDINGS = "NetStream.Record."
+"""Codes of the server's own recording: the publish goes on."""
+_OF_VIEWERS = "NetStream.Play."
+"""Codes of the server's viewers, while there is a publish. Before it brpc refuses a name with one."""
