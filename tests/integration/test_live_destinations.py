@@ -45,6 +45,12 @@ async def _stored(api: Api, database: Database) -> tuple[str, str]:
         ({"ingest_url": "rtmp://127.0.0.1", "stream_key": CANARY}, "rtmp://127.0.0.1", CANARY),
         ({"ingest_url": KICK, "stream_key": f"sk_us-west-2_{CANARY}"}, KICK, f"sk_us-west-2_{CANARY}"),
         ({"stream_key": CANARY + "k" * (2000 - len(CANARY))}, "", CANARY + "k" * (2000 - len(CANARY))),
+        # With what comes along when it is copied.
+        (
+            {"ingest_url": " RTMP://127.0.0.1/live\n", "stream_key": f"{CANARY[:9]}\u200b{CANARY[9:]}\u00a0\r\n"},
+            "rtmp://127.0.0.1/live",
+            CANARY,
+        ),
         # In the wrong field.
         ({"ingest_url": f"rtmp://127.0.0.1/live/{CANARY}", "stream_key": ""}, "rtmp://127.0.0.1/live", CANARY),
         ({"ingest_url": f"rtmp://127.0.0.1/live/{CANARY}", "stream_key": CANARY}, "rtmp://127.0.0.1/live", CANARY),
@@ -80,6 +86,8 @@ async def test_what_a_server_gives_can_be_saved_and_its_secrets_are_stored_and_s
         {"ingest_url": "rtmp://127.0.0.1/live?***", "stream_key": CANARY},
         {"ingest_url": "rtmp://127.0.0.1/live", "stream_key": CANARY + "k" * 2000},
         {"platform": "twitch", "stream_key": f"rtmp://127.0.0.1/app/{CANARY}"},
+        {"ingest_url": "rtmp://127.0.0.1/live", "stream_key": CANARY, "label": f"My {CANARY}"},
+        {"ingest_url": f"rtmp://127.0.0.1/a?token={CANARY}", "stream_key": "", "label": f"token={CANARY}"},
     ],
 )
 async def test_what_cannot_be_meant_is_refused_and_not_quoted(
@@ -96,6 +104,8 @@ async def test_an_address_that_is_sent_back_as_it_is_shown_keeps_its_hidden_part
     made = await save(api, platform="custom", ingest_url=url, stream_key="")
     assert made["ingest_url"] == "rtmp://127.0.0.1/mystream?***"
     path = f"/api/live/destinations/{made['id']}"
+    status, problem = await api.call("PATCH", path, "alice", json={"label": f"user=me&pass={CANARY}"})
+    assert (status, problem["code"], CANARY in json.dumps(problem)) == (422, "invalid_destination", False)
     again = {"ingest_url": made["ingest_url"], "label": "Second"}
     status, changed = await api.call("PATCH", path, "alice", json=again)
     assert (status, changed["label"], changed["key_fingerprint"]) == (200, "Second", made["key_fingerprint"])

@@ -6,7 +6,7 @@ import pytest
 
 from butai.relay.rtmp.addresses import AddressInvalid
 from butai.relay.rtmp.connection import Target
-from butai.relay.rtmp.hidden import MARKS, complete, from_whole_url, hidden_parts, sealed_text, separate
+from butai.relay.rtmp.hidden import MARKS, as_typed, complete, from_whole_url, hidden_parts, sealed_text, separate
 from butai.relay.rtmp.preflight import bandwidth_test
 
 KEY = "abcd-efgh-ijkl-mnop-qrst"
@@ -88,6 +88,20 @@ def test_what_cannot_be_meant_is_refused_without_a_quote(url: str, key: str) -> 
             (None, "live_1_a"),
         ),
         (None, "name?callback=https://x", "", (None, "name?callback=https://x")),
+        (None, f"RTMP://X:1936/live/{KEY}", "", ("rtmp://X:1936/live", KEY)),
+        (None, f"rtmps://[2001:db8::1]:443/live/{KEY}", "", ("rtmps://[2001:db8::1]:443/live", KEY)),
+        (None, f"rtmp://x/app/{KEY}?a=b/c", "", ("rtmp://x/app", f"{KEY}?a=b/c")),
+        (None, "rtmp://x/live/a%2Fb", "", ("rtmp://x/live", "a%2Fb")),
+        (
+            None,
+            f"rtmps://b.rtmps.youtube.com:443/live2?backup=1/{KEY}",
+            "rtmps://a.rtmps.youtube.com:443/live2",
+            (None, KEY),
+        ),
+        # Copied without its scheme.
+        (None, f"a.rtmps.youtube.com/live2/{KEY}", "rtmps://a.rtmps.youtube.com:443/live2", (None, KEY)),
+        ("rtmp://x/live", f"x:1935/live/{KEY}", "", ("rtmp://x/live", KEY)),
+        ("rtmp://x/live", f"xyz/{KEY}", "", ("rtmp://x/live", f"xyz/{KEY}")),
     ],
 )
 def test_a_whole_url_as_the_key_is_taken_apart(
@@ -104,6 +118,10 @@ def test_a_whole_url_as_the_key_is_taken_apart(
         (None, f"rtmp://x/{KEY}", ""),
         (None, f"rtmp://y/live2/{KEY}", "rtmps://a.rtmps.youtube.com:443/live2"),
         (None, f"https://x/live/{KEY}", ""),
+        (None, f"rtmp:\\\\x\\live\\{KEY}", ""),
+        (None, f"rtmp:/x/live/{KEY}", ""),
+        (None, f"rtmp://x/live/{KEY}#a", ""),
+        ("rtmp://x/live", f"x/other/{KEY}", ""),
         (None, f"rtmp://me:{KEY}@x/live/a", ""),
     ],
 )
@@ -111,6 +129,20 @@ def test_a_url_that_cannot_be_the_key_is_refused_without_a_quote(url: str | None
     with pytest.raises(AddressInvalid) as caught:
         from_whole_url(url, key, default)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "typed"),
+    [
+        (f" {KEY}\r\n", KEY),
+        (f"\ufeff{KEY[:9]}\u200b{KEY[9:]}\u00a0", KEY),
+        ("rtmp://x/live\u2060\n", "rtmp://x/live"),
+        # What can be seen stays, and is refused.
+        (f"{KEY[:9]} {KEY[9:]}", f"{KEY[:9]} {KEY[9:]}"),
+    ],
+)
+def test_what_cannot_be_seen_of_a_pasted_text_is_left_out(pasted: str, typed: str) -> None:
+    assert as_typed(pasted) == typed
 
 
 def test_each_of_two_urls_has_its_own_hidden_part() -> None:
@@ -136,6 +168,10 @@ def test_a_target_connects_to_the_whole_url_and_shows_no_secret() -> None:
         ("live_1_a?bandwidthtest=false&token=x", "live_1_a?bandwidthtest=true&token=x"),
         ("live_1_a?token=x&BandwidthTest=0", "live_1_a?bandwidthtest=true&token=x"),
         ("live_1_a?", "live_1_a?bandwidthtest=true"),
+        ("live_1_a?bandwidthtest=true&bandwidthtest=true", "live_1_a?bandwidthtest=true"),
+        ("live_1_a?token=x&%62andwidthtest=false", "live_1_a?bandwidthtest=true&token=x"),
+        ("live_1_a?token=x;bandwidthtest=false", "live_1_a?bandwidthtest=true&token=x"),
+        ("live_1_a?token=x?bandwidthtest=false", "live_1_a?bandwidthtest=true&token=x"),
         ("live_1_a#part", "live_1_a?bandwidthtest=true"),
         ("live_1_a\ntoken=a\n", "live_1_a?bandwidthtest=true\ntoken=a\n"),
     ],

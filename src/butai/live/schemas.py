@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -17,11 +18,16 @@ from pydantic import (
 
 from butai.live.answers import PlatformName
 from butai.live.states import LONGEST_ROOM_ID, ROOM_ID
+from butai.relay.rtmp.hidden import as_typed
 
 RoomId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ROOM_ID, pattern=ROOM_ID)]
 Label = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-IngestUrl = Annotated[str, StringConstraints(min_length=1, max_length=3000, pattern=r"^rtmps?://[!-~]+$")]
+IngestUrl = Annotated[
+    str,
+    BeforeValidator(lambda given: as_typed(given) if isinstance(given, str) else given),
+    StringConstraints(min_length=1, max_length=3000, pattern=r"^[Rr][Tt][Mm][Pp][Ss]?://[!-~]+$"),
+]
 LONGEST_PASTED_KEY = 5000
 """A whole URL may be pasted as a key, which has at most 2,000 letters itself."""
 StreamPlatform = Literal["youtube", "twitch"]

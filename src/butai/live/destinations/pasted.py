@@ -11,7 +11,7 @@ from butai.errors import InvalidDestination
 from butai.live.models import Destination
 from butai.live.stream_keys import SealBroken, Sealer
 from butai.relay.rtmp.addresses import AddressInvalid, check_key, check_pair
-from butai.relay.rtmp.hidden import MARKS, complete, from_whole_url, hidden_parts, sealed_text, separate
+from butai.relay.rtmp.hidden import MARKS, as_typed, complete, from_whole_url, hidden_parts, sealed_text, separate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,11 @@ class DestinationValues:
     backup_ingest_url: str | None = None
     clear_backup: bool = False
     stream_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("ingest_url", "backup_ingest_url", "stream_key"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_typed(text))
 
     @property
     def changes_target(self) -> bool:
@@ -81,6 +86,16 @@ def changed(sealer: Sealer, destination: Destination, wanted: DestinationValues)
         return TargetFields(url, backup, None)
     secret = _checked(destination.platform, url, sealed_text(key, hidden, hidden_backup if backup else ""))
     return TargetFields(url, backup, None if secret == sealed else secret)
+
+
+def check_label(label: str, secret: str) -> None:
+    """Checks that a label, which is shown, has no secret of the destination. Raises `AddressInvalid`."""
+    if any(len(line) >= _SHORTEST_SECRET and line in label for line in secret.split("\n")):
+        raise AddressInvalid("The label is shown to others: it must not contain the stream key")
+
+
+_SHORTEST_SECRET = 8
+"""Letters of a key from which on it is no word of a label by chance."""
 
 
 def _checked(platform: str, url: str, secret: str) -> str:

@@ -6,6 +6,7 @@ A stream key is accepted once and never returned: it is stored sealed, and shown
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from butai.config import LiveSettings
 from butai.errors import Conflict, DestinationNotFound, InvalidDestination, SecretKeyInvalid
 from butai.identity import Caller
 from butai.identity.suspensions import check_not_suspended
-from butai.live.destinations.pasted import DestinationValues, changed, refused_as_destination, separated
+from butai.live.destinations.pasted import DestinationValues, changed, check_label, refused_as_destination, separated
 from butai.live.models import Destination, Output
 from butai.live.stage import Stage, Turns
 from butai.live.stream_keys import SealBroken
@@ -71,6 +72,7 @@ async def create(stage: Stage, caller: Caller, origin: Origin, platform: str, wa
             raise InvalidDestination("A custom destination needs its ingest_url")
         fields = separated(platform, url, backup_url, key)
         assert fields.secret is not None, "a new one has yet to be sealed"
+        check_label(wanted.label or "", fields.secret)
     for one in filter(None, (url, backup_url)):
         await check_url(stage.settings, one)
     made = uuid7()
@@ -136,6 +138,8 @@ async def change(
             if fields.secret is not None:
                 destination.sealed_key = stage.sealer.seal(fields.secret, destination.id)
                 destination.key_fingerprint = stage.sealer.fingerprint(fields.secret)
+        with refused_as_destination(), suppress(SealBroken):
+            check_label(destination.label, stage.sealer.open(destination.sealed_key, destination.id))
         destination.updated_at = func.now()
         _record(session, origin, "live.destination_changed", destination)
         await session.flush()

@@ -22,7 +22,10 @@ _ONE_APPLICATION = ("youtube.com", "live-video.net")
 _HARMLESS = re.compile(r"backup=\d{1,2}")
 """A query that is no secret: the one of YouTube's backup."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|rtmps?:", re.IGNORECASE)
+
+_UNSEEN = re.compile(r"[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+"""Letters without a shape, which come with text that was copied from a page."""
 
 _LIKE_A_KEY = re.compile(r"[0-9a-z]{4}(-[0-9a-z]{4}){3,}|live_\d+_.*|sk_.*|FB-.*|(?=.*\d)(?=.*[A-Za-z]).{16,}")
 """Names that are keys rather than applications: those of YouTube, Twitch, Kick and Facebook, and long ones with digits."""
@@ -39,6 +42,11 @@ class Pasted:
     def shown(self, mark: str) -> str:
         """The URL as it is stored, with a mark in place of the hidden part."""
         return self.url + mark if self.hidden else self.url
+
+
+def as_typed(text: str) -> str:
+    """A pasted text without what cannot be seen of it: blanks and line ends around it, and letters without a shape."""
+    return _UNSEEN.sub("", text).strip()
 
 
 def complete(url: str, secret: str) -> tuple[str, str]:
@@ -64,8 +72,13 @@ def hidden_parts(secret: str) -> tuple[str, str, str]:
 def from_whole_url(url: str | None, key: str, default: str = "") -> tuple[str | None, str]:
     """Returns the ingest URL and the stream key, where the key may be a whole URL. `url`: the ingest URL beside it, if given;
     `default`: the platform's. Raises `AddressInvalid` for a URL of another server."""
+    beside = url or default
     if not _URL.match(key):
-        return url, key
+        server = parse(beside) if beside else None
+        if server is None or not re.match(rf"{re.escape(server.host)}[:/]", key, re.IGNORECASE):
+            return url, key
+        # A whole URL that was copied without its scheme.
+        key = f"rtmp{'s' if server.secure else ''}://{key}"
     try:
         address, split = parse(key), urlsplit(key)
     except AddressInvalid:
@@ -78,7 +91,6 @@ def from_whole_url(url: str | None, key: str, default: str = "") -> tuple[str | 
         path, slash, name, query = f"{split.path.strip('/')}?{before}", "/", tail, ""
     if not slash or not name:
         raise AddressInvalid("The stream key is a URL without a key: it needs the key alone")
-    beside = url or default
     if not beside:
         return f"{split.scheme}://{split.netloc}/{path}", name + query
     other = parse(beside)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 from butai.errors import Code
 from butai.relay.rtmp.addresses import IngestAddress
@@ -181,7 +183,8 @@ def bandwidth_test(target: Target) -> Target:
     key, *hidden = target.key.split("\n")
     # A parameter of that name that the key has already, or one behind a #, would make the publish an ordinary one.
     name, _, query = key.partition("#")[0].partition("?")
-    others = [one for one in query.split("&") if one and one.partition("=")[0].lower() != _BANDWIDTH_TEST]
+    given = re.split("[&;?]", query)
+    others = [one for one in given if one and unquote(one.partition("=")[0]).strip().lower() != _BANDWIDTH_TEST]
     tested = f"{name}?{'&'.join([f'{_BANDWIDTH_TEST}=true', *others])}"
     return replace(target, key="\n".join((tested, *hidden)))
 
