@@ -4,6 +4,7 @@ As a process it replaces `python -m butai.relay` (same arguments, same lock, sam
 live at once; `script.json` in its folder says otherwise, by the output's URL, one entry for each attempt, the last for
 all further ones: `{"rtmp://b/app": [["failed", "destination_unreachable"], ["live", ""]]}`. `["", ""]` says nothing at
 all. `<id>.ctl` takes JSON lines while it runs: `{"output": id, "phase": …, "code": …}`, `{"source": phase, "code": …}`,
+`{"checked": id, "code": …}` (the check of a held output's server),
 `{"deaf": true}` (hears orders and does nothing), `{"repeat": true}` (says its last reports once more),
 `{"late_ms": 150}` (its pictures are late from now on).
 What it heard and when goes to `<id>.heard`: one JSON object a line, without keys.
@@ -91,6 +92,8 @@ class ReportingRelay:
         elif "source" in order:
             self.source = SourceLine(order["source"], time.time(), order.get("code", ""))
             self.tell(self.source)
+        elif "checked" in order:
+            self.tell(OutputLine(order["checked"], 0, "connecting", time.time(), order["code"]))
         elif "end" in order:
             if not self.end.done():
                 self.end.set_result(order["end"])
@@ -150,8 +153,11 @@ class ReportingRelay:
                 self._note("configure", host=order.host_identity, width=order.preset.width)
                 self.configured, self.timing = True, order.timing
                 if self.source.phase == "connecting":
-                    self.source = SourceLine("live", time.time())
+                    waits = (self.folder / "waiting").exists()
+                    self.source = SourceLine("waiting" if waits else "live", time.time(), ready=not waits)
                 self.tell(self.source)
+                if order.held:
+                    self._note("check", servers=[one.server for one in order.held])
             case messages.StartOutputLine():
                 key = hashlib.sha256(order.key.encode()).hexdigest()
                 self._note(

@@ -154,6 +154,44 @@ async def test_a_retry_takes_the_key_that_was_saved_newest_and_says_so(stage: Sh
         assert stage.heard(broadcast_id, "start")[-1]["url"] == "rtmp://c/app"
 
 
+async def test_while_outputs_wait_for_a_picture_their_servers_are_checked(stage: Shows) -> None:
+    (stage.folder / "waiting").touch()
+    broadcast_id = await stage.begin("rtmp://a/app", "rtmp://b/app")
+    await stage.do("UPDATE broadcasts SET hold_until_media = true WHERE id = %s", broadcast_id)
+    destination_id = await _saved(stage, broadcast_id, "rtmp://b/app")
+    rows = await stage.outputs(broadcast_id)
+    output_id = rows["rtmp://b/app"]["id"]
+
+    async def code(wanted: str | None) -> bool:
+        found = (await stage.outputs(broadcast_id))["rtmp://b/app"]
+        assert (found["state"], found["attempt"], found["tries"], found["error_code"]) == ("pending", 0, 0, None)
+        return found["check_code"] == wanted
+
+    def checked() -> list[set[str]]:
+        return [set(line["servers"]) for line in stage.heard(broadcast_id, "check")]
+
+    async def asked(*servers: str) -> bool:
+        return bool(checked()) and checked()[-1] == set(servers)
+
+    async with stage.controller():
+        await until(lambda: asked("rtmp://a:1935/", "rtmp://b:1935/"))
+        stage.tell_relay(broadcast_id, checked=output_id, code="destination_unreachable")
+        await until(lambda: code("destination_unreachable"))
+    # What the host saves meanwhile is checked by the time of the next look at the rows: here, of the next controller.
+    await stage.do("UPDATE destinations SET ingest_url = 'rtmps://c/app' WHERE id = %s", destination_id)
+    async with stage.controller("c2"):
+        await until(lambda: asked("rtmp://a:1935/", "rtmps://c:443/"))
+        stage.tell_relay(broadcast_id, checked=output_id, code="")
+        await until(lambda: code(None))
+        stage.tell_relay(broadcast_id, source="live")
+        await stage.reach(broadcast_id, a="live")
+        events = [
+            (one["event"], one["code"]) for one in await stage.events(broadcast_id) if one["output_id"] == output_id
+        ]
+        assert events[:2] == [("output.checked", "destination_unreachable"), ("output.checked", None)]
+        assert {(url, attempt) for url, attempt in stage.starts(broadcast_id)} == {("a", 1), ("c", 1)}
+
+
 async def test_answers_of_a_platform_that_keeps_its_viewers_for_a_time_are_not_waited_for_as_long(
     database_url: str,
 ) -> None:

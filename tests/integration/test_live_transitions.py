@@ -58,6 +58,16 @@ def plans() -> list[Plan]:
     directed.all_reports_arrive()
     directed.the_host_comes_and_goes(phase="failed", unreachable=False)
     directed.teardown()
+    # And a retry by hand while no engine comes up.
+    directed = Recorded()
+    directed.begin(count=1)
+    directed.the_engine_comes_up()
+    directed.all_goes_well(stable=False)
+    directed.the_engine_dies()
+    directed.the_engine_does_not_come_up()
+    directed._want(directed.row.outputs[0], retry_asked_at=directed.now)
+    directed.step()
+    directed.teardown()
     return [plan for same in found.values() for plan in same]
 
 
@@ -74,8 +84,11 @@ async def insert(session: AsyncSession, row: BroadcastRow, lease: Lease) -> None
     session.expire_all()
 
 
+NO_COLUMNS = ("outputs", "saved_ingest_url")
+
+
 def columns(row: BroadcastRow | OutputRow) -> dict[str, Any]:
-    values = {one.name: getattr(row, one.name) for one in fields(row) if one.name != "outputs"}
+    values = {one.name: getattr(row, one.name) for one in fields(row) if one.name not in NO_COLUMNS}
     return {name: moment(value) if name in TIMES else value for name, value in values.items()}
 
 

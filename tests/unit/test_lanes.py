@@ -25,6 +25,7 @@ IN_THEIR_OWN_TIME = {
     "unit/test_relay_encoder.py",  # pictures one by one
     "unit/test_relay_picture.py",
     "unit/test_rtmp_addresses_in_turn.py",  # an authority's certificates
+    "unit/test_relay_reachability.py",  # the same
 }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from butai.live.broadcasts.queries import output_values
-from butai.live.reconcile.commands import EndBegun, Move, SourceChanged, StartOutput
+from butai.live.reconcile.commands import CheckDestinations, Configure, EndBegun, Move, SourceChanged, StartOutput
+from butai.live.reconcile.fold import after
 from butai.live.reconcile.plan import plan
-from butai.live.reconcile.reports import Observations, SourceReport
+from butai.live.reconcile.reports import CheckReport, Observations, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.states import OutputState, OutputTrigger
 from butai.relay import source as module
@@ -46,6 +48,57 @@ def test_before_the_first_picture_an_output_waits_for_hours_and_tries_nothing(ph
         assert not [one for one in made.writes if isinstance(one, Move | EndBegun)]
         assert not [one for one in made.orders if isinstance(one, StartOutput)]
         assert made.wake_at is None
+
+
+def test_meanwhile_the_servers_are_checked_and_what_they_find_is_neither_an_attempt_nor_spent() -> None:
+    row, seen = held(OutputState.PENDING, OutputState.PENDING)
+    moved = replace(row.outputs[1], saved_ingest_url="rtmp://saved-newest")
+    row = replace(row, outputs=(row.outputs[0], moved))
+    order = CheckDestinations(((A, "rtmp://a"), (B, "rtmp://saved-newest")))
+    assert plan(row, seen.snapshot(), NOW, POLICY).orders == (order,)
+    seen.ordered_checks(order.outputs)
+    assert seen.record(CheckReport(A, "destination_unreachable")) and seen.record(CheckReport(B))
+    assert not seen.record(CheckReport(A, "destination_unreachable"))
+    (found,) = plan(row, seen.snapshot(), NOW, POLICY).actions
+    assert isinstance(found, Move) and (found.event, found.code) == (OutputTrigger.CHECKED, "destination_unreachable")
+    assert found.changes == {"state": OutputState.PENDING, "check_code": "destination_unreachable"}
+    row = after(row, found)
+    assert plan(row, seen.snapshot(), NOW, POLICY).actions == []
+    # It comes back; an attempt that begins has no such error either, and is the first.
+    for told in (CheckReport(A), CheckReport(A, "tls_failed")):
+        seen.record(told)
+        (found,) = plan(row, seen.snapshot(), NOW, POLICY).writes
+        row = after(row, found)
+        assert row.outputs[0].check_code == (told.code or None)
+    seen.record(SourceReport("live", NOW, told_ready=True))
+    made = plan(row, seen.snapshot(), NOW, POLICY)
+    assert made.orders[0] == CheckDestinations(())
+    row = functools.reduce(after, made.writes, row)
+    assert [(one.attempt, one.tries, one.error_code, one.check_code) for one in row.outputs] == [(1, 0, None, None)] * 2
+
+
+def test_only_an_output_that_nothing_else_keeps_from_its_attempt_is_checked() -> None:
+    row, seen = held(OutputState.PENDING, OutputState.PENDING)
+    assert plan(replace(row, hold_until_media=False), seen.snapshot(), NOW, POLICY).orders == (
+        StartOutput(A, 1),
+        StartOutput(B, 1),
+    )
+    later = output(A, OutputState.STARTING, next_attempt_at=NOW + 9)
+    off = output(B, OutputState.PENDING, attempt=0, wanted="off")
+    assert CheckDestinations not in map(
+        type, plan(replace(row, outputs=(later, off)), seen.snapshot(), NOW, POLICY).orders
+    )
+    assert plan(replace(row, outputs=(later,)), seen.snapshot(), NOW + 10, POLICY).orders == (
+        CheckDestinations(((A, "rtmp://a"),)),
+    )
+
+
+def test_an_engine_that_is_found_again_is_ordered_anew() -> None:
+    row, seen = held(OutputState.PENDING)
+    seen.ordered_checks(((A, "rtmp://a"),))
+    assert plan(row, seen.snapshot(), NOW, POLICY).orders == ()
+    seen.engine_running("r1", NOW)
+    assert plan(row, seen.snapshot(), NOW, POLICY).orders == (Configure(), CheckDestinations(((A, "rtmp://a"),)))
 
 
 def test_the_first_picture_starts_all_outputs_and_its_loss_holds_none() -> None:
@@ -127,7 +180,7 @@ def test_a_held_output_shows_no_media_with_its_advice(state: str, due_in: float 
         "ended_at": None,
     }
     row = dict.fromkeys(
-        ("id", "label", "destination_id", "key_fingerprint", "error_cause", "live_since", "metrics"), None
+        ("id", "label", "destination_id", "key_fingerprint", "error_cause", "live_since", "metrics", "check_code"), None
     ) | {
         "platform": "youtube",
         "state": state,
@@ -144,6 +197,16 @@ def test_a_held_output_shows_no_media_with_its_advice(state: str, due_in: float 
         for other in ({"source_ready": True}, {"hold_until_media": False}, {"source_phase": "connecting"}):
             was = output_values(of | other, row, "en")["error"]
             assert (was and was.code) == row["error_code"]
+        checked = row | {"check_code": "destination_unreachable"}
+        for phase in ("connecting", "waiting"):
+            error = output_values(of | {"source_phase": phase}, checked, "en")["error"]
+            assert error and (error.code, error.retryable, error.next_attempt_at) == (
+                "destination_unreachable",
+                True,
+                None,
+            )
+        started = output_values(of | {"source_ready": True}, checked, "en")["error"]
+        assert (started and started.code) == row["error_code"]
 
 
 class Host:

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from butai.config import RetrySettings
 from butai.live.reconcile.commands import (
     BroadcastEnded,
+    CheckDestinations,
     Configure,
     KillEngine,
     Move,
@@ -33,6 +34,7 @@ from butai.live.reconcile.fold import after
 from butai.live.reconcile.plan import plan
 from butai.live.reconcile.reports import (
     OVER,
+    CheckReport,
     EngineGone,
     Observations,
     Observed,
@@ -77,6 +79,10 @@ def without(seen: Observed, output_id: UUID) -> Observed:
 
 def moves_of_others(made: Plan, output_id: UUID) -> list[Move]:
     return [one for one in made.writes if isinstance(one, Move) and one.output_id != output_id]
+
+
+def _is_check(write: Write) -> bool:
+    return isinstance(write, Move) and write.event is OutputTrigger.CHECKED
 
 
 class BroadcastMachine(RuleBasedStateMachine):
@@ -173,6 +179,9 @@ class BroadcastMachine(RuleBasedStateMachine):
             case Configure():
                 assert engine
                 self.seen.ordered_configuration()
+            case CheckDestinations():
+                assert engine and (self.row.hold_until_media or not order.outputs)
+                self.seen.ordered_checks(order.outputs)
             case StartOutput():
                 assert engine and self.row.engine_ref == engine.ref
                 before = engine.running.get(order.output_id)
@@ -295,6 +304,16 @@ class BroadcastMachine(RuleBasedStateMachine):
         code = {"ended": "source_ended", "failed": "livekit_unreachable" if unreachable else "room_not_found"}
         told = SourceReport(phase, self.now, code.get(phase, ""), told_ready=ready)  # pyright: ignore[reportArgumentType]
         self.seen.record(told)
+        self.step()
+
+    @precondition(lambda self: self.engine is not None)
+    @rule(data=st.data(), code=st.sampled_from(["", *CODES]))
+    def a_check_tells_something(self, data: st.DataObject, code: str) -> None:
+        self.seen.record(CheckReport(data.draw(st.sampled_from(self.row.outputs)).id, code))
+        seen = self.seen.snapshot()
+        told, untold = (plan(self.row, one, self.now, POLICY) for one in (seen, replace(seen, checks={})))
+        assert told.orders == untold.orders
+        assert [one for one in told.writes if not _is_check(one)] == [*untold.writes], "no attempt, no budget"
         self.step()
 
     @precondition(lambda self: self.row.ended_at is None)

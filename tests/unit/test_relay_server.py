@@ -16,6 +16,7 @@ import pytest
 from butai.relay.messages import (
     ByeLine,
     ConfigureLine,
+    HeldOutput,
     MetricsLine,
     OutputLine,
     PingLine,
@@ -72,6 +73,21 @@ async def test_a_broadcast_from_hello_to_bye(stage: RelayStage) -> None:
     assert await controller.hung_up()
     assert await stage.running == "stopped"
     assert stage.sources[0].closed
+
+
+async def test_servers_of_held_outputs_are_checked_until_the_controller_names_them_no_more(stage: RelayStage) -> None:
+    controller = await Controller.connect(stage.path)
+    # Nothing listens there.
+    held = [HeldOutput(name, "rtmp://127.0.0.1:1/", True) for name in ("o1", "o2")]
+    controller.say(CONFIGURE)
+    controller.say(msgspec.structs.replace(CONFIGURE, held=held))
+    for _ in held:
+        told = await controller.hear(OutputLine)
+        assert (told.attempt, told.phase, told.code) == (0, "connecting", "destination_unreachable")
+    # A controller that knows no checks ends them, and so does each that takes over until it names them again.
+    controller.say(CONFIGURE)
+    await until(lambda: stage.relay._media is not None and not stage.relay._media.reachability._checks)
+    assert stage.pushes == []
 
 
 async def test_another_controller_takes_over_and_the_media_does_not_notice(stage: RelayStage) -> None:

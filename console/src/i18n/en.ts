@@ -299,6 +299,7 @@ export const en = {
       "output.accepted": "is live",
       "output.interrupted": "is interrupted",
       "output.retry_planned": "will be retried",
+      "output.checked": "was checked while it waits for your picture",
       "output.failed": "has failed",
       "output.retry_asked": "was asked to retry now",
       "output.retried": "is retrying",

@@ -286,6 +286,7 @@ export const zh: Texts = {
       "output.accepted": "已开播",
       "output.interrupted": "已中断",
       "output.retry_planned": "将会重试",
+      "output.checked": "在等待画面期间检查了连接",
       "output.failed": "失败",
       "output.retry_asked": "已请求立即重试",
       "output.retried": "正在重试",

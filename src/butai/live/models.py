@@ -221,6 +221,8 @@ class Output(Model):
     """The last cause under `retries_exhausted`."""
     error_detail: Mapped[str | None]
     """The engine's error text for operators, redacted."""
+    check_code: Mapped[str | None]
+    """Why its destination cannot be reached, by the newest check while it waits for the first picture."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
 

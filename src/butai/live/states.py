@@ -65,6 +65,8 @@ class OutputTrigger(StrEnum):
     """The platform stopped acknowledging bytes, or the engine died. The attempt may recover, or a new one follows."""
     RETRY_PLANNED = "retry_planned"
     """An attempt ended with an error that may pass; `next_attempt_at` says when the next one begins."""
+    CHECKED = "checked"
+    """The destination of an output that waits for the first picture cannot be reached (its code), or can be again."""
     FAILED = "failed"
     """No further attempt unless the host asks for one."""
     RETRIED = "retried"
@@ -96,6 +98,7 @@ OUTPUT_TABLE = StateTable[OutputState, OutputTrigger, OutputState](
         (_S.STARTING, _E.RETRY_PLANNED): _S.STARTING,
         (_S.LIVE, _E.RETRY_PLANNED): _S.RECONNECTING,
         (_S.RECONNECTING, _E.RETRY_PLANNED): _S.RECONNECTING,
+        **{(state, _E.CHECKED): state for state in (_S.PENDING, _S.STARTING, _S.RECONNECTING)},
         **{(state, _E.FAILED): _S.FAILED for state in (_S.PENDING, _S.STARTING, _S.LIVE, _S.RECONNECTING, _S.STOPPING)},
         (_S.FAILED, _E.RETRIED): _S.STARTING,
         # A host's retry brings a waiting attempt forward.

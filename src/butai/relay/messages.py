@@ -56,8 +56,21 @@ class HelloLine(Line, tag="hello", frozen=True, omit_defaults=True):
     epoch: int
 
 
+class HeldOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An output that waits for the first picture. `server`: its ingest URL without application and key; `allow_private`: as
+    of `StartOutputLine`."""
+
+    output_id: str
+    server: str
+    allow_private: bool = False
+
+
+MOST_HELD = 100
+"""Outputs whose servers one relay checks at most: all of them fit into a line."""
+
+
 class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
-    """The broadcast to publish. A configured relay takes only the tokens from a second one.
+    """The broadcast to publish. A configured relay takes only the tokens and `held` from a second one.
 
     `token`: joins the room hidden, and may only subscribe. `spare_token`: the same with another identity; without it the
     relay cannot join a second time before it leaves. `video_source`: `camera`, `screen_share` or `any`;
@@ -81,6 +94,8 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     room_made: bool = False
     """Whether the controller makes the room again where LiveKit has none (`room_not_found`): the relay tries on."""
     spare_token: str = ""
+    held: list[HeldOutput] = []
+    """The outputs whose servers are checked from now on (`reachability`), and no others."""
 
     def __repr__(self) -> str:
         return f"ConfigureLine({self.broadcast_id})"
@@ -125,6 +140,9 @@ class OutputLine(Line, tag="output", frozen=True, omit_defaults=True):
     """A change of an output's attempt. `code`: an error code (docs/live.md) with `failed` and `stalled`. `detail`: for
     operators, without the stream key. `if_key_worked`: the code in place of `code`, if the platform accepted the key
     before in this broadcast, which the controller knows; empty for the same.
+
+    Attempt 0 is none: `connecting` tells what a check of a held output's server found, with a `code` where it cannot be
+    reached. `ended` answers the stop of an output that is not known.
     """
 
     output_id: str

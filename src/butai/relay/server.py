@@ -28,6 +28,7 @@ from butai.relay.mixer import Mixer
 from butai.relay.outputs import MakePush, Outputs, rtmp
 from butai.relay.picture import Screen
 from butai.relay.pipeline import Pipeline
+from butai.relay.reachability import Reachability
 from butai.relay.source import HostSource
 from butai.relay.telling import output_line, source_line
 from butai.relay.timing import RelayTiming
@@ -69,6 +70,7 @@ class _Media:
     source: MediaSource
     pipeline: Pipeline
     outputs: Outputs
+    reachability: Reachability
     source_task: asyncio.Task[None]
 
 
@@ -293,6 +295,7 @@ class Relay:
     def _configure(self, order: messages.ConfigureLine) -> None:
         if self._media is not None:
             self._media.source.renew_token(order.token, order.spare_token)
+            self._media.reachability.watch(order.held)
             return
         if order.broadcast_id != self._broadcast_id:
             log.error("relay.other_broadcast", broadcast_id=order.broadcast_id)
@@ -321,7 +324,9 @@ class Relay:
         source = self._make_source(order, screen, mixer, self._send)
         source_task = asyncio.create_task(source.run())
         source_task.add_done_callback(self._source_ended)
-        self._media = _Media(source, pipeline, outputs, source_task)
+        reachability = Reachability(self._send, order.timing)
+        reachability.watch(order.held)
+        self._media = _Media(source, pipeline, outputs, reachability, source_task)
         pipeline.start()
         self._send(source.line)
 
@@ -338,6 +343,7 @@ class Relay:
         media, self._media = self._media, None
         if media is None:
             return
+        await media.reachability.close()
         await media.outputs.close(code)
         media.pipeline.stop(self.timing.pipeline_stop_limit)
         media.source_task.cancel()

@@ -103,6 +103,12 @@ class RelayTiming:
     second."""
     picture_within: float = fixed(3.0)
     """Most time from the subscription to a video track until its first picture; then the picture is missing."""
+    check_server_every: float = 15.0
+    """Time between two checks of the server of an output that waits for the first picture; doubled for each further one."""
+    check_server_cap: float = 60.0
+    """Longest such time."""
+    check_again_after: float = 5.0
+    """The same after a check that failed: a host may have put it right."""
     dropped_after: float = fixed(30.0)
     """Time after which a host of whom nothing comes, and who is still in the room, is running: LiveKit removes one whose
     process was killed within 25 s."""

@@ -52,8 +52,8 @@ FROM broadcasts
 """
 _OUTPUTS: LiteralString = f"""
 SELECT o.id, o.destination_id, o.platform, o.label, o.key_fingerprint, o.state, o.state_since, o.confirmation, o.attempt,
-       o.next_attempt_at, o.live_since, o.first_live_at, o.last_live_at, o.error_code, o.error_cause, o.created_at,
-       o.ended_at, m.data AS metrics
+       o.next_attempt_at, o.live_since, o.first_live_at, o.last_live_at, o.error_code, o.error_cause, o.check_code,
+       o.created_at, o.ended_at, m.data AS metrics
 FROM outputs o
 LEFT JOIN {METRICS}
 WHERE o.broadcast_id = %s ORDER BY o.id
@@ -238,16 +238,19 @@ def _urgency(row: dict[str, Any]) -> tuple[int, float]:
 
 def _held_code(broadcast: dict[str, Any], row: dict[str, Any]) -> str | None:
     """Why an output that could make an attempt now makes none; None for one that is not held."""
-    # Before the room is joined, whether the host publishes is not known.
-    waits = broadcast["hold_until_media"] and broadcast["source_phase"] in ("waiting", "live", "lost")
-    if not waits or broadcast["source_ready"] or broadcast["wanted"] != BroadcastWanted.ON_AIR:
+    if not broadcast["hold_until_media"] or broadcast["source_ready"] or broadcast["wanted"] != BroadcastWanted.ON_AIR:
         return None
     due = row["next_attempt_at"]
     if row["state"] != OutputState.PENDING and (
         row["state"] not in (OutputState.STARTING, OutputState.RECONNECTING) or due is None or due > datetime.now(UTC)
     ):
         return None
-    return _source_code(broadcast) or Code.NO_MEDIA
+    if row["check_code"]:
+        # The source says what is missing of the host.
+        return row["check_code"]
+    # Before the room is joined, whether the host publishes is not known.
+    waits = broadcast["source_phase"] in ("waiting", "live", "lost")
+    return (_source_code(broadcast) or Code.NO_MEDIA) if waits else None
 
 
 def output_values(broadcast: dict[str, Any], row: dict[str, Any], language: Language) -> dict[str, Any]:

@@ -115,6 +115,14 @@ class Configure:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckDestinations:
+    """Check, again and again, whether the servers of these outputs can be reached, and of no others. `outputs`: an output's
+    id and ingest URL; they wait for the first picture."""
+
+    outputs: tuple[tuple[UUID, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StartOutput:
     """Begin an attempt of an output, with the ingest URL and the key that its row has after the writes."""
 
@@ -139,7 +147,7 @@ class KillEngine:
     """End an engine that did not obey `StopEngine` in time."""
 
 
-Order = StartEngine | Configure | StartOutput | StopOutput | StopEngine | KillEngine
+Order = StartEngine | Configure | CheckDestinations | StartOutput | StopOutput | StopEngine | KillEngine
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ Outputs keep copies, so a running attempt never changes, and an output whose des
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,6 +39,17 @@ async def take_newest(session: AsyncSession, output: Output) -> tuple[str, list[
     if changed != ["backup_ingest_url"]:
         output.key_live_at = None
     return CHANGED, changed
+
+
+async def saved_urls(session: AsyncSession, outputs: Iterable[Output]) -> dict[UUID, str]:
+    """The ingest URLs that the destinations of these outputs have now, by the outputs' ids; none for a deleted one."""
+    of = {output.id: output.destination_id for output in outputs if output.destination_id is not None}
+    if not of:
+        return {}
+    query = select(Destination.id, Destination.ingest_url)
+    found = await session.execute(query.where(Destination.id.in_(of.values()), Destination.deleted_at.is_(None)))
+    urls = {row.id: row.ingest_url for row in found}
+    return {output_id: urls[saved] for output_id, saved in of.items() if saved in urls}
 
 
 _COMPARED = {

@@ -10,6 +10,7 @@ from butai.live.reconcile import retry
 from butai.live.reconcile.clocks import in_this_clock
 from butai.live.reconcile.commands import (
     BroadcastEnded,
+    CheckDestinations,
     Configure,
     EndBegun,
     EngineHurried,
@@ -26,6 +27,7 @@ from butai.live.reconcile.commands import (
     StopOutput,
 )
 from butai.live.reconcile.draft import NO_ERROR, Draft, Policy
+from butai.live.reconcile.held import apply_checks, is_held, to_check
 from butai.live.reconcile.reports import Observed, OutputReport
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputState, OutputTrigger
@@ -52,6 +54,8 @@ class _Planner:
             self._apply_reports()
             self._apply_engine()
             self._apply_source()
+            if self.seen.ref == self.row.engine_ref:
+                apply_checks(self.draft, self.seen)
             for output in self.row.outputs:
                 self._apply_wishes(self._now(output))
                 self._check_time_limit(self._now(output))
@@ -273,13 +277,6 @@ class _Planner:
         code = Code.DESTINATION_STALLED if stalled else Code.EGRESS_START_TIMEOUT
         self.draft.fail(output, code, f"not live after {self.timing.start_limit:.0f} s", self.now)
 
-    @property
-    def _held(self) -> bool:
-        """Whether outputs wait for the first picture. An engine of its own has to have had one: a new one has only
-        black."""
-        source = self.seen.source
-        return self.row.hold_until_media and (source is None or not source.ready)
-
     def _start_what_is_due(self) -> None:
         for output in self.row.outputs:
             if not output.waiting or not self._wanted(output):
@@ -289,7 +286,7 @@ class _Planner:
             if output.next_attempt_at is not None and self.now < output.next_attempt_at and not early:
                 self.timers.append(output.next_attempt_at)
                 continue
-            if not self._usable or self._held:
+            if not self._usable or is_held(self.row, self.seen):
                 continue
             if self.seen.carries(output.id) is not None:
                 # The previous attempt is still being ended.
@@ -310,6 +307,7 @@ class _Planner:
                 attempt=max(output.attempt, latest.attempt if latest else 0) + 1,
                 attempt_started_at=self.now,
                 next_attempt_at=None,
+                check_code=None,
             )
 
     def _end_broadcast_if_done(self) -> None:
@@ -346,6 +344,9 @@ class _Planner:
         elif self._usable:
             if not seen.configured:
                 self.orders.append(Configure())
+            checked = to_check(self.row, seen, self.now)
+            if checked != seen.checking:
+                self.orders.append(CheckDestinations(checked))
             for output in self.row.outputs:
                 self._give_output_orders(output)
 

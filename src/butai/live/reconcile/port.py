@@ -45,6 +45,12 @@ class Engine(Protocol):
         """Sends the engine its broadcast and settings."""
         ...
 
+    def check_destinations(self, outputs: Sequence[tuple[UUID, str]]) -> None:
+        """Checks again and again whether the servers of these outputs can be reached, unseen by them, and of no others.
+        Each is the id and the ingest URL of an output that waits. Answered by a `CheckReport` at first and with each
+        change, by an engine that can tell."""
+        ...
+
     def start_output(
         self, output_id: UUID, attempt: int, url: str, sealed_key: bytes, *, hurried: bool = False
     ) -> None:

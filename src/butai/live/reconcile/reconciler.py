@@ -18,6 +18,7 @@ from butai.database import Database
 from butai.errors import Code, DatabaseUnavailable
 from butai.live.reconcile import transitions
 from butai.live.reconcile.commands import (
+    CheckDestinations,
     Configure,
     KillEngine,
     Order,
@@ -31,7 +32,15 @@ from butai.live.reconcile.draft import Policy
 from butai.live.reconcile.fold import RowsChanged
 from butai.live.reconcile.plan import plan
 from butai.live.reconcile.port import Egress, Engine, EngineFenced, EngineUnavailable
-from butai.live.reconcile.reports import EngineGone, EngineReport, MetricsReport, Observations, StartFailed, dated
+from butai.live.reconcile.reports import (
+    CheckReport,
+    EngineGone,
+    EngineReport,
+    MetricsReport,
+    Observations,
+    StartFailed,
+    dated,
+)
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.reconcile.timing import Timing
 from butai.live.reconcile.transitions import Lease, LeaseLost
@@ -209,7 +218,7 @@ class BroadcastReconciler:
         if isinstance(report, MetricsReport):
             self._on_metrics(report)
             return
-        told = dated(report, self._now())
+        told = report if isinstance(report, CheckReport) else dated(report, self._now())
         if isinstance(told, EngineGone):
             self._engine = None
         if self._seen.record(told):
@@ -277,7 +286,19 @@ class BroadcastReconciler:
             case Configure() if engine is not None:
                 self._seen.ordered_configuration()
                 engine.configure(row)
-            case StartOutput() if engine is not None:
+            case CheckDestinations() | StartOutput() | StopOutput() if engine is not None:
+                self._order_output(row, engine, order)
+            case _:
+                pass
+
+    def _order_output(
+        self, row: BroadcastRow, engine: Engine, order: CheckDestinations | StartOutput | StopOutput
+    ) -> None:
+        match order:
+            case CheckDestinations():
+                self._seen.ordered_checks(order.outputs)
+                engine.check_destinations(order.outputs)
+            case StartOutput():
                 self._log.info("output.starting", output_id=str(order.output_id), attempt=order.attempt)
                 self._seen.ordered_start(order.output_id, order.attempt)
                 output = next(one for one in row.outputs if one.id == order.output_id)
@@ -285,11 +306,9 @@ class BroadcastReconciler:
                 engine.start_output(
                     output.id, order.attempt, output.attempt_ingest_url, output.sealed_key, hurried=hurried
                 )
-            case StopOutput() if engine is not None:
-                self._seen.ordered_stop(order.output_id, now)
+            case StopOutput():
+                self._seen.ordered_stop(order.output_id, self._now())
                 engine.stop_output(order.output_id)
-            case _:
-                pass
 
     # The end
 

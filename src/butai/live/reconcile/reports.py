@@ -64,6 +64,14 @@ class SourceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckReport:
+    """Whether the server of an output that waits can be reached. `code`: why not; empty if it can."""
+
+    output_id: UUID
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsReport:
     """The metrics of one output, one report each second; `data` as the API shows it."""
 
@@ -92,10 +100,11 @@ class StartFailed:
     detail: str = ""
 
 
-EngineReport = OutputReport | SourceReport | MetricsReport | EngineGone
+EngineReport = OutputReport | SourceReport | CheckReport | MetricsReport | EngineGone
+_Dated = OutputReport | SourceReport | EngineGone
 
 
-def dated(report: OutputReport | SourceReport | EngineGone, now: float) -> OutputReport | SourceReport | EngineGone:
+def dated(report: _Dated, now: float) -> _Dated:
     """The report with its time by the clock of `now`: an engine tells an age, since clocks may be set meanwhile."""
     return report if report.age is None else replace(report, at=now - report.age)
 
@@ -121,6 +130,10 @@ class Observed:
     """The attempt that this engine was last ordered to start, by output."""
     stops: Mapping[UUID, float] = field(default_factory=dict)
     """When this engine was ordered to stop an output."""
+    checking: tuple[tuple[UUID, str], ...] = ()
+    """The outputs whose servers this engine was last ordered to check, with their ingest URLs."""
+    checks: Mapping[UUID, CheckReport] = field(default_factory=dict)
+    """The newest result for each of them."""
     stop_sent_at: float | None = None
     killed: bool = False
 
@@ -150,6 +163,8 @@ class Observations:
     _start_failed: StartFailed | None = None
     _ordered: dict[UUID, int] = field(default_factory=dict)
     _stops: dict[UUID, float] = field(default_factory=dict)
+    _checking: tuple[tuple[UUID, str], ...] = ()
+    _checks: dict[UUID, CheckReport] = field(default_factory=dict)
     _stop_sent_at: float | None = None
     _killed: bool = False
 
@@ -168,6 +183,8 @@ class Observations:
             start_failed=self._start_failed,
             ordered=dict(self._ordered),
             stops=dict(self._stops),
+            checking=self._checking,
+            checks=dict(self._checks),
             stop_sent_at=self._stop_sent_at,
             killed=self._killed,
         )
@@ -203,9 +220,11 @@ class Observations:
         self._engine, self._ref, self._configured = "running", ref, False
         self._ordered.clear()
         self._stops.clear()
+        self._checking = ()
+        self._checks.clear()
         self._stop_sent_at, self._killed = None, False
 
-    def record(self, report: OutputReport | SourceReport | EngineGone) -> bool:
+    def record(self, report: _Dated | CheckReport) -> bool:
         """Records a report of the running engine. Returns whether it changed the state."""
         match report:
             case OutputReport():
@@ -218,6 +237,10 @@ class Observations:
                 ):
                     return False
                 self._source = report
+            case CheckReport():
+                known = self._checks.get(report.output_id)
+                self._checks[report.output_id] = report
+                return known != report
             case EngineGone():
                 if self._engine != "running":
                     return False
@@ -227,6 +250,10 @@ class Observations:
     def ordered_configuration(self) -> None:
         """Records that the engine was sent its broadcast and settings."""
         self._configured = True
+
+    def ordered_checks(self, outputs: tuple[tuple[UUID, str], ...]) -> None:
+        """Records that the engine was ordered to check the servers of these outputs, and of no others."""
+        self._checking = outputs
 
     def ordered_start(self, output_id: UUID, attempt: int) -> None:
         """Records that the engine was ordered to start an attempt."""

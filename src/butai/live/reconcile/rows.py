@@ -41,6 +41,9 @@ class OutputRow:
     error_code: str | None = None
     error_cause: str | None = None
     error_detail: str | None = None
+    check_code: str | None = None
+    saved_ingest_url: str | None = None
+    """The ingest URL of its destination as it is saved now, where outputs wait for the first picture; no column."""
     ended_at: float | None = None
 
     @property
@@ -63,6 +66,11 @@ class OutputRow:
         return self.state is OutputState.PENDING or (
             self.state in (OutputState.STARTING, OutputState.RECONNECTING) and self.next_attempt_at is not None
         )
+
+    @property
+    def next_ingest_url(self) -> str:
+        """The ingest URL of an attempt that begins now, also of a destination that was changed meanwhile."""
+        return self.saved_ingest_url or self.ingest_url
 
     @property
     def attempt_ingest_url(self) -> str:

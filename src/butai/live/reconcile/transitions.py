@@ -6,7 +6,7 @@ The only writer of the states of broadcasts and outputs. The wishes of hosts hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -30,7 +30,7 @@ from butai.live.reconcile.commands import (
     Write,
 )
 from butai.live.reconcile.fold import after
-from butai.live.reconcile.newest import take_newest
+from butai.live.reconcile.newest import saved_urls, take_newest
 from butai.live.reconcile.rows import BroadcastRow, OutputRow
 from butai.live.states import OutputState, OutputTrigger
 
@@ -64,7 +64,8 @@ async def read(session: AsyncSession, lease: Lease) -> BroadcastRow:
     if broadcast is None or not _holds(broadcast, lease):
         raise LeaseLost
     statement = select(Output).where(Output.broadcast_id == lease.broadcast_id).order_by(Output.id)
-    return _as_row(broadcast, (await session.scalars(statement)).all())
+    outputs = (await session.scalars(statement)).all()
+    return _as_row(broadcast, outputs, await _saved_urls(session, broadcast, outputs))
 
 
 async def write(session: AsyncSession, lease: Lease, writes: Iterable[Write]) -> BroadcastRow:
@@ -93,7 +94,13 @@ async def write(session: AsyncSession, lease: Lease, writes: Iterable[Write]) ->
         # One by one, so that events are numbered in this order.
         await session.flush()
         row = changed
-    return _as_row(broadcast, outputs)
+    return _as_row(broadcast, outputs, await _saved_urls(session, broadcast, outputs))
+
+
+async def _saved_urls(session: AsyncSession, broadcast: Broadcast, outputs: Sequence[Output]) -> dict[UUID, str]:
+    # Only outputs that wait for the first picture are checked.
+    waits = broadcast.hold_until_media and not broadcast.source_ready
+    return await saved_urls(session, outputs) if waits else {}
 
 
 def _holds(broadcast: Broadcast, lease: Lease) -> bool:
@@ -213,14 +220,17 @@ def _audit_end(session: AsyncSession, broadcast: Broadcast, outputs: Iterable[Ou
 
 
 _BROADCAST_COLUMNS = [one.name for one in fields(BroadcastRow) if one.name != "outputs"]
-_OUTPUT_COLUMNS = [one.name for one in fields(OutputRow)]
+_OUTPUT_COLUMNS = [one.name for one in fields(OutputRow) if one.name != "saved_ingest_url"]
 
 
-def _as_row(broadcast: Broadcast, outputs: Iterable[Output]) -> BroadcastRow:
+def _as_row(broadcast: Broadcast, outputs: Iterable[Output], saved: Mapping[UUID, str] | None = None) -> BroadcastRow:
     return BroadcastRow(
         **{name: _from_column(name, getattr(broadcast, name)) for name in _BROADCAST_COLUMNS},
         outputs=tuple(
-            OutputRow(**{name: _from_column(name, getattr(output, name)) for name in _OUTPUT_COLUMNS})
+            OutputRow(
+                **{name: _from_column(name, getattr(output, name)) for name in _OUTPUT_COLUMNS},
+                saved_ingest_url=(saved or {}).get(output.id),
+            )
             for output in outputs
         ),
     )

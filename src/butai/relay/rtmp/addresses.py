@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 PORTS = {"rtmp": 1935, "rtmps": 443}
@@ -69,6 +69,11 @@ def parse(url: str) -> IngestAddress:
     return IngestAddress(
         split.scheme == "rtmps", host, port or PORTS[split.scheme], app + (f"?{split.query}" if split.query else "")
     )
+
+
+def server_of(url: str) -> str:
+    """An ingest URL's scheme, host and port, which hold no secret. Raises `AddressInvalid`."""
+    return replace(parse(url), app="").url
 
 
 def check_key(key: str) -> None:

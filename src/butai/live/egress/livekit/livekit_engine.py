@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -82,6 +82,9 @@ class LiveKitEngine:
         """What to carry."""
         self._broadcast = broadcast
         self._look(self.broadcast_id)
+
+    def check_destinations(self, outputs: Sequence[tuple[UUID, str]]) -> None:
+        """No-op: LiveKit's workers connect from elsewhere."""
 
     def start_output(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,11 +23,12 @@ from butai.live.egress.relay.process import WatchedProcess
 from butai.live.projects import LiveKitKey, Projects
 from butai.live.reconcile.capacity import EngineLoad, cost_key
 from butai.live.reconcile.port import OnReport
-from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
+from butai.live.reconcile.reports import CheckReport, EngineGone, MetricsReport, OutputReport, SourceReport
 from butai.live.reconcile.rows import BroadcastRow
 from butai.live.reconcile.timing import Timing
 from butai.live.tokens import Tokens, engine_identity
 from butai.relay import messages
+from butai.relay.rtmp.addresses import AddressInvalid, server_of
 
 log = structlog.get_logger(__name__)
 
@@ -129,6 +130,18 @@ class RelayEngine:
         self._send(self._configuration)
         self._room.make(broadcast)
 
+    def check_destinations(self, outputs: Sequence[tuple[UUID, str]]) -> None:
+        """Sends the servers alone: no application, and no key."""
+        if self._configuration is None:
+            return
+        held = list[messages.HeldOutput]()
+        for output_id, url in outputs[: messages.MOST_HELD]:
+            # One whose URL is not valid fails as its attempt begins.
+            with contextlib.suppress(AddressInvalid):
+                held.append(messages.HeldOutput(str(output_id), server_of(url), self._context.allow_private))
+        self._configuration = msgspec.structs.replace(self._configuration, held=held)
+        self._send(self._configuration)
+
     def start_output(
         self, output_id: UUID, attempt: int, url: str, sealed_key: bytes, *, hurried: bool = False
     ) -> None:
@@ -189,7 +202,8 @@ class RelayEngine:
         if key != self._signed_by or now - self._token_at > self._context.timing.token_every:
             self._token_at, self._signed_by = now, key
             token, spare = self._token(broadcast), self._token(broadcast, spare=True)
-            self._send(msgspec.structs.replace(configuration, token=token, spare_token=spare))
+            self._configuration = msgspec.structs.replace(configuration, token=token, spare_token=spare)
+            self._send(self._configuration)
 
     def _token(self, broadcast: BroadcastRow, *, spare: bool = False) -> str:
         identity = engine_identity(broadcast.id, spare=spare)
@@ -232,6 +246,10 @@ class RelayEngine:
 
     def _handle(self, line: messages.FromRelay) -> None:
         match line:
+            case messages.OutputLine(attempt=0, phase="connecting"):
+                with contextlib.suppress(ValueError):
+                    code = Code.received(line.code) if line.code else ""
+                    self._on_report(CheckReport(UUID(line.output_id), code))
             case messages.OutputLine():
                 with contextlib.suppress(ValueError):
                     output_id = UUID(line.output_id)

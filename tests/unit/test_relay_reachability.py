@@ -1,0 +1,120 @@
+"""Checks of the servers of held outputs: they connect, say nothing of RTMP, and tell of changes only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from butai.relay.messages import HeldOutput, OutputLine
+from butai.relay.reachability import Reachability
+from butai.relay.rtmp.addresses import server_of
+from butai.relay.timing import Limits, RelayTiming
+from tests.platforms import Authority
+from tests.relay_stage import until
+
+OFTEN = RelayTiming(
+    check_server_every=0.01, check_server_cap=0.02, check_again_after=0.01, rtmp=Limits(connect_timeout=2.0)
+)
+
+
+class Ingest:
+    """A server that keeps what each connection has said when it ends."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+        self.open = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncGenerator[int]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.open += 1
+            with contextlib.suppress(OSError):
+                self.said.append(await reader.read())
+            self.open -= 1
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=tls)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+
+
+@contextlib.asynccontextmanager
+async def checking(
+    *held: HeldOutput, timing: RelayTiming = OFTEN, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[tuple[Reachability, list[OutputLine]]]:
+    told: list[OutputLine] = []
+    made = Reachability(told.append, timing, tls)
+    made.watch(held)
+    try:
+        yield made, told
+    finally:
+        await made.close()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_of_an_ingest_url_only_the_server_is_sent_to_the_relay() -> None:
+    assert server_of("rtmps://b.rtmps.youtube.com/live2?backup=1") == "rtmps://b.rtmps.youtube.com:443/"
+    assert server_of("rtmp://[2001:db8::1]:1936/app/***") == "rtmp://[2001:db8::1]:1936/"
+
+
+async def test_a_server_is_reached_again_and_again_unseen_and_that_is_told_once() -> None:
+    ingest = Ingest()
+    async with (
+        ingest.running() as port,
+        checking(HeldOutput("o1", f"rtmp://127.0.0.1:{port}/", allow_private=True)) as (_, told),
+    ):
+        await until(lambda: len(ingest.said) >= 4)
+        assert set(ingest.said) == {b""} and ingest.open <= 1
+        assert [(line.output_id, line.attempt, line.phase, line.code) for line in told] == [("o1", 0, "connecting", "")]
+
+
+async def test_one_that_refuses_is_told_with_its_code_until_it_is_there() -> None:
+    port, ingest = free_port(), Ingest()
+    async with checking(HeldOutput("o1", f"rtmp://127.0.0.1:{port}/", allow_private=True)) as (_, told):
+        await until(lambda: bool(told))
+        assert (told[0].code, told[0].detail) == ("destination_unreachable", "tcp: Connection refused")
+        async with ingest.running(port):
+            await until(lambda: [line.code for line in told] == ["destination_unreachable", ""])
+
+
+async def test_tls_is_part_of_it(tmp_path: Path) -> None:
+    authority, ingest = Authority(tmp_path), Ingest()
+    trusting = ssl.create_default_context(cafile=str(authority.file))
+    async with ingest.running(tls=authority.context("127.0.0.1")) as port:
+        one = HeldOutput("o1", f"rtmps://127.0.0.1:{port}/", allow_private=True)
+        async with checking(one) as (_, told):
+            await until(lambda: [line.code for line in told] == ["tls_failed"])
+        async with checking(one, tls=trusting) as (_, told):
+            await until(lambda: [line.code for line in told] == [""])
+
+
+async def test_a_private_address_is_not_connected_to() -> None:
+    ingest = Ingest()
+    async with ingest.running() as port, checking(HeldOutput("o1", f"rtmp://127.0.0.1:{port}/")) as (_, told):
+        await until(lambda: [line.code for line in told] == ["invalid_destination"])
+    assert ingest.said == []
+
+
+async def test_an_output_that_no_longer_waits_is_left_alone_and_one_that_waits_on_is_not_checked_anew() -> None:
+    ingest = Ingest()
+    slowly = RelayTiming(check_server_every=3600.0)
+    async with ingest.running() as port:
+        first, second = (HeldOutput(name, f"rtmp://127.0.0.1:{port}/", allow_private=True) for name in ("o1", "o2"))
+        async with checking(first, timing=slowly) as (made, told):
+            await until(lambda: len(told) == 1)
+            made.watch([first, second])
+            await until(lambda: len(told) == 2)
+            assert [line.output_id for line in told] == ["o1", "o2"]
+            made.watch([])
+            await until(lambda: not made._checks and len(ingest.said) == 2)
