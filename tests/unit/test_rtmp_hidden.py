@@ -98,6 +98,12 @@ def test_what_cannot_be_meant_is_refused_without_a_quote(url: str, key: str) -> 
             "rtmps://a.rtmps.youtube.com:443/live2",
             (None, KEY),
         ),
+        (
+            None,
+            "rtmp://x/live-bvc/?streamname=live_1_2&key=ab",
+            "",
+            ("rtmp://x/live-bvc", "?streamname=live_1_2&key=ab"),
+        ),
         # Copied without its scheme.
         (None, f"a.rtmps.youtube.com/live2/{KEY}", "rtmps://a.rtmps.youtube.com:443/live2", (None, KEY)),
         ("rtmp://x/live", f"x:1935/live/{KEY}", "", ("rtmp://x/live", KEY)),

@@ -55,7 +55,7 @@ def parse(url: str) -> IngestAddress:
     if split.scheme not in PORTS:
         raise AddressInvalid("An ingest URL begins with rtmp:// or rtmps://")
     if "@" in split.netloc:
-        raise AddressInvalid("An ingest URL has no user name or password; the stream key is a field of its own")
+        raise AddressInvalid("An ingest URL has no user name or password: Butai signs in with a stream key alone")
     host = split.hostname
     if not host or len(host) > 253 or not re.fullmatch(r"[a-z0-9.:_-]+", host):
         raise AddressInvalid("The ingest URL names no host")

@@ -89,7 +89,10 @@ def from_whole_url(url: str | None, key: str, default: str = "") -> tuple[str | 
     if between and _HARMLESS.fullmatch(before):
         # YouTube's backup has its query before the key.
         path, slash, name, query = f"{split.path.strip('/')}?{before}", "/", tail, ""
-    if not slash or not name:
+    elif address.app and split.path.endswith("/") and query:
+        # Bilibili's keys are a query alone.
+        path, slash, name = split.path.strip("/"), "/", ""
+    if not slash or not name + query:
         raise AddressInvalid("The stream key is a URL without a key: it needs the key alone")
     if not beside:
         return f"{split.scheme}://{split.netloc}/{path}", name + query
