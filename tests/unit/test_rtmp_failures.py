@@ -98,6 +98,9 @@ def test_a_refusal_right_after_the_start_is_read_by_its_words() -> None:
     over = refused(PublishRefused("NetStream.Unpublish.Success", ""), "publishing", KEY, acknowledged=False)
     assert (over.code, over.if_key_worked) == ("key_rejected", "destination_closed")
     assert refused(named, "publishing", KEY, acknowledged=True).code == "destination_closed"
+    # One that began is not continued elsewhere: the next attempt is told where.
+    elsewhere = PublishRefused("NetConnection.Connect.Rejected", "", "rtmp://y/live")
+    assert refused(elsewhere, "publishing", KEY, acknowledged=False).code == "destination_closed"
 
 
 def test_hanging_up_on_a_key_that_worked_is_a_closed_connection() -> None:

@@ -299,6 +299,40 @@ def test_the_reason_of_an_application_is_read(reason: object, words: str) -> Non
     assert server.answer("_error", 1, None, said) == [PublishRefused("NetConnection.Connect.Rejected", words)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (COMMAND, amf0.encode("onBWDone", 0, None) + b"\x11\x0a\x0b\x01"),  # a value of AMF 3
+        (COMMAND, b"\x02\x00\x40half"),
+        (COMMAND, b""),
+        (USER_CONTROL, b"\x00\x1a"),
+        (WINDOW_SIZE, b"\x00"),
+        (PEER_BANDWIDTH, b""),
+    ],
+)
+def test_a_note_that_cannot_be_read_ends_no_broadcast(kind: int, payload: bytes) -> None:
+    server = Server()
+    server.publishing()
+    assert server.say(kind, payload) == []
+    assert server.say(USER_CONTROL, struct.pack(">HI", 7, 5)) == [Pong(5)]
+
+
+def test_a_user_control_without_a_number_ends_no_connection_before_the_start() -> None:
+    server = Server()
+    server.session.data_to_send()
+    server.session.feed(b"\x03" + bytes(3072))
+    assert server.say(USER_CONTROL, b"\x00\x1a") == []
+    assert server.answer("_result", 1, {}, {"code": "NetConnection.Connect.Success"}) == [Connected()]
+
+
+def test_a_status_of_a_class_is_read() -> None:
+    status = b"\x10\x00\x06Status" + amf0.encode({"level": "error", "code": "NetStream.Publish.BadName"})[1:]
+    server = Server()
+    server.publishing()
+    said = server.say(COMMAND, amf0.encode("onStatus", 0, None) + status)
+    assert said == [PublishRefused("NetStream.Publish.BadName", "")]
+
+
 @pytest.mark.parametrize("form", ["onStatus", "_error"])
 def test_a_redirect_names_another_server(form: str) -> None:
     server = Server()

@@ -100,8 +100,13 @@ class _Reader:
                 return [self.value(depth + 1) for _ in range(int.from_bytes(self._take(4), "big"))]
             case 0x0B:
                 return struct.unpack(">dxx", self._take(10))[0]
-            case 0x0C:
+            case 0x0C | 0x0F:
+                # The latter is XML.
                 return self._text(4)
+            case 0x10:
+                # An object of a class, whose name is first.
+                self._text(2)
+                return self._object(depth)
             case _:
                 raise AmfError(f"no value begins with {kind:#04x} here")
 

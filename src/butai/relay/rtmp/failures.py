@@ -81,7 +81,7 @@ def refused(refusal: PublishRefused, step: str, key: str, *, acknowledged: bool 
     words = f"{refusal.status} {_without(refusal.description, key)}".lower()
     detail = f"{redact(refusal.status, key)}: {redact(refusal.description, key)}"
     names_key = _NAMES_KEY.search(words) is not None
-    if step == "publishing" and acknowledged:
+    if step == "publishing" and (acknowledged or refusal.redirect):
         return PublishError(Code.DESTINATION_CLOSED, detail)
     if refusal.redirect:
         return Redirected(refusal.redirect, f"{redact(refusal.status, key)}: to {_host(refusal.redirect, key)}")

@@ -124,6 +124,9 @@ class Session:
             try:
                 self._handle(message, events)
             except (amf0.AmfError, struct.error) as error:
+                if self.step == "publishing":
+                    # A note that this client cannot read is no reason to end a broadcast.
+                    continue
                 raise ProtocolError(f"an unreadable message: {error}") from None
         if self._their_window and self.received - self._acknowledged >= self._their_window:
             self._acknowledged = self.received
@@ -182,7 +185,8 @@ class Session:
             case chunks.ACKNOWLEDGEMENT:
                 events.append(Acknowledged(int.from_bytes(payload[:4], "big")))
             case chunks.USER_CONTROL:
-                what, number = struct.unpack_from(">HI", payload)
+                # Not each kind has a number: the one that asks for a checksum of the player (26) has none.
+                what, number = struct.unpack_from(">HI", payload.ljust(6, b"\0"))
                 if what == 6:
                     self._control(USER_CONTROL, struct.pack(">HI", 7, number))
                 elif what == 7:
@@ -245,7 +249,7 @@ class Session:
 def _redirect(properties: dict[str, Any]) -> str:
     """The ingest URL in a status of Adobe's form for redirects (`ex.code` 302), which SRS has too."""
     more = properties.get("ex")
-    if not isinstance(more, dict) or more.get("code") != 302:
+    if not isinstance(more, dict) or more.get("code") not in (*_REDIRECTS, *map(str, _REDIRECTS)):
         return ""
     return str(more.get("redirect") or "")
 
@@ -263,6 +267,7 @@ _FATAL_CODES = (
     *(".Rejected", ".BadName", ".BadAuth", ".Unauthorized", ".Denied", ".Failed"),
 )
 """Codes that end a publish with or without the level `error`, which some servers omit."""
+_REDIRECTS = (301, 302, 307, 308)
 _OF_RECORDINGS = "NetStream.Record."
 """Codes of the server's own recording: the publish goes on."""
 _OF_VIEWERS = "NetStream.Play."
