@@ -35,11 +35,11 @@ def settable(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls = [usual]
 
     def getpriority(which: int, who: int) -> int:
-        assert (which, who) == (os.PRIO_PROCESS, 0)
+        assert which == os.PRIO_PROCESS and who in {0, threading.get_native_id()}
         return calls[-1]
 
     def setpriority(which: int, who: int, value: int) -> None:
-        assert (which, who) == (os.PRIO_PROCESS, 0)
+        assert which == os.PRIO_PROCESS
         calls.append(value)
 
     monkeypatch.setattr(priority.os, "getpriority", getpriority)
@@ -98,6 +98,7 @@ class BusyGroup:
 
     def __init__(self, nice: int, refusals: int) -> None:
         self.nice, self.refusals, self.left = nice, refusals, 0
+        self.usual = threading.Event()
 
     def read_text(self) -> str:
         return f"/autogroup-25 nice {self.nice}\n"
@@ -107,6 +108,8 @@ class BusyGroup:
             self.left -= 1
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         self.nice, self.left = int(text), self.refusals
+        if self.nice == 0:
+            self.usual.set()
 
 
 def test_a_group_is_set_back_in_the_end_where_others_change_theirs(
@@ -127,6 +130,18 @@ def test_a_group_is_set_back_in_the_end_where_others_change_theirs(
     with low_priority():
         pass
     assert group.nice == STEPS and len(caplog.messages) == 1
+
+
+def test_the_priority_is_usual_again_during_a_block_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(priority.os, "getsid", lambda _: os.getpid())
+    group = BusyGroup(0, refusals=0)
+    monkeypatch.setattr(priority, "GROUP", group)
+    usual = current()
+    with low_priority(limit=0.05):
+        assert group.usual.wait(timeout=10)
+        # The thread's was set back before the group's.
+        assert current() == usual
+    assert group.nice == 0 and current() == usual
 
 
 PROGRAM = """

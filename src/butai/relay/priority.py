@@ -8,11 +8,16 @@ import os
 import random
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 STEPS = 10
 """Steps of nice(2) below the usual one: a tenth of the processor's time where others want all of it."""
+
+LIMIT = 4.0
+"""Most seconds at the low priority: where others want all of the processors, a relay needs more than the time that its
+controller waits for it (`Timing.relay_start_limit`), in which it would never start. Loading takes one second of a
+processor."""
 
 GROUP = Path("/proc/self/autogroup")
 """The nice value of the session's group, by sched(7): where Linux makes such groups, that of a thread counts within its
@@ -30,25 +35,35 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def low_priority() -> Generator[None]:
+def low_priority(limit: float = LIMIT) -> Generator[None]:
     """Lowers the priority of the calling thread, of threads begun meanwhile, and of the process's session if it leads one,
-    while the block runs."""
-    with _low_group(), _low_thread():
-        yield
+    while the block runs, but for at most `limit` seconds."""
+    set_back = [_lower_group(), _lower_thread(threading.get_native_id())]
+    once = threading.Lock()
 
+    def end() -> None:
+        with once:
+            while set_back:
+                set_back.pop()()
 
-@contextlib.contextmanager
-def _low_thread() -> Generator[None]:
-    """Does nothing where the process may not raise it again: without CAP_SYS_NICE that needs RLIMIT_NICE."""
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    if not _may_return(usual):
-        yield
-        return
-    os.setpriority(os.PRIO_PROCESS, 0, min(usual + STEPS, 19))
+    late = threading.Timer(limit, end)
+    late.daemon = True
+    late.start()
     try:
         yield
     finally:
-        os.setpriority(os.PRIO_PROCESS, 0, usual)
+        late.cancel()
+        end()
+
+
+def _lower_thread(thread: int) -> Callable[[], None]:
+    """Returns what sets it back. Does nothing where the process may not raise it again: without CAP_SYS_NICE that needs
+    RLIMIT_NICE."""
+    usual = os.getpriority(os.PRIO_PROCESS, thread)
+    if not _may_return(usual):
+        return _nothing
+    os.setpriority(os.PRIO_PROCESS, thread, min(usual + STEPS, 19))
+    return lambda: os.setpriority(os.PRIO_PROCESS, thread, usual)
 
 
 def _may_return(usual: int) -> bool:
@@ -69,18 +84,17 @@ def _may_return(usual: int) -> bool:
     return returned
 
 
-@contextlib.contextmanager
-def _low_group() -> Generator[None]:
-    """Does nothing in a session that others lead, and where Linux makes no such groups. One with a nice value of 0 or more
-    may be set back by its user."""
+def _lower_group() -> Callable[[], None]:
+    """Returns what sets it back. Does nothing in a session that others lead, and where Linux makes no such groups. One with a
+    nice value of 0 or more may be set back by its user."""
     usual = _group() if os.getsid(0) == os.getpid() else None
     if usual is None or usual < 0 or not _set_group(min(usual + STEPS, 19)):
-        yield
-        return
-    try:
-        yield
-    finally:
-        _set_group_back(usual)
+        return _nothing
+    return lambda: _set_group_back(usual)
+
+
+def _nothing() -> None:
+    """Sets nothing back."""
 
 
 def _set_group_back(usual: int) -> None:
