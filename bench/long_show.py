@@ -65,6 +65,8 @@ STATEMENTS = [
     Limit("outputs called stalled", "show", "stalls", at_most=0),
     Limit("attempts that ended at the platform that stays", "show", "ends", at_most=0),
     Limit("times that the source was called not live, or faulty", "show", "source_changes", at_most=0),
+    Limit("times that the relay joined the room anew, beside its stay", "show", "succeeded"),
+    Limit("times that it could not", "show", "not_succeeded", at_most=0),
     Limit("longest hole at a change of the scene", "show", "hole_s", "s", at_most=1.0),
     Limit("the same, median of the changes", "show", "hole_median_s", "s"),
     Limit("longest hole without a change", "show", "hole_between_s", "s"),
@@ -116,13 +118,16 @@ async def show(folder: Path, server: EmbeddedLiveKit, number: int, seconds: floa
         live = {"stays": "live", "dropped": "live"}
         await media.until(lambda: relay.phases() == live and source_is_live(relay), 30, "it is on air")
         before, first_line, others = counted(), len(relay.lines), Figures()
+        written = (folder / "relay.log").stat().st_size
         with cpu_of({}, others):
             air = await on_air(host, relay, platform, seconds)
         sent, lost = (now - then for now, then in zip(counted(), before, strict=True))
         lines = relay.lines[first_line:]
+        log = (folder / "relay.log").read_bytes()[written:]
     if not lost:
         raise Failed("no packet was lost")
     figures = others | {"lost_percent": 100 * lost / sent, "scenes": len(air.scenes), "drops": len(air.drops)}
+    figures |= {name: log.count(f"room.{name}".encode()) for name in ("succeeded", "not_succeeded")}
     figures |= told(lines, air)
     figures |= used(lines, air, seconds)
     figures |= await asyncio.to_thread(arrived, sink.path, air)
