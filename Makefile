@@ -98,7 +98,7 @@ console: ## The web console, built from console/ into the package
 	@touch $@
 
 .venv/dev.stamp: requirements/dev.txt pyproject.toml | .venv/bin/python
-	$(UV) pip sync -q --python $(PY) --build-constraints requirements/build.txt requirements/dev.txt
+	$(UV) pip sync -q --python $(PY) requirements/dev.txt
 	$(UV) pip install -q --python $(PY) --no-deps --build-constraints requirements/build.txt -e .
 	@touch $@ .venv/run.stamp
 

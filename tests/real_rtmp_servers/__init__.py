@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,6 @@ KINDS = {
     "node-media-server-2": Kind(["node", "server.cjs", "2", "{port}", "{folder}"], holds=True),
     "node-media-server-4": Kind(["node", "server.cjs", "4", "{port}", "{folder}"], owes=False, holds=True),
     "gortmplib": Kind(["{packages}/gortmplib", "{port}"], holds=True),
-    "pyrtmp": Kind([sys.executable, str(HERE / "pyrtmp_server.py"), "{port}", "{folder}"], records=True, owes=False),
     "ffmpeg": Kind(
         [
             *("ffmpeg", "-v", "error", "-listen", "1", "-i", "rtmp://127.0.0.1:{port}/live/{key}"),
