@@ -91,6 +91,13 @@ async def do_everything(api: Api, database: Database, run_jobs: Callable[..., An
         room=ROOM,
         user=CANARY,
     )
+    await sql(
+        database,
+        """INSERT INTO encoder_keys (id, room_id, label, key_hash, key_fingerprint, created_by, last_used_from)
+           VALUES (gen_random_uuid(), :room, :user, '', '', :user, '192.0.2.7')""",
+        room=ROOM,
+        user=CANARY,
+    )
     # What an operator leaves, and what names files and rooms to operators.
     await sql(
         database,

@@ -8,6 +8,7 @@ import ctypes.util
 import fcntl
 import io
 import socket
+import ssl
 import struct
 import sys
 import termios
@@ -15,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -35,6 +37,7 @@ from butai.relay.rtmp.addresses import parse
 from butai.relay.rtmp.chunks import COMMAND, ChunkWriter, Message
 from butai.relay.rtmp.server_session import Media
 from butai.relay.rtmp.session import Event, Publishing, PublishRefused, Session
+from tests.platforms import Authority
 
 KEY = "canary-3fa1-key"
 
@@ -92,10 +95,13 @@ class Show:
 
 @contextlib.asynccontextmanager
 async def ingest(
-    show: Show, bounds: Bounds | None = None, trusted: Callable[[str], bool] = lambda _: False
+    show: Show,
+    bounds: Bounds | None = None,
+    trusted: Callable[[str], bool] = lambda _: False,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[tuple[Ingest, int]]:
     """A running ingest, and its port."""
-    server = Ingest(show.admit, bounds=bounds, trusted=trusted)
+    server = Ingest(show.admit, bounds=bounds, trusted=trusted, tls=tls)
     listening = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(listening))
     try:
@@ -113,11 +119,11 @@ async def counted(server: Ingest, name: str, count: int = 1) -> None:
             await asyncio.sleep(0.01)
 
 
-async def ffmpeg(port: int, *output: str, key: str = KEY) -> tuple[int | None, str]:
+async def ffmpeg(port: int, *output: str, key: str = KEY, scheme: str = "rtmp") -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         *("ffmpeg", "-hide_banner", "-loglevel", "error", "-nostdin"),
         *("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=30", "-f", "lavfi", "-i", "sine=sample_rate=48000"),
-        *("-t", "2", *output, "-f", "flv", f"rtmp://127.0.0.1:{port}/live/{key}"),
+        *("-t", "2", *output, "-f", "flv", f"{scheme}://127.0.0.1:{port}/live/{key}"),
         stderr=asyncio.subprocess.PIPE,
     )
     _, said = await process.communicate()
@@ -141,6 +147,48 @@ async def test_ffmpeg_publishes_and_ends_in_order() -> None:
         assert len(show.told) == 1
         await server.finished()
         assert server.counts == {"connections": 1, "accepted": 1}
+
+
+async def test_ffmpeg_publishes_over_tls_behind_a_proxy(tmp_path: Path) -> None:
+    """The header of the proxy comes before TLS, and nothing of what follows it is taken with it."""
+    show = Show()
+    tls = Authority(tmp_path).context("127.0.0.1")
+    async with ingest(show, trusted="127.0.0.1".__eq__, tls=tls) as (server, port), asyncio.timeout(90):
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            inner_writer.write(b"PROXY TCP4 203.0.113.7 10.0.0.1 5555 1935\r\n")
+            await asyncio.gather(pipe(reader, inner_writer), pipe(inner_reader, writer))
+
+        async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(carry, "127.0.0.1", 0) as front:
+            outer = front.sockets[0].getsockname()[1]
+            assert await ffmpeg(outer, *X264, "-c:a", "aac", scheme="rtmps") == (0, "")
+            assert await show.ends.get()
+            await server.finished()
+        assert show.pictures() == 60
+        assert show.addresses == ["203.0.113.7"]
+        assert server.counts == {"connections": 1, "accepted": 1}
+
+
+async def test_a_failed_tls_handshake_is_counted(tmp_path: Path) -> None:
+    show = Show()
+    tls = Authority(tmp_path).context("127.0.0.1")
+    async with ingest(show, Bounds(publish_within=0.5), tls=tls) as (server, port), asyncio.timeout(30):
+        for said in (HELLO, b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()
+            writer.close()
+        await server.finished()
+        assert server.counts == {"connections": 2, "tls": 2}
 
 
 async def test_ffmpeg_shows_why_a_key_is_refused() -> None:

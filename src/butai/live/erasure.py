@@ -1,4 +1,5 @@
-"""Erases what one user has of going live: rooms with their broadcasts and invitations, destinations, ingresses."""
+"""Erases what one user has of going live: rooms with their broadcasts, invitations, ingresses and keys of encoders,
+destinations."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai.audit import actors
 from butai.audit.erasure import retire
 from butai.live.egress.livekit.models import LiveKitEgress
+from butai.live.encoders.models import EncoderKey
 from butai.live.models import (
     Broadcast,
     Destination,
@@ -52,7 +54,7 @@ async def erase(session: AsyncSession, user_id: str) -> tuple[int, int]:
     await session.execute(delete(OutputMetric).where(OutputMetric.output_id.in_(outputs)))
     await session.execute(delete(LiveKitEgress).where(LiveKitEgress.broadcast_id.in_(broadcasts)))
     await session.execute(delete(Output).where(Output.broadcast_id.in_(broadcasts)))
-    for model in (Broadcast, Ingress, RoomInvitation, IdempotencyKey, LiveKitWebhook):
+    for model in (Broadcast, Ingress, EncoderKey, RoomInvitation, IdempotencyKey, LiveKitWebhook):
         await session.execute(delete(model).where(model.room_id.in_(rooms)))
     await session.execute(delete(Room).where(Room.owner_user_id == user_id))
     mine = Destination.owner_user_id == user_id
@@ -65,5 +67,6 @@ async def forget(session: AsyncSession, user_id: str, pseudonym: str) -> None:
     names = [actors.user(user_id), user_id]
     await session.execute(delete(IdempotencyKey).where(IdempotencyKey.caller.in_(names)))
     await session.execute(update(Broadcast).where(Broadcast.started_by.in_(names)).values(started_by=pseudonym))
-    by = RoomInvitation.created_by
-    await session.execute(update(RoomInvitation).where(by.in_(names)).values(created_by=pseudonym))
+    for model in (RoomInvitation, EncoderKey):
+        by = model.created_by
+        await session.execute(update(model).where(by.in_(names)).values(created_by=pseudonym))

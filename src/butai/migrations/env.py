@@ -17,6 +17,7 @@ import butai.audit.models  # pyright: ignore[reportUnusedImport]
 import butai.identity.api_keys  # pyright: ignore[reportUnusedImport]
 import butai.jobs.models  # pyright: ignore[reportUnusedImport]
 import butai.live.egress.livekit.models  # pyright: ignore[reportUnusedImport]
+import butai.live.encoders.models  # pyright: ignore[reportUnusedImport]
 import butai.live.models  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from butai.database import MIGRATION_LOCK, Model, sqlalchemy_url
 from butai.migrations.privileges import grant_to_service

@@ -1,0 +1,152 @@
+"""Keys of encoders: made, renewed, revoked, and recognised when an encoder comes.
+
+A key has 256 random bits, so its plain SHA-256 reveals nothing of it. It is shown once, when it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from butai.audit import Origin
+from butai.database import Database
+from butai.errors import QuotaExceeded
+from butai.identity.suspensions import SuspendedUser
+from butai.live.encoders.models import EncoderKey
+from butai.live.models import Room
+
+MOST = 8
+"""Keys of one room that are not revoked: a host has a few programs and machines."""
+MOST_ROWS = 200
+"""Keys of one room, with those that are revoked, whose rows stay to say when and from where they were used."""
+_PREFIX = "live_"
+"""By which people, and programs that look for leaked secrets, see that it is a key."""
+_FINGERPRINT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made, and what is stored of it."""
+
+    text: str = field(repr=False)
+    hash: bytes
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedKey:
+    """The key of an encoder that may publish: its row's id, and the room."""
+
+    id: UUID
+    room_id: str
+
+
+def new_key() -> NewKey:
+    """Makes a key: 43 letters behind a prefix."""
+    key = _PREFIX + secrets.token_urlsafe(32)
+    digest = _hash(key)
+    return NewKey(key, digest, _fingerprint(digest))
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _fingerprint(digest: bytes) -> str:
+    return digest.hex()[:_FINGERPRINT]
+
+
+async def add(
+    session: AsyncSession, room: Room, origin: Origin, label: str, *, token_generation: int | None
+) -> tuple[EncoderKey, NewKey]:
+    """Adds a key to a locked, open room. `token_generation`: that of the caller's host token, None for a signed-in user. Raises
+    `QuotaExceeded` beyond `MOST`."""
+    counts = select(func.count().filter(EncoderKey.revoked_at.is_(None)), func.count())
+    valid, rows = (await session.execute(counts.where(EncoderKey.room_id == room.room_id))).one()
+    if valid >= MOST or rows >= MOST_ROWS:
+        raise QuotaExceeded(f"A room has at most {MOST} keys for encoders at a time, and {MOST_ROWS} in all: renew one")
+    made = new_key()
+    row = EncoderKey(
+        id=uuid7(),
+        room_id=room.room_id,
+        label=label,
+        key_hash=made.hash,
+        key_fingerprint=made.fingerprint,
+        token_generation=token_generation,
+        created_by=origin.actor,
+    )
+    session.add(row)
+    await session.flush()
+    await session.refresh(row)
+    return row, made
+
+
+async def listed(session: AsyncSession, room: Room) -> Sequence[EncoderKey]:
+    """The room's keys that are valid, oldest first."""
+    query = select(EncoderKey).where(EncoderKey.room_id == room.room_id, *_valid(room))
+    return (await session.scalars(query.order_by(EncoderKey.created_at, EncoderKey.id))).all()
+
+
+async def renew(session: AsyncSession, room: Room, key_id: UUID) -> NewKey | None:
+    """Replaces a key: the old one is refused from now on, and the encoder needs the new one. None where the room has no such key
+    that is valid."""
+    row = await _locked(session, room, key_id)
+    if row is None:
+        return None
+    made = new_key()
+    row.key_hash, row.key_fingerprint, row.renewed_at = made.hash, made.fingerprint, func.now()
+    return made
+
+
+async def revoke(session: AsyncSession, room: Room, key_id: UUID) -> bool:
+    """Refuses a key from now on. False where the room has no such key that is valid."""
+    row = await _locked(session, room, key_id)
+    if row is None:
+        return False
+    row.revoked_at = func.now()
+    return True
+
+
+async def accepted(database: Database, candidates: Sequence[str], address: str) -> AcceptedKey | None:
+    """The key that is among these texts, if its room is open and its owner not suspended; writes when and from where it was used.
+    None for all other texts, whatever is wrong with them."""
+    digests = [_hash(one) for one in candidates]
+    fingerprints = [_fingerprint(digest) for digest in digests]
+    suspended = select(SuspendedUser.user_id).where(SuspendedUser.user_id == Room.owner_user_id)
+    query = (
+        select(EncoderKey.id, EncoderKey.room_id, EncoderKey.key_hash)
+        .join(Room, Room.room_id == EncoderKey.room_id)
+        .where(
+            EncoderKey.key_fingerprint.in_(fingerprints),
+            EncoderKey.revoked_at.is_(None),
+            or_(EncoderKey.token_generation.is_(None), EncoderKey.token_generation == Room.token_generation),
+            Room.closed_at.is_(None),
+            ~suspended.exists(),
+        )
+    )
+    async with database.transaction() as session:
+        for row in await session.execute(query):
+            # Postgres has compared a part of the hash; what is left is compared in constant time.
+            if any(hmac.compare_digest(row.key_hash, digest) for digest in digests):
+                used = update(EncoderKey).where(EncoderKey.id == row.id)
+                await session.execute(used.values(last_used_at=func.now(), last_used_from=address))
+                return AcceptedKey(row.id, row.room_id)
+    return None
+
+
+async def _locked(session: AsyncSession, room: Room, key_id: UUID) -> EncoderKey | None:
+    query = select(EncoderKey).where(EncoderKey.id == key_id, EncoderKey.room_id == room.room_id, *_valid(room))
+    return await session.scalar(query.with_for_update())
+
+
+def _valid(room: Room) -> tuple[ColumnElement[bool], ...]:
+    generation = EncoderKey.token_generation
+    return EncoderKey.revoked_at.is_(None), or_(generation.is_(None), generation == room.token_generation)
