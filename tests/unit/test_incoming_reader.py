@@ -236,3 +236,18 @@ def test_any_messages_are_packets_or_left_out_or_refused(messages: list[tuple[Ki
                 assert one.dts >= last[kind] and one.data
                 last[kind] = one.dts
         reader.misfits()
+
+
+def test_parameter_sets_have_a_bound_even_before_there_is_a_picture() -> None:
+    """Ids of picture parameter sets end at 255, whatever an encoder makes up."""
+    reader = SourceReader(Timeline())
+    refused = False
+    for number in range(1, 300):
+        # Exp-Golomb numbers from 127 to 511.
+        unit = b"\x68" + (((256 + number) << 15) | 1).to_bytes(4, "big") + bytes(4000)
+        try:
+            reader.feed("video", 0, picture(unit, keyframe=True), number)
+        except SourceRefused:
+            refused = True
+    assert refused
+    assert reader._sets is None or len(reader._sets.pictures) <= 256

@@ -133,6 +133,13 @@ def _skip_order(bits: _Bits) -> None:
             bits.se()
 
 
+def _id(payload: bytes, most: int) -> int:
+    number = _Bits(payload[:64]).ue()
+    if number > most:
+        raise MediaUnreadable("a parameter set with an id that is too large")
+    return number
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterSets:
     """The parameter sets that are valid now, by their ids."""
@@ -146,9 +153,9 @@ class ParameterSets:
         for unit in units:
             if unit[0] & 0x1F == nal.SPS:
                 picture_format(unit)
-                sequences[_Bits(unit[4:64]).ue()] = unit
+                sequences[_id(unit[4:], 31)] = unit
             else:
-                pictures[_Bits(unit[1:64]).ue()] = unit
+                pictures[_id(unit[1:], 255)] = unit
         if (sequences, pictures) == (self.sequences, self.pictures):
             return self
         return ParameterSets(sequences, pictures)
@@ -164,6 +171,7 @@ class ParameterSets:
         """The AVCDecoderConfigurationRecord, with lengths of four bytes. Raises `MediaUnreadable`."""
         first, sets, pictures = self.format, list(self.sequences.values()), list(self.pictures.values())
         if not pictures or len(sets) > 31 or len(pictures) > 255:
+            # The record counts them in five and in eight bits; there may be one more of either.
             raise MediaUnreadable("parameter sets are missing, or too many")
         head = sets[-1]
         record = bytearray((1, head[1], head[2], head[3], 0xFC | 3, 0xE0 | len(sets)))
