@@ -29,6 +29,7 @@ from butai.errors import Code
 from butai.ingest.connection import Bounds, KeyRefused, Publication
 from butai.ingest.proxy_protocol import ProxyHeaderInvalid, client_address
 from butai.ingest.server import Ingest
+from butai.relay.incoming.h264 import ParameterSets
 from butai.relay.incoming.reader import FormatChanged, SourceReader
 from butai.relay.incoming.timeline import Timeline
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
@@ -423,6 +424,36 @@ async def test_what_is_no_publish_ends_and_is_counted(said: bytes, reason: str) 
         await server.finished()
         assert server.counts == {"connections": 1, reason: 1}
         assert show.addresses == []
+
+
+async def test_a_flood_of_sockets_is_counted_and_harms_no_publisher() -> None:
+    show = Show()
+    bounds = Bounds(connections=120, connections_of_address=100, publish_within=1.0)
+    async with ingest(show, bounds) as (server, port), asyncio.timeout(60):
+        session, _, publisher, _ = await talk(port)
+        config = ParameterSets().with_units(
+            [bytes.fromhex("6742c015da06c7f93840000003004000000f03c58ba8"), b"\x68\xce\x0f\x2c\x80"]
+        )
+        session.formats(VideoFormat(426, 240, 30, 1000, config.record()), AudioFormat(48000, 2, 128, b"\x11\x90"))
+        others = list[asyncio.StreamWriter]()
+        for number in range(300):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write((b"", b"\x03" + bytes(900), b"GET", HELLO)[number % 4])
+            others.append(writer)
+            picture = b"\0\0\0\5\x65" + number.to_bytes(4, "big")
+            session.media(Packet("video", picture, number, number, keyframe=True), number)
+            publisher.write(session.data_to_send())
+        await counted(server, "connections", 301)
+        while server.connections > 1:
+            await asyncio.sleep(0.01)
+        ended = {name: server.counts[name] for name in ("address_full", "late", "malformed")}
+        assert sum(ended.values()) == 300 and all(ended.values())
+        while len(show.packets) < 300:
+            await asyncio.sleep(0.01)
+        assert [one.data[-4:] for one in show.packets] == [number.to_bytes(4, "big") for number in range(300)]
+        assert show.ends.empty()
+        for writer in (publisher, *others):
+            writer.close()
 
 
 async def test_a_publisher_that_says_nothing_more_is_lost() -> None:
