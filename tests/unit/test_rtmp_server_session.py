@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from butai.relay.rtmp import amf0, chunks
 from butai.relay.rtmp.addresses import parse
 from butai.relay.rtmp.chunks import ChunkReader, ChunkWriter, Message, ProtocolError
 from butai.relay.rtmp.server_session import (
-    ACKNOWLEDGE_EACH,
+    ACKNOWLEDGE_EARLY,
+    ACKNOWLEDGE_LATER,
+    EARLY,
     LONGEST_CANDIDATE,
     Media,
     Metadata,
@@ -214,21 +217,34 @@ def test_a_connection_that_is_lost_is_no_end_in_order() -> None:
     assert Encoder().session.end_of_input() == []
 
 
-def test_bytes_are_acknowledged_early_and_earlier_where_the_encoder_asks() -> None:
-    for asked, each in ((2_500_000, ACKNOWLEDGE_EACH), (10_000, 10_000), (1, 1024)):
-        encoder = Encoder().publishing()
+@pytest.mark.parametrize(
+    ("asked", "early", "later"),
+    [
+        (None, ACKNOWLEDGE_EARLY, ACKNOWLEDGE_LATER),
+        (2_500_000, ACKNOWLEDGE_EARLY, ACKNOWLEDGE_LATER),
+        (70_000, ACKNOWLEDGE_EARLY, 70_000),
+        (10_000, 10_000, 10_000),
+        (0, 1024, 1024),
+    ],
+)
+def test_bytes_are_acknowledged_early_then_seldom_and_as_often_as_the_encoder_asks(
+    asked: int | None, early: int, later: int
+) -> None:
+    """FFmpeg's goodbye is lost behind an acknowledgement that it has not read."""
+    encoder = Encoder().publishing()
+    if asked is not None:
         encoder.say(chunks.WINDOW_SIZE, struct.pack(">I", asked))
-        encoder.say(chunks.PEER_BANDWIDTH, struct.pack(">IB", 1, 2))
-        encoder.heard()
-        begun, acknowledged = encoder.session.received, list[int]()
-        for _ in range(300):
-            encoder.say(chunks.VIDEO, bytes(900))
-            acknowledged += [
-                int.from_bytes(one.payload) for one in encoder.heard() if one.kind == chunks.ACKNOWLEDGEMENT
-            ]
-        assert len(acknowledged) >= (encoder.session.received - begun) // (each + 1100)
-        assert len(acknowledged) <= (encoder.session.received - begun) // each + 1
-        assert acknowledged[-1] <= encoder.session.received
+    encoder.say(chunks.PEER_BANDWIDTH, struct.pack(">IB", 1, 2))
+    encoder.heard()
+    acknowledged = [encoder.session.received]
+    while encoder.session.received < 5 * EARLY:
+        encoder.say(chunks.VIDEO, bytes(900))
+        acknowledged += [int.from_bytes(one.payload) for one in encoder.heard() if one.kind == chunks.ACKNOWLEDGEMENT]
+    steps = [(after, after - before) for before, after in pairwise(acknowledged)]
+    # A message of 900 bytes has seven headers of chunks.
+    assert all(early <= step < early + 920 for after, step in steps[1:] if after <= EARLY)
+    assert all(later <= step < later + 920 for after, step in steps if after > EARLY + later)
+    assert len(steps) >= 3
 
 
 def test_pings_of_the_encoder_are_answered() -> None:

@@ -19,13 +19,16 @@ from typing import Any, Literal
 from butai.relay.rtmp import amf0, chunks
 from butai.relay.rtmp.chunks import COMMAND, ChunkReader, ChunkWriter, Message, ProtocolError
 
-ACKNOWLEDGE_EACH = 64 * 1024
-"""Bytes after which they are acknowledged, whatever window the encoder asks for: LiveKit Egress gives up for good at the first
-error of a connection that had no byte acknowledged."""
+EARLY, ACKNOWLEDGE_EARLY, ACKNOWLEDGE_LATER = 1024 * 1024, 64 * 1024, 1024 * 1024
+"""Up to `EARLY` bytes, each so many are acknowledged: LiveKit Egress gives up for good at the first error of a connection
+that had no byte acknowledged. Later ones seldom: FFmpeg's goodbye is lost where it closes with an acknowledgement unread, since
+its kernel holds the goodbye back (Nagle's algorithm) and then resets. An encoder that asks for a smaller window gets it."""
 LONGEST_CANDIDATE = 512
 """Bytes of a text that may be a key."""
 _WINDOW = 2_500_000
 """The window that we ask for, as nginx-rtmp and Wowza do: encoders acknowledge what we send, which is little."""
+_SMALLEST_WINDOW = 1024
+"""Bytes: an encoder cannot make us answer more than it sends."""
 _CHUNK = 4096
 _BLOCK, _HELLO = 1536, 1537
 _STREAM = 1
@@ -82,7 +85,7 @@ class ServerSession:
         self._greeted = False
         self._reader, self._writer = ChunkReader(chunks.LONGEST_MESSAGE), ChunkWriter()
         self._acknowledged = 0
-        self._acknowledge_each = ACKNOWLEDGE_EACH
+        self._window = _WINDOW
         self._addresses: list[str] = []
 
     def data_to_send(self) -> bytes:
@@ -104,7 +107,8 @@ class ServerSession:
                 self._handle(message, events)
             except (amf0.AmfError, struct.error):
                 raise ProtocolError("an unreadable message") from None
-        if self.received - self._acknowledged >= self._acknowledge_each:
+        each = ACKNOWLEDGE_EARLY if self.received <= EARLY else ACKNOWLEDGE_LATER
+        if self.received - self._acknowledged >= min(each, self._window):
             self._acknowledged = self.received
             self._control(chunks.ACKNOWLEDGEMENT, struct.pack(">I", self.received & 0xFFFFFFFF))
         return events
@@ -178,7 +182,7 @@ class ServerSession:
                     self._control(chunks.USER_CONTROL, struct.pack(">H", 7) + payload[2:6].ljust(4, b"\0"))
             case chunks.WINDOW_SIZE:
                 (window,) = struct.unpack_from(">I", payload)
-                self._acknowledge_each = max(1024, min(ACKNOWLEDGE_EACH, window))
+                self._window = max(_SMALLEST_WINDOW, window)
             case _:
                 # Peer bandwidth and acknowledgements of what we send ask for nothing.
                 pass
