@@ -19,8 +19,8 @@ from truth import Truth
 
 from tests.e2e.show import Show
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually
 from tests.platforms import Platform
+from tests.waiting import eventually
 
 EVERY = 0.02
 """Seconds between two looks at the status."""

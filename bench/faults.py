@@ -34,10 +34,10 @@ import platform_faults
 import show_faults
 
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually
 from tests.livekit_shows import livekit_shows
 from tests.platforms import Platform, until
 from tests.shows import KEY
+from tests.waiting import eventually
 from tests.webhooks import encoded, joined, sign
 
 # What it is, and the most that it may take in any round.

@@ -10,9 +10,9 @@ from harness import Figures
 
 from tests.e2e.show import Show
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually, rising
 from tests.platforms import Platform
 from tests.processes import free_port
+from tests.waiting import eventually, rising
 
 
 async def on_air(stage: Stage, steady: Platform, broken: Platform) -> dict[str, Figures]:

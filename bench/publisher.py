@@ -22,7 +22,8 @@ sys.path.append(str(Path(__file__).parent.parent))
 from tests.fakes.rtmp_server import Server
 from tests.platforms import Platform
 from tests.processes import free_port
-from tests.pushes import HANDSHAKE, HARM, KEY, Push, accepted, flood, listening, pushing, until
+from tests.pushes import HANDSHAKE, HARM, KEY, Push, accepted, flood, listening, pushing
+from tests.waiting import until
 
 FLOODED_WITH = "pings"
 

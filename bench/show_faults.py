@@ -10,10 +10,10 @@ from harness import Figures
 from livekit import api
 
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually
 from tests.fakes.odd_rtmp_servers import HoldsSessions
 from tests.fakes.rtmp_server import Server
 from tests.platforms import Platform
+from tests.waiting import eventually
 
 HELD = 20.0
 """Seconds for which SRS and Node-Media-Server keep a session whose connection was lost: 20 to 25."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,16 +29,9 @@ from tests.livekit_shows import SECRET, LiveKitShows
 from tests.platforms import Platform
 from tests.processes import free_port
 from tests.studio_host import HostProcess
+from tests.waiting import until
 
 NAMES = ("a", "b")
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Waits until the condition holds. Raises `AssertionError` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 @dataclass

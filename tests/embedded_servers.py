@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ from pydantic import SecretStr
 from butai import embedded
 from butai.config import LiveKitSettings
 from butai.embedded.livekit import EmbeddedLiveKit
+from tests.waiting import holds_within
 
 SOURCES = str(Path(embedded.__file__).parents[2])
 
@@ -32,16 +32,6 @@ from butai.embedded.{module} import {name}
 print(">", {name}(Path(sys.argv[1])).start(){value}, flush=True)
 time.sleep(600)
 """
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether a condition holds within a time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 @contextlib.contextmanager
@@ -84,7 +74,7 @@ def file_system(where: Path, options: str) -> Generator[Path]:
     finally:
         # What a failed start leaves behind may be about to end.
         umount = ["umount", str(where)]
-        assert eventually(lambda: subprocess.run(umount, stderr=subprocess.DEVNULL, check=False).returncode == 0, 60)
+        assert holds_within(lambda: subprocess.run(umount, stderr=subprocess.DEVNULL, check=False).returncode == 0, 60)
 
 
 @contextlib.contextmanager

@@ -62,15 +62,6 @@ def packets(kbps: int, every: float = 2.0) -> list[Packet]:
     ]
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not in {seconds:g} s: {what}") from None
-
-
 @contextlib.asynccontextmanager
 async def pushing(
     url: str, *, kbps: int = 2000, limits: Limits | None = None, media: Media | None = None

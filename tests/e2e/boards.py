@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.avatars import META_1, Model
-from tests.e2e.waiting import eventually
 from tests.platforms import Platform
+from tests.waiting import eventually
 
 NIGHT = (0x20, 0x26, 0x3A)
 """The stage's background, when none was chosen."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol, Self
 
 import aiohttp
 
-from tests.e2e.waiting import eventually
 from tests.studio_host import HostProcess
+from tests.waiting import eventually
 
 SMALL = ("--width=640", "--height=360", "--kbps=800", "--fps=15")
 """What a host sends where only that it comes matters: 0.17 of a processor for its process, 0.25 with 30 pictures a second."""

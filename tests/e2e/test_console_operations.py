@@ -23,8 +23,8 @@ from tests.e2e.browsers import WITHOUT_3D, axe, chromium
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage
 from tests.e2e.visitors import NARROW, SCHEMES, WIDE, picture, until_ready, visitor
-from tests.e2e.waiting import eventually
 from tests.platforms import Platform
+from tests.waiting import eventually
 
 # One browser for all of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -26,8 +26,8 @@ from tests.e2e.browsers import WITH_3D, chromium
 from tests.e2e.show import Show
 from tests.e2e.stage import SECRET, Stage
 from tests.e2e.stage_page import MOST, Keys, lags, on_stage, stage_browser, stage_page, upload
-from tests.e2e.waiting import eventually, rising
 from tests.platforms import Platform, probe
+from tests.waiting import eventually, rising
 
 # One browser for all of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

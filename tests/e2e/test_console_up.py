@@ -18,8 +18,8 @@ from tests.e2e.show import Show
 from tests.e2e.stage_page import MOST, Keys, lags, stage_browser, stage_page
 from tests.e2e.test_live_up import OneMachine
 from tests.e2e.ups import Up
-from tests.e2e.waiting import rising
 from tests.platforms import Platform, probe
+from tests.waiting import rising
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from tests.e2e.browsers import WITHOUT_3D, axe, chromium
 from tests.e2e.show import Show
 from tests.e2e.stage import Stage
 from tests.e2e.visitors import NARROW, WIDE, picture, visitor
-from tests.e2e.waiting import eventually
 from tests.studio_host import HostProcess, read_stamp
+from tests.waiting import eventually
 
 # One browser for all of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

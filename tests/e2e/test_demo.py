@@ -18,8 +18,9 @@ import pytest
 
 from butai.demo.library import FILES
 from tests.e2e.stage import is_relay
-from tests.e2e.ups import Up, ask, environment, eventually, living, sign_in
+from tests.e2e.ups import Up, ask, environment, living, sign_in
 from tests.processes import free_port
+from tests.waiting import holds_within
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +85,9 @@ def test_ctrl_c_leaves_nothing_on_air_and_nothing_behind(running: Up) -> None:
     assert process.returncode == 1
     assert "everything removed" in rest
     assert "Traceback" not in rest
-    assert eventually(lambda: not living(family), 5)
+    assert holds_within(lambda: not living(family), 5)
     assert saved(running) == []
-    assert eventually(lambda: not relays(running), 12)
+    assert holds_within(lambda: not relays(running), 12)
 
 
 def relays(up: Up) -> list[psutil.Process]:

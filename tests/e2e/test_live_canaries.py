@@ -15,9 +15,9 @@ from psycopg import sql
 
 from tests.e2e.show import Show, events
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually
 from tests.platforms import Platform
 from tests.processes import free_port
+from tests.waiting import eventually
 
 
 def spelled(key: str) -> list[bytes]:

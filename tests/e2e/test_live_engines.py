@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.show import Show
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually, rising
+from tests.waiting import eventually, rising
 
 
 @pytest.fixture

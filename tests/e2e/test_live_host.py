@@ -9,8 +9,8 @@ from livekit import api
 
 from tests.e2e.conftest import GRACE, OnAir, SharedShow
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually, rising
 from tests.platforms import Platform, probe
+from tests.waiting import eventually, rising
 
 # The same show for all of them but those that end it.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -15,9 +15,9 @@ from butai.relay.clock import MAX_FRAME_DELAY
 from tests.e2e.conftest import OnAir, Start, new_key
 from tests.e2e.show import Show, events
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually, rising
 from tests.platforms import Authority, Platform, probe, tls_front
 from tests.processes import free_port
+from tests.waiting import eventually, rising
 
 # One show for most of them, each with a Twitch output of its own.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

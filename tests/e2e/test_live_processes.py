@@ -12,8 +12,8 @@ import pytest
 from tests.e2e.conftest import GRACE, OnAir, SharedShow
 from tests.e2e.show import Show, events
 from tests.e2e.stage import Stage
-from tests.e2e.waiting import eventually, rising
 from tests.platforms import Platform
+from tests.waiting import eventually, rising
 
 # Two shows for all of them: the faults come one after the other, and each test begins when all is well.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

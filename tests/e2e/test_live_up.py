@@ -22,9 +22,9 @@ import pytest
 from tests.e2e.show import Show
 from tests.e2e.stage import relays_in
 from tests.e2e.ups import Machine, Up, living, sign_in
-from tests.e2e.waiting import eventually
 from tests.platforms import Platform
 from tests.processes import free_port
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

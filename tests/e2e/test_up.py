@@ -27,7 +27,6 @@ from tests.e2e.ups import (
     commands,
     connections,
     environment,
-    eventually,
     livekit_url,
     living,
     name,
@@ -38,6 +37,7 @@ from tests.e2e.ups import (
     upload,
 )
 from tests.files import vrm
+from tests.waiting import holds_within
 
 
 @pytest.fixture
@@ -153,36 +153,36 @@ def test_only_loopback_is_listened_on(running: Up) -> None:
 @pytest.mark.parametrize("role", ["api", "postgres", "weed"])
 def test_a_killed_part_serves_again(running: Up, role: str) -> None:
     # A part that was killed before may still be coming back.
-    assert eventually(lambda: serves(running), 120)
+    assert holds_within(lambda: serves(running), 120)
     victim = running.child(role)
     victim.kill()
-    assert eventually(lambda: not living([victim]), 30)
+    assert holds_within(lambda: not living([victim]), 30)
     log = running.data_dir / "logs" / "api.log"
-    assert eventually(lambda: serves(running), 120), log.read_text()[-3000:]
+    assert holds_within(lambda: serves(running), 120), log.read_text()[-3000:]
     assert running.child(role).pid != victim.pid
     assert "killed by SIGKILL" in running.said
 
 
 @pytest.mark.parametrize("role", ["worker", "controller"])
 def test_a_killed_background_process_is_started_again(running: Up, role: str) -> None:
-    assert eventually(lambda: running.runs(role), 60)
+    assert holds_within(lambda: running.runs(role), 60)
     victim = running.child(role)
     victim.kill()
-    assert eventually(lambda: not living([victim]), 30)
-    assert eventually(lambda: running.runs(role), 60)
+    assert holds_within(lambda: not living([victim]), 30)
+    assert holds_within(lambda: running.runs(role), 60)
 
 
 def test_a_killed_livekit_is_back_at_the_same_address(running: Up) -> None:
     victim = running.child("livekit-server")
     victim.kill()
-    assert eventually(lambda: not living([victim]), 30)
+    assert holds_within(lambda: not living([victim]), 30)
 
     def answers() -> bool:
         with contextlib.suppress(OSError):
             return ask("GET", livekit_url(running))[:2] == (200, b"OK")
         return False
 
-    assert eventually(answers, 60)
+    assert holds_within(answers, 60)
     assert running.child("livekit-server").pid != victim.pid
 
 
@@ -206,7 +206,7 @@ def test_a_taken_port_is_one_clear_line_that_says_by_whom(running: Up, folder: P
 
 
 def test_a_long_data_folder_puts_the_relays_sockets_into_a_closed_folder_elsewhere(running: Up) -> None:
-    assert eventually(lambda: running.runs("controller"), 60)
+    assert holds_within(lambda: running.runs("controller"), 60)
     place = Path(running.child("controller").environ()["BUTAI_RELAY_FOLDER"])
     assert len(str(place)) <= 60
     assert not place.is_relative_to(running.data_dir.parents[1])
@@ -219,7 +219,7 @@ def test_after_it_is_killed_nothing_lives_and_the_next_start_has_everything(mach
     body = vrm(2, padding=3_000_000)
     up = machine.up()
     assert upload(up.url, sign_in(up), "vrm/kept.vrm", body) == 200
-    assert eventually(lambda: up.runs("worker"), 60)
+    assert holds_within(lambda: up.runs("worker"), 60)
     family = up.family()
     names = {name(process) for process in family}
     assert {"weed", "postgres", "livekit-server"} <= names
@@ -227,7 +227,7 @@ def test_after_it_is_killed_nothing_lives_and_the_next_start_has_everything(mach
     up.process.kill()
     up.process.wait()
     # Nobody is there who could end them: they end by themselves.
-    assert eventually(lambda: not living(family), 60), commands(living(family))
+    assert holds_within(lambda: not living(family), 60), commands(living(family))
     # In a terminal, for the next test.
     up = machine.up(terminal=True)
     assert read_back(up.url, sign_in(up), "vrm/kept.vrm") == (200, body)
@@ -237,7 +237,7 @@ def test_ctrl_c_in_a_terminal_stops_what_it_started_in_order_and_nothing_else(ma
     stranger = subprocess.Popen(["sleep", "600"])
     try:
         up = machine.up(terminal=True)
-        assert eventually(lambda: up.runs("worker"), 60)
+        assert holds_within(lambda: up.runs("worker"), 60)
         family = up.family()
         postgres, api, own = machine.written("postgres.log"), machine.written("api.log"), machine.written("up.log")
         assert up.keyboard is not None
@@ -270,11 +270,11 @@ def test_a_second_ctrl_c_does_not_wait_for_an_upload_in_flight(machine: Machine)
             f"POST /api/s3/upload HTTP/1.1\r\nHost: {urlsplit(up.url).netloc}\r\n{head}\r\n"
             "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n--b\r\n".encode()
         )
-        assert eventually(lambda: ask("GET", up.url + "/readyz")[0] == 200, 60)
+        assert holds_within(lambda: ask("GET", up.url + "/readyz")[0] == 200, 60)
         up.process.send_signal(signal.SIGINT)
-        assert eventually(lambda: "Stopping" in up.said, 60)
+        assert holds_within(lambda: "Stopping" in up.said, 60)
         # It has been asked, and waits for the upload.
-        assert eventually(lambda: "Waiting for connections to close" in api(), 60), api()
+        assert holds_within(lambda: "Waiting for connections to close" in api(), 60), api()
         assert up.process.poll() is None, "the upload in flight is not waited for, so this test shows nothing"
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 0

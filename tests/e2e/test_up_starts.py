@@ -21,9 +21,10 @@ import pytest
 
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.seaweed import EmbeddedSeaweed
-from tests.e2e.ups import Up, eventually, kill, living, name, read_back, serves, sign_in, upload
+from tests.e2e.ups import Up, kill, living, name, read_back, serves, sign_in, upload
 from tests.files import vrm
 from tests.interrupted import AFTER_THE_FIRST, kill_migration
+from tests.waiting import holds_within
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
 
@@ -38,8 +39,8 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_polite_signal_stops_everything_even_while_it_still_starts(folder: Path, number: signal.Signals) -> None:
     with Up(folder / "data") as up:
-        assert eventually(lambda: "creating the database" in up.said, 60)
-        assert eventually(lambda: len(up.family()) >= 2, 60)
+        assert holds_within(lambda: "creating the database" in up.said, 60)
+        assert holds_within(lambda: len(up.family()) >= 2, 60)
         family = up.family()
         up.process.send_signal(number)
         assert up.ended() == 0
@@ -85,7 +86,7 @@ def upload_until_killed(up: Up, cookie: dict[str, str], when: str, victims: list
             break
         acknowledged[key] = body
     killer.join()
-    assert eventually(lambda: not living(victims), 30)
+    assert holds_within(lambda: not living(victims), 30)
     return acknowledged
 
 
@@ -98,14 +99,14 @@ def test_everything_acknowledged_survives_kills_at_random_moments(folder: Path) 
 
     # The very first start may be killed as well.
     with Up(folder / "data") as up:
-        assert eventually(lambda: len(up.family()) >= 1, 60)
+        assert holds_within(lambda: len(up.family()) >= 1, 60)
         time.sleep(random.uniform(0.1, 2.0))
         up.process.kill()
     with Up(folder / "data") as up:
         cookie = sign_in(up.ready())
         # Its parts, which the supervisor starts again in mid-upload; then the supervisor.
         acknowledged |= upload_until_killed(up, cookie, "parts", [up.child("weed"), up.child("postgres")])
-        assert eventually(lambda: serves(up), 120)
+        assert holds_within(lambda: serves(up), 120)
         assert_all_there(up, cookie)
         acknowledged |= upload_until_killed(up, cookie, "supervisor", [psutil.Process(up.process.pid)])
     with Up(folder / "data") as up:
@@ -201,7 +202,7 @@ def test_a_folder_that_fills_up_between_two_starts_is_one_clear_line_and_loses_n
             assert up.ended() == 0
     finally:
         umount = ["umount", str(small)]
-        assert eventually(lambda: subprocess.run(umount, stderr=subprocess.DEVNULL, check=False).returncode == 0, 60)
+        assert holds_within(lambda: subprocess.run(umount, stderr=subprocess.DEVNULL, check=False).returncode == 0, 60)
 
 
 def test_without_the_wheels_it_says_what_to_install(folder: Path) -> None:

@@ -25,6 +25,7 @@ import psutil
 
 from butai.sign_in.codes import make_code
 from tests.files import vrm
+from tests.waiting import holds_within
 
 READY = "Ctrl-C ends it."
 
@@ -86,7 +87,7 @@ class Up:
             self.process.stdout.close()
 
     def ready(self, seconds: float = 120) -> Up:
-        assert eventually(lambda: READY in self.said or self.process.poll() is not None, seconds), self.said
+        assert holds_within(lambda: READY in self.said or self.process.poll() is not None, seconds), self.said
         assert self.process.poll() is None, self.said
         return self
 
@@ -150,15 +151,6 @@ def commands(processes: list[psutil.Process]) -> list[list[str]]:
 
 def take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
 
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:

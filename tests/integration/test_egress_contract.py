@@ -16,8 +16,9 @@ import pytest_asyncio
 
 from butai.embedded.livekit import EmbeddedLiveKit
 from butai.live.reconcile.reports import EngineGone, MetricsReport, OutputReport, SourceReport
-from tests.egress_worlds import LiveKitWorld, RelayWorld, Room, World, until
+from tests.egress_worlds import LiveKitWorld, RelayWorld, Room, World
 from tests.platforms import Platform
+from tests.waiting import until
 
 # One loop for all, which the host's process lives in.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -20,7 +20,8 @@ from livekit import api, rtc
 from butai.embedded import livekit
 from butai.embedded.livekit import EmbeddedLiveKit, LiveKit, livekit_binary
 from butai.embedded.process import StartError
-from tests.embedded_servers import eventually, holder, said, temporary_folder
+from tests.embedded_servers import holder, said, temporary_folder
+from tests.waiting import holds_within
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ async def test_key_and_ports_survive_a_stop_and_a_kill(folder: Path) -> None:
     try:
         assert server.child is not None
         os.kill(server.child.pid, signal.SIGKILL)
-        assert eventually(lambda: server.child is not None and server.child.poll() == -signal.SIGKILL, 30)
+        assert holds_within(lambda: server.child is not None and server.child.poll() == -signal.SIGKILL, 30)
         server.launch()
         server.wait_ready()
         assert server.livekit == before

@@ -23,7 +23,8 @@ from butai.embedded import postgres
 from butai.embedded.folder import read_state, write_state
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import StartError
-from tests.embedded_servers import alive, ask, eventually, family, holder, said, temporary_folder
+from tests.embedded_servers import alive, ask, family, holder, said, temporary_folder
+from tests.waiting import holds_within
 
 
 @pytest.fixture
@@ -203,10 +204,10 @@ def test_a_killed_postmaster_is_back_although_a_backend_is_busy(made: Path) -> N
         backend = busy.info.backend_pid
         # A client-less loop: this backend looks neither at its socket nor for its postmaster.
         busy.pgconn.send_query(b"DO $$ BEGIN LOOP END LOOP; END $$")
-        assert eventually(lambda: psutil.Process(backend).cpu_percent(0.05) > 20, 60)
+        assert holds_within(lambda: psutil.Process(backend).cpu_percent(0.05) > 20, 60)
 
         os.kill(database.child.pid, signal.SIGKILL)
-        assert eventually(lambda: database.child is not None and database.child.poll() == -signal.SIGKILL, 30)
+        assert holds_within(lambda: database.child is not None and database.child.poll() == -signal.SIGKILL, 30)
         assert alive([backend]), "the busy backend must outlive its postmaster for this test to mean anything"
         database.launch()
         database.wait_ready()
@@ -249,12 +250,12 @@ def test_nothing_outlives_its_killed_parent(made: Path) -> None:
     busy = psycopg.connect(url)
     backend = busy.info.backend_pid
     busy.pgconn.send_query(b"DO $$ BEGIN LOOP END LOOP; END $$")
-    assert eventually(lambda: psutil.Process(backend).cpu_percent(0.05) > 20, 60)
+    assert holds_within(lambda: psutil.Process(backend).cpu_percent(0.05) > 20, 60)
     pids = family(parent.pid)
     assert backend in pids
     parent.kill()
     parent.wait()
-    assert eventually(lambda: not alive(pids), 30), [psutil.Process(pid).cmdline() for pid in alive(pids)]
+    assert holds_within(lambda: not alive(pids), 30), [psutil.Process(pid).cmdline() for pid in alive(pids)]
     busy.close()
 
 
@@ -300,7 +301,7 @@ def test_killed_during_the_very_first_start_the_next_start_works(folder: Path) -
     interrupted = 0
     for delay in (0.02, 0.1, 0.3):
         parent = holder(EmbeddedPostgres, folder / "pg")
-        assert eventually((folder / "pg" / "cluster.new").exists, 60)
+        assert holds_within((folder / "pg" / "cluster.new").exists, 60)
         time.sleep(delay)
         parent.kill()
         parent.wait()
@@ -318,7 +319,7 @@ def test_a_dead_postmaster_that_nobody_reaps_does_not_keep_the_next_one_from_sta
     pid = first.child.pid
     os.kill(pid, signal.SIGKILL)
     # Not waited for, so it stays a zombie, as in a container whose first process reaps no children.
-    assert eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 30)
+    assert holds_within(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 30)
     assert (made / "cluster" / "postmaster.pid").read_text().startswith(f"{pid}\n")
     os.close(first._owner_lock or -1)
     with EmbeddedPostgres(made) as second:

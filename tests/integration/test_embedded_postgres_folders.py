@@ -21,7 +21,8 @@ from butai.embedded import folder as folders
 from butai.embedded import postgres, unprivileged
 from butai.embedded.postgres import EmbeddedPostgres, pg_bin_dir
 from butai.embedded.process import RunAs, StartError
-from tests.embedded_servers import alive, as_root, ask, eventually, family, file_system, temporary_folder, users_of
+from tests.embedded_servers import alive, as_root, ask, family, file_system, temporary_folder, users_of
+from tests.waiting import holds_within
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_an_ordinary_user_runs_it_as_themselves(folder: Path) -> None:
         os.close(reader)
         os.kill(parent, signal.SIGKILL)
         os.waitpid(parent, 0)
-    assert eventually(lambda: not alive(pids), 30)
+    assert holds_within(lambda: not alive(pids), 30)
     # And root may take over the same folder without changing whose it is.
     with EmbeddedPostgres(folder / "mine" / "pg") as database:
         assert ask(database.url, "SELECT 1") == 1

@@ -26,7 +26,8 @@ import pytest
 from butai.assets.storage import sigv4
 from butai.embedded.process import StartError
 from butai.embedded.seaweed import EmbeddedSeaweed, Store
-from tests.embedded_servers import as_root, eventually, file_system, holder, said, temporary_folder
+from tests.embedded_servers import as_root, file_system, holder, said, temporary_folder
+from tests.waiting import holds_within
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_it_listens_on_loopback_alone_on_the_ports_it_was_given(running: Embedde
     given = {
         int(running._state[name]) + twin for name in ("master", "volume", "filer", "s3", "admin") for twin in (0, 10000)
     }
-    assert eventually(lambda: len(listening(running)) == len(given), 60)
+    assert holds_within(lambda: len(listening(running)) == len(given), 60)
     assert listening(running) == {("127.0.0.1", port) for port in given}
 
 
@@ -288,7 +289,7 @@ def test_a_killed_store_is_back_with_what_it_acknowledged(folder: Path) -> None:
                         break
                     acknowledged[key] = body
             killer.join()
-            assert eventually(lambda: server.child is not None and server.child.poll() == -signal.SIGKILL, 30)
+            assert holds_within(lambda: server.child is not None and server.child.poll() == -signal.SIGKILL, 30)
             cut_short += 1
             server.launch()
             server.wait_ready()

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from butai.embedded.lifeline import ControllerProgram, Lifeline
-from tests.embedded_servers import SOURCES, eventually
+from tests.embedded_servers import SOURCES
+from tests.waiting import holds_within
 
 RELAY = """
 import os, sys
@@ -47,7 +48,7 @@ def gone(process: psutil.Process) -> bool:
 
 
 def relay_pid(log: Path) -> int:
-    assert eventually(lambda: log.exists() and log.read_text().endswith("\n"), 60)
+    assert holds_within(lambda: log.exists() and log.read_text().endswith("\n"), 60)
     return int(log.read_text())
 
 
@@ -60,7 +61,7 @@ def test_a_stop_ends_the_controller_and_then_waits_for_its_relays(tmp_path: Path
     relay = psutil.Process(relay_pid(log))
     program.stop()
     assert said.read_text() == "ended"
-    assert eventually(lambda: gone(relay), 30)
+    assert holds_within(lambda: gone(relay), 30)
     program.stop()
 
 
@@ -74,14 +75,14 @@ def test_a_relay_outlives_a_killed_controller_and_ends_with_a_killed_up(tmp_path
         relay = psutil.Process(relay_pid(log))
         (controller,) = psutil.Process(up.pid).children()
         controller.kill()
-        assert eventually(lambda: controller.status() == psutil.STATUS_ZOMBIE, 30)
+        assert holds_within(lambda: controller.status() == psutil.STATUS_ZOMBIE, 30)
         with pytest.raises(psutil.TimeoutExpired):
             relay.wait(0.5)
     finally:
         up.send_signal(signal.SIGKILL)
         up.wait()
-    assert eventually(said.exists, 30)
-    assert eventually(lambda: said.read_text() == "ended", 30)
+    assert holds_within(said.exists, 30)
+    assert holds_within(lambda: said.read_text() == "ended", 30)
 
 
 def test_whoever_does_not_let_go_is_not_waited_for_longer_than_that() -> None:

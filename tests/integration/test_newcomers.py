@@ -92,28 +92,28 @@ async def test_a_newcomer_that_fits_is_taken_however_many_wait_before_it(stage: 
     assert await Newcomers(database, "c2", 1000.0).take() == large[:BATCH]
 
 
+async def take_meanwhile(one: Newcomers, other: Newcomers) -> tuple[list[UUID], list[UUID]]:
+    """What each takes, the other one while the first has not committed."""
+    one.paused = True
+    taking = asyncio.create_task(one.take())
+    await one.taking.wait()
+    of_other = await other.take()
+    one.go_on.set()
+    return await taking, of_other
+
+
 async def test_newcomers_that_one_controller_does_not_take_are_there_for_another_at_the_same_time(
     stage: Shows, database: Database
 ) -> None:
     ids = [await stage.begin("rtmp://a/app") for _ in range(3)]
     one, other = Newcomers(database, "c1", 0.5), Newcomers(database, "c2", 8.0)
-    one.paused = True
-    taking = asyncio.create_task(one.take())
-    await one.taking.wait()
-    assert await other.take() == ids[1:]
-    one.go_on.set()
-    assert await taking == ids[:1]
+    assert await take_meanwhile(one, other) == (ids[:1], ids[1:])
 
 
 async def test_a_newcomer_that_another_controller_took_meanwhile_stays_there(stage: Shows, database: Database) -> None:
     ids = [await stage.begin("rtmp://a/app") for _ in range(2)]
     one, other = Newcomers(database, "c1", 8.0), Newcomers(database, "c2", 0.5)
-    one.paused = True
-    taking = asyncio.create_task(one.take())
-    await one.taking.wait()
-    assert await other.take() == ids[1:]
-    one.go_on.set()
-    assert await taking == ids[:1]
+    assert await take_meanwhile(one, other) == (ids[:1], ids[1:])
     rows = await sql(database, "SELECT lease_holder, lease_epoch FROM broadcasts ORDER BY created_at")
     assert [tuple(row) for row in rows] == [("c1", 1), ("c2", 1)]
 

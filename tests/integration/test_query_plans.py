@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
-import psycopg
 import pytest
-from psycopg import sql
 from pydantic import SecretStr
 
 from butai.assets import queries
@@ -17,6 +14,7 @@ from butai.assets.queries import ListRequest
 from butai.config import DatabaseSettings
 from butai.database import Database
 from tests.databases import Databases
+from tests.query_plans import filled_database, plan_nodes
 
 ROWS = """
 INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status, owner_user_id,
@@ -38,10 +36,7 @@ VALUES = {
 @pytest.fixture(scope="module")
 def filled_url(databases: Databases) -> Iterator[str]:
     """One database for all tests that ask for plans: they only read."""
-    with databases.fresh() as url:
-        with psycopg.connect(databases.owners(url), autocommit=True) as connection:
-            connection.execute(ROWS)
-            connection.execute("ANALYZE assets")
+    with filled_database(databases, ROWS) as url:
         yield url
 
 
@@ -49,10 +44,6 @@ def filled_url(databases: Databases) -> Iterator[str]:
 async def filled(filled_url: str) -> AsyncIterator[Database]:
     async with Database(DatabaseSettings(url=SecretStr(filled_url))) as opened:
         yield opened
-
-
-def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
 
 
 @pytest.mark.parametrize("field", list(queries.SORT_COLUMNS))
@@ -63,25 +54,16 @@ async def test_a_page_reads_no_more_rows_than_it_shows(filled: Database, field: 
     place = PagePosition(VALUES[field], "0190a5a5-0000-7000-8000-000000000000", None, 2) if placed else None
     request = ListRequest(queries.AssetType.VRM, "user 0", order, 100, place)
     statement, parameters = queries.page_statement(request)
-    async with filled.reads.connection() as connection:
-        explain = sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ") + sql.SQL(str(statement))  # pyright: ignore[reportArgumentType]
-        cursor = await connection.execute(explain, parameters)
-        row = await cursor.fetchone()
-    assert row is not None
-    found = nodes(row[0][0]["Plan"])
+    found = await plan_nodes(filled, str(statement), parameters, "ANALYZE, TIMING OFF")
     scans = [node for node in found if "Scan" in node["Node Type"] and "Relation Name" in node]
     column = queries.SORT_COLUMNS[field][0]
-    assert {scan["Node Type"] for scan in scans} == {"Index Scan"}, json.dumps(row[0], indent=1)
+    assert {scan["Node Type"] for scan in scans} == {"Index Scan"}, json.dumps(found[0], indent=1)
     assert {scan["Index Name"] for scan in scans} == {f"ix_assets_public_{column}", f"ix_assets_private_{column}"}
     assert all(scan["Actual Rows"] <= 101 for scan in scans)
 
 
 async def test_a_key_is_found_by_indexes(filled: Database) -> None:
-    async with filled.reads.connection() as connection:
-        parameters = {"user": "user 0", "keys": ["vrm/77.vrm", "vrm/78.vrm"], "operator": False}
-        explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(queries.READABLE)
-        cursor = await connection.execute(explain, parameters)
-        row = await cursor.fetchone()
-    assert row is not None
-    scans = [node for node in nodes(row[0][0]["Plan"]) if "Relation Name" in node]
-    assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], json.dumps(row[0], indent=1)
+    parameters = {"user": "user 0", "keys": ["vrm/77.vrm", "vrm/78.vrm"], "operator": False}
+    found = await plan_nodes(filled, queries.READABLE, parameters)
+    scans = [node for node in found if "Relation Name" in node]
+    assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], json.dumps(found[0], indent=1)

@@ -17,7 +17,7 @@ from butai.relay.timing import RelayTiming
 from tests.integration.test_relay_broadcast import decoded, running
 from tests.integration.test_relay_source import server  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from tests.platforms import Platform
-from tests.unit.test_relay_outputs import until
+from tests.relay_stage import until
 
 PAUSE = 40.0
 """Seconds; longer than a relay lives without a word from a controller."""

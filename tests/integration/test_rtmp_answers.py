@@ -14,7 +14,8 @@ from butai.relay.rtmp.publisher import Publisher, PublishError
 from butai.relay.timing import hurried
 from tests.fakes.odd_rtmp_servers import HangsUp, Late, Refusing, redirect
 from tests.fakes.rtmp_server import Server
-from tests.pushes import AUDIO_FORMAT, KEY, VIDEO_FORMAT, pushing, until
+from tests.pushes import AUDIO_FORMAT, KEY, VIDEO_FORMAT, pushing
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("late", ["connect", "createStream", "publish"])

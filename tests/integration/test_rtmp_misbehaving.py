@@ -22,7 +22,8 @@ from tests.fakes.odd_rtmp_servers import (
     says,
 )
 from tests.fakes.rtmp_server import Server
-from tests.pushes import HANDSHAKE, listening, pushing, until
+from tests.pushes import HANDSHAKE, listening, pushing
+from tests.waiting import until
 
 LIVE = ["connecting", "publishing", "live"]
 

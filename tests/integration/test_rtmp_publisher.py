@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from butai.relay.rtmp.publisher import Limits, Publisher, PublishError, Target
 from tests.encoded_media import Media, encoded_media
 from tests.platforms import Authority, Platform, probe, tls_front
 from tests.processes import free_port
+from tests.waiting import until
 
 KEY = "live_canary-7d1f93a2-key"
 PRESET = Preset(width=320, height=180, fps=30, video_kbps=1500)
@@ -55,12 +56,6 @@ class Push:
                 await asyncio.shield(self.task)
         assert KEY[:6] not in f"{caught.value!r} {caught.value.detail}"
         return caught.value
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 15) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager

@@ -12,8 +12,9 @@ import pytest
 from butai.relay.messages import Preset
 from tests.encoded_media import Media, encoded_media
 from tests.platforms import probe
-from tests.pushes import KEY, pushing, until
+from tests.pushes import KEY, pushing
 from tests.real_rtmp_servers import KINDS, RealServer, Wire, install
+from tests.waiting import until
 
 ON_AIR = float(os.environ.get("BUTAI_TEST_ON_AIR", "5"))
 """Seconds of undisturbed publishing; a minute in `make test-deep`."""

@@ -21,7 +21,8 @@ from butai.relay.rtmp.resolver import resolve
 from tests.fakes.rtmp_server import Server
 from tests.platforms import Platform
 from tests.processes import free_port
-from tests.pushes import HANDSHAKE, HARM, KEY, PING, accepted, flood, listening, pushing, until
+from tests.pushes import HANDSHAKE, HARM, KEY, PING, accepted, flood, listening, pushing
+from tests.waiting import until
 
 # Servers that follow RTMP in their own way
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
@@ -17,7 +16,7 @@ from butai.assets.search.pages import Search
 from butai.config import DatabaseSettings
 from butai.database import Database
 from tests.databases import Databases
-from tests.integration.test_query_plans import nodes
+from tests.query_plans import filled_database, nodes, plan_nodes
 
 MANY_ROWS = """
 INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status, owner_user_id,
@@ -36,10 +35,7 @@ FROM generate_series(1, 20000) AS n
 @pytest.fixture(scope="module")
 def many_url(databases: Databases) -> Iterator[str]:
     """One database for all tests that ask for plans: they only read."""
-    with databases.fresh() as url:
-        with psycopg.connect(databases.owners(url), autocommit=True) as connection:
-            connection.execute(MANY_ROWS)
-            connection.execute("VACUUM ANALYZE assets")
+    with filled_database(databases, MANY_ROWS) as url:
         yield url
 
 
@@ -51,11 +47,8 @@ async def many(many_url: str) -> AsyncIterator[Database]:
 
 async def scans(database: Database, statement: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The nodes of a plan that read the table, or an index, for candidates."""
-    async with database.reads.connection() as connection:
-        explain = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) " + statement
-        row = await (await connection.execute(explain.encode(), parameters)).fetchone()
-    assert row is not None
-    return [node for node in nodes(row[0][0]["Plan"]) if "Scan" in node["Node Type"] and "CTE" not in node["Node Type"]]
+    found = await plan_nodes(database, statement, parameters, "ANALYZE, TIMING OFF")
+    return [node for node in found if "Scan" in node["Node Type"] and "CTE" not in node["Node Type"]]
 
 
 def asking(query: str, field: str = "-created_at", user: str = "user 0") -> Search:

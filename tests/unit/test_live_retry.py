@@ -31,19 +31,23 @@ def fail(
     return decide(settings, Failure(code, at, **more), budget, lambda: random, Timing())  # pyright: ignore[reportArgumentType]
 
 
+def fail_until_final(
+    settings: RetrySettings, code: Code, *, random: float = 0.5, **more: float | str | None
+) -> tuple[RetryDecision, list[float]]:
+    """Fails each attempt at once. The decision that there is no other one, and the waits before those that there were."""
+    now, budget, waits = 1000.0, Budget(), list[float]()
+    while (verdict := fail(settings, code, now, budget, random=random, **more)).again_at is not None:
+        waits.append(verdict.again_at - now)
+        now, budget = verdict.again_at, verdict.budget
+    return verdict, waits
+
+
 @given(randoms, st.sampled_from(TRIED_AGAIN))
 def test_each_delay_lies_in_the_upper_half_of_the_doubling_one_until_the_budget_is_spent(
     random: float, code: Code
 ) -> None:
     settings = RetrySettings()
-    now, budget, waits = 0.0, Budget(), []
-    while True:
-        verdict = fail(settings, code, now, budget, random=random)
-        budget = verdict.budget
-        if verdict.again_at is None:
-            break
-        waits.append(verdict.again_at - now)
-        now = verdict.again_at
+    verdict, waits = fail_until_final(settings, code, random=random)
     assert (verdict.code, verdict.cause) == (Code.RETRIES_EXHAUSTED, code)
     assert len(waits) == settings.attempts - 1
     for number, wait in enumerate(waits):
@@ -202,14 +206,7 @@ def test_the_platform_is_not_counted_what_our_engine_failed_at(code: Code) -> No
 
 @pytest.mark.parametrize("code", [Code.ALREADY_PUBLISHING, *sorted(ONCE - {Code.KEY_REJECTED})])
 def test_a_key_that_worked_is_tried_with_the_patience_of_a_reconnect(code: Code) -> None:
-    settings, now, budget, waits = RetrySettings(), 1000.0, Budget(), []
-    while True:
-        verdict = fail(settings, code, now, budget, code_before=code, key_worked=True)
-        budget = verdict.budget
-        if verdict.again_at is None:
-            break
-        waits.append(verdict.again_at - now)
-        now = verdict.again_at
+    verdict, waits = fail_until_final(RetrySettings(), code, code_before=code, key_worked=True)
     assert (verdict.code, verdict.cause) == (Code.RETRIES_EXHAUSTED, code)
     assert waits[:6] == [0.75, 1.5, 3, 6, 12, 24]
 

@@ -1,4 +1,4 @@
-"""Waits for what the service does not tell."""
+"""Waits for conditions that no event announces."""
 
 from __future__ import annotations
 
@@ -6,6 +6,26 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+    """Waits until a condition holds. Raises `AssertionError`, which says `what` was waited for, after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"not in {seconds:g} s: {what}") from None
+
+
+def holds_within(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether a condition holds within a time, which this thread spends waiting."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
 
 
 async def eventually(
