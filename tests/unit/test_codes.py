@@ -75,6 +75,16 @@ def test_every_code_is_in_the_documents() -> None:
     assert [code.value for code in Code if f"| `{code}` |" not in page] == []
 
 
+def test_the_studio_contract_has_each_code_beside_its_status() -> None:
+    errors_of_it = (ROOT / "docs/studio-contract.md").read_text().partition("\n## Errors\n")[2]
+    rows = re.findall(r"^\| (\d{3}) \| (.+) \|$", errors_of_it, re.MULTILINE)
+    told = {code: int(status) for status, cell in rows for code in re.findall(r"`(\w+)`", cell)}
+    statuses = {kind.code.value: kind.status for kind in classes()}
+    assert told and {code: statuses.get(code) for code in told} == told
+    limits_of_callers = {"quota_exceeded", "rate_limited", "taken_down", "too_many_connections", "user_suspended"}
+    assert limits_of_callers - told.keys() == set()
+
+
 def test_hosts_have_words_for_every_code_of_an_engine_and_of_the_controller() -> None:
     folders = ("relay", "live/reconcile", "live/egress", "live/broadcasts")
     named = {
