@@ -1,4 +1,4 @@
-"""Checks of the servers of held outputs: they connect, say nothing of RTMP, and tell of changes only."""
+"""Checks of the servers of held outputs: they connect, say nothing of RTMP, stay connected, and tell of changes only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ OFTEN = RelayTiming(
 class Ingest:
     """A server that keeps what each connection has said when it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hangs_up: bool = False) -> None:
+        self._hangs_up = hangs_up
         self.said: list[bytes] = []
         self.open = 0
 
@@ -32,6 +33,8 @@ class Ingest:
     async def running(self, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncGenerator[int]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.open += 1
+            if self._hangs_up:
+                writer.write_eof()
             with contextlib.suppress(OSError):
                 self.said.append(await reader.read())
             self.open -= 1
@@ -68,15 +71,20 @@ def test_of_an_ingest_url_only_the_server_is_sent_to_the_relay() -> None:
     assert server_of("rtmp://[2001:db8::1]:1936/app/***") == "rtmp://[2001:db8::1]:1936/"
 
 
-async def test_a_server_is_reached_again_and_again_unseen_and_that_is_told_once() -> None:
-    ingest = Ingest()
-    async with (
-        ingest.running() as port,
-        checking(HeldOutput("o1", f"rtmp://127.0.0.1:{port}/", allow_private=True)) as (_, told),
-    ):
-        await until(lambda: len(ingest.said) >= 4)
-        assert set(ingest.said) == {b""} and ingest.open <= 1
-        assert [(line.output_id, line.attempt, line.phase, line.code) for line in told] == [("o1", 0, "connecting", "")]
+async def test_a_server_is_reached_once_and_again_only_where_it_hangs_up_and_that_is_told_once() -> None:
+    keeps, hangs_up = Ingest(), Ingest(hangs_up=True)
+    async with keeps.running() as first, hangs_up.running() as second:
+        held = [HeldOutput(f"o{port}", f"rtmp://127.0.0.1:{port}/", allow_private=True) for port in (first, second)]
+        async with checking(*held) as (made, told):
+            await until(lambda: keeps.open == 1)
+            made.watch(held)
+            await until(lambda: len(hangs_up.said) >= 4)
+            assert (keeps.open, keeps.said) == (1, []) and hangs_up.open <= 1
+            assert sorted((line.output_id, line.attempt, line.phase, line.code) for line in told) == sorted(
+                (one.output_id, 0, "connecting", "") for one in held
+            )
+        await until(lambda: keeps.said == [b""])
+    assert set(hangs_up.said) == {b""}
 
 
 async def test_one_that_refuses_is_told_with_its_code_until_it_is_there() -> None:
@@ -108,7 +116,7 @@ async def test_a_private_address_is_not_connected_to() -> None:
 
 async def test_an_output_that_no_longer_waits_is_left_alone_and_one_that_waits_on_is_not_checked_anew() -> None:
     ingest = Ingest()
-    slowly = RelayTiming(check_server_every=3600.0)
+    slowly = RelayTiming(check_server_every=3600.0, kept_for=0.01)
     async with ingest.running() as port:
         first, second = (HeldOutput(name, f"rtmp://127.0.0.1:{port}/", allow_private=True) for name in ("o1", "o2"))
         async with checking(first, timing=slowly) as (made, told):

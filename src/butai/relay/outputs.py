@@ -17,6 +17,7 @@ import structlog
 from butai.errors import Code
 from butai.relay.messages import OutputLine, OutputMetrics, OutputPhase, StartOutputLine
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.rtmp.connection import Connection
 from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
 from butai.relay.telling import output_line
 from butai.relay.timing import Limits, RelayTiming, hurried
@@ -47,13 +48,18 @@ MakePush = Callable[[StartOutputLine, VideoFormat, AudioFormat, Report], Push]
 
 
 def rtmp(
-    order: StartOutputLine, video: VideoFormat, audio: AudioFormat, report: Report, limits: Limits | None = None
+    order: StartOutputLine,
+    video: VideoFormat,
+    audio: AudioFormat,
+    report: Report,
+    limits: Limits | None = None,
+    take: Callable[[StartOutputLine], Connection | None] = lambda _: None,
 ) -> Push:
-    """Makes a `Publisher`."""
+    """Makes a `Publisher`. `take`: gives the open connection to an order's server, if there is one."""
     target = Target(url=order.url, key=order.key, allow_private=order.allow_private)
     if order.hurried:
         limits = hurried(limits or Limits())
-    return Publisher(target, video, audio, report=report, limits=limits)
+    return Publisher(target, video, audio, report=report, limits=limits, take=lambda: take(order))
 
 
 @dataclass

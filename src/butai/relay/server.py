@@ -312,19 +312,19 @@ class Relay:
             lambda packets: outputs.send(packets),  # noqa: PLW0108 - `outputs` is made below, with the pipeline's formats
             self._pipeline_failed,
         )
+        reachability = Reachability(self._send, order.timing)
         outputs = Outputs(
             pipeline.video_format,
             pipeline.audio_format,
             self._send,
             wanted=self._want,
             keyframe=pipeline.force_keyframe,
-            make=self._make_push or functools.partial(rtmp, limits=order.timing.rtmp),
+            make=self._make_push or functools.partial(rtmp, limits=order.timing.rtmp, take=reachability.take),
             stop_limit=order.timing.output_stop_limit,
         )
         source = self._make_source(order, screen, mixer, self._send)
         source_task = asyncio.create_task(source.run())
         source_task.add_done_callback(self._source_ended)
-        reachability = Reachability(self._send, order.timing)
         reachability.watch(order.held)
         self._media = _Media(source, pipeline, outputs, reachability, source_task)
         pipeline.start()

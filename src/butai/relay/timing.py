@@ -109,6 +109,8 @@ class RelayTiming:
     """Longest such time."""
     check_again_after: float = 5.0
     """The same after a check that failed: a host may have put it right."""
+    kept_for: float = 2.0
+    """Time for which a checked connection stays open once its output no longer waits: its attempt is ordered within it."""
     dropped_after: float = fixed(30.0)
     """Time after which a host of whom nothing comes, and who is still in the room, is running: LiveKit removes one whose
     process was killed within 25 s."""

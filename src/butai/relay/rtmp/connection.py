@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from butai.errors import Code
 from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, check_pair, is_forbidden, is_private, parse
@@ -47,6 +48,18 @@ class Target:
     def secrets(self) -> str:
         """All that no text may show, in lines: the key of `redact`."""
         return f"{self.key}\n{self.more_secrets}"
+
+
+class Connection(NamedTuple):
+    """An open connection, TLS included where the URL says so."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether either end has closed it, as far as that is known."""
+        return self.reader.at_eof() or self.writer.is_closing()
 
 
 OnStep = Callable[[str, float], None]
@@ -87,7 +100,7 @@ async def connect(
     tls: ssl.SSLContext | None = None,
     on_step: OnStep | None = None,
     without: Collection[str] = (),
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+) -> Connection:
     """Opens a connection to the first of the host's addresses that takes one, except those in `without`. Calls
     `on_step(step, seconds)` after each step. Raises `PublishError`, with the failed step as its note."""
     deadline = time.monotonic() + limits.connect_timeout
@@ -240,7 +253,7 @@ async def _wrap(
     rest: float,
     limits: Limits,
     done: Callable[[str], None],
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+) -> Connection:
     context = (tls or _default_tls()) if address.secure else None
     try:
         async with asyncio.timeout(rest + 1):
@@ -258,7 +271,7 @@ async def _wrap(
         done("tls")
     # Our own queue drops what is late; the transport's buffer only keeps the socket busy.
     writer.transport.set_write_buffer_limits(high=64 * 1024)
-    return reader, writer
+    return Connection(reader, writer)
 
 
 async def close(writer: asyncio.StreamWriter, seconds: float) -> None:

@@ -19,8 +19,10 @@ import structlog
 from butai.errors import Code
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
 from butai.relay.rtmp import tcp
+from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
 from butai.relay.rtmp.connection import (
+    Connection,
     Target,
     check_peer_limits,
     close,
@@ -74,10 +76,13 @@ class Publisher:
         report: Report,
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
+        take: Callable[[], Connection | None] = lambda: None,
     ) -> None:
+        """`take`: gives an open connection to the target's server, if there is one, to begin with."""
         self.stats = Stats()
         self._secrets = target.secrets
         self._target, self._video, self._audio = target, video, audio
+        self._take = take
         self._report, self._limits, self._tls = report, limits or Limits(), tls
         self._queue: deque[Packet] = deque()
         self._wakes = asyncio.Event()
@@ -135,7 +140,7 @@ class Publisher:
         name: the others are tried within the same time."""
         self._report("connecting", "", "")
         try:
-            await self._run(self._target)
+            await self._run(self._target, self._take)
         except Redirected as redirect:
             target = follow(self._target, redirect)
             try:
@@ -144,37 +149,49 @@ class Publisher:
             except PublishError as error:
                 raise redirect_failed(redirect, error) from None
 
-    async def _run(self, target: Target) -> None:
+    async def _run(self, target: Target, take: Callable[[], Connection | None] = lambda: None) -> None:
         address, tried, failure = target.address(), set[str](), None
         self._secrets = target.secrets
         self._deadline = time.monotonic() + self._limits.connect_timeout + self._limits.publish_timeout
+        kept = take()
         while True:
             # Both are of one connection.
             self._evidence, self.stats.bytes_sent = Evidence(self._limits), 0
-            opening = asyncio.create_task(connect(target, address, self._limits, self._tls, without=tried))
-            stop = asyncio.create_task(self._stopping.wait())
+            connection = kept or await self._connect(target, address, tried, failure)
+            if connection is None:
+                return None
+            session = self._session = Session(address, target.stream_key)
             try:
-                await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
-                if not opening.done():
-                    return None
-                if failure is not None and opening.exception() is not None:
-                    raise failure
-                reader, writer = opening.result()
-                session = self._session = Session(address, target.stream_key)
-                try:
-                    return await self._publish(session, reader, writer)
-                except PublishError as error:
-                    peer = peer_address(writer)
-                    if session.step != "handshake" or not peer or time.monotonic() > self._deadline:
-                        raise
+                return await self._publish(session, *connection)
+            except PublishError as error:
+                peer = peer_address(connection.writer)
+                if session.step != "handshake" or not peer or time.monotonic() > self._deadline:
+                    raise
+                if kept is None:
                     failure = error
                     tried.add(peer)
-                finally:
-                    await close(writer, self._limits.close_timeout)
+                # A kept connection may have been open for too long, which says nothing of its server.
+                kept = None
             finally:
-                for task in (opening, stop):
-                    task.cancel()
-                await asyncio.gather(opening, stop, return_exceptions=True)
+                await close(connection.writer, self._limits.close_timeout)
+
+    async def _connect(
+        self, target: Target, address: IngestAddress, tried: set[str], failure: PublishError | None
+    ) -> Connection | None:
+        """Returns None when stopped meanwhile. Raises `PublishError`: `failure`, if there is one."""
+        opening = asyncio.create_task(connect(target, address, self._limits, self._tls, without=tried))
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                return None
+            if failure is not None and opening.exception() is not None:
+                raise failure
+            return opening.result()
+        finally:
+            for task in (opening, stop):
+                task.cancel()
+            await asyncio.gather(opening, stop, return_exceptions=True)
 
     async def _publish(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._data_to_send(session))
