@@ -87,6 +87,9 @@ async def test_muted_keeps_the_last_picture_and_is_silent(
         await watched.phase("lost", 5)
         stamp = watched.last_stamp()
         assert abs(stamp - (int(time.time() * 1000) & 0xFFFFFFFF)) < 5000, "the last picture is gone"
+        # The second that was buffered before is played, as it would have been by now.
+        for _ in range(10):
+            watched.mixer.take(watched.mixer.rate // 10)
         assert watched.loudness() < 0.01
         # Muted is not away: the grace does not run.
         await asyncio.sleep(4)
@@ -168,6 +171,22 @@ async def test_many_changes_of_scene_are_followed_from_one_stay_to_the_next(
         async with rooms(server.livekit) as client, asyncio.timeout(20):
             while await there() != ["host", "relay"]:
                 await asyncio.sleep(0.1)
+
+
+async def test_what_is_received_has_a_peer_connection_of_its_own(
+    server: EmbeddedLiveKit, request: pytest.FixtureRequest
+) -> None:
+    """In a common one each track that is published anew takes memory and CPU until the end of the stay."""
+    async with watching(server, request) as watched:
+        await watched.live()
+        stay = watched.source._room
+        assert stay is not None
+        stats = await stay._room.get_rtc_stats()
+        received, sent = (
+            [one.inbound_rtp.stream.kind for one in direction if one.HasField("inbound_rtp")]
+            for direction in (stats.subscriber_stats, stats.publisher_stats)
+        )
+        assert (sorted(received), sent) == (["audio", "video"], [])
 
 
 async def test_a_silent_microphone_and_a_still_picture_are_live(
