@@ -120,7 +120,7 @@ class JoinedRoom:
             async with asyncio.timeout(self._configure.timing.join_limit):
                 # Only the published tracks: guests' tracks and the host's other pictures are not decoded. What is received has a
                 # peer connection of its own: in a common one the server reuses no media section of a track that is gone, so that
-                # each track published anew took memory and CPU until the end of the stay (livekit/livekit#3873).
+                # each track published again took memory and CPU until the end of the stay (livekit/livekit#3873).
                 options = rtc.RoomOptions(
                     auto_subscribe=False,
                     connect_timeout=self._configure.timing.connect_limit,
