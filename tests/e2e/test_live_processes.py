@@ -53,8 +53,11 @@ async def test_a_relay_that_hangs_is_given_up_and_replaced(on_both: OnAir, stage
     show, since = on_both.show, time.time()
     (relay,) = stage.relays(show.session)
     relay.suspend()
+    # It has told nothing for 2.5 s.
+    await show.until(lambda: show.state("youtube") == show.state("twitch") == "interrupted", 17)
+    assert show.code("twitch") == "egress_lost"
     # Three pings without an answer, each 5 s: it is given up after 10 to 15 s, and then replaced.
-    await show.until(lambda: show.state("twitch") == "interrupted", 17)
+    await eventually(lambda: relay not in stage.relays(show.session), 17)
     await show.until_live("youtube", "twitch", seconds=30)
     (another,) = stage.relays(show.session)
     assert another.pid != relay.pid

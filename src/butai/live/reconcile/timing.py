@@ -121,6 +121,10 @@ class Timing:
     """Time between two checks for a relay's socket."""
     ping_every: float = 5.0
     """Time between two pings, several of which fall into `relay.abandoned_after`."""
+    relay_silent_after: float = fixed(2.0)
+    """Time without a line after which a relay with live outputs may stand still: two of `relay.metrics_every`."""
+    relay_silent_again: float = fixed(0.5)
+    """Further time until it does."""
     exit_limit: float = fixed(1.0)
     """Most time from the end of a relay's connection until its process has ended, if it was killed."""
     kill_limit: float = fixed(2.0)

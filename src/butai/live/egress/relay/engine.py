@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import msgspec
@@ -76,6 +76,8 @@ class RelayEngine:
         self._broadcast: BroadcastRow | None = None
         self._token_at = 0.0
         self._signed_by: LiveKitKey | None = None
+        self._live: dict[UUID, OutputReport] = {}
+        """The outputs that the relay has last reported as live."""
         self._silent_ticks = 0
         self._killed_silent = False
         self._room = MissingRoom(context.projects, context.timing.room_limit)
@@ -216,7 +218,7 @@ class RelayEngine:
     async def _read_lines(self, on_disconnect: Callable[[], None]) -> None:
         reason: str | None = None
         try:
-            while raw := await self._reader.readline():
+            while raw := await self._next_line():
                 self._silent_ticks = 0
                 line = messages.read_by_controller(raw)
                 if isinstance(line, messages.ByeLine):
@@ -244,6 +246,39 @@ class RelayEngine:
         self._close()
         self._on_report(EngineGone(time.time(), code, detail, age=0.0))
 
+    async def _next_line(self) -> bytes:
+        """Returns the next line, or nothing at the end.
+
+        While outputs are live, a relay sends metrics each second. One that sends nothing stands still, and its platforms get
+        nothing: its outputs are reported as stalled until it sends again.
+        """
+        # The second time is for lines that came while this process itself stood still.
+        for limit in (self._context.timing.relay_silent_after, self._context.timing.relay_silent_again):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit if self._live else None):
+                    return await self._reader.readline()
+        silent = list(self._live.values())
+        log.warning("relay.stands_still", broadcast_id=str(self._broadcast_id), pid=self.pid)
+        for one in silent:
+            # Without a number: the relay's next report is newer, whatever it is.
+            why = "the relay does not answer"
+            stalled = replace(
+                one, phase="stalled", at=time.time(), code=Code.EGRESS_LOST, detail=why, number=0, age=0.0
+            )
+            self._on_report(stalled)
+        line = await self._reader.readline()
+        if line:
+            for one in silent:
+                self._on_report(replace(one, at=time.time(), age=0.0))
+        return line
+
+    def _report_output(self, report: OutputReport) -> None:
+        if report.phase == "live":
+            self._live[report.output_id] = report
+        else:
+            self._live.pop(report.output_id, None)
+        self._on_report(report)
+
     def _handle(self, line: messages.FromRelay) -> None:
         match line:
             case messages.OutputLine(attempt=0, phase="connecting"):
@@ -254,7 +289,7 @@ class RelayEngine:
                 with contextlib.suppress(ValueError):
                     output_id = UUID(line.output_id)
                     code, known = (Code.received(one) if one else "" for one in (line.code, line.if_key_worked))
-                    self._on_report(
+                    self._report_output(
                         OutputReport(
                             output_id,
                             line.attempt,
