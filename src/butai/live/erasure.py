@@ -63,10 +63,13 @@ async def erase(session: AsyncSession, user_id: str) -> tuple[int, int]:
 
 
 async def forget(session: AsyncSession, user_id: str, pseudonym: str) -> None:
-    """Replaces the user's name in what an operator or a former owner has done in rooms of others."""
+    """Replaces the user's name in what an operator or a former owner has done in rooms of others. Keys of encoders lose their
+    label, which the user wrote, and the address from which they were used."""
     names = [actors.user(user_id), user_id]
     await session.execute(delete(IdempotencyKey).where(IdempotencyKey.caller.in_(names)))
     await session.execute(update(Broadcast).where(Broadcast.started_by.in_(names)).values(started_by=pseudonym))
-    for model in (RoomInvitation, EncoderKey):
-        by = model.created_by
-        await session.execute(update(model).where(by.in_(names)).values(created_by=pseudonym))
+    await session.execute(
+        update(RoomInvitation).where(RoomInvitation.created_by.in_(names)).values(created_by=pseudonym)
+    )
+    keys = update(EncoderKey).where(EncoderKey.created_by.in_(names))
+    await session.execute(keys.values(created_by=pseudonym, label="", last_used_from=None))

@@ -10,9 +10,10 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -24,9 +25,11 @@ from butai.live.encoders.models import EncoderKey
 from butai.live.models import Room
 
 MOST = 8
-"""Keys of one room that are not revoked: a host has a few programs and machines."""
-MOST_ROWS = 200
-"""Keys of one room, with those that are revoked, whose rows stay to say when and from where they were used."""
+"""Valid keys of one room: a host has a few programs and machines."""
+MOST_INVALID = 200
+"""Keys of one room that are not valid any more, whose rows stay to say when and from where they were used."""
+KEPT = timedelta(days=90)
+"""Time for which they stay."""
 _PREFIX = "live_"
 """By which people, and programs that look for leaked secrets, see that it is a key."""
 _FINGERPRINT = 12
@@ -67,12 +70,12 @@ def _fingerprint(digest: bytes) -> str:
 async def add(
     session: AsyncSession, room: Room, origin: Origin, label: str, *, token_generation: int | None
 ) -> tuple[EncoderKey, NewKey]:
-    """Adds a key to a locked, open room. `token_generation`: that of the caller's host token, None for a signed-in user. Raises
-    `QuotaExceeded` beyond `MOST`."""
-    counts = select(func.count().filter(EncoderKey.revoked_at.is_(None)), func.count())
-    valid, rows = (await session.execute(counts.where(EncoderKey.room_id == room.room_id))).one()
-    if valid >= MOST or rows >= MOST_ROWS:
-        raise QuotaExceeded(f"A room has at most {MOST} keys for encoders at a time, and {MOST_ROWS} in all: renew one")
+    """Adds a key to a locked, open room, and deletes old rows of keys that are not valid any more. `token_generation`: that of
+    the caller's host token, None for a signed-in user. Raises `QuotaExceeded` beyond `MOST`."""
+    await _delete_old(session, room)
+    valid = select(func.count()).select_from(EncoderKey).where(EncoderKey.room_id == room.room_id, *_valid(room))
+    if (await session.scalar(valid) or 0) >= MOST:
+        raise QuotaExceeded(f"A room has at most {MOST} keys for encoders at a time: renew or revoke one")
     made = new_key()
     row = EncoderKey(
         id=uuid7(),
@@ -95,14 +98,17 @@ async def listed(session: AsyncSession, room: Room) -> Sequence[EncoderKey]:
     return (await session.scalars(query.order_by(EncoderKey.created_at, EncoderKey.id))).all()
 
 
-async def renew(session: AsyncSession, room: Room, key_id: UUID) -> NewKey | None:
+async def renew(session: AsyncSession, room: Room, key_id: UUID, *, token_generation: int | None) -> NewKey | None:
     """Replaces a key: the old one is refused from now on, and the encoder needs the new one. None where the room has no such key
-    that is valid."""
+    that is valid. `token_generation`: that of the caller's host token, with which the new key ends, also where a user made the
+    old one; None for a signed-in user, which changes nothing of when the key ends."""
     row = await _locked(session, room, key_id)
     if row is None:
         return None
     made = new_key()
     row.key_hash, row.key_fingerprint, row.renewed_at = made.hash, made.fingerprint, func.now()
+    if token_generation is not None:
+        row.token_generation = token_generation
     return made
 
 
@@ -136,10 +142,21 @@ async def accepted(database: Database, candidates: Sequence[str], address: str) 
         for row in await session.execute(query):
             # Postgres has compared a part of the hash; what is left is compared in constant time.
             if any(hmac.compare_digest(row.key_hash, digest) for digest in digests):
-                used = update(EncoderKey).where(EncoderKey.id == row.id)
-                await session.execute(used.values(last_used_at=func.now(), last_used_from=address))
-                return AcceptedKey(row.id, row.room_id)
+                # The key may have been renewed or revoked since it was read.
+                same = (EncoderKey.id == row.id, EncoderKey.key_hash == row.key_hash, EncoderKey.revoked_at.is_(None))
+                used = update(EncoderKey).where(*same).values(last_used_at=func.now(), last_used_from=address)
+                if await session.scalar(used.returning(EncoderKey.id)) is not None:
+                    return AcceptedKey(row.id, row.room_id)
     return None
+
+
+async def _delete_old(session: AsyncSession, room: Room) -> None:
+    """Deletes rows of keys that are not valid any more: all but the last `MOST_INVALID`, and those without a sign of life for
+    `KEPT`. When a host token ended is written nowhere: for its keys it counts when they were used or made last."""
+    last = func.coalesce(EncoderKey.revoked_at, EncoderKey.last_used_at, EncoderKey.renewed_at)
+    invalid = (EncoderKey.room_id == room.room_id, not_(and_(*_valid(room))))
+    more = select(EncoderKey.id).where(*invalid).order_by(last.desc(), EncoderKey.id.desc()).offset(MOST_INVALID)
+    await session.execute(delete(EncoderKey).where(*invalid, or_(last < func.now() - KEPT, EncoderKey.id.in_(more))))
 
 
 async def _locked(session: AsyncSession, room: Room, key_id: UUID) -> EncoderKey | None:
