@@ -19,6 +19,7 @@ from butai.live.egress.relay.engine import NAME, RelayContext, RelayEngine
 from butai.live.egress.relay.process import (
     EXIT_RUNNING_ALREADY,
     WatchedProcess,
+    is_relay,
     lock_holder,
     peer_pid,
     prepare_folder,
@@ -100,7 +101,7 @@ class RelayEgress:
                 return None
             # It is starting or ending.
             if time.monotonic() >= deadline:
-                await self._kill_unreachable(holder, broadcast_id)
+                await self._kill_unreachable(holder, broadcast_id, listens=False)
                 return None
             await asyncio.sleep(self.timing.connect_pause)
 
@@ -200,20 +201,24 @@ class RelayEgress:
             writer.close()
             raise
         writer.close()
-        await self._kill_unreachable(pid, broadcast_id)
+        await self._kill_unreachable(pid, broadcast_id, listens=True)
         return None
 
-    async def _kill_unreachable(self, pid: int, broadcast_id: UUID) -> None:
-        """Kills a relay that does not answer, if it has the lock of this broadcast."""
+    async def _kill_unreachable(self, pid: int, broadcast_id: UUID, *, listens: bool) -> None:
+        """Kills a relay of this broadcast that does not answer, and no other process. `listens`: it listens at the broadcast's
+        socket, so its lock, which may have been removed, does not matter."""
         try:
             process = WatchedProcess(pid)
         except OSError:
             return
-        # After the process was pinned: another one may have its number by now.
-        if lock_holder(self.folder / f"{broadcast_id}.lock") == pid:
-            log.warning("relay.killed", broadcast_id=str(broadcast_id), pid=pid)
-            await process.end(self.timing.kill_limit)
-        process.close()
+        try:
+            # After the process was pinned: another one may have its number by now.
+            holds = listens or lock_holder(self.folder / f"{broadcast_id}.lock") == pid
+            if holds and is_relay(pid, self.folder, str(broadcast_id)):
+                log.warning("relay.killed", broadcast_id=str(broadcast_id), pid=pid)
+                await process.end(self.timing.kill_limit)
+        finally:
+            process.close()
 
     async def _ping_all(self) -> None:
         relay = self.timing.relay

@@ -30,6 +30,8 @@ PARENT_PIPE = "BUTAI_LIFELINE_FD"
 """The environment variable with the descriptor of an inherited pipe or socket, whose other end is held by the parent of
 all processes. Relays inherit it too, and end when the other end is closed."""
 
+LOCKS = Path("/proc/locks")
+
 _PASSED = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("LC_", "SSL_CERT_", "BUTAI_LOG_")
 EXIT_RUNNING_ALREADY = 3
@@ -151,7 +153,8 @@ class WatchedProcess:
         """Sends SIGKILL to this process, never to another one that has its number by now."""
         if self._descriptor < 0:
             return
-        with contextlib.suppress(ProcessLookupError):
+        # One with the rights of another user cannot be killed, and is waited for in vain.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     async def end(self, seconds: float) -> None:
@@ -182,15 +185,35 @@ def lock_holder(path: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except BlockingIOError:
-        inode = os.fstat(descriptor).st_ino
+        found = os.fstat(descriptor)
     finally:
         os.close(descriptor)
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    elsewhere: list[int] = []
     # proc_locks(5): "1: FLOCK  ADVISORY  WRITE 2304 fe:01:131076 0 EOF"
-    for line in Path("/proc/locks").read_text().splitlines():
+    for line in LOCKS.read_text().splitlines():
         parts = line.split()
-        if len(parts) > 5 and parts[1] == "FLOCK" and parts[5].rpartition(":")[2] == str(inode) and int(parts[4]) > 0:
-            return int(parts[4])
-    return 0
+        if len(parts) > 5 and parts[1] == "FLOCK" and int(parts[4]) > 0:
+            its_device, _, inode = parts[5].rpartition(":")
+            if inode == str(found.st_ino):
+                if its_device == device:
+                    return int(parts[4])
+                elsewhere.append(int(parts[4]))
+    # Some filesystems (btrfs, overlay) have another device in stat(2) than in this list.
+    return next((pid for pid in elsewhere if os.fsencode(path.parent) in _arguments(pid)), 0)
+
+
+def is_relay(pid: int, folder: Path, broadcast_id: str) -> bool:
+    """Whether a process is a relay with this folder, and has this broadcast or was started on standby: by its command line."""
+    arguments = _arguments(pid)
+    return os.fsencode(folder) in arguments and (broadcast_id.encode() in arguments or b"--standby" in arguments)
+
+
+def _arguments(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def peer_pid(writer: asyncio.StreamWriter) -> int:
