@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import struct
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Server:
     pongs: bool = False
     rate: float | None = None
     said_at_publish: list[Message] = field(default_factory=list)
+    tls: ssl.SSLContext | None = None
+    """With a certificate for 127.0.0.1."""
     bytes: int = 0
     commands: list[str] = field(default_factory=list)
     controls: list[Message] = field(default_factory=list)
@@ -63,9 +66,9 @@ class Server:
                 await self._serve(reader, writer)
             writer.transport.abort()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**16)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**16, ssl=self.tls)
         try:
-            yield f"rtmp://127.0.0.1:{server.sockets[0].getsockname()[1]}/live"
+            yield f"rtmp{'s' if self.tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/live"
         finally:
             server.close()
             for task in tasks:

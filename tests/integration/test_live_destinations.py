@@ -83,6 +83,7 @@ async def test_what_a_server_gives_can_be_saved_and_its_secrets_are_stored_and_s
         {"ingest_url": "rtmp://127.0.0.1/live", "stream_key": f"https://127.0.0.1/live/{CANARY}"},
         {"ingest_url": "rtmp://127.0.0.1/live", "stream_key": f"rtmp://127.0.0.2/live/{CANARY}"},
         {"ingest_url": "rtmp://127.0.0.1", "stream_key": ""},
+        {"ingest_url": "rtmp://127.0.0.1/live", "stream_key": " "},
         {"ingest_url": "rtmp://127.0.0.1/live?***", "stream_key": CANARY},
         {"ingest_url": "rtmp://127.0.0.1/live", "stream_key": CANARY + "k" * 2000},
         {"platform": "twitch", "stream_key": f"rtmp://127.0.0.1/app/{CANARY}"},
@@ -97,6 +98,19 @@ async def test_what_cannot_be_meant_is_refused_and_not_quoted(
     assert (status, problem["code"]) == (422, "invalid_destination")
     assert CANARY not in json.dumps(problem)
     assert await sql(database, "SELECT id FROM destinations") == []
+
+
+async def test_a_label_that_was_saved_with_the_key_in_it_bars_no_other_change(api: Api, database: Database) -> None:
+    made = await save(api, platform="custom", ingest_url="rtmp://127.0.0.1/live", stream_key="mainstage", label="Stage")
+    path = f"/api/live/destinations/{made['id']}"
+    # As it was saved before labels were checked.
+    await sql(database, "UPDATE destinations SET label = 'mainstage'")
+    status, changed = await api.call("PATCH", path, "alice", json={"backup_ingest_url": "rtmp://127.0.0.1/backup"})
+    assert (status, changed["backup_ingest_url"]) == (200, "rtmp://127.0.0.1/backup")
+    for wanted in ({"label": "mainstage 2"}, {"stream_key": " "}):
+        status, problem = await api.call("PATCH", path, "alice", json=wanted)
+        assert (status, problem["code"]) == (422, "invalid_destination")
+    assert await _stored(api, database) == ("rtmp://127.0.0.1/live", "mainstage")
 
 
 async def test_an_address_that_is_sent_back_as_it_is_shown_keeps_its_hidden_part(api: Api, database: Database) -> None:

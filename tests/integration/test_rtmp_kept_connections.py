@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from butai.relay.rtmp.connection import Target
 from butai.relay.rtmp.publisher import Publisher
 from butai.relay.timing import Limits, RelayTiming
 from tests.fakes.rtmp_server import Server
+from tests.platforms import Authority
 from tests.pushes import AUDIO_FORMAT, KEY, VIDEO_FORMAT
 from tests.waiting import until
 
@@ -32,16 +35,27 @@ class Counting(Server):
             self.first_bytes[0] = await reader.read(1)
             if self.end == "silent":
                 await reader.read()
+            elif self.end == "hangs up later":
+                await reader.readexactly(1536)
+                writer.write(b"\x03" + bytes(3072))
+                # The reply to its own, and the first command.
+                await reader.readexactly(1537)
             return
         await super()._serve(reader, writer)
 
 
-@pytest.mark.parametrize("end", ["", "hangs up", "silent"])
-async def test_an_attempt_begins_on_the_checked_connection_and_makes_another_where_that_has_died(end: str) -> None:
-    server, told, phases = Counting(acks=65536, end=end), list[str](), list[str]()
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("end", ["", "hangs up", "hangs up later", "silent"])
+async def test_an_attempt_begins_on_the_checked_connection_and_makes_another_where_that_has_died(
+    end: str, secure: bool, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    tls, trusting = authority.context("127.0.0.1"), ssl.create_default_context(cafile=str(authority.file))
+    server = Counting(acks=65536, end=end, tls=tls if secure else None)
+    told, phases = list[str](), list[str]()
     async with server.running() as url:
         order = StartOutputLine("o1", 1, url, KEY, allow_private=True)
-        checks = Reachability(lambda line: told.append(line.code), RelayTiming())
+        checks = Reachability(lambda line: told.append(line.code), RelayTiming(), trusting)
         checks.watch([HeldOutput("o1", server_of(url), allow_private=True)])
         await until(lambda: told == [""], "the check")
         # As the controller does: the output no longer waits, and then its attempt is ordered.
@@ -51,7 +65,8 @@ async def test_an_attempt_begins_on_the_checked_connection_and_makes_another_whe
             VIDEO_FORMAT,
             AUDIO_FORMAT,
             report=lambda phase, _code, _detail: phases.append(phase),
-            limits=Limits(silence_timeout=0.3),
+            limits=Limits(kept_silence=0.3),
+            tls=trusting,
             take=lambda: checks.take(order),
         )
         running = asyncio.create_task(publisher.run())

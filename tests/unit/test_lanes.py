@@ -19,6 +19,7 @@ IN_THEIR_OWN_TIME = {
     "e2e/test_console_uploads.py",
     "integration/test_ingest_server.py",  # encoders at their own pace, which are waited for
     "integration/test_live_api.py",  # platforms that are asked, and sent nothing
+    "integration/test_rtmp_kept_connections.py",  # an authority, too
     "integration/test_rtmp_preflight.py",
     "integration/test_rtmp_publisher.py",  # mostly waiting: 2 s of a processor in 29
     "integration/test_rtmp_real_servers.py",  # packets that were made before

@@ -178,6 +178,7 @@ def test_a_held_output_shows_no_media_with_its_advice(state: str, due_in: float 
         "source_code": None,
         "wanted": "on_air",
         "ended_at": None,
+        "engine_ref": "r1",
     }
     row = dict.fromkeys(
         ("id", "label", "destination_id", "key_fingerprint", "error_cause", "live_since", "metrics", "check_code"), None
@@ -205,6 +206,9 @@ def test_a_held_output_shows_no_media_with_its_advice(state: str, due_in: float 
                 True,
                 None,
             )
+        # Without an engine nothing checks any more.
+        error = output_values(of | {"engine_ref": None}, checked, "en")["error"]
+        assert error and error.code == "no_media"
         started = output_values(of | {"source_ready": True}, checked, "en")["error"]
         assert (started and started.code) == row["error_code"]
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import pytest
+
+from butai.errors import Code
+from butai.relay import reachability
 from butai.relay.messages import HeldOutput, OutputLine
-from butai.relay.reachability import Reachability
+from butai.relay.reachability import MOST_CHANGES, Reachability
 from butai.relay.rtmp.addresses import server_of
+from butai.relay.rtmp.connection import Connection
+from butai.relay.rtmp.failures import PublishError
 from butai.relay.timing import Limits, RelayTiming
 from tests.platforms import Authority
 from tests.relay_stage import until
@@ -76,12 +83,14 @@ async def test_a_server_is_reached_once_and_again_only_where_it_hangs_up_and_tha
     async with keeps.running() as first, hangs_up.running() as second:
         held = [HeldOutput(f"o{port}", f"rtmp://127.0.0.1:{port}/", allow_private=True) for port in (first, second)]
         async with checking(*held) as (made, told):
-            await until(lambda: keeps.open == 1)
+            await until(lambda: keeps.open == 1 and bool(told))
+            known = [one for one in held if one.output_id in {line.output_id for line in told}]
             made.watch(held)
             await until(lambda: len(hangs_up.said) >= 4)
             assert (keeps.open, keeps.said) == (1, []) and hangs_up.open <= 1
+            # Again to a controller that orders the checks again, which may be another one.
             assert sorted((line.output_id, line.attempt, line.phase, line.code) for line in told) == sorted(
-                (one.output_id, 0, "connecting", "") for one in held
+                (one.output_id, 0, "connecting", "") for one in [*held, *known]
             )
         await until(lambda: keeps.said == [b""])
     assert set(hangs_up.said) == {b""}
@@ -122,7 +131,44 @@ async def test_an_output_that_no_longer_waits_is_left_alone_and_one_that_waits_o
         async with checking(first, timing=slowly) as (made, told):
             await until(lambda: len(told) == 1)
             made.watch([first, second])
-            await until(lambda: len(told) == 2)
-            assert [line.output_id for line in told] == ["o1", "o2"]
+            await until(lambda: len(told) == 3)
+            assert [line.output_id for line in told] == ["o1", "o1", "o2"]
             made.watch([])
             await until(lambda: not made._checks and len(ingest.said) == 2)
+
+
+async def test_the_result_of_a_server_that_is_left_is_not_told_any_more() -> None:
+    """It may come after that of the server that the output has now."""
+    port, ingest = free_port(), Ingest()
+    timing = RelayTiming(check_again_after=0.01, kept_for=3600.0)
+    async with checking(HeldOutput("o1", f"rtmp://127.0.0.1:{port}/", allow_private=True), timing=timing) as (
+        made,
+        told,
+    ):
+        await until(lambda: [line.code for line in told] == ["destination_unreachable"])
+        made.watch([])
+        async with ingest.running(port):
+            await until(lambda: ingest.open == 1)
+            assert [line.code for line in told] == ["destination_unreachable"]
+
+
+async def test_checks_of_a_server_that_changes_all_the_time_become_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = itertools.cycle((PublishError(Code.TLS_FAILED, ""), PublishError(Code.DESTINATION_UNREACHABLE, "")))
+    slept: list[float] = []
+
+    async def connect(*_: object) -> Connection:
+        raise next(answers)
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2 * MOST_CHANGES:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(reachability, "connect", connect)
+    monkeypatch.setattr(reachability.asyncio, "sleep", sleep)
+    timing, told = RelayTiming(), list[OutputLine]()
+    made = Reachability(told.append, timing)
+    made.watch([HeldOutput("o1", "rtmp://127.0.0.1:1935/", allow_private=True)])
+    await asyncio.gather(*made._checks.values(), return_exceptions=True)
+    assert slept == MOST_CHANGES * [timing.check_again_after] + MOST_CHANGES * [timing.check_server_cap]
+    assert len(told) == len(slept)

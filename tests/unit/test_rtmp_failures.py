@@ -32,6 +32,13 @@ KEY = "canary-5b7e-key"
         ("NetConnection.Connect.Rejected", "Already publishing", "publish", "already_publishing"),
         # What is over is not in use.
         ("NetStream.Publish.Denied", "Your stream key has already expired", "publish", "key_rejected"),
+        ("NetStream.Publish.BadName", "Already publishing; takeover is disabled", "publish", "already_publishing"),
+        ("NetStream.Publish.BadName", "No such stream exists", "publish", "key_rejected"),
+        ("NetStream.Publish.BadName", "no publisher exists", "publish", "key_rejected"),
+        ("NetStream.Publish.BadName", "stream not being published", "publish", "key_rejected"),
+        ("NetStream.Publish.BadName", "stream exists", "publish", "already_publishing"),
+        ("NetConnection.Connect.Rejected", "Application live: invalid token", "connect", "key_rejected"),
+        ("NetConnection.Connect.Rejected", "Application live unknown", "connect", "invalid_destination"),
         ("NetConnection.Connect.Rejected", "Authorized key is too old", "publish", "key_rejected"),
         # Before the key was sent, it is not what is wrong.
         ("close", "", "connect", "destination_closed"),

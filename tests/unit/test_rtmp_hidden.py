@@ -107,7 +107,11 @@ def test_what_cannot_be_meant_is_refused_without_a_quote(url: str, key: str) -> 
         # Copied without its scheme.
         (None, f"a.rtmps.youtube.com/live2/{KEY}", "rtmps://a.rtmps.youtube.com:443/live2", (None, KEY)),
         ("rtmp://x/live", f"x:1935/live/{KEY}", "", ("rtmp://x/live", KEY)),
+        ("rtmp://x/live", f"x/live/{KEY}", "", ("rtmp://x/live", KEY)),
         ("rtmp://x/live", f"xyz/{KEY}", "", ("rtmp://x/live", f"xyz/{KEY}")),
+        # A host of one word, as of a container, and a key that begins with it.
+        ("rtmp://live/app", "live/cam1", "", ("rtmp://live/app", "live/cam1")),
+        ("rtmp://x/app", "rtmp://x/app/stream/?token=ab", "", ("rtmp://x/app", "stream?token=ab")),
     ],
 )
 def test_a_whole_url_as_the_key_is_taken_apart(
@@ -127,7 +131,8 @@ def test_a_whole_url_as_the_key_is_taken_apart(
         (None, f"rtmp:\\\\x\\live\\{KEY}", ""),
         (None, f"rtmp:/x/live/{KEY}", ""),
         (None, f"rtmp://x/live/{KEY}#a", ""),
-        ("rtmp://x/live", f"x/other/{KEY}", ""),
+        ("rtmp://x.example/live", f"x.example/other/{KEY}", ""),
+        ("rtmp://x/live", f"x:1935/other/{KEY}", ""),
         (None, f"rtmp://me:{KEY}@x/live/a", ""),
     ],
 )

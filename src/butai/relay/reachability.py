@@ -26,6 +26,10 @@ from butai.relay.timing import RelayTiming
 log = structlog.get_logger(__name__)
 
 
+MOST_CHANGES = 10
+"""Changes of one server after which its checks are no quicker than others."""
+
+
 class Reachability:
     """The checks of one relay. Calls `report` with the first result of each output, and with every change."""
 
@@ -36,15 +40,19 @@ class Reachability:
         self._checks: dict[HeldOutput, asyncio.Task[None]] = {}
         self._leaving: dict[HeldOutput, asyncio.TimerHandle] = {}
         """The end of the checks of outputs that no longer wait."""
+        self._told: dict[HeldOutput, OutputLine] = {}
         self._open: dict[HeldOutput, Connection] = {}
 
     def watch(self, held: Sequence[HeldOutput]) -> None:
-        """Checks these outputs from now on, and no others. The connections of others stay open for `kept_for`."""
+        """Checks these outputs from now on, and no others. The connections of others stay open for `kept_for`. Reports again what
+        is known: a controller that was away has not heard it."""
         for gone in self._checks.keys() - self._leaving.keys() - set(held):
             self._leaving[gone] = asyncio.get_running_loop().call_later(self._timing.kept_for, self._end, gone)
         for one in held:
             if (leaving := self._leaving.pop(one, None)) is not None:
                 leaving.cancel()
+            if one in self._told:
+                self._report(self._told[one])
             if one not in self._checks:
                 self._checks[one] = asyncio.create_task(self._watch(one))
 
@@ -67,6 +75,7 @@ class Reachability:
             leaving.cancel()
         if (task := self._checks.pop(one, None)) is not None:
             task.cancel()
+        self._told.pop(one, None)
 
     async def close(self) -> None:
         """Ends all checks, and closes their connections."""
@@ -76,18 +85,23 @@ class Reachability:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, one: HeldOutput) -> None:
-        told: str | None = None
-        wait = self._timing.check_server_every
+        wait, changes = self._timing.check_server_every, 0
         while True:
             connection, failure = await self._check(one)
             code = failure.code if failure else ""
-            if code != told:
-                told, wait = code, self._timing.check_server_every
+            told = self._told.get(one)
+            # Another server may have been checked since for one that is leaving.
+            if (told is None or code != told.code) and one not in self._leaving:
+                changes += 1
                 log.info("output.checked", output_id=one.output_id, code=code)
-                self._report(output_line(one.output_id, 0, "connecting", code, failure.detail if failure else ""))
+                detail = failure.detail if failure else ""
+                self._told[one] = output_line(one.output_id, 0, "connecting", code, detail)
+                self._report(self._told[one])
             if connection is not None:
                 await self._keep(one, connection)
-            await asyncio.sleep(self._timing.check_again_after if failure else wait)
+            # Each change is an event in the timeline.
+            hurried = failure is not None and changes <= MOST_CHANGES
+            await asyncio.sleep(self._timing.check_again_after if hurried else wait)
             wait = min(wait * 2, self._timing.check_server_cap)
 
     async def _check(self, one: HeldOutput) -> tuple[Connection | None, PublishError | None]:

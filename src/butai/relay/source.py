@@ -95,11 +95,12 @@ class HostSource:
 
     def renew_token(self, token: str, spare: str = "") -> None:
         """Sets the tokens of the next joins: one for each identity."""
-        self._seats[0].append(token)
-        if spare:
-            if len(self._seats) < 2:
+        for number, one in enumerate([token, spare] if spare else [token]):
+            if len(self._seats) <= number:
                 self._seats.append([])
-            self._seats[1].append(spare)
+            # The configuration comes again with the same ones.
+            if one not in self._seats[number][-1:]:
+                self._seats[number].append(one)
 
     async def run(self) -> None:
         """Returns when the source has `ended` or `failed`."""

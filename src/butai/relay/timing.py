@@ -42,6 +42,8 @@ class Limits:
     """Most time for TLS's closing messages, before the socket is closed in any case."""
     silence_timeout: float = 8.0
     """Most time for the RTMP handshake, and for a platform that reads nothing of what it was sent."""
+    kept_silence: float = 2.0
+    """The same for the handshake over a connection that was open before: its server may have forgotten it."""
     publish_timeout: float = 30.0
     """Most time from the first byte until the platform accepts the publish: as long as encoders wait (librtmp, of OBS)."""
     hurried_publish_timeout: float = 12.0

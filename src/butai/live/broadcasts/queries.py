@@ -47,7 +47,7 @@ first."""
 
 _BROADCAST: LiteralString = """
 SELECT id, room_id, wanted, preset, chosen_preset, created_at, ended_at, end_code, stop_asked_at, source_phase,
-       source_since, source_code, started_by, egress, host_identity, hold_until_media, source_ready
+       source_since, source_code, started_by, egress, host_identity, hold_until_media, source_ready, engine_ref
 FROM broadcasts
 """
 _OUTPUTS: LiteralString = f"""
@@ -245,8 +245,8 @@ def _held_code(broadcast: dict[str, Any], row: dict[str, Any]) -> str | None:
         row["state"] not in (OutputState.STARTING, OutputState.RECONNECTING) or due is None or due > datetime.now(UTC)
     ):
         return None
-    if row["check_code"]:
-        # The source says what is missing of the host.
+    if row["check_code"] and broadcast["engine_ref"]:
+        # Without an engine nothing is checked any more. The source says what is missing of the host.
         return row["check_code"]
     # Before the room is joined, whether the host publishes is not known.
     waits = broadcast["source_phase"] in ("waiting", "live", "lost")

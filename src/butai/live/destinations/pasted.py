@@ -26,8 +26,9 @@ class DestinationValues:
 
     def __post_init__(self) -> None:
         for name in ("ingest_url", "backup_ingest_url", "stream_key"):
-            if (text := getattr(self, name)) is not None:
-                object.__setattr__(self, name, as_typed(text))
+            # Blanks alone are refused, and are no empty text.
+            if (text := getattr(self, name)) and (typed := as_typed(text)):
+                object.__setattr__(self, name, typed)
 
     @property
     def changes_target(self) -> bool:

@@ -129,6 +129,7 @@ async def change(
         destination = await _own(session, caller, destination_id, lock=True)
         if wanted.stream_key is None and not _hosts_known(stage.settings, destination, wanted):
             raise InvalidDestination("Another host needs the stream key again: send stream_key with it")
+        to_check = wanted.label is not None
         if wanted.label is not None:
             destination.label = wanted.label
         if wanted.changes_target:
@@ -136,10 +137,12 @@ async def change(
                 fields = changed(stage.sealer, destination, wanted)
             destination.ingest_url, destination.backup_ingest_url = fields.url, fields.backup_url
             if fields.secret is not None:
+                to_check = True
                 destination.sealed_key = stage.sealer.seal(fields.secret, destination.id)
                 destination.key_fingerprint = stage.sealer.fingerprint(fields.secret)
-        with refused_as_destination(), suppress(SealBroken):
-            check_label(destination.label, stage.sealer.open(destination.sealed_key, destination.id))
+        if to_check:
+            with refused_as_destination(), suppress(SealBroken):
+                check_label(destination.label, stage.sealer.open(destination.sealed_key, destination.id))
         destination.updated_at = func.now()
         _record(session, origin, "live.destination_changed", destination)
         await session.flush()

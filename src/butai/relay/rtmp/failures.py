@@ -87,9 +87,11 @@ def refused(refusal: PublishRefused, step: str, key: str, *, acknowledged: bool 
         return Redirected(refusal.redirect, f"{redact(refusal.status, key)}: to {_host(refusal.redirect, key)}")
     if any(word in words for word in _LOGIN):
         return PublishError(Code.LOGIN_REQUIRED, detail)
-    if _IN_USE.search(words) and not _PAST.search(words):
+    if _IN_USE.search(_PAST.sub("", words)):
         return PublishError(Code.ALREADY_PUBLISHING, detail)
-    if refusal.status == "NetConnection.Connect.InvalidApp" or (step == "connect" and _NO_APPLICATION.search(words)):
+    if refusal.status == "NetConnection.Connect.InvalidApp" or (
+        step == "connect" and not names_key and _NO_APPLICATION.search(words)
+    ):
         # A server that starts again may answer before it has its applications.
         return PublishError(Code.INVALID_DESTINATION, detail, if_key_worked=Code.DESTINATION_CLOSED)
     if refusal.status in _GOES_AWAY or (step == "connect" and refusal.status == "close"):
@@ -123,10 +125,11 @@ def _host(url: str, key: str) -> str:
 _LOGIN = ("authmod=", "need auth", "needauth")
 """Adobe's way to ask for a user name and a password, of Wowza, Dacast, Akamai and others."""
 _IN_USE = re.compile(
-    r"already|in use|exclusive|duplicate|being published|occupied|stream ?busy|(?:stream|name|publisher) exists"
+    r"already|in use|exclusive|duplicate|(?<!not )being published|occupied|stream ?busy"
+    r"|(?<!no )(?<!no such )(?:stream|name|publisher) exists"
 )
-_PAST = re.compile(r"expired|revoked|disabled|suspended|banned|deleted")
-"""What may have happened to a key "already"."""
+_PAST = re.compile(r"already (?:been )?(?:expired|revoked|disabled|suspended|banned|deleted)")
+"""What may have happened to a key, and says nothing of another session."""
 _NAMES_KEY = re.compile(
     r"(?<!licen[sc]e )(?<!licen[sc]e-)key(?!.?(?:frame|int))|auth(?!or(?!i))|forbidden|permission|credential|token|password"
     r"|(?:stream|publish(?:er|ing)?|access|account|channel) (?:has |is |was |been )*(?:expired|revoked|disabled|suspended|banned)"

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from butai.relay.rtmp.addresses import AddressInvalid, parse
+from butai.relay.rtmp.addresses import AddressInvalid, IngestAddress, parse
 
 MARKS = ("***", "***2")
 """What stands for the hidden part of an ingest URL, and of a backup ingest URL, at their ends."""
@@ -75,7 +75,7 @@ def from_whole_url(url: str | None, key: str, default: str = "") -> tuple[str | 
     beside = url or default
     if not _URL.match(key):
         server = parse(beside) if beside else None
-        if server is None or not re.match(rf"{re.escape(server.host)}[:/]", key, re.IGNORECASE):
+        if server is None or not _begins_with(server, key):
             return url, key
         # A whole URL that was copied without its scheme.
         key = f"rtmp{'s' if server.secure else ''}://{key}"
@@ -89,7 +89,7 @@ def from_whole_url(url: str | None, key: str, default: str = "") -> tuple[str | 
     if between and _HARMLESS.fullmatch(before):
         # YouTube's backup has its query before the key.
         path, slash, name, query = f"{split.path.strip('/')}?{before}", "/", tail, ""
-    elif address.app and split.path.endswith("/") and query:
+    elif address.app and "/" not in split.path.strip("/") and split.path.endswith("/") and query:
         # Bilibili's keys are a query alone.
         path, slash, name = split.path.strip("/"), "/", ""
     if not slash or not name + query:
@@ -101,6 +101,14 @@ def from_whole_url(url: str | None, key: str, default: str = "") -> tuple[str | 
     if not same and (url or _domain(address.host) != _domain(other.host)):
         raise AddressInvalid("The stream key is a URL of another server: it needs the key alone")
     return url, name + query
+
+
+def _begins_with(server: IngestAddress, key: str) -> bool:
+    """Whether a key begins as a URL of this server does. A host's name of one word may begin a key by chance."""
+    found = re.match(rf"{re.escape(server.host)}(:\d+)?/", key, re.IGNORECASE)
+    if found is None:
+        return False
+    return "." in server.host or found[1] is not None or key[found.end() :].startswith(f"{server.app}/")
 
 
 def separate(url: str, key: str) -> Pasted:

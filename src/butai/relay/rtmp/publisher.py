@@ -92,7 +92,9 @@ class Publisher:
         self._first: int | None = None
         self._accepted = False
         self._session: Session | None = None
+        self._refused = False
         self._deadline = 0.0
+        self._handshake_silence = self._limits.silence_timeout
         self._evidence = Evidence(self._limits)
         self._stalled_since: float | None = None
 
@@ -137,7 +139,8 @@ class Publisher:
         """Connects and publishes until `stop`. Raises `PublishError` when it ends for another reason.
 
         A redirect is followed once. A server that hangs up in the handshake, or says nothing, may not be the only one of its
-        name: the others are tried within the same time."""
+        name: the others are tried within the same time. One that ends a connection of `take` without a word may have waited for
+        too long: another connection is made."""
         self._report("connecting", "", "")
         try:
             await self._run(self._target, self._take)
@@ -161,16 +164,19 @@ class Publisher:
             if connection is None:
                 return None
             session = self._session = Session(address, target.stream_key)
+            # Not known of a TLS connection that has ended.
+            peer = peer_address(connection.writer)
+            self._handshake_silence = self._limits.kept_silence if kept else self._limits.silence_timeout
             try:
                 return await self._publish(session, *connection)
             except PublishError as error:
-                peer = peer_address(connection.writer)
-                if session.step != "handshake" or not peer or time.monotonic() > self._deadline:
+                if time.monotonic() > self._deadline or self._refused or session.step == "publishing":
                     raise
                 if kept is None:
+                    if session.step != "handshake" or not peer:
+                        raise
                     failure = error
                     tried.add(peer)
-                # A kept connection may have been open for too long, which says nothing of its server.
                 kept = None
             finally:
                 await close(connection.writer, self._limits.close_timeout)
@@ -276,6 +282,7 @@ class Publisher:
                 session.formats(self._video, self._audio)
                 self._accepted = True
             case PublishRefused():
+                self._refused = True
                 if not self._stopping.is_set():
                     raise refused(event, session.step, self._secrets, acknowledged=self._evidence.media_taken)
                 self._goodbye_read.set()
@@ -311,7 +318,8 @@ class Publisher:
                 # A server that answers late is waited for, as long as it reads.
                 if session.step != "handshake" and not self._progress(raw, writer).waiting:
                     read_at = now
-                if now - read_at > patience or now - began > limits.publish_timeout or now > self._deadline:
+                silence = self._handshake_silence if session.step == "handshake" else patience
+                if now - read_at > silence or now - began > limits.publish_timeout or now > self._deadline:
                     raise PublishError(Code.DESTINATION_UNREACHABLE, f"no answer in time ({session.step})")
                 continue
             # Also into a full buffer: a ping has eighteen bytes, and the answers of a slow platform are needed.
