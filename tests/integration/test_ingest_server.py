@@ -13,6 +13,7 @@ import struct
 import sys
 import termios
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -26,7 +27,7 @@ from av import Packet as CodecPacket
 from av.video.codeccontext import VideoCodecContext
 
 from butai.errors import Code
-from butai.ingest.connection import Bounds, KeyRefused, Publication
+from butai.ingest.connection import Bounds, EncoderConnection, KeyRefused, Publication
 from butai.ingest.proxy_protocol import ProxyHeaderInvalid, client_address
 from butai.ingest.server import Ingest
 from butai.relay.incoming.h264 import ParameterSets
@@ -395,6 +396,39 @@ async def test_bounds_of_connections() -> None:
             one.close()
 
 
+async def test_a_full_ingest_closes_the_oldest_connection_without_a_key() -> None:
+    show = Show()
+    async with ingest(show, Bounds(connections=3)) as (server, port), asyncio.timeout(30):
+        first = await talk(port)
+        waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        second = await talk(port)
+        assert isinstance(second[3][-1], Publishing)
+        with contextlib.suppress(ConnectionResetError):
+            assert await waiting[0][0].read() == b""
+        third = await talk(port)
+        assert isinstance(third[3][-1], Publishing)
+        with contextlib.suppress(ConnectionResetError):
+            assert await waiting[1][0].read() == b""
+        assert (server.counts["full"], server.connections) == (2, 3)
+        assert show.ends.empty()
+        for one in (*waiting, first[1:3], second[1:3], third[1:3]):
+            one[1].close()
+
+
+async def test_connections_without_a_key_have_a_bound_of_their_own() -> None:
+    show = Show()
+    async with ingest(show, Bounds(connections_without_key=1)) as (server, port), asyncio.timeout(30):
+        publishers = [await talk(port) for _ in range(3)]
+        assert all(isinstance(one[3][-1], Publishing) for one in publishers)
+        waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        with contextlib.suppress(ConnectionResetError):
+            assert await waiting[0][0].read() == b""
+        assert server.counts["full"] == 1
+        assert show.ends.empty()
+        for one in (*waiting, *(one[1:3] for one in publishers)):
+            one[1].close()
+
+
 HELLO = b"\x03" + bytes(3072)
 CONNECT = ChunkWriter().write(3, Message(COMMAND, 0, 0, amf0.encode("connect", 1, {"app": "live"})))
 DATA_OF_7_KB = b"\x03\0\0\0\0\x1b\x58\x12\0\0\0\0" + b"\xc3".join([*[bytes(128)] * 54, bytes(88)])
@@ -424,6 +458,69 @@ async def test_what_is_no_publish_ends_and_is_counted(said: bytes, reason: str) 
         await server.finished()
         assert server.counts == {"connections": 1, reason: 1}
         assert show.addresses == []
+
+
+class Closed(asyncio.Transport):
+    """Remembers that it was closed at once."""
+
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def write(self, data: object) -> None:
+        """Sends nothing."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+async def test_bytes_beyond_the_bound_are_not_looked_at() -> None:
+    """A read has up to 256 KiB."""
+    counts, transport = Counter[str](), Closed()
+    until = asyncio.get_running_loop().time() + 60
+    connection = EncoderConnection(None, "192.0.2.1", Show().admit, Bounds(), counts, until)
+    connection.connection_made(transport)
+    connection.data_received(HELLO + CONNECT + 10 * DATA_OF_7_KB + b"\xff")
+    assert transport.aborted
+    assert counts == {"too_much": 1}
+    connection.connection_lost(None)
+    assert connection.closed.done()
+
+
+async def test_a_publisher_sends_a_number_of_messages_in_a_second() -> None:
+    show = Show()
+    async with ingest(show, Bounds(messages_per_second=500)) as (server, port), asyncio.timeout(30):
+        for _ in range(2):
+            _, reader, writer, _ = await talk(port)
+            writer.write(b"\x07" + bytes(11) + 20_000 * b"\xc7")
+            assert not await show.ends.get()
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()
+            writer.close()
+        assert server.counts == {"connections": 2, "accepted": 2, "too_much": 2}
+
+
+class Unready(Show):
+    def ended(self, *, in_order: bool) -> None:
+        super().ended(in_order=in_order)
+        raise LookupError(KEY)
+
+
+async def test_a_receiver_that_fails_at_the_end_keeps_no_connection() -> None:
+    show = Unready()
+    async with ingest(show) as (server, port), asyncio.timeout(30):
+        _, _, writer, _ = await talk(port)
+        writer.transport.abort()
+        assert not await show.ends.get()
+        _, reader, writer, _ = await talk(port)
+        show.publications[-1].end(Code.KEY_INVALID, "A newer connection has taken over")
+        await reader.read()
+        writer.close()
+        await server.finished()
 
 
 async def test_a_flood_of_sockets_is_counted_and_harms_no_publisher() -> None:
@@ -503,17 +600,22 @@ async def test_a_trusted_proxy_says_whose_connection_it_is(header: bytes, addres
         writer.close()
 
 
-async def test_others_may_not_say_so_and_a_proxy_must() -> None:
+async def test_others_may_not_say_so_and_a_proxy_says_it_well_or_not_at_all() -> None:
+    """An encoder on the machine of a proxy may come without it."""
     show = Show()
     async with ingest(show) as (server, port), asyncio.timeout(30):
         *_, writer, events = await talk(port, before=b"PROXY TCP4 203.0.113.7 10.0.0.1 5555 1935\r\n")
         assert (events, server.counts["malformed"]) == ([], 1)
         writer.close()
     async with ingest(show, trusted="127.0.0.1".__eq__) as (server, port), asyncio.timeout(30):
-        *_, writer, events = await talk(port)
+        *_, writer, events = await talk(port, before=b"PROXY TCP4 nobody 10.0.0.1 5555 1935\r\n")
         assert (events, server.counts["proxy"]) == ([], 1)
         writer.close()
-    assert show.addresses == []
+        assert show.addresses == []
+        *_, writer, events = await talk(port)
+        assert isinstance(events[-1], Publishing)
+        assert show.addresses == ["127.0.0.1"]
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from butai.relay.rtmp.chunks import (
     AUDIO,
     LONGEST_MEDIA,
     LONGEST_MESSAGE,
+    MOST_TAGS,
     SET_CHUNK_SIZE,
     VIDEO,
     ChunkReader,
@@ -112,6 +113,17 @@ def test_an_abort_gives_its_bytes_back() -> None:
 def tag(kind: int, timestamp: int, body: bytes) -> bytes:
     head = bytes((kind,)) + len(body).to_bytes(3, "big") + (timestamp & 0xFFFFFF).to_bytes(3, "big")
     return head + bytes((timestamp >> 24, 0, 0, 0)) + body + (len(body) + 11).to_bytes(4, "big")
+
+
+def test_an_aggregate_has_a_number_of_tags() -> None:
+    one = tag(8, 0, b"")
+    assert len(split(Message(AGGREGATE, 1, 0, MOST_TAGS * one))) == MOST_TAGS
+    with pytest.raises(ProtocolError):
+        split(Message(AGGREGATE, 1, 0, (MOST_TAGS + 1) * one))
+
+
+def test_what_a_message_says_is_not_shown() -> None:
+    assert "canary" not in repr(Message(20, 0, 0, b"canary"))
 
 
 def test_an_aggregate_is_its_tags_at_their_distance_from_the_first() -> None:

@@ -16,6 +16,7 @@ from butai.relay.rtmp.server_session import (
     ACKNOWLEDGE_LATER,
     EARLY,
     LONGEST_CANDIDATE,
+    MOST_EARLY_MESSAGES,
     Media,
     Metadata,
     PublishAsked,
@@ -263,6 +264,56 @@ def test_a_publish_on_air_can_be_ended_in_words() -> None:
     encoder.session.refuse("again", "again")
     encoder.session.accept()
     assert encoder.commands() == []
+
+
+EMPTY = b"\x07" + bytes(11)
+EMPTY_AGAIN = b"\xc7"
+
+
+def test_empty_messages_have_a_bound_before_the_key_was_accepted_and_are_counted_later() -> None:
+    encoder = Encoder()
+    assert encoder.session.feed(EMPTY + (MOST_EARLY_MESSAGES - 1) * EMPTY_AGAIN) == []
+    with pytest.raises(ProtocolError):
+        encoder.session.feed(EMPTY_AGAIN)
+    with pytest.raises(ProtocolError):
+        Encoder().session.feed(EMPTY + 60_000 * EMPTY_AGAIN)
+    encoder = Encoder().publishing()
+    before = encoder.session.messages
+    assert encoder.session.feed(EMPTY + 999 * EMPTY_AGAIN) == []
+    assert encoder.session.messages == before + 1000
+    tags = 3 * (b"\x12" + bytes(10) + b"\0\0\0\x0b")
+    assert encoder.say(chunks.AGGREGATE, tags) == []
+    assert encoder.session.messages == before + 1004, "an aggregate and its tags"
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (chunks.COMMAND, b"\xff"),
+        (chunks.COMMAND, amf0.encode("closeStream")),
+        (chunks.COMMAND, amf0.encode("closeStream", float("nan"))),
+        (chunks.USER_CONTROL, b"\0"),
+        (chunks.WINDOW_SIZE, b"\0"),
+    ],
+)
+def test_what_cannot_be_read_ends_no_publish_and_hides_no_end(kind: int, payload: bytes) -> None:
+    encoder = Encoder().publishing()
+    assert encoder.say(kind, payload) == []
+    assert encoder.say(chunks.VIDEO, b"\x17\0", 10) == [Media("video", 10, b"\x17\0")]
+    goodbye = encoder.writer.write(3, Message(chunks.COMMAND, 1, 0, amf0.encode("FCUnpublish", 0, None, KEY)))
+    unreadable = encoder.writer.write(3, Message(kind, 1, 0, payload))
+    no_chunk = b"\xff"
+    assert encoder.session.feed(goodbye + unreadable + no_chunk) == [PublishEnded(in_order=True)]
+    before = Encoder()
+    before.call("connect", 1, {"app": "live"})
+    with pytest.raises(ProtocolError):
+        before.say(kind, payload)
+
+
+def test_a_publisher_that_wants_to_play_has_ended_its_publish() -> None:
+    encoder = Encoder().publishing()
+    assert encoder.call("play", 0, None, KEY) == [PublishEnded(in_order=False)]
+    assert encoder.session.end_of_input() == []
 
 
 def test_nothing_is_played_here() -> None:

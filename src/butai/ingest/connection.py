@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _MOST_UNSENT = 64 * 1024
 """Bytes of answers for an encoder that reads none; two hours of acknowledgements at 4 Mbps are 160 KB."""
+_PIECE = 16 * 1024
+"""Bytes that are read at once, so that one encoder keeps the others waiting for a short time only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,18 @@ class Bounds:
     """What the ingest gives to encoders. Seconds and bytes."""
 
     connections: int = 500
-    """Connections at once, those without a key included."""
+    """Connections at once, those without an accepted key included."""
+    connections_without_key: int = 250
+    """Connections at once whose key is not accepted yet."""
     connections_of_address: int = 20
     """Connections at once of one IPv4 address, or of one IPv6 network of 64 bits."""
     publish_within: float = 10.0
     """Most time from the connection until a key was accepted, TLS and handshake included."""
     bytes_before_publish: int = 64 * 1024
     """Most bytes before a key was accepted; encoders send 5 KB."""
+    messages_per_second: int = 5000
+    """Most messages of a publisher in a second; 240 pictures with their sound are 430, and there is room for what a stalled
+    network held back."""
     silent_after: float = 30.0
     """Time without a byte after which a publisher's connection is taken for lost: a machine that lost its power says nothing."""
     linger: float = 1.0
@@ -91,34 +98,52 @@ class EncoderConnection(asyncio.Protocol):
     our answers unread resets the connection behind its goodbye, which has arrived."""
 
     def __init__(
-        self, plain: socket.socket | None, address: str, admit: Admit, bounds: Bounds, counts: Counter[str], left: float
+        self,
+        plain: socket.socket | None,
+        address: str,
+        admit: Admit,
+        bounds: Bounds,
+        counts: Counter[str],
+        until: float,
     ) -> None:
+        """`until`: the time of the event loop until which a key has to be accepted."""
         self.address = address
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Is done when the connection is closed."""
-        self._plain, self._admit, self._bounds, self._counts, self._left = plain, admit, bounds, counts, left
+        self._plain, self._admit, self._bounds, self._counts, self._until = plain, admit, bounds, counts, until
         self._session = ServerSession()
         self._loop = asyncio.get_running_loop()
         self._receiver: Receiver | None = None
         self._unsent = bytearray()
         self._writable = True
         self._heard_at = 0.0
+        self._counted_from, self._counted = 0.0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
 
     # From the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins the time until the publish."""
+        """Begins to wait for the publish."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._timer = self._loop.call_later(self._left, self._close, "late")
+        if hasattr(transport, "max_size"):
+            # Of asyncio's sockets; those of other event loops read as much as they want.
+            transport.max_size = _PIECE  # pyright: ignore[reportAttributeAccessIssue]
+        self._timer = self._loop.call_at(self._until, self._close, "late")
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of the encoder."""
         self._heard_at = self._loop.time()
-        if self._session.step == "over":
-            return
+        for at in range(0, len(data), _PIECE):
+            if self._session.step == "over":
+                return
+            self._take(data[at : at + _PIECE])
+
+    def _take(self, data: bytes) -> None:
+        if self._session.step != "publishing":
+            # What is beyond the bound is not looked at.
+            data = data[: self._bounds.bytes_before_publish + 1 - self._session.received]
         try:
             for event in self._session.feed(data):
                 self._handle(event)
@@ -132,7 +157,16 @@ class EncoderConnection(asyncio.Protocol):
         if waits and self._session.received > self._bounds.bytes_before_publish:
             self._close("too_much")
             return
+        if self._session.step == "publishing" and self._too_many():
+            self._close("too_much")
+            return
         self._send()
+
+    def _too_many(self) -> bool:
+        """Whether more messages came in this second than may."""
+        if self._heard_at - self._counted_from >= 1:
+            self._counted_from, self._counted = self._heard_at, self._session.messages
+        return self._session.messages - self._counted > self._bounds.messages_per_second
 
     def eof_received(self) -> None:
         """The encoder sends no more; the transport closes."""
@@ -189,9 +223,10 @@ class EncoderConnection(asyncio.Protocol):
             return
         if self._session.step != "asked":
             # The encoder went away meanwhile, or was ended.
-            receiver.ended(in_order=False)
+            _tell_end(receiver, in_order=False)
             return
         self._receiver = receiver
+        self._counted_from, self._counted = self._loop.time(), self._session.messages
         self._counts["accepted"] += 1
         self._session.accept()
         self._send()
@@ -212,7 +247,7 @@ class EncoderConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         self._session.end_of_input()
         if receiver is not None:
-            receiver.ended(in_order=in_order)
+            _tell_end(receiver, in_order=in_order)
 
     def _close(self, reason: str) -> None:
         self._counts[reason] += 1
@@ -253,3 +288,10 @@ class EncoderConnection(asyncio.Protocol):
             self._unsent.clear()
         if len(self._unsent) > _MOST_UNSENT:
             self._close("unread")
+
+
+def _tell_end(receiver: Receiver, *, in_order: bool) -> None:
+    try:
+        receiver.ended(in_order=in_order)
+    except Exception as error:  # noqa: BLE001 - whatever fails behind it, the connection is closed and its timers end
+        log.error("ingest.receiver_failed", error=type(error).__name__)

@@ -20,6 +20,11 @@ class ProxyHeaderInvalid(Exception):
     """What a proxy sent first is no header of the PROXY protocol. The text quotes nothing of it."""
 
 
+def begins_header(first: bytes) -> bool:
+    """Whether the first byte of a connection is that of a header. RTMP begins with 3, and TLS with 22."""
+    return first in (b"P", b"\r")
+
+
 async def client_address(receive: Callable[[int], Awaitable[bytes]]) -> str:
     """Reads the header, and returns the client's IP address; empty where the proxy speaks for itself or does not know.
     `receive`: returns up to so many bytes, none at the end. Raises `ProxyHeaderInvalid`."""

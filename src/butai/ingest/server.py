@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -12,8 +13,8 @@ from functools import partial
 
 import structlog
 
-from butai.ingest.connection import Admit, Bounds, EncoderConnection
-from butai.ingest.proxy_protocol import ProxyHeaderInvalid, client_address
+from butai.ingest.connection import Admit, Bounds, EncoderConnection, Publication, Receiver
+from butai.ingest.proxy_protocol import ProxyHeaderInvalid, begins_header, client_address
 
 log = structlog.get_logger(__name__)
 
@@ -22,8 +23,8 @@ _BREATH = 0.1
 
 
 class Ingest:
-    """The server. `trusted`: tells whether an IP address is one of our proxies, which begin with a header of the PROXY
-    protocol."""
+    """The server. `trusted`: tells whether an IP address is one of our proxies. A connection from there may begin with a header
+    of the PROXY protocol; one without it has the peer's own address, as that of an encoder on the machine of the proxy."""
 
     def __init__(
         self,
@@ -34,17 +35,22 @@ class Ingest:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        """Connections since the start: `connections`; `accepted` keys; and those that ended otherwise, by reason: `full`,
-        `address_full`, `proxy`, `tls`, `late`, `too_much`, `malformed`, `refused`, `failed`, `silent`, `unread`."""
+        """Connections since the start: `connections`; `accepted` keys; and those that ended otherwise, by reason: `full` (the
+        oldest without an accepted key, or the new one where all have theirs), `address_full`, `proxy`, `tls`, `late`,
+        `too_much`, `malformed`, `refused`, `failed`, `silent`, `unread`."""
         self._admit, self._bounds, self._trusted, self._tls = admit, bounds or Bounds(), trusted, tls
         self._of_address: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.Task[None], None] = {}
+        """Those of `_tasks` whose key is not accepted yet, the oldest first."""
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Those of `_tasks` that made room for others."""
         self._open: set[EncoderConnection] = set()
 
     @property
     def connections(self) -> int:
         """Connections that are open now."""
-        return len(self._tasks)
+        return len(self._tasks) - len(self._leaving)
 
     async def serve(self, listening: socket.socket) -> None:
         """Accepts connections until it is cancelled. Those that are open go on: another process may accept on the same socket."""
@@ -58,13 +64,32 @@ class Ingest:
                 await asyncio.sleep(_BREATH)
                 continue
             self.counts["connections"] += 1
-            if len(self._tasks) >= self._bounds.connections:
-                self.counts["full"] += 1
+            if not self._has_room():
                 raw.close()
                 continue
             task = loop.create_task(self._take(raw, str(ipaddress.ip_address(peer[0].partition("%")[0]))))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._waiting[task] = None
+            task.add_done_callback(self._forget)
+
+    def _has_room(self) -> bool:
+        """Whether there is room for one more connection, for which the oldest one without an accepted key may be closed."""
+        of_all = self.connections < self._bounds.connections
+        if of_all and len(self._waiting) < self._bounds.connections_without_key:
+            return True
+        self.counts["full"] += 1
+        oldest = next(iter(self._waiting), None)
+        if oldest is None:
+            return False
+        del self._waiting[oldest]
+        self._leaving.add(oldest)
+        oldest.cancel()
+        return True
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._leaving.discard(task)
+        self._waiting.pop(task, None)
 
     async def finished(self) -> None:
         """Waits until no connection is open."""
@@ -88,7 +113,8 @@ class Ingest:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._trusted(address):
                 async with asyncio.timeout_at(until):
-                    address = _plain(await client_address(partial(loop.sock_recv, raw)) or address)
+                    if begins_header(await _first_byte(raw)):
+                        address = _plain(await client_address(partial(loop.sock_recv, raw)) or address)
             if self._of_address[_network(address)] >= self._bounds.connections_of_address:
                 self.counts["address_full"] += 1
                 return
@@ -109,11 +135,16 @@ class Ingest:
                 self._of_address += Counter()
 
     async def _serve(self, raw: socket.socket, address: str, until: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         left = until - loop.time()
-        connection = EncoderConnection(
-            None if self._tls else raw, address, self._admit, self._bounds, self.counts, max(0.0, left)
-        )
+
+        async def admit(candidates: tuple[str, ...], publication: Publication) -> Receiver:
+            receiver = await self._admit(candidates, publication)
+            if task is not None:
+                self._waiting.pop(task, None)
+            return receiver
+
+        connection = EncoderConnection(None if self._tls else raw, address, admit, self._bounds, self.counts, until)
         await loop.connect_accepted_socket(
             lambda: connection,
             raw,
@@ -127,6 +158,20 @@ class Ingest:
         finally:
             self._open.discard(connection)
             connection.abort()
+
+
+async def _first_byte(raw: socket.socket) -> bytes:
+    """The first byte that a peer sends, which stays to be read; none where it sends nothing more."""
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return raw.recv(1, socket.MSG_PEEK)
+        readable = asyncio.Event()
+        loop.add_reader(raw, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(raw)
 
 
 def _plain(address: str) -> str:

@@ -7,7 +7,8 @@ their key was accepted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 SET_CHUNK_SIZE, ABORT, ACKNOWLEDGEMENT, USER_CONTROL, WINDOW_SIZE, PEER_BANDWIDTH = 1, 2, 3, 4, 5, 6
 AUDIO, VIDEO, DATA_3, COMMAND_3, DATA, COMMAND, AGGREGATE = 8, 9, 15, 17, 18, 20, 22
@@ -23,6 +24,9 @@ LONGEST_MEDIA = 4 * 1024 * 1024
 MOST_STREAMS = 16
 """Chunk streams that a peer may use at most. Servers and encoders use three or four."""
 
+MOST_TAGS = 1000
+"""Tags of an aggregate. Encoders send none, and servers that relay some seconds of media a few hundred."""
+
 _EXTENDED = 0xFFFFFF
 
 
@@ -37,7 +41,7 @@ class Message:
     kind: int
     stream: int
     timestamp: int
-    payload: bytes
+    payload: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -110,14 +114,16 @@ class ChunkReader:
 
     def feed(self, data: bytes) -> list[Message]:
         """Adds bytes, and returns the messages that they complete. Raises `ProtocolError`."""
+        return list(self.read(data))
+
+    def read(self, data: bytes) -> Iterator[Message]:
+        """Adds bytes, and reads each message that they complete when it is asked for. Raises `ProtocolError`."""
         self._buffer += data
-        messages: list[Message] = []
         while (message := self._chunk()) is not None:
             if message is _MORE:
                 continue
-            messages.append(message)
             self._apply_control(message)
-        return messages
+            yield message
 
     def _apply_control(self, message: Message) -> None:
         """Applies the messages that concern the chunk stream itself."""
@@ -207,7 +213,8 @@ _MORE = Message(0, 0, 0, b"")
 
 def split(message: Message) -> list[Message]:
     """The messages within an `AGGREGATE` (section 7.1.6): FLV tags, each followed by its length. The first has the aggregate's
-    time stamp, and the others are as far from it as they were from the first. Raises `ProtocolError`."""
+    time stamp, and the others are as far from it as they were from the first. Raises `ProtocolError`, also beyond
+    `MOST_TAGS`."""
     payload, at, found = message.payload, 0, list[Message]()
     first: int | None = None
     while at < len(payload):
@@ -215,6 +222,8 @@ def split(message: Message) -> list[Message]:
         end = body + int.from_bytes(payload[at + 1 : at + 4], "big")
         if end + 4 > len(payload):
             raise ProtocolError("an aggregate ends before its end")
+        if len(found) >= MOST_TAGS:
+            raise ProtocolError("an aggregate of too many messages")
         time = int.from_bytes(payload[at + 4 : at + 7], "big") | payload[at + 7] << 24
         first = time if first is None else first
         found.append(

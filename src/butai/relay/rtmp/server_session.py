@@ -23,6 +23,8 @@ EARLY, ACKNOWLEDGE_EARLY, ACKNOWLEDGE_LATER = 1024 * 1024, 64 * 1024, 1024 * 102
 """Up to `EARLY` bytes, each so many are acknowledged: LiveKit Egress gives up for good at the first error of a connection
 that had no byte acknowledged. Later ones seldom: FFmpeg's goodbye is lost where it closes with an acknowledgement unread, since
 its kernel holds the goodbye back (Nagle's algorithm) and then resets. An encoder that asks for a smaller window gets it."""
+MOST_EARLY_MESSAGES = 100
+"""Messages before the publish was accepted; encoders send ten."""
 LONGEST_CANDIDATE = 512
 """Bytes of a text that may be a key."""
 _WINDOW = 2_500_000
@@ -80,6 +82,8 @@ class ServerSession:
         refused."""
         self.received = 0
         """The number of bytes received."""
+        self.messages = 0
+        """The number of messages received, those within aggregates included."""
         self._out = bytearray()
         self._opening = bytearray()
         self._greeted = False
@@ -95,18 +99,28 @@ class ServerSession:
         return out
 
     def feed(self, data: bytes) -> list[ServerEvent]:
-        """Takes received bytes, and returns their events. Raises `ProtocolError`, after which the connection is of no use."""
+        """Takes received bytes, and returns their events; what follows the end of the publish is not read. Raises
+        `ProtocolError`, after which the connection is of no use."""
         self.received += len(data)
+        if self.step == "over":
+            return []
         if self.step == "handshake":
             data = self._handshake(data)
             if self.step == "handshake":
                 return []
         events: list[ServerEvent] = []
-        for message in self._reader.feed(data):
+        for message in self._reader.read(data):
+            self.messages += 1
+            if self.step != "publishing" and self.messages > MOST_EARLY_MESSAGES:
+                raise ProtocolError("too many messages before the publish was accepted")
             try:
                 self._handle(message, events)
             except (amf0.AmfError, struct.error):
-                raise ProtocolError("an unreadable message") from None
+                # A show does not end for it: the chunks around it are whole.
+                if self.step != "publishing":
+                    raise ProtocolError("an unreadable message") from None
+            if self.step == "over":
+                break
         each = ACKNOWLEDGE_EARLY if self.received <= EARLY else ACKNOWLEDGE_LATER
         if self.received - self._acknowledged >= min(each, self._window):
             self._acknowledged = self.received
@@ -168,7 +182,9 @@ class ServerSession:
             case chunks.AUDIO | chunks.VIDEO if self.step == "publishing":
                 events.append(Media("audio" if message.kind == chunks.AUDIO else "video", message.timestamp, payload))
             case chunks.AGGREGATE if self.step == "publishing":
-                for part in chunks.split(message):
+                parts = chunks.split(message)
+                self.messages += len(parts)
+                for part in parts:
                     if part.kind in (chunks.AUDIO, chunks.VIDEO, chunks.DATA):
                         self._handle(part, events)
             case chunks.DATA | chunks.DATA_3 if self.step == "publishing":
@@ -189,10 +205,10 @@ class ServerSession:
 
     def _handle_command(self, values: list[Any], events: list[ServerEvent]) -> None:
         if len(values) < 2 or not isinstance(values[0], str) or not isinstance(values[1], float):
-            raise ProtocolError("a command without a name or number")
+            raise amf0.AmfError("a command without a name or number")
         name, number = values[0], values[1]
         if not math.isfinite(number):
-            raise ProtocolError("a command without a number")
+            raise amf0.AmfError("a command without a number")
         if self.step == "connect" and name != "connect":
             raise ProtocolError("a command before connect")
         match name:
@@ -203,7 +219,7 @@ class ServerSession:
             case "publish":
                 self._publish(values[3] if len(values) > 3 else None, events)
             case "play" | "play2":
-                self.step = "over"
+                events += self.end_of_input()
                 self._status("error", "NetStream.Play.Failed", "not_found: Nothing is played here")
             case "FCUnpublish" | "deleteStream" | "closeStream":
                 # Not answered: an answer that an encoder leaves unread makes its goodbye a reset.
