@@ -67,6 +67,33 @@ def test_newer_parameter_sets_replace_those_of_their_id() -> None:
     assert (before.format.width, after.format.width) == (1920, 640)
 
 
+def with_id_1(sps: bytes) -> bytes:
+    """A sequence parameter set of id 0 with another id."""
+    rest = sps[4:].replace(b"\0\0\3", b"\0\0")
+    bits = "010" + f"{int.from_bytes(rest, 'big'):0{len(rest) * 8}b}"[1:] + "0" * 6
+    return sps[:4] + int(bits, 2).to_bytes(len(rest) + 1, "big")
+
+
+def test_the_format_is_that_of_the_sequence_parameter_set_that_came_last() -> None:
+    (wide, pictures), (small, _) = sets_of(FORMATS[0][0]), sets_of(FORMATS[7][0])
+    both = ParameterSets().with_units([small, pictures, with_id_1(small)])
+    assert both.format.width == 640
+    assert list(both.with_units([wide]).sequences) == [1, 0]
+    assert both.with_units([wide]).format.width == 1920, "of an id that was known"
+    again = ParameterSets().with_units([wide, with_id_1(small)]).with_units([wide])
+    assert again.format.width == 1920, "known itself"
+    assert again.with_units([with_id_1(small), wide]) is again
+
+
+def test_parameter_sets_have_a_number() -> None:
+    sequence, _ = sets_of(FORMATS[0][0])
+    # Exp-Golomb numbers from 63 on.
+    pictures = [b"\x68" + (((64 + number) << 19) | 1).to_bytes(4, "big") for number in range(h264.MOST_SETS)]
+    assert len(ParameterSets().with_units([sequence, *pictures[:-1]]).pictures) == h264.MOST_SETS - 1
+    with pytest.raises(MediaUnreadable):
+        ParameterSets().with_units([sequence, *pictures])
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -141,6 +168,20 @@ def test_start_codes_become_lengths() -> None:
     data = b"\0\0\0\1" + sps + b"\0\0\0\1" + pps + b"\0\0\1" + IDR
     unit = h264.access_unit(data, 4)
     assert (unit.data, unit.sets, unit.idr) == (lengths(IDR), [sps, pps], True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lengths(*[b""] * h264.MOST_UNITS, IDR),
+        b"\0\0\1x" * h264.MOST_UNITS + b"\0\0\1" + IDR,
+        lengths(*[b"\x68\xce\x0f"] * (h264.MOST_SETS + 1), IDR),
+    ],
+    ids=["empty", "start codes", "parameter sets"],
+)
+def test_a_picture_of_too_many_units_is_unreadable(data: bytes) -> None:
+    with pytest.raises(MediaUnreadable):
+        h264.access_unit(data, 4)
 
 
 @pytest.mark.parametrize("data", [b"\0\0\0\5abc", b"\0\0", lengths(IDR)[:-1], b"\xff\xff\xff\xffx"])

@@ -171,11 +171,30 @@ def test_the_kept_group_begins_with_a_key_frame() -> None:
 
 
 def test_a_group_that_is_too_large_is_not_kept_in_part() -> None:
-    group = KeptGroup(most=100)
+    group = KeptGroup(most=2000)
     group.add(packet(0, keyframe=True))
     for number in range(1, 20):
         group.add(packet(number))
-        assert group.bytes <= 100
+        assert group.bytes <= 2000
     assert group.packets() == ()
     group.add(packet(20, keyframe=True))
+    assert len(group.packets()) == 1
+
+
+def test_a_group_of_many_small_packets_is_not_kept() -> None:
+    group = KeptGroup(most=10_000)
+    group.add(packet(0, keyframe=True))
+    for number in range(1, 200):
+        group.add(packet(number, kind="audio", size=1))
+    assert (group.packets(), group.bytes) == ((), 0)
+
+
+def test_a_long_group_is_not_kept() -> None:
+    group = KeptGroup()
+    group.add(packet(0, keyframe=True))
+    group.add(packet(10_400))
+    assert len(group.packets()) == 2, "250 pictures, 24 in a second"
+    group.add(packet(11_001))
+    assert group.packets() == ()
+    group.add(packet(11_100, keyframe=True))
     assert len(group.packets()) == 1

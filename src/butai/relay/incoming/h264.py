@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from butai.relay import nal
 
@@ -17,6 +18,10 @@ _HIGH = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 _IN_RECORD = frozenset((100, 110, 122, 144, 244, 44))
 """Profiles whose records do so."""
 LONGEST_RECORD = 64 * 1024
+MOST_SETS = 64
+"""Parameter sets at a time. Encoders have two to four."""
+MOST_UNITS = 1024
+"""Units of an access unit. Encoders send a few slices, or one for each 1500 bytes of a picture."""
 _LARGEST = 16384
 _SETS = (nal.SPS, nal.PPS)
 
@@ -148,15 +153,21 @@ class ParameterSets:
     pictures: dict[int, bytes] = field(default_factory=dict)
 
     def with_units(self, units: Iterable[bytes]) -> ParameterSets:
-        """The same with newer sets; itself if they are known. Raises `MediaUnreadable`."""
+        """The same with newer sets; itself if they are known, and the last sequence parameter set is the last one already. Raises
+        `MediaUnreadable`, also beyond `MOST_SETS`."""
         sequences, pictures = dict(self.sequences), dict(self.pictures)
         for unit in units:
             if unit[0] & 0x1F == nal.SPS:
-                picture_format(unit)
-                sequences[_id(unit[4:], 31)] = unit
+                number = _id(unit[4:], 31)
+                if sequences.pop(number, None) != unit:
+                    picture_format(unit)
+                # At the end, also where its id is known: it came last.
+                sequences[number] = unit
             else:
                 pictures[_id(unit[1:], 255)] = unit
-        if (sequences, pictures) == (self.sequences, self.pictures):
+            if len(sequences) + len(pictures) > MOST_SETS:
+                raise MediaUnreadable("too many parameter sets")
+        if list(sequences.items()) == list(self.sequences.items()) and pictures == self.pictures:
             return self
         return ParameterSets(sequences, pictures)
 
@@ -222,12 +233,14 @@ def access_unit(data: bytes, length_size: int) -> AccessUnit:
     """Takes what is not part of a picture out of a tag's units: empty ones, ends of sequences, and parameter sets, which are
     returned beside it. All others stay as they are. Start codes become lengths. Raises `MediaUnreadable`."""
     try:
-        units = list(_with_lengths(data, length_size))
+        units = list(islice(_with_lengths(data, length_size), MOST_UNITS + 1))
         as_sent = length_size == 4
     except MediaUnreadable:
         if not data.startswith((b"\0\0\1", b"\0\0\0\1")):
             raise
-        units, as_sent = list(nal.units(data)), False
+        units, as_sent = list(islice(nal.units(data), MOST_UNITS + 1)), False
+    if len(units) > MOST_UNITS:
+        raise MediaUnreadable("a picture of too many units")
     sets, kept, has_picture, idr = list[bytes](), list[bytes](), False, False
     for unit in units:
         kind = unit[0] & 0x1F if unit else _END_OF_STREAM
@@ -237,6 +250,8 @@ def access_unit(data: bytes, length_size: int) -> AccessUnit:
             kept.append(unit)
             has_picture = has_picture or kind in _PICTURES
             idr = idr or kind == nal.SLICE_IDR
+    if len(sets) > MOST_SETS:
+        raise MediaUnreadable("too many parameter sets")
     if any(len(unit) > _LONGEST_SET for unit in sets):
         raise MediaUnreadable("parameter sets are too long")
     if not has_picture:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from butai.relay.packets import Packet
 
 MOST_BYTES = 8 * 1024 * 1024
-"""Four seconds at 16 Mbps."""
+"""Four seconds at 16 Mbps, with `PACKET_BYTES` for each packet."""
+PACKET_BYTES = 256
+"""What a packet takes beside its data."""
+MOST_MS = 11_000
+"""The longest group: x264's usual 250 pictures, at 24 a second. Later ones are more than an output can catch up with."""
 
 
 class KeptGroup:
-    """The packets from the last key frame on. Empty from `most` bytes on until the next key frame: one that was cut could not be
-    decoded."""
+    """The packets from the last key frame on. Empty beyond `most` bytes or `MOST_MS` until the next key frame: one that was cut
+    could not be decoded."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most = most
         self._packets: list[Packet] = []
         self.bytes = 0
+        """Bytes that the packets take, `PACKET_BYTES` for each included."""
 
     def add(self, packet: Packet) -> None:
         """Adds a packet; a key frame begins a new group."""
@@ -23,9 +28,9 @@ class KeptGroup:
             self.clear()
         elif not self._packets:
             return
-        self.bytes += len(packet.data)
+        self.bytes += len(packet.data) + PACKET_BYTES
         self._packets.append(packet)
-        if self.bytes > self._most:
+        if self.bytes > self._most or packet.dts - self._packets[0].dts > MOST_MS:
             self.clear()
 
     def clear(self) -> None:
