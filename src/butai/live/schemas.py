@@ -25,8 +25,9 @@ Label = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 IngestUrl = Annotated[
     str,
-    BeforeValidator(lambda given: as_typed(given) if isinstance(given, str) else given),
     StringConstraints(min_length=1, max_length=3000, pattern=r"^[Rr][Tt][Mm][Pp][Ss]?://[!-~]+$"),
+    # Runs before the constraints. Written before them, the pattern would be missing in the document.
+    BeforeValidator(lambda given: as_typed(given) if isinstance(given, str) else given),
 ]
 LONGEST_PASTED_KEY = 5000
 """A whole URL may be pasted as a key, which has at most 2,000 letters itself."""

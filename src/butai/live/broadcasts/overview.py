@@ -18,13 +18,14 @@ from butai.live.texts import Language
 
 _BROADCASTS: LiteralString = """
 SELECT b.id, b.room_id, r.owner_user_id, b.livekit_project, b.egress, b.wanted, b.preset, b.started_by, b.created_at,
-       b.ended_at, b.end_code, b.source_phase, b.source_code, b.source_ready, b.hold_until_media, b.lease_holder
+       b.ended_at, b.end_code, b.source_phase, b.source_code, b.source_ready, b.hold_until_media, b.lease_holder,
+       b.engine_ref
 FROM broadcasts b JOIN rooms r ON r.room_id = b.room_id
 """
 _OUTPUTS: LiteralString = f"""
 SELECT o.broadcast_id, o.id, o.destination_id, o.platform, o.label, o.key_fingerprint, o.state, o.state_since,
        o.confirmation, o.attempt, o.next_attempt_at, o.live_since, o.first_live_at, o.error_code, o.error_cause,
-       o.error_detail, o.created_at, m.data AS metrics
+       o.check_code, o.error_detail, o.created_at, m.data AS metrics
 FROM outputs o
 LEFT JOIN {METRICS}
 WHERE o.broadcast_id = ANY(%s) ORDER BY o.id
