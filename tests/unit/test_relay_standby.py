@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
+import structlog.testing
 
+from butai.live.egress.relay import standby
 from butai.live.egress.relay.process import WatchedProcess
-from butai.live.egress.relay.standby import Standby
+from butai.live.egress.relay.standby import Standby, WaitingProcess
 from butai.live.reconcile.timing import Timing
 from tests.virtual_time import run_virtually
 
@@ -22,8 +26,8 @@ LOADING = 1.5
 class FakeProcess:
     """A process that waits. `hang`: it answers nothing from then on."""
 
-    def __init__(self, number: int, loading: float) -> None:
-        self.pid, self._loading = number, loading
+    def __init__(self, number: int, loading: float, ending: float) -> None:
+        self.pid, self._loading, self._ending = number, loading, ending
         self.begun, self.loaded = asyncio.get_running_loop().time(), False
         self.hangs = self.died = self.ended = self.released = False
         self.given: list[str] = []
@@ -55,6 +59,8 @@ class FakeProcess:
         assert seconds == TIMING.kill_limit
         self.ended = True
         self._over.set()
+        if self._ending:
+            await asyncio.sleep(self._ending)
 
 
 class Machine:
@@ -62,16 +68,21 @@ class Machine:
 
     def __init__(self) -> None:
         self.made: list[FakeProcess] = []
-        self.errors: list[OSError] = []
-        """Raised by the next starts."""
+        self.errors: list[OSError | None] = []
+        """Raised by the next starts. None: another controller has one."""
+        self.ending = 0.0
+        """Seconds that a killed process takes to end."""
         self.loading = LOADING
         self.standby = Standby(("relay",), Path("/relays"), TIMING, self._make)
 
-    async def _make(self, command: Sequence[str], folder: Path) -> FakeProcess:
+    async def _make(self, command: Sequence[str], folder: Path) -> FakeProcess | None:
         assert (tuple(command), folder) == (("relay",), Path("/relays"))
         if self.errors:
-            raise self.errors.pop(0)
-        self.made.append(FakeProcess(len(self.made) + 1, self.loading))
+            error = self.errors.pop(0)
+            if error is not None:
+                raise error
+            return None
+        self.made.append(FakeProcess(len(self.made) + 1, self.loading, self.ending))
         assert len(self.waiting) == 1, "never two at once"
         return self.made[-1]
 
@@ -219,13 +230,50 @@ async def test_a_start_that_is_cancelled_leaves_no_process(machine: Machine) -> 
 @virtually
 async def test_where_none_can_be_started_it_is_tried_again(machine: Machine) -> None:
     # Another controller of this machine has one, then there is no memory.
-    machine.errors += [BlockingIOError(), OSError(12, "Cannot allocate memory")]
+    machine.errors += [None, OSError(12, "Cannot allocate memory")]
     machine.standby.expect()
     await asyncio.sleep(TIMING.standby_check_every + 1)
     assert machine.errors == [] and machine.made == []
     assert await machine.standby.take("b1") is None
     await asyncio.sleep(TIMING.standby_pause + TIMING.standby_check_every + LOADING)
     assert [one.loaded for one in machine.waiting] == [True]
+
+
+@virtually
+async def test_one_that_may_not_be_forked_is_told_and_tried_again_after_a_pause(machine: Machine) -> None:
+    machine.errors.append(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"))
+    with structlog.testing.capture_logs() as logs:
+        machine.standby.expect()
+        await asyncio.sleep(TIMING.standby_pause - 1)
+        assert machine.errors == [] and machine.made == []
+        assert [(one["event"], one["error"]) for one in logs] == [
+            ("relay.standby_not_started", "Resource temporarily unavailable")
+        ]
+    await asyncio.sleep(TIMING.standby_check_every + LOADING + 1)
+    assert [one.loaded for one in machine.waiting] == [True]
+
+
+@virtually
+async def test_a_sign_while_the_last_one_ends_loads_another(machine: Machine) -> None:
+    machine.ending = 1.0
+    machine.standby.expect()
+    await asyncio.sleep(TIMING.standby_for + 0.5)
+    assert [one.ended for one in machine.made] == [True]
+    machine.standby.expect()
+    await asyncio.sleep(LOADING + 1)
+    assert [one.loaded for one in machine.waiting] == [True]
+
+
+async def test_only_the_lock_of_another_controller_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(standby, "spawn_standby", fork)
+    with pytest.raises(BlockingIOError):
+        await WaitingProcess.start(("relay",), tmp_path)
+    with (tmp_path / "standby.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert await WaitingProcess.start(("relay",), tmp_path) is None
 
 
 def test_checks_fit_into_the_time_for_which_one_waits() -> None:

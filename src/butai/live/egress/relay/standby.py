@@ -1,7 +1,8 @@
 """A relay's process on standby: it has loaded its code, which takes a second or more, and waits for its broadcast.
 
 There is at most one on a machine for each relay folder, and only for a while after a sign that a broadcast may begin
-soon. A start takes it; one that died, hangs or was never loaded costs no start, since another process begins in its place.
+soon. A start takes it. Where it died or was never loaded, another process begins in its place, at once. Where it hangs, that
+takes 3 s (`Timing.standby_answer_limit`), or 20 s while it is still loading (`Timing.relay_start_limit`).
 """
 
 from __future__ import annotations
@@ -64,11 +65,15 @@ class WaitingProcess:
         self.begun, self.loaded = asyncio.get_running_loop().time(), False
 
     @classmethod
-    async def start(cls, command: Sequence[str], folder: Path) -> WaitingProcess:
-        """Starts one. Raises `BlockingIOError` where there is one of another controller, and other `OSError`s."""
+    async def start(cls, command: Sequence[str], folder: Path) -> WaitingProcess | None:
+        """Starts one. Returns None where there is one of another controller. Raises `OSError`."""
         lock = os.open(folder / "standby.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return None
             ours, theirs = socket.socketpair()
             with theirs:
                 reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
@@ -133,7 +138,7 @@ class Standby:
         command: Sequence[str],
         folder: Path,
         timing: Timing,
-        make: Callable[[Sequence[str], Path], Awaitable[Waiting]] = WaitingProcess.start,
+        make: Callable[[Sequence[str], Path], Awaitable[Waiting | None]] = WaitingProcess.start,
     ) -> None:
         self._command, self._folder, self._timing, self._make = command, folder, timing, make
         self._one: Waiting | None = None
@@ -175,24 +180,23 @@ class Standby:
             await asyncio.gather(self._keeping, return_exceptions=True)
 
     async def _keep(self) -> None:
-        try:
-            while (rest := self._until - self._now()) > 0:
-                if self._one is None and self._now() >= self._load_from:
-                    await self._load()
-                if self._one is not None:
-                    await self._check(self._one)
-                await asyncio.sleep(min(self._timing.standby_check_every, rest))
-        finally:
-            one, self._one = self._one, None
-            if one is not None:
-                await one.end(self._timing.kill_limit)
+        # Again where a sign came while the last one was ending.
+        while self._until > self._now():
+            try:
+                while (rest := self._until - self._now()) > 0:
+                    if self._one is None and self._now() >= self._load_from:
+                        await self._load()
+                    if self._one is not None:
+                        await self._check(self._one)
+                    await asyncio.sleep(min(self._timing.standby_check_every, rest))
+            finally:
+                one, self._one = self._one, None
+                if one is not None:
+                    await one.end(self._timing.kill_limit)
 
     async def _load(self) -> None:
         try:
             self._one = await self._make(self._command, self._folder)
-        except BlockingIOError:
-            # Another controller of this machine has one.
-            return
         except OSError as error:
             log.warning("relay.standby_not_started", error=error.strerror)
             self._load_from = self._now() + self._timing.standby_pause
