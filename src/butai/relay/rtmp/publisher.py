@@ -93,7 +93,8 @@ class Publisher:
         self._accepted = False
         self._session: Session | None = None
         self._refused = False
-        self._deadline = 0.0
+        # Monotonic seconds. A time in which this process did not run moves all but the first.
+        self._looked_at = self._began = self._read_at = self._deadline = 0.0
         self._handshake_silence = self._limits.silence_timeout
         self._evidence = Evidence(self._limits)
         self._stalled_since: float | None = None
@@ -200,6 +201,7 @@ class Publisher:
             await asyncio.gather(opening, stop, return_exceptions=True)
 
     async def _publish(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._looked_at = self._began = self._read_at = time.monotonic()
         writer.write(self._data_to_send(session))
         receiving = asyncio.create_task(self._receive(session, reader, writer))
         pushing = [asyncio.create_task(self._pump(session, writer)), asyncio.create_task(self._watch(session, writer))]
@@ -253,6 +255,8 @@ class Publisher:
         """Handles the platform's messages. Raises `PublishError` when it closes the connection."""
         began = time.monotonic()
         while data := await reader.read(16384):
+            # Before the words that waited in the socket meanwhile: they came late for another reason than the platform's habit.
+            self._note_pause(time.monotonic())
             try:
                 events = session.feed(data)
             except ProtocolError as error:
@@ -305,21 +309,21 @@ class Publisher:
 
     async def _watch(self, session: Session, writer: asyncio.StreamWriter) -> None:
         """Checks ten times a second whether the platform reads what is sent."""
-        began, pinged, reported = time.monotonic(), 0.0, ""
-        looked_at, read_at, limits = began, began, self._limits
+        pinged, reported, limits = 0.0, "", self._limits
         patience = min(limits.silence_timeout, limits.publish_timeout)
         raw = writer.get_extra_info("socket")
         while True:
             await asyncio.sleep(self._limits.check_every)
             now = time.monotonic()
-            read_at, looked_at = min(read_at + self._note_pause(looked_at, now), now), now
+            self._note_pause(now)
             self.stats.queue_ms = self._queue[-1].dts - self._queue[0].dts if self._queue else 0.0
             if session.step != "publishing":
                 # A server that answers late is waited for, as long as it reads.
                 if session.step != "handshake" and not self._progress(raw, writer).waiting:
-                    read_at = now
+                    self._read_at = now
                 silence = self._handshake_silence if session.step == "handshake" else patience
-                if now - read_at > silence or now - began > limits.publish_timeout or now > self._deadline:
+                late = now - self._began > limits.publish_timeout or now > self._deadline
+                if late or now - self._read_at > silence:
                     raise PublishError(Code.DESTINATION_UNREACHABLE, f"no answer in time ({session.step})")
                 continue
             # Also into a full buffer: a ping has eighteen bytes, and the answers of a slow platform are needed.
@@ -342,15 +346,17 @@ class Publisher:
             elif self._evidence.silent(now) > patience:
                 raise PublishError(Code.DESTINATION_STALLED, "it accepted the key and no bytes")
 
-    def _note_pause(self, looked_at: float, now: float) -> float:
-        """Seconds since the last check in which this process did not run; they are no silence of the platform."""
-        still = now - looked_at - self._limits.check_every
+    def _note_pause(self, now: float) -> None:
+        """Leaves out the time since the last call if this process did not run in it: it is no silence of the platform."""
+        still = now - self._looked_at - self._limits.check_every
+        self._looked_at = now
         if still <= STOOD_STILL:
-            return 0.0
+            return
         self._evidence.stood_still(still, now)
+        self._began, self._read_at = min(self._began + still, now), min(self._read_at + still, now)
+        self._deadline += still
         if self._stalled_since is not None:
             self._stalled_since = min(self._stalled_since + still, now)
-        return still
 
     def _progress(self, raw: object, writer: asyncio.StreamWriter) -> TcpProgress:
         """The state of TCP, with the transport's buffer as waiting bytes; only that buffer where the kernel gives no
