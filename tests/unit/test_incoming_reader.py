@@ -170,6 +170,17 @@ def test_a_few_unreadable_pictures_are_left_out_and_many_are_refused() -> None:
     assert refused.value.code is Code.CODEC_UNSUPPORTED
 
 
+def test_sounds_that_can_be_read_excuse_no_pictures_that_cannot() -> None:
+    reader = begun()
+    reader.feed("video", 0, picture(IDR, keyframe=True), 0)
+    broken = picture(SLICE)[:-1]
+    for number in range(50):
+        assert reader.feed("video", number, broken, number) == []
+        assert reader.feed("audio", number, sound(), number)
+    with pytest.raises(SourceRefused):
+        reader.feed("video", 50, broken, 50)
+
+
 def test_other_codecs_are_refused_at_the_first_message() -> None:
     with pytest.raises(SourceRefused):
         begun().feed("video", 0, b"\x90hvc1x", 0)

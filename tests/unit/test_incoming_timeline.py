@@ -104,6 +104,37 @@ def test_picture_and_sound_with_clocks_of_their_own_get_an_offset_each() -> None
     assert not line.apart
 
 
+def test_a_sound_that_begins_later_is_not_apart_by_the_time_that_passed() -> None:
+    line = Timeline()
+    line.place("video", 90_000, 1000, keyframe=True)
+    assert line.place("audio", 95_000, 6000) == 6000
+    assert not line.apart
+
+
+def test_a_jump_that_looks_small_in_one_kind_is_that_of_the_other() -> None:
+    line = Timeline()
+    played(line, 0, 0)
+    video = line.place("video", 3000 + 3200, 3000)
+    # The network held it back for a moment, so that it is no jump by itself.
+    audio = line.place("audio", 3000 + 3200, 3300)
+    assert (video, audio, line.jumps) == (3000, 3000, 1)
+    # And small steps are no jump of the other kind.
+    line = Timeline()
+    played(line, 10_000, 0)
+    line.place("video", 13_000 - 1200, 3000)
+    assert line.place("audio", 13_280, 3500) == 3280
+
+
+def test_a_jump_is_not_compared_with_one_of_long_ago() -> None:
+    line = Timeline()
+    played(line, 0, 0)
+    for number in range(300):
+        line.place("video", 63_000 + number * 33, 3000 + number * 33)
+        line.place("audio", 3000 + number * 33, 3000 + number * 33)
+    placed = line.place("audio", 73_400, 12_900)
+    assert (placed, line.jumps) == (12_900, 2)
+
+
 @given(
     st.lists(
         st.tuples(

@@ -19,7 +19,7 @@ from butai.relay.packets import AudioFormat, Packet, VideoFormat
 RARE_KEYFRAMES_MS = 4000
 """Key frames further apart make viewers wait; YouTube and Twitch ask for 2 s and warn from 4 s on."""
 _MOST_UNREADABLE = 50
-"""Pictures and sounds one after another that cannot be read, after which the source is refused: two seconds of either."""
+"""Pictures, or sounds, one after another that cannot be read, after which the source is refused: two seconds of either."""
 _PROFILES = frozenset((66, 77, 100))
 _RATES = frozenset((44100, 48000))
 
@@ -66,7 +66,8 @@ class SourceReader:
         self._length_size = 4
         self._told: dict[Kind, bytes] = {}
         self._framerate = self._video_kbps = self._audio_kbps = 0
-        self._unreadable = self._unreadable_in_turn = 0
+        self._unreadable = 0
+        self._unreadable_in_turn: dict[Kind, int] = {"audio": 0, "video": 0}
 
     def metadata(self, values: Mapping[str, Any]) -> None:
         """Takes what the encoder says of its frame rate and bitrates, which only goes into our own metadata."""
@@ -81,12 +82,12 @@ class SourceReader:
             passed = self._video(timestamp, body, now) if kind == "video" else self._audio(timestamp, body, now)
         except MediaUnreadable as error:
             self._unreadable += 1
-            self._unreadable_in_turn += 1
-            if self._unreadable_in_turn > _MOST_UNREADABLE:
+            self._unreadable_in_turn[kind] += 1
+            if self._unreadable_in_turn[kind] > _MOST_UNREADABLE:
                 raise SourceRefused(Code.CODEC_UNSUPPORTED, f"What the encoder sends cannot be read: {error}") from None
             return []
         if passed:
-            self._unreadable_in_turn = 0
+            self._unreadable_in_turn[kind] = 0
         return passed
 
     def misfits(self) -> frozenset[Misfit]:

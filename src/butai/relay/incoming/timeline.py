@@ -15,8 +15,10 @@ JUMP_MS = 3000
 its pipeline made again. No network delay looks so, since time passes meanwhile."""
 BACK_MS = 1000
 APART_MS = 2000
-"""Picture and sound that come together and whose time stamps are further apart have clocks of their own."""
+"""Picture and sound whose time stamps are further apart than they came have clocks of their own."""
 _SAME_JUMP_MS = 1000
+_JUMP_KEPT_MS = 5000
+"""Time after a jump of one kind in which that of the other one belongs to it."""
 _SHORT, _LONG = 1 << 24, 1 << 32
 
 
@@ -36,7 +38,8 @@ class Timeline:
         self._raw: dict[Kind, int] = {}
         self._position: dict[Kind, int] = {}
         self._seen_at: dict[Kind, int] = {}
-        self._jumped: dict[Kind, int] = {}
+        self._jumped: tuple[Kind, int, int] | None = None
+        """The last jump that only one kind has made: its kind, its milliseconds, and when it was seen."""
         self.apart, self.jumps = False, 0
 
     def begin_source(self) -> None:
@@ -52,7 +55,7 @@ class Timeline:
             self._offset = max([now, *(one + 1 for one in self._placed.values())]) - timestamp
             self._position[kind] = timestamp
         elif kind not in self._raw:
-            self._position[kind] = self._first(kind, timestamp)
+            self._position[kind] = self._first(kind, timestamp, now)
         else:
             self._position[kind] += self._step(kind, timestamp, now)
         self._raw[kind], self._seen_at[kind] = timestamp, now
@@ -60,11 +63,11 @@ class Timeline:
         self._placed[kind] = placed
         return placed
 
-    def _first(self, kind: Kind, timestamp: int) -> int:
+    def _first(self, kind: Kind, timestamp: int, now: int) -> int:
         """The position of the source's first sound, beside its picture."""
         other: Kind = "video" if kind == "audio" else "audio"
         away = _distance(self._raw[other], timestamp)
-        if abs(away) > APART_MS:
+        if not -APART_MS <= away <= max(0, now - self._seen_at[other]) + APART_MS:
             self.apart, away = True, 0
         return self._position[other] + away
 
@@ -72,13 +75,18 @@ class Timeline:
         """Milliseconds from the last one of its kind; the time that has passed where the time stamps have jumped."""
         passed = max(0, now - self._seen_at[kind])
         step = _distance(self._raw[kind], timestamp)
+        jump = step - passed
+        if self._jumped is not None:
+            jumped, other, seen_at = self._jumped
+            if now - seen_at > _JUMP_KEPT_MS:
+                self._jumped = None
+            elif jumped != kind and abs(jump - other) < min(_SAME_JUMP_MS, abs(jump)):
+                # The other kind has jumped as far: picture and sound stay where they were to each other.
+                self._jumped = None
+                return step - other
         if -BACK_MS <= step <= passed + JUMP_MS:
             return step
-        jump, other = step - passed, self._jumped.pop("video" if kind == "audio" else "audio", None)
-        if other is not None and abs(jump - other) < _SAME_JUMP_MS:
-            # The other kind has jumped as far: picture and sound stay where they were to each other.
-            return step - other
-        self._jumped = {kind: jump}
+        self._jumped = (kind, jump, now)
         self.jumps += 1
         return passed
 
