@@ -1,4 +1,4 @@
-"""`python -m butai.relay --folder DIR --broadcast ID [--parent-pipe-fd N]`: see `butai.relay.process`."""
+"""`python -m butai.relay --folder DIR (--broadcast ID | --standby) [--parent-pipe-fd N]`: see `butai.relay.process`."""
 
 from __future__ import annotations
 

@@ -108,8 +108,8 @@ class Timing:
     standby_answer_limit: float = fixed(3.0)
     """Most time for its answer, and for a taken one until it listens; then another process is started in its place."""
     standby_load_limit: float = fixed(60.0)
-    """Most time for loading its code, at a low priority; a start that takes it meanwhile waits until `relay_start_limit` is over,
-    as it would for another one."""
+    """Most time for loading its code, at a low priority for the first 4 s. A start that takes it meanwhile waits for up to
+    `relay_start_limit`; where it hangs, another process then has as long again."""
     standby_pause: float = 10.0
     """Time after one was taken or lost until the next one is loaded, so that a start does not compete with it."""
     welcome_limit: float = fixed(3.0)

@@ -1,8 +1,8 @@
 """A relay's process on standby: it has loaded its code, which takes a second or more, and waits for its broadcast.
 
 There is at most one on a machine for each relay folder, and only for a while after a sign that a broadcast may begin
-soon. A start takes it. Where it died or was never loaded, another process begins in its place, at once. Where it hangs, that
-takes 3 s (`Timing.standby_answer_limit`), or 20 s while it is still loading (`Timing.relay_start_limit`).
+soon. A start takes it. Where it died or was never loaded, another process begins in its place, at once. Where it hangs, the
+start waits for 3 s (`Timing.standby_answer_limit`) before, or up to 20 s while it loads (`Timing.relay_start_limit`).
 """
 
 from __future__ import annotations
