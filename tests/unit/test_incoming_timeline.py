@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from butai.relay.incoming.figures import SourceFigures
 from butai.relay.incoming.kept_group import KeptGroup
-from butai.relay.incoming.timeline import Kind, Timeline
+from butai.relay.incoming.timeline import MOST_AHEAD_MS, Kind, Timeline
 from butai.relay.packets import Packet
 
 
@@ -123,6 +123,17 @@ def test_a_jump_that_looks_small_in_one_kind_is_that_of_the_other() -> None:
     played(line, 10_000, 0)
     line.place("video", 13_000 - 1200, 3000)
     assert line.place("audio", 13_280, 3500) == 3280
+
+
+def test_an_encoder_that_is_faster_than_time_is_held_at_a_lead() -> None:
+    line = Timeline()
+    line.place("video", 0, 1000, keyframe=True)
+    for number in range(100):
+        for kind in ("video", "audio"):
+            placed = line.place(kind, number * 2900, 1000 + number)
+            assert placed is not None and placed <= 1000 + number + MOST_AHEAD_MS
+    assert line.place("video", 99 * 2900 + 500, 1599) == line.place("audio", 99 * 2900 + 500, 1599)
+    assert line.jumps == 0
 
 
 def test_a_jump_is_not_compared_with_one_of_long_ago() -> None:

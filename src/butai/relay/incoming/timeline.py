@@ -16,6 +16,9 @@ its pipeline made again. No network delay looks so, since time passes meanwhile.
 BACK_MS = 1000
 APART_MS = 2000
 """Picture and sound whose time stamps are further apart than they came have clocks of their own."""
+MOST_AHEAD_MS = 30_000
+"""The longest lead of what is placed over the time that passed. Clocks of encoders gain seconds in a day; what sends a file as
+fast as it can is held here."""
 _SAME_JUMP_MS = 1000
 _JUMP_KEPT_MS = 5000
 """Time after a jump of one kind in which that of the other one belongs to it."""
@@ -57,7 +60,9 @@ class Timeline:
         elif kind not in self._raw:
             self._position[kind] = self._first(kind, timestamp, now)
         else:
-            self._position[kind] += self._step(kind, timestamp, now)
+            step = self._step(kind, timestamp, now)
+            ahead = self._position[kind] + step + self._offset - now - MOST_AHEAD_MS
+            self._position[kind] += step - max(0, min(step, ahead))
         self._raw[kind], self._seen_at[kind] = timestamp, now
         placed = max(self._position[kind] + self._offset, self._placed.get(kind, 0))
         self._placed[kind] = placed
