@@ -15,7 +15,7 @@ run: .venv/run.stamp ## Set up everything and start Butai on this machine
 	@scripts/console --if-possible
 	.venv/bin/butai up $(ARGS)
 
-test: .venv/dev.stamp system livekit console ## All tests, in three lanes; one after another: make test LANES=0
+test: .venv/dev.stamp system livekit console ## All tests but the longest, in three lanes; one after another: make test LANES=0
 	$(PY) -m pytest tests -n $(LANES) $(ARGS)
 
 test-fast: .venv/dev.stamp livekit ## The inner loop: no media, no browser, no long faults
@@ -76,7 +76,7 @@ vulnerabilities: .tools/audit/stamp ## Known vulnerabilities of what is pinned, 
 	@touch $@
 
 system: ## Programs that tests use and PyPI does not have
-	scripts/system-packages nginx libnginx-mod-rtmp ffmpeg chromium npm
+	scripts/system-packages nginx libnginx-mod-rtmp librtmp1 ffmpeg chromium npm
 
 livekit: ## A LiveKit server for this machine, built by Go into .tools/bin; minutes the first time
 	@scripts/livekit-server
