@@ -3,7 +3,7 @@ Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 SLICE_IDR, SPS, PPS, DELIMITER = 5, 7, 8, 9
 
@@ -40,14 +40,25 @@ def configuration_record(extradata: bytes) -> bytes:
     pictures = [unit for unit in units(extradata) if unit[0] & 0x1F == PPS]
     if not sets or not pictures:
         raise ValueError("the encoder gave no parameter sets")
-    first = sets[0]
-    record = bytearray((1, first[1], first[2], first[3], 0xFC | 3, 0xE0 | len(sets)))
-    for unit in sets:
+    return record_of(sets, pictures, sets[0])
+
+
+_IN_RECORD = frozenset((100, 110, 122, 144, 244, 44))
+"""Profiles whose record tells chroma and depth."""
+
+
+def record_of(
+    sequences: Sequence[bytes], pictures: Sequence[bytes], head: bytes, *, chroma: int = 1, depth: int = 8
+) -> bytes:
+    """Builds the AVCDecoderConfigurationRecord with lengths of four bytes. `head`: the sequence parameter set whose profile and
+    level it names; `chroma`: the format (1 is 4:2:0); `depth`: bits of luma and chroma."""
+    record = bytearray((1, head[1], head[2], head[3], 0xFC | 3, 0xE0 | len(sequences)))
+    for unit in sequences:
         record += len(unit).to_bytes(2, "big") + unit
     record.append(len(pictures))
     for unit in pictures:
         record += len(unit).to_bytes(2, "big") + unit
-    if first[1] in (100, 110, 122, 144):
-        # 4:2:0, eight bits for luma and chroma, no extensions of the parameter set.
-        record += bytes((0xFC | 1, 0xF8, 0xF8, 0))
+    if head[1] in _IN_RECORD:
+        # No extensions of the sequence parameter set.
+        record += bytes((0xFC | chroma, 0xF8 | depth - 8, 0xF8 | depth - 8, 0))
     return bytes(record)

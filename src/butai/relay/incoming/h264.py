@@ -15,8 +15,6 @@ _END_OF_SEQUENCE, _END_OF_STREAM = 10, 11
 _PICTURES = frozenset((1, 2, 3, 4, nal.SLICE_IDR))
 _HIGH = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
 """Profiles whose parameter sets tell chroma and depth (7.3.2.1.1)."""
-_IN_RECORD = frozenset((100, 110, 122, 144, 244, 44))
-"""Profiles whose records do so."""
 LONGEST_RECORD = 64 * 1024
 MOST_SETS = 64
 """Parameter sets at a time. Encoders have two to four."""
@@ -184,18 +182,10 @@ class ParameterSets:
         if not pictures or len(sets) > 31 or len(pictures) > 255:
             # The record counts them in five and in eight bits; there may be one more of either.
             raise MediaUnreadable("parameter sets are missing, or too many")
-        head = sets[-1]
-        record = bytearray((1, head[1], head[2], head[3], 0xFC | 3, 0xE0 | len(sets)))
-        for unit in sets:
-            record += len(unit).to_bytes(2, "big") + unit
-        record.append(len(pictures))
-        for unit in pictures:
-            record += len(unit).to_bytes(2, "big") + unit
-        if head[1] in _IN_RECORD:
-            record += bytes((0xFC | first.chroma, 0xF8 | first.depth - 8, 0xF8 | first.depth - 8, 0))
+        record = nal.record_of(sets, pictures, sets[-1], chroma=first.chroma, depth=first.depth)
         if len(record) > LONGEST_RECORD:
             raise MediaUnreadable("parameter sets are too long")
-        return bytes(record)
+        return record
 
 
 def read_record(record: bytes) -> tuple[ParameterSets, int]:
