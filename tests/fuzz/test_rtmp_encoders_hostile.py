@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from butai.relay.rtmp import amf0
 from butai.relay.rtmp.chunks import LONGEST_MEDIA, LONGEST_MESSAGE, ChunkWriter, Message, ProtocolError
 from butai.relay.rtmp.server_session import LONGEST_CANDIDATE, PublishAsked, PublishEnded, ServerSession
 from tests.examples import examples
+from tests.fuzz.network import pieces
 
 KEY = "canary-hostile-91c2"
 HELLO = b"\x03" + bytes(3072)
@@ -64,13 +64,6 @@ def agreed(until: int) -> list[Message]:
         amf0.encode("publish", 3, None, KEY, "live"),
     ]
     return [Message(20, 0, 0, payload) for payload in said[:until]]
-
-
-def pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
-    while data:
-        cut = chance.choice([1, 2, 7, 100, 16384])
-        yield data[:cut]
-        data = data[cut:]
 
 
 def held(session: ServerSession) -> int:

@@ -8,7 +8,6 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -23,6 +22,7 @@ from butai.relay.rtmp.preflight import check
 from butai.relay.rtmp.publisher import Publisher, PublishError
 from butai.relay.rtmp.session import Acknowledged, Session
 from tests.examples import examples
+from tests.fuzz.network import pieces
 
 KEY = "canary-hostile-77d0"
 ADDRESS = parse("rtmp://127.0.0.1/live")
@@ -75,13 +75,6 @@ def agreed(until: int = 3) -> list[Message]:
         amf0.encode("onStatus", 0, None, {"level": "status", "code": "NetStream.Publish.Start"}),
     ]
     return [Message(20, 0, 0, payload) for payload in said[:until]]
-
-
-def pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
-    while data:
-        cut = chance.choice([1, 2, 7, 100, 16384])
-        yield data[:cut]
-        data = data[cut:]
 
 
 def held(session: Session) -> int:
