@@ -181,7 +181,9 @@ def told(lines: list[media.messages.FromRelay], air: Air) -> Figures:
     """What the relay said of the outputs and of the source."""
     outputs = [line for line in lines if isinstance(line, media.messages.OutputLine)]
     lives = [line.at for line in outputs if line.output_id == "dropped" and line.phase == "live"]
-    again = [min((at for at in lives if at > drop), default=None) for drop in air.drops]
+    # One that never came back counts up to the end.
+    end = max(line.at for line in lines if isinstance(line, media.messages.MetricsLine))
+    again = [min((at for at in lives if at > drop), default=end) for drop in air.drops]
     sources = [line for line in lines if isinstance(line, media.messages.SourceLine)]
     for line in sources:
         print(f"  {line.at - air.began:.1f} s: source {line.phase} {line.code}", flush=True)
@@ -189,10 +191,7 @@ def told(lines: list[media.messages.FromRelay], air: Air) -> Figures:
         "stalls": sum(line.phase == "stalled" for line in outputs),
         "ends": sum(line.output_id == "stays" and line.phase in ("failed", "ended") for line in outputs),
         "source_changes": sum(line.phase != "live" or bool(line.code) for line in sources),
-        "again_s": max(
-            (at - drop for at, drop in zip(again, air.drops, strict=True) if at is not None),
-            default=0.0,
-        ),
+        "again_s": max((at - drop for at, drop in zip(again, air.drops, strict=True)), default=0.0),
     }
 
 

@@ -27,6 +27,7 @@ class Counting(Server):
 
     end: str = ""
     first_bytes: list[bytes] = field(default_factory=list)
+    silent_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = len(self.first_bytes)
@@ -35,6 +36,7 @@ class Counting(Server):
             self.first_bytes[0] = await reader.read(1)
             if self.end == "silent":
                 await reader.read()
+                self.silent_ended.set()
             elif self.end == "hangs up later":
                 await reader.readexactly(1536)
                 writer.write(b"\x03" + bytes(3072))
@@ -88,8 +90,10 @@ async def test_a_connection_that_no_attempt_takes_is_closed(kept_for: float) -> 
         checks.watch([HeldOutput("o1", server_of(url), allow_private=True)])
         await until(lambda: bool(checks._open), "the check")
         checks.watch([])
-        if kept_for < 1:
-            await until(lambda: not checks._open, "closed")
+        if kept_for >= 1:
+            assert checks._open and not server.silent_ended.is_set()
+            await checks.close()
+        await until(server.silent_ended.is_set, "closed")
         await checks.close()
         assert not checks._open
         assert checks.take(StartOutputLine("o1", 1, url, KEY, allow_private=True)) is None

@@ -70,6 +70,10 @@ async def test_a_server_that_others_wrote(kind: str, media: Media, packages: Pat
                 if server.kind.owes:
                     await until(lambda: push.phase == "stalled", "stalled")
                     assert push.codes[-1] == "destination_stalled"
+                else:
+                    # A second of it: the buffers take that.
+                    sent = push.publisher.stats.bytes_sent
+                    await until(lambda: push.publisher.stats.bytes_sent > sent + 100_000, "bytes into the buffers")
                 sent = push.publisher.stats.bytes_sent
                 server.resume()
                 await until(lambda: push.phase == "live", "live after the stop")
