@@ -71,6 +71,26 @@ class Model(DeclarativeBase):
     }
 
 
+class _Cancellation:
+    """Whether the current task was cancelled since this was made.
+
+    The drivers drop a cancellation at times: psycopg_pool 3.3 hands its connection to a caller that was cancelled in the
+    same turn of the loop, `asyncio.wait_for` of Python 3.11 does so too, and a connection that is lost while a statement
+    is cancelled raises its own error. The task would then run on, and a
+    time limit would have no effect.
+    """
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._before = task, task.cancelling()
+
+    def check(self) -> None:
+        """Raises `CancelledError` if it was."""
+        if self._task.cancelling() > self._before:
+            raise asyncio.CancelledError
+
+
 class Database:
     """The connection pools of one process. Use as an async context manager; connections are opened when first
     needed."""
@@ -129,10 +149,13 @@ class Database:
 
         Raises `DatabaseUnavailable` when Postgres cannot be reached.
         """
+        cancellation = _Cancellation()
         try:
             async with self._sessions() as session, session.begin():
                 yield session
+                cancellation.check()
         except UNREACHABLE as error:
+            cancellation.check()
             raise DatabaseUnavailable from error
 
     async def persist(
@@ -165,15 +188,18 @@ class Database:
         A connection that Postgres has closed looks usable until it is used, and then the other pooled ones are closed
         too: all are checked, and the read is repeated once.
         """
+        cancellation = _Cancellation()
         for last in (False, True):
             broken = False
             try:
                 async with self.reads.connection() as connection:
+                    cancellation.check()
                     try:
                         return await act(connection)
                     finally:
                         broken = connection.broken
             except UNREACHABLE as error:
+                cancellation.check()
                 if last or not broken:
                     raise DatabaseUnavailable from error
             await self.reads.check()
@@ -182,10 +208,13 @@ class Database:
     async def execute(self, act: Callable[[Connection], Awaitable[T]]) -> T:
         """Runs one statement that writes, and commits it by itself. Never repeated: when this raises
         `DatabaseUnavailable`, it is not known whether the statement was carried out."""
+        cancellation = _Cancellation()
         try:
             async with self.writes.connection() as connection:
+                cancellation.check()
                 return await act(connection)
         except UNREACHABLE as error:
+            cancellation.check()
             raise DatabaseUnavailable from error
 
     async def listen(
@@ -198,6 +227,7 @@ class Database:
         doubling up to two.
         """
         pause, told = _LISTEN_PAUSES[0], False
+        cancellation = _Cancellation()
         while True:
             try:
                 connection: Connection
@@ -211,6 +241,7 @@ class Database:
                     async for notice in connection.notifies():
                         heard(notice.channel, notice.payload)
             except (psycopg.Error, OSError) as error:
+                cancellation.check()
                 if not told:
                     log.warning("database.listen_lost", channels=list(channels), reason=type(error).__name__)
                 told = True

@@ -6,9 +6,11 @@ import asyncio
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai.config import DatabaseSettings
 from butai.database import Connection, Database
 from butai.errors import Conflict, DatabaseUnavailable
 
@@ -165,3 +167,28 @@ async def test_listening_goes_on_after_a_lost_connection_and_says_that_it_began_
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+
+
+@pytest.mark.parametrize("way", ["query", "execute"])
+async def test_who_waits_for_a_connection_is_cancelled_at_any_turn_of_the_loop(database: Database, way: str) -> None:
+    """A pool that is just handing out a connection gives it to a caller that was cancelled, and tells it nothing."""
+    async with Database(DatabaseSettings(url=SecretStr(database.url), pool_size=1)) as single:
+        use = getattr(single, way)
+        for turns in range(200):
+            release, taken = asyncio.Event(), asyncio.Event()
+
+            async def hold(_: Connection, taken: asyncio.Event = taken, release: asyncio.Event = release) -> None:
+                taken.set()
+                await release.wait()
+
+            holding = asyncio.create_task(use(hold))
+            await taken.wait()
+            waiting = asyncio.create_task(use(lambda _: asyncio.Event().wait()))
+            await asyncio.sleep(0)
+            release.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting], timeout=10)
+            assert waiting.cancelled(), f"the cancellation was lost after {turns} turns"
+            await holding
