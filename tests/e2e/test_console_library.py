@@ -192,7 +192,7 @@ FROM (SELECT i, 'Avatar ' || lpad(i::text, 6, '0') AS name FROM generate_series(
 LONG = 200
 """Milliseconds from which on a person sees that the page stood still."""
 
-FILES = int(os.environ.get("BUTAI_TEST_FILES", "30000"))
+FILES = int(os.environ.get("BUTAI_TEST_FILES", "10000"))
 """How many are scrolled through: 100,000 by `make test-deep`, which takes 120 s of a processor."""
 
 OBSERVE = """() => {

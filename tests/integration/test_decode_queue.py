@@ -105,7 +105,8 @@ async def test_a_file_that_the_store_does_not_give_out_holds_up_no_other_of_its_
 
     await until(others_ended)
     assert decoder.failed
-    assert decoder.failed not in decoder.begun, "it was tried again before the others"
+    # It may be under way again by now, behind them.
+    assert decoder.failed not in decoder.begun[:2], "it was tried again before the others"
 
 
 @pytest.mark.slow
