@@ -43,6 +43,7 @@ from butai.live.broadcasts import closing_routes, overview_routes, stream_routes
 from butai.live.broadcasts import routes as live_routes
 from butai.live.destinations import routes as destination_routes
 from butai.live.destinations import service
+from butai.live.encoders import routes as encoder_routes
 from butai.live.feed import Feed
 from butai.live.ingresses import routes as ingress_routes
 from butai.live.projects import Projects
@@ -133,7 +134,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
             ending.append(feed.end)
             opened.callback(ending.remove, feed.end)
             sealer = Sealer(settings.live)
-            live = Stage(database, settings.live, projects, tokens, sealer, feed)
+            live = Stage(database, settings.live, settings.ingest, projects, tokens, sealer, feed)
             if live.sealer.rotates:
                 opened.push_async_callback(_cancel, asyncio.create_task(_renew_seals(live)))
             webhooks = await opened.enter_async_context(Intake(database, projects, sealer, metrics))
@@ -196,6 +197,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
         room_routes,
         invitation_routes,
         ingress_routes,
+        encoder_routes,
         destination_routes,
         live_audit_routes,
         stream_routes,

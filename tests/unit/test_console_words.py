@@ -20,7 +20,8 @@ WITHOUT_TEXT = {
         " head_too_large method_not_allowed idempotency_mismatch"
     ),
     "of what the console does not offer": (
-        "project_unknown invitation_not_found ingress_not_found ingress_unavailable"
+        "project_unknown invitation_not_found ingress_not_found ingress_unavailable encoder_not_found"
+        " ingest_not_configured"
     ),
     "of a bucket's listing, in the report of `butai import`, which is read in a terminal": (
         "unchanged outside_prefix own_object folder old_version delete_marker archived empty key_taken duplicate trashed"

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from butai.config.connections import DatabaseSettings, LiveKitSettings, StoreSettings
 from butai.config.environment import SECRETS_FILE, settings_of_file
+from butai.config.ingest import IngestSettings
 from butai.config.library import AssetSettings, PatrolSettings
 from butai.config.live import LiveSettings, RetrySettings
 from butai.config.operations import AlertSettings, LogSettings, UpSettings
@@ -29,6 +30,7 @@ __all__ = [
     "DatabaseSettings",
     "HttpSettings",
     "IdentitySettings",
+    "IngestSettings",
     "LiveKitSettings",
     "LiveSettings",
     "LogSettings",
@@ -60,6 +62,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     livekit: LiveKitSettings = field(default_factory=LiveKitSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
     up: UpSettings = field(default_factory=UpSettings)
 
     def secrets(self) -> list[str]:

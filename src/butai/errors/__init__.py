@@ -167,6 +167,10 @@ class InvitationNotFound(NotFound):
     code = Code.INVITATION_NOT_FOUND
 
 
+class EncoderNotFound(NotFound):
+    code = Code.ENCODER_NOT_FOUND
+
+
 class IngressNotFound(NotFound):
     code = Code.INGRESS_NOT_FOUND
 
@@ -320,6 +324,10 @@ class LiveKitUnreachable(Unavailable):
 
 class LiveKitUnauthorized(Unavailable):
     code, retry_after = Code.LIVEKIT_UNAUTHORIZED, 60
+
+
+class IngestNotConfigured(Unavailable):
+    code, retry_after = Code.INGEST_NOT_CONFIGURED, 60
 
 
 class IngressUnavailable(Unavailable):

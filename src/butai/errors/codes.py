@@ -68,6 +68,7 @@ class Code(StrEnum):
     ROOM_TAKEN = "room_taken", "This room has another owner"
     ROOM_CLOSED = "room_closed", "This room is closed"
     INVITATION_NOT_FOUND = "invitation_not_found", "There is no such invitation in this room"
+    ENCODER_NOT_FOUND = "encoder_not_found", "There is no such key for encoders in this room"
     INGRESS_NOT_FOUND = "ingress_not_found", "There is no such ingress in this room"
     PROJECT_UNKNOWN = "project_unknown", "There is no such LiveKit project"
     NO_DESTINATION = "no_destination", "No destination is saved for this platform"
@@ -99,6 +100,10 @@ class Code(StrEnum):
     LIVEKIT_NOT_CONFIGURED = "livekit_not_configured", "LiveKit is not configured"
     LIVEKIT_UNREACHABLE = "livekit_unreachable", "LiveKit does not answer"
     LIVEKIT_UNAUTHORIZED = "livekit_unauthorized", "LiveKit refuses our API key: see butai doctor"
+    INGEST_NOT_CONFIGURED = (
+        "ingest_not_configured",
+        "Encoders cannot publish here: the operator must run butai ingest and set BUTAI_INGEST_URL",
+    )
     INGRESS_UNAVAILABLE = (
         "ingress_unavailable",
         "This LiveKit takes no ingress: its operator must run LiveKit's Ingress service beside it, with Redis",

@@ -166,6 +166,34 @@ class IngressesOut(msgspec.Struct, frozen=True, kw_only=True):
     data: list[IngressOut]
 
 
+class EncoderOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A key with which encoders publish into a room. `renewed_at`: when the present key was made. `last_used_from`: the IP
+    address from which an encoder used it last."""
+
+    encoder_id: UUID
+    label: str
+    key_fingerprint: str
+    created_at: datetime
+    renewed_at: datetime
+    last_used_at: datetime | None
+    last_used_from: str | None
+
+
+class EncoderMade(EncoderOut, frozen=True, kw_only=True):
+    """A key that was just made, which is in this answer only. `server` and `key`: the two fields of OBS. `url`: both in one, for
+    programs that take one address."""
+
+    server: str
+    key: str
+    url: str
+
+
+class EncodersOut(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of a room that are valid, oldest first."""
+
+    data: list[EncoderOut]
+
+
 class ErrorOut(msgspec.Struct, frozen=True, kw_only=True):
     """Why an output or a broadcast is not live. `message` says what happened, `action` what the host can do, in the
     language of the request. `retryable`: Butai tries again by itself. `cause`: the last error before

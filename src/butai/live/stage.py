@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
-from butai.config import LiveSettings
+from butai.config import IngestSettings, LiveSettings
 from butai.database import Database
 from butai.live.feed import Feed
 from butai.live.projects import Projects
@@ -30,6 +30,7 @@ class Stage:
 
     database: Database
     settings: LiveSettings
+    ingest: IngestSettings
     projects: Projects
     tokens: Tokens
     sealer: Sealer
