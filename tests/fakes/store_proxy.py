@@ -111,8 +111,12 @@ class StoreProxy:
             fault.met += 1
             if fault.hang:
                 await asyncio.sleep(3600)
-            async for _ in request.content.iter_any():
-                pass
+            try:
+                async for _ in request.content.iter_any():
+                    pass
+            except ConnectionError:
+                # The client hung up first, as it does with the other parts of an upload that has failed.
+                raise asyncio.CancelledError from None
             self._write_down(request, fault.status or 500)
             said = b"" if request.method == "HEAD" else f"<Error><Code>{fault.code}</Code></Error>".encode()
             return web.Response(status=fault.status or 500, body=said)

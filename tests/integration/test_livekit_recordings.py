@@ -283,7 +283,7 @@ async def watch(stage: LiveKitShows, one: Played) -> None:
 def check(one: Played) -> None:
     for url, wanted in one.wanted.items():
         seen = one.changes[url][: len(wanted)]
-        told = f"{one.name} {url}: wanted {wanted}, seen {one.changes[url]}, held up {one.held_up:.2f} s"
+        told = f"{one.name} {url}: wanted {wanted}, seen {one.changes}, held up {one.held_up:.2f} s"
         assert len(seen) == len(wanted), told
         assert all(said in right.split("|") for (_, said), (_, right) in zip(seen, wanted, strict=True)), told
         for (at, said), (truth, _), held_up in list(zip(seen, wanted, one.held_up_at[url], strict=False))[1:]:
