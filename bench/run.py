@@ -21,6 +21,7 @@ BENCHMARKS = (
     "relay",
     "capacity",
     "faults",
+    "page",
     "publisher",
     "controller",
     "webhooks",

@@ -21,9 +21,6 @@ from tests.e2e.browsers import SOFTWARE, axe, chromium
 from tests.e2e.show import Service, Show
 from tests.platforms import Platform
 
-MOST = 2.0
-"""Seconds by which the page may be behind."""
-
 
 async def upload(stage: Service, user: str, name: str, body: bytes) -> None:
     """Stores a VRM as `user`."""

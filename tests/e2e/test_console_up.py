@@ -15,7 +15,7 @@ from tests.e2e.boards import MAGENTA, arrives, board
 from tests.e2e.browsers import WITH_3D
 from tests.e2e.consoles import CANVAS, colours, drop
 from tests.e2e.show import Show
-from tests.e2e.stage_page import MOST, Keys, lags, stage_browser, stage_page
+from tests.e2e.stage_page import Keys, lags, stage_browser, stage_page
 from tests.e2e.test_live_up import OneMachine
 from tests.e2e.ups import Up
 from tests.platforms import Platform, probe
@@ -66,11 +66,12 @@ async def test_a_newcomer_drops_an_avatar_and_goes_live_on_both_with_it(youtube:
                     await it.state("twitch", "live", 30)
                     healed = twitch.published(keys.twitch)[-1].at
                 shown = await it.shown()
+                # Each change of the API's answer was shown, and what is true last. How soon, `bench/page` measures.
                 behind = lags(show, shown, since)
+                assert behind
                 for fact, state in ((since, "interrupted"), (healed, "live")):
                     at = [one["at"] for one in shown if (one["platform"], one["state"]) == ("twitch", state)]
-                    behind[f"{state} after the fact"] = min(moment - fact for moment in at if moment >= fact)
-                assert max(map(abs, behind.values())) < MOST, behind
+                    assert max(at) >= fact, (state, shown)
                 assert show.changes_of("youtube", since) == []
                 # Reloaded in mid-show: the same show goes on, with the same avatar.
                 await page.reload()
