@@ -312,6 +312,8 @@ async def test_thumbnails_made_at_the_same_time_leave_one(
         database, "SELECT count(*) FROM asset_objects WHERE origin = 'derived' AND state = 'current'"
     )
     assert current == 1
+    failed = "SELECT error_code FROM asset_events WHERE event = 'upload_failed'"
+    assert await rows(database, failed) == [], "the service's own attempts count as failed uploads"
     [item] = await api.items("ren")
     assert (await api.read(item["thumbnail"]))[1] == PICTURE
 

@@ -107,6 +107,26 @@ async def test_trash_is_purged_by_a_job_after_its_time_and_leaves_a_tombstone(
     assert (await upload(api)) != asset_id
 
 
+async def test_an_owner_purges_from_the_trash_at_once(
+    api: Api, database: Database, run_jobs: Any, store_keys: Any
+) -> None:
+    asset_id = await upload(api)
+    purge = f"/api/assets/{asset_id}/purge"
+    status, problem = await api.call("POST", purge, "alice")
+    assert (status, problem["code"]) == (409, "conflict"), "purged a file that is not in the trash"
+    await api.call("DELETE", f"/api/assets/{asset_id}", "alice")
+    assert [(await api.call("POST", purge, user))[0] for user in ("bob", None)] == [404, 401]
+    assert (await api.call("POST", purge, "alice"))[0] == 204
+    assert (await api.call("POST", purge, "alice"))[0] == 404
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE status = 'todo'"))
+        audited = await session.scalars(text("SELECT actor FROM audit WHERE action = 'asset.purge'"))
+        assert audited.all() == ["user:alice"]
+    await run_jobs()
+    assert store_keys() == []
+    assert (await api.call("GET", "/api/assets/changes", "alice"))[1]["gone"] == [asset_id]
+
+
 async def test_the_feed_tells_each_caller_what_concerns_them(api: Api) -> None:
     public, private = await upload(api, "vrm/p.vrm"), await upload(api, "vrm/q.vrm")
     await api.call("PATCH", f"/api/assets/{public}", "alice", json={"visibility": "public"})

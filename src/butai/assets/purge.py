@@ -1,4 +1,5 @@
-"""Purges assets from the trash when their time in it is over, and the rows of failed uploads after the same time."""
+"""Purges assets from the trash: when their time in it is over, as the rows of failed uploads are after the same time; or at
+once, when their owner requests it."""
 
 from __future__ import annotations
 
@@ -10,9 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
 from butai.assets import ledger, transitions
+from butai.assets.access import editable
 from butai.assets.models import Asset, AssetTombstone
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.audit import Origin, actors
+from butai.database import Database
+from butai.errors import Conflict, TakenDown
+from butai.identity import Caller
 
 
 async def overdue(session: AsyncSession, before: datetime, limit: int) -> list[UUID]:
@@ -45,8 +50,25 @@ async def purge(session: AsyncSession, asset_id: UUID, before: datetime) -> bool
     never = asset.status == AssetStatus.FAILED and asset.size_bytes is None and asset.updated_at < before
     if not never and (asset.deleted_at is None or asset.deleted_at >= before):
         return False
-    await ledger.condemn_all(session, asset_id)
-    await transitions.move(session, asset, AssetTrigger.PURGED, actor=None)
+    await _purge(session, asset, Origin(actors.WORKER))
+    return True
+
+
+async def purge_now(database: Database, caller: Caller, origin: Origin, asset_id: UUID) -> None:
+    """Purges an asset that lies in the trash, before its time is over. Raises `AssetNotFound`, `Forbidden`; `Conflict` for
+    an asset that is not in the trash, and `TakenDown`."""
+    async with database.transaction() as session:
+        asset = await editable(session, caller, asset_id)
+        if asset.taken_down_at is not None:
+            raise TakenDown
+        if asset.deleted_at is None:
+            raise Conflict("The asset is not in the trash")
+        await _purge(session, asset, origin)
+
+
+async def _purge(session: AsyncSession, asset: Asset, origin: Origin) -> None:
+    await ledger.condemn_all(session, asset.id)
+    await transitions.move(session, asset, AssetTrigger.PURGED, actor=origin.actor)
     session.add(
         AssetTombstone(
             id=asset.id,
@@ -56,7 +78,6 @@ async def purge(session: AsyncSession, asset_id: UUID, before: datetime) -> bool
             change_seq=asset.change_seq,
         )
     )
+    audit.record(session, origin, "asset.purge", f"asset:{asset.id}")
     await session.flush()
     await session.delete(asset)
-    audit.record(session, Origin(actors.WORKER), "asset.purge", f"asset:{asset_id}")
-    return True

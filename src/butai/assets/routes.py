@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from butai.assets import queries, service
+from butai.assets import purge, queries, service
 from butai.assets.library import get_library
 from butai.assets.schemas import AssetEdit, AssetOut, ChangesOut, WaveformOut
 from butai.assets.service import Edit
@@ -115,6 +115,18 @@ async def restore_asset(request: Request, who: SignedIn, asset_id: UUID) -> Resp
     """The asset is as it was before. Idempotent."""
     await service.restore(get_library(request).database, who, origin(request, who), asset_id)
     return await _answer(request, who, asset_id)
+
+
+@router.post(
+    "/{asset_id:uuid}/purge",
+    status_code=204,
+    responses=documented(403, 404, 409),
+    summary="Remove an asset for good",
+)
+async def purge_asset(request: Request, who: SignedIn, asset_id: UUID) -> Response:
+    """For an asset in the trash; it cannot be restored afterwards. Without this it is purged after the trash period."""
+    await purge.purge_now(get_library(request).database, who, origin(request, who), asset_id)
+    return Response(status_code=204)
 
 
 @router.post(

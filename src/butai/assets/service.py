@@ -1,6 +1,6 @@
 """The actions of owners and operators on an asset: edit, publish, trash, restore. Each function is one transaction.
 
-The purge is in `purge`: time triggers it, not a request.
+The purge is in `purge`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
 from butai.assets import moderation, transitions
+from butai.assets.access import editable
 from butai.assets.models import Asset
 from butai.assets.states import AssetTrigger
 from butai.audit import Origin
 from butai.database import Database
-from butai.errors import AssetNotFound, Forbidden, TakenDown
+from butai.errors import TakenDown
 from butai.identity import Caller
 from butai.identity.suspensions import check_not_suspended
 
@@ -33,19 +34,6 @@ class Edit:
     tags: list[str] | None = None
 
 
-async def _editable(session: AsyncSession, caller: Caller, asset_id: UUID) -> Asset:
-    """Returns the row, locked, for its owner or an operator. Raises `Forbidden` for a public asset of another user, and
-    `AssetNotFound` for any other: its existence is not disclosed."""
-    asset = await transitions.lock(session, asset_id)
-    if asset is None:
-        raise AssetNotFound
-    if caller.is_operator or (asset.owner_user_id is not None and asset.owner_user_id == caller.user_id):
-        return asset
-    if asset.visibility == "public" and asset.deleted_at is None:
-        raise Forbidden
-    raise AssetNotFound
-
-
 async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUID, wanted: Edit) -> None:
     """Changes names and visibility. Public to private holds from the commit on: every read checks the row.
 
@@ -54,7 +42,7 @@ async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUI
     async with database.transaction() as session:
         if wanted.visibility == "public":
             await moderation.lock_owner(session, asset_id)
-        asset = await _editable(session, caller, asset_id)
+        asset = await editable(session, caller, asset_id)
         publishes = wanted.visibility == "public" and asset.visibility != "public"
         if publishes:
             if asset.taken_down_at is not None:
@@ -87,7 +75,7 @@ async def trash(database: Database, caller: Caller, origin: Origin, asset_id: UU
     Raises `AssetNotFound`, `Forbidden`.
     """
     async with database.transaction() as session:
-        asset = await _editable(session, caller, asset_id)
+        asset = await editable(session, caller, asset_id)
         if asset.deleted_at is not None:
             return
         asset.deleted_at = datetime.now(UTC)
@@ -99,7 +87,7 @@ async def trash(database: Database, caller: Caller, origin: Origin, asset_id: UU
 async def restore(database: Database, caller: Caller, origin: Origin, asset_id: UUID) -> None:
     """Restores an asset from the trash. Idempotent. Raises `AssetNotFound`, `Forbidden`."""
     async with database.transaction() as session:
-        asset = await _editable(session, caller, asset_id)
+        asset = await editable(session, caller, asset_id)
         if asset.deleted_at is None:
             return
         asset.deleted_at = None

@@ -93,6 +93,18 @@ async def move(
     )
 
 
+async def trashed_after(session: AsyncSession, asset: Asset) -> int:
+    """Returns the number of the newest attempt that had begun when a locked asset was last put into the trash; 0 when it
+    never was."""
+    newest = (
+        select(AssetEvent.attempt)
+        .where(AssetEvent.asset_id == asset.id, AssetEvent.event == AssetTrigger.TRASHED)
+        .order_by(AssetEvent.id.desc())
+        .limit(1)
+    )
+    return await session.scalar(newest) or 0
+
+
 async def forget_failures(session: AsyncSession, asset: Asset, last: int) -> None:
     """Deletes the events of a locked asset's failed attempts up to the number `last`."""
     events = (AssetTrigger.RETRIED, AssetTrigger.UPLOAD_FAILED)

@@ -16,17 +16,18 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from butai.assets import keys, transitions
+from butai.assets import keys, ledger, transitions
 from butai.assets.keys import AssetKey
 from butai.assets.kinds import HEAD_BYTES, Sidecar, size_limit
 from butai.assets.library import Library
 from butai.assets.models import Asset, AssetObject
+from butai.assets.object_states import ObjectTrigger
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import BytesPayload
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, begin, write_down
 from butai.audit import Origin, actors
-from butai.errors import ButaiError, UploadInterrupted, UploadRefused
+from butai.errors import ButaiError, UploadCancelled, UploadRefused
 
 log = structlog.get_logger(__name__)
 
@@ -177,8 +178,8 @@ async def _trash(session: AsyncSession, thumbnail_id: UUID) -> None:
 async def _finish(
     library: Library, asset_id: UUID, object_key: str, attempt: UploadAttempt, stored: StoredObject
 ) -> bool:
-    """Points the sidecar at the picture. Returns False, and fails the attempt, when the asset has another object or the
-    sidecar a newer attempt by now."""
+    """Points the sidecar at the picture. Returns False, having given up the attempt, when the asset has another object or
+    the sidecar a newer attempt by now."""
     assert attempt.asset_id is not None
     async with library.database.transaction() as session:
         # Locked in the order in which each end of an attempt locks them.
@@ -186,8 +187,12 @@ async def _finish(
         row = await transitions.lock(session, attempt.asset_id)
         overtaken = row is None or row.attempts != attempt.number
         asset = await _current(session, asset_id, object_key)
-        if overtaken or asset is None:
-            await fail(session, attempt, UploadInterrupted("A newer attempt replaced this one"), actor=actors.WORKER)
+        if overtaken:
+            # The newer attempt decides what becomes of the row: this one leaves nothing but an object to remove.
+            await ledger.condemn(session, attempt.object_key, ObjectTrigger.GIVEN_UP)
+            return False
+        if asset is None:
+            await fail(session, attempt, UploadCancelled("The file has other bytes by now"), actor=actors.WORKER)
             return False
         thumbnail = await finish(session, attempt, stored, actor=actors.WORKER)
         thumbnail.facts = _mark(asset)

@@ -246,7 +246,7 @@ async def _finish(
             await quotas.settle(session, resumables.tools.settings, row.user_id, row.object_key, stored.size)
             await transitions.move(session, row.id, number, ResumableTrigger.FINISHED)
             await finish(session, await _attempt(session, row), stored, actor=origin.actor, origin=origin)
-    except (QuotaExceeded, TakenDown) as error:
+    except (QuotaExceeded, TakenDown, UploadCancelled) as error:
         await _refuse(resumables, row, error, origin)
         raise
     resumables.digests.forget(row.id)

@@ -24,6 +24,7 @@ from butai.errors import (
     FileTooLarge,
     SignatureMismatch,
     SizeMismatch,
+    UploadCancelled,
     UploadInterrupted,
 )
 
@@ -62,7 +63,8 @@ async def finish(
     origin: Origin | None = None,
 ) -> Asset:
     """Points the asset at the new object. Idempotent. Raises `UploadInterrupted` when the attempt was given up
-    meanwhile, `TakenDown` for a file or public bytes that an operator has taken down.
+    meanwhile, `UploadCancelled` when the asset was put into the trash after the attempt had begun, `TakenDown` for a file
+    or public bytes that an operator has taken down.
     A user's upload calls `quotas.settle` before it, in the same transaction."""
     assert attempt.asset_id is not None
     assert attempt.key is not None
@@ -77,6 +79,8 @@ async def finish(
             return asset
     except IllegalObjectMove as given_up:
         raise UploadInterrupted from given_up
+    if asset.deleted_at is not None and attempt.number <= await transitions.trashed_after(session, asset):
+        raise UploadCancelled("The file was deleted while it was being uploaded")
     line.asset_id, line.attempt = asset.id, attempt.number
     if asset.object_key is not None:
         await ledger.condemn(

@@ -37,6 +37,7 @@ from butai.errors import (
     QuotaExceeded,
     StoreAccessDenied,
     TakenDown,
+    UploadCancelled,
     UploadInterrupted,
     UploadRefused,
 )
@@ -117,7 +118,8 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
     """Completes a signed upload that its client reports as sent. Idempotent.
 
     Raises `AssetNotReady` while the bytes have not arrived, `UploadRefused` or `QuotaExceeded` when they are or were
-    refused, `AssetNotFound` for another user's asset, `UploadInterrupted` when the upload was given up.
+    refused, `AssetNotFound` for another user's asset, `UploadInterrupted` when the upload was given up, or its asset put
+    into the trash.
     """
     loop = asyncio.get_running_loop()
     patience = loop.time() + PATIENCE
@@ -157,7 +159,7 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
 
 def _recorded(asset: Asset) -> ButaiError:
     """Returns the refusal that ended the asset's last attempt, or that it was interrupted."""
-    kinds: list[type[ButaiError]] = [QuotaExceeded, TakenDown, *UploadRefused.__subclasses__()]
+    kinds: list[type[ButaiError]] = [QuotaExceeded, TakenDown, UploadCancelled, *UploadRefused.__subclasses__()]
     kind = next((kind for kind in kinds if kind.code == asset.error_code), UploadInterrupted)
     return kind(asset.error_detail)
 
@@ -220,7 +222,7 @@ async def _settle_claimed(
             await jobs.enqueue(
                 session, moderation.HASH_OBJECT, args, turn=f"{moderation.HASH_OBJECT}:{asset.owner_user_id}"
             )
-    except (QuotaExceeded, TakenDown) as error:
+    except (QuotaExceeded, TakenDown, UploadCancelled) as error:
         await _refuse(tools, attempt, copy, error, actor, origin)
         raise
     return True
