@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -277,12 +278,22 @@ async def on_stage(it: StagePage, youtube: Platform, twitch: Platform, keys: Key
     await it.show.until_live("youtube", "twitch")
 
 
+BRIEF = 1.0
+"""Seconds for which a state may stand without being shown: the page asks for the status when it is told of a change, and what
+changes again meanwhile was never in an answer to it."""
+
+
 def lags(show: Show, shown: list[dict[str, Any]], since: float) -> dict[str, float]:
-    """Seconds from the API's answer, which is requested continuously, until the page showed each change."""
+    """Seconds from the API's answer, which is requested continuously, until the page showed each change but the `BRIEF` ones."""
     found: dict[str, float] = {}
     left = [one for one in shown if one["at"] >= since - 2]
+    next_of: dict[str, float] = {}
+    lasted: dict[int, float] = {}
+    for change in reversed(show.changes):
+        lasted[id(change)] = next_of.get(change.label, math.inf) - change.at
+        next_of[change.label] = change.at
     for change in show.changes:
-        if change.at < since or not change.before:
+        if change.at < since or not change.before or lasted[id(change)] < BRIEF:
             continue
         same = [one for one in left if one["platform"] == change.label and one["state"] == change.after]
         near = min(same, key=lambda one: abs(one["at"] - change.at), default=None)

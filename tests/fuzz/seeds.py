@@ -54,6 +54,10 @@ def content_for(key: str) -> bytes | None:
     return CONTENT.get(key.rpartition(".")[2].lower())
 
 
+WHOLE_ROOM = "fuzz-whole"
+"""A room that no request but those for its parts is told of, so that these are still there."""
+
+
 @dataclass
 class Seeds:
     """Ids and keys by what they are good for."""
@@ -68,6 +72,8 @@ class Seeds:
     outputs: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
     invitations: list[str] = field(default_factory=list)
+    of_one_room: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of what belongs to the room `WHOLE_ROOM`, by dictionary."""
 
     def write(self, folder: Path) -> None:
         """The dictionaries that `schemathesis.toml` names."""
@@ -96,6 +102,8 @@ class Seeds:
             "uploads": self.uploads[:12],
             "expendable_uploads": self.uploads[12:],
             "invitations": [*self.invitations, "e30.e30.e30"],
+            "whole_room": [WHOLE_ROOM],
+            **self.of_one_room,
             "ingests": ["rtmp://127.0.0.1:9/live", "rtmps://127.0.0.1:9/live2?backup=1"],
             "words": ["A", "aoi", "舞台", "%", "_", "\\", "'", "a" * 200, ""],
         }.items():
@@ -189,6 +197,17 @@ async def _stage(api: Api, seeds: Seeds) -> None:
         assert status == 201, begun
         seeds.broadcasts.append(begun["session_id"])
         seeds.outputs += [output["id"] for output in begun["outputs"]]
+    assert (await api.call("POST", "/api/live/rooms", "alice", json={"room_id": WHOLE_ROOM}))[0] == 200
+    for part, name, body in (
+        ("invitations", "invitation_id", {}),
+        ("ingress", "ingress_id", {"kind": "whip"}),
+        ("encoders", "encoder_id", {}),
+    ):
+        ids = seeds.of_one_room[f"{name}s"] = []
+        for _ in range(4):
+            status, made = await api.call("POST", f"/api/live/rooms/{WHOLE_ROOM}/{part}", "alice", json=body)
+            assert status == 201, made
+            ids.append(made[name])
 
 
 def users_file(credentials: dict[str, dict[str, str]]) -> str:

@@ -49,6 +49,7 @@ async def test_the_service_does_what_its_document_says(
         "LIVEKIT_API_SECRET": "secretsecretsecretsecretsecretsecret",
         "BUTAI_SECRET_KEY": "ab" * 32,
         "BUTAI_ALLOW_PRIVATE_INGEST": "true",
+        "BUTAI_INGEST_URL": "rtmps://ingest.example",
         # The fuzz asks, and guesses, more often than any caller may; 429 has tests of its own.
         **{f"BUTAI_RATE_{kind.upper()}": '{"burst": 1, "per_second": 0}' for kind in RateClass},
     }

@@ -372,7 +372,9 @@ async def test_one_encode_for_two_platforms(broadcast: Broadcast, youtube: Platf
         behind = arrived.times - arrived.stamps
         assert np.median(behind[-30:]) == pytest.approx(np.median(behind[30:60]), abs=0.2)
         print(f"sound {skew(arrived) * 1000:+.0f} ms behind the picture")
-        assert abs(skew(arrived)) < 0.04
+        # What nobody notices (ITU-R BT.1359-1, 45 ms early to 125 ms late). The 40 ms of the relay alone are `bench/sync`'s: here
+        # a host that is held up sends its sound late, too.
+        assert -0.045 < skew(arrived) < 0.125
 
 
 async def test_a_refused_key_fails_alone(live: Broadcast, youtube: Platform, twitch: Platform) -> None:
