@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,46 +43,37 @@ def measure(rounds: int) -> bool:
         "livekit-server": tool_version(str(livekit_binary()), "--version"),
         "nginx": tool_version("nginx", "-v"),
     }
-    with ExitStack() as opened, asyncio.Runner() as runner:
+    with ExitStack() as opened:
         folder = Path(opened.enter_context(TemporaryDirectory(prefix="butai-bench-page-")))
         stage = opened.enter_context(Stage(opened.enter_context(EmbeddedSeaweed(folder / "store"))))
         youtube, twitch = opened.enter_context(Platform("youtube")), opened.enter_context(Platform("twitch"))
         until_ready(stage)
-        page = AsyncExitStack()
-        try:
-            show, it, keys = runner.run(go_live(page, stage, youtube, twitch))
-            bench.run({"page": lambda _: runner.run(one_fault(show, it, twitch, keys.twitch))}, rounds, timed=False)
-        finally:
-            runner.run(page.aclose())
+        bench.run({"page": lambda _: asyncio.run(one_show(stage, youtube, twitch))}, rounds, timed=False)
     return bench.report()
 
 
-async def go_live(
-    page: AsyncExitStack, stage: Stage, youtube: Platform, twitch: Platform
-) -> tuple[Show, StagePage, Keys]:
-    """A host's tab that is on air with both platforms until `page` is closed."""
+async def one_show(stage: Stage, youtube: Platform, twitch: Platform) -> Figures:
+    """A show of its own for each fault: after several that were short, a new attempt waits longer. Raises `Failed` when the
+    page never shows a state."""
     keys = Keys()
-    browser = await page.enter_async_context(stage_browser(*WITH_3D))
-    show = await page.enter_async_context(Show(stage))
-    it = await page.enter_async_context(stage_page(browser, show))
-    await on_stage(it, youtube, twitch, keys)
-    await it.watch()
-    return show, it, keys
+    async with stage_browser(*WITH_3D) as browser, Show(stage) as show, stage_page(browser, show) as it:
+        try:
+            await on_stage(it, youtube, twitch, keys)
+            await it.watch()
+            return await one_fault(show, it, twitch, keys.twitch)
+        except AssertionError as error:
+            raise Failed(str(error)) from error
 
 
 async def one_fault(show: Show, it: StagePage, twitch: Platform, key: str) -> Figures:
-    """Raises `Failed` when the page never shows a state."""
     since, admitted = time.time(), len(twitch.published(key))
-    try:
-        twitch.kill()
-        await it.state("twitch", "interrupted")
-        twitch.start()
-        await it.state("twitch", "live", 30)
-        await show.until_live("twitch")
-        shown = await it.shown()
-        behind = lags(show, shown, since)
-    except AssertionError as error:
-        raise Failed(str(error)) from error
+    twitch.kill()
+    await it.state("twitch", "interrupted")
+    twitch.start()
+    await it.state("twitch", "live", 30)
+    await show.until_live("twitch")
+    shown = await it.shown()
+    behind = lags(show, shown, since)
 
     def seconds(fact: float, state: str) -> float:
         at = [one["at"] for one in shown if (one["platform"], one["state"]) == ("twitch", state)]
