@@ -98,6 +98,11 @@ async def do_everything(api: Api, database: Database, run_jobs: Callable[..., An
         room=ROOM,
         user=CANARY,
     )
+    await sql(
+        database,
+        """INSERT INTO encoder_connections (key_id, id, ingest, address)
+           SELECT id, gen_random_uuid(), 'machine:1:ab', '192.0.2.7' FROM encoder_keys""",
+    )
     # What an operator leaves, and what names files and rooms to operators.
     await sql(
         database,

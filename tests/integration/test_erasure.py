@@ -46,6 +46,7 @@ ROWS_GO = (
         "assets",
         "broadcasts",
         "destinations",
+        "encoder_connections",
         "encoder_keys",
         "idempotency_keys",
         "ingresses",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
 from butai.config.environment import Section, section_config
 
@@ -18,9 +20,31 @@ class IngestSettings(Section):
 
     model_config = section_config("BUTAI_INGEST_")
 
+    host: str = "127.0.0.1"
+    """The address to listen on. The default is loopback, so that opening the ingest to a network is a decision."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 1935
+    """The port to listen on; 0: any free one. `butai up` takes another one where 1935 is taken, and keeps it, since encoders
+    store it."""
+
     url: str = ""
     """The URL by which encoders reach the ingest (`rtmps://ingest.example`), as hosts copy it into OBS. When empty, no keys for
     encoders are made. `butai up` sets it to its own."""
+
+    certificate: Path | None = None
+    """The file of a certificate with its chain, in PEM, for RTMPS; the port then takes nothing else. Read when the ingest starts:
+    start another one beside it for a new certificate."""
+
+    certificate_key: Path | None = None
+    """The file of the certificate's private key; empty where it is in the same file."""
+
+    @model_validator(mode="after")
+    def _certificate_of_a_key(self) -> IngestSettings:
+        if self.certificate_key is not None and self.certificate is None:
+            raise ValueError(
+                "BUTAI_INGEST_CERTIFICATE_KEY is the key of a certificate: name that in BUTAI_INGEST_CERTIFICATE"
+            )
+        return self
 
     @field_validator("url")
     @classmethod

@@ -136,6 +136,10 @@ class Code(StrEnum):
     SOURCE_ENDED = "source_ended", "The host left, or the room was deleted"
     NO_CAPACITY = "no_capacity", "No machine has room for another broadcast"
     PRESET_LOWERED = "preset_lowered", "A busy machine sends a smaller picture than the host chose"
+    ENCODER_KEY_REFUSED = "encoder_key_refused", "No encoder has this key"
+    ENCODER_KEY_ENDED = "encoder_key_ended", "The key was replaced or revoked, or its room was closed"
+    ENCODER_KEY_IN_USE = "encoder_key_in_use", "Another encoder publishes with this key"
+    ENCODER_REPLACED = "encoder_replaced", "A newer connection publishes with the same key"
     STOP_UNCONFIRMED = "stop_unconfirmed", "The engine did not confirm the end"
 
     # Of a file's content, on the asset.

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from butai.audit import actors
 from butai.audit.erasure import retire
 from butai.live.egress.livekit.models import LiveKitEgress
-from butai.live.encoders.models import EncoderKey
+from butai.live.encoders.models import ConnectedEncoder, EncoderKey
 from butai.live.models import (
     Broadcast,
     Destination,
@@ -64,12 +64,14 @@ async def erase(session: AsyncSession, user_id: str) -> tuple[int, int]:
 
 async def forget(session: AsyncSession, user_id: str, pseudonym: str) -> None:
     """Replaces the user's name in what an operator or a former owner has done in rooms of others. Keys of encoders lose their
-    label, which the user wrote, and the address from which they were used."""
+    label, which the user wrote, and the addresses from which they were used."""
     names = [actors.user(user_id), user_id]
     await session.execute(delete(IdempotencyKey).where(IdempotencyKey.caller.in_(names)))
     await session.execute(update(Broadcast).where(Broadcast.started_by.in_(names)).values(started_by=pseudonym))
     await session.execute(
         update(RoomInvitation).where(RoomInvitation.created_by.in_(names)).values(created_by=pseudonym)
     )
+    theirs = select(EncoderKey.id).where(EncoderKey.created_by.in_(names))
+    await session.execute(delete(ConnectedEncoder).where(ConnectedEncoder.key_id.in_(theirs)))
     keys = update(EncoderKey).where(EncoderKey.created_by.in_(names))
     await session.execute(keys.values(created_by=pseudonym, label="", last_used_from=None))

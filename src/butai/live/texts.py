@@ -44,6 +44,30 @@ _TEXTS: dict[Code, tuple[str, str, str, str]] = {
         "{platform} 的地址或密钥无效。",
         "请从 {platform} 重新复制服务器地址和串流密钥。",
     ),
+    Code.ENCODER_KEY_REFUSED: (
+        "No encoder has this key.",
+        "Copy the server and the stream key again into OBS. A key that was replaced or revoked stops working.",
+        "没有推流软件使用这个密钥。",
+        "请把服务器和串流密钥重新复制到 OBS。被更换或撤销的密钥会失效。",
+    ),
+    Code.ENCODER_KEY_ENDED: (
+        "The key was replaced or revoked while OBS was streaming, or its room was closed.",
+        "Copy the new stream key into OBS.",
+        "推流期间密钥被更换或撤销，或房间已关闭。",
+        "请把新的串流密钥复制到 OBS。",
+    ),
+    Code.ENCODER_KEY_IN_USE: (
+        "Another program is streaming with this key.",
+        "Stop streaming there first, or create another key for this program.",
+        "另一个程序正在使用这个密钥推流。",
+        "请先在那里停止推流，或为这个程序创建另一个密钥。",
+    ),
+    Code.ENCODER_REPLACED: (
+        "A newer connection is streaming with the same key.",
+        "If it is not yours, replace the key. Each program needs a key of its own.",
+        "一个新的连接正在使用同一密钥推流。",
+        "如果不是你本人，请更换密钥。每个程序需要自己的密钥。",
+    ),
     Code.KEY_REJECTED: (
         "{platform} refused the stream key.",
         "Copy the key again from {platform}, save it, and retry. A reset key stops working everywhere.",

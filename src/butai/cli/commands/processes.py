@@ -1,4 +1,4 @@
-"""`butai up`, `sign-in`, `api`, `worker`, `controller`, `migrate`, `doctor`, `version`, `openapi`."""
+"""`butai up`, `sign-in`, `api`, `worker`, `controller`, `ingest`, `migrate`, `doctor`, `version`, `openapi`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def up(
     port: Annotated[int | None, typer.Option(help="The API's port; BUTAI_PORT, or 8080.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="The folder of Postgres's and the store's files.")] = None,
 ) -> None:
-    """Runs everything on this machine: Postgres, an S3 store, LiveKit, the API, the worker, the controller. Ctrl-C ends
-    it."""
+    """Runs everything on this machine: Postgres, an S3 store, LiveKit, the API, the worker, the controller, the ingest.
+    Ctrl-C ends it."""
     from butai.cli.up import run_up
 
     raise SystemExit(run_up(read_settings(), port, data_dir))
@@ -145,6 +145,20 @@ def controller() -> None:
     try:
         asyncio.run(run(settings, egresses))
     except FolderRefused as error:
+        fail(str(error))
+
+
+@app.command()
+def ingest() -> None:
+    """Takes OBS and other encoders by RTMP. Another one that starts takes over; the first serves its encoders to their end."""
+    from butai.live.egress.relay.egress import default_folder
+    from butai.live.egress.relay.process import FolderRefused, prepare_folder
+    from butai.live.encoders.process import AddressUnusable, CertificateInvalid, run
+
+    settings = with_services(read_settings(), store=False)
+    try:
+        asyncio.run(run(settings, prepare_folder(settings.live.relay_folder or default_folder())))
+    except (AddressUnusable, CertificateInvalid, FolderRefused) as error:
         fail(str(error))
 
 

@@ -30,9 +30,13 @@ MOST_INVALID = 200
 """Keys of one room that are not valid any more, whose rows stay to say when and from where they were used."""
 KEPT = timedelta(days=90)
 """Time for which they stay."""
+CHANGED = "butai_encoders"
+"""The channel on which Postgres notifies of a key that was renewed or revoked, or whose encoder has connected or left. The
+payload is the key's id."""
 _PREFIX = "live_"
 """By which people, and programs that look for leaked secrets, see that it is a key."""
 _FINGERPRINT = 12
+_LENGTH = len(_PREFIX) + 43
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,12 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedKey:
-    """The key of an encoder that may publish: its row's id, and the room."""
+    """The key of an encoder that may publish: its row's id, the room, and what hosts know it by."""
 
     id: UUID
     room_id: str
+    label: str = field(default="", compare=False)
+    fingerprint: str = field(default="", compare=False)
 
 
 def new_key() -> NewKey:
@@ -109,6 +115,7 @@ async def renew(session: AsyncSession, room: Room, key_id: UUID, *, token_genera
     row.key_hash, row.key_fingerprint, row.renewed_at = made.hash, made.fingerprint, func.now()
     if token_generation is not None:
         row.token_generation = token_generation
+    await _notify(session, key_id)
     return made
 
 
@@ -118,17 +125,21 @@ async def revoke(session: AsyncSession, room: Room, key_id: UUID) -> bool:
     if row is None:
         return False
     row.revoked_at = func.now()
+    await _notify(session, key_id)
     return True
 
 
 async def accepted(database: Database, candidates: Sequence[str], address: str) -> AcceptedKey | None:
     """The key that is among these texts, if its room is open and its owner not suspended; writes when and from where it was used.
     None for all other texts, whatever is wrong with them."""
-    digests = [_hash(one) for one in candidates]
+    # What cannot be a key costs Postgres nothing.
+    digests = [_hash(one) for one in candidates if len(one) == _LENGTH and one.startswith(_PREFIX)]
+    if not digests:
+        return None
     fingerprints = [_fingerprint(digest) for digest in digests]
     suspended = select(SuspendedUser.user_id).where(SuspendedUser.user_id == Room.owner_user_id)
     query = (
-        select(EncoderKey.id, EncoderKey.room_id, EncoderKey.key_hash)
+        select(EncoderKey.id, EncoderKey.room_id, EncoderKey.label, EncoderKey.key_fingerprint, EncoderKey.key_hash)
         .join(Room, Room.room_id == EncoderKey.room_id)
         .where(
             EncoderKey.key_fingerprint.in_(fingerprints),
@@ -146,7 +157,7 @@ async def accepted(database: Database, candidates: Sequence[str], address: str) 
                 same = (EncoderKey.id == row.id, EncoderKey.key_hash == row.key_hash, EncoderKey.revoked_at.is_(None))
                 used = update(EncoderKey).where(*same).values(last_used_at=func.now(), last_used_from=address)
                 if await session.scalar(used.returning(EncoderKey.id)) is not None:
-                    return AcceptedKey(row.id, row.room_id)
+                    return AcceptedKey(row.id, row.room_id, row.label, row.key_fingerprint)
     return None
 
 
@@ -162,6 +173,10 @@ async def _delete_old(session: AsyncSession, room: Room) -> None:
 async def _locked(session: AsyncSession, room: Room, key_id: UUID) -> EncoderKey | None:
     query = select(EncoderKey).where(EncoderKey.id == key_id, EncoderKey.room_id == room.room_id, *_valid(room))
     return await session.scalar(query.with_for_update())
+
+
+async def _notify(session: AsyncSession, key_id: UUID) -> None:
+    await session.execute(select(func.pg_notify(CHANGED, str(key_id))))
 
 
 def _valid(room: Room) -> tuple[ColumnElement[bool], ...]:

@@ -50,7 +50,8 @@ async def list_encoders(request: Request, who: HostOrUser, room_id: Annotated[Ro
 async def renew_encoder(
     request: Request, who: HostOrUser, room_id: Annotated[RoomId, Path()], encoder_id: UUID
 ) -> Response:
-    """The old key is refused from now on: put the new one, which is shown in this answer only, into the encoder's settings."""
+    """The old key is refused from now on, and an encoder that publishes with it is disconnected: put the new one, which is shown
+    in this answer only, into the encoder's settings."""
     stage = get_stage(request)
     row, made = await service.renew(stage, who, origin(request, who), room_id, encoder_id)
     return respond_live(_with_key(row, made, stage.ingest.url))
@@ -66,7 +67,7 @@ async def renew_encoder(
 async def revoke_encoder(
     request: Request, who: HostOrUser, room_id: Annotated[RoomId, Path()], encoder_id: UUID
 ) -> Response:
-    """The key is refused from now on."""
+    """The key is refused from now on, and an encoder that publishes with it is disconnected."""
     await service.revoke(get_stage(request), who, origin(request, who), room_id, encoder_id)
     return Response(status_code=204)
 
