@@ -68,6 +68,7 @@ from butai.web.hosts import AllowedHosts
 from butai.web.metrics import Metrics
 from butai.web.open_cors import OpenCors
 from butai.web.refusals import Refusals, answer_refused
+from butai.web.request_headers import MethodOverride
 from butai.web.request_log import RequestLog
 from butai.web.security_headers import SecurityHeaders
 from butai.web.uvicorn_limits import ending
@@ -206,6 +207,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
     app.openapi = lambda: _openapi(app)
     console.install(app)
     sign_in.install(app)
+    app.add_middleware(MethodOverride, path=tus_routes.PATH)
     if settings.http.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -225,6 +227,7 @@ def _application(settings: Settings, metrics: Metrics) -> FastAPI:
                 "upload-metadata",
                 "upload-offset",
                 "x-api-key",
+                "x-http-method-override",
                 "x-request-id",
             ],
             expose_headers=[

@@ -115,6 +115,19 @@ class InvalidRequest(ButaiError):
     code, status = Code.INVALID_REQUEST, 400
 
 
+class HeaderUnsupported(InvalidRequest):
+    """A header that changes what the request means, and that this path does not follow."""
+
+    code = Code.HEADER_UNSUPPORTED
+
+
+class ContentCodingUnsupported(ButaiError):
+    code, status = Code.CONTENT_CODING_UNSUPPORTED, 415
+
+    def __init__(self) -> None:
+        super().__init__("The body has a Content-Encoding: send it as it is")
+
+
 class TusVersionUnsupported(InvalidRequest):
     code, status = Code.TUS_VERSION_UNSUPPORTED, 412
 

@@ -55,6 +55,8 @@ class Code(StrEnum):
     BROADCAST_NOT_FOUND = "broadcast_not_found", "No such broadcast"
     ROOM_NOT_FOUND = "room_not_found", "No such room"
     INVALID_REQUEST = "invalid_request", "The request cannot be read"
+    HEADER_UNSUPPORTED = "header_unsupported", "A header of this request asks for what this path does not do"
+    CONTENT_CODING_UNSUPPORTED = "content_coding_unsupported", "Bodies with a Content-Encoding are not accepted"
     TUS_VERSION_UNSUPPORTED = "tus_version_unsupported", "Resumable uploads need tus 1.0.0"
     KEY_INVALID = "key_invalid", "The key is not valid"
     CURSOR_INVALID = "cursor_invalid", "The cursor is not valid; start from the first page"

@@ -15,6 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.types import Message
 
 from butai.errors import BodyTooLarge, BodyTooSlow, ClientDisconnected
+from butai.web.problems import documented_only
+from butai.web.request_headers import check_headers
 
 BODY_LIMIT = 128 * 1024
 """Most bytes of a JSON body. The longest valid one is an edit with 64 tags of 64 letters and 2,000 letters of text,
@@ -37,7 +39,8 @@ def before_body(dependency: _Gate) -> _Gate:
 
 async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
     """A request's whole body. Raises `BodyTooLarge` before it reads more than `limit` bytes, `BodyTooSlow` after
-    `BODY_SECONDS`, `ClientDisconnected`."""
+    `BODY_SECONDS`, `ClientDisconnected`, and what `check_headers` does."""
+    check_headers(request.scope)
     for name, value in request.scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise BodyTooLarge(f"The body is longer than {limit} bytes")
@@ -61,7 +64,12 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
 
 
 class SmallBodies(APIRoute):
-    """A route that reads its body with `read_body`, once the caller is known."""
+    """A route that reads its body with `read_body`, once the caller is known. Documents that a coded body is refused."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **how: Any) -> None:
+        super().__init__(path, endpoint, **how)
+        if self.body_field is not None:
+            self.responses = documented_only(415) | self.responses
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wraps the framework's handler, which is given a body that is there already."""

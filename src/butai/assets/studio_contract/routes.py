@@ -19,7 +19,6 @@ from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
 from butai.assets.schemas import PresignData, PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.studio_contract import documents, listing, upload
 from butai.assets.uploads import signed, signed_put
-from butai.assets.uploads.multipart_form import body_chunks
 from butai.errors import (
     AssetMissing,
     AssetNotFound,
@@ -249,12 +248,9 @@ async def put_signed(request: Request) -> Response:
     signed_put.check_signature(
         library.store, asset_id, attempt, query.get("expires", ""), query.get(signed_put.SIGNATURE, "")
     )
+    # Before the address is used up.
+    body = upload.checked_body(library, request)
     stored = await signed_put.receive_put(
-        library.uploads,
-        origin(request, ANONYMOUS),
-        asset_id,
-        attempt,
-        upload.declared_length(request),
-        body_chunks(request.receive, library.settings.upload_idle_timeout),
+        library.uploads, origin(request, ANONYMOUS), asset_id, attempt, upload.declared_length(request), body
     )
     return Response(headers={"etag": f'"{stored.etag}"', "cache-control": "no-store"})

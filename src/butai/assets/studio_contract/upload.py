@@ -16,6 +16,7 @@ from butai.assets.uploads.multipart_form import UploadForm, body_chunks
 from butai.errors import FileTooLarge
 from butai.identity import Caller
 from butai.web.dependencies import origin
+from butai.web.request_headers import check_headers, declared_digests, verified
 from butai.web.responses import respond
 
 FORM_ROOM = 1024**2
@@ -26,7 +27,7 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
     """Stores the one file of a form under the caller's key. Raises every error of an upload."""
     chunks = _no_longer_than(
         max(size_limit(library.settings, kind, None) for kind in AssetType) + FORM_ROOM,
-        body_chunks(request.receive, library.settings.upload_idle_timeout),
+        checked_body(library, request),
     )
     form = await UploadForm.begun(request.headers.get("content-type", ""), chunks)
     assert who.user_id is not None
@@ -41,6 +42,15 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
         s3_key=done.s3_key,
     )
     return respond(UploadOut(success=True, message="Uploaded", data=data))
+
+
+def checked_body(library: Library, request: Request) -> AsyncIterator[bytes]:
+    """The body's bytes as they come, once its headers are checked. Raises what `check_headers` does at once, and
+    `ChecksumMismatch` at the end of a body that is not the one declared."""
+    check_headers(request.scope)
+    digests = declared_digests(request.headers)
+    chunks = body_chunks(request.receive, library.settings.upload_idle_timeout)
+    return verified(chunks, digests) if digests else chunks
 
 
 def declared_length(request: Request) -> int | None:

@@ -20,6 +20,7 @@ from butai.assets.tus.service import Resumables, UploadProgress
 from butai.assets.uploads.multipart_form import body_chunks
 from butai.errors import (
     ButaiError,
+    HeaderUnsupported,
     InvalidRequest,
     MissingParameters,
     RateLimited,
@@ -31,6 +32,7 @@ from butai.web.dependencies import NEEDS_SIGN_IN, SignedIn, origin, signed_in
 from butai.web.old_names import with_old_names
 from butai.web.problems import answer_error, documented
 from butai.web.refusals import answer_refused
+from butai.web.request_headers import check_headers, declared_digests
 from butai.web.responses import answers, respond
 
 PATH = "/api/assets/uploads"
@@ -130,6 +132,9 @@ async def create_upload(request: Request) -> Response:
     assert who.user_id is not None
     if "upload-defer-length" in request.headers:
         raise InvalidRequest("Upload-Length is required: the quota is reserved from the beginning")
+    check_headers(request.scope)
+    has_bytes = _has_bytes(request)
+    declared = _declared_checksum(request)
     length = protocol.whole_number("Upload-Length", request.headers.get("upload-length"))
     header = request.headers.get("upload-metadata", "")
     said = protocol.metadata(header)
@@ -144,7 +149,7 @@ async def create_upload(request: Request) -> Response:
         resumables, who.user_id, origin(request, who), keys.parse(name), length=length, sha256=sha256, metadata=header
     )
     headers = {"location": f"{PATH}/{made.id}"}
-    if request.headers.get("content-type", "").partition(";")[0] == protocol.BODY_TYPE:
+    if has_bytes:
         made = await service.append(
             resumables,
             who.user_id,
@@ -152,7 +157,7 @@ async def create_upload(request: Request) -> Response:
             made.id,
             offset=0,
             chunks=body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
-            declared=protocol.checksum(request.headers.get("upload-checksum")),
+            declared=declared,
         )
         headers["upload-offset"] = str(made.offset)
     return Response(status_code=201, headers=headers | _expiry(made) | _asset(made))
@@ -209,7 +214,13 @@ async def continue_upload(request: Request, upload_id: UUID) -> Response:
     assert who.user_id is not None
     if request.headers.get("content-type", "").partition(";")[0] != protocol.BODY_TYPE:
         raise TypeUnsupported(f"The Content-Type of these bytes is {protocol.BODY_TYPE}")
+    check_headers(request.scope)
+    declared = _declared_checksum(request)
     resumables = _resumables(request)
+    if (length := request.headers.get("upload-length")) is not None:
+        known = await service.look(resumables, who.user_id, upload_id)
+        if protocol.whole_number("Upload-Length", length) != known.length:
+            raise InvalidRequest(f"Upload-Length is {known.length}, and stays so")
     now = await service.append(
         resumables,
         who.user_id,
@@ -217,7 +228,7 @@ async def continue_upload(request: Request, upload_id: UUID) -> Response:
         upload_id,
         offset=protocol.whole_number("Upload-Offset", request.headers.get("upload-offset")),
         chunks=body_chunks(request.receive, resumables.tools.settings.upload_idle_timeout),
-        declared=protocol.checksum(request.headers.get("upload-checksum")),
+        declared=declared,
     )
     return Response(status_code=204, headers={"upload-offset": str(now.offset)} | _expiry(now) | _asset(now))
 
@@ -241,6 +252,31 @@ async def cancel_upload(request: Request, upload_id: UUID) -> Response:
 
 def _resumables(request: Request) -> Resumables:
     return request.state.resumables
+
+
+def _has_bytes(request: Request) -> bool:
+    """Whether a creation brings the first bytes. Raises `TypeUnsupported` for a body that is none, `InvalidRequest` for
+    bytes that are not the first."""
+    headers = request.headers
+    if headers.get("upload-offset", "0") != "0":
+        raise InvalidRequest("Upload-Offset is 0 at the beginning of an upload")
+    if headers.get("content-type", "").partition(";")[0] == protocol.BODY_TYPE:
+        return True
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise TypeUnsupported(f"The Content-Type of an upload's bytes is {protocol.BODY_TYPE}")
+    return False
+
+
+def _declared_checksum(request: Request) -> protocol.Checksum | None:
+    """The checksum of a request's bytes, in `Upload-Checksum` or as HTTP spells it. Raises `InvalidRequest`, and
+    `HeaderUnsupported` for several."""
+    declared = protocol.checksum(request.headers.get("upload-checksum"))
+    digests = declared_digests(request.headers)
+    if not digests:
+        return declared
+    if declared is not None or len(digests) > 1 or digests[0].algorithm == "crc32":
+        raise HeaderUnsupported("Declare one checksum of these bytes, in Upload-Checksum")
+    return protocol.Checksum(digests[0].algorithm, digests[0].value)
 
 
 def _expiry(progress: UploadProgress) -> dict[str, str]:

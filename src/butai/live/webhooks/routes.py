@@ -50,7 +50,7 @@ _TAKEN = Response()
 @router.post(
     "/webhook",
     response_class=Response,
-    responses=documented(400, 408, 413) | {200: {"description": "Stored. A duplicate is recognised by its id"}},
+    responses=documented(400, 408, 413, 415) | {200: {"description": "Stored. A duplicate is recognised by its id"}},
     openapi_extra=_DOCUMENTED,
     summary="Receive an event of LiveKit",
 )
