@@ -30,7 +30,7 @@ async def test_a_whole_file_is_carried_by_nginx_and_looks_as_if_the_api_had(fron
     assert (status, body) == (200, BODY)
     assert [(request.method, request.headers.get("Range")) for request in seen] == [("GET", None)]
     assert headers["content-type"] == "model/gltf-binary"
-    assert headers["cache-control"] == "public, max-age=3600"
+    assert headers["cache-control"] == "public, max-age=3600, no-transform"
     assert headers["cross-origin-resource-policy"] == "cross-origin"
     await front.same(data["url"] + "&proxy=1&v=7")
     await front.same(data["url"], "bob", headers={"Origin": STUDIO})
@@ -93,7 +93,7 @@ async def test_private_files_stay_private(front: Front) -> None:
     data = await stored(front, public=False)
     status, body, headers = await front.same(data["url"], "alice")
     assert (status, body) == (200, BODY)
-    assert headers["cache-control"] == "private, no-cache"
+    assert headers["cache-control"] == "private, no-cache, no-transform"
     assert headers["cross-origin-resource-policy"] == "same-site"
     assert (await front.same(data["url"], "bob"))[0] == 404
     assert (await front.same(data["url"]))[0] == 401

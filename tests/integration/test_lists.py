@@ -220,7 +220,7 @@ async def test_sidecars_say_something_about_their_asset_and_are_no_items(api: Ap
     assert item["size"] == len(files.vrm())
     status, body, headers = await api.read(item["thumbnail"], "alice")
     assert (status, body) == (200, thumb)
-    assert headers["cache-control"] == "no-store"
+    assert headers["cache-control"] == "no-store, no-transform"
     assert headers["content-type"] == "image/png"
     # A sidecar follows the rule of its asset.
     assert (await api.read(item["thumbnail"]))[0] == 401

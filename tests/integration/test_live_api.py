@@ -234,6 +234,8 @@ async def test_events_come_as_they_happen_and_again_after_a_break(api: Api, data
     url = f"{api.url}/api/live/events?session_id={begun['session_id']}"
     async with api.client.get(url, headers=api.cookie("alice")) as answer:
         assert answer.content_type == "text/event-stream"
+        # Next.js's own rewrites would compress it, and hold each event until a block is full.
+        assert answer.headers["Cache-Control"] == "no-store, no-transform"
         listener = Listener(answer)
         kind, last, snapshot = await listener.next()
         assert (kind, snapshot["session_id"]) == ("status", begun["session_id"])

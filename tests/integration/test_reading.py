@@ -43,7 +43,7 @@ async def test_public_files_are_for_everyone_and_at_once_private_again(api: Api)
     data = await upload(api, public=True)
     status, body, headers = await api.read(data["url"])
     assert (status, body) == (200, BODY)
-    assert headers["cache-control"] == "public, max-age=3600"
+    assert headers["cache-control"] == "public, max-age=3600, no-transform"
     assert headers["cross-origin-resource-policy"] == "cross-origin"
     await api.call("PATCH", f"/api/assets/{data['id']}", "alice", json={"visibility": "private"})
     assert (await api.read(data["url"]))[0] == 401

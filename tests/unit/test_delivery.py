@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 from hypothesis import given
@@ -14,6 +15,19 @@ from butai.errors import RangeNotSatisfiable
 ROW = ReadableAsset(
     UUID(int=1), "vrm/a.vrm", "vrm/a.vrm", "ready", "alice", "o", "model/gltf-binary", 1000, "e", "a", None, "vrm", True
 )
+
+
+def test_no_body_is_changed_on_its_way_and_no_picture_is_kept_for_a_day() -> None:
+    png, thumb = replace(ROW, mime_type="image/png"), replace(ROW, mime_type="image/png", sidecar="thumb")
+    private = replace(ROW, public=False)
+    for row, said in (
+        (ROW, "public, max-age=3600, no-transform"),
+        (png, "public, max-age=3600, no-transform"),
+        (private, "private, no-cache, no-transform"),
+        (thumb, "no-store, no-transform"),
+    ):
+        assert prepare(row, Conditions()).headers["cache-control"] == said
+        assert prepare(row, Conditions({"if-none-match": "*"})).headers["cache-control"] == said
 
 
 @given(st.text(max_size=40))

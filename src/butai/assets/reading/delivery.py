@@ -60,7 +60,8 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
     etag = f'"{row.etag}"'
     headers = {
         "etag": etag,
-        "cache-control": _cache_control(row),
+        # Next.js's rewrites and some CDNs would compress it, and the length, the ranges and the ETag would be another file's.
+        "cache-control": f"{_cache_control(row)}, no-transform",
         "vary": "Origin" if row.public else "Origin, Cookie, Authorization",
         "cross-origin-resource-policy": "cross-origin" if row.public else "same-site",
     }
@@ -88,8 +89,7 @@ def _cache_control(row: ReadableAsset) -> str:
         return "no-store"
     if not row.public:
         return "private, no-cache"
-    if row.mime_type in ("image/png", "image/jpeg", "image/webp"):
-        return "public, max-age=86400, immutable"
+    # Pictures too: the address stays when the bytes change.
     return "public, max-age=3600"
 
 

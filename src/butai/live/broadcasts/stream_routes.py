@@ -207,7 +207,8 @@ async def events(
     subscription = _Subscription(
         request.scope, request.state.identity, room, session_id, request_language(request), after
     )
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    # What compresses a stream holds it until a block is full.
+    headers = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
     rates: CallerRates = request.state.rates
     return _Stream(_as_events(stage, subscription), headers, rates.stream(charged_name(who)))
 
