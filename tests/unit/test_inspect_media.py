@@ -22,7 +22,10 @@ from PIL import Image
 from butai.assets.contents import decode_tasks
 from butai.assets.contents.readers.pictures import picture_facts
 from butai.assets.contents.readers.sound import HEAD, TAIL, sound_facts
-from butai.errors import UploadRefused
+from butai.assets.kinds import FORMATS, HEAD_BYTES, AssetType
+from butai.assets.models import Asset
+from butai.assets.signatures import SOUND_MIMES
+from butai.errors import SignatureMismatch, UploadRefused
 from tests import files
 from tests.examples import examples
 
@@ -231,3 +234,147 @@ async def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
         assert await decode_tasks._child("sound", str(tmp_path / name)) == ({}, "decode_failed")
     server.close()
     assert asked == []
+
+
+def id3(size: int) -> bytes:
+    """A tag of this many bytes, which holds a title."""
+    title = b"TIT2" + struct.pack(">IH", 4, 0) + b"\x03Aoi"
+    body = title.ljust(size, b"\0")
+    return b"ID3\x03\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + body
+
+
+def ape(size: int) -> bytes:
+    return b"APETAGEX" + struct.pack("<IIII", 2000, size, 0, 0xA0000000) + bytes(8 + size)
+
+
+def riff(form: bytes, *chunks: tuple[bytes, bytes], size: int | None = None) -> bytes:
+    body = b"".join(name + struct.pack("<I", len(held)) + held for name, held in chunks)
+    return form + struct.pack("<I", len(body) + 4 if size is None else size) + b"WAVE" + body
+
+
+def rf64(wav: bytes) -> bytes:
+    """The WAV as an RF64 whose sizes are in its own chunk."""
+    data = wav[wav.index(b"data") + 8 :]
+    held = struct.pack("<QQQI", 0, len(data), 0, 0)
+    head = b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", len(held)) + held
+    return head + wav[12 : wav.index(b"data")] + b"data\xff\xff\xff\xff" + data
+
+
+def crc(adts: bytes) -> bytes:
+    """The frames with room for a CRC, whose bit says that it is there."""
+    made, at = bytearray(), 0
+    while at < len(adts):
+        head = bytearray(adts[at : at + 7])
+        length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+        longer = length + 2
+        head[1] &= 0xFE
+        head[3] = head[3] & 0xFC | longer >> 11
+        head[4] = longer >> 3 & 0xFF
+        head[5] = (longer & 7) << 5 | head[5] & 0x1F
+        made += head + b"\0\0" + adts[at + 7 : at + length]
+        at += length
+    return bytes(made)
+
+
+def brought(folder: Path) -> dict[str, tuple[bytes, str, str]]:
+    """Sounds of five seconds as tools write them, each with the extension of its name and the container inside."""
+    sound = {one: (folder / f"sine.{one}").read_bytes() for one in ("wav", "mp3", "flac", "ogg", "m4a")}
+    ffmpeg("-i", str(folder / "sine.wav"), "-ar", "44100", "-c:a", "aac", "-f", "adts", str(folder / "sine.aac"))
+    ffmpeg("-i", str(folder / "sine.wav"), "-id3v2_version", "0", "-write_xing", "0", str(folder / "plain.mp3"))
+    ffmpeg("-i", str(folder / "sine.mp3"), "-c", "copy", "-f", "wav", str(folder / "mp3.wav"))
+    adts, plain = (folder / "sine.aac").read_bytes(), (folder / "plain.mp3").read_bytes()
+    wav = sound["wav"]
+    piped = wav[:4] + b"\xff\xff\xff\xff" + wav[8:]
+    data = piped.index(b"data")
+    return {
+        "FLAC behind ID3": (id3(500) + sound["flac"], "flac", "flac"),
+        "FLAC behind a cover": (id3(HEAD + 5000) + sound["flac"], "flac", "flac"),
+        "MP3 behind a cover": (id3(HEAD + 5000) + plain, "mp3", "mp3"),
+        "MP3 behind NULs": (bytes(3000) + plain, "mp3", "mp3"),
+        "MP3 behind a tag and NULs": (id3(100) + bytes(1000) + plain, "mp3", "mp3"),
+        "MP3 behind two tags": (id3(100) + id3(200) + plain, "mp3", "mp3"),
+        "MP3 behind APE": (ape(400) + plain, "mp3", "mp3"),
+        "MP3 in RIFF": ((folder / "mp3.wav").read_bytes(), "mp3", "wav"),
+        "MP3 in RMP3": (b"RIFF\0\0\0\0RMP3data" + struct.pack("<I", len(plain)) + plain, "mp3", "mp3"),
+        "RF64": (rf64(wav), "wav", "wav"),
+        "BW64": (b"BW64" + rf64(wav)[4:], "wav", "wav"),
+        "a WAV from a pipe": (piped[: data + 4] + b"\xff\xff\xff\xff" + piped[data + 8 :], "wav", "wav"),
+        "a WAV that was never closed": (piped[: data + 4] + bytes(4) + piped[data + 8 :], "wav", "wav"),
+        "ADTS": (adts, "aac", "aac"),
+        "ADTS with room for a CRC": (crc(adts), "aac", "aac"),
+        "ADTS behind ID3": (id3(300) + adts, "aac", "aac"),
+        "M4A under the name of an MP3": (sound["m4a"], "mp3", "mp4"),
+        "MP3 under the name of an M4A": (plain, "m4a", "mp3"),
+        "Ogg under the name of a WAV": (sound["ogg"], "wav", "ogg"),
+    }
+
+
+async def test_sounds_are_what_is_inside(sine: Path, tmp_path: Path) -> None:
+    for name, (body, extension, container) in brought(sine).items():
+        form = FORMATS[AssetType.BGM][extension]
+        form.check(body[:HEAD_BYTES], len(body))
+        assert form.mime_of(body[:HEAD_BYTES]) in (SOUND_MIMES[container], form.mime), name
+        read = Bytes(body)
+        facts = await sound_facts(read, len(body), extension)
+        assert read.read <= LIMIT, name
+        assert facts["container"] == container, name
+        assert facts["sample_rate"] == 44100, name
+        assert facts["channels"] == 2, name
+        assert facts["duration"] == pytest.approx(5, abs=0.2), name
+        if name == "ADTS behind ID3":
+            assert facts["title"] == "Aoi", name
+        if "CRC" in name:
+            # Its sums are not right, which decoders check.
+            continue
+        path = tmp_path / f"sound.{extension}"
+        path.write_bytes(body)
+        whole, problem = await decode_tasks._child("sound", str(path))
+        assert problem is None, name
+        assert (whole["sample_rate"], whole["channels"]) == (44100, 2), name
+        assert whole["duration"] == pytest.approx(5, abs=0.2), name
+
+
+def test_what_is_no_sound_is_none_under_any_name() -> None:
+    for extension, form in FORMATS[AssetType.BGM].items():
+        for body in (
+            b"MZ\x90\0" * 30,
+            "text in UTF-16, which begins as a frame does".encode("utf-16"),
+            id3(20) + b"MZ\x90\0" * 30,
+            files.png(),
+            b"RIFF\0\0\0\0AVI LIST" + bytes(60),
+            b"",
+        ):
+            if extension == "mp3" and body[:1] == b"\xff":
+                continue
+            with pytest.raises(SignatureMismatch):
+                form.check(body[:HEAD_BYTES], len(body))
+
+
+async def test_a_sound_that_changes_on_its_way_is_heard_whole(tmp_path: Path) -> None:
+    parts = []
+    for rate, channels in ((44100, 2), (22050, 1), (48000, 2)):
+        path = tmp_path / f"{rate}.mp3"
+        source = ["-f", "lavfi", "-i", f"sine=frequency=500:duration=2:sample_rate={rate}", "-ac", str(channels)]
+        ffmpeg(*source, "-write_xing", "0", "-id3v2_version", "0", str(path))
+        parts.append(path.read_bytes())
+    (tmp_path / "all.mp3").write_bytes(b"".join(parts))
+    whole, problem = await decode_tasks._child("sound", str(tmp_path / "all.mp3"))
+    assert problem is None
+    assert whole["duration"] == pytest.approx(6, abs=0.4)
+    assert min(whole["peaks"][2:-4]) > 0.3 * max(whole["peaks"])
+
+
+async def test_a_head_that_claims_hours_is_not_believed(tmp_path: Path) -> None:
+    """The first frame's bitrate, which stands for the others where there is no table, is the lowest."""
+    path = tmp_path / "plain.mp3"
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=2", "-ac", "2", "-id3v2_version", "4", str(path))
+    body = path.read_bytes()
+    at = body.index(b"Info") if b"Info" in body else body.index(b"Xing")
+    # Its table says how many frames there are.
+    path.write_bytes(body[: at + 8] + struct.pack(">I", 2_000_000) + body[at + 12 :])
+    claimed = await sound_facts(Bytes(path.read_bytes()), len(body), "mp3")
+    assert claimed["duration"] > 7200
+    whole, problem = await decode_tasks._child("sound", str(path))
+    assert (problem, whole["duration"]) == (None, pytest.approx(2, abs=0.2))
+    asset = Asset(size_bytes=len(body), duration_seconds=claimed["duration"], facts={"sound": claimed})
+    assert not decode_tasks._claims_too_much(asset)

@@ -15,7 +15,7 @@ from butai.assets.contents.readers import animations, claims, gltf, vrm
 from butai.assets.contents.readers.glb import Glb, read_glb, read_gltf
 from butai.assets.contents.readers.images import IMAGES_LIMIT, image_places, image_size, image_sizes
 from butai.assets.contents.tasks import Facts, read_facts
-from butai.assets.kinds import AssetType
+from butai.assets.kinds import FORMATS, HEAD_BYTES, AssetType
 from butai.errors import GlbInvalid, InspectionTooLarge, SignatureMismatch
 from tests import avatars, files
 
@@ -237,6 +237,14 @@ async def test_a_bvh_says_its_joints_and_length() -> None:
     assert found.duration == 4.0 and found.terms == ["format=bvh"]
 
 
+async def test_a_bvh_is_one_in_any_letter_case() -> None:
+    body = avatars.bvh(5, 120, "0.0333333")
+    for spelled in (body.lower(), body.title(), b"\xef\xbb\xbf\r\n" + body.lower().replace(b"\n", b"\r\n")):
+        FORMATS[AssetType.ANIMATION]["bvh"].check(spelled[:HEAD_BYTES], None)
+        found = (await facts_of(spelled, "bvh", AssetType.ANIMATION)).sections["animation"]
+        assert (found["joints"], found["frames"], found["duration"]) == (5, 120, 4.0)
+
+
 async def test_a_bvh_whose_motion_lies_far_behind_says_what_is_known() -> None:
     body = b"HIERARCHY\nROOT Hips\n{\n" + b" " * 300_000 + avatars.bvh(3)[10:]
     read = Bytes(body)
@@ -270,11 +278,25 @@ async def test_a_bvh_with_an_impossible_frame_time_has_no_duration(step: str) ->
         (b"; FBX 7.3.0 project file\n", {"encoding": "text", "fbx_version": 7300}),
         (b"; FBX project file\nFBXHeaderExtension: {\n\tFBXVersion: 6100\n", {"encoding": "text", "fbx_version": 6100}),
         (b"; FBX project\n", {"encoding": "text", "fbx_version": None}),
+        (b"FBXHeaderExtension:  {\n\tFBXVersion: 7500\n", {"encoding": "text", "fbx_version": 7500}),
+        (b"\xef\xbb\xbf\r\n; made by a tool\r\nFBXVersion: 7400\n", {"encoding": "text", "fbx_version": 7400}),
     ],
 )
 async def test_heads_of_fbx(body: bytes, expected: dict[str, Any]) -> None:
+    FORMATS[AssetType.ANIMATION]["fbx"].check(body[:HEAD_BYTES], None)
     found = await facts_of(body, "fbx", AssetType.ANIMATION)
     assert found.sections["animation"] == expected and found.terms == ["format=fbx"]
+
+
+async def test_bytes_behind_the_declared_length_are_left_out() -> None:
+    """Khronos' validator warns of them (`GLB_EXTRA_DATA` is not an error), and loaders read the declared chunks."""
+    body = avatars.vrm1(files.png(8, 8))
+    for behind in (b"\0", b"\n", struct.pack("<II", 4, 0x004E4942) + b"more", bytes(4096)):
+        glb, longer = await read_glb(Bytes(body), len(body)), body + behind
+        assert await read_glb(Bytes(longer), len(longer)) == glb
+    # Without a BIN chunk in the declared length, none begins behind it.
+    alone = files.glb()
+    assert (await read_glb(Bytes(alone + files.glb(None, b"x")[len(alone) :]), len(alone) + 12)).binary is None
 
 
 async def test_what_is_broken_is_refused() -> None:

@@ -7,11 +7,13 @@ all 3D files.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from butai.assets.signatures import SOUND_MIMES, picture_mime, sound_kind, sound_start
 from butai.config import AssetSettings
 from butai.errors import GlbInvalid, SignatureMismatch
 
@@ -51,14 +53,6 @@ def _starts_with(*magics: bytes) -> Check:
     return check
 
 
-def _has_at(offset: int, magic: bytes, start: bytes = b"") -> Check:
-    def check(head: bytes, _size: int | None) -> None:
-        if not head.startswith(start) or head[offset : offset + len(magic)] != magic:
-            raise SignatureMismatch
-
-    return check
-
-
 def _text_starts_with(magic: bytes) -> Check:
     def check(head: bytes, _size: int | None) -> None:
         if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(magic):
@@ -70,7 +64,8 @@ def _text_starts_with(magic: bytes) -> Check:
 def check_glb(head: bytes, size: int | None) -> None:
     """Checks the 12-byte header and that of the first chunk (glTF 2.0, "GLB File Format Specification").
 
-    `size`: the whole file's bytes, when already known; the header must say the same. Raises `SignatureMismatch` for
+    `size`: the whole file's bytes, when already known: no fewer than the header says. Bytes behind are no reason to refuse:
+    Khronos' validator warns of them, and every loader leaves them out. Raises `SignatureMismatch` for
     another format, `GlbInvalid` for a GLB that cannot be complete.
     """
     if not head.startswith(b"glTF"):
@@ -86,36 +81,82 @@ def check_glb(head: bytes, size: int | None) -> None:
         raise GlbInvalid(f"The JSON chunk claims {json_length} bytes; {GLB_JSON_LIMIT} is the most")
     if json_length + 20 > length:
         raise GlbInvalid("The JSON chunk is longer than the file")
-    if size is not None and length != size:
+    if size is not None and length > size:
         raise GlbInvalid(f"The header says {length} bytes, the file has {size}")
 
 
-def _check_mp3(head: bytes, _size: int | None) -> None:
-    # An ID3 tag, or a frame header: eleven sync bits, then a layer that is not the reserved 00 (ISO 11172-3, 2.4.1.3).
-    if head.startswith(b"ID3") or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06):
-        return
-    raise SignatureMismatch
+def _check_sound(head: bytes, _size: int | None) -> None:
+    """Accepts every sound under every sound's name: browsers play it by its inside. A sound behind a tag that is longer
+    than the head is looked at when the file is inspected."""
+    _, at = sound_start(head)
+    if sound_kind(head[at:]) is None and (at < len(head) or not head.strip(b"\0")):
+        raise SignatureMismatch
+
+
+def _check_mp3(head: bytes, size: int | None) -> None:
+    # The layers I and II, and padding, under this name alone: each is too short a signature for others.
+    sync = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06
+    if not sync and (head.strip(b"\0") or not head):
+        _check_sound(head, size)
+
+
+def _sound_mime(head: bytes) -> str | None:
+    kind = sound_kind(head[sound_start(head)[1] :])
+    return SOUND_MIMES[kind] if kind else None
+
+
+def _check_picture(head: bytes, _size: int | None) -> None:
+    # Under each other's names too: where a canvas cannot make the format that was asked for, it makes a PNG.
+    if picture_mime(head) is None:
+        raise SignatureMismatch
+
+
+def _check_bvh(head: bytes, _size: int | None) -> None:
+    if not is_bvh(head):
+        raise SignatureMismatch
+
+
+def is_bvh(head: bytes) -> bool:
+    """Whether this is the beginning of a BVH: its first word, in any letter case."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:9].upper() == b"HIERARCHY"
+
+
+_FBX_TEXT = re.compile(rb"\s*(;|FBXHeaderExtension\s*:)")
+"""A text FBX begins with comments, of which the first has its version, or with its first section."""
+
+
+def is_text_fbx(head: bytes) -> bool:
+    """Whether this is the beginning of an FBX in text."""
+    return _FBX_TEXT.match(head.removeprefix(b"\xef\xbb\xbf")) is not None
 
 
 def _check_fbx(head: bytes, _size: int | None) -> None:
-    if not (head.startswith(b"Kaydara FBX Binary  \x00") or head.lstrip().startswith(b"; FBX")):
+    if not (head.startswith(b"Kaydara FBX Binary  \x00") or is_text_fbx(head)):
         raise SignatureMismatch
 
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """One file format. `check(head, size)` raises `SignatureMismatch` when the first bytes are of another format."""
+    """One file format. `check(head, size)` raises `SignatureMismatch` when the first bytes are of another format.
+
+    `inside`: the MIME type by the first bytes, for formats that stand under each other's names.
+    """
 
     mime: str
     check: Check
+    inside: Callable[[bytes], str | None] | None = None
+
+    def mime_of(self, head: bytes) -> str:
+        """The MIME type of a file that begins so."""
+        return (self.inside(head) if self.inside is not None else None) or self.mime
 
 
 _GLB = FileFormat("model/gltf-binary", check_glb)
-_PNG = FileFormat("image/png", _starts_with(b"\x89PNG\r\n\x1a\n"))
-_JPEG = FileFormat("image/jpeg", _starts_with(b"\xff\xd8\xff"))
-_WEBP = FileFormat("image/webp", _has_at(8, b"WEBP", b"RIFF"))
-_OGG = FileFormat("audio/ogg", _starts_with(b"OggS"))
-_M4A = FileFormat("audio/mp4", _has_at(4, b"ftyp"))
+_PNG = FileFormat("image/png", _check_picture, picture_mime)
+_JPEG = FileFormat("image/jpeg", _check_picture, picture_mime)
+_WEBP = FileFormat("image/webp", _check_picture, picture_mime)
+_OGG = FileFormat("audio/ogg", _check_sound, _sound_mime)
+_M4A = FileFormat("audio/mp4", _check_sound, _sound_mime)
 _GLTF = FileFormat("model/gltf+json", _text_starts_with(b"{"))
 _JSON = FileFormat("application/json", _text_starts_with(b"{"))
 _IMAGES = {"png": _PNG, "jpg": _JPEG, "jpeg": _JPEG, "webp": _WEBP}
@@ -126,22 +167,22 @@ FORMATS: dict[AssetType, dict[str, FileFormat]] = {
         "fbx": FileFormat("application/octet-stream", _check_fbx),
         "vrma": _GLB,
         "glb": _GLB,
-        "bvh": FileFormat("application/octet-stream", _text_starts_with(b"HIERARCHY")),
+        "bvh": FileFormat("application/octet-stream", _check_bvh),
     },
     AssetType.BGM: {
-        "mp3": FileFormat("audio/mpeg", _check_mp3),
+        "mp3": FileFormat("audio/mpeg", _check_mp3, _sound_mime),
         "ogg": _OGG,
         "oga": _OGG,
         "opus": _OGG,
-        "wav": FileFormat("audio/wav", _has_at(8, b"WAVE", b"RIFF")),
-        "flac": FileFormat("audio/flac", _starts_with(b"fLaC")),
+        "wav": FileFormat("audio/wav", _check_sound, _sound_mime),
+        "flac": FileFormat("audio/flac", _check_sound, _sound_mime),
         "m4a": _M4A,
         "mp4": _M4A,
-        "aac": FileFormat("audio/aac", _starts_with(b"\xff\xf1", b"\xff\xf9", b"ID3")),
-        "webm": FileFormat("audio/webm", _starts_with(b"\x1a\x45\xdf\xa3")),
+        "aac": FileFormat("audio/aac", _check_sound, _sound_mime),
+        "webm": FileFormat("audio/webm", _check_sound, _sound_mime),
     },
     AssetType.HDR: {
-        "hdr": FileFormat("image/vnd.radiance", _starts_with(b"#?RADIANCE", b"#?RGBE")),
+        "hdr": FileFormat("image/vnd.radiance", _starts_with(b"#?")),
         "exr": FileFormat("image/x-exr", _starts_with(b"\x76\x2f\x31\x01")),
         **_IMAGES,
     },

@@ -44,6 +44,9 @@ DECODE = "assets.decode"
 SECONDS = 60.0
 """Most seconds for one file. An hour of music takes ten; the rest is for a busy machine."""
 
+LEAST_BITRATE = 6000
+"""Bits per second of the smallest sound that is no silence: Opus has 6 kbit/s at least, MP3 and AAC 8."""
+
 KINDS = {AssetType.BGM: "sound", AssetType.HDR: "picture"}
 """Types of assets that are decoded, and the argument for the child (`sound`, `picture`)."""
 
@@ -55,8 +58,8 @@ async def enqueue_decoding(session: AsyncSession, asset: Asset) -> None:
 
 
 async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
-    """Decodes one object, if it is still the asset's. A sound whose head claims more than `MOST_SECONDS` is refused
-    unread. Idempotent. Raises `Unavailable` when the store fails."""
+    """Decodes one object, if it is still the asset's. A sound whose head claims more than `MOST_SECONDS`, as far as
+    its size allows that, is refused unread. Idempotent. Raises `Unavailable` when the store fails."""
     library: Library = context.additional_context["library"]
     async with library.database.transaction() as session:
         asset = await session.get(Asset, UUID(asset_id))
@@ -70,7 +73,7 @@ async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
         return
     if kind == "picture" and not await wants_thumbnail(library, asset.id, object_key):
         return
-    if kind == "sound" and (asset.duration_seconds or 0) > MOST_SECONDS:
+    if kind == "sound" and _claims_too_much(asset):
         await _write(library, asset.id, object_key, kind, {}, Code.DECODE_TOO_LONG)
         return
     suffix = asset.wanted_key.rpartition(".")[2].lower()
@@ -83,6 +86,14 @@ async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
             problem = Code.DECODE_FAILED
     await _write(library, asset.id, object_key, kind, found, problem)
     log.info("asset.decoded", asset_id=asset_id, kind=kind, error_code=problem)
+
+
+def _claims_too_much(asset: Asset) -> bool:
+    """Whether a sound's head claims more than `MOST_SECONDS`, and its size can be true: three MiB of FLAC can be five hours of
+    silence, which no other format can."""
+    seconds, sound = asset.duration_seconds or 0.0, asset.facts.get("sound", {})
+    possible = sound.get("container") == "flac" or (asset.size_bytes or 0) * 8 >= LEAST_BITRATE * seconds
+    return seconds > MOST_SECONDS and possible
 
 
 async def _decoded(store: Store, object_key: str, kind: str, suffix: str) -> tuple[dict[str, Any], str | None]:
@@ -143,7 +154,8 @@ async def _write(
         if problem is not None:
             facts["decode_error"] = problem
         elif kind == "sound":
-            measured = {name: found[name] for name in ("loudness_lufs", "peak_dbfs") if found[name] is not None}
+            names = ("loudness_lufs", "peak_dbfs", "sample_rate", "channels")
+            measured = {name: found[name] for name in names if found[name] is not None}
             facts["sound"] = {**facts.get("sound", {}), "duration": found["duration"], **measured}
             asset.duration_seconds = found["duration"]
             row = {"asset_id": asset_id, "object_key": object_key, "peaks": found["peaks"]}

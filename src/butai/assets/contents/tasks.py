@@ -29,6 +29,7 @@ from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
 from butai.assets.kinds import AssetType
 from butai.assets.library import Library
 from butai.assets.models import Asset
+from butai.assets.signatures import SOUND_MIMES, picture_mime
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.assets.uploads.attempts import INSPECT
@@ -74,7 +75,8 @@ class Facts:
     """The facts of a file. `sections` is the JSON that is shown; `terms` are words to filter by, in lower case;
     `duration` is in seconds.
 
-    `thumbnail`: first byte, length and MIME type of a picture inside the file.
+    `thumbnail`: first byte, length and MIME type of a picture inside the file. `mime`: of the file itself, where its name does
+    not decide it.
     """
 
     sections: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Facts:
     triangles: int | None = None
     duration: float | None = None
     thumbnail: tuple[int, int, str] | None = None
+    mime: str | None = None
 
 
 class Reader:
@@ -116,7 +119,10 @@ async def read_facts(read: Read, size: int, kind: AssetType, extension: str) -> 
         return _motion(await animations.fbx_animation(read, size), "fbx")
     if extension in SOUNDS:
         sound = await sound_facts(read, size, extension)
-        return Facts({"sound": sound}, [f"format={extension}"], duration=claims.seconds(sound.get("duration")))
+        mime = SOUND_MIMES[sound["container"]]
+        return Facts(
+            {"sound": sound}, [f"format={extension}"], duration=claims.seconds(sound.get("duration")), mime=mime
+        )
     if extension in PICTURES:
         picture = await picture_facts(read, size, extension)
         return Facts({"picture": picture}, [f"format={'jpg' if extension == 'jpeg' else extension}"])
@@ -247,7 +253,8 @@ async def _keep_thumbnail(library: Library, target: _Target, start: int, length:
         return
     try:
         body = await library.store.read(target.object_key, start, length)
-        await store_thumbnail(library, target.id, target.object_key, body, mime)
+        # What the file says of its picture is a claim: exporters write PNG for JPEG, and names that are none.
+        await store_thumbnail(library, target.id, target.object_key, body, picture_mime(body) or mime)
     except (UploadRefused, ObjectAbsent, RangeRefused) as error:
         # Not a picture; the file's other facts are kept.
         log.info("thumbnail.refused", asset_id=str(target.id), error=type(error).__name__)
@@ -263,6 +270,7 @@ async def _write(library: Library, target: _Target, facts: Facts | None, problem
         asset.facts = found.sections
         asset.inspected_key = target.object_key
         asset.inspect_error = problem
+        asset.mime_type = found.mime or asset.mime_type
         asset.triangles = found.triangles
         asset.duration_seconds = found.duration
         asset.terms = list(dict.fromkeys(term.lower() for term in found.terms))[:TERMS_LIMIT]

@@ -89,7 +89,7 @@ async def finish(
     asset.object_key = attempt.object_key
     asset.size_bytes, asset.sha256, asset.etag = stored.size, stored.sha256, stored.etag
     await moderation.check_public(session, asset)
-    asset.mime_type = attempt.key.format.mime
+    asset.mime_type = attempt.key.format.mime_of(stored.head)
     asset.last_checked_at = datetime.now(UTC)
     if stored.meta is not None:
         asset.meta = stored.meta

@@ -12,6 +12,7 @@ from typing import Any
 
 from butai.assets.contents.readers import claims, gltf
 from butai.assets.contents.readers.glb import Glb, Read, entry
+from butai.assets.kinds import is_bvh, is_text_fbx
 from butai.errors import SignatureMismatch
 
 BVH_LIMIT = 256 * 1024
@@ -23,7 +24,7 @@ PIECE = 32 * 1024
 FBX_HEAD = 4096
 """Bytes of an FBX that are read. A text FBX has its version in its first lines."""
 
-_JOINT = re.compile(rb"\b(?:ROOT|JOINT)\s")
+_JOINT = re.compile(rb"\b(?:ROOT|JOINT)\s", re.IGNORECASE)
 _MOTION = re.compile(rb"\bMOTION\s+Frames:\s*(\d{1,10})\s+Frame\s?Time:\s*([0-9.eE+-]{1,32})\s", re.IGNORECASE)
 
 
@@ -76,7 +77,7 @@ async def bvh_animation(read: Read, size: int) -> dict[str, Any]:
         # From 200 bytes before the piece on: a match may span two pieces.
         searched = max(0, len(text) - 200)
         text += piece
-        if len(text) == len(piece) and not text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"HIERARCHY"):
+        if len(text) == len(piece) and not is_bvh(text):
             raise SignatureMismatch
         if (match := _MOTION.search(text, searched)) is not None:
             found = {"joints": len(_JOINT.findall(text, 0, match.start())), "complete": True}
@@ -105,7 +106,7 @@ async def fbx_animation(read: Read, size: int) -> dict[str, Any]:
     if head.startswith(b"Kaydara FBX Binary  \x00"):
         version = struct.unpack_from("<I", head, 23)[0] if len(head) >= 27 else None
         return {"encoding": "binary", "fbx_version": version if version and 1000 <= version <= 99_999 else None}
-    if not head.lstrip().startswith(b"; FBX"):
+    if not is_text_fbx(head):
         raise SignatureMismatch
     if match := re.search(rb"\bFBXVersion:\s*(\d{4,5})\b", head):
         return {"encoding": "text", "fbx_version": int(match[1])}

@@ -1,7 +1,7 @@
 """Decodes one file in a process with limits of its own, so that a hostile file harms no other process.
 
 `python -m butai.assets.contents.readers.decode_child sound|picture PATH` prints one line of JSON. It opens the file, then
-gives up everything else (`confinement`), then reads. Imports nothing else of Butai. Loudness: ITU-R BS.1770-4 (K-weighting,
+gives up everything else (`confinement`), then reads. Imports of Butai only what computes. Loudness: ITU-R BS.1770-4 (K-weighting,
 400 ms blocks, gates at -70 LUFS and 10 LU below the mean).
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import importlib
+import io
+import itertools
 import json
 import resource
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from butai.assets.contents.readers import confinement
+from butai.assets.signatures import PADDING, picture_mime, sound_start
 
 MEMORY = 2 * 1024**3
 """Most bytes of address space, whatever the file."""
@@ -47,8 +50,8 @@ PICTURES = {
     "png": "png_pipe",
     "webp": "webp_pipe",
 }
-"""ffmpeg's demuxers for the accepted types, of pictures by extension. Some of its others follow playlists, which name other
-files and URLs."""
+"""ffmpeg's demuxers for the accepted types, of pictures by extension; plain ones by what is inside. Some of its others follow
+playlists, which name other files and URLs."""
 
 PREVIEW = (512, 256)
 STEP = 4800
@@ -96,41 +99,49 @@ def _limit_memory(loaded: int, more: int) -> None:
 
 
 def sound(path: str) -> dict[str, Any]:
-    """`duration` (s), `peaks` (0 to 32767, at most `PEAKS`), `peak_dbfs`, `loudness_lufs` (None for silence). Raises
-    `TooLongError`."""
+    """`duration` (s), `sample_rate` (Hz), `channels`, `peaks` (0 to 32767, at most `PEAKS`), `peak_dbfs`,
+    `loudness_lufs` (None for silence). Raises `TooLongError`."""
     import av
     import numpy as np
 
-    source, _ = _opened(path, SOUND_MEMORY)
+    opened, _ = _opened(path, SOUND_MEMORY)
+    source = _Sound(opened)
     loud: list[Any] = []
     energy: list[Any] = []
-    with av.open(source, "r", options=_reading(SOUNDS) | {"analyzeduration": "5000000"}) as file:
+    options = _reading(SOUNDS) | {"analyzeduration": "5000000"}
+    with av.open(source, "r", options=options) as file:
         if not file.streams.audio:
             raise ValueError("no sound")
-        stream = file.streams.audio[0]
-        # In microseconds.
-        if (file.duration or 0) > MOST_SECONDS * 1_000_000:
+        # In microseconds. What a head claims, or what follows from a first frame's bitrate, is looked at before it is believed.
+        if (file.duration or 0) > MOST_SECONDS * 1_000_000 and _packets_length(file) > MOST_SECONDS:
             raise TooLongError
+    source.seek(0)
+    with av.open(source, "r", options=options) as file:
+        stream = file.streams.audio[0]
         stream.codec_context.thread_count = 1
-        channels = 1 if stream.codec_context.channels == 1 else 2
+        frames = _frames(file, stream)
+        first = next(frames, None)
+        if first is None:
+            raise ValueError("no sound")
+        # By the first frame: a head's figures are claims, and those of AAC may be halves.
+        channels = 1 if len(first.layout.channels) == 1 else 2
+        heard = {"sample_rate": first.sample_rate, "channels": len(first.layout.channels)}
         layout = "mono" if channels == 1 else "stereo"
-        plain = av.AudioResampler(format="fltp", layout=layout, rate=48000)
         graph = _weighting(av, layout)
         rest, rest_weighted = np.zeros((channels, 0), "f4"), np.zeros((channels, 0), "f4")
         total = 0
-        for frame in _frames(file, stream):
-            for even in plain.resample(frame):
-                samples = even.to_ndarray()
-                total += samples.shape[1]
-                if total > MOST_SECONDS * 48000:
-                    raise TooLongError
-                rest = _blocks(np.concatenate((rest, samples), axis=1), loud, lambda one: np.abs(one).max(axis=(0, 2)))
-                weighted = _through(av, np, graph, even)
-                rest_weighted = _blocks(
-                    np.concatenate((rest_weighted, weighted), axis=1),
-                    energy,
-                    lambda one: np.square(one, dtype="f8").mean(axis=2).sum(axis=0),
-                )
+        for even in _evened(av, itertools.chain([first], frames), layout):
+            samples = even.to_ndarray()
+            total += samples.shape[1]
+            if total > MOST_SECONDS * 48000:
+                raise TooLongError
+            rest = _blocks(np.concatenate((rest, samples), axis=1), loud, lambda one: np.abs(one).max(axis=(0, 2)))
+            weighted = _through(av, np, graph, even)
+            rest_weighted = _blocks(
+                np.concatenate((rest_weighted, weighted), axis=1),
+                energy,
+                lambda one: np.square(one, dtype="f8").mean(axis=2).sum(axis=0),
+            )
         if not total:
             raise ValueError("no sound")
         if rest.shape[1]:
@@ -140,11 +151,62 @@ def sound(path: str) -> dict[str, Any]:
     steps = np.array_split(peaks, min(PEAKS, len(peaks)))
     shown = [min(32767, round(float(step.max()) * 32767)) for step in steps]
     return {
+        **heard,
         "duration": round(total / 48000, 3),
         "peaks": shown,
         "peak_dbfs": round(20 * float(np.log10(top)), 1) if top > 1e-7 else None,
         "loudness_lufs": _integrated(np, np.concatenate(energy) if energy else np.zeros(0)),
     }
+
+
+class _Sound(io.RawIOBase):
+    """A file from where its sound begins: ffmpeg knows tags of one kind alone, and not what stands around MP3."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.name = file, file.name
+        self._start = sound_start(file.read(2 * PADDING))[1]
+        self.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return max(0, self._file.tell() - self._start)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._file.seek(offset + self._start if whence == io.SEEK_SET else offset, whence)
+        return self.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+
+def _packets_length(file: Any) -> float:
+    """Seconds of the sound's packets, which are read and not decoded."""
+    stream = file.streams.audio[0]
+    found = 0.0
+    for packet in file.demux(stream):
+        found += float((packet.duration or 0) * packet.time_base) if packet.time_base else 0.0
+    return found
+
+
+def _evened(av: Any, frames: Any, layout: str) -> Any:
+    """The frames as floats at 48 kHz in one layout, though the rate, the channels or the samples' form change on the way."""
+    form: Any = None
+    plain: Any = None
+    for frame in frames:
+        if (found := (frame.format.name, frame.layout.name, frame.sample_rate)) != form:
+            if plain is not None:
+                yield from plain.resample(None)
+            form, plain = found, av.AudioResampler(format="fltp", layout=layout, rate=48000)
+        # A clock that jumps would fill the gap, or leave out what comes before it.
+        frame.pts = None
+        yield from plain.resample(frame)
+    if plain is not None:
+        yield from plain.resample(None)
 
 
 def _reading(formats: str) -> dict[str, str]:
@@ -211,7 +273,8 @@ def picture(path: str) -> dict[str, Any]:
     import av
     import numpy as np
 
-    form = PICTURES[path.rpartition(".")[2]]
+    with Path(path).open("rb") as file:
+        form = PICTURES[(picture_mime(file.read(16)) or path).rpartition("/")[2].rpartition(".")[2]]
     memory = PICTURE_MEMORY + 3 * Path(path).stat().st_size
     source, loaded = _opened(path, memory)
     with av.open(source, "r", format=form, options=_reading(form)) as file:

@@ -52,7 +52,9 @@ async def read_glb(read: Read, size: int) -> Glb:
         head += await read(len(head), wanted - len(head))
     if len(head) < wanted:
         raise GlbInvalid("The file ends inside its JSON")
-    return Glb(_parsed(head[20:end]), _binary(head, end, size))
+    # Chunks end where the header says, whatever follows.
+    (length,) = struct.unpack_from("<I", head, 8)
+    return Glb(_parsed(head[20:end]), _binary(head, end, length))
 
 
 async def read_gltf(read: Read, size: int) -> Glb:

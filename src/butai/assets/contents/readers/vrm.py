@@ -16,8 +16,8 @@ from butai.assets.contents.readers.licence import Licence, licence_0, licence_1
 THUMBNAIL_LIMIT = 8 * 1024**2
 """Largest embedded picture that becomes a thumbnail: VRM recommends 1024 x 1024, some 2 MB as PNG."""
 
-IMAGE_MIMES = frozenset({"image/png", "image/jpeg", "image/webp"})
-"""MIME types that an embedded picture may have."""
+_NO_PICTURES = frozenset({"image/ktx2", "image/vnd-ms.dds"})
+"""MIME types of textures that no browser shows. Others are claims: the bytes decide."""
 
 _PRESETS_0 = {
     "neutral": "neutral",
@@ -131,7 +131,7 @@ def _avatar_0(glb: Glb, vrm: dict[str, Any]) -> Avatar:
 
 
 def locate(glb: Glb) -> tuple[int, int, str] | None:
-    """First byte, length and MIME type of a VRM's picture within the file.
+    """First byte, length and claimed MIME type of a VRM's picture within the file.
 
     VRM 1.0 names it as an index into `images`, VRM 0.x as one into `textures`.
     """
@@ -151,8 +151,7 @@ def locate(glb: Glb) -> tuple[int, int, str] | None:
             index = texture.get("source") if texture else None
         break
     image = entry(glb.document, "images", index)
-    mime = image.get("mimeType") if image is not None else None
-    if image is None or not isinstance(mime, str) or mime not in IMAGE_MIMES:
+    if image is None or (mime := str(image.get("mimeType", ""))[:40]) in _NO_PICTURES:
         return None
     place = buffer_view(glb, image.get("bufferView"))
     if place is None or place[1] > THUMBNAIL_LIMIT:
