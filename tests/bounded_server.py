@@ -20,6 +20,13 @@ async def answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers after the first bytes of a body, with an error that has a text."""
+    await receive()
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"9")]})
+    await send({"type": "http.response.body", "body": b"too large"})
+
+
 async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers once the body has come."""
     while (message := await receive())["type"] == "http.request" and message.get("more_body"):

@@ -7,12 +7,12 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from butai.config import Settings
 from butai.web import uvicorn_limits
 from butai.web.connections import RESERVE, RequestsOfAddress, one_client
-from tests.bounded_server import HEAD, SIZE, answer_at_once, ask, bounded, crowd, large, read_all, small_window
+from tests.bounded_server import HEAD, SIZE, answer_at_once, ask, bounded, crowd, large, read_all, refuse, small_window
 from tests.processes import api_process
 from tests.slow_clients import drip
 
@@ -53,6 +53,34 @@ async def test_a_connection_serves_again_once_the_rest_of_an_answered_body_has_c
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
             writer.write(b"12345")
         writer.close()
+
+
+@pytest.mark.parametrize("app", [answer_at_once, refuse], ids=["answered", "refused"])
+async def test_an_answer_is_heard_by_who_still_sends_and_wants_the_connection_closed(app: ASGIApp) -> None:
+    """As the proxy within Next.js does. A connection that is closed with bytes unread is reset, and takes the answer along."""
+    async with bounded(app, keep_alive=30) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        size = 8 << 20
+        writer.write(HEAD % size + b"Connection: close\r\n\r\n")
+        for _ in range(size >> 16):
+            writer.write(bytes(1 << 16))
+            await writer.drain()
+        # Not a byte of it was taken while the body was on its way.
+        assert (await reader.read()).startswith(b"HTTP/1.1 ")
+        writer.close()
+
+
+async def test_no_more_than_so_many_bytes_of_an_answered_body_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_limits, "REST_BYTES", 1 << 20)
+    for connection in (b"close", b"keep-alive"):
+        async with bounded(answer_at_once, keep_alive=30) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD % (1 << 40) + b"Connection: " + connection + b"\r\n\r\n")
+            await drip(writer, bytes(1 << 16), 0)
+            # Not by the limit of time, which is ten seconds.
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
 
 
 async def test_who_takes_nothing_of_an_answer_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:

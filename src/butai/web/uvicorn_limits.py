@@ -41,9 +41,11 @@ in `/api/vrm-thumbnail?url=` and ten-thousand-byte keys, encoded twice, still fi
 HEAD_SECONDS = 10.0
 """Most seconds from a connection, or from a head's first byte, to the head's end."""
 
-REST_SECONDS = 30.0
-"""Most seconds for which the rest of a body is read and dropped after its request was answered, by nginx's example
-(`lingering_time`): a client that is cut off while it sends may lose the answer."""
+REST_SECONDS = 10.0
+REST_BYTES = 64 * 1024**2
+"""Most seconds and bytes for which the rest of a body is read and dropped after its request was answered, by nginx's example
+(`lingering_time`): a client that is cut off while it sends may lose the answer. Also where the connection is to be closed: the
+proxy within Next.js asks for that with each request, and makes a 500 of an answer that it has lost."""
 
 TAKE_SECONDS = 60.0
 """Seconds in which a client that an answer waits for has to take some of it, by nginx's example (`send_timeout`)."""
@@ -101,6 +103,8 @@ class BoundedHttp(HttpToolsProtocol):
     _taking: asyncio.TimerHandle | None = None  # while an answer waits for the client
     _headers = 0  # headers of this head
     _running: RequestResponseCycle | None = None  # the request that is answered; others may wait for it
+    _lingers = False  # the connection is closed once the rest of an answered body has come
+    _rest = 0  # bytes of a body that was answered before they came
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Starts the timeout: a silent connection ends like a slow one."""
@@ -144,7 +148,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._close()
         elif self.cycle.response_complete and not self._in_head:
             self.connections_allowed.wait(self.transport)
-            rest = self.cycle.more_body
+            self._rest, rest = 0, self.cycle.more_body
             seconds = min(REST_SECONDS, self.timeout_keep_alive) if rest else self.timeout_keep_alive
             self._wait(seconds, self._close)
 
@@ -211,6 +215,10 @@ class BoundedHttp(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Takes a piece of the body."""
         self._in_trailers = False
+        if self.cycle.response_complete:
+            self._rest += len(body)
+            if self._rest > REST_BYTES:
+                self._close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -219,7 +227,10 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
             # The rest of a body that was answered before it had come.
             self.cycle.more_body = False
-            self._wait(self.timeout_keep_alive, self._close)
+            if self._lingers:
+                self._close()
+            else:
+                self._wait(self.timeout_keep_alive, self._close)
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn passes it
@@ -228,7 +239,17 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if cycle.scope["method"] not in ("GET", "HEAD"):
+            transport: Any = _ClosedLater(self.transport, lambda: self._close_after(cycle))
+            cycle.transport = transport
         super()._start_asgi_task(cycle, app)
+
+    def _close_after(self, cycle: RequestResponseCycle) -> None:
+        """Closes the connection of a request that has ended: at once, or after the rest of its body."""
+        if cycle.response_complete and cycle.more_body and not self.transport.is_closing():
+            self._lingers = True
+        else:
+            self.transport.close()
 
     def _upgrades(self) -> bool:
         return self.parser is not None and self.parser.should_upgrade()
@@ -299,6 +320,13 @@ class BoundedHttp(HttpToolsProtocol):
         if self._taking is not None:
             self._taking.cancel()
             self._taking = None
+
+
+class _ClosedLater:
+    """A connection as one request has it: the protocol decides when it is closed."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
