@@ -101,7 +101,7 @@ async def test_a_corrupt_file_is_a_reason_on_its_own_row(api: Api, run_jobs: Run
     whole = bytearray(avatars.vrm1(PICTURE))
     whole[20:60] = b"\xff" * 40
     bad = await upload(api, "vrm/Bad.vrm", bytes(whole))
-    huge = await upload(api, "vrm/Huge.vrm", files.glb({"asset": {"version": "2.0"}, "extras": [0] * 500_000}))
+    huge = await upload(api, "vrm/Huge.vrm", files.glb({"asset": {"version": "2.0"}, "extras": [[]] * 2_100_000}))
     good = await upload(api, "vrm/Good.vrm", avatars.vrm1(PICTURE))
     await run_jobs()
     assert (await shown(api, bad))["inspect_error"] == "glb_invalid"
@@ -111,6 +111,22 @@ async def test_a_corrupt_file_is_a_reason_on_its_own_row(api: Api, run_jobs: Run
     assert await rows(
         database, "SELECT DISTINCT status::text FROM procrastinate_jobs WHERE task_name = :name", name=INSPECT
     ) == [("succeeded",)]
+
+
+async def test_an_avatar_that_cannot_be_read_has_the_strictest_licence(api: Api, run_jobs: RunJobs) -> None:
+    whole = bytearray(avatars.vrm1(PICTURE, meta=avatars.META_1 | {"allowRedistribution": True}))
+    whole[20:60] = b"\xff" * 40
+    broken = await upload(api, "vrm/Bad.vrm", bytes(whole))
+    plain = await upload(api, "vrm/Plain.glb", files.glb())
+    await run_jobs()
+    for one in (broken, plain):
+        assert (await api.call("PATCH", f"/api/assets/{one}", "mio", json={"visibility": "public"}))[0] == 200
+        assert (await shown(api, one))["warnings"] == ["licence_forbids_redistribution"]
+        licence = (await shown(api, one))["facts"]["licence"]
+        assert (licence["spec"], licence["redistribution"], licence["commercial"]) == (None, "forbidden", "forbidden")
+    for wanted, found in (("forbidden", {broken, plain}), ("allowed", set())):
+        status, page = await api.call("GET", f"/api/assets?type=vrm&licence.redistribution={wanted}", "mio")
+        assert (status, {item["id"] for item in page["items"]}) == (200, found)
 
 
 async def test_a_public_avatar_that_must_not_be_passed_on_has_a_warning(api: Api, run_jobs: RunJobs) -> None:

@@ -21,8 +21,8 @@ HEAD_BYTES = 64
 """Bytes of a file's beginning that `FileFormat.check` needs: enough for the longest signature (BVH after a BOM and
 blank lines)."""
 
-GLB_JSON_LIMIT = 16 * 1024**2
-"""Largest accepted JSON chunk of a GLB; real avatars have 100 KB to 2 MB."""
+GLB_JSON_LIMIT = 32 * 1024**2
+"""Largest accepted JSON chunk of a GLB, and largest that is read; most avatars have 100 KB to 2 MB."""
 
 
 class AssetType(StrEnum):

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
-import os
-import signal
-import sys
 import tempfile
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import structlog
 from procrastinate import App, JobContext
 from sqlalchemy.dialects.postgresql import insert
@@ -24,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import jobs
 from butai.assets import transitions
+from butai.assets.contents.children import run_child
 from butai.assets.contents.readers.decode_child import MOST_SECONDS
 from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
 from butai.assets.kinds import AssetType
@@ -111,36 +107,8 @@ async def _decoded(store: Store, object_key: str, kind: str, suffix: str) -> tup
 
 async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
     """The child's answer, or a code: `decode_failed`, `decode_too_long`."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "butai.assets.contents.readers.decode_child",
-        kind,
-        path,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-        # No other variable: the environment holds secrets.
-        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
-    )
-    try:
-        async with asyncio.timeout(SECONDS):
-            answer, _ = await child.communicate()
-    except TimeoutError:
-        return {}, Code.DECODE_TOO_LONG
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
-    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {}, Code.DECODE_TOO_LONG
-    try:
-        found = msgspec.json.decode(answer, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        return {}, Code.DECODE_FAILED
-    return ({}, Code.DECODE_TOO_LONG) if "too_long" in found else (found, None)
+    found, problem = await run_child("butai.assets.contents.readers.decode_child", kind, path, seconds=SECONDS)
+    return ({}, Code.DECODE_TOO_LONG) if "too_long" in found else (found, problem)
 
 
 async def _write(

@@ -8,25 +8,28 @@ file that cannot be read has the reason on its row (`inspect_error`), and no oth
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 from uuid import UUID
 
+import msgspec
 import structlog
 from procrastinate import App, JobContext, RetryStrategy
 from sqlalchemy import select
 
 from butai.assets import transitions
+from butai.assets.contents.children import run_child
 from butai.assets.contents.decode_tasks import KINDS, enqueue_decoding
-from butai.assets.contents.readers import animations, claims, gltf, vrm
-from butai.assets.contents.readers.glb import Glb, Read, read_glb, read_gltf
-from butai.assets.contents.readers.images import image_places, image_sizes
+from butai.assets.contents.readers import animations, claims
+from butai.assets.contents.readers.document import Facts, Places, document_facts, motion_facts, unknown_licence
+from butai.assets.contents.readers.glb import Read, Unparsed, open_glb, open_gltf
+from butai.assets.contents.readers.images import image_sizes
 from butai.assets.contents.readers.pictures import picture_facts
 from butai.assets.contents.readers.sound import sound_facts
 from butai.assets.contents.thumbnails import store_thumbnail, wants_thumbnail
-from butai.assets.kinds import AssetType
+from butai.assets.kinds import GLB_JSON_LIMIT, AssetType
 from butai.assets.library import Library
 from butai.assets.models import Asset
 from butai.assets.signatures import SOUND_MIMES, picture_mime
@@ -38,6 +41,7 @@ from butai.errors import (
     AssetMissing,
     Code,
     DatabaseUnavailable,
+    GlbInvalid,
     InspectionTooLarge,
     SizeMismatch,
     Unavailable,
@@ -49,8 +53,8 @@ log = structlog.get_logger(__name__)
 SECONDS = 20.0
 """Most seconds for one file. A valid one takes a tenth of a second."""
 
-READ_LIMIT = 16 * 1024**2
-"""Most bytes that are read of one file: four times the largest document that is parsed."""
+READ_LIMIT = GLB_JSON_LIMIT + 8 * 1024**2
+"""Most bytes that are read of one file: the largest document, and the heads of its pictures."""
 
 RETRIES = 8
 """Attempts of a job while the store does not answer: after 2, 4, 8, … seconds, over eight minutes in all."""
@@ -68,23 +72,6 @@ TERMS_LIMIT = 300
 GLB_EXTENSIONS = ("vrm", "glb", "vrma")
 SOUNDS = ("mp3", "ogg", "oga", "opus", "wav", "flac", "m4a", "mp4", "aac", "webm")
 PICTURES = ("hdr", "exr", "png", "jpg", "jpeg", "webp")
-
-
-@dataclass(slots=True)
-class Facts:
-    """The facts of a file. `sections` is the JSON that is shown; `terms` are words to filter by, in lower case;
-    `duration` is in seconds.
-
-    `thumbnail`: first byte, length and MIME type of a picture inside the file. `mime`: of the file itself, where its name does
-    not decide it.
-    """
-
-    sections: dict[str, Any] = field(default_factory=dict)
-    terms: list[str] = field(default_factory=list)
-    triangles: int | None = None
-    duration: float | None = None
-    thumbnail: tuple[int, int, str] | None = None
-    mime: str | None = None
 
 
 class Reader:
@@ -110,13 +97,13 @@ async def read_facts(read: Read, size: int, kind: AssetType, extension: str) -> 
     """The facts of a file of `size` bytes. Raises `UploadRefused` for a file that is broken, or too large to
     inspect."""
     if extension in GLB_EXTENSIONS:
-        return await _model(read, await read_glb(read, size), kind, "glb")
+        return await _model(read, await open_glb(read, size), kind, "glb")
     if extension == "gltf":
-        return await _model(read, await read_gltf(read, size), kind, "gltf")
+        return await _model(read, await open_gltf(read, size), kind, "gltf")
     if extension == "bvh":
-        return _motion(await animations.bvh_animation(read, size), "bvh")
+        return motion_facts(await animations.bvh_animation(read, size), "bvh")
     if extension == "fbx":
-        return _motion(await animations.fbx_animation(read, size), "fbx")
+        return motion_facts(await animations.fbx_animation(read, size), "fbx")
     if extension in SOUNDS:
         sound = await sound_facts(read, size, extension)
         mime = SOUND_MIMES[sound["container"]]
@@ -129,44 +116,33 @@ async def read_facts(read: Read, size: int, kind: AssetType, extension: str) -> 
     return Facts()
 
 
-def _motion(motion: dict[str, Any], form: str) -> Facts:
-    terms = [f"format={form}", *_expressions(motion.get("expressions", []) + motion.get("custom_expressions", []))]
-    if motion.get("bones"):
-        terms.append("humanoid")
-    return Facts({"animation": motion}, terms, duration=motion.get("duration"))
-
-
-async def _model(read: Read, glb: Glb, kind: AssetType, form: str) -> Facts:
-    vrma = animations.is_vrma(glb)
-    if vrma or kind is AssetType.ANIMATION:
-        return _motion(animations.glb_animation(glb), "vrma" if vrma else form)
-    found = _model_facts(glb, form)
-    places = image_places(glb)
-    # A parsed document may take 60 MB: it is freed before the reads below wait for the store.
-    del glb
+async def _model(read: Read, document: Unparsed, kind: AssetType, form: str) -> Facts:
+    if document.is_small:
+        found, places = document_facts(document.parsed(), kind, form)
+    else:
+        found, places = await _in_child(document, kind, form)
+    del document
     if sizes := await image_sizes(read, places):
         found.sections["model"]["image_sizes"] = sizes
         found.sections["model"]["largest_image"] = max(sizes, key=lambda size: size[0] * size[1])
     return found
 
 
-def _model_facts(glb: Glb, form: str) -> Facts:
-    model = gltf.model_facts(glb)
-    found = Facts({"model": model}, [f"format={form}"], triangles=model["triangles"])
-    if (avatar := vrm.avatar(glb)) is None:
-        return found
-    model |= avatar.facts
-    found.sections["licence"] = avatar.licence.as_facts()
-    found.terms = ["format=vrm1" if avatar.spec == "1.0" else "format=vrm0", *avatar.licence.terms()]
-    if avatar.bones:
-        found.terms.append("humanoid")
-    found.terms += _expressions(avatar.expressions)
-    found.thumbnail = vrm.locate(glb)
-    return found
-
-
-def _expressions(names: Sequence[str]) -> list[str]:
-    return [f"expression={name}" for name in names]
+async def _in_child(document: Unparsed, kind: AssetType, form: str) -> tuple[Facts, Places]:
+    """As `document_facts`, in a process of its own. Raises `GlbInvalid`, `InspectionTooLarge`."""
+    start, length = document.binary or (-1, 0)
+    with tempfile.NamedTemporaryFile(prefix="butai-decode-", suffix=".json") as file:
+        await asyncio.to_thread(file.write, document.text)
+        file.flush()
+        answer, problem = await run_child(
+            "butai.assets.contents.readers.model_child", kind, form, str(start), str(length), file.name, seconds=SECONDS
+        )
+    if answer.get("error") == GlbInvalid.code:
+        raise GlbInvalid("The JSON chunk is not a JSON object")
+    if problem is not None or "error" in answer:
+        # Of time or of memory.
+        raise InspectionTooLarge
+    return msgspec.convert(answer["facts"], Facts), [(first, many) for first, many in answer["places"]]
 
 
 # One asset
@@ -263,6 +239,8 @@ async def _keep_thumbnail(library: Library, target: _Target, start: int, length:
 async def _write(library: Library, target: _Target, facts: Facts | None, problem: str | None) -> None:
     """Writes the facts in one transaction, unless the asset has another object by now."""
     found = facts or Facts()
+    if target.type is AssetType.VRM and "licence" not in found.sections:
+        found = unknown_licence(found)
     async with library.database.transaction() as session:
         asset = await transitions.lock(session, target.id)
         if asset is None or (asset.object_key, asset.etag) != (target.object_key, target.etag):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from butai.assets.kinds import check_glb
+from butai.assets.kinds import GLB_JSON_LIMIT, check_glb
 from butai.errors import GlbInvalid, InspectionTooLarge, SignatureMismatch
 
 Read = Callable[[int, int], Awaitable[bytes]]
@@ -22,8 +22,7 @@ FIRST_READ = 16 * 1024
 """Bytes of the first range read: header and JSON of a small avatar."""
 
 JSON_LIMIT = 4 * 1024**2
-"""Largest JSON chunk that is parsed in this process: twice the largest of real avatars. Larger files are stored without
-facts."""
+"""Largest JSON chunk that is parsed in the process that asks: twice the largest of most avatars."""
 
 VALUES_LIMIT = 400_000
 """Most values in the JSON, counted by its commas and brackets. Parsing so many takes a quarter of a second, in which
@@ -38,13 +37,36 @@ class Glb:
     binary: tuple[int, int] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Unparsed:
+    """A document's JSON as text, and the BIN chunk as in `Glb`."""
+
+    text: bytes
+    binary: tuple[int, int] | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it may be parsed in the process that asks."""
+        return len(self.text) <= JSON_LIMIT and count_values(self.text) <= VALUES_LIMIT
+
+    def parsed(self) -> Glb:
+        """The document. Raises `GlbInvalid`, `InspectionTooLarge`."""
+        if len(self.text) > JSON_LIMIT:
+            raise InspectionTooLarge(f"The JSON has {len(self.text)} bytes; {JSON_LIMIT} is the most")
+        return Glb(parsed(self.text, VALUES_LIMIT), self.binary)
+
+
 async def read_glb(read: Read, size: int) -> Glb:
-    """Opens a GLB of `size` bytes. Raises `GlbInvalid`, `SignatureMismatch`, `InspectionTooLarge`."""
+    """Opens a GLB of `size` bytes whose document is small. Raises `GlbInvalid`, `SignatureMismatch`,
+    `InspectionTooLarge`."""
+    return (await open_glb(read, size)).parsed()
+
+
+async def open_glb(read: Read, size: int) -> Unparsed:
+    """The JSON of a GLB of `size` bytes. Raises `GlbInvalid`, `SignatureMismatch`."""
     head = await read(0, min(FIRST_READ, size))
     check_glb(head, size)
     (json_length,) = struct.unpack_from("<I", head, 12)
-    if json_length > JSON_LIMIT:
-        raise InspectionTooLarge(f"The JSON chunk has {json_length} bytes; {JSON_LIMIT} is the most")
     end = 20 + json_length
     # The BIN chunk's header follows the JSON: the same read gets it.
     wanted = min(end + 8, size)
@@ -54,22 +76,35 @@ async def read_glb(read: Read, size: int) -> Glb:
         raise GlbInvalid("The file ends inside its JSON")
     # Chunks end where the header says, whatever follows.
     (length,) = struct.unpack_from("<I", head, 8)
-    return Glb(_parsed(head[20:end]), _binary(head, end, length))
+    return Unparsed(head[20:end], _binary(head, end, length))
 
 
 async def read_gltf(read: Read, size: int) -> Glb:
-    """Opens a `.gltf`, a JSON text without a BIN chunk. Raises as `read_glb` does."""
+    """Opens a small `.gltf`. Raises as `read_glb` does."""
     if size > JSON_LIMIT:
         raise InspectionTooLarge(f"The document has {size} bytes; {JSON_LIMIT} is the most")
+    return (await open_gltf(read, size)).parsed()
+
+
+async def open_gltf(read: Read, size: int) -> Unparsed:
+    """The text of a `.gltf`, a JSON without a BIN chunk. Raises `SignatureMismatch`, `InspectionTooLarge`."""
+    if size > GLB_JSON_LIMIT:
+        raise InspectionTooLarge(f"The document has {size} bytes; {GLB_JSON_LIMIT} is the most")
     text = (await read(0, size)).removeprefix(b"\xef\xbb\xbf") if size else b""
     if not text.lstrip().startswith(b"{"):
         raise SignatureMismatch
-    return Glb(_parsed(text), None)
+    return Unparsed(text)
 
 
-def _parsed(text: bytes) -> dict[str, Any]:
-    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
-        raise InspectionTooLarge(f"The JSON has more than {VALUES_LIMIT} values")
+def count_values(text: bytes) -> int:
+    """At least as many as a JSON text has values."""
+    return sum(text.count(mark) for mark in (b",", b"[", b"{"))
+
+
+def parsed(text: bytes, most: int) -> dict[str, Any]:
+    """The object of a JSON text with at most `most` values. Raises `GlbInvalid`, `InspectionTooLarge`."""
+    if count_values(text) > most:
+        raise InspectionTooLarge(f"The JSON has more than {most} values")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
