@@ -42,6 +42,8 @@ def row(status: str = "ready", suspected: datetime | None = None, number: int = 
         (HeadAnswer(HeadKind.PRESENT, 10, ""), False, "ready", None, V.FOUND),
         (HeadAnswer(HeadKind.ABSENT), False, "ready", None, V.LOST),
         (HeadAnswer(HeadKind.ABSENT), False, "missing", None, V.STILL_MISSING),
+        (HeadAnswer(HeadKind.ARCHIVED, 10, "e"), True, "ready", None, V.LOST),
+        (HeadAnswer(HeadKind.ARCHIVED, 10, "e"), True, "missing", None, V.STILL_MISSING),
         # A store that shows what is absent, and denies: a right is broken, not a file.
         (HeadAnswer(HeadKind.DENIED), False, "ready", NOW - 2 * RECHECK, V.UNDECIDED),
         (HeadAnswer(HeadKind.DENIED), True, "ready", None, V.SUSPECT),
@@ -56,6 +58,41 @@ def test_each_answer_has_its_verdict(
     answer: HeadAnswer, hides: bool, status: str, suspected: datetime | None, verdict: Verdict
 ) -> None:
     assert judge(row(status, suspected), answer, hides_absence=hides, now=NOW, recheck=RECHECK) is verdict
+
+
+async def test_an_archived_object_is_seen_once_a_read_has_failed_and_stays_missing() -> None:
+    class Archive:
+        """Only a close look sees that the first object is archived."""
+
+        archived = True
+
+        async def head(self, key: str) -> HeadAnswer:
+            if key.startswith("o/") or key.endswith("canary"):
+                return HeadAnswer(HeadKind.PRESENT, 10, "e")
+            return HeadAnswer(HeadKind.ABSENT)
+
+        async def closely(self, key: str) -> HeadAnswer:
+            if self.archived and key == "o/0":
+                return HeadAnswer(HeadKind.ARCHIVED, 10, "e")
+            return await self.head(key)
+
+        async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
+            return [await self.head(key) for key in keys]
+
+    heads = Archive()
+
+    async def verdicts(*statuses: str, closely: bool = False) -> list[Verdict]:
+        rows = [row(status, number=number) for number, status in enumerate(statuses)]
+        batch = await probe_batch(
+            rows, heads, Canary(heads, ""), hides_absence=False, now=NOW, recheck=RECHECK, closely=closely
+        )
+        return [each.verdict for each in batch.objects]
+
+    assert await verdicts("ready", "ready", closely=True) == [V.LOST, V.FOUND]
+    # The next run has no close look at those that were there, and does not bring back what is archived.
+    assert await verdicts("missing", "missing") == [V.STILL_MISSING, V.RECOVERED]
+    heads.archived = False
+    assert await verdicts("missing", "missing") == [V.RECOVERED, V.RECOVERED]
 
 
 def test_a_mass_is_more_than_twenty_and_more_than_two_percent() -> None:
@@ -95,6 +132,9 @@ class Weather:
                 )
         absent = HeadKind.DENIED if self.hides_absence else HeadKind.ABSENT
         return self.objects.get(key, HeadAnswer(absent))
+
+    async def closely(self, key: str) -> HeadAnswer:
+        return await self.head(key)
 
     async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
         return [await self.head(key) for key in keys]

@@ -162,6 +162,7 @@ class Code(StrEnum):
     OLD_VERSION = "old_version", "An old version"
     DELETE_MARKER = "delete_marker", "Deleted in the bucket"
     ARCHIVED = "archived", "In an archive: restore it in the bucket first"
+    CODED = "coded", "The object has a Content-Encoding: its bytes are not the file's"
     EMPTY = "empty", "The object has no bytes"
     KEY_TAKEN = "key_taken", "Another file has this key: an upload, or another spelling of the same name"
     DUPLICATE = "duplicate", "Listed twice"

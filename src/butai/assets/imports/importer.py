@@ -45,6 +45,9 @@ WRITE_TRIES = 5
 
 ACTOR = actors.service("import")
 
+_NO_BYTES = frozenset({Code.EMPTY, Code.ARCHIVED, Code.CODED})
+"""Reasons of the store's own, by a HEAD, for which an object is left out."""
+
 
 @dataclass(slots=True, eq=False)
 class _Candidate:
@@ -200,7 +203,7 @@ class Importer:
             # Butai removed it, after its asset was purged or replaced, since the listing was made.
             self._report(candidate, Outcome.SKIPPED, Code.REMOVED)
         else:
-            outcome = Outcome.SKIPPED if answer.reason == Code.EMPTY else Outcome.FAILED
+            outcome = Outcome.SKIPPED if answer.reason in _NO_BYTES else Outcome.FAILED
             self._report(candidate, outcome, answer.reason, answer.detail)
 
     # Writes

@@ -90,6 +90,11 @@ class Verifier:
         facts = await self._store.head(object_key)
         if facts.size == 0:
             return NotImportable(Code.EMPTY)
+        if facts.archived:
+            return NotImportable(Code.ARCHIVED)
+        if facts.coding:
+            # Its bytes are not the file's, and a reader would be told of no coding.
+            return NotImportable(Code.CODED, facts.coding)
         meta = None
         try:
             if key.sidecar is Sidecar.META and before != (facts.size, facts.etag):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from butai.assets.patrol.verdicts import ADVERSE, IndexedObject, Verdict, is_mass_loss, judge
-from butai.assets.storage.answers import HeadAnswer
+from butai.assets.storage.answers import HeadAnswer, HeadKind
 from butai.assets.storage.canary import Canary, StoreUnreliable, describe
 from butai.assets.storage.heads import Heads
 from butai.errors import Code
@@ -46,8 +46,11 @@ async def probe_batch(
     hides_absence: bool,
     now: datetime,
     recheck: timedelta,
+    closely: bool = False,
 ) -> BatchResult:
     """Judges each of `rows`. Raises `StoreUnreliable`: then none of these assets may change.
+
+    `closely`: also finds out which are archived, as is done for those that were missing; for a few, of which a read failed.
 
     An adverse verdict stands when a second HEAD gives the same one, with the canaries good before and after it: an
     outage that begins or ends in between shows in one of them.
@@ -57,6 +60,10 @@ async def probe_batch(
         return judge(row, answer, hides_absence=hides_absence, now=now, recheck=recheck)
 
     answers = await heads.many([row.object_key for row in rows])
+    for place, row in enumerate(rows):
+        # One that was archived while it was missing would be found again, and lost with the next read.
+        if answers[place].kind is HeadKind.PRESENT and (closely or row.status != "ready"):
+            answers[place] = await heads.closely(row.object_key)
     first = [ProbedObject(row, judged(row, answer), answer) for row, answer in zip(rows, answers, strict=True)]
     undecided = [each for each in first if each.verdict is Verdict.UNDECIDED]
     if len(undecided) > max(1, MOST_UNDECIDED * len(rows)):
@@ -76,7 +83,7 @@ async def probe_batch(
     for probed in first:
         each = probed
         if probed.verdict in ADVERSE:
-            answer = await heads.head(probed.row.object_key)
+            answer = await heads.closely(probed.row.object_key)
             each = ProbedObject(probed.row, judged(probed.row, answer), answer)
             if each.verdict in ADVERSE:
                 await _require_same_store(canary, hides_absence=hides_absence)

@@ -256,7 +256,13 @@ class Patrol:
         try:
             hides_absence = await self._canary.prepare(self._store)
             batch = await probe_batch(
-                rows, self._heads, self._canary, hides_absence=hides_absence, now=now, recheck=self._recheck
+                rows,
+                self._heads,
+                self._canary,
+                hides_absence=hides_absence,
+                now=now,
+                recheck=self._recheck,
+                closely=True,
             )
             await self._require_few_losses(batch)
         except StoreUnreliable as stopped:

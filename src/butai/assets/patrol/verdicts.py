@@ -8,6 +8,7 @@ the rules differ:
     shows absence   404     lost, once a second probe confirms it
     shows absence   403     undecided: a permission is broken, not a file
     hides absence   403     suspect; lost once it has been suspect for at least `recheck`
+    either          200, archived  as absent: no reader can have it until it is restored
     either          200     found; with another size or ETag a mismatch, and the asset's status stays
     either          others  undecided: 5xx, time-outs and throttling are never a finding
 """
@@ -61,7 +62,7 @@ def judge(row: IndexedObject, answer: HeadAnswer, *, hides_absence: bool, now: d
         if not same:
             return Verdict.MISMATCH
         return Verdict.FOUND if row.status == "ready" else Verdict.RECOVERED
-    absent = answer.kind is HeadKind.ABSENT
+    absent = answer.kind in (HeadKind.ABSENT, HeadKind.ARCHIVED)
     denied = answer.kind is HeadKind.DENIED and hides_absence
     if not absent and not denied:
         return Verdict.UNDECIDED

@@ -57,14 +57,15 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
     with the whole (14.2).
     """
     size = row.size_bytes or 0
-    etag = f'"{row.etag}"'
+    etag = _quoted(row.etag)
     headers = {
-        "etag": etag,
         # Next.js's rewrites and some CDNs would compress it, and the length, the ranges and the ETag would be another file's.
         "cache-control": f"{_cache_control(row)}, no-transform",
         "vary": "Origin" if row.public else "Origin, Cookie, Authorization",
         "cross-origin-resource-policy": "cross-origin" if row.public else "same-site",
     }
+    if etag:
+        headers["etag"] = etag
     given = conditions.headers
     if "if-none-match" in given and _matches(given["if-none-match"], etag):
         return ReadPlan(304, headers, 0)
@@ -74,12 +75,21 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
         "accept-ranges": "bytes",
     }
     span = None
-    if "range" in given and given.get("if-range", etag) == etag:
+    # A weak ETag never stands for the same bytes (13.1.5).
+    unchanged = "if-range" not in given or (given["if-range"] == etag and not etag.startswith("W/"))
+    if "range" in given and unchanged:
         span = _span(given["range"], size)
     if span is None:
         return ReadPlan(200, headers, size)
     headers["content-range"] = f"bytes {span[0]}-{span[1]}/{size}"
     return ReadPlan(206, headers, span[1] - span[0] + 1, span)
+
+
+def _quoted(etag: str | None) -> str:
+    """The header for an ETag as `plain_etag` has it; empty for a store that gives none."""
+    if not etag:
+        return ""
+    return f'W/"{etag[2:]}"' if etag.startswith("W/") else f'"{etag}"'
 
 
 def _cache_control(row: ReadableAsset) -> str:
@@ -96,7 +106,8 @@ def _cache_control(row: ReadableAsset) -> str:
 def _matches(condition: str, etag: str) -> bool:
     if condition.strip() == "*":
         return True
-    return any(candidate.removeprefix("W/") == etag for candidate in _ETAG_LIST.findall(condition))
+    plain = etag.removeprefix("W/")
+    return bool(plain) and any(one.removeprefix("W/") == plain for one in _ETAG_LIST.findall(condition))
 
 
 def _span(header: str, size: int) -> tuple[int, int] | None:

@@ -7,9 +7,11 @@ from enum import StrEnum
 
 
 class HeadKind(StrEnum):
-    """The kinds of answer. `DENIED` may hide an absent key (AWS, without the right to list); `UNCLEAR` is every failure."""
+    """The kinds of answer. `DENIED` may hide an absent key (AWS, without the right to list); `UNCLEAR` is every failure.
+    `ARCHIVED`: the store has the bytes and does not hand them out before they are restored; only `Heads.closely` sees it."""
 
     PRESENT = "present"
+    ARCHIVED = "archived"
     ABSENT = "absent"
     DENIED = "denied"
     UNCLEAR = "unclear"

@@ -56,6 +56,7 @@ def describe(answer: HeadAnswer) -> str:
     return {
         HeadKind.PRESENT: "200: it exists",
         HeadKind.ABSENT: "404: it is absent",
+        HeadKind.ARCHIVED: "200: it is archived",
         HeadKind.DENIED: "403: access denied",
         HeadKind.UNCLEAR: f"nothing clear ({answer.code})",
     }[answer.kind]

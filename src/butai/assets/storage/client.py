@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -72,11 +72,43 @@ class RangeRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectFacts:
-    """The headers of an object. `size` in bytes; `etag` without its quotes."""
+    """The headers of an object. `size` in bytes; `etag` as `plain_etag` has it.
+
+    `archived`: the store has the bytes and does not hand them out; `coding`: in which they are packed, empty for none.
+    """
 
     size: int
     etag: str
     content_type: str = ""
+    archived: bool = False
+    coding: str = ""
+
+
+def plain_etag(header: str | None) -> str:
+    """An ETag without its quotes; `W/` stays before a weak one, and none is empty (RFC 9110, 8.8.3)."""
+    value = (header or "").strip()
+    weak = value.startswith("W/")
+    plain = value.removeprefix("W/").strip('"')
+    return f"W/{plain}" if weak and plain else plain
+
+
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects have to be restored before they can be read (AWS, "Restoring an archived object")."""
+
+
+def _facts(headers: Mapping[str, str]) -> ObjectFacts:
+    archived = headers.get("x-amz-storage-class", "").upper() in _ARCHIVES or bool(headers.get("x-amz-archive-status"))
+    # A restored copy can be read until it expires; the object stays in its class.
+    restored = 'ongoing-request="false"' in headers.get("x-amz-restore", "")
+    codings = [one.strip().lower() for one in headers.get("Content-Encoding", "").split(",")]
+    return ObjectFacts(
+        int(headers.get("Content-Length", "0")),
+        plain_etag(headers.get("ETag")),
+        headers.get("Content-Type", ""),
+        archived and not restored,
+        # The chunks of an upload's signature, which some stores leave in the header, are not in the object.
+        ",".join(one for one in codings if one not in ("", "identity", "aws-chunked")),
+    )
 
 
 class ObjectBody:
@@ -85,7 +117,7 @@ class ObjectBody:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.length = int(response.headers.get("Content-Length", "0"))
-        self.etag = response.headers.get("ETag", "").strip('"')
+        self.etag = plain_etag(response.headers.get("ETag"))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the bytes as they come. Raises `StoreUnavailable`, `StoreTimeout`."""
@@ -200,11 +232,7 @@ class Store:
         """HEAD of one object. Raises `ObjectAbsent`, `StoreAccessDenied` (which on AWS also stands for an absent key),
         `StoreUnavailable`, `StoreTimeout`."""
         async with self._request("HEAD", key) as response:
-            return ObjectFacts(
-                int(response.headers.get("Content-Length", "0")),
-                response.headers.get("ETag", "").strip('"'),
-                response.headers.get("Content-Type", ""),
-            )
+            return _facts(response.headers)
 
     async def read(self, key: str, start: int, length: int) -> bytes:
         """Reads at most `length` bytes from `start`; fewer when the object ends. Raises as `head` does, and
@@ -229,7 +257,7 @@ class Store:
         """Writes one object whole; returns its ETag. Raises as `head` does."""
         headers = {"Content-Type": content_type}
         async with self._request("PUT", key, send_headers=headers, body=body) as response:
-            return response.headers.get("ETag", "").strip('"')
+            return plain_etag(response.headers.get("ETag"))
 
     async def copy(self, source: str, key: str) -> None:
         """Copies one object within the bucket, at most 5 GiB (S3's own limit). Raises as `head` does."""
@@ -299,7 +327,8 @@ class Store:
         if "<Error>" in text:
             raise StoreUnavailable(f"The store could not join the parts: {error_code(text) or 'unknown'}")
         match = re.search(r"<ETag>([^<]+)</ETag>", text)
-        return match[1].replace("&#34;", "").replace("&quot;", "").strip('"') if match else (await self.head(key)).etag
+        quoted = match[1].replace("&#34;", '"').replace("&quot;", '"') if match else ""
+        return plain_etag(quoted) or (await self.head(key)).etag
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:
         """Removes the parts of an unfinished multipart upload. Idempotent."""

@@ -16,7 +16,7 @@ from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from butai.assets.storage.answers import HeadAnswer, HeadKind
-from butai.assets.storage.client import ObjectAbsent, Store
+from butai.assets.storage.client import ObjectAbsent, Store, plain_etag
 from butai.config import StoreSettings
 from butai.errors import Code, StoreAccessDenied, Unavailable
 from butai.limits.token_bucket import TokenBucket
@@ -43,6 +43,10 @@ class Heads(Protocol):
         """Sends a HEAD for one key. Never raises for the store's errors."""
         ...
 
+    async def closely(self, key: str) -> HeadAnswer:
+        """As `head`, and tells an archived object from one that can be read. Slower."""
+        ...
+
     async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
         """Sends HEADs for many keys; returns the answers in their order."""
         ...
@@ -67,15 +71,20 @@ class StoreHeads:
             return HeadAnswer(HeadKind.DENIED)
         except ValueError:
             # obstore has no path for such a key, for example one with two slashes in a row.
-            return await self._head_slowly(key)
+            return await self._asked_closely(key)
         except Exception as error:  # noqa: BLE001 - anything else is unclear
             # Its other errors have no common class.
             return HeadAnswer(
                 HeadKind.UNCLEAR, code=Code.STORE_TIMEOUT if "timed out" in str(error) else Code.STORE_UNAVAILABLE
             )
-        return HeadAnswer(HeadKind.PRESENT, facts["size"], (facts["e_tag"] or "").strip('"'))
+        return HeadAnswer(HeadKind.PRESENT, facts["size"], plain_etag(facts["e_tag"]))
 
-    async def _head_slowly(self, key: str) -> HeadAnswer:
+    async def closely(self, key: str) -> HeadAnswer:
+        """As in `Heads`: obstore hands out no storage class."""
+        await self._bucket.take()
+        return await self._asked_closely(key)
+
+    async def _asked_closely(self, key: str) -> HeadAnswer:
         try:
             facts = await self._store.head(key)
         except ObjectAbsent:
@@ -84,7 +93,7 @@ class StoreHeads:
             return HeadAnswer(HeadKind.DENIED)
         except Unavailable as error:
             return HeadAnswer(HeadKind.UNCLEAR, code=error.code)
-        return HeadAnswer(HeadKind.PRESENT, facts.size, facts.etag)
+        return HeadAnswer(HeadKind.ARCHIVED if facts.archived else HeadKind.PRESENT, facts.size, facts.etag)
 
     async def many(self, keys: Sequence[str]) -> list[HeadAnswer]:
         """As in `Heads`. After `UNCLEAR_LIMIT` consecutive unclear answers the rest is `NOT_TRIED`."""
