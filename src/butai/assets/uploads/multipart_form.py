@@ -7,21 +7,26 @@ contract (docs/studio-contract.md).
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
+from urllib.parse import unquote_to_bytes
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from butai.assets import keys
 from butai.assets.keys import AssetKey
-from butai.errors import BodyTooSlow, ClientDisconnected, InvalidRequest, MissingParameters
+from butai.errors import BodyTooSlow, ClientDisconnected, HeaderUnsupported, InvalidRequest, MissingParameters
 
 FIELD_LIMIT = 64 * 1024
 """Bytes of all text fields together: a key has 1 KB, and no other field is long."""
 
 FIELD_COUNT = 32
 """Most fields and files of a form; studios send five."""
+
+HEAD_LIMIT = 16 * 1024
+"""Most bytes of one line of a part's head: a name of 1,024 bytes, twice, with three bytes for each in one of them."""
 
 FIELD_SECONDS = 10.0
 """Most seconds for the fields before a form's file, and for those after it: as for any small body."""
@@ -86,12 +91,13 @@ class Form:
         Raises `InvalidRequest` for a body that is not such a form, `ClientDisconnected` when it stops early.
         """
         events = self._events()
-        name, text, room = "", bytearray(), FIELD_LIMIT
+        name, text, charset, room = "", bytearray(), "utf-8", FIELD_LIMIT
         async for event in events:
             if isinstance(event, MultipartSegment):
-                name, text = event.name or "", bytearray()
-                if event.filename is not None:
-                    yield FilePart(name, event.filename, events)
+                name, text, charset = _readable(event.name or _name(event)), bytearray(), event.charset or "utf-8"
+                _check_coding(event)
+                if (filename := _filename(event)) is not None:
+                    yield FilePart(name, filename, events)
                     name = ""
             elif event is not None:
                 room -= len(event)
@@ -100,18 +106,67 @@ class Form:
                 text += event
             elif name:
                 try:
-                    self.fields.setdefault(name, text.decode())
-                except UnicodeDecodeError as error:
-                    raise InvalidRequest(f"The field {name[:40]!r} is not UTF-8") from error
+                    self.fields.setdefault(name, text.decode(charset))
+                except (UnicodeError, LookupError) as error:
+                    raise InvalidRequest(f"The field {name[:40]!r} is not {charset[:20]}") from error
 
     async def _events(self) -> AsyncIterator[MultipartSegment | bytes | None]:
         try:
-            with PushMultipartParser(self._boundary, max_segment_count=FIELD_COUNT, strict=False) as parser:
+            with PushMultipartParser(
+                self._boundary,
+                max_segment_count=FIELD_COUNT,
+                max_header_size=HEAD_LIMIT,
+                # Old clients write a file's name in the encoding of their system. This one decodes whatever comes.
+                header_charset="latin-1",
+                strict=False,
+            ) as parser:
                 async for chunk in self._body:
                     for event in parser.parse(chunk):
                         yield bytes(event) if isinstance(event, bytearray) else event
         except (MultipartError, UnicodeDecodeError, LookupError) as error:
             raise InvalidRequest("The form cannot be read to its end") from error
+
+
+_PLAIN_CODINGS = ("", "7bit", "8bit", "binary", "identity")
+_NAME = re.compile(r"""\bname\s*=\s*"?([^";]*)""", re.IGNORECASE)
+_DISPOSITION = re.compile(r"\bfilename\s*=", re.IGNORECASE)
+_EXTENDED = re.compile(r"""\bfilename\*\s*=\s*"?([\w.:-]{1,40})'[^']*'([^;"\s]*)""", re.IGNORECASE)
+
+
+def _check_coding(segment: MultipartSegment) -> None:
+    """Raises `HeaderUnsupported` for a part whose bytes stand for others (RFC 7578, 4.7, allows none)."""
+    for name, value in segment.headerlist:
+        if name in ("Content-Transfer-Encoding", "Content-Encoding") and value.strip().lower() not in _PLAIN_CODINGS:
+            raise HeaderUnsupported(f"{name} is not supported in a form: send the bytes as they are")
+
+
+def _disposition(segment: MultipartSegment) -> str:
+    return next((value for name, value in segment.headerlist if name == "Content-Disposition"), "")
+
+
+def _name(segment: MultipartSegment) -> str:
+    """The field's name where the parser found none: the last byte of a file's name before it may be a backslash."""
+    match = _NAME.search(_disposition(segment))
+    return match[1] if match is not None else ""
+
+
+def _filename(segment: MultipartSegment) -> str | None:
+    """The client's name of a part's file; None for a text field. It is shown and never used, so it is no reason to refuse a
+    form, in whatever way it is written: `filename*` of RFC 5987 alone, or in an encoding that is not said."""
+    disposition = _disposition(segment)
+    if (match := _EXTENDED.search(disposition)) is not None:
+        try:
+            return unquote_to_bytes(match[2]).decode(match[1])
+        except (UnicodeError, LookupError):
+            return _readable(unquote_to_bytes(match[2]).decode("latin-1"))
+    if segment.filename is not None:
+        return _readable(segment.filename)
+    return "" if _DISPOSITION.search(disposition) else None
+
+
+def _readable(text: str) -> str:
+    """The text of a form's head, which was decoded byte by byte: UTF-8, with marks for what is none."""
+    return text.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 class FilePart:
