@@ -153,6 +153,8 @@ async def test_secrets_are_judged_and_never_shown(bare: Settings) -> None:
     found = await report(with_identity(bare, NEXTAUTH_SECRET=SecretStr("canary-sho"), AUTH_SECRET=SecretStr("c" * 40)))
     told = [each for each in found.found if each.check == "sessions"]
     assert [each.level for each in told] == [Level.WARNING, Level.OK]
+    found_numbered = await report(with_identity(bare, AUTH_SECRET_2=SecretStr("d" * 40)))
+    assert any("AUTH_SECRET_2" in each.message for each in found_numbered.found if each.check == "sessions")
     assert "canary-sho" not in str(found.found) and "c" * 40 not in str(found.found)
     found = await report(
         with_identity(bare, dev_sign_in=True, NEXTAUTH_SECRET=SecretStr(""), AUTH_SECRET=SecretStr(""))

@@ -17,15 +17,15 @@ WITHOUT_TEXT = {
     "the service's own words name the value that was wrong": "invalid_request MISSING_PARAMETERS",
     "answered to programs other than the console": (
         "webhook_refused host_not_allowed sign_in_code_invalid tus_version_unsupported range_not_satisfiable http_invalid"
-        " head_too_large method_not_allowed idempotency_mismatch"
+        " head_too_large method_not_allowed idempotency_mismatch header_unsupported content_coding_unsupported"
     ),
     "of what the console does not offer": (
         "project_unknown invitation_not_found ingress_not_found ingress_unavailable encoder_not_found"
         " ingest_not_configured"
     ),
     "of a bucket's listing, in the report of `butai import`, which is read in a terminal": (
-        "unchanged outside_prefix own_object folder old_version delete_marker archived empty key_taken duplicate trashed"
-        " removed being_removed already_in_use changed recovered unreadable absent denied_or_absent not_tried"
+        "unchanged outside_prefix own_object folder old_version delete_marker archived coded empty key_taken duplicate"
+        " trashed removed being_removed already_in_use changed recovered unreadable absent denied_or_absent not_tried"
     ),
     "of a patrol run or a job, which operators see by the code itself": "interrupted worker_died",
     "of an alert, whose title is LiveKit's own answer": "no_workers",

@@ -157,6 +157,19 @@ def test_old_and_new_secret_both_work_while_the_secret_is_changed() -> None:
     assert ask(identity, cookie=cookie((N4, NEXTAUTH["sub_and_id"]))).user_id == USER
 
 
+def test_numbered_secrets_are_those_of_authjs_alone() -> None:
+    """`@auth/core` reads `AUTH_SECRET` and `AUTH_SECRET_1` to `_3`, and signs with the highest number."""
+    identity = Identity(setup("nextauth", "old", AUTH_SECRET_1=AUTHJS["secret"], AUTH_SECRET_3=AUTHJS["next_secret"]))
+    for name in (A5, A5_SECURE):
+        assert ask(identity, cookie=cookie((name, AUTHJS["cookies"][name]))).user_id == USER
+        assert ask(identity, cookie=cookie((name, AUTHJS["rotated"][name]))).user_id == USER
+    refused(Identity(setup("nextauth", AUTH_SECRET_2=NEXTAUTH["secret"])), cookie=cookie((N4, NEXTAUTH["sub_and_id"])))
+    alone = Identity(setup(AUTH_SECRET_2=AUTHJS["secret"]))
+    assert ask(alone, cookie=cookie((A5, AUTHJS["cookies"][A5]))).user_id == USER
+    order = setup(auth="a", AUTH_SECRET_1=SecretStr("b"), AUTH_SECRET_3=SecretStr("c")).authjs_secrets
+    assert list(order) == ["AUTH_SECRET_3", "AUTH_SECRET_1", "AUTH_SECRET"]
+
+
 def test_a_rotated_token_is_refused_by_whoever_only_knows_the_old_secret() -> None:
     refused(both(), cookie=cookie((A5, AUTHJS["rotated"][A5])))
 

@@ -136,6 +136,29 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
     assert grey.getpixel((40, 8)) > grey.getpixel((10, 20)) + 40  # pyright: ignore[reportOperatorIssue]
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"#?RGBE\n",
+        b"#?RADIANCE\r\n",
+        b"#?RGBE\r\n# Made with a tool\r\nEXPOSURE=1.0\r\n",
+        b"#?AUTOPANO 1\n",
+        b"#?RADIANCE\nGAMMA=1\n",
+    ],
+)
+async def test_a_sky_of_any_program_has_a_preview(tmp_path: Path, head: bytes) -> None:
+    end = b"\r\n" if b"\r" in head else b"\n"
+    pixels = radiance().partition(b"+X 64\n")[2]
+    body = head + b"FORMAT=32-bit_rle_rgbe" + end * 2 + b"-Y 32 +X 64" + end + pixels
+    FORMATS[AssetType.HDR]["hdr"].check(body[:HEAD_BYTES], len(body))
+    assert await picture_facts(Bytes(body), len(body), "hdr") == {"width": 64, "height": 32}
+    (tmp_path / "sky.hdr").write_bytes(body)
+    (tmp_path / "plain.hdr").write_bytes(radiance())
+    found = await decode_tasks._child("picture", str(tmp_path / "sky.hdr"))
+    assert found == await decode_tasks._child("picture", str(tmp_path / "plain.hdr"))
+    assert found[1] is None
+
+
 @pytest.mark.slow
 async def test_what_asks_for_too_much_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A small file that says it is gigantic.

@@ -111,6 +111,7 @@ export const assetsEn = {
     inspection_timeout: "Reading its content took too long. The file itself is stored.",
     inspection_failed: "Its content could not be read. The file itself is stored.",
     decode_failed: "It could not be decoded. The file itself is stored.",
+    no_preview: "There is no preview of a picture of this kind. The file itself is good.",
     decode_too_long: "It is too long to be decoded. The file itself is stored.",
     upload_taken: "This upload continues in another window.",
     upload_offset_wrong: "The upload could not be resumed. Start again.",

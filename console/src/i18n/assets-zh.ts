@@ -97,6 +97,7 @@ export const assetsZh: AssetTexts = {
     inspection_timeout: "读取文件内容用时过长。文件本身已保存。",
     inspection_failed: "无法读取文件内容。文件本身已保存。",
     decode_failed: "无法解码。文件本身已保存。",
+    no_preview: "此类图片没有预览。文件本身没有问题。",
     decode_too_long: "内容太长，无法解码。文件本身已保存。",
     upload_taken: "这个上传正在另一个窗口中继续。",
     upload_offset_wrong: "无法继续上传。请重新开始。",

@@ -80,7 +80,7 @@ def _missing(settings: Settings, running: Running) -> list[tuple[str, str, str]]
     """What is missing, its consequence, and the line that configures it."""
     found: list[tuple[str, str, str]] = []
     identity = settings.identity
-    if not identity.nextauth_secret.get_secret_value() and not identity.auth_secret.get_secret_value():
+    if not identity.nextauth_secret.get_secret_value() and not identity.authjs_secrets:
         found.append(("sessions", "those of your studio are not accepted", "NEXTAUTH_SECRET='the one of your studio'"))
     if not identity.oidc_issuer:
         found.append(("tokens", "no OpenID Connect issuer", "BUTAI_OIDC_ISSUER=https://… BUTAI_OIDC_AUDIENCE=butai"))

@@ -161,6 +161,30 @@ class IdentitySettings(Section):
     """The studio's `AUTH_SECRET` (Auth.js 5). Several, separated by commas, while it is being changed. Used in place of
     `NEXTAUTH_SECRET` when that is empty."""
 
+    auth_secret_1: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET_1")
+    """The studio's next `AUTH_SECRET` while it is being changed, as Auth.js 5 numbers them; accepted beside it."""
+
+    auth_secret_2: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET_2")
+    """As `AUTH_SECRET_1`."""
+
+    auth_secret_3: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET_3")
+    """As `AUTH_SECRET_1`."""
+
+    @property
+    def authjs_secrets(self) -> dict[str, SecretStr]:
+        """The set ones of Auth.js by the names of their variables, the newest first, as that package orders them
+        (`@auth/core`, `lib/utils/env.ts`)."""
+        return {
+            name: value
+            for name, value in (
+                ("AUTH_SECRET_3", self.auth_secret_3),
+                ("AUTH_SECRET_2", self.auth_secret_2),
+                ("AUTH_SECRET_1", self.auth_secret_1),
+                ("AUTH_SECRET", self.auth_secret),
+            )
+            if value.get_secret_value()
+        }
+
     oidc_issuer: str = ""
     """The OpenID Connect issuer whose bearer tokens are accepted. Its `sub` must be the id that the studio's sessions
     carry."""

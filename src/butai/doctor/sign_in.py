@@ -34,7 +34,7 @@ async def examine_sign_in(settings: Settings, findings: Findings) -> None:
     of = settings.identity
     secrets = {
         name: value.get_secret_value()
-        for name, value in (("NEXTAUTH_SECRET", of.nextauth_secret), ("AUTH_SECRET", of.auth_secret))
+        for name, value in (("NEXTAUTH_SECRET", of.nextauth_secret), *of.authjs_secrets.items())
         if value.get_secret_value()
     }
     for name, value in secrets.items():

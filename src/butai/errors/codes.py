@@ -148,6 +148,7 @@ class Code(StrEnum):
     INSPECTION_FAILED = "inspection_failed", "The content could not be read"
     INSPECTION_TIMEOUT = "inspection_timeout", "Reading the content took too long"
     DECODE_FAILED = "decode_failed", "The sound or picture could not be decoded"
+    NO_PREVIEW = "no_preview", "There is no preview of a picture of this kind; the file itself is good"
     DECODE_TOO_LONG = "decode_too_long", "Decoding took too long"
     LICENCE_FORBIDS_REDISTRIBUTION = (
         "licence_forbids_redistribution",

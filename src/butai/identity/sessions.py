@@ -89,8 +89,8 @@ class Sessions:
     own is not set (NextAuth 4 `AUTH_SECRET`, Auth.js 5 `NEXTAUTH_SECRET`), and so does this."""
 
     def __init__(self, settings: IdentitySettings) -> None:
-        nextauth = _secrets(settings.nextauth_secret) or _secrets(settings.auth_secret)
-        authjs = _secrets(settings.auth_secret) or _secrets(settings.nextauth_secret)
+        nextauth = _secrets(settings.nextauth_secret) or _authjs_secrets(settings)
+        authjs = _authjs_secrets(settings) or _secrets(settings.nextauth_secret)
         self._formats: dict[bytes, _Format] = {}
         for cookie in COOKIES:
             if cookie.endswith(NEXTAUTH_COOKIE.encode()):
@@ -157,7 +157,7 @@ def session_tokens(cookie: bytes) -> Sequence[tuple[bytes, bytes]]:
 
 def mint_nextauth4(settings: IdentitySettings, claims: dict[str, Any]) -> str:
     """A NextAuth 4 session token for `claims`, valid for 30 days. Raises `ValueError` without a secret."""
-    secrets = _secrets(settings.nextauth_secret) or _secrets(settings.auth_secret)
+    secrets = _secrets(settings.nextauth_secret) or _authjs_secrets(settings)
     if not secrets:
         raise ValueError("NEXTAUTH_SECRET is not set")
     kind = _nextauth4(secrets[:1])
@@ -178,6 +178,10 @@ def _secrets(setting: SecretStr) -> tuple[str, ...]:
     whole = setting.get_secret_value().strip()
     parts = [part.strip() for part in whole.split(",")]
     return tuple(dict.fromkeys(part for part in (*parts, whole) if part))
+
+
+def _authjs_secrets(settings: IdentitySettings) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one for setting in settings.authjs_secrets.values() for one in _secrets(setting)))
 
 
 def _nextauth4(secrets: Sequence[str]) -> _Format:

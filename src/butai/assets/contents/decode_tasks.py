@@ -40,6 +40,9 @@ DECODE = "assets.decode"
 SECONDS = 60.0
 """Most seconds for one file. An hour of music takes ten; the rest is for a busy machine."""
 
+SKIES = ("hdr", "exr")
+"""Extensions of pictures that studios read themselves."""
+
 LEAST_BITRATE = 6000
 """Bits per second of the smallest sound that is no silence: Opus has 6 kbit/s at least, MP3 and AAC 8."""
 
@@ -80,6 +83,9 @@ async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
             await store_thumbnail(library, asset.id, object_key, body, "image/jpeg")
         except UploadRefused:
             problem = Code.DECODE_FAILED
+    if problem is Code.DECODE_FAILED and suffix in SKIES and "picture" in asset.facts:
+        # Its head was read. Browsers show more kinds of it than ffmpeg does: some compressions, layers, orientations.
+        problem = Code.NO_PREVIEW
     await _write(library, asset.id, object_key, kind, found, problem)
     log.info("asset.decoded", asset_id=asset_id, kind=kind, error_code=problem)
 

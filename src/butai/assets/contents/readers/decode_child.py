@@ -12,6 +12,7 @@ import importlib
 import io
 import itertools
 import json
+import re
 import resource
 import sys
 from pathlib import Path
@@ -276,7 +277,8 @@ def picture(path: str) -> dict[str, Any]:
     with Path(path).open("rb") as file:
         form = PICTURES[(picture_mime(file.read(16)) or path).rpartition("/")[2].rpartition(".")[2]]
     memory = PICTURE_MEMORY + 3 * Path(path).stat().st_size
-    source, loaded = _opened(path, memory)
+    opened, loaded = _opened(path, memory)
+    source = io.BytesIO(_plain_radiance(opened.read())) if form == "hdr_pipe" else opened
     with av.open(source, "r", format=form, options=_reading(form)) as file:
         context = file.streams.video[0].codec_context
         if context.width * context.height > MOST_PIXELS:
@@ -300,6 +302,18 @@ def picture(path: str) -> dict[str, Any]:
     frame.pts = 0
     packets = [*out.encode(frame.reformat(width=width, height=height, format="yuvj420p")), *out.encode(None)]
     return {"jpeg": base64.b64encode(b"".join(bytes(packet) for packet in packets)).decode()}
+
+
+_RESOLUTION = re.compile(rb"\n\r?\n([-+][XY] +\d+ +[-+][XY] +\d+)\r?\n")
+_RADIANCE_HEAD = 64 * 1024
+
+
+def _plain_radiance(body: bytes) -> bytes:
+    """A sky with the head that ffmpeg knows: other programs begin with `#?RGBE`, and end lines with CR too."""
+    found = _RESOLUTION.search(body, 0, _RADIANCE_HEAD)
+    if found is None or not body.startswith(b"#?"):
+        return body
+    return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n" + found[1] + b"\n" + body[found.end() :]
 
 
 def _smaller(np: Any, light: Any, width: int, height: int) -> Any:

@@ -16,8 +16,14 @@ from butai.assets.contents.readers.licence import Licence, licence_0, licence_1
 THUMBNAIL_LIMIT = 8 * 1024**2
 """Largest embedded picture that becomes a thumbnail: VRM recommends 1024 x 1024, some 2 MB as PNG."""
 
-_NO_PICTURES = frozenset({"image/ktx2", "image/vnd-ms.dds"})
-"""MIME types of textures that no browser shows. Others are claims: the bytes decide."""
+_IMAGE_MIMES = {
+    "image/png": "image/png",
+    "image/jpeg": "image/jpeg",
+    "image/webp": "image/webp",
+    "image/jpg": "image/jpeg",
+    "image/x-png": "image/png",
+}
+"""MIME types that an embedded picture may claim, with two that exporters misspell. The bytes decide which of them it is."""
 
 _PRESETS_0 = {
     "neutral": "neutral",
@@ -151,7 +157,9 @@ def locate(glb: Glb) -> tuple[int, int, str] | None:
             index = texture.get("source") if texture else None
         break
     image = entry(glb.document, "images", index)
-    if image is None or (mime := str(image.get("mimeType", ""))[:40]) in _NO_PICTURES:
+    claimed = image.get("mimeType", "image/png") if image is not None else None
+    mime = _IMAGE_MIMES.get(claimed) if isinstance(claimed, str) else None
+    if image is None or mime is None:
         return None
     place = buffer_view(glb, image.get("bufferView"))
     if place is None or place[1] > THUMBNAIL_LIMIT:
