@@ -161,13 +161,13 @@ class IdentitySettings(Section):
     """The studio's `AUTH_SECRET` (Auth.js 5). Several, separated by commas, while it is being changed. Used in place of
     `NEXTAUTH_SECRET` when that is empty."""
 
-    auth_secret_1: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET_1")
+    auth_secret_1: SecretStr = Field(default=SecretStr(""), validation_alias="AUTH_SECRET_1")
     """The studio's next `AUTH_SECRET` while it is being changed, as Auth.js 5 numbers them; accepted beside it."""
 
-    auth_secret_2: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET_2")
+    auth_secret_2: SecretStr = Field(default=SecretStr(""), validation_alias="AUTH_SECRET_2")
     """As `AUTH_SECRET_1`."""
 
-    auth_secret_3: SecretStr = Field(SecretStr(""), validation_alias="AUTH_SECRET_3")
+    auth_secret_3: SecretStr = Field(default=SecretStr(""), validation_alias="AUTH_SECRET_3")
     """As `AUTH_SECRET_1`."""
 
     @property

@@ -1,4 +1,4 @@
-"""Facts of a glTF document: of a model, an avatar or a motion. Pure.
+"""Facts of a glTF document: of a model, an avatar or a motion.
 
 The same in the process that has the file and, for a large document, in a child of it (`model_child`).
 """
