@@ -105,7 +105,7 @@ async def test_the_decoder_is_confined_while_it_reads(tmp_path: Path) -> None:
     path = tmp_path / "long.flac"
     source = ["-f", "lavfi", "-i", "sine=duration=1800", "-ac", "2", str(path)]
     subprocess.run(["ffmpeg", "-y", "-v", "error", *source], check=True, timeout=60)
-    decoding = asyncio.create_task(decode_tasks._child("sound", str(path)))
+    decoding = asyncio.create_task(decode_tasks.decode_file("sound", str(path)))
     status: dict[str, str] = {}
     score = ""
     outside = filters("self")
@@ -138,6 +138,6 @@ async def test_a_picture_s_memory_is_by_its_size(tmp_path: Path, monkeypatch: py
     assert asked[1] == decode_child.MEMORY
     source = ["-f", "lavfi", "-i", "testsrc=size=4096x2048", "-frames:v", "1", "-pix_fmt", "gbrpf32le"]
     subprocess.run(["ffmpeg", "-y", "-v", "error", *source, str(tmp_path / "sky.exr")], check=True, timeout=60)
-    found, problem = await decode_tasks._child("picture", str(tmp_path / "sky.exr"))
+    found, problem = await decode_tasks.decode_file("picture", str(tmp_path / "sky.exr"))
     assert problem is None
     assert found["jpeg"]

@@ -78,7 +78,7 @@ async def test_a_sound_s_head_and_its_whole(sine: Path, extension: str) -> None:
     assert facts["duration"] == pytest.approx(5, abs=0.15)
     assert (facts["title"], facts["artist"]) == ("舞台", "Aoi")
     assert facts["channels"] == 2
-    whole, problem = await decode_tasks._child("sound", str(path))
+    whole, problem = await decode_tasks.decode_file("sound", str(path))
     assert problem is None
     assert whole["duration"] == pytest.approx(5, abs=0.15)
     told = ffmpeg("-i", str(path), "-af", "ebur128", "-f", "null", "-")
@@ -92,7 +92,7 @@ async def test_a_sound_s_head_and_its_whole(sine: Path, extension: str) -> None:
 async def test_a_waveform_rises_with_its_sound(tmp_path: Path) -> None:
     path = tmp_path / "ramp.wav"
     ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:duration=100", "-af", "afade=t=in:d=100:curve=tri", str(path))
-    whole, _ = await decode_tasks._child("sound", str(path))
+    whole, _ = await decode_tasks.decode_file("sound", str(path))
     assert len(whole["peaks"]) == 800
     eighths = [max(whole["peaks"][start : start + 100]) for start in range(0, 800, 100)]
     assert eighths == sorted(eighths)
@@ -120,7 +120,7 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
     png = files.png(7, 5)
     assert await picture_facts(Bytes(png), len(png), "png") == {"width": 7, "height": 5}
     for name, size in (("sky.hdr", (64, 32)), ("sky.exr", (512, 256))):
-        found, problem = await decode_tasks._child("picture", str(tmp_path / name))
+        found, problem = await decode_tasks.decode_file("picture", str(tmp_path / name))
         assert problem is None
         preview = Image.open(io.BytesIO(base64.b64decode(found["jpeg"])))
         assert preview.size == size
@@ -130,7 +130,7 @@ async def test_skies_and_pictures(tmp_path: Path) -> None:
         assert isinstance(high, int)
         assert high - low > 60
     sun = Image.open(
-        io.BytesIO(base64.b64decode((await decode_tasks._child("picture", str(tmp_path / "sky.hdr")))[0]["jpeg"]))
+        io.BytesIO(base64.b64decode((await decode_tasks.decode_file("picture", str(tmp_path / "sky.hdr")))[0]["jpeg"]))
     )
     grey = sun.convert("L")
     assert grey.getpixel((40, 8)) > grey.getpixel((10, 20)) + 40  # pyright: ignore[reportOperatorIssue]
@@ -154,8 +154,8 @@ async def test_a_sky_of_any_program_has_a_preview(tmp_path: Path, head: bytes) -
     assert await picture_facts(Bytes(body), len(body), "hdr") == {"width": 64, "height": 32}
     (tmp_path / "sky.hdr").write_bytes(body)
     (tmp_path / "plain.hdr").write_bytes(radiance())
-    found = await decode_tasks._child("picture", str(tmp_path / "sky.hdr"))
-    assert found == await decode_tasks._child("picture", str(tmp_path / "plain.hdr"))
+    found = await decode_tasks.decode_file("picture", str(tmp_path / "sky.hdr"))
+    assert found == await decode_tasks.decode_file("picture", str(tmp_path / "plain.hdr"))
     assert found[1] is None
 
 
@@ -164,14 +164,14 @@ async def test_what_asks_for_too_much_is_stopped(tmp_path: Path, monkeypatch: py
     # A small file that says it is gigantic.
     bomb = tmp_path / "bomb.hdr"
     bomb.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 60000 +X 60000\n" + bytes(4000))
-    assert await decode_tasks._child("picture", str(bomb)) == ({}, "decode_failed")
+    assert await decode_tasks.decode_file("picture", str(bomb)) == ({}, "decode_failed")
     for kind, body in (("sound", b"ID3" + bytes(5000)), ("picture", b"\x76\x2f\x31\x01" + bytes(500))):
         (tmp_path / "broken").write_bytes(body)
-        assert (await decode_tasks._child(kind, str(tmp_path / "broken")))[1] == "decode_failed"
+        assert (await decode_tasks.decode_file(kind, str(tmp_path / "broken")))[1] == "decode_failed"
     ffmpeg("-f", "lavfi", "-i", "sine=duration=600", "-ac", "2", str(tmp_path / "long.flac"))
     monkeypatch.setattr(decode_tasks, "SECONDS", 0.2)
     began = asyncio.get_running_loop().time()
-    assert (await decode_tasks._child("sound", str(tmp_path / "long.flac")))[1] == "decode_too_long"
+    assert (await decode_tasks.decode_file("sound", str(tmp_path / "long.flac")))[1] == "decode_too_long"
     assert asyncio.get_running_loop().time() - began < 10
 
 
@@ -254,7 +254,7 @@ async def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
         ("list.m4a", f"ffconcat version 1.0\nfile {url}\n"),
     ):
         (tmp_path / name).write_text(text)
-        assert await decode_tasks._child("sound", str(tmp_path / name)) == ({}, "decode_failed")
+        assert await decode_tasks.decode_file("sound", str(tmp_path / name)) == ({}, "decode_failed")
     server.close()
     assert asked == []
 
@@ -351,7 +351,7 @@ async def test_sounds_are_what_is_inside(sine: Path, tmp_path: Path) -> None:
             continue
         path = tmp_path / f"sound.{extension}"
         path.write_bytes(body)
-        whole, problem = await decode_tasks._child("sound", str(path))
+        whole, problem = await decode_tasks.decode_file("sound", str(path))
         assert problem is None, name
         assert (whole["sample_rate"], whole["channels"]) == (44100, 2), name
         assert whole["duration"] == pytest.approx(5, abs=0.2), name
@@ -381,7 +381,7 @@ async def test_a_sound_that_changes_on_its_way_is_heard_whole(tmp_path: Path) ->
         ffmpeg(*source, "-write_xing", "0", "-id3v2_version", "0", str(path))
         parts.append(path.read_bytes())
     (tmp_path / "all.mp3").write_bytes(b"".join(parts))
-    whole, problem = await decode_tasks._child("sound", str(tmp_path / "all.mp3"))
+    whole, problem = await decode_tasks.decode_file("sound", str(tmp_path / "all.mp3"))
     assert problem is None
     assert whole["duration"] == pytest.approx(6, abs=0.4)
     assert min(whole["peaks"][2:-4]) > 0.3 * max(whole["peaks"])
@@ -397,7 +397,7 @@ async def test_a_head_that_claims_hours_is_not_believed(tmp_path: Path) -> None:
     path.write_bytes(body[: at + 8] + struct.pack(">I", 2_000_000) + body[at + 12 :])
     claimed = await sound_facts(Bytes(path.read_bytes()), len(body), "mp3")
     assert claimed["duration"] > 7200
-    whole, problem = await decode_tasks._child("sound", str(path))
+    whole, problem = await decode_tasks.decode_file("sound", str(path))
     assert (problem, whole["duration"]) == (None, pytest.approx(2, abs=0.2))
     asset = Asset(size_bytes=len(body), duration_seconds=claimed["duration"], facts={"sound": claimed})
     assert not decode_tasks._claims_too_much(asset)

@@ -108,10 +108,10 @@ async def _decoded(store: Store, object_key: str, kind: str, suffix: str) -> tup
         except ObjectAbsent:
             return {}, Code.ASSET_MISSING
         file.flush()
-        return await _child(kind, file.name)
+        return await decode_file(kind, file.name)
 
 
-async def _child(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
+async def decode_file(kind: str, path: str) -> tuple[dict[str, Any], str | None]:
     """The child's answer, or a code: `decode_failed`, `decode_too_long`."""
     found, problem = await run_child("butai.assets.contents.readers.decode_child", kind, path, seconds=SECONDS)
     return ({}, Code.DECODE_TOO_LONG) if "too_long" in found else (found, problem)
