@@ -19,7 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from butai.errors import Code
 from butai.ingest.connection import Bounds, KeyRefused, Publication
 from butai.ingest.server import Ingest
-from butai.relay.incoming.reader import FormatChanged, SourceReader
+from butai.relay.incoming.reader import SourceReader
 from butai.relay.incoming.tags import SourceRefused
 from butai.relay.incoming.timeline import Timeline
 from butai.relay.packets import AudioFormat, Packet, VideoFormat
@@ -62,10 +62,10 @@ class Show:
             self.refused.append(error.code)
             raise
         for one in passed:
-            if isinstance(one, FormatChanged):
+            assert one.format is not None
+            if one.format not in self.formats:
                 self.formats.append(one.format)
-            else:
-                self.packets.append(one)
+            self.packets.append(one)
 
     def metadata(self, values: Mapping[str, Any]) -> None:
         self.told.append(values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.packets import Packet, VideoFormat
 from butai.relay.rtmp import amf0
 from butai.relay.rtmp.chunks import COMMAND, USER_CONTROL, ChunkWriter, Message
 from butai.relay.rtmp.connection import Limits, Target
@@ -21,7 +21,6 @@ from tests.encoded_media import Media, endless
 
 KEY = "canary-servers-3f6a"
 VIDEO_FORMAT = VideoFormat(640, 360, 30, 2000, bytes(20))
-AUDIO_FORMAT = AudioFormat(48000, 2, 128, b"\x11\x90")
 
 
 @dataclass
@@ -56,9 +55,10 @@ class Push:
 def packets(kbps: int, every: float = 2.0) -> list[Packet]:
     """Two seconds of pictures of this bitrate, which cannot be decoded."""
     size = kbps * 1000 // 8 // 30
+    at = [number * 1000 // 30 for number in range(60)]
     return [
-        Packet("video", bytes(size), number * 1000 // 30, number * 1000 // 30, number % int(30 * every) == 0)
-        for number in range(60)
+        Packet("video", bytes(size), one, one, number % int(30 * every) == 0, VIDEO_FORMAT)
+        for number, one in enumerate(at)
     ]
 
 
@@ -74,8 +74,7 @@ async def pushing(
         phases.append(phase)
         codes.append(code)
 
-    video, audio = (media.video, media.audio) if media else (VIDEO_FORMAT, AUDIO_FORMAT)
-    publisher = Publisher(Target(url, KEY, True), video, audio, report=report, limits=limits)
+    publisher = Publisher(Target(url, KEY, True), report=report, limits=limits)
     push = Push(publisher, asyncio.create_task(publisher.run()), phases, codes)
     stream = media.endless() if media else endless(packets(kbps), 2000)
 

@@ -17,7 +17,7 @@ from butai.relay import messages
 from butai.relay.messages import ConfigureLine, FromController, FromRelay, HelloLine, Line, SourceLine, StartOutputLine
 from butai.relay.mixer import Mixer
 from butai.relay.outputs import Report
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.packets import Packet
 from butai.relay.picture import Screen
 from butai.relay.rtmp.publisher import Stats
 from butai.relay.server import Relay
@@ -116,7 +116,7 @@ class RelayStage:
         self.sources.append(FakeSource(configure, screen, mixer, report))
         return self.sources[-1]
 
-    def _push(self, order: StartOutputLine, _video: VideoFormat, _audio: AudioFormat, report: Report) -> FakePush:
+    def _push(self, order: StartOutputLine, report: Report) -> FakePush:
         self.pushes.append(FakePush(order, report))
         return self.pushes[-1]
 

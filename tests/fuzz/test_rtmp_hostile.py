@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.packets import Packet, VideoFormat
 from butai.relay.rtmp import amf0
 from butai.relay.rtmp.addresses import parse
 from butai.relay.rtmp.chunks import LONGEST_MESSAGE, MOST_STREAMS, ChunkWriter, Message, ProtocolError
@@ -152,7 +152,7 @@ def test_messages_that_never_end_are_kept_up_to_their_limit_alone(size: int) -> 
 
 # Over a socket
 
-VIDEO, AUDIO = VideoFormat(640, 360, 30, 2000, bytes(20)), AudioFormat(48000, 2, 128, b"\x11\x90")
+VIDEO = VideoFormat(640, 360, 30, 2000, bytes(20))
 LIMITS = Limits(connect_timeout=1, publish_timeout=0.4, stall_after=0.2, ignored_after=0.2, give_up_stalled=0.3)
 
 
@@ -171,12 +171,12 @@ async def ended(said: bytes, *, hangs_up: bool) -> tuple[str, str]:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"rtmp://127.0.0.1:{server.sockets[0].getsockname()[1]}/live"
-    publisher = Publisher(Target(url, KEY, True), VIDEO, AUDIO, report=lambda *_: None, limits=LIMITS)
+    publisher = Publisher(Target(url, KEY, True), report=lambda *_: None, limits=LIMITS)
     task = asyncio.create_task(publisher.run())
     try:
         async with asyncio.timeout(4):
             for number in range(80):
-                publisher.send(Packet("video", bytes(20_000), number * 33, number * 33, number % 30 == 0))
+                publisher.send(Packet("video", bytes(20_000), number * 33, number * 33, number % 30 == 0, VIDEO))
                 done, _ = await asyncio.wait([task], timeout=0.02)
                 if done:
                     break

@@ -14,7 +14,7 @@ from butai.relay.rtmp.publisher import Publisher, PublishError
 from butai.relay.timing import hurried
 from tests.fakes.odd_rtmp_servers import HangsUp, Late, Refusing, redirect
 from tests.fakes.rtmp_server import Server
-from tests.pushes import AUDIO_FORMAT, KEY, VIDEO_FORMAT, pushing
+from tests.pushes import KEY, pushing
 from tests.waiting import until
 
 
@@ -77,7 +77,7 @@ async def test_a_redirect_to_a_server_without_a_stream_is_told() -> None:
     first = Refusing(said=redirect("rtmp://127.0.0.1:9"))
     async with first.running() as url:
         target = Target(url, "", True)
-        publisher = Publisher(target, VIDEO_FORMAT, AUDIO_FORMAT, report=lambda *_: None)
+        publisher = Publisher(target, report=lambda *_: None)
         with pytest.raises(PublishError) as caught:
             await publisher.run()
         steps = await check(target, publish=True)
@@ -92,7 +92,7 @@ async def test_secrets_that_a_server_quotes_to_which_another_points_are_not_show
     async with second.running() as there, first.running() as url:
         first.said = redirect(f"{there}?sig=new-sig-7c")
         target = Target(f"{url}?***", f"{KEY}\ntoken=first-secret-9a\n", True)
-        publisher = Publisher(target, VIDEO_FORMAT, AUDIO_FORMAT, report=lambda *_: None)
+        publisher = Publisher(target, report=lambda *_: None)
         with pytest.raises(PublishError) as caught:
             await publisher.run()
         steps = await check(target, publish=True)

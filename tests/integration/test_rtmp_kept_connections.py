@@ -17,7 +17,7 @@ from butai.relay.rtmp.publisher import Publisher
 from butai.relay.timing import Limits, RelayTiming
 from tests.fakes.rtmp_server import Server
 from tests.platforms import Authority
-from tests.pushes import AUDIO_FORMAT, KEY, VIDEO_FORMAT
+from tests.pushes import KEY
 from tests.waiting import until
 
 
@@ -64,8 +64,6 @@ async def test_an_attempt_begins_on_the_checked_connection_and_makes_another_whe
         checks.watch([])
         publisher = Publisher(
             Target(url, KEY, True),
-            VIDEO_FORMAT,
-            AUDIO_FORMAT,
             report=lambda phase, _code, _detail: phases.append(phase),
             limits=Limits(kept_silence=0.3),
             tls=trusting,

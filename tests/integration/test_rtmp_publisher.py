@@ -73,8 +73,6 @@ async def pushing(
     phases: list[tuple[str, str, float]] = []
     publisher = Publisher(
         Target(url, key, private),
-        media.video,
-        media.audio,
         report=lambda phase, code, _detail: phases.append((phase, code, time.monotonic())),
         limits=limits,
         tls=tls,

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from butai.errors import Code
 from butai.relay import nal
 from butai.relay.incoming.h264 import LONGEST_RECORD, ParameterSets
-from butai.relay.incoming.reader import FormatChanged, Misfit, SourceReader
+from butai.relay.incoming.reader import Misfit, SourceReader
 from butai.relay.incoming.tags import SourceRefused
-from butai.relay.incoming.timeline import Kind, Timeline
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.incoming.timeline import Timeline
+from butai.relay.packets import AudioFormat, Kind, Packet, VideoFormat
 from tests.examples import examples
 from tests.unit.test_incoming_formats import FORMATS, lengths, sets_of
 
@@ -55,53 +55,50 @@ def test_formats_come_before_the_first_packet_that_needs_them() -> None:
     reader.feed("audio", 5000, b"\xaf\0" + ASC, 100)
     assert reader.feed("audio", 5000, sound(), 100) == [], "before the first key frame"
     assert reader.feed("video", 5000, picture(SLICE), 100) == []
-    assert reader.feed("video", 5033, picture(IDR, keyframe=True, offset=66), 140) == [
-        FormatChanged(VideoFormat(1920, 1080, 30, 3500, record(HD))),
-        Packet("video", lengths(IDR), 140, 206, keyframe=True),
-    ]
-    assert reader.feed("audio", 5040, sound(), 147) == [
-        FormatChanged(AudioFormat(48000, 2, 160, ASC)),
-        Packet("audio", b"aac", 147, 147, keyframe=True),
-    ]
-    assert reader.feed("video", 5066, picture(SLICE, offset=-33), 173) == [
-        Packet("video", lengths(SLICE), 173, 140, keyframe=False)
-    ]
+    (first,) = reader.feed("video", 5033, picture(IDR, keyframe=True, offset=66), 140)
+    assert first == Packet("video", lengths(IDR), 140, 206, keyframe=True)
+    assert first.format == VideoFormat(1920, 1080, 30, 3500, record(HD))
+    (heard,) = reader.feed("audio", 5040, sound(), 147)
+    assert heard == Packet("audio", b"aac", 147, 147, keyframe=True)
+    assert heard.format == AudioFormat(48000, 2, 160, ASC)
+    (second,) = reader.feed("video", 5066, picture(SLICE, offset=-33), 173)
+    assert second == Packet("video", lengths(SLICE), 173, 140, keyframe=False)
+    assert second.format is first.format
     assert reader.misfits() == frozenset()
 
 
 def test_a_header_that_is_sent_again_is_no_change_and_a_new_one_goes_with_the_next_picture() -> None:
     reader = begun()
-    reader.feed("video", 0, picture(IDR, keyframe=True), 0)
+    (begun_with,) = reader.feed("video", 0, picture(IDR, keyframe=True), 0)
     reader.feed("video", 33, header(HD), 33)
-    assert len(reader.feed("video", 33, picture(SLICE), 33)) == 1
+    (same,) = reader.feed("video", 33, picture(SLICE), 33)
+    assert same.format is begun_with.format
     reader.feed("video", 66, header(SD), 66)
-    change, packet = reader.feed("video", 66, picture(IDR, keyframe=True), 66)
-    assert isinstance(change, FormatChanged) and isinstance(change.format, VideoFormat)
-    assert (change.format.width, change.format.height, change.format.avcc) == (426, 240, record(SD))
-    assert isinstance(packet, Packet) and packet.keyframe
+    (packet,) = reader.feed("video", 66, picture(IDR, keyframe=True), 66)
+    assert packet.keyframe and isinstance(packet.format, VideoFormat)
+    assert (packet.format.width, packet.format.height, packet.format.avcc) == (426, 240, record(SD))
     reader.feed("audio", 66, sound(), 66)
     reader.feed("audio", 70, b"\xaf\0" + ASC_44, 70)
-    change, _ = reader.feed("audio", 87, sound(), 87)
-    assert change == FormatChanged(AudioFormat(44100, 2, 0, ASC_44))
+    (heard,) = reader.feed("audio", 87, sound(), 87)
+    assert heard.format == AudioFormat(44100, 2, 0, ASC_44)
 
 
 def test_parameter_sets_among_the_pictures_become_a_header() -> None:
     reader = begun()
-    reader.feed("video", 0, picture(IDR, keyframe=True), 0)
-    assert reader.feed("video", 33, picture(*sets_of(HD), IDR, keyframe=True), 33) == [
-        Packet("video", lengths(IDR), 33, 33, keyframe=True)
-    ], "known ones are no news"
-    change, packet = reader.feed("video", 66, picture(*sets_of(SD), IDR, keyframe=True), 66)
-    assert isinstance(change, FormatChanged) and isinstance(change.format, VideoFormat)
-    assert change.format.avcc == record(SD)
+    (first,) = reader.feed("video", 0, picture(IDR, keyframe=True), 0)
+    (second,) = reader.feed("video", 33, picture(*sets_of(HD), IDR, keyframe=True), 33)
+    assert second == Packet("video", lengths(IDR), 33, 33, keyframe=True)
+    assert second.format is first.format, "known ones are no news"
+    (packet,) = reader.feed("video", 66, picture(*sets_of(SD), IDR, keyframe=True), 66)
+    assert isinstance(packet.format, VideoFormat) and packet.format.avcc == record(SD)
     assert packet == Packet("video", lengths(IDR), 66, 66, keyframe=True)
 
 
 def test_an_encoder_with_parameter_sets_among_the_pictures_alone_needs_no_header() -> None:
     reader = SourceReader(Timeline())
     data = b"".join(b"\0\0\0\1" + unit for unit in [*sets_of(HD), IDR])
-    change, packet = reader.feed("video", 0, b"\x17\1\0\0\0" + data, 0)
-    assert isinstance(change, FormatChanged)
+    (packet,) = reader.feed("video", 0, b"\x17\1\0\0\0" + data, 0)
+    assert isinstance(packet.format, VideoFormat)
     assert packet == Packet("video", lengths(IDR), 0, 0, keyframe=True)
 
 
@@ -110,10 +107,10 @@ def test_shorter_lengths_come_with_a_header_that_says_four() -> None:
     short = bytearray(record(HD))
     short[4] = 0xFC | 1
     reader.feed("video", 0, b"\x17\0\0\0\0" + short, 0)
-    change, packet = reader.feed("video", 0, b"\x17\1\0\0\0" + lengths(IDR, size=2), 0)
-    assert isinstance(change, FormatChanged) and isinstance(change.format, VideoFormat)
-    assert change.format.avcc == nal.configuration_record(HD)
-    assert isinstance(packet, Packet) and packet.data == lengths(IDR)
+    (packet,) = reader.feed("video", 0, b"\x17\1\0\0\0" + lengths(IDR, size=2), 0)
+    assert isinstance(packet.format, VideoFormat)
+    assert packet.format.avcc == nal.configuration_record(HD)
+    assert packet.data == lengths(IDR)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +137,8 @@ def test_what_is_no_picture_is_dropped_and_not_counted(body: bytes) -> None:
 )
 def test_what_platforms_may_not_take_is_said_and_passed_on(extradata: bytes, asc: bytes, expected: set[Misfit]) -> None:
     reader = begun(extradata, asc)
-    assert len(reader.feed("video", 0, picture(IDR, keyframe=True), 0)) == 2
-    assert len(reader.feed("audio", 0, sound(), 0)) == 2
+    assert len(reader.feed("video", 0, picture(IDR, keyframe=True), 0)) == 1
+    assert len(reader.feed("audio", 0, sound(), 0)) == 1
     assert reader.misfits() == expected
 
 
@@ -193,12 +190,10 @@ def test_the_second_connection_goes_on_behind_the_first() -> None:
     for one in range(3):
         reader = SourceReader(line)
         reader.feed("video", 0, header(HD), 0)
-        change, packet = reader.feed("video", 900_000, picture(IDR, keyframe=True), 10 * one)
-        assert isinstance(change, FormatChanged), "each connection tells its format"
-        assert isinstance(packet, Packet)
+        (packet,) = reader.feed("video", 900_000, picture(IDR, keyframe=True), 10 * one)
+        assert packet.format is not None, "each connection tells its format"
         at.append(packet.dts)
-        last = reader.feed("video", 900_500, picture(SLICE), 10 * one)[0]
-        assert isinstance(last, Packet)
+        (last,) = reader.feed("video", 900_500, picture(SLICE), 10 * one)
         at.append(last.dts)
     assert at == sorted(set(at))
 
@@ -207,9 +202,9 @@ def test_the_second_connection_goes_on_behind_the_first() -> None:
 def test_numbers_that_an_encoder_makes_up_are_not_repeated(value: Any) -> None:
     reader = begun()
     reader.metadata({"framerate": value, "videodatarate": value, "audiodatarate": value})
-    change, _ = reader.feed("video", 0, picture(IDR, keyframe=True), 0)
-    assert isinstance(change, FormatChanged) and isinstance(change.format, VideoFormat)
-    assert (change.format.fps, change.format.kbps) == (0, 0)
+    (packet,) = reader.feed("video", 0, picture(IDR, keyframe=True), 0)
+    assert isinstance(packet.format, VideoFormat)
+    assert (packet.format.fps, packet.format.kbps) == (0, 0)
 
 
 HEADS = st.sampled_from([b"\x17\0\0\0\0", b"\x17\1\0\0\0", b"\xaf\0"])
@@ -231,21 +226,20 @@ BODIES = st.one_of(
 @examples(ci=300, deep=3000, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["audio", "video"]), st.integers(0, 2**32 - 1), BODIES), max_size=25))
 def test_any_messages_are_packets_or_left_out_or_refused(messages: list[tuple[Kind, int, bytes]]) -> None:
-    reader, last, told = SourceReader(Timeline()), {"audio": 0, "video": 0}, set[type]()
+    reader, last = SourceReader(Timeline()), {"audio": 0, "video": 0}
     for now, (kind, stamp, body) in enumerate(messages):
         try:
             passed = reader.feed(kind, stamp, body, now)
         except SourceRefused:
             return
         for one in passed:
-            if isinstance(one, FormatChanged):
-                told.add(type(one.format))
-                if isinstance(one.format, VideoFormat):
-                    assert 0 < one.format.width <= 16384 and len(one.format.avcc) <= LONGEST_RECORD
-            else:
-                assert (VideoFormat if kind == "video" else AudioFormat) in told, "no packet without its format"
-                assert one.dts >= last[kind] and one.data
-                last[kind] = one.dts
+            assert isinstance(one.format, VideoFormat if kind == "video" else AudioFormat), (
+                "no packet without its format"
+            )
+            if isinstance(one.format, VideoFormat):
+                assert 0 < one.format.width <= 16384 and len(one.format.avcc) <= LONGEST_RECORD
+            assert one.dts >= last[kind] and one.data
+            last[kind] = one.dts
         reader.misfits()
 
 

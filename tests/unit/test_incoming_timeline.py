@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from butai.relay.incoming.figures import SourceFigures
 from butai.relay.incoming.kept_group import KeptGroup
-from butai.relay.incoming.timeline import MOST_AHEAD_MS, Kind, Timeline
-from butai.relay.packets import Packet
+from butai.relay.incoming.timeline import MOST_AHEAD_MS, Timeline
+from butai.relay.packets import Kind, Packet
 
 
 def played(line: Timeline, first: int, now: int, *, frames: int = 90, wrap: int = 2**32, sound: int = 0) -> list[int]:

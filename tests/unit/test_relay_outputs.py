@@ -8,13 +8,12 @@ import time
 from butai.errors import Code
 from butai.relay.messages import OutputLine, StartOutputLine
 from butai.relay.outputs import Outputs, Report
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.packets import Packet, VideoFormat
 from butai.relay.rtmp.publisher import PublishError
 from tests.relay_stage import FakePush, until
 
 VIDEO = VideoFormat(320, 180, 30, 500, b"avcc")
-AUDIO = AudioFormat(48000, 2, 128, b"asc")
-KEY = Packet("video", b"k" * 100, 0, 0, True)
+KEY = Packet("video", b"k" * 100, 0, 0, True, VIDEO)
 
 
 class Stage:
@@ -26,8 +25,6 @@ class Stage:
         self.wanted: list[bool] = []
         self.keyframes = 0
         self.outputs = Outputs(
-            VIDEO,
-            AUDIO,
             self.said.append,
             wanted=self.wanted.append,
             keyframe=self._keyframe,
@@ -35,8 +32,7 @@ class Stage:
             stop_limit=stop_limit,
         )
 
-    def _make(self, order: StartOutputLine, video: VideoFormat, audio: AudioFormat, report: Report) -> FakePush:
-        assert (video, audio) == (VIDEO, AUDIO)
+    def _make(self, order: StartOutputLine, report: Report) -> FakePush:
         self.pushes.append(FakePush(order, report))
         return self.pushes[-1]
 

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 
+from butai.relay.packets import Packet
 from butai.relay.rtmp import publisher as module
 from butai.relay.rtmp.publisher import Limits, Publisher, PublishError, Target
 from butai.relay.rtmp.session import Event, Pong, Publishing
-from tests.pushes import AUDIO_FORMAT, KEY, VIDEO_FORMAT
+from tests.pushes import KEY, VIDEO_FORMAT
 from tests.virtual_time import run_virtually
 
 PAUSE = 40.0
@@ -28,16 +29,14 @@ class Platform:
         self._reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 1000 + loop.time() + self._paused))
-        self.publisher = Publisher(
-            Target("rtmp://a.example/live", KEY), VIDEO_FORMAT, AUDIO_FORMAT, report=self._report, limits=limits
-        )
+        self.publisher = Publisher(Target("rtmp://a.example/live", KEY), report=self._report, limits=limits)
 
     def _report(self, phase: str, _code: str, _detail: str) -> None:
         self.phases.append(phase)
 
     def publish(self) -> asyncio.Task[None]:
         transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
-        writer = SimpleNamespace(write=len, get_extra_info=lambda _: None, transport=transport)
+        writer = SimpleNamespace(write=len, drain=_drained, get_extra_info=lambda _: None, transport=transport)
         return asyncio.create_task(self.publisher._publish(cast("Any", self), self._reader, cast("Any", writer)))
 
     def pause(self) -> None:
@@ -61,8 +60,15 @@ class Platform:
     def ping(self, number: int) -> None:
         self.pinged = number
 
-    def formats(self, *_: object) -> None:
+    def formats(self, *_: object, **__: object) -> None:
         """Sends nothing."""
+
+    def media(self, *_: object) -> None:
+        """Sends nothing."""
+
+
+async def _drained() -> None:
+    """A platform that reads at once."""
 
 
 def test_a_stall_right_after_a_pause_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +76,8 @@ def test_a_stall_right_after_a_pause_is_seen(monkeypatch: pytest.MonkeyPatch) ->
         platform = Platform(monkeypatch, Limits(), "publishing")
         publishing = platform.publish()
         platform.say(Publishing())
+        await asyncio.sleep(0.01)
+        platform.publisher.send(Packet("video", b"picture", 0, 0, keyframe=True, format=VIDEO_FORMAT))
         answered = 0
         for _ in range(10):
             await asyncio.sleep(0.5)

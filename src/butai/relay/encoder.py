@@ -85,7 +85,7 @@ class VideoEncoder:
         packets: list[Packet] = []
         for packet in self._context.encode(frame):
             at = round(self._slots.popleft() * 1000 / self._fps)
-            packets.append(Packet("video", length_prefixed(bytes(packet)), at, at, packet.is_keyframe))
+            packets.append(Packet("video", length_prefixed(bytes(packet)), at, at, packet.is_keyframe, self.format))
         return packets
 
 
@@ -119,7 +119,7 @@ class AudioEncoder:
             begins = self._positions.popleft()
             if begins is not None:
                 at = round(begins * 1000 / self._rate)
-                packets.append(Packet("audio", bytes(packet), at, at, keyframe=True))
+                packets.append(Packet("audio", bytes(packet), at, at, keyframe=True, format=self.format))
         return packets
 
     def resume(self) -> None:

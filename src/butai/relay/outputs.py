@@ -16,7 +16,7 @@ import structlog
 
 from butai.errors import Code
 from butai.relay.messages import OutputLine, OutputMetrics, OutputPhase, StartOutputLine
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.packets import Packet
 from butai.relay.rtmp.connection import Connection
 from butai.relay.rtmp.publisher import Publisher, PublishError, Stats, Target
 from butai.relay.telling import output_line
@@ -44,13 +44,11 @@ class Push(Protocol):
 
 
 Report = Callable[[OutputPhase, str, str], None]
-MakePush = Callable[[StartOutputLine, VideoFormat, AudioFormat, Report], Push]
+MakePush = Callable[[StartOutputLine, Report], Push]
 
 
 def rtmp(
     order: StartOutputLine,
-    video: VideoFormat,
-    audio: AudioFormat,
     report: Report,
     limits: Limits | None = None,
     take: Callable[[StartOutputLine], Connection | None] = lambda _: None,
@@ -59,7 +57,7 @@ def rtmp(
     target = Target(url=order.url, key=order.key, allow_private=order.allow_private)
     if order.hurried:
         limits = hurried(limits or Limits())
-    return Publisher(target, video, audio, report=report, limits=limits, take=lambda: take(order))
+    return Publisher(target, report=report, limits=limits, take=lambda: take(order))
 
 
 @dataclass
@@ -89,8 +87,6 @@ class Outputs:
 
     def __init__(
         self,
-        video: VideoFormat,
-        audio: AudioFormat,
         report: Callable[[OutputLine], None],
         *,
         wanted: Callable[[bool], None],
@@ -100,7 +96,7 @@ class Outputs:
     ) -> None:
         """`keyframe`: asks the encoder for a keyframe, since an output begins with one. `stop_limit`: seconds for the
         orderly end of a push, before its task is cancelled."""
-        self._video, self._audio, self._report, self._make = video, audio, report, make
+        self._report, self._make = report, make
         self._wanted, self._keyframe, self._stop_limit = wanted, keyframe, stop_limit
         self._attempts: dict[str, _Attempt] = {}
         self._orders: dict[str, asyncio.Lock] = {}
@@ -179,7 +175,7 @@ class Outputs:
             if attempt.running and (phase, code) != (attempt.line.phase, attempt.line.code):
                 self._change(attempt, phase, code, detail)
 
-        push = self._make(order, self._video, self._audio, report)
+        push = self._make(order, report)
         attempt = _Attempt(push, output_line(order.output_id, order.attempt, "connecting"))
         attempt.before = _Totals(0, 0, time.monotonic())
         self._attempts[order.output_id] = attempt

@@ -309,13 +309,11 @@ class Relay:
             screen,
             mixer,
             loop,
-            lambda packets: outputs.send(packets),  # noqa: PLW0108 - `outputs` is made below, with the pipeline's formats
+            lambda packets: outputs.send(packets),  # noqa: PLW0108 - `outputs` is made below, and asks the pipeline for key frames
             self._pipeline_failed,
         )
         reachability = Reachability(self._send, order.timing)
         outputs = Outputs(
-            pipeline.video_format,
-            pipeline.audio_format,
             self._send,
             wanted=self._want,
             keyframe=pipeline.force_keyframe,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -13,8 +12,8 @@ from butai.relay.incoming import aac, h264
 from butai.relay.incoming.figures import SourceFigures
 from butai.relay.incoming.h264 import MediaUnreadable
 from butai.relay.incoming.tags import SourceRefused, audio_tag, video_tag
-from butai.relay.incoming.timeline import Kind, Timeline
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.incoming.timeline import Timeline
+from butai.relay.packets import AudioFormat, Kind, Packet, VideoFormat
 
 RARE_KEYFRAMES_MS = 4000
 """Key frames further apart make viewers wait; YouTube and Twitch ask for 2 s and warn from 4 s on."""
@@ -39,16 +38,6 @@ class Misfit(StrEnum):
     UNREADABLE = "media_unreadable"
 
 
-@dataclass(frozen=True, slots=True)
-class FormatChanged:
-    """The format of all packets of its kind from here on."""
-
-    format: VideoFormat | AudioFormat
-
-
-Passed = FormatChanged | Packet
-
-
 class SourceReader:
     """Reads one source: one connection of an encoder, from its publish on. `timeline`: that of the broadcast, which goes on over
     all its sources."""
@@ -64,7 +53,8 @@ class SourceReader:
         self._record = b""
         self._asc = b""
         self._length_size = 4
-        self._told: dict[Kind, bytes] = {}
+        self._video_format: VideoFormat | None = None
+        self._audio_format: AudioFormat | None = None
         self._framerate = self._video_kbps = self._audio_kbps = 0
         self._unreadable = 0
         self._unreadable_in_turn: dict[Kind, int] = {"audio": 0, "video": 0}
@@ -75,8 +65,8 @@ class SourceReader:
         self._video_kbps = _number(values.get("videodatarate"), 100_000)
         self._audio_kbps = _number(values.get("audiodatarate"), 2_000)
 
-    def feed(self, kind: Kind, timestamp: int, body: bytes, now: int) -> list[Passed]:
-        """Returns what a message gives for outputs: at most a format and the packet that needs it first. `now`: milliseconds of
+    def feed(self, kind: Kind, timestamp: int, body: bytes, now: int) -> list[Packet]:
+        """Returns what a message gives for outputs: at most one packet, with its format. `now`: milliseconds of
         our monotonic clock. Raises `SourceRefused`."""
         try:
             passed = self._video(timestamp, body, now) if kind == "video" else self._audio(timestamp, body, now)
@@ -113,7 +103,7 @@ class SourceReader:
             }
         return frozenset(misfit for misfit, there in found.items() if there)
 
-    def _video(self, timestamp: int, body: bytes, now: int) -> list[Passed]:
+    def _video(self, timestamp: int, body: bytes, now: int) -> list[Packet]:
         tag = video_tag(body)
         if tag is None:
             return []
@@ -133,15 +123,10 @@ class SourceReader:
         if dts is None:
             return []
         self.figures.picture(len(body), dts, now, keyframe=keyframe)
-        packet = Packet("video", unit.data, dts, dts + tag.offset, keyframe)
-        if self._told.get("video") == self._record:
-            return [packet]
-        self._told["video"] = self._record
-        size = self.video
-        return [
-            FormatChanged(VideoFormat(size.width, size.height, self._framerate, self._video_kbps, self._record)),
-            packet,
-        ]
+        if self._video_format is None or self._video_format.avcc != self._record:
+            size = self.video
+            self._video_format = VideoFormat(size.width, size.height, self._framerate, self._video_kbps, self._record)
+        return [Packet("video", unit.data, dts, dts + tag.offset, keyframe, self._video_format)]
 
     def _take(self, sets: h264.ParameterSets, record: bytes = b"") -> None:
         """Takes parameter sets; `record`: as the encoder wrote it, where it can be passed on."""
@@ -153,7 +138,7 @@ class SourceReader:
         self._record = record or sets.record()
         self._sets, self.video = sets, found
 
-    def _audio(self, timestamp: int, body: bytes, now: int) -> list[Passed]:
+    def _audio(self, timestamp: int, body: bytes, now: int) -> list[Packet]:
         tag = audio_tag(body)
         if tag is None:
             return []
@@ -166,11 +151,9 @@ class SourceReader:
         if dts is None:
             return []
         self.figures.sound(len(body), now)
-        packet = Packet("audio", tag.data, dts, dts, keyframe=True)
-        if self._told.get("audio") == self._asc:
-            return [packet]
-        self._told["audio"] = self._asc
-        return [FormatChanged(AudioFormat(self.audio.rate, self.audio.channels, self._audio_kbps, self._asc)), packet]
+        if self._audio_format is None or self._audio_format.asc != self._asc:
+            self._audio_format = AudioFormat(self.audio.rate, self.audio.channels, self._audio_kbps, self._asc)
+        return [Packet("audio", tag.data, dts, dts, keyframe=True, format=self._audio_format)]
 
 
 def _number(value: Any, most: int) -> int:

@@ -6,9 +6,7 @@ broadcast has one time line over all its sources, in milliseconds of our monoton
 
 from __future__ import annotations
 
-from typing import Literal
-
-Kind = Literal["audio", "video"]
+from butai.relay.packets import Kind
 
 JUMP_MS = 3000
 """Time stamps that are further ahead than the time that passed, or further back, are a jump: the encoder's clock was set, or
@@ -66,6 +64,11 @@ class Timeline:
         self._raw[kind], self._seen_at[kind] = timestamp, now
         placed = max(self._position[kind] + self._offset, self._placed.get(kind, 0))
         self._placed[kind] = placed
+        return placed
+
+    def fill(self, kind: Kind, at: int) -> int:
+        """The time of a packet of our own that is due at `at`: there, or with what was placed before it."""
+        self._placed[kind] = placed = max(at, self._placed.get(kind, 0))
         return placed
 
     def _first(self, kind: Kind, timestamp: int, now: int) -> int:

@@ -29,24 +29,15 @@ def body(packet: Packet) -> bytes:
     return bytes((frame | _AVC, 1)) + ((packet.pts - packet.dts) & 0xFFFFFF).to_bytes(3, "big") + packet.data
 
 
-def metadata(video: VideoFormat, audio: AudioFormat) -> bytes:
-    """`onMetaData`, as a data message that the platform keeps for its viewers (annex E.5: an ECMA array)."""
-    return amf0.encode(
-        "@setDataFrame",
-        "onMetaData",
-        amf0.EcmaArray(
-            {
-                "width": video.width,
-                "height": video.height,
-                "framerate": video.fps,
-                "videodatarate": video.kbps,
-                "videocodecid": 7,
-                "audiodatarate": audio.kbps,
-                "audiosamplerate": audio.rate,
-                "audiosamplesize": 16,
-                "stereo": audio.channels == 2,
-                "audiocodecid": 10,
-                "encoder": "Butai",
-            }
-        ),
-    )
+def metadata(video: VideoFormat | None, audio: AudioFormat | None) -> bytes:
+    """`onMetaData`, as a data message that the platform keeps for its viewers (annex E.5: an ECMA array). Without the values that
+    are not known."""
+    values = dict[str, object]()
+    if video is not None:
+        values |= {"width": video.width, "height": video.height, "framerate": video.fps, "videodatarate": video.kbps}
+        values["videocodecid"] = 7
+    if audio is not None:
+        values |= {"audiodatarate": audio.kbps, "audiosamplerate": audio.rate, "audiosamplesize": 16}
+        values |= {"stereo": audio.channels == 2, "audiocodecid": 10}
+    known = {name: value for name, value in values.items() if value != 0 or name == "stereo"}
+    return amf0.encode("@setDataFrame", "onMetaData", amf0.EcmaArray({**known, "encoder": "Butai"}))

@@ -1,6 +1,6 @@
 """One push to one platform.
 
-`live` means that the platform accepted the publish and that its application has read media, by `evidence`. Without
+`live` means that the platform accepted the publish and that its application has read a picture, by `evidence`. Without
 expected evidence for `Limits.stall_after` (1.5 s) the push is `stalled`, whatever the kernels accept.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import structlog
 
 from butai.errors import Code
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.packets import KINDS, AudioFormat, Kind, Packet, VideoFormat
 from butai.relay.rtmp import tcp
 from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import ProtocolError
@@ -65,13 +65,14 @@ class Stats:
 
 
 class Publisher:
-    """One attempt to publish: `run` once. Calls `report(phase, code, detail)` with every change."""
+    """One attempt to publish: `run` once. Calls `report(phase, code, detail)` with every change.
+
+    It needs no format to connect: each packet has its own. Headers are sent with the first packet that needs them, and again
+    when another format comes."""
 
     def __init__(
         self,
         target: Target,
-        video: VideoFormat,
-        audio: AudioFormat,
         *,
         report: Report,
         limits: Limits | None = None,
@@ -81,8 +82,7 @@ class Publisher:
         """`take`: gives an open connection to the target's server, if there is one, to begin with."""
         self.stats = Stats()
         self._secrets = target.secrets
-        self._target, self._video, self._audio = target, video, audio
-        self._take = take
+        self._target, self._take = target, take
         self._report, self._limits, self._tls = report, limits or Limits(), tls
         self._queue: deque[Packet] = deque()
         self._wakes = asyncio.Event()
@@ -91,6 +91,12 @@ class Publisher:
         self._needs_keyframe = True
         self._first: int | None = None
         self._accepted = False
+        self._newest: dict[Kind, VideoFormat | AudioFormat] = {}
+        """The formats of the newest packets."""
+        self._told: dict[Kind, VideoFormat | AudioFormat] = {}
+        """The formats that the platform has."""
+        self._first_picture: int | None = None
+        """The bytes that were sent when the first picture was."""
         self._session: Session | None = None
         self._refused = False
         # Monotonic seconds. A time in which this process did not run moves all but the first.
@@ -103,6 +109,8 @@ class Publisher:
 
     def send(self, packet: Packet) -> None:
         """Queues a packet, without waiting. Drops it if the platform has not accepted the publish yet."""
+        if packet.format is not None:
+            self._newest[packet.kind] = packet.format
         if not self._accepted:
             return
         if self._needs_keyframe:
@@ -281,10 +289,9 @@ class Publisher:
                 if rtt is not None:
                     self.stats.rtt_ms = rtt * 1000
             case Publishing():
-                self._report("publishing", "", "")
                 self._evidence.media_begins(self.stats.bytes_sent, now)
-                session.formats(self._video, self._audio)
                 self._accepted = True
+                self._report("publishing", "", "")
             case PublishRefused():
                 self._refused = True
                 if not self._stopping.is_set():
@@ -302,10 +309,31 @@ class Publisher:
             while self._queue:
                 packet = self._queue.popleft()
                 assert self._first is not None
+                self._tell_format(session, packet, packet.dts - self._first)
                 session.media(packet, packet.dts - self._first)
                 self.stats.frames_sent += packet.kind == "video"
                 writer.write(self._data_to_send(session))
+                if self._first_picture is None and packet.kind == "video":
+                    self._first_picture = self.stats.bytes_sent
                 await writer.drain()
+
+    def _tell_format(self, session: Session, packet: Packet, timestamp: int) -> None:
+        """Sends headers and metadata before a packet that needs others than those that the platform has. The first ones are of
+        both kinds, as encoders send them."""
+        kind, known = packet.kind, self._told
+        if packet.format is None or packet.format == known.get(kind):
+            return
+        self._told = {**(known or self._newest), kind: packet.format}
+        video, audio = self._told.get("video"), self._told.get("audio")
+        assert not isinstance(video, AudioFormat)
+        assert not isinstance(audio, VideoFormat)
+        new = [one for one in KINDS if _header(self._told.get(one)) != _header(known.get(one))]
+        session.formats(video, audio, timestamp, of=new)
+
+    @property
+    def _picture_taken(self) -> bool:
+        """Whether the platform has read a whole picture."""
+        return self._first_picture is not None and self._evidence.bytes >= self._first_picture
 
     async def _watch(self, session: Session, writer: asyncio.StreamWriter) -> None:
         """Checks ten times a second whether the platform reads what is sent."""
@@ -333,13 +361,13 @@ class Publisher:
                 writer.write(self._data_to_send(session))
             self._evidence.observe_tcp(self._progress(raw, writer), self.stats.bytes_sent, now)
             self.stats.bytes_acked = min(self._evidence.bytes, self.stats.bytes_sent)
-            if self._evidence.silent(now) > self._limits.stall_after and self._evidence.media_taken:
+            if self._evidence.silent(now) > self._limits.stall_after and self._picture_taken:
                 if reported != "stalled":
                     reported, self._stalled_since = "stalled", now
                     self._report("stalled", Code.DESTINATION_STALLED, "no bytes are acknowledged")
                 elif now - (self._stalled_since or now) > self._limits.give_up_stalled:
                     raise PublishError(Code.DESTINATION_STALLED, "no bytes were acknowledged for too long")
-            elif self._evidence.media_taken:
+            elif self._picture_taken:
                 if reported != "live":
                     reported, self._stalled_since = "live", None
                     self._report("live", "", "")
@@ -365,3 +393,10 @@ class Publisher:
         if kernel is None:
             return TcpProgress(self.stats.bytes_sent - kept, kept)
         return TcpProgress(kernel.acked, kernel.waiting + kept)
+
+
+def _header(format_: VideoFormat | AudioFormat | None) -> bytes:
+    """What a decoder needs of a format; empty for none."""
+    if format_ is None:
+        return b""
+    return format_.avcc if isinstance(format_, VideoFormat) else format_.asc

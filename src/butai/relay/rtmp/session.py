@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import os
 import struct
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
-from butai.relay.packets import AudioFormat, Packet, VideoFormat
+from butai.relay.packets import KINDS, AudioFormat, Kind, Packet, VideoFormat
 from butai.relay.rtmp import amf0, chunks, flv
 from butai.relay.rtmp.addresses import IngestAddress
 from butai.relay.rtmp.chunks import (
@@ -138,12 +139,17 @@ class Session:
         kind, channel = (VIDEO, _PICTURE) if packet.kind == "video" else (AUDIO, _SOUND)
         self._out += self._writer.write(channel, Message(kind, self._stream, timestamp, flv.body(packet)))
 
-    def formats(self, video: VideoFormat, audio: AudioFormat) -> None:
-        """Adds the metadata and the sequence headers that precede the first packet."""
+    def formats(
+        self, video: VideoFormat | None, audio: AudioFormat | None, timestamp: int = 0, *, of: Container[Kind] = KINDS
+    ) -> None:
+        """Adds the metadata of both formats, as far as they are known, and the sequence headers of the kinds in `of`, which
+        precede the first packet that needs them. `timestamp`: that packet's."""
         write = self._writer.write
-        self._out += write(_SOUND, Message(DATA, self._stream, 0, flv.metadata(video, audio)))
-        self._out += write(_PICTURE, Message(VIDEO, self._stream, 0, flv.video_header(video)))
-        self._out += write(_SOUND, Message(AUDIO, self._stream, 0, flv.audio_header(audio)))
+        self._out += write(_SOUND, Message(DATA, self._stream, timestamp, flv.metadata(video, audio)))
+        if video is not None and "video" in of:
+            self._out += write(_PICTURE, Message(VIDEO, self._stream, timestamp, flv.video_header(video)))
+        if audio is not None and "audio" in of:
+            self._out += write(_SOUND, Message(AUDIO, self._stream, timestamp, flv.audio_header(audio)))
 
     def ping(self, number: int) -> None:
         """Adds a ping, to be answered by `Pong(number)`. The number is below 2³²."""
