@@ -29,6 +29,7 @@ MEDIA = (
     "integration/test_livekit_standin",
     "integration/test_livekit_webhooks_processes",
     "integration/test_relay_broadcast",
+    "integration/test_relay_ingest_source",
     "integration/test_relay_source",
     "integration/test_relay_still",
     "unit/test_relay_pipeline",

@@ -107,7 +107,7 @@ class RelayStage:
         self.path = path
         self.sources: list[FakeSource] = []
         self.pushes: list[FakePush] = []
-        self.relay = Relay(path, "b1", make_source=self._source, make_push=self._push, clock=clock)
+        self.relay = Relay(path, "b1", make_host=self._source, make_push=self._push, clock=clock)
         self.running = asyncio.create_task(self.relay.run())
 
     def _source(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from butai.errors import Code
 from butai.relay import nal
 from butai.relay.incoming.h264 import LONGEST_RECORD, ParameterSets
-from butai.relay.incoming.reader import Misfit, SourceReader
+from butai.relay.incoming.reader import SourceReader
 from butai.relay.incoming.tags import SourceRefused
 from butai.relay.incoming.timeline import Timeline
 from butai.relay.packets import AudioFormat, Kind, Packet, VideoFormat
@@ -127,15 +127,15 @@ def test_what_is_no_picture_is_dropped_and_not_counted(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("extradata", "asc", "expected"),
     [
-        (DEEP, ASC, {Misfit.PROFILE, Misfit.DEPTH}),
-        (FULL, ASC, {Misfit.PROFILE, Misfit.CHROMA}),
-        (INTERLACED, ASC, {Misfit.INTERLACED}),
-        (HD, b"\x12\x88", {Misfit.SOUND_RATE}),
-        (HD, b"\x11\xb0", {Misfit.SOUND_CHANNELS}),
-        (HD, bytes.fromhex("2b920800"), {Misfit.SOUND_CODEC}),
+        (DEEP, ASC, {Code.PROFILE_UNUSUAL, Code.DEPTH_UNUSUAL}),
+        (FULL, ASC, {Code.PROFILE_UNUSUAL, Code.CHROMA_UNUSUAL}),
+        (INTERLACED, ASC, {Code.INTERLACED}),
+        (HD, b"\x12\x88", {Code.SOUND_RATE_UNUSUAL}),
+        (HD, b"\x11\xb0", {Code.SOUND_CHANNELS_UNUSUAL}),
+        (HD, bytes.fromhex("2b920800"), {Code.SOUND_CODEC_UNUSUAL}),
     ],
 )
-def test_what_platforms_may_not_take_is_said_and_passed_on(extradata: bytes, asc: bytes, expected: set[Misfit]) -> None:
+def test_what_platforms_may_not_take_is_said_and_passed_on(extradata: bytes, asc: bytes, expected: set[Code]) -> None:
     reader = begun(extradata, asc)
     assert len(reader.feed("video", 0, picture(IDR, keyframe=True), 0)) == 1
     assert len(reader.feed("audio", 0, sound(), 0)) == 1
@@ -149,7 +149,7 @@ def test_rare_key_frames_and_clocks_apart_are_said() -> None:
     assert reader.misfits() == frozenset()
     reader.feed("video", 4500, picture(SLICE), 4500)
     reader.feed("audio", 100_000, sound(), 4500)
-    assert reader.misfits() == {Misfit.RARE_KEYFRAMES, Misfit.CLOCKS_APART}
+    assert reader.misfits() == {Code.RARE_KEYFRAMES, Code.CLOCKS_APART}
 
 
 def test_a_few_unreadable_pictures_are_left_out_and_many_are_refused() -> None:
@@ -158,7 +158,7 @@ def test_a_few_unreadable_pictures_are_left_out_and_many_are_refused() -> None:
     broken = picture(SLICE)[:-1]
     for number in range(40):
         assert reader.feed("video", number, broken, number) == []
-    assert reader.misfits() == {Misfit.UNREADABLE}
+    assert reader.misfits() == {Code.MEDIA_UNREADABLE}
     assert len(reader.feed("video", 50, picture(SLICE), 50)) == 1
     for number in range(50):
         reader.feed("video", 100 + number, broken, 100 + number)

@@ -24,10 +24,11 @@ class Stage:
         self.pushes: list[FakePush] = []
         self.wanted: list[bool] = []
         self.keyframes = 0
+        self.kept: tuple[Packet, ...] = ()
         self.outputs = Outputs(
             self.said.append,
             wanted=self.wanted.append,
-            keyframe=self._keyframe,
+            begin=self._keyframe,
             make=self._make,
             stop_limit=stop_limit,
         )
@@ -36,8 +37,9 @@ class Stage:
         self.pushes.append(FakePush(order, report))
         return self.pushes[-1]
 
-    def _keyframe(self) -> None:
+    def _keyframe(self) -> tuple[Packet, ...]:
         self.keyframes += 1
+        return self.kept
 
     def phases(self, output_id: str) -> list[str]:
         return [line.phase for line in self.said if line.output_id == output_id]
@@ -57,6 +59,15 @@ async def test_a_start_and_a_stop() -> None:
     assert stage.phases("o1") == ["connecting", "publishing", "live", "ended"]
     assert stage.wanted[-1] is False
     assert all(line.attempt == 1 for line in stage.said)
+
+
+async def test_an_output_begins_with_what_its_source_has_kept() -> None:
+    stage = Stage()
+    stage.kept = (KEY, KEY)
+    await stage.outputs.start(order())
+    await until(lambda: stage.phases("o1") == ["connecting", "publishing"])
+    stage.outputs.send([KEY])
+    assert stage.pushes[0].sent == [KEY, KEY, KEY]
 
 
 async def test_a_failure_says_why_and_touches_no_other() -> None:

@@ -28,6 +28,7 @@ from butai.relay.messages import (
     StopOutputLine,
     WelcomeLine,
 )
+from butai.relay.room_source import RoomSource
 from butai.relay.server import Relay
 from butai.relay.timing import RelayTiming
 from tests.clock import Clock
@@ -225,7 +226,7 @@ async def on_air(tmp_path: Path) -> AsyncIterator[tuple[RelayStage, Controller, 
 
 def pushes_media(stage: RelayStage) -> bool:
     media = stage.relay._media
-    return media is not None and media.pipeline._wanted.is_set()
+    return media is not None and isinstance(media.source, RoomSource) and media.source.pipeline._wanted.is_set()
 
 
 async def test_a_machine_that_stood_still_goes_on_once_its_controller_is_heard(
@@ -303,7 +304,7 @@ async def test_a_source_that_breaks_ends_the_relay(tmp_path: Path) -> None:
         async def run(self) -> None:
             raise RuntimeError("broken")
 
-    relay = Relay(tmp_path / "b1.sock", "b1", make_source=Broken)
+    relay = Relay(tmp_path / "b1.sock", "b1", make_host=Broken)
     running = asyncio.create_task(relay.run())
     controller = await Controller.connect(tmp_path / "b1.sock")
     controller.say(CONFIGURE)

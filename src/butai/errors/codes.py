@@ -136,6 +136,9 @@ class Code(StrEnum):
     CODEC_UNSUPPORTED = "codec_unsupported", "The host publishes in a codec that cannot be decoded"
     NO_PICTURE = "no_picture", "The host publishes a picture, and none arrives"
     SOURCE_ENDED = "source_ended", "The host left, or the room was deleted"
+    SOURCE_CLOSED = "source_closed", "The encoder's connection has ended"
+    SOURCE_QUIET = "source_quiet", "The encoder is connected and sends nothing"
+    NO_AUDIO = "no_audio", "The encoder sends no sound; silence is added"
     NO_CAPACITY = "no_capacity", "No machine has room for another broadcast"
     PRESET_LOWERED = "preset_lowered", "A busy machine sends a smaller picture than the host chose"
     ENCODER_KEY_REFUSED = "encoder_key_refused", "No encoder has this key"
@@ -143,6 +146,18 @@ class Code(StrEnum):
     ENCODER_KEY_IN_USE = "encoder_key_in_use", "Another encoder publishes with this key"
     ENCODER_REPLACED = "encoder_replaced", "A newer connection publishes with the same key"
     STOP_UNCONFIRMED = "stop_unconfirmed", "The engine did not confirm the end"
+
+    # Of what an encoder sends: it is passed on, and platforms may not take it.
+    RARE_KEYFRAMES = "rare_keyframes", "Key frames are more than four seconds apart"
+    PROFILE_UNUSUAL = "profile_unusual", "The picture has an H.264 profile that platforms may not take"
+    CHROMA_UNUSUAL = "chroma_unusual", "The picture's colours are not sampled as 4:2:0"
+    DEPTH_UNUSUAL = "depth_unusual", "The picture has more than eight bits for each colour"
+    INTERLACED = "interlaced", "The picture is interlaced"
+    SOUND_RATE_UNUSUAL = "sound_rate_unusual", "The sound has another sample rate than 44.1 or 48 kHz"
+    SOUND_CHANNELS_UNUSUAL = "sound_channels_unusual", "The sound is neither mono nor stereo"
+    SOUND_CODEC_UNUSUAL = "sound_codec_unusual", "The sound is not plain AAC-LC"
+    CLOCKS_APART = "clocks_apart", "Picture and sound begin at different times; they are put together as they arrive"
+    MEDIA_UNREADABLE = "media_unreadable", "Some pictures or sounds could not be read, and were left out"
 
     # Of a file's content, on the asset.
     INSPECTION_FAILED = "inspection_failed", "The content could not be read"

@@ -31,6 +31,11 @@ stopped; the last picture and silence are sent. `ended`: the room was deleted, o
 grace. `failed`: the room cannot be joined."""
 
 
+SourceKind = Literal["room", "egress", "encoder"]
+"""The sources of a relay. `room`: a LiveKit room, decoded and encoded; `egress`, `encoder`: LiveKit Egress, or a host's encoder,
+that publishes to the ingest."""
+
+
 class Line(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True):
     """One line of the protocol."""
 
@@ -94,6 +99,9 @@ class ConfigureLine(Line, tag="configure", frozen=True, omit_defaults=True):
     room_made: bool = False
     """Whether the controller makes the room again where LiveKit has none (`room_not_found`): the relay tries on."""
     spare_token: str = ""
+    source: SourceKind = "room"
+    """What the media come from: the room; or a publisher of the ingest, whose H.264 and AAC are passed on as they are, and for
+    which room, tokens and preset are not used."""
     held: list[HeldOutput] = []
     """The outputs whose servers are checked from now on (`reachability`), and no others."""
 
@@ -163,7 +171,8 @@ class SourceLine(Line, tag="source", frozen=True, omit_defaults=True):
     """A change of the host's media. `code` with `failed`: `room_not_found`, `livekit_unauthorized`, `livekit_unreachable`;
     with `ended`: `source_ended`, or `no_media` where none ever came; with `waiting` and `lost`: `room_not_found` while a
     room that Butai made is missing. With any phase but `failed`, what is wrong with the media: `media_encrypted`,
-    `codec_unsupported`, `no_picture`; with `live`, of the sound only.
+    `codec_unsupported`, `no_picture`; with `live`, of the sound only. Of a publisher of the ingest: `source_closed`,
+    `source_quiet` with `waiting` and `lost`, `no_audio` with `live`.
     """
 
     phase: SourcePhase
@@ -191,8 +200,30 @@ class OutputMetrics(msgspec.Struct, frozen=True):
     uptime_s: float
 
 
+class SourceDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the source on air sends. `id`, `label`, `since` (seconds since 1970): of its `Hello`; `standby`: how many others are
+    connected; `codec` and sizes as they arrive; `keyframe_s`: from key frame to key frame; `warnings`: codes of what platforms
+    may not take. 0 and empty for what is not known."""
+
+    kind: SourceKind
+    id: str = ""
+    label: str = ""
+    since: float = 0.0
+    standby: int = 0
+    codec: str = ""
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    kbps: int = 0
+    keyframe_s: float = 0.0
+    sound_codec: str = ""
+    sound_rate: int = 0
+    sound_channels: int = 0
+    warnings: list[str] = []
+
+
 class MetricsLine(Line, tag="metrics", frozen=True, omit_defaults=True):
-    """Metrics, each second. `source_fps`: frames received from the room; `encode_load`: share of a core; `late_ms`: the
+    """Metrics, each second. `source_fps`: frames received from the source; `encode_load`: share of a core; `late_ms`: the
     most by which the encoder took a picture late within that second; `skipped_frames`: all pictures that were left out,
     being too late."""
 
@@ -203,6 +234,8 @@ class MetricsLine(Line, tag="metrics", frozen=True, omit_defaults=True):
     rss_mib: float = 0.0
     late_ms: float = 0.0
     skipped_frames: int = 0
+    source: SourceDetails | None = None
+    """None where nothing is connected."""
 
 
 class WelcomeLine(Line, tag="welcome", frozen=True, omit_defaults=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -90,14 +90,14 @@ class Outputs:
         report: Callable[[OutputLine], None],
         *,
         wanted: Callable[[bool], None],
-        keyframe: Callable[[], None],
+        begin: Callable[[], Sequence[Packet]],
         make: MakePush = rtmp,
         stop_limit: float = RelayTiming.output_stop_limit,
     ) -> None:
-        """`keyframe`: asks the encoder for a keyframe, since an output begins with one. `stop_limit`: seconds for the
+        """`begin`: gives the packets that an output begins with, or asks for a key frame. `stop_limit`: seconds for the
         orderly end of a push, before its task is cancelled."""
         self._report, self._make = report, make
-        self._wanted, self._keyframe, self._stop_limit = wanted, keyframe, stop_limit
+        self._wanted, self._begin_with, self._stop_limit = wanted, begin, stop_limit
         self._attempts: dict[str, _Attempt] = {}
         self._orders: dict[str, asyncio.Lock] = {}
         self._abort_code = ""
@@ -220,8 +220,8 @@ class Outputs:
         before = attempt.line
         attempt.line = output_line(before.output_id, before.attempt, phase, code, detail, if_key_worked=if_key_worked)
         if phase == "publishing":
-            # The output begins with a keyframe.
-            self._keyframe()
+            for packet in self._begin_with():
+                attempt.push.send(packet)
         if phase == "live" and attempt.live_since is None:
             attempt.live_since = time.monotonic()
         log.info("output.changed", output_id=before.output_id, attempt=before.attempt, phase=phase, code=code)

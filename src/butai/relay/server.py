@@ -16,20 +16,22 @@ import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
 
 from butai.errors import Code
 from butai.relay import messages
+from butai.relay.incoming.wire import source_socket
+from butai.relay.ingest_source import IngestSource
 from butai.relay.messages import FromRelay, MetricsLine, StartOutputLine, WelcomeLine
-from butai.relay.mixer import Mixer
 from butai.relay.outputs import MakePush, Outputs, rtmp
-from butai.relay.picture import Screen
-from butai.relay.pipeline import Pipeline
+from butai.relay.packets import Packet
 from butai.relay.reachability import Reachability
+from butai.relay.room_source import MakeHost, RoomSource
 from butai.relay.source import HostSource
+from butai.relay.sources import MediaSource
 from butai.relay.telling import output_line, source_line
 from butai.relay.timing import RelayTiming
 
@@ -39,36 +41,9 @@ BACKLOG = 1024**2
 """Unread bytes after which a controller is disconnected."""
 
 
-class MediaSource(Protocol):
-    """The source of the media: `HostSource`, or a test's replacement."""
-
-    line: messages.SourceLine
-
-    @property
-    def pictures(self) -> int:
-        """The number of frames received."""
-        ...
-
-    def renew_token(self, token: str, spare: str = "") -> None:
-        """Sets the tokens of the next joins."""
-        ...
-
-    async def run(self) -> None:
-        """Runs until the source has ended."""
-        ...
-
-    async def close(self) -> None:
-        """Leaves the room."""
-        ...
-
-
-MakeSource = Callable[[messages.ConfigureLine, Screen, Mixer, Callable[[messages.SourceLine], None]], MediaSource]
-
-
 @dataclass
 class _Media:
     source: MediaSource
-    pipeline: Pipeline
     outputs: Outputs
     reachability: Reachability
     source_task: asyncio.Task[None]
@@ -82,15 +57,16 @@ class Relay:
         socket_path: Path,
         broadcast_id: str,
         *,
-        make_source: MakeSource = HostSource,
+        make_host: MakeHost = HostSource,
         make_push: MakePush | None = None,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         ending: Callable[[], None] = lambda: None,
     ) -> None:
-        """`make_push`: `outputs.rtmp`, or a test's replacement. `clock`: monotonic seconds, also of a suspended machine.
+        """`make_host`: `HostSource`, and `make_push`: `outputs.rtmp`, or tests' replacements. `clock`: monotonic seconds,
+        also of a suspended machine.
         `ending`: called once, when the end begins."""
         self._path, self._broadcast_id = socket_path, broadcast_id
-        self._make_source, self._make_push, self._clock = make_source, make_push, clock
+        self._make_host, self._make_push, self._clock = make_host, make_push, clock
         self.timing = RelayTiming()
         """The timing of the configuration, once there is one."""
         self._ending = ending
@@ -280,7 +256,7 @@ class Relay:
     def _want(self, wanted: bool) -> None:  # noqa: FBT001 - its one subject
         self._wanted = wanted
         if self._media is not None:
-            self._media.pipeline.want(wanted and not self._held)
+            self._media.source.want(wanted and not self._held)
 
     async def _disconnect(self) -> None:
         writer, self._controller = self._controller, None
@@ -294,39 +270,33 @@ class Relay:
 
     def _configure(self, order: messages.ConfigureLine) -> None:
         if self._media is not None:
-            self._media.source.renew_token(order.token, order.spare_token)
+            self._media.source.configure_again(order)
             self._media.reachability.watch(order.held)
             return
         if order.broadcast_id != self._broadcast_id:
             log.error("relay.other_broadcast", broadcast_id=order.broadcast_id)
             return
         self.timing = order.timing
-        preset = order.preset
-        screen, mixer = Screen(preset.width, preset.height), Mixer(preset.audio_rate)
-        loop = asyncio.get_running_loop()
-        pipeline = Pipeline(
-            preset,
-            screen,
-            mixer,
-            loop,
-            lambda packets: outputs.send(packets),  # noqa: PLW0108 - `outputs` is made below, and asks the pipeline for key frames
-            self._pipeline_failed,
-        )
         reachability = Reachability(self._send, order.timing)
         outputs = Outputs(
             self._send,
             wanted=self._want,
-            keyframe=pipeline.force_keyframe,
+            begin=lambda: source.begin_output(),  # noqa: PLW0108 - the source is made below, and delivers to the outputs
             make=self._make_push or functools.partial(rtmp, limits=order.timing.rtmp, take=reachability.take),
             stop_limit=order.timing.output_stop_limit,
         )
-        source = self._make_source(order, screen, mixer, self._send)
+        source = self._make_source(order, outputs.send)
         source_task = asyncio.create_task(source.run())
         source_task.add_done_callback(self._source_ended)
         reachability.watch(order.held)
-        self._media = _Media(source, pipeline, outputs, reachability, source_task)
-        pipeline.start()
+        self._media = _Media(source, outputs, reachability, source_task)
         self._send(source.line)
+
+    def _make_source(self, order: messages.ConfigureLine, deliver: Callable[[list[Packet]], None]) -> MediaSource:
+        if order.source == "room":
+            return RoomSource(order, self._send, deliver, self._pipeline_failed, self._make_host)
+        path = source_socket(self._path.parent, self._broadcast_id)
+        return IngestSource(order, path, self._send, deliver)
 
     def _source_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -343,7 +313,6 @@ class Relay:
             return
         await media.reachability.close()
         await media.outputs.close(code)
-        media.pipeline.stop(self.timing.pipeline_stop_limit)
         media.source_task.cancel()
         await asyncio.gather(media.source_task, return_exceptions=True)
         await media.source.close()
@@ -365,6 +334,7 @@ class Relay:
             now = time.monotonic()
             seconds, used, came = now - before, time.process_time() - cpu, self._media.source.pictures - pictures
             before, cpu, pictures = now, cpu + used, pictures + came
+            load = self._media.source.take_load()
             self._send(
                 MetricsLine(
                     at=time.time(),
@@ -372,8 +342,9 @@ class Relay:
                     source_fps=round(came / seconds, 1),
                     encode_load=round(used / seconds, 3),
                     rss_mib=_rss_mib(),
-                    late_ms=round(self._media.pipeline.take_lateness() * 1000, 1),
-                    skipped_frames=self._media.pipeline.skipped,
+                    late_ms=round(load.late * 1000, 1),
+                    skipped_frames=load.skipped,
+                    source=self._media.source.details(),
                 )
             )
 

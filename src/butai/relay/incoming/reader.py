@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
 from butai.errors import Code
@@ -21,21 +20,6 @@ _MOST_UNREADABLE = 50
 """Pictures, or sounds, one after another that cannot be read, after which the source is refused: two seconds of either."""
 _PROFILES = frozenset((66, 77, 100))
 _RATES = frozenset((44100, 48000))
-
-
-class Misfit(StrEnum):
-    """What platforms may not take, though it is passed on."""
-
-    RARE_KEYFRAMES = "rare_keyframes"
-    PROFILE = "profile_unusual"
-    CHROMA = "chroma_unusual"
-    DEPTH = "depth_unusual"
-    INTERLACED = "interlaced"
-    SOUND_RATE = "sound_rate_unusual"
-    SOUND_CHANNELS = "sound_channels_unusual"
-    SOUND_CODEC = "sound_codec_unusual"
-    CLOCKS_APART = "clocks_apart"
-    UNREADABLE = "media_unreadable"
 
 
 class SourceReader:
@@ -80,26 +64,26 @@ class SourceReader:
             self._unreadable_in_turn[kind] = 0
         return passed
 
-    def misfits(self) -> frozenset[Misfit]:
+    def misfits(self) -> frozenset[Code]:
         """What platforms may not take of the source as it is now."""
         video, audio = self.video, self.audio
         found = {
-            Misfit.RARE_KEYFRAMES: self.figures.keyframe_interval_ms > RARE_KEYFRAMES_MS,
-            Misfit.CLOCKS_APART: self._timeline.apart,
-            Misfit.UNREADABLE: self._unreadable > 0,
+            Code.RARE_KEYFRAMES: self.figures.keyframe_interval_ms > RARE_KEYFRAMES_MS,
+            Code.CLOCKS_APART: self._timeline.apart,
+            Code.MEDIA_UNREADABLE: self._unreadable > 0,
         }
         if video is not None:
             found |= {
-                Misfit.PROFILE: video.profile not in _PROFILES,
-                Misfit.CHROMA: video.chroma != 1,
-                Misfit.DEPTH: video.depth != 8,
-                Misfit.INTERLACED: video.interlaced,
+                Code.PROFILE_UNUSUAL: video.profile not in _PROFILES,
+                Code.CHROMA_UNUSUAL: video.chroma != 1,
+                Code.DEPTH_UNUSUAL: video.depth != 8,
+                Code.INTERLACED: video.interlaced,
             }
         if audio is not None:
             found |= {
-                Misfit.SOUND_RATE: audio.rate not in _RATES,
-                Misfit.SOUND_CHANNELS: audio.channels not in (1, 2),
-                Misfit.SOUND_CODEC: audio.object_type != aac.LC,
+                Code.SOUND_RATE_UNUSUAL: audio.rate not in _RATES,
+                Code.SOUND_CHANNELS_UNUSUAL: audio.channels not in (1, 2),
+                Code.SOUND_CODEC_UNUSUAL: audio.object_type != aac.LC,
             }
         return frozenset(misfit for misfit, there in found.items() if there)
 

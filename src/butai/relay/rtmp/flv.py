@@ -32,7 +32,7 @@ def body(packet: Packet) -> bytes:
 def metadata(video: VideoFormat | None, audio: AudioFormat | None) -> bytes:
     """`onMetaData`, as a data message that the platform keeps for its viewers (annex E.5: an ECMA array). Without the values that
     are not known."""
-    values = dict[str, object]()
+    values = dict[str, amf0.Value]()
     if video is not None:
         values |= {"width": video.width, "height": video.height, "framerate": video.fps, "videodatarate": video.kbps}
         values["videocodecid"] = 7
@@ -40,4 +40,5 @@ def metadata(video: VideoFormat | None, audio: AudioFormat | None) -> bytes:
         values |= {"audiodatarate": audio.kbps, "audiosamplerate": audio.rate, "audiosamplesize": 16}
         values |= {"stereo": audio.channels == 2, "audiocodecid": 10}
     known = {name: value for name, value in values.items() if value != 0 or name == "stereo"}
-    return amf0.encode("@setDataFrame", "onMetaData", amf0.EcmaArray({**known, "encoder": "Butai"}))
+    known["encoder"] = "Butai"
+    return amf0.encode("@setDataFrame", "onMetaData", amf0.EcmaArray(known))
