@@ -54,6 +54,15 @@ async def test_twelve_reports_at_once_make_one_copy(api: Api, proxy: StoreProxy)
     assert (await api.read(data["readUrl"], "alice"))[:2] == (200, body)
 
 
+async def test_coded_bytes_that_were_sent_to_the_store_are_refused(api: Api) -> None:
+    body = files.vrm(5)
+    data = await presign(api, "vrm/coded.vrm", size=len(body))
+    assert await put(api, data["url"], body, {"Content-Encoding": "compress"}) == 200
+    status, answer = await api.call("POST", data["completeUrl"], "alice")
+    assert (status, answer["code"]) == (422, "signature_mismatch"), answer
+    assert await api.items("alice") == []
+
+
 async def test_a_report_that_looked_before_another_one_ended_is_told_that_the_file_is_ready(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

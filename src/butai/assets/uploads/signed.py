@@ -35,6 +35,7 @@ from butai.errors import (
     ButaiError,
     FileTooLarge,
     QuotaExceeded,
+    SignatureMismatch,
     StoreAccessDenied,
     TakenDown,
     UploadCancelled,
@@ -248,6 +249,9 @@ async def _look(store: Store, object_key: str, key: AssetKey) -> StoredObject:
         head = await store.read(object_key, 0, wanted) if facts.size else b""
     except RangeRefused as error:
         raise ObjectAbsent from error
+    if facts.coding:
+        # The store keeps this header of the sender's, and nginx would pass it on to readers.
+        raise SignatureMismatch(f"The object has the Content-Encoding {facts.coding}: send the bytes as they are")
     meta = parse_meta(head) if key.sidecar is Sidecar.META and facts.size <= META_LIMIT else None
     return StoredObject(facts.size, None, facts.etag, head[:HEAD_BYTES], meta)
 
