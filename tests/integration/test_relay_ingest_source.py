@@ -211,7 +211,7 @@ async def ffmpeg(port: int) -> AsyncGenerator[None]:
         await process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 async def test_ffmpeg_that_was_killed_five_times_is_one_publish_without_an_error(
     stage: Stage, platform: Platform
 ) -> None:
