@@ -128,8 +128,9 @@ async def test_a_source_that_was_killed_five_times_is_one_publish_without_an_err
             await begin(stage, platform, KEY)
         await playing
         link.kill()
-        closed = await stage.controller.hear(SourceLine, lambda line: line.phase == "lost")
-        assert closed.code == "source_closed"
+        # On a machine that is too busy to play, it may have been quiet before.
+        closed = await stage.controller.hear(SourceLine, lambda line: line.code == "source_closed")
+        assert closed.phase == "lost"
     metrics = await stage.controller.hear(MetricsLine)
     assert metrics.source is None and metrics.outputs[0].bytes_sent > 0
     stage.relay.end("stopped")
