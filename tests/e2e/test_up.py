@@ -163,7 +163,7 @@ def test_a_killed_part_serves_again(running: Up, role: str) -> None:
     assert "killed by SIGKILL" in running.said
 
 
-@pytest.mark.parametrize("role", ["worker", "controller"])
+@pytest.mark.parametrize("role", ["worker", "controller", "ingest"])
 def test_a_killed_background_process_is_started_again(running: Up, role: str) -> None:
     assert holds_within(lambda: running.runs(role), 60)
     victim = running.child(role)
@@ -211,7 +211,9 @@ def test_a_long_data_folder_puts_the_relays_sockets_into_a_closed_folder_elsewhe
     assert len(str(place)) <= 60
     assert not place.is_relative_to(running.data_dir.parents[1])
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    # Empty: nobody is on air here.
+    # Nobody is on air here.
+    assert holds_within(lambda: [path.name for path in place.iterdir()] == ["ingest.sock"], 60)
+    (place / "ingest.sock").unlink()
     place.rmdir()
 
 

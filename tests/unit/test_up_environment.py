@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
 
+from butai.cli import up_environment
 from butai.cli.up_environment import make_environment, split_secrets
 from butai.config import SECRETS_FILE, Settings, secret_names
+from butai.embedded import folder as folders
 from butai.embedded.supervisor import start_program
 from tests.forked import run_butai
+from tests.processes import free_port
 
 
 def environment(folder: Path, host: str) -> dict[str, str]:
@@ -171,3 +176,44 @@ def test_a_file_of_secrets_that_cannot_be_read_ends_the_command(tmp_path: Path, 
     assert ended.returncode == 1
     assert ended.stderr.startswith("butai: BUTAI_SECRETS_FILE: the file ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_the_port_of_the_ingest_is_that_of_rtmp_if_free_and_stays_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BUTAI_INGEST_PORT", "BUTAI_INGEST_URL", "BUTAI_INGEST_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(folders, "_given", set[int]())
+    monkeypatch.setattr(folders, "_told", deque[socket.socket]())
+    # Not 1935 itself, which another program of this machine may have.
+    usual = free_port()
+    monkeypatch.setattr(up_environment, "_INGEST_PORT", usual)
+
+    def told(folder: Path, host: str = "127.0.0.1") -> tuple[int, str, str]:
+        found = environment(folder, host)
+        return int(found["BUTAI_INGEST_PORT"]), found["BUTAI_INGEST_HOST"], found["BUTAI_INGEST_URL"]
+
+    def starts_anew() -> None:
+        folders._given.clear()
+        while folders._told:
+            folders._told.pop().close()
+
+    starts_anew()
+    with socket.create_server(("127.0.0.1", usual)):
+        other, host, url = told(tmp_path)
+        assert other != usual and (host, url) == ("127.0.0.1", f"rtmp://127.0.0.1:{other}")
+    starts_anew()
+    assert told(tmp_path)[0] == other, "encoders have it, though the usual one is free"
+    second = tmp_path / "second"
+    second.mkdir()
+    starts_anew()
+    assert told(second, "0.0.0.0") == (usual, "0.0.0.0", f"rtmp://127.0.0.1:{usual}")
+    starts_anew()
+    with socket.create_server(("127.0.0.1", usual)):
+        assert told(second)[0] != usual, "for once"
+    starts_anew()
+    assert told(second)[0] == usual
+    monkeypatch.setenv("BUTAI_INGEST_PORT", "19350")
+    monkeypatch.setenv("BUTAI_INGEST_URL", "rtmps://ingest.example/app")
+    found = environment(second, "127.0.0.1")
+    assert (found["BUTAI_INGEST_PORT"], found["BUTAI_INGEST_URL"]) == ("19350", "rtmps://ingest.example/app")

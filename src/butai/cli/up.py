@@ -1,7 +1,7 @@
 """`butai up`: everything on one machine, with one command.
 
-Postgres, the S3 store and LiveKit start side by side while the API loads; then the database is migrated, and controller
-and worker start. All of it is kept running until Ctrl-C. It prints a summary (`butai.cli.banner`); details are in
+Postgres, the S3 store and LiveKit start side by side while the API loads; then the database is migrated, and controller,
+worker and ingest start. All of it is kept running until Ctrl-C. It prints a summary (`butai.cli.banner`); details are in
 `<data-dir>/logs`.
 
 Nothing heavy is imported here (no FastAPI, no SQLAlchemy): this process runs as long as the service and does little.
@@ -30,7 +30,7 @@ from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import Child, StartError, StopRequested, log_tail, open_log, stop_on
 from butai.embedded.seaweed import EmbeddedSeaweed
 from butai.embedded.server import wait_until_ready
-from butai.embedded.supervisor import Program, Supervisor, describe, start_program
+from butai.embedded.supervisor import Program, Service, Supervisor, describe, start_program
 from butai.sign_in.codes import FolderUnsafe, make_code
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,8 @@ _LOW_SPACE = 256 * 1024**2
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 60.0
 """Most seconds for the API to become ready once its parts are."""
+_INGEST_AFTER = 10.0
+"""Seconds until the ingest is loaded, which takes a second of a core: after controller, worker and the first pages."""
 _CONSOLE = Path(__file__).parents[1] / "console_dist" / "docs.html"
 """Written when the console is built. `butai.operations.console`, which serves it, is slow to load."""
 
@@ -120,6 +122,7 @@ class _Stack:
             if embedded:
                 embedded.prepare()
         address = self._host, self._port
+        goes_live = not self._livekit_missing or bool(self._settings.live.livekit_projects_file)
         environment, secrets, for_migration = split_secrets(
             make_environment(
                 self._settings,
@@ -128,15 +131,19 @@ class _Stack:
                 postgres=self._postgres,
                 store=self._store,
                 livekit=self._livekit,
+                encoders=goes_live,
             )
         )
         python = [sys.executable, "-m", "butai.cli"]
         api = Program([*python, "api"], environment, self._logs / "api.log", secrets=secrets)
         worker = Program([*python, "worker"], environment, self._logs / "worker.log", secrets=secrets)
-        controller = None
-        if not self._livekit_missing or self._settings.live.livekit_projects_file:
+        controller = ingest = None
+        if goes_live:
             argv = [*python, "controller"]
             controller = ControllerProgram(argv, environment, self._logs / "controller.log", secrets=secrets)
+            # Of the secrets it needs the database's address alone.
+            address_of_tables = {name: value for name, value in secrets.items() if name == "BUTAI_DATABASE_URL"}
+            ingest = Program([*python, "ingest"], environment, self._logs / "ingest.log", secrets=address_of_tables)
 
         services = {
             "postgres": self._postgres,
@@ -144,6 +151,7 @@ class _Stack:
             "livekit": self._livekit,
             "api": api,
             "worker": worker,
+            "ingest": ingest,
             "controller": controller,
         }
         for name, service in services.items():
@@ -152,9 +160,7 @@ class _Stack:
         # The slowest first: the API needs more than a second to load, the store most of one.
         api_log_from = api.log_file.stat().st_size if api.log_file.exists() else 0
         self._supervisor.launch(api)
-        for service in (self._store, self._livekit):
-            if service:
-                self._supervisor.launch(service)
+        self._launch(self._store, self._livekit)
         if self._postgres:
             self._launch_postgres(self._postgres, environment, for_migration)
         owned = bool(for_migration.get(OWNERS_URL))
@@ -166,9 +172,15 @@ class _Stack:
         self._wait_for_api(api, api_log_from)
         _say("api", f"ready after {_seconds_since_start():.1f} s")
         # Last, since loading them would take a core from the parts that the user waits for.
-        if controller:
-            self._supervisor.launch(controller)
-        self._supervisor.launch(worker)
+        self._launch(controller, worker)
+        if ingest:
+            self._supervisor.launch_in(_INGEST_AFTER, ingest)
+
+    def _launch(self, *services: Service | None) -> None:
+        """Starts those that there are."""
+        for service in services:
+            if service:
+                self._supervisor.launch(service)
 
     def _launch_postgres(
         self, postgres: EmbeddedPostgres, environment: dict[str, str], secrets: dict[str, str]

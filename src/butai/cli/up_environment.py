@@ -7,10 +7,11 @@ import secrets
 import stat
 import zlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from butai.config import SECRETS_FILE, Settings, secret_names, setting_names, settings_of_file
-from butai.embedded.folder import make_folder, read_state, write_state
-from butai.embedded.listening import is_loopback
+from butai.embedded.folder import choose_port, make_folder, read_state, write_state
+from butai.embedded.listening import is_loopback, url_from_here
 from butai.embedded.livekit import EmbeddedLiveKit
 from butai.embedded.postgres import EmbeddedPostgres
 from butai.embedded.process import StartError
@@ -18,6 +19,8 @@ from butai.embedded.seaweed import EmbeddedSeaweed
 
 OWNERS_URL = "BUTAI_DATABASE_OWNER_URL"
 """For the migration alone: no other process may change what the audit trail has."""
+_INGEST_PORT = 1935
+"""RTMP's own."""
 _LONGEST_FOLDER = 60
 """Bytes of a folder for sockets: the path of one has at most 107, of which `/BROADCAST-ID.sock` takes 42."""
 
@@ -30,12 +33,14 @@ def make_environment(
     postgres: EmbeddedPostgres | None,
     store: EmbeddedSeaweed | None,
     livekit: EmbeddedLiveKit | None,
+    encoders: bool = True,
 ) -> dict[str, str]:
     """The settings of the API, the worker, the controller and the migration, by their names in the environment, with the
     secrets among them.
 
     `folder`: the data folder, where a secret for sessions and the sockets of relays are kept. `address`: the host and port of
-    the API. The servers are those that this run starts, prepared already. Raises `StartError`."""
+    the API. The servers are those that this run starts, prepared already. `encoders`: whether an ingest runs. Raises
+    `StartError`."""
     host, port = address
     environment = _given()
     environment.pop(SECRETS_FILE, None)
@@ -57,11 +62,7 @@ def make_environment(
             "BUTAI_S3_PATH_STYLE": "true",
         }
     if not settings.identity.nextauth_secret.get_secret_value():
-        state = read_state(state_file)
-        if "nextauth_secret" not in state:
-            state["nextauth_secret"] = secrets.token_urlsafe(32)
-            write_state(state_file, state)
-        environment["NEXTAUTH_SECRET"] = state["nextauth_secret"]
+        environment["NEXTAUTH_SECRET"] = _secret_for_sessions(state_file)
     if livekit:
         project = livekit.livekit
         environment |= {
@@ -80,6 +81,7 @@ def make_environment(
     if not given.get("BUTAI_CAPACITY_RESERVE"):
         # API, worker, Postgres, store and LiveKit run on the same cores as the relays.
         environment["BUTAI_CAPACITY_RESERVE"] = "0.5"
+    environment |= _ingest(settings, state_file, host, given) if encoders else {}
     environment["BUTAI_DATA_DIR"] = str(folder)
     for quota in ("BUTAI_QUOTA_BYTES", "BUTAI_QUOTA_FILES"):
         # The files are on the user's own disk.
@@ -116,6 +118,38 @@ def _given() -> dict[str, str]:
     known = setting_names()
     given = {name.upper() if name.upper() in known else name: value for name, value in os.environ.items()}
     return given | {name.upper(): value for name, value in settings_of_file().items() if value}
+
+
+def _secret_for_sessions(state_file: Path) -> str:
+    """The secret of this data folder, made at the first start."""
+    state = read_state(state_file)
+    if "nextauth_secret" not in state:
+        state["nextauth_secret"] = secrets.token_urlsafe(32)
+        write_state(state_file, state)
+    return str(state["nextauth_secret"])
+
+
+def _ingest(settings: Settings, state_file: Path, host: str, given: dict[str, str]) -> dict[str, str]:
+    """Where the ingest listens, and the URL that hosts are told. Its port, once chosen, is taken again whenever it is free, since
+    encoders store it."""
+    at = given.get("BUTAI_INGEST_HOST") or host
+    port = settings.ingest.port
+    if not given.get("BUTAI_INGEST_PORT"):
+        state = read_state(state_file)
+        wanted = int(state.get("ingest_port", _INGEST_PORT))
+        try:
+            port = choose_port(among=range(wanted, wanted + 1))
+        except StartError:
+            port = choose_port()
+        if "ingest_port" not in state:
+            write_state(state_file, state | {"ingest_port": str(port)})
+    found = {"BUTAI_INGEST_HOST": at, "BUTAI_INGEST_PORT": str(port)}
+    if not settings.ingest.url:
+        scheme = "rtmp" if settings.ingest.certificate is None else "rtmps"
+        public = urlsplit(settings.http.public_url).hostname
+        url = f"http://[{public}]:{port}" if public and ":" in public else f"http://{public}:{port}"
+        found["BUTAI_INGEST_URL"] = (url if public else url_from_here(at, port)).replace("http", scheme, 1)
+    return found
 
 
 def _relay_folder(folder: Path) -> Path:

@@ -127,6 +127,11 @@ class Supervisor:
         service.launch()
         watched.launched_at = time.monotonic()
 
+    def launch_in(self, seconds: float, service: Service) -> None:
+        """Lets `watch` start an added service so many seconds from now, and keep it running."""
+        watched = next(one for one in self._watched if one.service is service)
+        watched.launch_at = time.monotonic() + seconds
+
     def watch(self, look: Callable[[], None] | None = None, every: float = 30.0) -> None:
         """Restarts each service that dies, until `StopRequested`. `look` is called every `every` seconds."""
         next_look = time.monotonic() + every
