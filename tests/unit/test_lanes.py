@@ -17,6 +17,7 @@ IN_THEIR_OWN_TIME = {
     "e2e/test_console_operations.py",  # a show that is looked at, and whose pictures are not
     "e2e/test_console_preview.py",  # pictures that are waited for
     "e2e/test_console_uploads.py",
+    "integration/test_doctor_ingest.py",  # an authority, too
     "integration/test_ingest_encoders.py",  # encoders at their own pace, which are waited for
     "integration/test_live_api.py",  # platforms that are asked, and sent nothing
     "integration/test_rtmp_kept_connections.py",  # an authority, too

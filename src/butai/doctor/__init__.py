@@ -18,6 +18,7 @@ from butai.doctor.capacity import examine_capacity
 from butai.doctor.database import connection_secrets, examine_database
 from butai.doctor.decoding import examine_decoding
 from butai.doctor.findings import Finding, Findings, Level, as_json, as_text
+from butai.doctor.ingest import examine_ingest
 from butai.doctor.livekit import examine_livekit
 from butai.doctor.sign_in import examine_sign_in
 from butai.doctor.store import examine_store
@@ -33,6 +34,7 @@ AREAS: dict[str, Examine] = {
     "Browsers and the store": examine_browsers,
     "Sign-in": examine_sign_in,
     "LiveKit": examine_livekit,
+    "Encoders": examine_ingest,
     "Decoding files": examine_decoding,
     "Capacity": examine_capacity,
 }
