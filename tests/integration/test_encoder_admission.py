@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from butai.live.models import Room
 from butai.relay.rtmp.server_session import Media
 from butai.relay.rtmp.session import Publishing, PublishRefused
 from tests.canaries import leaks
+from tests.embedded_servers import temporary_folder
 from tests.ingest_stage import talk
 from tests.live_api import sql
 from tests.processes import free_port, process
@@ -62,6 +63,13 @@ async def on_air(database: Database) -> None:
         """INSERT INTO broadcasts (id, room_id, host_identity, wanted, preset, source_grace, on_source_lost, egress)
            VALUES (gen_random_uuid(), 'studio-1', 'host', 'on_air', '720p30', 60, 'end', 'relay')""",
     )
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Short, for the sockets of relays."""
+    with temporary_folder("ingest") as path:
+        yield path
 
 
 async def key_of(

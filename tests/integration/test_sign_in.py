@@ -25,7 +25,7 @@ from yarl import URL
 
 from butai.api import create_app
 from butai.assets.keys import read_url
-from butai.config import IdentitySettings, Settings
+from butai.config import IdentitySettings, IngestSettings, Settings
 from butai.identity import NEXTAUTH_COOKIE
 from butai.operations import sign_in
 from butai.sign_in.codes import FOLDER, make_code
@@ -267,7 +267,8 @@ async def test_no_get_signs_anybody_in_or_changes_a_row(live_settings: Settings,
     paths = gets(application.routes)
     assert paths >= set(operations)
     assert paths >= {"/", "/sign-in", "/docs", "/openapi.json", "/metrics", "/console/{path}", "/api/live/events"}
-    async with serving(replace(live_settings, identity=identity)) as api:
+    ingest = IngestSettings(url="rtmps://ingest.example")
+    async with serving(replace(live_settings, identity=identity, ingest=ingest)) as api:
         seeds = await plant(api)
         code = code_for(api)
         before = rows(database_url)

@@ -33,3 +33,5 @@ CREATE TRIGGER encoder_connections_notify AFTER INSERT OR DELETE OR UPDATE OF id
 def upgrade() -> None:
     """Quick: a new table."""
     op.execute(CONNECTIONS)
+    schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    op.execute(f"ALTER FUNCTION butai_encoder_connected() SET search_path = pg_catalog, {schema}, pg_temp")
