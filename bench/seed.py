@@ -34,7 +34,8 @@ STRANGER = "bench-stranger"
 _FILL = Template("""
 INSERT INTO assets (id, type, s3_key, wanted_key, stem, display_name, mime_type, size_bytes, status, owner_user_id,
                     visibility, ever_public, created_at, updated_at, attempts, object_key, sha256, etag, description,
-                    tags, meta, duration_seconds, thumbnail_key, change_seq, facts, terms, triangles, inspected_key)
+                    tags, meta, duration_seconds, thumbnail_key, own_thumbnail_key, change_seq, facts, terms, triangles,
+                    inspected_key)
 SELECT (lpad(to_hex((extract(epoch FROM created) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3)
             || '8' || substr(h, 4, 3) || substr(h, 7, 12))::uuid,
        type, stem || '.' || extension, stem || '.' || extension, stem, name, mime,
@@ -55,6 +56,7 @@ SELECT (lpad(to_hex((extract(epoch FROM created) * 1000)::bigint), 12, '0') || '
                                     'attributes', jsonb_build_object('hair', mood, 'height', 140 + r % 50))
             ELSE '{}' END,
        CASE WHEN type IN ('animation', 'bgm') THEN round((1 + r % 24000 / 100.0)::numeric, 2) END,
+       CASE WHEN type = 'vrm' AND r % 10 < 6 THEN stem || '_thumb.png' END,
        CASE WHEN type = 'vrm' AND r % 10 < 6 THEN stem || '_thumb.png' END,
        i,
        CASE WHEN type = 'vrm'

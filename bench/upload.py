@@ -216,7 +216,7 @@ def cancelled(database: str, store: EmbeddedSeaweed, number: int) -> Figures:
 
 
 def _count(connection: psycopg.Connection, condition: str, like: str) -> int:
-    statement = f"SELECT count(*) FROM assets WHERE s3_key LIKE %s AND {condition}"
+    statement = f"SELECT count(*) FROM assets WHERE wanted_key LIKE %s AND {condition}"
     row = connection.execute(statement.encode(), (like,)).fetchone()
     assert row is not None
     return row[0]

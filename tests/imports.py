@@ -101,10 +101,11 @@ async def snapshot(database: Database) -> list[tuple[Any, ...]]:
     async with database.transaction() as session:
         rows = await session.execute(
             text(
-                """SELECT a.s3_key, a.wanted_key, a.type, a.sidecar, a.status, a.visibility, a.owner_user_id, a.size_bytes,
-                          a.etag, a.mime_type, a.thumbnail_key, a.meta::text, a.tags, a.object_key, o.origin, o.state,
-                          o.asset_id = a.id
-                   FROM assets a LEFT JOIN asset_objects o ON o.object_key = a.object_key ORDER BY a.s3_key"""
+                """SELECT a.wanted_key AS name, a.wanted_key, a.type, a.sidecar, a.status, a.visibility, a.owner_user_id,
+                          a.size_bytes, a.etag, a.mime_type, a.own_thumbnail_key, a.meta::text, a.tags, a.object_key,
+                          o.origin, o.state, o.asset_id = a.id
+                   FROM assets a LEFT JOIN asset_objects o ON o.object_key = a.object_key
+                   ORDER BY a.wanted_key, a.owner_user_id"""
             )
         )
         return [tuple(row) for row in rows]

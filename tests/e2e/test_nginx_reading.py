@@ -25,8 +25,9 @@ from tests.fakes.store_proxy import StoreProxy
 
 async def test_a_whole_file_is_carried_by_nginx_and_looks_as_if_the_api_had(front: Front, proxy: StoreProxy) -> None:
     data = await stored(front)
+    _, asset = await front.nginx.call("GET", f"/api/assets/{data['id']}", "alice")
     seen = watch(proxy)
-    status, body, headers = await front.nginx.read(data["url"])
+    status, body, headers = await front.nginx.read(asset["public_url"])
     assert (status, body) == (200, BODY)
     assert [(request.method, request.headers.get("Range")) for request in seen] == [("GET", None)]
     assert headers["content-type"] == "model/gltf-binary"

@@ -225,7 +225,7 @@ def test_a_gibibyte_survives_fifty_cuts_and_ten_kills(settings: Settings, tmp_pa
     assert (network.cuts, service.kills) == (CUTS, KILLS)
     with psycopg.connect(settings.database.url.get_secret_value()) as connection:
         row = connection.execute(
-            "SELECT status, size_bytes, sha256 FROM assets WHERE s3_key = 'scene/big.glb'"
+            "SELECT status, size_bytes, sha256 FROM assets WHERE wanted_key = 'scene/big.glb'"
         ).fetchone()
     assert row == ("ready", SIZE, sha256)
     added = (service.peak - service.idle) / MIB
@@ -246,7 +246,7 @@ def test_an_undisturbed_upload_takes_no_more_memory_than_a_plain_one(settings: S
         client = tus.TusClient(f"http://127.0.0.1:{service.port}/api/assets/uploads", headers={"Cookie": cookie})
         client.uploader(str(file), chunk_size=32 * MIB, metadata={"filename": "scene/big.glb"}).upload()
     with psycopg.connect(settings.database.url.get_secret_value()) as connection:
-        row = connection.execute("SELECT status, sha256 FROM assets WHERE s3_key = 'scene/big.glb'").fetchone()
+        row = connection.execute("SELECT status, sha256 FROM assets WHERE wanted_key = 'scene/big.glb'").fetchone()
     assert row == ("ready", sha256)
     added = (service.peak - service.idle) / MIB
     print(f"memory above idle, at most: {added:.1f} MiB")

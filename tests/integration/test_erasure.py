@@ -52,7 +52,7 @@ ROWS_GO = (
         "ingresses",
     ),
     *("livekit_egresses", "livekit_webhooks", "output_metrics", "outputs", "resumable_pieces", "resumable_uploads"),
-    *("room_invitations", "rooms", "suspended_users"),
+    *("plain_names", "room_invitations", "rooms", "suspended_users"),
 )
 """Tables of which a user's rows are deleted, whatever is in their columns."""
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from butai.assets import keys
+from butai.assets import keys, names
 from butai.assets.imports.bucket_listing import BucketListing, ListingDenied
 from butai.assets.imports.listing_formats import ListingFormat
 from butai.assets.imports.listings import FileListing
@@ -76,7 +76,8 @@ async def test_every_kind_of_listing_ends_in_the_same_library(
         assert (status, read) == (200, body), public
         assert (await api.read(keys.read_url(key)))[1] == body
     listed = [item for kind in ("vrm", "animation", "bgm", "hdr", "scene") for item in await api.items("anyone", kind)]
-    assert {item["s3Key"] for item in listed} == set(found)
+    assert {names.plain(item["s3Key"]) for item in listed} == set(found)
+    assert all(names.is_public(item["s3Key"]) for item in listed)
     for item in listed:
         assert (await api.read(item["url"]))[0] == 200
 
@@ -142,8 +143,11 @@ async def test_sidecars_are_taken_over_whichever_comes_first(
     await import_(settings, [each.format("after") for each in beside])
     await import_(settings, [main.format("after")])
     items = await api.items("anyone")
-    assert {item["name"] for item in items} == {"together", "before", "after"}
+    assert {names.plain(item["s3Key"]) for item in items} == {
+        main.format(one) for one in ("together", "before", "after")
+    }
     for item in items:
+        assert item["name"] == "no"
         assert item["hasThumbnail"] is True, item
         assert item["gender"] == "female" and "cool" in item["tags"] and item["description"] == "A singer"
         assert (await api.read(item["thumbnail"]))[1] == files.png()
@@ -151,6 +155,7 @@ async def test_sidecars_are_taken_over_whichever_comes_first(
     await fill({"vrm/after_meta.json": b'{"gender": "male"}'})
     tally, _ = await import_(settings, objects)
     assert counts(tally) == {"skipped unchanged": 8, "updated changed": 1}
+    # Without a name in it, it is called by its key again.
     (after,) = [item for item in await api.items("anyone") if item["name"] == "after"]
     assert after["gender"] == "male" and "cool" not in after["tags"]
 

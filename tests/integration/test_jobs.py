@@ -14,6 +14,7 @@ import pytest
 from procrastinate import App
 from procrastinate.jobs import Status
 from psycopg.rows import dict_row
+from sqlalchemy import text
 
 from butai import jobs
 from butai.assets.library import assemble
@@ -243,3 +244,17 @@ async def test_a_worker_s_death_loses_no_job(
                 assert second.poll() is None, log.read_text()[-2000:]
                 await asyncio.sleep(0.1)
     assert "job.stalled" in log.read_text()
+
+
+async def test_a_periodic_job_that_still_waits_is_not_enqueued_again_and_is_no_error(database: Database) -> None:
+    """A unique violation would be an error in the log of Postgres, each time that the job is due while one waits."""
+    defer = text(
+        "SELECT procrastinate_defer_periodic_job_v2('care', 'one', 'one', 'a.task', 0, '', CAST(:due AS bigint), '{}')"
+    )
+    async with database.transaction() as session:
+        first = await session.scalar(defer, {"due": 1})
+        assert first is not None
+        assert await session.scalar(defer, {"due": 2}) is None
+        await session.execute(text("UPDATE procrastinate_jobs SET status = 'doing' WHERE id = :id"), {"id": first})
+        assert await session.scalar(defer, {"due": 3}) not in (None, first)
+        assert await session.scalar(defer, {"due": 3}) is None

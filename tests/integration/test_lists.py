@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai.assets import keys
 from butai.assets.contents import thumbnails
 from butai.assets.models import Asset
 from butai.database import Database
@@ -214,7 +215,7 @@ async def test_sidecars_say_something_about_their_asset_and_are_no_items(api: Ap
     assert item["gender"] == "female"
     assert item["attributes"] == {"hair": "long", "age": 17}
     assert item["description"] == "She sings."
-    assert set(item["tags"]) == {"female", "singer", "cyber", "blue", "long", "soft"}
+    assert set(item["tags"]) == {"gender:female", "identity:singer", "cyber", "blue", "long", "voice:soft"}
     assert item["id"] != "mine"
     assert item["url"] == "/api/s3/read-object?key=vrm%2FAoi.vrm"
     assert item["size"] == len(files.vrm())
@@ -236,7 +237,9 @@ async def test_sidecars_say_something_about_their_asset_and_are_no_items(api: Ap
 async def test_a_second_users_sidecar_belongs_to_their_own_asset(api: Api) -> None:
     await api.upload("alice", "vrm/a.vrm", files.vrm(1))
     _, early = await api.upload("bob", "vrm/a_thumb.png", files.png(3, 3))
-    assert early["data"]["s3Key"] != "vrm/a_thumb.png", "a stranger's picture under her avatar's name"
+    shown = keys.read_url("vrm/a_thumb.png")
+    assert (await api.read(shown, "bob"))[1] == files.png(3, 3) and early["success"]
+    assert (await api.read(shown, "alice"))[0] == 404, "a stranger's picture under her avatar's name"
     await api.upload("bob", "vrm/a.vrm", files.vrm(2))
     await api.upload("alice", "vrm/a_thumb.png", files.png(4, 4))
     (hers,) = await api.items("alice")
@@ -249,7 +252,7 @@ async def test_a_trashed_sidecar_leaves_its_asset(api: Api) -> None:
     await api.upload("alice", "vrm/a.vrm", files.vrm(1))
     _, meta = await api.upload("alice", "vrm/a_meta.json", b'{"gender": "male"}')
     (item,) = await api.items("alice")
-    assert item["tags"] == ["male"]
+    assert item["tags"] == ["gender:male"]
     await api.call("DELETE", f"/api/assets/{meta['data']['id']}", "alice")
     (item,) = await api.items("alice")
     assert item["tags"] == []

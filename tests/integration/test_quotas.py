@@ -88,7 +88,7 @@ async def test_a_form_with_its_key_last_fails_no_attempt_that_it_never_began(api
     body = files.vrm(1, BYTES)
     assert (await api.upload("alice", "vrm/4.vrm", body, field_order="file first"))[0] == 403
     async with database.transaction() as session:
-        found = await session.execute(text("SELECT status, attempts FROM assets WHERE s3_key = 'vrm/4.vrm'"))
+        found = await session.execute(text("SELECT status, attempts FROM assets WHERE wanted_key = 'vrm/4.vrm'"))
         assert tuple(found.one()) == ("uploading", 1)
 
 

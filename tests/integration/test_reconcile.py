@@ -86,7 +86,7 @@ async def test_an_orphan_is_adopted(bench: Bench, run_jobs: Any) -> None:
     await orphan(bench)
     await bench.compare()
     assert await bench.act(FindingAction.ADOPT) == "adopted"
-    assert [row[0] for row in await bench.rows("SELECT s3_key FROM assets ORDER BY s3_key")] == [
+    assert [row[0] for row in await bench.rows("SELECT wanted_key FROM assets ORDER BY wanted_key")] == [
         "vrm/known.vrm",
         "vrm/orphan.vrm",
     ]

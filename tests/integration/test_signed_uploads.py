@@ -95,14 +95,14 @@ async def test_a_file_that_was_taken_down_ends_no_sweep(
     assert [await put(api, data["url"], body) for data in sent] == [200] * 3
     await do(
         database,
-        "UPDATE assets SET taken_down_at = now(), taken_down_reason = 'x' WHERE s3_key = 'vrm/0.vrm'",
+        "UPDATE assets SET taken_down_at = now(), taken_down_reason = 'x' WHERE wanted_key = 'vrm/0.vrm'",
         "UPDATE asset_objects SET next_look_at = now() - interval '1 s', lease_until = now() - interval '1 s'",
         "UPDATE asset_objects SET lease_until = now() - interval '1 h' WHERE asset_id = "
-        "(SELECT id FROM assets WHERE s3_key = 'vrm/0.vrm')",
+        "(SELECT id FROM assets WHERE wanted_key = 'vrm/0.vrm')",
     )
     await run_jobs("assets.sweep_uploads")
     async with database.transaction() as session:
-        found = await session.execute(text("SELECT s3_key, status, error_code FROM assets ORDER BY s3_key"))
+        found = await session.execute(text("SELECT wanted_key, status, error_code FROM assets ORDER BY wanted_key"))
         assert [tuple(row) for row in found] == [
             ("vrm/0.vrm", "failed", "taken_down"), ("vrm/1.vrm", "ready", None), ("vrm/2.vrm", "ready", None),
         ]  # fmt: skip

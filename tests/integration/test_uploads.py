@@ -65,15 +65,18 @@ async def test_two_users_have_a_name_space_each(api: Api) -> None:
     _, hers = await api.upload("alice", "vrm/a.vrm", files.vrm(1))
     status, his = await api.upload("bob", "vrm/a.vrm", files.vrm(2))
     assert status == 200
-    assert his["data"]["fileName"] == "vrm/a.vrm"
-    assert hers["data"]["s3Key"] != his["data"]["s3Key"]
-    assert his["data"]["s3Key"].endswith(".vrm")
+    assert his["data"]["fileName"] == his["data"]["s3Key"] == hers["data"]["s3Key"] == "vrm/a.vrm"
+    _, asset = await api.call("GET", f"/api/assets/{his['data']['id']}", "bob")
+    _, other = await api.call("GET", f"/api/assets/{hers['data']['id']}", "alice")
+    assert asset["public_url"] != other["public_url"]
+    assert asset["public_url"].endswith(".vrm")
     sent = keys.read_url("vrm/a.vrm")
     assert (await api.read(sent, "alice"))[1] == files.vrm(1)
     assert (await api.read(sent, "bob"))[1] == files.vrm(2)
     assert (await api.read(sent, "carol"))[0] == 404
     assert (await api.read(sent))[0] == 401
-    assert (await api.read(his["data"]["url"], "alice"))[0] == 404
+    assert (await api.read(asset["public_url"], "bob"))[1] == files.vrm(2)
+    assert (await api.read(asset["public_url"], "alice"))[0] == 404
     (item,) = await api.items("bob")
     assert item["s3Key"] == his["data"]["s3Key"]
 

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from butai.assets import keys, letters
+from butai.assets import names as names_of_files
 from butai.assets.kinds import AssetType, Sidecar
 from butai.assets.letters import BIDI_CONTROLS
 from butai.errors import KeyInvalid, TypeUnsupported
@@ -84,12 +85,52 @@ def test_extensions_that_a_list_does_not_keep(text: str) -> None:
 
 
 @given(names)
-def test_another_key_keeps_the_ending_and_the_limits(name: str) -> None:
-    for text in (f"vrm/{name}.vrm", f"vrm/{name}_thumb.png", "vrm/" + "舞" * 83 + ".vrm"):
+def test_a_public_key_keeps_the_ending_and_the_limits_and_is_no_wanted_key(name: str) -> None:
+    for text in (f"vrm/{name}.vrm", f"vrm/{name}_thumb.png", "vrm/" + "舞" * 83 + ".vrm", "vrm/" + "x" * 251 + ".vrm"):
         try:
             key = keys.parse(text)
         except KeyInvalid:
             continue
-        other = keys.parse(keys.another(key))
+        other = keys.parse(names_of_files.mint(key))
+        assert names_of_files.is_public(other.text)
         assert other.text != key.text
         assert (other.kind, other.sidecar, other.extension) == (key.kind, key.sidecar, key.extension)
+        # There is room for each sidecar beside it.
+        for suffix in ("_thumb.jpeg", "_meta.json") if key.sidecar is None else ():
+            beside = keys.parse(names_of_files.stem_of(other.text) + suffix)
+            assert names_of_files.is_public(beside.text) and beside.stem == names_of_files.stem_of(other.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("vrm/a.vrm", "vrm/a.vrm"),
+        ("vrm/a~k3v9q2ma.vrm", "vrm/a.vrm"),
+        ("vrm/a~k3v9q2ma~k3v9q2mb.VRM", "vrm/a.VRM"),
+        ("vrm/a~k3v9q2ma_thumb.png", "vrm/a_thumb.png"),
+        ("vrm/a~k3v9q2ma_META.json", "vrm/a_META.json"),
+        ("vrm/a~k3v9q2m.vrm", "vrm/a~k3v9q2m.vrm"),
+        ("vrm/a~personal.vrm", "vrm/a~personal.vrm"),
+        ("vrm/a~k3v9q2ma.b.vrm", "vrm/a~k3v9q2ma.b.vrm"),
+        ("vrm/~k3v9q2ma.vrm", "vrm/~k3v9q2ma.vrm"),
+        ("AvatarSample_A~k3v9q2ma.vrm", "AvatarSample_A.vrm"),
+    ],
+)
+def test_tags_are_told_from_names(text: str, plain: str) -> None:
+    assert names_of_files.plain(text) == plain
+    assert names_of_files.is_public(text) == (text != plain)
+
+
+@pytest.mark.parametrize("text", ["vrm/%2e%2e/x.vrm", "vrm/%00.vrm", "vrm/a/%2E/b.vrm", "vrm/x%5c..%5cy.vrm"])
+def test_a_key_that_its_own_url_would_not_read_is_refused(text: str) -> None:
+    with pytest.raises(KeyInvalid):
+        keys.parse(text)
+
+
+@given(names)
+def test_the_first_reading_of_its_own_url_is_the_key(name: str) -> None:
+    try:
+        key = keys.parse(f"vrm/{name}.vrm").text
+    except KeyInvalid:
+        return
+    assert keys.readings(keys.encoded(key))[0] == key

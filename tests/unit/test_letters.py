@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets import keys, letters
+from butai.assets import keys, letters, names
 from butai.assets.letters import normalized
 from butai.errors import KeyInvalid
 
@@ -125,9 +126,11 @@ def test_a_key_that_is_too_long_is_refused_before_its_letters_are_looked_at(monk
     assert asked == []
 
 
-def test_a_taken_key_without_room_for_a_tag_is_refused() -> None:
+def test_a_key_without_room_for_a_tag_has_a_shorter_public_key() -> None:
     folders = "/".join("舞" * 60 for _ in range(5))
     key = keys.parse("vrm/" + folders + "/" + "b" * (1024 - 4 - len(folders.encode()) - 1 - 6) + "/a.vrm")
     assert len(key.text.encode()) == 1024
-    with pytest.raises(KeyInvalid, match="shorter"):
-        keys.another(key)
+    public = names.mint(key)
+    assert re.fullmatch(r"vrm/a~[a-z2-9]{8}\.vrm", public), public
+    long = keys.parse("vrm/" + folders + "/" + "舞" * 34 + ".vrm")
+    assert re.fullmatch(r"vrm/舞{34}~[a-z2-9]{8}\.vrm", names.mint(long))

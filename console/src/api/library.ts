@@ -152,6 +152,11 @@ export function restoreAsset(id: string): Promise<AssetOut> {
   return ask<AssetOut>(`/api/assets/${id}/restore`, { method: "POST" });
 }
 
+/** Removes for good what is in the trash. */
+export function purgeAsset(id: string): Promise<void> {
+  return ask<void>(`/api/assets/${id}/purge`, { method: "POST" });
+}
+
 export function getWaveform(id: string, signal?: AbortSignal): Promise<WaveformOut> {
   return ask<WaveformOut>(`/api/assets/${id}/waveform`, { signal });
 }

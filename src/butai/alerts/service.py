@@ -87,7 +87,7 @@ async def _send(session: AsyncSession, alert_id: int | None, kind: str, severity
 
 
 async def forget_files(session: AsyncSession, keys: Sequence[str]) -> None:
-    """Replaces the lines of alerts and messages that are one of these public keys (`patrol.notifications.list_keys`).
+    """Replaces the lines of alerts and messages that are one of these keys (`patrol.notifications.list_keys`).
     What they say of other files stays."""
     for table in ("alerts", "alert_messages"):
         await session.execute(text(_WITHOUT_KEYS.format(table=table)), {"keys": list(keys)})

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai.alerts import service as alerts
 from butai.assets import ledger
-from butai.assets.models import Asset, AssetEvent, AssetTombstone
+from butai.assets.models import Asset, AssetEvent, AssetTombstone, PlainName
 from butai.assets.patrol import finding_writer, progress
 from butai.assets.storage.client import Store
 from butai.assets.transitions import next_change
@@ -31,6 +31,7 @@ async def has_any(session: AsyncSession, user_id: str) -> bool:
     queries = (
         select(Asset.id).where(Asset.owner_user_id == user_id),
         select(AssetTombstone.id).where(AssetTombstone.owner_user_id == user_id),
+        select(PlainName.asset_id).where(PlainName.owner_user_id == user_id),
         resumables.of_user(user_id),
     )
     return any([await session.scalar(query.limit(1)) is not None for query in queries])
@@ -44,7 +45,7 @@ async def erase(database: Database, store: Store, user_id: str) -> int:
         async with database.transaction() as session:
             batch = (
                 await session.execute(
-                    select(Asset.id, Asset.s3_key, Asset.ever_public, Asset.type)
+                    select(Asset.id, Asset.s3_key, Asset.ever_public, Asset.type, Asset.wanted_key)
                     .where(Asset.owner_user_id == user_id)
                     .order_by(Asset.id)
                     .limit(_FILES)
@@ -60,7 +61,7 @@ async def erase(database: Database, store: Store, user_id: str) -> int:
                 await store.abort_multipart(object_key, upload_id)
             await store.delete(object_key)
         async with database.transaction() as session:
-            for asset_id, s3_key, ever_public, kind in batch:
+            for asset_id, s3_key, ever_public, kind, _ in batch:
                 await retire(session, "asset", [s3_key])
                 change = await next_change(session)
                 session.add(
@@ -71,13 +72,17 @@ async def erase(database: Database, store: Store, user_id: str) -> int:
             ids = [asset_id for asset_id, *_ in batch]
             await ledger.forget_erased(session, objects)
             await jobs.forget_files(session, [str(one) for one in ids], objects)
-            await alerts.forget_files(session, [s3_key for _, s3_key, *_ in batch])
+            await alerts.forget_files(session, [wanted_key for *_, wanted_key in batch])
             await finding_writer.erase(session, ids, objects)
             await session.execute(delete(AssetEvent).where(AssetEvent.asset_id.in_(ids)))
             await session.execute(delete(Asset).where(Asset.id.in_(ids)))
         erased += len(batch)
         if len(batch) < _FILES:
             break
+    async with database.transaction() as session:
+        held = (await session.scalars(select(PlainName.name).where(PlainName.owner_user_id == user_id))).all()
+        await retire(session, "asset", held)
+        await session.execute(delete(PlainName).where(PlainName.owner_user_id == user_id))
     return erased
 
 

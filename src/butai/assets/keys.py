@@ -1,9 +1,9 @@
-"""Parses, spells and makes keys.
+"""Parses and spells keys.
 
 Pure. Three names of one file:
 - the *wanted* key: the key that its owner asked for, such as `vrm/My Avatar (1).vrm`; clients may percent-encode it
 twice;
-- the *public* key (`s3_key`): unique over all users; the wanted key, or that key with a suffix when it was taken;
+- the *public* key (`s3_key`): minted, unique over all users and for ever; `names` has its form;
 - the *object* key: the key in the bucket, random, new for each version, never shown.
 """
 
@@ -39,7 +39,6 @@ PREFIXES: dict[str, AssetType] = {
 _ROOT_AVATAR = re.compile(r"AvatarSample_[^/]+")
 _SIDECAR = re.compile(r"(?P<stem>.+)_(?P<kind>thumb\.(?:png|jpe?g|webp)|meta\.json)", re.IGNORECASE | re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
-_SUFFIX_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +96,12 @@ def _kind(text: str) -> AssetType:
 
 
 def parse(text: str) -> AssetKey:
-    """Parses a key that is to be written. Raises `KeyInvalid`, or `TypeUnsupported` for an extension unknown to its
-    type."""
+    """Parses a key that is to be written. Raises `KeyInvalid`, also for one that its own URL would not read, or
+    `TypeUnsupported` for an extension unknown to its type."""
     written, text = text, _well_formed(text)
     kind = _kind(text)
+    if "%" in text and not _reads_back(text):
+        raise KeyInvalid("The key would be another one in its own URL: decode what is percent-encoded in it")
     folder, slash, file = text.rpartition("/")
     if match := _SIDECAR.fullmatch(file):
         extension = match["kind"].rpartition(".")[2].lower()
@@ -118,11 +119,27 @@ def parse(text: str) -> AssetKey:
     return AssetKey(text, kind, None, stem, extension, found, _title(written, text, stem))
 
 
+def _reads_back(text: str) -> bool:
+    try:
+        return readings(encoded(text))[0] == text
+    except KeyInvalid:
+        return False
+
+
 def _title(written: str, text: str, stem: str) -> str:
     ending = text[len(stem) :]
     title = written.rpartition("/")[2].removesuffix(ending)
     usable = written.endswith(ending) and 0 < len(title) <= MAX_SEGMENT_LETTERS
     return unicodedata.normalize("NFC", title) if usable else stem.rpartition("/")[2]
+
+
+def sidecar(text: str) -> AssetKey | None:
+    """Parses a key that is read, if it is that of a sidecar; None for any other."""
+    if _SIDECAR.fullmatch(text.rpartition("/")[2]) is None:
+        return None
+    with contextlib.suppress(KeyInvalid, TypeUnsupported):
+        return parse(text)
+    return None
 
 
 def readings(raw: str) -> tuple[str, ...]:
@@ -172,20 +189,6 @@ def _decoded(text: str) -> str:
         raise KeyInvalid("The key is not valid UTF-8") from error
 
 
-def another(key: AssetKey) -> str:
-    """Makes a public key for a wanted key that is taken: `vrm/X~k3v9q2ma.vrm`. 40 random bits; callers retry a
-    clash. Raises `KeyInvalid` for a key so long that it has no room for them."""
-    tag = "~" + "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
-    ending = key.text[len(key.stem) :]
-    folder, slash, name = key.stem.rpartition("/")
-    name = name[: MAX_SEGMENT_LETTERS - len(tag + ending)]
-    room = MAX_KEY_BYTES - len((folder + slash + tag + ending).encode())
-    if room < 1:
-        raise KeyInvalid("The key is taken, and too long to be told from the other one: choose a shorter one")
-    name = name.encode()[:room].decode(errors="ignore")
-    return letters.normalized(folder + slash + name) + tag + ending
-
-
 def mint_object_key(prefix: str) -> str:
     """Makes a new object key. Random (128 bits): no version is written twice, and none can be guessed.
 
@@ -195,9 +198,14 @@ def mint_object_key(prefix: str) -> str:
     return f"{prefix}butai/{name[:2]}/{name}"
 
 
+def encoded(key: str) -> str:
+    """Returns a key spelled as JavaScript's `encodeURIComponent` does."""
+    return quote(key, safe="!*'()")
+
+
 def read_url(key: str) -> str:
     """Returns the URL that reads a key. The key stands at its end: clients append `&proxy=1` themselves.
 
-    The SQL function `butai_read_url` of the first migration spells it the same way.
+    The SQL function `butai_read_url` of migration 0031 spells it the same way.
     """
-    return f"/api/s3/read-object?key={quote(key, safe='')}"
+    return f"/api/s3/read-object?key={encoded(key)}"

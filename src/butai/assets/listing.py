@@ -31,7 +31,7 @@ SORT_COLUMNS = {
 }
 _ALIASES = {"createdAt": "created_at", "updatedAt": "updated_at", "name": "display_name", "size": "size_bytes"}
 _SORT_FIELD = f"({'|'.join((*SORT_COLUMNS, *_ALIASES))})"
-SORT_PATTERN = f"^(-?{_SORT_FIELD}|{_SORT_FIELD}:(asc|desc))?$"
+SORT_PATTERN = f"^(-?{_SORT_FIELD}|{_SORT_FIELD}:(asc|desc)|asc|desc)?$"
 """The texts that `parse_sort` accepts, for the OpenAPI document."""
 
 
@@ -49,9 +49,10 @@ class Sort:
 
 
 def parse_sort(text: str | None) -> Sort:
-    """Parses `created_at`, `-created_at` or `created_at:desc`; newest first when absent. Raises `SortInvalid`."""
-    if not text:
-        return Sort("created_at", descending=True)
+    """Parses `created_at`, `-created_at` or `created_at:desc`; newest first when absent, and `asc` and `desc` alone are by
+    `created_at`. Raises `SortInvalid`."""
+    if not text or text in ("asc", "desc"):
+        return Sort("created_at", descending=text != "asc")
     name, colon, direction = text.removeprefix("-").partition(":")
     field = _ALIASES.get(name, name)
     if field not in SORT_COLUMNS or (colon and (direction not in ("asc", "desc") or text.startswith("-"))):

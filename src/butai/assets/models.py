@@ -1,7 +1,8 @@
 """The tables of the library.
 
 The generated column `assets.item` is the list item of the studio contract, maintained by Postgres itself (function
-`butai_asset_item` of the first migration), so that a list is one index scan and a string concatenation.
+`butai_asset_item` of migration 0031), so that a list is one index scan and a string concatenation. Before it come the names by
+which a caller knows the file: `own_names` for its owner, `names` for all others.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Asset(Model):
         ),
         # Each user has a name space of their own: one row for each key that they ever asked for.
         Index("uq_assets_owner_wanted", "owner_user_id", "wanted_key", unique=True),
+        Index("uq_assets_ownerless_wanted", "wanted_key", unique=True, postgresql_where=text("owner_user_id IS NULL")),
         Index("ix_assets_stem", "stem", "owner_user_id"),
+        Index("ix_assets_main", "main_id", postgresql_where=text("main_id IS NOT NULL")),
         Index("ix_assets_change", "change_seq"),
         Index("ix_assets_taken_down", "owner_user_id", "sha256", postgresql_where=text("taken_down_at IS NOT NULL")),
         Index("ix_assets_public_again", "owner_user_id", postgresql_where=text("public_again")),
@@ -127,6 +130,15 @@ class Asset(Model):
     s3_key: Mapped[str] = mapped_column(unique=True)
     wanted_key: Mapped[str]
     stem: Mapped[str]
+    main_id: Mapped[UUID | None] = mapped_column(ForeignKey("assets.id", ondelete="SET NULL"))
+    """The file that a sidecar belongs to; None while there is none of its name."""
+    of_studio: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether an operator published or replaced it: it goes before users' files under a plain name. What has no owner does
+    as well."""
+    title: Mapped[str | None]
+    """The display name that follows from the key."""
+    named: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether a person chose the display name, so that no `_meta.json` changes it."""
     display_name: Mapped[str]
     sort_name: Mapped[str] = mapped_column(
         Text(collation="C"), Computed('lower(display_name) COLLATE "C"', persisted=True), deferred=True
@@ -153,6 +165,8 @@ class Asset(Model):
     meta: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     duration_seconds: Mapped[float | None]
     thumbnail_key: Mapped[str | None]
+    """The thumbnail's public key; `own_thumbnail_key` is its wanted key."""
+    own_thumbnail_key: Mapped[str | None]
     change_seq: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     """Facts of the object named by `inspected_key`; `inspect_error` is the code of why there are none."""
@@ -172,12 +186,37 @@ class Asset(Model):
     """The fields of a search's item beyond those of `item` (function `butai_asset_summary` of migration 0004)."""
     item: Mapped[str] = mapped_column(
         Computed(
-            "butai_asset_item(id, type, s3_key, display_name, mime_type, size_bytes, visibility, created_at, updated_at, "
+            "butai_asset_item(id, type, wanted_key, display_name, mime_type, size_bytes, visibility, created_at, updated_at, "
             "tags, thumbnail_key, description, meta, duration_seconds)",
             persisted=True,
         ),
         deferred=True,
     )
+    names: Mapped[str] = mapped_column(
+        Computed("butai_asset_names(type, s3_key, thumbnail_key)", persisted=True), deferred=True
+    )
+    own_names: Mapped[str] = mapped_column(
+        Computed("butai_asset_names(type, wanted_key, own_thumbnail_key)", persisted=True), deferred=True
+    )
+
+
+class PlainName(Model):
+    """A key as the name by which all callers find a file: that of the first user who published under it, or of the studio's own
+    file. It outlives the asset, so that the name stays with its holder."""
+
+    __tablename__ = "plain_names"
+    __table_args__ = (
+        Index("ix_plain_names_stem", "stem", "type"),
+        Index("ix_plain_names_owner", "owner_user_id"),
+    )
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    of_studio: Mapped[bool] = mapped_column(primary_key=True)
+    owner_user_id: Mapped[str | None]
+    type: Mapped[str]
+    stem: Mapped[str]
+    asset_id: Mapped[UUID]
+    published_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class AssetObject(Model):

@@ -15,6 +15,7 @@ from butai.assets.access import editable
 from butai.assets.models import Asset, AssetTombstone
 from butai.assets.states import AssetStatus, AssetTrigger
 from butai.audit import Origin, actors
+from butai.audit.erasure import retire
 from butai.database import Database
 from butai.errors import Conflict, TakenDown
 from butai.identity import Caller
@@ -67,6 +68,13 @@ async def purge_now(database: Database, caller: Caller, origin: Origin, asset_id
 
 
 async def _purge(session: AsyncSession, asset: Asset, origin: Origin) -> None:
+    """Purges a locked row, and the sidecars that belong to it. Its names are given to no other asset."""
+    beside = await session.scalars(
+        select(Asset).where(Asset.main_id == asset.id).order_by(Asset.id).with_for_update(key_share=True)
+    )
+    for sidecar in beside.all():
+        await _purge(session, sidecar, origin)
+    await retire(session, "asset", [asset.s3_key])
     await ledger.condemn_all(session, asset.id)
     await transitions.move(session, asset, AssetTrigger.PURGED, actor=origin.actor)
     session.add(

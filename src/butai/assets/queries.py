@@ -6,7 +6,9 @@ no Python objects. "Public or the caller's own" is a merge of two index scans.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -14,9 +16,11 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
+from butai.assets import keys, names
 from butai.assets.kinds import AssetType
 from butai.assets.listing import EXACT_TOTAL, SORT_COLUMNS, Page, PagePosition, Sort
 from butai.assets.models import LISTED
+from butai.assets.names import Candidate, Via
 from butai.assets.schemas import AssetOut, ChangesOut, WaveformOut
 from butai.assets.transitions import CHANGES_LOCK
 from butai.database import Connection, Database
@@ -47,9 +51,13 @@ TAKEN_DOWN = """CASE WHEN taken_down_at IS NULL THEN '' ELSE ', "takenDown": ' |
         'at', butai_timestamp(taken_down_at), 'reason', taken_down_reason)::text END"""
 """SQL of what an item of a list says of a file that is down, beside its stored text. Only private items need it."""
 
-_PRIVATE_ITEM = (
-    f"CASE WHEN taken_down_at IS NULL THEN item ELSE left(item, -1) || {TAKEN_DOWN} || right(item, 1) END AS item"
-)
+NAMED_ITEM = "CASE WHEN {a}owner_user_id = {user} THEN {a}own_names ELSE {a}names END || right({item}, -1)"
+"""SQL of an item with the names by which a caller knows it."""
+
+_PUBLIC_ITEM = NAMED_ITEM.format(a="", user="%(user)s::text", item="item") + " AS item"
+# Without a brace: a statement with a pattern is a template.
+_PRIVATE_ITEM = f"""own_names || CASE WHEN taken_down_at IS NULL THEN right(item, -1)
+                                      ELSE substr(item, 2, length(item) - 2) || {TAKEN_DOWN} || right(item, 1) END AS item"""
 
 
 @lru_cache
@@ -59,7 +67,7 @@ def _list_query(sort: Sort, *, mine: bool, placed: bool, q: str | None) -> sql.C
     direction = "DESC" if sort.descending else "ASC"
     behind = f"AND ({column}, id) {'<' if sort.descending else '>'} (%(value)s::{kind}, %(id)s::uuid)" if placed else ""
     name = " AND display_name ILIKE {pattern}" if q is not None else ""
-    parts = [("visibility = 'public'", "", "item")]
+    parts = [("visibility = 'public'", "", _PUBLIC_ITEM if mine else "names || right(item, -1) AS item")]
     if mine:
         parts.append(("visibility = 'private'", "owner_user_id = %(user)s AND ", _PRIVATE_ITEM))
     scans = " UNION ALL ".join(
@@ -183,62 +191,131 @@ class ReadableAsset:
     public: bool
     taken_down: bool = False
     """An operator has taken it down, or the file that it belongs to."""
+    by_public_key: bool = True
+    """Whether it was found by its public key, which means the same to every caller."""
+
+    @property
+    def for_all(self) -> bool:
+        """Whether every caller has the same answer."""
+        return self.public and self.by_public_key
 
 
 _READABLE_COLUMNS = """id, s3_key, wanted_key, status, owner_user_id, object_key, mime_type, size_bytes, etag,
     display_name, sidecar, type"""
 
-# The caller's own keys first, as they asked for them; then what the public may read. A sidecar is public when its asset
-# is. Unfinished uploads of other users are excluded, so that they never hide a finished file.
-READABLE = f"""
-    SELECT {_READABLE_COLUMNS}, public, taken_down
+_MORE_COLUMNS = f"{_READABLE_COLUMNS}, main_id, visibility, deleted_at, taken_down_at"
+
+
+def _leads(sources: str) -> str:
+    """SQL of the files that a key may lead to, for `names.choose`. A sidecar is public when its asset is. What the holder of a
+    plain name has purged has no columns."""
+    return f"""
+    SELECT name, array_position(%(keys)s, name), via,
+           id IS NULL OR deleted_at IS NOT NULL OR status = 'failed',
+           coalesce(deleted_at IS NULL AND (%(operator)s OR public AND status IN ('ready', 'missing')), false),
+           deleted_at IS NOT NULL, {_READABLE_COLUMNS}, public, taken_down
     FROM (
         SELECT *,
-               taken_down_at IS NOT NULL OR (sidecar IS NOT NULL AND EXISTS (
-                   SELECT 1 FROM assets AS main
-                   WHERE main.stem = named.stem AND main.type = named.type AND main.sidecar IS NULL
-                     AND main.owner_user_id IS NOT DISTINCT FROM named.owner_user_id
-                     AND main.taken_down_at IS NOT NULL)) AS taken_down,
+               taken_down_at IS NOT NULL OR (main_id IS NOT NULL AND EXISTS (
+                   SELECT 1 FROM assets AS main WHERE main.id = named.main_id AND main.taken_down_at IS NOT NULL)
+               ) AS taken_down,
                CASE WHEN sidecar IS NULL THEN visibility = 'public'
                     ELSE EXISTS (SELECT 1 FROM assets AS main
-                                 WHERE main.stem = named.stem AND main.type = named.type AND main.sidecar IS NULL
-                                   AND main.owner_user_id IS NOT DISTINCT FROM named.owner_user_id
-                                   AND main.visibility = 'public' AND main.status = 'ready'
+                                 WHERE main.id = named.main_id AND main.visibility = 'public' AND main.status = 'ready'
                                    AND main.deleted_at IS NULL) END AS public
-        FROM (
-            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, taken_down_at, wanted_key AS name, 0 AS rank
-            FROM assets WHERE owner_user_id = %(user)s AND wanted_key = ANY(%(keys)s)
-            UNION ALL
-            SELECT {_READABLE_COLUMNS}, stem, visibility, deleted_at, taken_down_at, s3_key, 1
-            FROM assets WHERE s3_key = ANY(%(keys)s)
-        ) AS named
-        WHERE deleted_at IS NULL
+        FROM ({sources}) AS named
     ) AS found
-    WHERE owner_user_id = %(user)s OR %(operator)s OR (public AND status IN ('ready', 'missing'))
-    ORDER BY status NOT IN ('ready', 'missing'), array_position(%(keys)s, name), rank
-    LIMIT 1
-"""
+    """
+
+
+def _of(table: str) -> str:
+    return ", ".join(f"{table}.{column.strip()}" for column in _MORE_COLUMNS.split(","))
+
+
+_BY_PLAIN_NAME = f"CASE WHEN held.of_studio THEN {Via.STUDIO:d} ELSE {Via.FIRST:d} END"
+
+READABLE = _leads(f"""
+    SELECT wanted_key AS name, {Via.OWN:d} AS via, {_MORE_COLUMNS}
+    FROM assets WHERE owner_user_id = %(user)s AND wanted_key = ANY(%(keys)s)
+    UNION ALL
+    SELECT s3_key, CASE WHEN owner_user_id = %(user)s THEN {Via.OWN:d} ELSE {Via.PUBLIC:d} END, {_MORE_COLUMNS}
+    FROM assets WHERE s3_key = ANY(%(keys)s)
+    UNION ALL
+    SELECT held.name, {_BY_PLAIN_NAME}, {_of("main")}
+    FROM plain_names AS held LEFT JOIN assets AS main ON main.id = held.asset_id
+    WHERE held.name = ANY(%(keys)s)
+""")
+
+# A sidecar has the plain name that its asset's gives it.
+_BESIDE = (
+    _leads(f"""
+    SELECT asked.name, {_BY_PLAIN_NAME} AS via, held.published_at, {_of("side")}
+    FROM unnest(%(sidecars)s::text[], %(stems)s::text[], %(types)s::text[]) AS asked (name, stem, type)
+    JOIN plain_names AS held ON held.stem = asked.stem AND held.type = asked.type
+    JOIN assets AS side ON side.main_id = held.asset_id AND side.wanted_key = asked.name
+""")
+    + "ORDER BY published_at"
+)
+
+_RETIRED = "SELECT EXISTS (SELECT FROM retired_names WHERE name_sha256 = ANY(%(names)s))"
 
 
 async def find_readable(
-    database: Database, keys: tuple[str, ...], user_id: str | None, *, operator: bool = False
+    database: Database,
+    asked: tuple[str, ...],
+    user_id: str | None,
+    *,
+    operator: bool = False,
+    reserved: Sequence[str] = (),
 ) -> ReadableAsset | None:
-    """The row that this caller may read under one of these keys, most literal key first; None when there is none."""
-    parameters = {"user": user_id, "keys": list(keys), "operator": operator}
+    """The row that a key names for this caller, by its readings, most literal first; None when there is none. `reserved`:
+    patterns of the plain names of the studio's own files."""
 
-    async def ask(connection: Connection) -> tuple[Any, ...] | None:
-        return await (await connection.execute(READABLE, parameters, binary=True)).fetchone()
+    async def ask(connection: Connection) -> ReadableAsset | None:
+        found = await _candidates(connection, asked, user_id, operator=operator)
+        if not found and user_id is not None and names.is_public(asked[0]):
+            # A key that an upload had with a tag of no public key; see `uploads.targets`.
+            digests = [hashlib.sha256(f"asset:{key}".encode()).digest() for key in asked]
+            row = await (await connection.execute(_RETIRED, {"names": digests})).fetchone()
+            if row is None or not row[0]:
+                plain = tuple(names.plain(key) for key in asked)
+                found = await _candidates(connection, plain, user_id, operator=operator)
+                found = [one for one in found if one.via is Via.OWN]
+        chosen = names.choose(found, reserved)
+        if chosen is None or chosen.file[0]:
+            return None
+        row = ReadableAsset(*chosen.file[1:])
+        return replace(row, by_public_key=chosen.place == 1 and row.s3_key == asked[0])
 
-    row = await database.query(ask)
-    return ReadableAsset(*row) if row else None
+    return await database.query(ask)
+
+
+async def _candidates(
+    connection: Connection, asked: tuple[str, ...], user_id: str | None, *, operator: bool
+) -> list[Candidate[tuple[Any, ...]]]:
+    parameters: dict[str, Any] = {"user": user_id, "operator": operator, "keys": list(asked)}
+    cursor = await connection.execute(READABLE.encode(), parameters, binary=True)
+    rows = await cursor.fetchall()
+    sidecars = [key for text in asked if (key := keys.sidecar(text)) is not None]
+    if sidecars and all(ended for _, _, _, ended, *_ in rows):
+        parameters |= {
+            "sidecars": [key.text for key in sidecars],
+            "stems": [key.stem for key in sidecars],
+            "types": [key.kind.value for key in sidecars],
+        }
+        cursor = await connection.execute(_BESIDE.encode(), parameters, binary=True)
+        rows += await cursor.fetchall()
+    return [
+        Candidate(name, place, Via(via), ended, readable, tuple(file))
+        for name, place, via, ended, readable, *file in rows
+    ]
 
 
 # A derived picture is of one object; an uploaded one is the owner's choice for the name, and goes first.
 _THUMBNAIL = f"""
     SELECT {", ".join(f"thumb.{column.strip()}" for column in _READABLE_COLUMNS.split(","))}, %(public)s::boolean
     FROM assets AS main
-    JOIN assets AS thumb ON thumb.stem = main.stem AND thumb.type = main.type
-         AND thumb.owner_user_id IS NOT DISTINCT FROM main.owner_user_id
+    JOIN assets AS thumb ON thumb.main_id = main.id
     LEFT JOIN asset_objects AS stored ON stored.object_key = thumb.object_key
     WHERE main.id = %(id)s AND thumb.sidecar = 'thumb' AND thumb.status = 'ready' AND thumb.deleted_at IS NULL
       AND (stored.origin IS DISTINCT FROM 'derived'
@@ -261,13 +338,15 @@ async def find_thumbnail(database: Database, main: ReadableAsset) -> ReadableAss
     return ReadableAsset(*row) if row else None
 
 
-_ASSET = """
-    SELECT id, type, s3_key, display_name, description, mime_type,
+_MINE = "owner_user_id IS NOT DISTINCT FROM %(user)s::text AND owner_user_id IS NOT NULL"
+
+_ASSET = f"""
+    SELECT id, type, CASE WHEN {_MINE} THEN wanted_key ELSE s3_key END AS s3_key, display_name, description, mime_type,
            size_bytes, status, owner_user_id, visibility,
            created_at, updated_at, error_code,
            error_detail, attempts, sha256, tags, meta, sidecar,
-           butai_read_url(s3_key) AS url,
-           CASE WHEN thumbnail_key IS NULL THEN NULL ELSE butai_read_url(thumbnail_key) END AS thumbnail,
+           butai_read_url(CASE WHEN {_MINE} THEN wanted_key ELSE s3_key END) AS url, butai_read_url(s3_key) AS public_url,
+           butai_read_url(CASE WHEN {_MINE} THEN own_thumbnail_key ELSE thumbnail_key END) AS thumbnail,
            missing_since, deleted_at, change_seq,
            facts - ARRAY['derived_from', 'derived_etag'] AS facts, inspect_error, triangles,
            duration_seconds, taken_down_at, taken_down_reason
@@ -336,9 +415,13 @@ _CHANGED = (
     SELECT id, change_seq,
            '{"status": "' || status || '"' || """
     + TAKEN_DOWN
-    + """ || ', '
-           || right(CASE WHEN meta ?| '{status,takenDown}' THEN (item::jsonb - '{status,takenDown}'::text[])::text
-                      ELSE item END, -1) AS item,
+    + """ || ', ' || right("""
+    + NAMED_ITEM.format(
+        a="",
+        user="%(user)s::text",
+        item="CASE WHEN meta ?| '{status,takenDown}' THEN (item::jsonb - '{status,takenDown}'::text[])::text ELSE item END",
+    )
+    + """, -1) AS item,
            deleted_at IS NULL AND (coalesce(owner_user_id = %(user)s, false) OR %(operator)s
                                    OR visibility = 'public' AND status = 'ready') AS visible
     FROM assets

@@ -137,5 +137,7 @@ async def purge_asset(request: Request, who: SignedIn, asset_id: UUID) -> Respon
 async def complete_upload(request: Request, who: SignedIn, asset_id: UUID) -> Response:
     """Checks the object in the store and makes the asset ready. Idempotent."""
     assert who.user_id is not None
-    await signed.complete(get_library(request).uploads, who.user_id, origin(request, who), asset_id)
+    await signed.complete(
+        get_library(request).uploads, who.user_id, origin(request, who), asset_id, operator=who.is_operator
+    )
     return await _answer(request, who, asset_id)

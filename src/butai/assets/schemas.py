@@ -29,7 +29,8 @@ class AssetOut(msgspec.Struct, frozen=True):
     """One asset. Times are UTC, sizes bytes. `error_code`, `attempts` and `error_detail` are about uploads that failed.
 
     `facts` is read from inside the file, in sections (`model`, `licence`, `animation`, `sound`, `picture`); it comes a
-    moment after the upload. `inspect_error` is the code of why there are no facts. `warnings` are codes too.
+    moment after the upload. `inspect_error` is the code of why there are no facts. `warnings` are codes too. `s3_key` and `url`
+    are by the key that its owner asked for, for its owner, and by its public key for others; `public_url` is for all.
     """
 
     id: UUID
@@ -52,6 +53,7 @@ class AssetOut(msgspec.Struct, frozen=True):
     meta: dict[str, Any]
     sidecar: Literal["thumb", "meta"] | None
     url: str
+    public_url: str
     thumbnail: str | None
     missing_since: datetime | None
     deleted_at: datetime | None
@@ -83,7 +85,7 @@ class AssetItem(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_
     """One asset in a list; the fields of its `_meta.json` stand beside these. `size` in bytes, `duration` in seconds.
 
     In camelCase, as the studio contract requires: all lists show the same item. Postgres writes it (function
-    `butai_asset_item` of migration 0001), and a page is sent as it was written.
+    `butai_asset_item` of migration 0031), and a page is sent as it was written.
     """
 
     id: UUID
@@ -194,7 +196,7 @@ class ResourcePage(msgspec.Struct, frozen=True):
 
 
 class UploadData(msgspec.Struct, frozen=True, rename="camel"):
-    """The stored file. `fileName` is the key as it was sent, `s3Key` the one that is unique over all users."""
+    """The stored file. `fileName` and `s3Key` are the key under which its owner has it."""
 
     file_name: str
     original_name: str

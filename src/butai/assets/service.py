@@ -57,6 +57,10 @@ async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUI
         if wanted.visibility == "private":
             # Also for a file that an operator has hidden: its owner no longer wants it to be public.
             asset.public_again = False
+        if wanted.display_name is not None:
+            asset.named = True
+        if publishes and caller.is_operator and asset.owner_user_id == caller.user_id:
+            asset.of_studio = True
         if not changes:
             return
         if publishes:
@@ -99,4 +103,4 @@ async def restore(database: Database, caller: Caller, origin: Origin, asset_id: 
 async def _update_assets_of(session: AsyncSession, asset: Asset, caller: Caller) -> None:
     if asset.sidecar is not None:
         await session.flush()
-        await transitions.refresh_owners(session, asset, caller.user_id)
+        await transitions.refresh_main(session, asset, caller.user_id)

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from butai.assets import names
 from butai.assets.kinds import Sidecar
-from butai.assets.models import Asset, AssetEvent
+from butai.assets.models import Asset, AssetEvent, AssetObject
 from butai.assets.states import ASSET_TABLE, AssetStatus, AssetTrigger
 
 CHANGES_LOCK = 0x6275_7461_6901
@@ -116,50 +117,65 @@ async def forget_failures(session: AsyncSession, asset: Asset, last: int) -> Non
 
 
 async def attach_sidecars(session: AsyncSession, asset: Asset) -> None:
-    """Copies thumbnail, description and tags from the ready sidecars of the asset's name to the row."""
-    rows = await session.scalars(
+    """Copies thumbnail, names, description and tags from the asset's ready sidecars to its row. Sidecars of its name that were
+    there before any such file are its own from now on."""
+    waiting = await session.scalars(
         select(Asset)
         .where(
             Asset.stem == asset.stem,
             Asset.owner_user_id.is_not_distinct_from(asset.owner_user_id),
             Asset.type == asset.type,
             Asset.sidecar.is_not(None),
-            Asset.status == AssetStatus.READY,
-            Asset.deleted_at.is_(None),
-        )
-        .order_by(Asset.created_at)
-    )
-    thumbnail_key: str | None = None
-    meta: dict[str, Any] = {}
-    for row in rows:
-        if row.sidecar == Sidecar.THUMB:
-            thumbnail_key = row.s3_key
-        else:
-            meta = row.meta
-    own_tags = [tag for tag in asset.tags if tag not in meta_tags(asset.meta)]
-    asset.thumbnail_key = thumbnail_key
-    if not asset.description or asset.description == asset.meta.get("description"):
-        asset.description = _text(meta.get("description"))
-    asset.tags = list(dict.fromkeys([*own_tags, *meta_tags(meta)]))
-    asset.meta = meta
-
-
-async def refresh_owners(session: AsyncSession, sidecar: Asset, actor: str | None) -> None:
-    """Updates the assets that a changed sidecar belongs to."""
-    rows = await session.scalars(
-        select(Asset)
-        .where(
-            Asset.stem == sidecar.stem,
-            Asset.owner_user_id.is_not_distinct_from(sidecar.owner_user_id),
-            Asset.type == sidecar.type,
-            Asset.sidecar.is_(None),
+            Asset.main_id.is_(None),
         )
         .order_by(Asset.id)
         .with_for_update(key_share=True)
     )
-    for asset in rows.all():
-        await attach_sidecars(session, asset)
-        await move(session, asset, AssetTrigger.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
+    # The row itself before those that refer to it.
+    await session.flush()
+    for sidecar in waiting.all():
+        give(asset, sidecar)
+    await session.flush()
+    # Uploaded ones last, which go before derived ones.
+    rows = await session.scalars(
+        select(Asset)
+        .outerjoin(AssetObject, AssetObject.object_key == Asset.object_key)
+        .where(Asset.main_id == asset.id, Asset.status == AssetStatus.READY, Asset.deleted_at.is_(None))
+        .order_by(func.coalesce(AssetObject.origin != "derived", text("true")), Asset.created_at)
+    )
+    asset.thumbnail_key = asset.own_thumbnail_key = None
+    meta: dict[str, Any] = {}
+    for row in rows:
+        if row.sidecar == Sidecar.THUMB:
+            asset.thumbnail_key, asset.own_thumbnail_key = row.s3_key, row.wanted_key
+        else:
+            meta = row.meta
+    own_tags = [tag for tag in asset.tags if tag not in meta_tags(asset.meta)]
+    if not asset.description or asset.description == asset.meta.get("description"):
+        asset.description = _text(meta.get("description"))
+    asset.tags = list(dict.fromkeys([*own_tags, *meta_tags(meta)]))
+    if not asset.named:
+        asset.display_name = _name(meta.get("name")) or asset.title or asset.display_name
+    asset.meta = meta
+
+
+def give(main: Asset, sidecar: Asset) -> None:
+    """Makes a sidecar that belongs to no file, or to none any more, that of `main`. Both are locked."""
+    sidecar.main_id = main.id
+    # Every suffix begins with its only underscore; what is before it may be a public key.
+    sidecar.s3_key = f"{names.stem_of(main.s3_key)}_{sidecar.wanted_key.rpartition('_')[2]}"
+    sidecar.stem = main.stem
+
+
+async def refresh_main(session: AsyncSession, sidecar: Asset, actor: str | None) -> None:
+    """Updates the asset that a changed sidecar belongs to."""
+    if sidecar.main_id is None:
+        return
+    asset = await lock(session, sidecar.main_id)
+    if asset is None:
+        return
+    await attach_sidecars(session, asset)
+    await move(session, asset, AssetTrigger.EDITED, actor=actor, detail={"sidecar": sidecar.s3_key})
 
 
 _ITEM_FIELDS = frozenset(
@@ -168,8 +184,15 @@ _ITEM_FIELDS = frozenset(
 )
 """Fields of a list item that a `_meta.json` cannot set."""
 
+NAME_LIMIT = 255
+"""Most letters of a display name."""
+
 TAG_LIMIT = 64
 """Most tags that a `_meta.json` adds, and most characters of one: tags are for filters, not for long texts."""
+
+
+_PREFIXES = {"gender": "gender:", "identity": "identity:", "suggestedVoice": "voice:", "voice": "voice:"}
+"""Prefixes of the tags of some fields, as studios read them."""
 
 
 def meta_tags(meta: dict[str, Any]) -> list[str]:
@@ -178,11 +201,18 @@ def meta_tags(meta: dict[str, Any]) -> list[str]:
     for name, value in meta.items():
         if name in _ITEM_FIELDS:
             continue
+        prefix = _PREFIXES.get(name, "")
         for tag in value if isinstance(value, list) else (value.values() if isinstance(value, dict) else [value]):
             if isinstance(tag, str) and 0 < len(tag) <= TAG_LIMIT:
-                found[tag] = None
+                found[tag if tag.startswith(prefix) else prefix + tag] = None
     return list(found)[:TAG_LIMIT]
 
 
 def _text(value: object) -> str:
     return value[:2000] if isinstance(value, str) else ""
+
+
+def _name(value: object) -> str:
+    """A display name, empty for what cannot be one."""
+    text = value.strip() if isinstance(value, str) else ""
+    return text if len(text) <= NAME_LIMIT and text.isprintable() else ""

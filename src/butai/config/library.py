@@ -51,6 +51,10 @@ class AssetSettings(Section):
     default_visibility: Literal["public", "private"] = "private"
     """The visibility of a new upload until its owner changes it."""
 
+    reserved_keys: tuple[str, ...] = ("AvatarSample_*",)
+    """Patterns of the names of the studio's own files, as a JSON list; `*` stands for any text. Under such a key a user's file
+    is the user's alone: as a name for all callers it is given to operators' files, and to those without an owner."""
+
     resumable_hours: float = 24.0
     """Hours for which an interrupted tus upload can be resumed."""
 

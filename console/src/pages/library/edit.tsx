@@ -2,7 +2,7 @@
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useState, type FormEvent } from "react";
 
-import { editAsset, restoreAsset, trashAsset, type AssetEdit, type AssetOut } from "../../api/library";
+import { editAsset, purgeAsset, restoreAsset, trashAsset, type AssetEdit, type AssetOut } from "../../api/library";
 import { changeCard, refreshAssets } from "../../api/lists";
 import { Field, Select } from "../../components/field";
 import { useTellError, useToast } from "../../components/toasts";
@@ -57,6 +57,17 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
       onClose();
     },
   });
+  const [sure, setSure] = useState(false);
+  const purge = useMutation({
+    mutationFn: () => purgeAsset(asset.id),
+    onError: tellError,
+    onSuccess: () => {
+      changeCard(client, asset.id, () => null);
+      tell(t.detail.purged(asset.display_name));
+      void refreshAssets(client);
+      onClose();
+    },
+  });
   const trash = useMutation({
     mutationFn: () => trashAsset(asset.id),
     onError: tellError,
@@ -80,6 +91,15 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
       <div className={`row ${css.edit}`}>
         <button type="button" className="primary" disabled={restore.isPending} onClick={() => restore.mutate()}>
           {t.detail.restore}
+        </button>
+        <span className="grow" />
+        <button
+          type="button"
+          className="danger"
+          disabled={purge.isPending}
+          onClick={() => (sure ? purge.mutate() : setSure(true))}
+        >
+          {sure ? t.detail.purgeSure : t.detail.purge}
         </button>
       </div>
     );
@@ -115,7 +135,7 @@ export function Edit({ asset, onClose }: { asset: AssetOut; onClose: () => void 
           type="button"
           className="quiet"
           onClick={() => {
-            const link = new URL(asset.url, location.href).href;
+            const link = new URL(asset.public_url, location.href).href;
             // Browsers have no clipboard for pages without HTTPS.
             void (navigator.clipboard?.writeText(link) ?? Promise.reject(new Error(link))).then(
               () => tell(t.copied),

@@ -26,6 +26,7 @@ from butai.assets.states import AssetStatus, AssetTrigger
 from butai.assets.storage.client import BytesPayload
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, checked, fail, finish
 from butai.assets.uploads.opening import Source, begin, write_down
+from butai.assets.uploads.targets import sidecar_target
 from butai.audit import Origin, actors
 from butai.errors import ButaiError, UploadCancelled, UploadRefused
 
@@ -101,11 +102,12 @@ async def _begin(
         derived = await _derived(session, known, asset)
         if derived is None:
             return None
+        target = await sidecar_target(session, asset, key, by_tag=True)
         for row in derived:
-            if row.wanted_key != key.text and row.deleted_at is None:
+            if row.wanted_key != target.key.text and row.deleted_at is None:
                 # Derived from an earlier version, in another format.
                 await _trash(session, row.id)
-        await begin(session, asset.owner_user_id, key, attempt, library.settings, Origin(actors.WORKER))
+        await begin(session, target, attempt, library.settings, Origin(actors.WORKER))
         if attempt.number != 1 and attempt.asset_id not in {row.id for row in known}:
             # Another transaction has inserted the row since it was looked for, and only uploads do.
             raise _Overtaken
@@ -138,16 +140,8 @@ def _mark(asset: Asset) -> dict[str, Any]:
 
 
 async def _thumbnails(session: AsyncSession, asset: Asset) -> list[Asset]:
-    """All thumbnails of the asset's name and type, uploaded and derived, those in the trash too."""
-    rows = await session.scalars(
-        select(Asset).where(
-            Asset.stem == asset.stem,
-            Asset.owner_user_id.is_not_distinct_from(asset.owner_user_id),
-            Asset.type == asset.type,
-            Asset.sidecar == Sidecar.THUMB,
-        )
-    )
-    return list(rows)
+    """All thumbnails of the asset, uploaded and derived, those in the trash too."""
+    return list(await session.scalars(select(Asset).where(Asset.main_id == asset.id, Asset.sidecar == Sidecar.THUMB)))
 
 
 async def _derived(session: AsyncSession, found: list[Asset], asset: Asset) -> list[Asset] | None:

@@ -221,7 +221,7 @@ class ListingReconciler:
             self.found.absent_keys.append(row.object_key)
         if self._options.write:
             async with self._database.transaction() as session:
-                name = await session.scalar(text("SELECT s3_key FROM assets WHERE id = :id"), {"id": row.id})
+                name = await session.scalar(text("SELECT wanted_key FROM assets WHERE id = :id"), {"id": row.id})
                 detail = {"s3_key": name, "size": row.size, "etag": row.etag}
                 await open_finding(session, FindingKind.ROW_WITHOUT_OBJECT, row.object_key, row.id, None, detail)
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import structlog
 import uuid_utils.compat as uuid
-from sqlalchemy import or_, select
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
-from butai.assets import keys, transitions
+from butai.assets import keys, names, transitions
 from butai.assets.imports.listing_formats import ListedObject
 from butai.assets.imports.outcomes import ImportOptions, ImportStopped, ImportVerdict, Outcome, Tally
 from butai.assets.imports.verifier import FoundObject, Verifier
@@ -158,24 +159,24 @@ class Importer:
     async def _rows(
         self, session: AsyncSession, candidates: Sequence[_Candidate], *, lock: bool
     ) -> tuple[dict[str, Asset], dict[str, AssetObject]]:
-        """The rows that have the candidates' public keys, by key, and the ledger's lines for their objects, by object
-        key."""
-        names = [candidate.key.text for candidate in candidates]
-        taken = Asset.s3_key.in_(names)
-        if self._options.owner is not None:
-            taken = or_(taken, (Asset.owner_user_id == self._options.owner) & Asset.wanted_key.in_(names))
-        assets = select(Asset).where(taken).order_by(Asset.id)
+        """The rows that have the candidates' keys, by key, and the ledger's lines for their objects, by object key. Rows of the
+        owner, and of the same object; for files without an owner those of a user, too, whose names they would take."""
+        owner = self._options.owner
+        wanted = Asset.wanted_key.in_([candidate.key.text for candidate in candidates])
+        same_object = Asset.object_key.in_([candidate.object_key for candidate in candidates])
+        assets = select(Asset).where(wanted, Asset.owner_user_id.is_not_distinct_from(owner) | same_object)
+        assets = assets.order_by(Asset.id)
         objects = select(AssetObject).where(AssetObject.object_key.in_([each.object_key for each in candidates]))
         if lock:
             assets, objects = (
                 assets.with_for_update(key_share=True),
                 objects.order_by(AssetObject.object_key).with_for_update(),
             )
-        rows: dict[str, Asset] = {}
-        for row in await session.scalars(assets):
-            rows[row.s3_key] = row
-            if row.owner_user_id is not None and row.owner_user_id == self._options.owner:
-                rows.setdefault(row.wanted_key, row)
+        found = (await session.scalars(assets)).all()
+        if owner is None:
+            of_users = select(Asset).ext(distinct_on(Asset.wanted_key)).where(wanted, Asset.owner_user_id.is_not(None))
+            found = [*(await session.scalars(of_users.order_by(Asset.wanted_key, Asset.created_at))).all(), *found]
+        rows = {row.wanted_key: row for row in sorted(found, key=lambda row: row.owner_user_id == owner)}
         return rows, {line.object_key: line for line in await session.scalars(objects)}
 
     async def _skippable(self, session: AsyncSession, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, str]]:
@@ -283,9 +284,26 @@ class Importer:
                     await self._settle(session, candidate, row, ledger, attach=name in accompanied)
             await session.flush()
             # Assets that were in the index before take over their new sidecars.
-            for sidecar in {(row.type, row.stem): row for row in sidecars}.values():
+            for sidecar in sidecars:
                 if (sidecar.type, sidecar.stem) not in mains:
-                    await transitions.refresh_owners(session, sidecar, ACTOR)
+                    await self._beside(session, sidecar)
+
+    async def _beside(self, session: AsyncSession, sidecar: Asset) -> None:
+        """Updates the asset that a sidecar belongs to, or to which it belongs from now on."""
+        if sidecar.main_id is None:
+            mains = select(Asset).where(
+                Asset.stem == sidecar.stem,
+                Asset.type == sidecar.type,
+                Asset.sidecar.is_(None),
+                Asset.owner_user_id.is_not_distinct_from(self._options.owner),
+            )
+            order = (Asset.deleted_at.is_not(None), Asset.visibility == "public", Asset.created_at.desc())
+            main = await session.scalar(mains.order_by(*order).limit(1).with_for_update(key_share=True))
+            if main is None:
+                return
+            transitions.give(main, sidecar)
+            await session.flush()
+        await transitions.refresh_main(session, sidecar, ACTOR)
 
     async def _settle(
         self,
@@ -322,9 +340,12 @@ class Importer:
             id=uuid.uuid7(),
             type=key.kind,
             sidecar=key.sidecar,
-            s3_key=key.text,
+            s3_key=names.mint(key),
             wanted_key=key.text,
             stem=key.stem,
+            title=key.name,
+            named=False,
+            of_studio=False,
             display_name=key.name,
             mime_type=key.format.mime,
             status=AssetStatus.READY,

@@ -76,7 +76,7 @@ def _due(row: IndexedObject, verdict: Verdict, settings: PatrolSettings, now: da
 
 async def apply_verdicts(session: AsyncSession, probed: Sequence[ProbedObject], run_id: int | None) -> list[str]:
     """Moves the assets whose state changes, each under its lock and only if it still has the object that was probed.
-    Returns the public keys of those that were marked missing."""
+    Returns the wanted keys of those that were marked missing."""
     lost: list[str] = []
     refresh: list[Asset] = []
     for each in sorted(probed, key=lambda each: each.row.id):
@@ -85,20 +85,20 @@ async def apply_verdicts(session: AsyncSession, probed: Sequence[ProbedObject], 
             continue
         moved = await _apply(session, asset, each, run_id)
         if moved is AssetTrigger.LOST:
-            lost.append(asset.s3_key)
+            lost.append(asset.wanted_key)
         if moved is not None and asset.sidecar is not None:
             refresh.append(asset)
     if refresh:
         await session.flush()
         for asset in refresh:
-            await transitions.refresh_owners(session, asset, PATROL_ACTOR)
+            await transitions.refresh_main(session, asset, PATROL_ACTOR)
     return lost
 
 
 async def _apply(session: AsyncSession, asset: Asset, each: ProbedObject, run_id: int | None) -> AssetTrigger | None:
     """Applies one verdict to a locked asset. Returns its transition, None without one."""
     assert asset.object_key is not None
-    detail = {"s3_key": asset.s3_key, "size": asset.size_bytes, "etag": asset.etag}
+    detail = {"s3_key": asset.wanted_key, "size": asset.size_bytes, "etag": asset.etag}
     if each.verdict is Verdict.LOST and asset.status == AssetStatus.READY:
         await transitions.move(session, asset, AssetTrigger.LOST, actor=PATROL_ACTOR)
         await open_finding(session, FindingKind.MISSING, asset.object_key, asset.id, run_id, detail)

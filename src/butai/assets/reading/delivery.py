@@ -61,7 +61,7 @@ def prepare(row: ReadableAsset, conditions: Conditions, *, download: bool = Fals
     headers = {
         # Next.js's rewrites and some CDNs would compress it, and the length, the ranges and the ETag would be another file's.
         "cache-control": f"{_cache_control(row)}, no-transform",
-        "vary": "Origin" if row.public else "Origin, Cookie, Authorization",
+        "vary": "Origin" if row.for_all else "Origin, Cookie, Authorization",
         "cross-origin-resource-policy": "cross-origin" if row.public else "same-site",
     }
     if etag:
@@ -93,14 +93,12 @@ def _quoted(etag: str | None) -> str:
 
 
 def _cache_control(row: ReadableAsset) -> str:
-    """Applies the rules of the studio contract. A thumbnail is written again under the same name, so no cache may keep
-    it."""
+    """Applies the rules of the studio contract. A thumbnail is written again under the same name, so no cache may keep it; a
+    key that means one's own file to each caller is kept by no shared cache."""
     if row.sidecar == "thumb":
         return "no-store"
-    if not row.public:
-        return "private, no-cache"
     # Pictures too: the address stays when the bytes change.
-    return "public, max-age=3600"
+    return "public, max-age=3600" if row.for_all else "private, no-cache"
 
 
 def _matches(condition: str, etag: str) -> bool:

@@ -28,7 +28,7 @@ from psycopg import sql
 from butai.assets.kinds import AssetType
 from butai.assets.listing import EXACT_TOTAL, SORT_COLUMNS, Page, PagePosition, Sort
 from butai.assets.models import LISTED
-from butai.assets.queries import TAKEN_DOWN
+from butai.assets.queries import NAMED_ITEM, TAKEN_DOWN
 from butai.assets.search import rarity
 from butai.assets.search.filters import HIDDEN_NAME, WORDS, Filters
 from butai.database import Connection, Database
@@ -74,9 +74,9 @@ _MORE = "{status,triangles,facts,warnings,ownedByMe,takenDown}"
 def _item(user: str) -> str:
     """SQL of an item: `ownedByMe`, the summary, the item's stored text. The text comes last: cutting off its first
     character is cheaper than its last."""
+    item = f"CASE WHEN a.meta ?| '{_MORE}' THEN (a.item::jsonb - '{_MORE}'::text[])::text ELSE a.item END"
     return f"""CASE WHEN a.owner_user_id = {user} THEN '{{"ownedByMe": true' ELSE '{{"ownedByMe": false' END || a.summary
-        || {TAKEN_DOWN} || ', '
-        || right(CASE WHEN a.meta ?| '{_MORE}' THEN (a.item::jsonb - '{_MORE}'::text[])::text ELSE a.item END, -1)"""
+        || {TAKEN_DOWN} || ', ' || right({NAMED_ITEM.format(a="a.", user=user, item=item)}, -1)"""
 
 
 def _tail(direction: str, *, user: str, limit: str, budget: int) -> str:

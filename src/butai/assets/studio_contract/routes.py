@@ -99,7 +99,13 @@ def _raw_key(query: bytes) -> str:
 async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsset:
     """The ready row under a key. For anonymous callers a private file and an absent one have the same answer."""
     readings = keys.readings(raw_key)
-    row = await queries.find_readable(library.database, readings, who.user_id, operator=who.is_operator)
+    row = await queries.find_readable(
+        library.database,
+        readings,
+        who.user_id,
+        operator=who.is_operator,
+        reserved=library.settings.reserved_keys,
+    )
     if row is None:
         raise Unauthenticated if who.is_anonymous else AssetNotFound
     if row.taken_down and not who.is_operator:
@@ -145,8 +151,9 @@ async def vrm_thumbnail(
         raise AssetNotFound("The avatar has no picture, or has not been inspected yet")
     whole = {name: value for name, value in Conditions.of(request.scope).headers.items() if name == "if-none-match"}
     plan = prepare(picture, Conditions(whole))
-    # As long as the avatar itself may be kept: the address is the avatar's, not that of the picture.
-    plan.headers["cache-control"] = prepare(avatar, Conditions()).headers["cache-control"]
+    # As the avatar itself: the address is the avatar's, not that of the picture.
+    of_avatar = prepare(avatar, Conditions()).headers
+    plan.headers.update({name: of_avatar[name] for name in ("cache-control", "vary")})
     plan.headers.pop("accept-ranges", None)
     return _File(library, picture, plan)
 
@@ -208,7 +215,13 @@ async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest)
     library = get_library(request)
     assert who.user_id is not None
     opened = await signed.sign_upload(
-        library.uploads, who.user_id, origin(request, who), keys.parse(wanted.fileName), wanted.size, wanted.sha256
+        library.uploads,
+        who.user_id,
+        origin(request, who),
+        keys.parse(wanted.fileName),
+        wanted.size,
+        wanted.sha256,
+        operator=who.is_operator,
     )
     answer = PresignOut(
         success=True,
@@ -219,8 +232,8 @@ async def presigned_url(request: Request, who: SignedIn, wanted: PresignRequest)
             headers=opened.headers,
             id=opened.asset_id,
             file_name=opened.wanted_key,
-            s3_key=opened.s3_key,
-            read_url=keys.read_url(opened.s3_key),
+            s3_key=opened.wanted_key,
+            read_url=keys.read_url(opened.wanted_key),
             complete_url=f"/api/assets/{opened.asset_id}/complete",
         ),
     )

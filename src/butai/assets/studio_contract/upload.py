@@ -31,15 +31,22 @@ async def store(library: Library, request: Request, who: Caller) -> Response:
     )
     form = await UploadForm.begun(request.headers.get("content-type", ""), chunks)
     assert who.user_id is not None
-    done = await streaming.receive(library.uploads, who.user_id, origin(request, who), form, declared_length(request))
+    done = await streaming.receive(
+        library.uploads,
+        who.user_id,
+        origin(request, who),
+        form,
+        declared_length(request),
+        operator=who.is_operator,
+    )
     data = UploadData(
         file_name=done.wanted_key,
         original_name=form.filename or done.wanted_key,
         size=done.size,
         type=done.mime_type,
-        url=keys.read_url(done.s3_key),
+        url=keys.read_url(done.wanted_key),
         id=done.asset_id,
-        s3_key=done.s3_key,
+        s3_key=done.wanted_key,
     )
     return respond(UploadOut(success=True, message="Uploaded", data=data))
 

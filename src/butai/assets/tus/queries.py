@@ -11,7 +11,7 @@ from butai.config import AssetSettings
 from butai.database import Connection, Database
 
 _KNOWN = """
-    SELECT id, s3_key, display_name, size_bytes FROM assets
+    SELECT id, wanted_key AS s3_key, display_name, size_bytes FROM assets
     WHERE owner_user_id = %s AND sha256 = %s AND status = 'ready' AND deleted_at IS NULL
     ORDER BY created_at LIMIT 1
 """

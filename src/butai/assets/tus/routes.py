@@ -146,7 +146,14 @@ async def create_upload(request: Request) -> Response:
         raise InvalidRequest("sha256 is 64 hexadecimal digits")
     resumables = _resumables(request)
     made = await service.create(
-        resumables, who.user_id, origin(request, who), keys.parse(name), length=length, sha256=sha256, metadata=header
+        resumables,
+        who.user_id,
+        origin(request, who),
+        keys.parse(name),
+        length=length,
+        sha256=sha256,
+        metadata=header,
+        operator=who.is_operator,
     )
     headers = {"location": f"{PATH}/{made.id}"}
     if has_bytes:

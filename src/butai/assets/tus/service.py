@@ -86,6 +86,7 @@ async def create(
     length: int,
     sha256: str | None,
     metadata: str,
+    operator: bool = False,
 ) -> UploadProgress:
     """Begins an upload of `length` bytes. Raises `FileTooLarge`, `QuotaExceeded`, `RateLimited`, and `SignatureMismatch`
     for no bytes."""
@@ -99,13 +100,14 @@ async def create(
     lease = timedelta(hours=settings.resumable_hours)
     source = Source("resumable", lease, size=length, sha256=sha256)
     async with resumables.tools.database.transaction() as session:
-        attempt, _ = await open_upload(session, resumables.tools, user_id, origin, key, source)
+        attempt, _ = await open_upload(session, resumables.tools, user_id, origin, key, source, operator=operator)
+        assert attempt.key is not None
         row = transitions.create(
             session,
             user_id=user_id,
             asset_id=attempt.asset_id,
             object_key=attempt.object_key,
-            wanted_key=key.text,
+            wanted_key=attempt.key.text,
             upload_length=length,
             declared_sha256=sha256,
             metadata_header=metadata,

@@ -104,7 +104,7 @@ async def finish(
     )
     if asset.sidecar is not None:
         await session.flush()
-        await transitions.refresh_owners(session, asset, actor)
+        await transitions.refresh_main(session, asset, actor)
     if origin is not None:
         audit.record(session, origin, "asset.uploaded", f"asset:{asset.id}", detail={"size": stored.size})
     return asset

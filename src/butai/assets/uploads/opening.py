@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import uuid_utils.compat as uuid
-from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from butai import audit
-from butai.assets import keys, ledger, transitions
+from butai.assets import keys, ledger, names, transitions
 from butai.assets.keys import AssetKey
 from butai.assets.models import Asset
 from butai.assets.states import AssetStatus, AssetTrigger
@@ -24,6 +23,7 @@ from butai.assets.storage.client import Store
 from butai.assets.uploads import quotas
 from butai.assets.uploads.attempts import UploadAttempt
 from butai.assets.uploads.part_buffers import PartMemory
+from butai.assets.uploads.targets import UploadTarget, find_own, find_target
 from butai.audit import Origin
 from butai.audit.erasure import is_retired
 from butai.config import AssetSettings
@@ -61,12 +61,20 @@ class Source:
 
 
 async def open_upload(
-    session: AsyncSession, tools: UploadTools, user_id: str, origin: Origin, key: AssetKey | None, source: Source
+    session: AsyncSession,
+    tools: UploadTools,
+    user_id: str,
+    origin: Origin,
+    key: AssetKey | None,
+    source: Source,
+    *,
+    operator: bool = False,
 ) -> tuple[UploadAttempt, Asset | None]:
     """Begins an upload by a user: the row `uploading`, the object in the ledger, the declared size in the quota.
 
-    `key` is None where it comes after the bytes: the object then belongs to no asset, and counts for no quota, until
-    `name_upload`. Raises `UserSuspended`, `TakenDown`, `QuotaExceeded`.
+    The attempt's key is the wanted key of the row, which `key` may be another name of. `key` is None where it comes after the
+    bytes: the object then belongs to no asset, and counts for no quota, until `name_upload`. Raises `UserSuspended`,
+    `TakenDown`, `QuotaExceeded`, and as `find_target` does.
     """
     await check_not_suspended(session, user_id)
     attempt = UploadAttempt(keys.mint_object_key(tools.store.prefix))
@@ -74,7 +82,8 @@ async def open_upload(
         await write_down(session, attempt, source)
         return attempt, None
     await quotas.hold(session, tools.settings, user_id)
-    asset = await begin(session, user_id, key, attempt, tools.settings, origin)
+    target = await find_target(session, user_id, key, operator=operator, reserved=tools.settings.reserved_keys)
+    asset = await begin(session, target, attempt, tools.settings, origin, operator=operator)
     if source.size is None and source.most is not None:
         source = replace(source, size=await quotas.room(session, tools.settings, user_id, asset, source.most))
     await write_down(session, attempt, source)
@@ -92,12 +101,14 @@ async def name_upload(
     attempt: UploadAttempt,
     *,
     size: int,
+    operator: bool = False,
 ) -> None:
     """Begins the asset of an upload whose `size` bytes came before its key. Raises as `open_upload` does; then there
     is no asset."""
     await check_not_suspended(session, user_id)
     await quotas.hold(session, tools.settings, user_id)
-    asset = await begin(session, user_id, key, attempt, tools.settings, origin)
+    target = await find_target(session, user_id, key, operator=operator, reserved=tools.settings.reserved_keys)
+    asset = await begin(session, target, attempt, tools.settings, origin, operator=operator)
     await ledger.assign(session, attempt.object_key, asset.id, attempt.number)
     await quotas.check_open(session, tools.settings, user_id)
     await quotas.settle(session, tools.settings, user_id, attempt.object_key, size)
@@ -120,29 +131,31 @@ async def write_down(session: AsyncSession, attempt: UploadAttempt, source: Sour
 
 async def begin(
     session: AsyncSession,
-    user_id: str | None,
-    key: AssetKey,
+    target: UploadTarget,
     attempt: UploadAttempt,
     settings: AssetSettings,
     origin: Origin,
+    *,
+    operator: bool = False,
 ) -> Asset:
-    """Returns a user's row for a key, locked, with one attempt more: an existing row, or a new one. Fills `attempt`.
+    """Returns the row of an upload's target, locked, with one attempt more: an existing row, or a new one. Fills `attempt`.
 
-    A key that another user holds gets a public key of its own. Raises `TakenDown`. Without a user the caller must
-    hold a lock of its own: no constraint keeps two ownerless rows of one key apart.
+    Raises `TakenDown`. Without an owner the caller must hold a lock of its own where two may begin the same key.
     """
-    asset, event = await _own(session, user_id, key), AssetTrigger.RETRIED
+    asset, event = target.asset, AssetTrigger.RETRIED
     if asset is None:
-        asset, created = await _create(session, user_id, key, settings)
+        asset, created = await _create(session, target, settings)
         event = AssetTrigger.CREATED if created else event
     if asset.taken_down_at is not None:
         raise TakenDown("An operator has taken the file of this key down")
     if event is not AssetTrigger.CREATED and asset.status in (AssetStatus.READY, AssetStatus.MISSING):
         event = AssetTrigger.REPLACING
+    if operator:
+        asset.of_studio = True
     asset.attempts += 1
-    attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, key
+    attempt.asset_id, attempt.number, attempt.key = asset.id, asset.attempts, target.key
     await transitions.move(session, asset, event, actor=origin.actor, new=event is AssetTrigger.CREATED)
-    detail = {"key": key.text, "attempt": attempt.number}
+    detail = {"key": target.key.text, "attempt": attempt.number}
     if event is AssetTrigger.RETRIED:
         if asset.attempts % KEPT_ATTEMPTS == 0:
             await transitions.forget_failures(session, asset, asset.attempts - KEPT_ATTEMPTS)
@@ -153,22 +166,14 @@ async def begin(
     return asset
 
 
-async def _own(session: AsyncSession, user_id: str | None, key: AssetKey) -> Asset | None:
-    return await session.scalar(
-        select(Asset)
-        .where(Asset.owner_user_id == user_id, Asset.wanted_key == key.text)
-        .with_for_update(key_share=True)
-    )
-
-
-async def _create(
-    session: AsyncSession, user_id: str | None, key: AssetKey, settings: AssetSettings
-) -> tuple[Asset, bool]:
-    """Returns the user's row for a key, and whether it is new."""
-    public_key = await _public_key(session, user_id, key)
+async def _create(session: AsyncSession, target: UploadTarget, settings: AssetSettings) -> tuple[Asset, bool]:
+    """Returns the row of a target that had none, and whether it is new."""
+    key, main = target.key, target.main
+    # A sidecar is named after its asset's public key, where clients look for it.
+    public_key = names.mint(key) if main is None else names.sidecar_key(names.stem_of(main.s3_key), key)
     while True:
         while await is_retired(session, "asset", public_key):
-            public_key = keys.another(key)
+            public_key = names.mint(key)
         asset_id = uuid.uuid7()
         made = await session.execute(
             insert(Asset)
@@ -178,11 +183,13 @@ async def _create(
                 sidecar=key.sidecar,
                 s3_key=public_key,
                 wanted_key=key.text,
-                stem=key.stem,
+                stem=key.stem if main is None else main.stem,
+                main_id=None if main is None else main.id,
+                title=key.name,
                 display_name=key.name,
                 mime_type=key.format.mime,
                 status=AssetStatus.UPLOADING,
-                owner_user_id=user_id,
+                owner_user_id=target.owner,
                 visibility=settings.default_visibility,
                 ever_public=settings.default_visibility == "public",
                 change_seq=0,
@@ -195,22 +202,6 @@ async def _create(
             assert asset is not None
             return asset, True
         # Either this user began the same key at the same moment, or another row has the public key.
-        if (own := await _own(session, user_id, key)) is not None:
+        if (own := await find_own(session, target.owner, key)) is not None:
             return own, False
-        public_key = keys.another(key)
-
-
-async def _public_key(session: AsyncSession, user_id: str | None, key: AssetKey) -> str:
-    """Returns the public key to try first. A sidecar is named after its asset's public key, where clients look for
-    it."""
-    if key.sidecar is None:
-        return key.text
-    same_name = select(Asset.s3_key, Asset.owner_user_id).where(
-        Asset.stem == key.stem, Asset.type == key.kind, Asset.sidecar.is_(None)
-    )
-    taken = False
-    for s3_key, owner in await session.execute(same_name):
-        if owner == user_id:
-            return s3_key.rpartition(".")[0] + key.text[len(key.stem) :]
-        taken = True
-    return keys.another(key) if taken else key.text
+        public_key = names.mint(key)

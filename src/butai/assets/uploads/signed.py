@@ -85,7 +85,14 @@ class Arrival(Enum):
 
 
 async def sign_upload(
-    tools: UploadTools, user_id: str, origin: Origin, key: AssetKey, size: int | None, sha256: str | None
+    tools: UploadTools,
+    user_id: str,
+    origin: Origin,
+    key: AssetKey,
+    size: int | None,
+    sha256: str | None,
+    *,
+    operator: bool = False,
 ) -> SignedUpload:
     """Begins an upload and signs a URL that may write its object.
 
@@ -104,7 +111,7 @@ async def sign_upload(
     else:
         source = Source("upload", timedelta(seconds=expires) + BEGIN_GRACE, size=size, sha256=sha256, most=limit)
     async with tools.database.transaction() as session:
-        attempt, asset = await open_upload(session, tools, user_id, origin, key, source)
+        attempt, asset = await open_upload(session, tools, user_id, origin, key, source, operator=operator)
         assert asset is not None
     if not at_store:
         path = signed_path(tools.store, asset.id, attempt.number, int(time.time()) + expires)
@@ -115,7 +122,7 @@ async def sign_upload(
     return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, url, headers, expires)
 
 
-async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: UUID) -> None:
+async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: UUID, *, operator: bool = False) -> None:
     """Completes a signed upload that its client reports as sent. Idempotent.
 
     Raises `AssetNotReady` while the bytes have not arrived, `UploadRefused` or `QuotaExceeded` when they are or were
@@ -138,7 +145,9 @@ async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: U
                     .order_by(AssetObject.attempt.desc())
                 )
             ).all()
-            asset = await session.scalar(select(Asset).where(Asset.id == asset_id, Asset.owner_user_id == user_id))
+            mine = Asset.owner_user_id == user_id
+            own = mine | Asset.owner_user_id.is_(None) if operator else mine
+            asset = await session.scalar(select(Asset).where(Asset.id == asset_id, own))
             if asset is None:
                 raise AssetNotFound
             row = next((one for one in coming if one.origin == "signed"), None)
@@ -215,13 +224,13 @@ async def _settle_claimed(
     copied = UploadAttempt(copy.object_key, asset.id, row.attempt, key)
     try:
         async with tools.database.transaction() as session:
-            assert asset.owner_user_id is not None
-            await quotas.settle(session, tools.settings, asset.owner_user_id, row.object_key, stored.size)
+            if asset.owner_user_id is not None:
+                await quotas.settle(session, tools.settings, asset.owner_user_id, row.object_key, stored.size)
             await finish(session, copied, stored, actor=actor, origin=origin)
             await ledger.condemn(session, row.object_key, ObjectTrigger.COPIED)
             args = {"asset_id": str(asset.id), "object_key": copy.object_key}
             await jobs.enqueue(
-                session, moderation.HASH_OBJECT, args, turn=f"{moderation.HASH_OBJECT}:{asset.owner_user_id}"
+                session, moderation.HASH_OBJECT, args, turn=f"{moderation.HASH_OBJECT}:{asset.owner_user_id or ''}"
             )
     except (QuotaExceeded, TakenDown, UploadCancelled) as error:
         await _refuse(tools, attempt, copy, error, actor, origin)

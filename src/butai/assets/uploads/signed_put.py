@@ -72,7 +72,7 @@ async def receive_put(
         await check_not_suspended(session, owner)
         line = await ledger.begin_put(session, asset_id, number, lease)
         asset = await session.get(Asset, asset_id)
-        if line is None or asset is None or asset.owner_user_id is None:
+        if line is None or asset is None:
             raise UploadInterrupted("This address was used, or its upload has ended; ask for another one")
         user_id, object_key, sha256 = asset.owner_user_id, line.object_key, line.declared_sha256
         reserved = line.declared_size
@@ -85,11 +85,14 @@ async def receive_put(
             if length > limit:
                 raise FileTooLarge(f"{length} bytes were declared; {limit} is the most for this kind")
             async with tools.database.transaction() as session:
-                await quotas.settle(session, tools.settings, user_id, object_key, length)
+                if user_id is not None:
+                    await quotas.settle(session, tools.settings, user_id, object_key, length)
         # Nothing else bounds a body of unknown length by what was reserved for it.
         most = limit if length is not None or reserved is None else min(limit, reserved)
         why = _RESERVED if most < limit else "the most for this kind"
         return checked(await store_chunks(tools, attempt, key, chunks, most, why=why), key, limit, sha256)
 
-    _, stored = await carry_out(tools, user_id, replace(origin, actor=actors.user(user_id)), attempt, transfer)
+    if user_id is not None:
+        origin = replace(origin, actor=actors.user(user_id))
+    _, stored = await carry_out(tools, user_id, origin, attempt, transfer)
     return stored

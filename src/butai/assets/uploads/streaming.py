@@ -59,7 +59,13 @@ class Uploaded:
 
 
 async def receive(
-    tools: UploadTools, user_id: str, origin: Origin, form: UploadForm, expected: int | None = None
+    tools: UploadTools,
+    user_id: str,
+    origin: Origin,
+    form: UploadForm,
+    expected: int | None = None,
+    *,
+    operator: bool = False,
 ) -> Uploaded:
     """Streams the file of a form into the store, and records it in the index.
 
@@ -75,7 +81,7 @@ async def receive(
     )
     source = Source("upload", lease, size=expected, most=limit)
     async with tools.database.transaction() as session:
-        attempt, _ = await open_upload(session, tools, user_id, origin, key, source)
+        attempt, _ = await open_upload(session, tools, user_id, origin, key, source, operator=operator)
 
     async def transfer() -> StoredObject:
         stored = await store_chunks(tools, attempt, key, form.chunks(), limit)
@@ -83,7 +89,7 @@ async def receive(
         if key is None:
             named = replace(attempt)
             async with tools.database.transaction() as session:
-                await name_upload(session, tools, user_id, origin, final, named, size=stored.size)
+                await name_upload(session, tools, user_id, origin, final, named, size=stored.size, operator=operator)
             # Not before it is committed: an attempt that never began must not be noted as failed.
             attempt.asset_id, attempt.number, attempt.key = named.asset_id, named.number, named.key
         return checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
@@ -94,12 +100,13 @@ async def receive(
 
 async def carry_out(
     tools: UploadTools,
-    user_id: str,
+    user_id: str | None,
     origin: Origin,
     attempt: UploadAttempt,
     transfer: Callable[[], Awaitable[StoredObject]],
 ) -> tuple[Asset, StoredObject]:
     """Keeps an attempt's lease while `transfer` stores and checks its bytes, and finishes it; or records why it failed.
+    `user_id`: in whose quota the bytes count; None for a file without an owner.
 
     Raises whatever `transfer` raises, `QuotaExceeded`, and `UploadInterrupted`.
     """
@@ -120,10 +127,11 @@ async def carry_out(
 
 
 async def _finish_persistently(
-    tools: UploadTools, user_id: str, attempt: UploadAttempt, stored: StoredObject, origin: Origin
+    tools: UploadTools, user_id: str | None, attempt: UploadAttempt, stored: StoredObject, origin: Origin
 ) -> Asset:
     async def settle_and_finish(session: AsyncSession) -> Asset:
-        await quotas.settle(session, tools.settings, user_id, attempt.object_key, stored.size)
+        if user_id is not None:
+            await quotas.settle(session, tools.settings, user_id, attempt.object_key, stored.size)
         return await finish(session, attempt, stored, actor=origin.actor, origin=origin)
 
     return await tools.database.persist(settle_and_finish, tries=FINISH_TRIES)
