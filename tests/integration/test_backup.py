@@ -39,7 +39,7 @@ def test_a_dump_is_restored_with_all_that_the_database_computes(databases: Datab
             assert connection.execute(COUNT).fetchone() == (1,)
             # What the service writes from now on is computed as before.
             connection.execute("UPDATE assets SET display_name = 'Aoi'")
-            (item,) = connection.execute("SELECT item FROM assets").fetchone() or ("",)
+            (item,) = connection.execute("SELECT names || item FROM assets").fetchone() or ("",)
             assert '"name": "Aoi"' in item
             assert "/api/s3/read-object?key=vrm%2F%E3%81%82" in item
 
