@@ -337,7 +337,6 @@ def test_a_form_under_another_type_or_boundary_is_400(target: Target, content_ty
             part(b'form-data; name="fileName"', b"vrm/\xff.vrm") + FILE + END,
             "invalid_request",
         ),
-        "a name that is not UTF-8": (part(b'form-data; name="\xff"') + GOOD, "invalid_request"),
         "a part longer than it says": (
             FIELDS + part(b'form-data; name="file"; filename="x"', VRM, b"Content-Length: 5\r\n") + END,
             "invalid_request",
@@ -346,10 +345,6 @@ def test_a_form_under_another_type_or_boundary_is_400(target: Target, content_ty
             FIELDS
             + part(b'form-data; name="file"; filename="x"', VRM, b"Content-Length: 1" + b"0" * 4000 + b"\r\n")
             + END,
-            "invalid_request",
-        ),
-        "a file name over two lines": (
-            FIELDS + part(b'form-data; name="file"; filename="a\r\nX-Injected: 1"', VRM) + END,
             "invalid_request",
         ),
         "a key that climbs, then a good one": (
@@ -378,10 +373,17 @@ def test_a_form_that_is_rubbish_is_refused(target: Target, body: bytes, code: st
         part(b'form-data; name="x"', b"--g\r\n\r\nx\r\n--g--", b"Content-Type: multipart/mixed; boundary=g\r\n") + GOOD,
         FIELDS + part(b'form-data; name="file"; filename=""', VRM) + END,
         FIELDS + part(b'form-data; name="file"; filename="../../x%0d%0aX-Injected: 1"', VRM) + END,
+        # What a head says in another encoding, or of a file's name, is no reason to refuse a form whose fields are right.
+        part(b'form-data; name="\xff"') + GOOD,
+        FIELDS + part(b'form-data; name="file"; filename="a\r\nX-Injected: 1"', VRM) + END,
     ],
-    ids=["preamble", "epilogue", "long name", "first key counts", "nested", "no file name", "file name that climbs"],
+    ids=[
+        *("preamble", "epilogue", "long name", "first key counts", "nested", "no file name", "file name that climbs"),
+        *("name that is not UTF-8", "file name over two lines"),
+    ],
 )
 def test_a_form_that_is_odd_but_plain_is_stored_under_its_key(target: Target, body: bytes) -> None:
     answer = post(target, body)
     assert answer.status == 200, answer
+    assert answer.header("x-injected") is None
     assert target.ask("GET", read_url("vrm/f.vrm")).body == VRM
