@@ -76,8 +76,7 @@ class _Cancellation:
 
     The drivers drop a cancellation at times: psycopg_pool 3.3 hands its connection to a caller that was cancelled in the
     same turn of the loop, `asyncio.wait_for` of Python 3.11 does so too, and a connection that is lost while a statement
-    is cancelled raises its own error. The task would then run on, and a
-    time limit would have no effect.
+    is cancelled raises its own error. The task would then run on, and a time limit would have no effect.
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,9 @@ from butai.assets import keys, listing, purge, queries, service
 from butai.assets.kinds import AssetType
 from butai.assets.library import Library, assemble
 from butai.assets.models import Asset
-from butai.assets.queries import ListRequest, ReadableAsset
+from butai.assets.queries import ListRequest
+from butai.assets.reading import lookup
+from butai.assets.reading.lookup import ReadableAsset
 from butai.assets.service import Edit
 from butai.assets.storage.client import Store
 from butai.assets.uploads.attempts import StoredObject, UploadAttempt, finish
@@ -142,7 +144,7 @@ class Studio:
                 self.holders.setdefault((row.wanted_key, row.owner_user_id == "operator"), row.owner_user_id)
 
     async def read(self, user: str | None, raw: str) -> ReadableAsset | None:
-        return await queries.find_readable(self.database, keys.readings(raw), user, operator=user == "operator")
+        return await lookup.find_readable(self.database, keys.readings(raw), user, operator=user == "operator")
 
     async def listed(self, user: str | None) -> list[dict[str, Any]]:
         wanted = ListRequest(AssetType.VRM, user, listing.parse_sort(None), limit=1000)

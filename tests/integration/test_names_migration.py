@@ -16,6 +16,7 @@ from butai import database as database_module
 from butai.assets import keys, listing, names, queries
 from butai.assets.kinds import AssetType
 from butai.assets.queries import ListRequest
+from butai.assets.reading import lookup
 from butai.config import DatabaseSettings
 from butai.database import Database
 from tests.databases import Databases
@@ -92,7 +93,7 @@ async def database(databases: Databases, empty_url: str) -> Any:
 
 
 async def reads(database: Database, key: str, user: str | None) -> tuple[str | None, str] | None:
-    found = await queries.find_readable(database, keys.readings(keys.encoded(key)), user)
+    found = await lookup.find_readable(database, keys.readings(keys.encoded(key)), user)
     return None if found is None else (found.owner_user_id, found.wanted_key)
 
 
@@ -119,7 +120,7 @@ async def test_addresses_lead_where_they_led_and_sidecars_belong_to_one_file(dat
     assert {"vrm/Aoi.vrm", "vrm/Aoi.glb", "vrm/odd (2).vrm", LONG} <= set(hers)
     for user, items in (("alice", hers), ("bob", his)):
         for key, item in items.items():
-            found = await queries.find_readable(database, keys.readings(item["url"].partition("=")[2]), user)
+            found = await lookup.find_readable(database, keys.readings(item["url"].partition("=")[2]), user)
             assert found is not None and str(found.id) == item["id"], key
             assert item["url"] == keys.read_url(key)
             assert names.is_public(key) == (found.owner_user_id != user)

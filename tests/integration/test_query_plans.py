@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from butai.assets import queries
 from butai.assets.listing import PagePosition, parse_sort
 from butai.assets.queries import ListRequest
+from butai.assets.reading import lookup
 from butai.config import DatabaseSettings
 from butai.database import Database
 from tests.databases import Databases
@@ -64,6 +65,6 @@ async def test_a_page_reads_no_more_rows_than_it_shows(filled: Database, field: 
 
 async def test_a_key_is_found_by_indexes(filled: Database) -> None:
     parameters = {"user": "user 0", "keys": ["vrm/77.vrm", "vrm/78.vrm"], "operator": False}
-    found = await plan_nodes(filled, queries.READABLE, parameters)
+    found = await plan_nodes(filled, lookup.READABLE, parameters)
     scans = [node for node in found if "Relation Name" in node]
     assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], json.dumps(found[0], indent=1)

@@ -8,8 +8,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butai.assets.queries import ReadableAsset
 from butai.assets.reading.delivery import Conditions, content_disposition, prepare
+from butai.assets.reading.lookup import ReadableAsset
 from butai.errors import RangeNotSatisfiable
 
 ROW = ReadableAsset(

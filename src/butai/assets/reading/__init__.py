@@ -1,1 +1,1 @@
-"""Reads of files: conditions and ranges, bodies, and the usage that decides what the patrol checks first."""
+"""Reads of files: what a key names, conditions and ranges, bodies, and the usage that decides what the patrol checks first."""

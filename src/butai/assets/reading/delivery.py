@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from butai.assets.queries import ReadableAsset
+from butai.assets.reading.lookup import ReadableAsset
 from butai.assets.storage.client import ObjectAbsent, RangeRefused, Store
 from butai.config import HttpSettings
 from butai.errors import AssetMissing, BrokenOff, RangeNotSatisfiable, StoreTimeout, StoreUnavailable

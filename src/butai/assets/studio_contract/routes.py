@@ -12,10 +12,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from butai.assets import keys, queries
+from butai.assets import keys
 from butai.assets.library import Library, get_library
-from butai.assets.queries import ReadableAsset
 from butai.assets.reading.delivery import Conditions, ReadPlan, prepare
+from butai.assets.reading.lookup import ReadableAsset, find_readable, find_thumbnail
 from butai.assets.schemas import PresignData, PresignOut, PresignRequest, ResourcePage, UploadOut
 from butai.assets.studio_contract import documents, listing, upload
 from butai.assets.uploads import signed, signed_put
@@ -99,7 +99,7 @@ def _raw_key(query: bytes) -> str:
 async def _readable(library: Library, who: Caller, raw_key: str) -> ReadableAsset:
     """The ready row under a key. For anonymous callers a private file and an absent one have the same answer."""
     readings = keys.readings(raw_key)
-    row = await queries.find_readable(
+    row = await find_readable(
         library.database,
         readings,
         who.user_id,
@@ -146,7 +146,7 @@ async def vrm_thumbnail(
     then. Only read-object URLs of this service are accepted, and no request is sent to other hosts."""
     library = get_library(request)
     avatar = await _readable(library, who, _key_in_url(request, library, url))
-    picture = await queries.find_thumbnail(library.database, avatar)
+    picture = await find_thumbnail(library.database, avatar)
     if picture is None:
         raise AssetNotFound("The avatar has no picture, or has not been inspected yet")
     whole = {name: value for name, value in Conditions.of(request.scope).headers.items() if name == "if-none-match"}
