@@ -66,9 +66,12 @@ async def database(databases: Databases, empty_url: str) -> Any:
     with psycopg.connect(owners) as connection:
         add(connection, "vrm/same.vrm", "alice", visibility="public")
         add(connection, "vrm/same.vrm", "bob", visibility="public", s3_key="vrm/same~k3v9q2ma.vrm")
-        add(connection, "vrm/same_thumb.png", "bob", s3_key="vrm/same~k3v9q2ma_thumb.png")
+        add(connection, "vrm/same_thumb.png", "bob", s3_key="vrm/same~zzzzzzzz_thumb.png")
         # As a front end named it after the list: a second row, beside no file.
         add(connection, "vrm/same~k3v9q2ma_meta.json", "bob", meta=Jsonb({}))
+        # And another user's, under the very name that the owner's picture is given.
+        add(connection, "vrm/same.vrm", "dora", s3_key="vrm/same~dddddddd.vrm")
+        add(connection, "vrm/same~k3v9q2ma_thumb.png", "dora", s3_key="vrm/same~k3v9q2ma_thumb.png")
         add(connection, "AvatarSample_A.vrm", None, visibility="public")
         add(connection, "AvatarSample_A_thumb.png", None)
         add(connection, LONG, "alice")
@@ -150,4 +153,6 @@ async def test_every_row_has_its_names(database: Database) -> None:
         assert names.is_public(row["s3_key"]) and not names.is_public(row["wanted_key"]), row["s3_key"]
         assert keys.parse(row["wanted_key"]).stem == row["stem"]
         assert keys.parse(row["s3_key"]).text == row["s3_key"]
-        assert (row["main_id"] is not None) == (row["sidecar"] is not None), row["wanted_key"]
+        # What was sent for another user's file belongs to none.
+        alone = row["owner_user_id"] == "dora"
+        assert (row["main_id"] is not None) == (row["sidecar"] is not None and not alone), row["wanted_key"]

@@ -107,6 +107,20 @@ async def test_trash_is_purged_by_a_job_after_its_time_and_leaves_a_tombstone(
     assert (await upload(api)) != asset_id
 
 
+async def test_a_picture_waits_for_a_file_that_never_came(api: Api, database: Database, run_jobs: Any) -> None:
+    assert (await api.upload("alice", "vrm/a.vrm", b"no avatar at all"))[0] == 422
+    assert (await api.upload("alice", "vrm/a_thumb.png", files.png()))[0] == 200
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE assets SET updated_at = now() - interval '31 days' WHERE status = 'failed'"))
+    await run_jobs("assets.purge_trash")
+    async with database.transaction() as session:
+        left = await session.scalars(text("SELECT wanted_key FROM assets"))
+        assert left.all() == ["vrm/a_thumb.png"]
+    await upload(api)
+    (item,) = await api.items("alice")
+    assert item["hasThumbnail"]
+
+
 async def test_an_owner_purges_from_the_trash_at_once(
     api: Api, database: Database, run_jobs: Any, store_keys: Any
 ) -> None:

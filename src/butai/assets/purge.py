@@ -68,12 +68,14 @@ async def purge_now(database: Database, caller: Caller, origin: Origin, asset_id
 
 
 async def _purge(session: AsyncSession, asset: Asset, origin: Origin) -> None:
-    """Purges a locked row, and the sidecars that belong to it. Its names are given to no other asset."""
-    beside = await session.scalars(
-        select(Asset).where(Asset.main_id == asset.id).order_by(Asset.id).with_for_update(key_share=True)
-    )
-    for sidecar in beside.all():
-        await _purge(session, sidecar, origin)
+    """Purges a locked row, and the sidecars that belong to it. Its names are given to no other asset. Beside a file that never
+    came they stay, and wait for it."""
+    if asset.deleted_at is not None:
+        beside = await session.scalars(
+            select(Asset).where(Asset.main_id == asset.id).order_by(Asset.id).with_for_update(key_share=True)
+        )
+        for sidecar in beside.all():
+            await _purge(session, sidecar, origin)
     await retire(session, "asset", [asset.s3_key])
     await ledger.condemn_all(session, asset.id)
     await transitions.move(session, asset, AssetTrigger.PURGED, actor=origin.actor)

@@ -59,7 +59,8 @@ async def edit(database: Database, caller: Caller, origin: Origin, asset_id: UUI
             asset.public_again = False
         if wanted.display_name is not None:
             asset.named = True
-        if publishes and caller.is_operator and asset.owner_user_id == caller.user_id:
+        if wanted.visibility == "public" and caller.is_operator and asset.owner_user_id == caller.user_id:
+            # Also of one that is public already, as operators' files from before there were names of the studio's own are.
             asset.of_studio = True
         if not changes:
             return

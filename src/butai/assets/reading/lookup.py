@@ -53,7 +53,7 @@ def _leads(sources: str) -> str:
     return f"""
     SELECT name, array_position(%(keys)s, name), via,
            id IS NULL OR deleted_at IS NOT NULL OR status = 'failed',
-           coalesce(deleted_at IS NULL AND (%(operator)s OR public AND status IN ('ready', 'missing')), false),
+           coalesce(id IS NOT NULL AND deleted_at IS NULL AND (%(operator)s OR public AND status IN ('ready', 'missing')), false),
            deleted_at IS NOT NULL, {_READABLE_COLUMNS}, public, taken_down
     FROM (
         SELECT *,

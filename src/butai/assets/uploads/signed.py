@@ -68,7 +68,6 @@ class SignedUpload:
     store refuses; `expires_in` is in seconds."""
 
     asset_id: UUID
-    s3_key: str
     wanted_key: str
     url: str
     headers: dict[str, str]
@@ -115,11 +114,11 @@ async def sign_upload(
         assert asset is not None
     if not at_store:
         path = signed_path(tools.store, asset.id, attempt.number, int(time.time()) + expires)
-        return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, path, {}, expires)
+        return SignedUpload(asset.id, asset.wanted_key, path, {}, expires)
     # The type is not signed: browsers choose it freely, and the asset's type comes from the key.
     headers = {"Content-Length": str(size)}
     url = tools.store.sign("PUT", attempt.object_key, expires=expires, headers=headers, public=True)
-    return SignedUpload(asset.id, asset.s3_key, asset.wanted_key, url, headers, expires)
+    return SignedUpload(asset.id, asset.wanted_key, url, headers, expires)
 
 
 async def complete(tools: UploadTools, user_id: str, origin: Origin, asset_id: UUID, *, operator: bool = False) -> None:

@@ -52,7 +52,6 @@ class Uploaded:
     """A stored and indexed file. `size` in bytes."""
 
     asset_id: UUID
-    s3_key: str
     wanted_key: str
     mime_type: str
     size: int
@@ -95,7 +94,7 @@ async def receive(
         return checked(stored, final, size_limit(tools.settings, final.kind, final.sidecar), form.sha256)
 
     asset, stored = await carry_out(tools, user_id, origin, attempt, transfer)
-    return Uploaded(asset.id, asset.s3_key, asset.wanted_key, asset.mime_type, stored.size)
+    return Uploaded(asset.id, asset.wanted_key, asset.mime_type, stored.size)
 
 
 async def carry_out(

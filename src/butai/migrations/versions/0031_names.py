@@ -109,8 +109,8 @@ WHERE owner_user_id IS NOT DISTINCT FROM :owner AND type = :type AND stem = :old
 
 ROWS = rf"""
 -- Rows without an owner had no constraint that kept two of one key apart.
-UPDATE assets SET wanted_key = stem || ' (' || again.place || ')' || substr(wanted_key, length(stem) + 1),
-                  stem = stem || ' (' || again.place || ')'
+UPDATE assets SET wanted_key = stem || ' (' || left(id::text, 8) || ')' || substr(wanted_key, length(stem) + 1),
+                  stem = stem || ' (' || left(id::text, 8) || ')'
 FROM (SELECT id AS twin, row_number() OVER (PARTITION BY wanted_key ORDER BY s3_key = wanted_key DESC, created_at, id) AS place
       FROM assets WHERE owner_user_id IS NULL) AS again
 WHERE id = again.twin AND again.place > 1;
@@ -137,7 +137,11 @@ CREATE INDEX ix_assets_main ON assets (main_id) WHERE main_id IS NOT NULL;
 -- Public keys. A random UUID begins with 32 random bits.
 UPDATE assets SET s3_key = butai_0031_shortened(stem, wanted_key) || '~'
                            || translate(left(gen_random_uuid()::text, 8), '01', 'gh') || substr(wanted_key, length(stem) + 1)
-WHERE (sidecar IS NULL OR main_id IS NULL) AND s3_key !~ '^.*[^/]{TAG}(\.[^./]+|_thumb\.[^./]+|_meta\.[^./]+)$';
+WHERE sidecar IS NULL AND s3_key !~ '^.*[^/]{TAG}\.[^./]+$'
+      -- A sidecar without a file may be named after the public key of one.
+      OR sidecar IS NOT NULL AND main_id IS NULL;
+-- In two steps, since one may have the name that another is given.
+UPDATE assets SET s3_key = 'moving/' || id WHERE main_id IS NOT NULL;
 UPDATE assets AS side
 SET s3_key = regexp_replace(main.s3_key, '\.[^./]+$', '') || substr(side.wanted_key, length(side.stem) + 1)
 FROM assets AS main WHERE main.id = side.main_id;
