@@ -41,6 +41,9 @@ async def read(
         (b'name="file"; filename="x.vrm"; filename*=UTF-8\'\'%E8%88%9E.vrm', "舞.vrm"),
         (b"name=\"file\"; filename*=GBK''%CE%E8%CC%A8.vrm", "舞台.vrm"),
         (b"name=\"file\"; filename*=x-none''%CE%E8.vrm", "��.vrm"),
+        # Python has more of them: what they give may be no text, and cannot be sent back.
+        (b"name=\"file\"; filename*=unicode_escape''%5Cud800.vrm", "\\ud800.vrm"),
+        (b"name=\"file\"; filename*=utf-7''+2AA-.vrm", "+2AA-.vrm"),
         (b'name="file"; filename=""', ""),
         (b'filename="a.vrm"; name="file"', "a.vrm"),
         (b'name="file"; filename="' + "舞台.vrm".encode("gbk") + b'"', None),
@@ -61,7 +64,8 @@ async def test_a_field_may_say_its_encoding() -> None:
     charset = b"\r\nContent-Type: text/plain; charset=Shift_JIS"
     assert (await read(b'name="file"; filename="a"', name=NAME.encode("shift-jis"), name_head=charset))[0] == NAME
     # Without it the field is not right, and its letters would be guessed.
-    for head in (b"", b"\r\nContent-Type: text/plain; charset=x-none"):
+    unknown = (b"x-none", b"punycode", b"utf-16", b'"a\0"')
+    for head in (b"", *(b"\r\nContent-Type: text/plain; charset=" + one for one in unknown)):
         with pytest.raises(InvalidRequest):
             await read(b'name="file"; filename="a"', name=NAME.encode("shift-jis"), name_head=head)
 

@@ -106,7 +106,7 @@ class Form:
                 text += event
             elif name:
                 try:
-                    self.fields.setdefault(name, text.decode(charset))
+                    self.fields.setdefault(name, _decoded(bytes(text), charset))
                 except (UnicodeError, LookupError) as error:
                     raise InvalidRequest(f"The field {name[:40]!r} is not {charset[:20]}") from error
 
@@ -156,12 +156,34 @@ def _filename(segment: MultipartSegment) -> str | None:
     disposition = _disposition(segment)
     if (match := _EXTENDED.search(disposition)) is not None:
         try:
-            return unquote_to_bytes(match[2]).decode(match[1])
+            return _decoded(unquote_to_bytes(match[2]), match[1])
         except (UnicodeError, LookupError):
             return _readable(unquote_to_bytes(match[2]).decode("latin-1"))
     if segment.filename is not None:
         return _readable(segment.filename)
     return "" if _DISPOSITION.search(disposition) else None
+
+
+_CHARSETS = {
+    **dict.fromkeys(("utf-8", "utf8"), "utf-8"),
+    **dict.fromkeys(("us-ascii", "ascii"), "ascii"),
+    **{f"iso-8859-{part}": f"iso8859-{part}" for part in (*range(1, 12), *range(13, 17))},
+    "latin1": "iso8859-1",
+    **{f"{prefix}{page}": f"cp{page}" for page in range(1250, 1259) for prefix in ("windows-", "cp")},
+    **dict.fromkeys(("shift-jis", "sjis", "x-sjis", "cp932", "windows-31j"), "cp932"),
+    "euc-jp": "euc_jp",
+    **dict.fromkeys(("gb2312", "gbk", "cp936", "gb18030"), "gb18030"),
+    "big5": "cp950",
+    **dict.fromkeys(("euc-kr", "ks-c-5601-1987", "cp949"), "cp949"),
+    "koi8-r": "koi8-r",
+}
+"""Character sets of forms (those of the WHATWG's Encoding Standard that clients send), and their codecs. Others of Python's give
+what is no text, or take a time that grows with the square of the length."""
+
+
+def _decoded(text: bytes, charset: str) -> str:
+    """Raises `LookupError` for a character set that is not known here, `UnicodeError`."""
+    return text.decode(_CHARSETS[charset.lower().replace("_", "-")])
 
 
 def _readable(text: str) -> str:
