@@ -65,7 +65,7 @@ async def tried(path: Path, kind: AssetType, size: int) -> str:
         return f"unread: {error.code}: {error.detail}"
     if (decoded := decode_tasks.KINDS.get(kind)) is not None:
         _, problem = await decode_tasks.decode_file(decoded, str(path))
-        if problem is not None:
+        if (problem := decode_tasks.of_a_read_head(problem, extension)) is not None:
             return f"not decoded: {problem}"
     return "taken"
 

@@ -17,7 +17,7 @@ from butai.assets.storage.client import BytesPayload, Store
 from butai.assets.uploads.attempts import INSPECT
 from butai.config import Settings
 from butai.database import Database
-from butai.errors import UploadRefused
+from butai.errors import Code, UploadRefused
 from tests import avatars, files
 from tests.conftest import Api
 from tests.fakes.store_proxy import Fault, StoreProxy
@@ -95,6 +95,18 @@ async def test_the_embedded_picture_becomes_the_thumbnail(api: Api, run_jobs: Ru
     # The key of an object is never shown.
     [(thumbnail,)] = await rows(database, "SELECT id FROM assets WHERE wanted_key = 'vrm/One_thumb.png'")
     assert (await shown(api, str(thumbnail)))["facts"] == {}
+
+
+async def test_a_process_that_fails_is_no_word_about_the_file(
+    api: Api, run_jobs: RunJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: object, **__: object) -> tuple[dict[str, Any], Code | None]:
+        return {}, Code.DECODE_FAILED
+
+    monkeypatch.setattr(tasks, "run_child", failing)
+    large = await upload(api, "vrm/Large.vrm", files.glb({"asset": {"version": "2.0"}, "extras": [[]] * 410_000}))
+    await run_jobs()
+    assert (await shown(api, large))["inspect_error"] == "inspection_failed"
 
 
 async def test_a_corrupt_file_is_a_reason_on_its_own_row(api: Api, run_jobs: RunJobs, database: Database) -> None:

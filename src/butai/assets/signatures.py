@@ -8,6 +8,7 @@ ISO/IEC 14496-12 4.2 (boxes).
 
 from __future__ import annotations
 
+import re
 import struct
 
 SOUND_MIMES = {
@@ -26,13 +27,18 @@ PADDING = 64 * 1024
 
 _BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _APE_HEADER = 32
+_LONGEST_SIGNATURE = 12
+_NULS = re.compile(rb"\0+")
+MOST_TAGS = 64
+"""Most tags and paddings before a sound. Files have one or two; each costs a look at what follows it."""
 
 
 def sound_start(head: bytes) -> tuple[int, int]:
     """Where a file's last tag of ID3 begins, and where its sound begins, beyond all tags and padding. Both lie at the end
     of `head` or beyond when the tags do; they are the same without such a tag."""
-    at = tag = 0
-    while at < len(head):
+    at = tag = steps = 0
+    while at < len(head) and steps < MOST_TAGS:
+        steps += 1
         rest = head[at : at + _APE_HEADER]
         if rest.startswith(b"ID3") and len(rest) >= 10 and not any(byte & 0x80 for byte in rest[6:10]):
             size = sum((byte & 0x7F) << shift for byte, shift in zip(rest[6:10], (21, 14, 7, 0), strict=True))
@@ -44,8 +50,8 @@ def sound_start(head: bytes) -> tuple[int, int]:
             tag = at = at + (size + _APE_HEADER if flags & 0x80000000 else _APE_HEADER)
         elif rest.startswith(b"RIFF") and rest[8:16] == b"RMP3data":
             tag = at = at + 20
-        elif rest.startswith(b"\0") and sound_kind(head[at:]) is None:
-            padding = len(head) - at - len(head[at:].lstrip(b"\0"))
+        elif (nuls := _NULS.match(head, at)) is not None and sound_kind(rest[:_LONGEST_SIGNATURE]) is None:
+            padding = nuls.end() - at
             if padding > PADDING:
                 break
             # A tag before the padding is still the sound's.

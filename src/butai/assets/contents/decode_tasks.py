@@ -83,11 +83,16 @@ async def decode(context: JobContext, asset_id: str, object_key: str) -> None:
             await store_thumbnail(library, asset.id, object_key, body, "image/jpeg")
         except UploadRefused:
             problem = Code.DECODE_FAILED
-    if problem is Code.DECODE_FAILED and suffix in SKIES and "picture" in asset.facts:
-        # Its head was read. Browsers show more kinds of it than ffmpeg does: some compressions, layers, orientations.
-        problem = Code.NO_PREVIEW
+    if "picture" in asset.facts:
+        problem = of_a_read_head(problem, suffix)
     await _write(library, asset.id, object_key, kind, found, problem)
     log.info("asset.decoded", asset_id=asset_id, kind=kind, error_code=problem)
+
+
+def of_a_read_head(problem: str | None, suffix: str) -> str | None:
+    """What the failed decoding of a picture means whose head was read: of a sky, that it has no preview. Browsers show more
+    kinds of them than ffmpeg does: some compressions, layers, orientations."""
+    return Code.NO_PREVIEW if problem == Code.DECODE_FAILED and suffix in SKIES else problem
 
 
 def _claims_too_much(asset: Asset) -> bool:

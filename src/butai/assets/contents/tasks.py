@@ -129,7 +129,8 @@ async def _model(read: Read, document: Unparsed, kind: AssetType, form: str) -> 
 
 
 async def _in_child(document: Unparsed, kind: AssetType, form: str) -> tuple[Facts, Places]:
-    """As `document_facts`, in a process of its own. Raises `GlbInvalid`, `InspectionTooLarge`."""
+    """As `document_facts`, in a process of its own. Raises `GlbInvalid`, `InspectionTooLarge`, and `RuntimeError` for a process
+    that failed."""
     start, length = document.binary or (-1, 0)
     with tempfile.NamedTemporaryFile(prefix="butai-decode-", suffix=".json") as file:
         await asyncio.to_thread(file.write, document.text)
@@ -139,6 +140,8 @@ async def _in_child(document: Unparsed, kind: AssetType, form: str) -> tuple[Fac
         )
     if answer.get("error") == GlbInvalid.code:
         raise GlbInvalid("The JSON chunk is not a JSON object")
+    if problem is Code.DECODE_FAILED:
+        raise RuntimeError("the process that reads a large document failed")
     if problem is not None or "error" in answer:
         # Of time or of memory.
         raise InspectionTooLarge

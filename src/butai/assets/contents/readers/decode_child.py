@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from butai.assets.contents.readers import confinement
-from butai.assets.signatures import PADDING, picture_mime, sound_start
+from butai.assets.signatures import MOST_TAGS, PADDING, picture_mime, sound_start
 
 MEMORY = 2 * 1024**3
 """Most bytes of address space, whatever the file."""
@@ -165,7 +165,13 @@ class _Sound(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.name = file, file.name
-        self._start = sound_start(file.read(2 * PADDING))[1]
+        self._start = 0
+        # Padding may follow a tag that is longer than what is read at once.
+        for _ in range(MOST_TAGS):
+            file.seek(self._start)
+            if not (skipped := sound_start(file.read(2 * PADDING))[1]):
+                break
+            self._start += skipped
         self.seek(0)
 
     def readable(self) -> bool:
@@ -275,7 +281,7 @@ def picture(path: str) -> dict[str, Any]:
     import numpy as np
 
     with Path(path).open("rb") as file:
-        form = PICTURES[(picture_mime(file.read(16)) or path).rpartition("/")[2].rpartition(".")[2]]
+        form = PICTURES[(picture_mime(file.read(16)) or path.lower()).rpartition("/")[2].rpartition(".")[2]]
     memory = PICTURE_MEMORY + 3 * Path(path).stat().st_size
     opened, loaded = _opened(path, memory)
     source = io.BytesIO(_plain_radiance(opened.read())) if form == "hdr_pipe" else opened

@@ -17,7 +17,7 @@ from butai.assets.contents.readers import confinement
 from butai.assets.contents.readers.document import document_facts
 from butai.assets.contents.readers.glb import Glb, parsed
 from butai.assets.kinds import AssetType
-from butai.errors import UploadRefused
+from butai.errors import InspectionTooLarge, UploadRefused
 
 MEMORY = 2 * 1024**3
 """Most bytes of address space. 32 MiB of numbers and short lists, parsed, take 1 GiB."""
@@ -46,6 +46,9 @@ def main() -> None:
         facts, places = document_facts(Glb(parsed(text, VALUES_LIMIT), binary), AssetType(kind), form)
     except UploadRefused as error:
         sys.stdout.write(json.dumps({"error": error.code}) + "\n")
+        return
+    except MemoryError:
+        sys.stdout.write(json.dumps({"error": InspectionTooLarge.code}) + "\n")
         return
     sys.stdout.write(json.dumps({"facts": asdict(facts), "places": places}) + "\n")
 

@@ -108,7 +108,7 @@ def _read(size: int, pieces: list[tuple[int, bytes]], extension: str) -> dict[st
     elif kind == "wav":
         measured = _wave(piece, size - start)
         # RF64 and BW64 have the chunks of a RIFF.
-        pieces = [(start, b"RIFF" + piece[4:]), *pieces[1:]]
+        pieces = [*pieces, (start, b"RIFF")]
     else:
         measured = {}
     named = _NAMES.get(found["container"])
@@ -152,7 +152,7 @@ def _adts(piece: bytes, size: int) -> dict[str, Any]:
     """The figures of raw AAC, by the frames in a piece from its beginning (ISO/IEC 13818-7, 6.2): no field has its length."""
     at = blocks = 0
     rate, channels = _RATES[piece[2] >> 2 & 15], (piece[2] & 1) << 2 | piece[3] >> 6
-    while at + 7 <= len(piece) and sound_kind(piece[at:]) == "aac":
+    while at + 7 <= len(piece) and sound_kind(piece[at : at + 7]) == "aac":
         length = (piece[at + 3] & 3) << 11 | piece[at + 4] << 3 | piece[at + 5] >> 5
         if length < 7:
             break
