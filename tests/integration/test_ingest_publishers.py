@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+import structlog
 
 from butai.errors import Code
 from butai.ingest import listening, publishers
@@ -246,6 +247,46 @@ async def test_a_successor_takes_the_listening_socket_over(tmp_path: Path) -> No
         fourth = await listen(tmp_path, "127.0.0.1", 0)
         assert await taking(fourth)
         fourth.close()
+
+
+async def test_a_process_that_was_succeeded_removes_nothing_of_a_later_one(tmp_path: Path) -> None:
+    path, kept = listening.control_path(tmp_path), tmp_path / "kept"
+    first = await listen(tmp_path, "127.0.0.1", 0)
+    kept.hardlink_to(path)
+    first.close()
+    assert not path.exists()
+    # The number of a file is given again: a later process' socket may have it.
+    kept.rename(path)
+    first.close()
+    assert path.exists()
+
+
+async def test_a_successor_that_is_too_late_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = asyncio.Event()
+
+    async def slow(*_: object) -> bool:
+        await late.wait()
+        return True
+
+    monkeypatch.setattr(listening, "_is_at", slow)
+    monkeypatch.setattr(listening, "_ANSWER_WITHIN", 0.2)
+    first = await listen(tmp_path, "127.0.0.1", 0)
+    leaving = asyncio.create_task(first.wait_for_successor())
+    with structlog.testing.capture_logs() as said:
+        taking_over = asyncio.create_task(listen(tmp_path, "127.0.0.1", first.port))
+        await until(lambda: any(one["event"] == "ingest.not_taken_over" for one in said), "it gave up")
+    late.set()
+    with pytest.raises(OSError, match="pipe"):
+        await taking_over
+    assert not leaving.done() and await taking(first)
+    monkeypatch.undo()
+    second = await listen(tmp_path, "127.0.0.1", first.port)
+    await leaving
+    first.close()
+    assert await taking(second)
+    second.close()
 
 
 async def test_a_predecessor_that_hangs_keeps_its_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

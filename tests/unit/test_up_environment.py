@@ -213,6 +213,9 @@ def test_the_port_of_the_ingest_is_that_of_rtmp_if_free_and_stays_what_it_was(
         assert told(second)[0] != usual, "for once"
     starts_anew()
     assert told(second)[0] == usual
+    starts_anew()
+    monkeypatch.setenv("BUTAI_INGEST_PORT", "0")
+    assert told(second)[0] == usual, "any free one, which all are told"
     monkeypatch.setenv("BUTAI_INGEST_PORT", "19350")
     monkeypatch.setenv("BUTAI_INGEST_URL", "rtmps://ingest.example/app")
     found = environment(second, "127.0.0.1")

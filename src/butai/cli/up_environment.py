@@ -134,7 +134,8 @@ def _ingest(settings: Settings, state_file: Path, host: str, given: dict[str, st
     encoders store it."""
     at = given.get("BUTAI_INGEST_HOST") or host
     port = settings.ingest.port
-    if not given.get("BUTAI_INGEST_PORT"):
+    # 0: any free one, and the others are to know which.
+    if not port or not given.get("BUTAI_INGEST_PORT"):
         state = read_state(state_file)
         wanted = int(state.get("ingest_port", _INGEST_PORT))
         try:

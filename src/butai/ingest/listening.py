@@ -21,6 +21,12 @@ _ANSWER_WITHIN = 3.0
 """Seconds for the other process; one that is stopped or hangs keeps its socket."""
 _BACKLOG = 1024
 _READY = b"y"
+_PAUSE = 0.1
+"""Seconds after a failed accept, as where no descriptor is left."""
+
+
+class FolderUnusable(Exception):
+    """The socket for a successor cannot be made. The text names its path."""
 
 
 def control_path(folder: Path) -> Path:
@@ -29,13 +35,22 @@ def control_path(folder: Path) -> Path:
 
 
 class Listening:
-    """A listening socket, and the right to it until a successor has it."""
+    """A listening socket, and the right to it until a successor has it. A successor finds it once `announce` was called."""
 
     def __init__(self, folder: Path, listening: socket.socket) -> None:
+        """Raises `FolderUnusable`."""
         self.socket = listening
         self._path = control_path(folder)
-        self._control = _bound(self._path)
-        self._inode = self._path.stat().st_ino
+        self._bound_at = self._path.with_name(f"{_NAME}.{os.getpid()}")
+        try:
+            self._control = _bound(self._bound_at)
+        except OSError as error:
+            raise FolderUnusable(f"{self._path}: {error.strerror or error}") from error
+        self._inode: int | None = self._bound_at.stat().st_ino
+
+    def announce(self) -> None:
+        """Takes the place of the process that was there."""
+        self._bound_at.replace(self._path)
 
     @property
     def port(self) -> int:
@@ -46,7 +61,12 @@ class Listening:
         """Returns when another process has taken the socket over."""
         loop = asyncio.get_running_loop()
         while True:
-            peer, _ = await loop.sock_accept(self._control)
+            try:
+                peer, _ = await loop.sock_accept(self._control)
+            except OSError as error:
+                log.warning("ingest.not_taken_over", error=type(error).__name__)
+                await asyncio.sleep(_PAUSE)
+                continue
             with peer:
                 peer.setblocking(False)  # noqa: FBT003 - has no other form
                 try:
@@ -58,31 +78,42 @@ class Listening:
                     log.warning("ingest.not_taken_over", error=type(error).__name__)
 
     def close(self) -> None:
-        """Closes our descriptors; a successor has its own."""
+        """Closes our descriptors; a successor has its own. May be called again."""
         self.socket.close()
         self._control.close()
-        with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
+        # Once: the number of our file is given to another one later.
+        inode, self._inode = self._inode, None
+        for path in (self._bound_at, self._path):
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
 
 
 async def listen(folder: Path, host: str, port: int) -> Listening:
     """Listens at an address, with the socket of the process that does so already if there is one: it accepts no more then. Raises
-    `OSError`."""
+    `FolderUnusable`, and `OSError`, also where the other process has waited too long."""
     loop = asyncio.get_running_loop()
     predecessor = await _predecessor(folder)
     if predecessor is None:
-        return Listening(folder, _listening(host, port))
+        found = Listening(folder, _listening(host, port))
+        found.announce()
+        return found
     with predecessor:
         inherited = await _inherited(predecessor)
-        listening = inherited if inherited is not None and _is_at(inherited, host, port) else None
+        listening = inherited if inherited is not None and await _is_at(inherited, host, port) else None
         if listening is None:
             if inherited is not None:
                 inherited.close()
             listening = _listening(host, port)
         taken = Listening(folder, listening)
-        with contextlib.suppress(OSError):
-            await loop.sock_sendall(predecessor, _READY)
+        if inherited is not None:
+            try:
+                await loop.sock_sendall(predecessor, _READY)
+            except OSError:
+                # It accepts still, and is to be found by the next one.
+                taken.close()
+                raise
+        taken.announce()
         log.info("ingest.taken_over", same_socket=listening is inherited)
         return taken
 
@@ -114,11 +145,12 @@ async def _inherited(predecessor: socket.socket) -> socket.socket | None:
     return socket.socket(fileno=descriptors[0]) if descriptors else None
 
 
-def _is_at(listening: socket.socket, host: str, port: int) -> bool:
+async def _is_at(listening: socket.socket, host: str, port: int) -> bool:
     """Whether a socket listens where we are to listen. Port 0: anywhere at this address."""
     at = listening.getsockname()
     with contextlib.suppress(OSError):
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ask = asyncio.get_running_loop().getaddrinfo
+        found = await ask(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return any(family == listening.family and at[0] == to[0] and port in (0, at[1]) for family, *_, to in found)
     return False
 
@@ -131,16 +163,17 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _bound(path: Path) -> socket.socket:
-    """A listening unix socket, in the place of one that may be there."""
+    """A listening unix socket, in the place of one that a process of the same number has left."""
+    path.unlink(missing_ok=True)
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    control.setblocking(False)  # noqa: FBT003
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        control.bind(str(temporary))
+        control.bind(str(path))
+        control.listen(4)
+    except OSError:
+        control.close()
+        raise
     finally:
         os.umask(before)
-    control.listen(4)
-    temporary.replace(path)
+    control.setblocking(False)  # noqa: FBT003
     return control

@@ -26,6 +26,10 @@ SILENT_AFTER = 2.0
 after two seconds when they have lost a connection that is still open here."""
 
 
+_COUNTED_OVER = 1.0
+"""Least seconds of a bitrate: calls for it come at any time, and a key frame has as many bytes as a second of others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Whose media a publisher sends. `id`: of its key's row. `key_fingerprint`: tells a key from the one that replaced it."""
@@ -63,7 +67,7 @@ class Publisher:
         self._link: RelayLink | None = None
         self._reader: SourceReader | None = SourceReader(Timeline())
         self._over = False
-        self._counted_at, self._counted = self.heard_at, 0
+        self._counted_at, self._counted, self._kbps = self.heard_at, 0, 0
 
     @property
     def broadcast_id(self) -> str | None:
@@ -130,11 +134,12 @@ class Publisher:
         )
 
     def figures(self) -> dict[str, Any]:
-        """What the encoder sends: `kbps` since the last call, and in a rehearsal what the reader has found out."""
+        """What the encoder sends: `kbps` over a second at least, and in a rehearsal what the reader has found out."""
         now = time.monotonic()
-        span = max(0.001, now - self._counted_at)
-        found: dict[str, Any] = {"bytes": self.bytes, "kbps": round((self.bytes - self._counted) * 8 / 1000 / span)}
-        self._counted_at, self._counted = now, self.bytes
+        if (span := now - self._counted_at) >= _COUNTED_OVER:
+            self._kbps = round((self.bytes - self._counted) * 8 / 1000 / span)
+            self._counted_at, self._counted = now, self.bytes
+        found: dict[str, Any] = {"bytes": self.bytes, "kbps": self._kbps}
         reader = self._reader
         if reader is not None:
             found["fps"] = round(reader.figures.fps(_now_ms()), 1)

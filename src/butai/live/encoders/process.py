@@ -6,6 +6,7 @@ It depends on no other process while it runs: Postgres is needed for the next ke
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
@@ -17,7 +18,7 @@ import structlog
 
 from butai.config import IngestSettings, Settings
 from butai.database import Database
-from butai.ingest.listening import Listening, listen
+from butai.ingest.listening import FolderUnusable, Listening, listen
 from butai.ingest.publishers import Publishers
 from butai.ingest.server import Ingest
 from butai.live.encoders.admission import EncoderAdmission
@@ -34,7 +35,7 @@ class CertificateInvalid(Exception):
 
 
 class AddressUnusable(Exception):
-    """The ingest cannot listen where it is to. The text names the address."""
+    """The ingest cannot listen where it is to. The text names the address, or the folder, and the setting."""
 
 
 def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
@@ -43,11 +44,13 @@ def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.certificate, settings.certificate_key)
+        # With a password, though a wrong one, OpenSSL does not ask for one at the terminal.
+        context.load_cert_chain(settings.certificate, settings.certificate_key, password="")
     except (OSError, ssl.SSLError) as error:
         # Of a wrong password, a wrong form, and a key of another certificate OpenSSL says little more.
         said = error.strerror or type(error).__name__
-        raise CertificateInvalid(f"BUTAI_INGEST_CERTIFICATE {settings.certificate}: {said}") from error
+        key = f" or BUTAI_INGEST_CERTIFICATE_KEY {settings.certificate_key}" if settings.certificate_key else ""
+        raise CertificateInvalid(f"BUTAI_INGEST_CERTIFICATE {settings.certificate}{key}: {said}") from error
     return context
 
 
@@ -85,10 +88,13 @@ async def run(settings: Settings, folder: Path) -> None:
 async def _listen(folder: Path, settings: IngestSettings) -> Listening:
     try:
         return await listen(folder, settings.host, settings.port)
+    except FolderUnusable as error:
+        raise AddressUnusable(f"BUTAI_RELAY_FOLDER: {error}") from error
     except OSError as error:
-        raise AddressUnusable(
-            f"BUTAI_INGEST_PORT {settings.port} of {settings.host}: {error.strerror or type(error).__name__}"
-        ) from error
+        said = error.strerror or type(error).__name__
+        if error.errno == errno.EADDRINUSE:
+            said += ": choose another port, or the BUTAI_RELAY_FOLDER of the ingest that listens there, to take it over"
+        raise AddressUnusable(f"BUTAI_INGEST_PORT {settings.port} of {settings.host}: {said}") from error
 
 
 async def _serve(ingest: Ingest, listening: Listening, stopping: asyncio.Event) -> None:
